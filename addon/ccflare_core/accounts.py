@@ -1,0 +1,118 @@
+"""Accounts, their credentials, and the one place where a credential meets a request's headers."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+Header = tuple[bytes, bytes]
+
+OAUTH_BETA = b"oauth-2025-04-20"
+"""Anthropic takes an OAuth token on the API only when this is among the `anthropic-beta` entries."""
+
+_SECRET = re.compile(r"[\x21-\x7e]+")
+_NAME = re.compile(r"(?! )[A-Za-z0-9 \-_@.+]{1,100}(?<! )")
+_CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
+_BETA = b"anthropic-beta"
+
+
+class Kind(StrEnum):
+    """How an account proves itself upstream."""
+
+    OAUTH = "oauth"
+    API_KEY = "api_key"
+
+
+_WORD = {Kind.OAUTH: "access token", Kind.API_KEY: "API key"}
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A secret that is fit to stand in a header. Raises ValueError (never quoting it) when it is not."""
+
+    kind: Kind
+    secret: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        # Anything else could end the header line and smuggle another one, or is a paste gone wrong.
+        if _SECRET.fullmatch(self.secret) is None:
+            raise ValueError(f"the {_WORD[self.kind]} is empty or has characters that no header may hold")
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One Claude account as it stands in the database. Times are seconds since the epoch."""
+
+    id: str
+    name: str
+    kind: Kind
+    priority: int = 0
+    paused: bool = False
+    access_token: str | None = field(default=None, repr=False)
+    refresh_token: str | None = field(default=None, repr=False)
+    api_key: str | None = field(default=None, repr=False)
+    expires_at: float | None = None
+    """When the access token ends; None if nobody said."""
+    created_at: float = 0.0
+    login_at: float | None = None
+    login_expires_at: float | None = None
+    """When the OAuth login as a whole ends, however often its token was refreshed."""
+    needs_login: bool = False
+
+    def credential(self) -> Credential:
+        """What to send upstream. Raises ValueError if there is none or it is unfit for a header."""
+        secret = self.access_token if self.kind is Kind.OAUTH else self.api_key
+        if secret is None:
+            raise ValueError(f"account {self.name} has no {_WORD[self.kind]}")
+        return Credential(self.kind, secret)
+
+    def token_problem(self, now: float) -> str | None:
+        """Why the credential cannot be used at `now` (epoch seconds), in a few words; None if it can."""
+        if self.kind is Kind.API_KEY:
+            return None if self.api_key else "no API key"
+        if self.needs_login:
+            return "needs re-login"
+        if not self.access_token:
+            return "no token"
+        return "token expired" if self.expires_at is not None and self.expires_at <= now else None
+
+
+def valid_name(name: str) -> bool:
+    """Whether an account may be called this: 1-100 letters, digits, spaces, `-_@.+`; no space at the ends."""
+    return _NAME.fullmatch(name) is not None
+
+
+def inject(headers: Sequence[Header], credential: Credential) -> tuple[Header, ...]:
+    """The headers to send upstream: the client's credentials out, the account's in, all else as it came.
+
+    The new header takes the place of the first one dropped, or the end. An OAuth token also gets its beta
+    entry, once. `proxy-authorization` was meant for us and goes no further.
+    """
+    kept: list[Header] = []
+    place: int | None = None
+    lower_case = True
+    for header in headers:
+        name = header[0].strip().lower()
+        lower_case = lower_case and name == header[0]
+        if name in _CREDENTIALS:
+            place = len(kept) if place is None else place
+        elif name != b"proxy-authorization":
+            kept.append(header)
+    secret = credential.secret.encode("ascii")
+    if credential.kind is Kind.API_KEY:
+        kept.insert(len(kept) if place is None else place, (b"x-api-key", secret))
+        return tuple(kept)
+    # HTTP/2 allows lower-case names only (RFC 9113 section 8.2.1), so a list without capitals stays without.
+    name = b"authorization" if lower_case else b"Authorization"
+    kept.insert(len(kept) if place is None else place, (name, b"Bearer " + secret))
+    return _with_oauth_beta(kept)
+
+
+def _with_oauth_beta(headers: list[Header]) -> tuple[Header, ...]:
+    found = [index for index, (name, _) in enumerate(headers) if name.lower() == _BETA]
+    if not found:
+        return (*headers, (_BETA, OAUTH_BETA))
+    if not any(entry.strip() == OAUTH_BETA for index in found for entry in headers[index][1].split(b",")):
+        name, value = headers[found[0]]
+        headers[found[0]] = (name, value + b"," + OAUTH_BETA if value.strip() else OAUTH_BETA)
+    return tuple(headers)
