@@ -1,0 +1,57 @@
+"""What passes by on its way to the client: kept within a bound, and read for its usage at the end."""
+
+from ccflare_core.usage import Reading, UsageReader
+
+
+class Capture:
+    """Collects an answer's body up to `limit` bytes; its usage is read from all of it, kept or not.
+
+    `add` is called for every chunk of every stream, so all it does is append. The body is parsed once, at the
+    end. Only past the limit is each chunk parsed as it comes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.size = 0
+        """Bytes that passed."""
+        self.content_type = ""
+        self.content_encoding = ""
+        self._limit = limit
+        self._chunks: list[bytes] = []
+        self._reader: UsageReader | None = None
+
+    def start(self, content_type: str, content_encoding: str) -> None:
+        """Say what kind of body comes."""
+        self.content_type, self.content_encoding = content_type, content_encoding
+
+    def add(self, chunk: bytes) -> None:
+        """Note one chunk. Never raises."""
+        self.size += len(chunk)
+        if self._reader is not None:
+            self._reader.feed(chunk)
+        elif self.size > self._limit:
+            self._reader = UsageReader(self.content_type, self.content_encoding)
+            self._reader.feed(self.body)
+            self._reader.feed(chunk)
+            self._chunks.append(chunk[: max(0, len(chunk) - (self.size - self._limit))])
+        else:
+            self._chunks.append(chunk)
+
+    @property
+    def truncated(self) -> bool:
+        """Whether more passed than was kept."""
+        return self._reader is not None
+
+    @property
+    def body(self) -> bytes:
+        """The kept bytes, as they were on the wire (still compressed if they came so)."""
+        if len(self._chunks) > 1:
+            self._chunks = [b"".join(self._chunks)]
+        return self._chunks[0] if self._chunks else b""
+
+    def read(self, *, cut: bool) -> Reading:
+        """What the whole body says of usage; `cut` means that the upstream did not get to end it."""
+        reader = self._reader
+        if reader is None:
+            reader = UsageReader(self.content_type, self.content_encoding)
+            reader.feed(self.body)
+        return reader.close(cut=cut)

@@ -1,0 +1,365 @@
+"""One exchange: from a client's request to exactly one recorded outcome, over as many attempts as it takes.
+
+Nothing here does I/O. The wire asks for the next step, carries it out and reports what the upstream said; every
+decision between the two is made here, where it can be tested without a socket.
+"""
+
+import itertools
+import random as random_module
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, NamedTuple, Protocol
+
+from ccflare_core import answers, limits
+from ccflare_core.accounts import Credential, Header
+from ccflare_core.answers import Answer
+from ccflare_core.capture import Capture
+from ccflare_core.facts import Facts
+from ccflare_core.failover import Deliver, Failover, NextAccount, RetryBudget, RetrySame
+from ccflare_core.limits import Kind, Verdict
+from ccflare_core.pool import AccountPool, Exhausted, Lease, Report
+from ccflare_core.pricing import PriceList
+from ccflare_core.settings import Settings
+from ccflare_core.usage import Ending, Reading
+
+BAD_GATEWAY = 502
+
+HOLD_POLL = 0.25
+"""Seconds between two looks at the pool while a request is held."""
+
+
+class Outcome(StrEnum):
+    """How an exchange ended. Each has exactly one."""
+
+    OK = "ok"
+    UPSTREAM_ERROR = "upstream_error"
+    TRUNCATED = "truncated"
+    CLIENT_ABORT = "client_abort"
+    REFUSED = "refused"
+    SHUTDOWN = "shutdown"
+    CRASHED = "crashed"
+
+
+class Ticket(StrEnum):
+    """What an exchange may send upstream. Without one the wire sends nothing."""
+
+    NONE = "none"
+    LEASE = "lease"
+    """With an account's credential, once the pool has leased one."""
+    PASS = "pass"  # noqa: S105 - no password
+    """As it came, with the client's own credential."""
+
+
+class Send(NamedTuple):
+    """Open an attempt: send the request, with this credential or (None) with the client's own."""
+
+    credential: Credential | None
+
+
+class Wait(NamedTuple):
+    """Ask for the next step again after so many seconds."""
+
+    seconds: float
+
+
+type Step = Send | Wait | Answer | Deliver
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What is known of an exchange once the request's head has arrived."""
+
+    method: str
+    path: str
+    client: str
+    """The peer's address."""
+    door: str
+    user_agent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One request that went upstream, or could not, and what came of it."""
+
+    number: int
+    account_id: str
+    account_name: str
+    verdict: Verdict
+    started_at: float
+    duration: float
+
+
+class Recorder(Protocol):
+    """Who writes down what happened. None of these may raise or block."""
+
+    def started(self, exchange: "Exchange") -> None: ...
+    def attempted(self, exchange: "Exchange", attempt: Attempt) -> None: ...
+    def learned(self, account_id: str, report: Report) -> None: ...
+    def finished(self, exchange: "Exchange") -> None: ...
+
+
+@dataclass(slots=True)
+class Exchanges:
+    """All open exchanges and what they share."""
+
+    settings: Settings
+    pool: AccountPool
+    recorder: Recorder
+    prices: PriceList
+    clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time  # noqa: TID251
+    random: Callable[[], float] = random_module.random
+    budget: RetryBudget = field(default_factory=RetryBudget)
+    open: dict[str, "Exchange"] = field(default_factory=dict)
+
+    def begin(self, opening: Opening) -> "Exchange":
+        """A new exchange with no ticket yet; its row is on the way to the database."""
+        exchange = Exchange(opening, self)
+        self.open[exchange.id] = exchange
+        self.recorder.started(exchange)
+        return exchange
+
+    def finish_all(self, outcome: Outcome) -> int:
+        """End whatever is still open, as when the process stops. Returns how many that were."""
+        left = list(self.open.values())
+        for exchange in left:
+            exchange.finish(outcome)
+        return len(left)
+
+
+class Exchange:
+    """See the module. Times of the clock are monotonic seconds, those of the wall epoch seconds."""
+
+    def __init__(self, opening: Opening, shared: Exchanges) -> None:
+        self.opening = opening
+        self.started_at = shared.wall()
+        self.id = f"req_{int(self.started_at * 1000):012x}{secrets.token_hex(6)}"
+        self.ticket = Ticket.NONE
+        self.metered = False
+        """Whether the answer can tell usage: only the inference paths' answers do."""
+        self.facts = Facts(client=opening.client)
+        self.request_body = b""
+        self.request_encoding = ""
+        self.capture = Capture(shared.settings.capture_limit_bytes)
+        self.lease: Lease | None = None
+        self.choice_reason = ""
+        self.attempts: list[Attempt] = []
+        self.status: int | None = None
+        self.upstream_request_id: str | None = None
+        self.first_byte: float | None = None
+        self.duration = 0.0
+        self.outcome: Outcome | None = None
+        self.error: str | None = None
+        self.reading: Reading | None = None
+        self.cost: Decimal | None = None
+        self._shared = shared
+        self._started = shared.clock()
+        self._attempt_at = (0.0, 0.0)
+        self._tried: set[str] = set()
+        self._hold_until: float | None = None
+        self._same_account = False
+        self._budgeted = False
+        settings = shared.settings
+        self._failover = Failover(
+            attempts=settings.retry_attempts,
+            delay=settings.retry_delay_ms / 1000,
+            backoff=settings.retry_backoff,
+            random=shared.random,
+        )
+
+    def __repr__(self) -> str:
+        account = self.lease.account.name if self.lease else "-"
+        return f"Exchange({self.id}, {self.ticket}, account={account}, outcome={self.outcome})"
+
+    # Before the upstream
+
+    def admit(self, facts: Facts, body: bytes, encoding: str) -> None:
+        """Allow the wire to send this inference request upstream, with a leased account."""
+        self.facts = facts
+        self.request_body, self.request_encoding = body, encoding
+        self.metered = True
+        self.ticket = Ticket.LEASE
+
+    def let_pass(self) -> None:
+        """Allow the wire to send this request as it came, with the client's own credential."""
+        self.ticket = Ticket.PASS
+
+    def refuse(self, status: int, message: str) -> Answer:
+        """End here, with an answer of our own."""
+        answer = answers.error(status, message, request_id=self.id)
+        self.answered(answer)
+        return answer
+
+    def answered(self, answer: Answer) -> None:
+        """The client gets this answer of ours; nothing went upstream for it, or nothing useful came back."""
+        self.ticket = Ticket.NONE
+        self.status = answer.status
+        self._deliver_now()
+        self.finish(Outcome.UPSTREAM_ERROR if answer.status == BAD_GATEWAY else Outcome.REFUSED, answer.reason)
+
+    # Toward the upstream
+
+    def next_step(self) -> Step:
+        """What the wire does now: at the start of the exchange, and whenever a wait is over."""
+        if self.outcome is not None or self.ticket is Ticket.NONE:
+            return answers.error(500, "The proxy has no ticket for this request.", request_id=self.id)
+        if self.ticket is Ticket.PASS:
+            return Send(None)
+        if self._same_account and self.lease is not None:
+            self._same_account = False
+            return self._send(self.lease)
+        return self._take_account()
+
+    def unreachable(self, why: str) -> Step:
+        """The upstream could not be reached, or broke off before its answer's head."""
+        if self.ticket is Ticket.PASS:
+            return self._bad_gateway(why)
+        return self._after(limits.failed_to_connect(why), holding=False)
+
+    def judge(self, status: int, headers: Sequence[Header], event: Mapping[str, Any] | None) -> Step:
+        """The answer's head is here, and for a stream or an error its first event: deliver it or not?"""
+        if self.ticket is Ticket.PASS:
+            return Deliver()
+        return self._after(limits.classify(status, headers, event, self._shared.wall()), holding=True)
+
+    def _take_account(self) -> Step:
+        result = self._shared.pool.acquire(self.facts, exclude=frozenset(self._tried))
+        if isinstance(result, Exhausted):
+            return self._without_account(result)
+        return self._send(result)
+
+    def _send(self, lease: Lease) -> Step:
+        self.lease = lease
+        self.choice_reason = self.choice_reason or lease.choice.reason
+        self._attempt_at = (self._shared.clock(), self._shared.wall())
+        try:
+            return Send(lease.account.credential())
+        except ValueError as problem:  # nothing that could be sent: as good as an account that refuses
+            return self._move(lease, str(problem), or_deliver=False, holding=False)
+
+    def _without_account(self, result: Exhausted) -> Step:
+        settings = self._shared.settings
+        if settings.passthrough == "always" or (settings.passthrough == "auto" and not result.configured):
+            self.ticket = Ticket.PASS
+            self.choice_reason = "no account: the client's own credential"
+            return Send(None)
+        now = self._shared.clock()
+        if self._hold_until is None:
+            self._hold_until = now + settings.hold_seconds
+        if result.wait is not None and now + result.wait <= self._hold_until:
+            self._tried.clear()
+            return Wait(min(max(result.wait, 0.02), HOLD_POLL))
+        return answers.exhausted(result.reasons, result.wait, now=self._shared.wall(), request_id=self.id)
+
+    # What an answer means for this exchange
+
+    def _after(self, verdict: Verdict, *, holding: bool) -> Step:
+        lease = self.lease
+        if lease is None:
+            return answers.error(500, "The proxy lost its lease for this request.", request_id=self.id)
+        self._note(lease, verdict)
+        self._give_back()
+        move = self._failover.after(verdict)
+        if isinstance(move, RetrySame) and self._may_repeat(verdict):
+            self._same_account = True
+            return Wait(move.delay)
+        # What is repeated in place has not failed yet; only the last word counts for the account.
+        self._shared.recorder.learned(lease.account.id, self._shared.pool.report(lease, verdict))
+        if isinstance(move, NextAccount) and self._may_repeat(verdict):
+            return self._move(lease, verdict.reason, or_deliver=move.or_deliver, holding=holding)
+        return Deliver() if holding else self._bad_gateway(verdict.reason)
+
+    def _move(self, lease: Lease, why: str, *, or_deliver: bool, holding: bool) -> Step:
+        """To another account, if one is free; else what is in hand, or the pool's own answer."""
+        self._tried.add(lease.account.id)
+        result = self._shared.pool.acquire(self.facts, exclude=frozenset(self._tried))
+        if isinstance(result, Lease):
+            self._shared.pool.release(lease)
+            return self._send(result)
+        if or_deliver:
+            return Deliver() if holding else self._bad_gateway(why)
+        self._shared.pool.release(lease)
+        self.lease = None
+        return self._without_account(result)
+
+    def _note(self, lease: Lease, verdict: Verdict) -> None:
+        started, started_at = self._attempt_at
+        attempt = Attempt(
+            number=len(self.attempts) + 1,
+            account_id=lease.account.id,
+            account_name=lease.account.name,
+            verdict=verdict,
+            started_at=started_at,
+            duration=self._shared.clock() - started,
+        )
+        self.attempts.append(attempt)
+        self._shared.recorder.attempted(self, attempt)
+
+    def _may_repeat(self, verdict: Verdict) -> bool:
+        """Whether a repeat is within the budget that keeps a failing upstream from being multiplied."""
+        if verdict.kind not in (Kind.OVERLOADED, Kind.UPSTREAM_FAILURE) or self._budgeted:
+            return True
+        if self._shared.budget.allows(self._shared.pool.in_flight):
+            self._shared.budget.take()
+            self._budgeted = True
+        return self._budgeted
+
+    def _give_back(self) -> None:
+        if self._budgeted:
+            self._budgeted = False
+            self._shared.budget.give()
+
+    def _bad_gateway(self, why: str) -> Answer:
+        return answers.error(BAD_GATEWAY, f"The upstream could not be used: {why}.", request_id=self.id)
+
+    # Delivery and the end
+
+    @property
+    def failovers(self) -> int:
+        """How often the exchange moved to another account."""
+        accounts = [attempt.account_id for attempt in self.attempts]
+        return sum(a != b for a, b in itertools.pairwise(accounts))
+
+    def delivering(self, status: int, headers: Iterable[Header]) -> None:
+        """The upstream's head goes to the client now: nothing is retried from here on."""
+        self.status = status
+        content_type = content_encoding = ""
+        for name, value in headers:
+            match name.lower():
+                case b"content-type":
+                    content_type = value.decode("latin-1")
+                case b"content-encoding":
+                    content_encoding = value.decode("latin-1")
+                case b"request-id":
+                    self.upstream_request_id = value.decode("latin-1")[:100]
+        self.capture.start(content_type, content_encoding)
+        self._deliver_now()
+
+    def _deliver_now(self) -> None:
+        self.first_byte = self._shared.clock() - self._started
+
+    def finish(self, outcome: Outcome | None = None, error: str | None = None) -> None:
+        """End the exchange, once; later calls change nothing. Without an outcome the answer tells it."""
+        if self.outcome is not None:
+            return
+        self.duration = self._shared.clock() - self._started
+        if self.metered and self.capture.size:
+            self.reading = self.capture.read(cut=outcome is not None)
+            self.cost = self._shared.prices.cost(self.reading.model or self.facts.model, self.reading.usage)
+        self.outcome = outcome or self._outcome()
+        self.error = error or (self.reading.error if self.reading else None)
+        self._give_back()
+        if self.lease is not None:
+            self._shared.pool.release(self.lease)
+        self._shared.open.pop(self.id, None)
+        self._shared.recorder.finished(self)
+
+    def _outcome(self) -> Outcome:
+        ending = self.reading.ending if self.reading else Ending.COMPLETE
+        if self.status is None or self.status >= 400 or ending is Ending.ERROR:
+            return Outcome.UPSTREAM_ERROR
+        return Outcome.TRUNCATED if ending is Ending.TRUNCATED else Outcome.OK
