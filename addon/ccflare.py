@@ -1,0 +1,186 @@
+"""ccflare: your own Claude accounts behind one local proxy. Load it with `mitmdump -s addon/ccflare.py`.
+
+The hooks stand in the order in which a request meets them. Each asks one collaborator; the way of a request through
+its upstream attempts is in `ccflare_mitm/wire.py`, what an answer means in `ccflare_core/exchange.py`.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from mitmproxy import command, ctx, exceptions, http
+from mitmproxy.addonmanager import Loader
+from mitmproxy.connection import Client
+from mitmproxy.proxy.layer import NextLayer
+from mitmproxy.tls import ClientHelloData
+
+from ccflare_core.errors import CCFlareError, ConfigError, StoreError
+from ccflare_core.exchange import Outcome
+from ccflare_core.settings import Settings
+from ccflare_mitm import declaring, gate, listener, logs, tuning, wire
+from ccflare_mitm.house import House
+
+logger = logging.getLogger("ccflare")
+
+
+class CCFlare:
+    """The addon: it opens the house, and shows each event to the one in it who knows what to do."""
+
+    def __init__(self) -> None:
+        self._settings: Settings | None = None
+        self._house: House | None = None
+
+    # The start
+
+    def load(self, loader: Loader) -> None:
+        """Declare the options, with the defaults of this place: the environment's over the file's."""
+        listener.postpone()
+        try:
+            wire.install()
+            declaring.declare(loader, os.environ, Path(__file__).resolve().parent.parent)
+        except ConfigError as error:
+            give_up(error)
+
+    def configure(self, updated: set[str]) -> None:
+        """Check all of our options together, at the start and whenever one changes."""
+        try:
+            self._settings = Settings.build(declaring.current())
+        except ConfigError as error:
+            if self._house is None:
+                give_up(error)
+            raise exceptions.OptionsError(str(error)) from error
+        logs.configure(self._settings.log_level, self._settings.log_format)
+        if self._house is not None:
+            self._house.change(self._settings)
+
+    async def running(self) -> None:
+        """Open the house and only then the door."""
+        if self._settings is None:
+            give_up(ConfigError("The options could not be read."))
+        stop_reloading()
+        await tuning.forbid_replay()
+        try:
+            listener.check_address(ctx.options.listen_host, allow_remote=self._settings.allow_remote)
+            self._house = House(self._settings, os.environ, asyncio.get_running_loop())
+            self._house.open()
+        except CCFlareError as error:
+            give_up(error)
+        if self._settings.tuning:
+            tuning.trim()
+        await listener.listen()
+        logger.info("%s", self._house.greeting())
+
+    # A connection
+
+    def client_connected(self, client: Client) -> None:
+        """Turn away who is not from this machine, whatever the socket was bound to."""
+        if not (self._settings and self._settings.allow_remote) and not gate.is_loopback(client.peername[0]):
+            client.error = "ccflare serves this machine only"
+
+    def next_layer(self, data: NextLayer) -> None:
+        """Let mitmproxy decide on the protocol and put our HTTP layer in the place of its own."""
+        try:
+            ctx.master.addons.get("nextlayer").next_layer(data)
+            wire.adopt(data, self._open_house().services)
+        except Exception:
+            # mitmproxy would go on with its own layer, which sends what it is given.
+            data.layer = wire.Refused(data.context)
+            raise
+
+    def tls_clienthello(self, data: ClientHelloData) -> None:
+        """Leave the TLS of other hosts alone."""
+        data.ignore_connection = gate.is_foreign_tunnel(data.context, self._open_house().upstream())
+
+    # A request
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        """Who asks, for what, by which door; refuse it, answer it or aim it at the upstream."""
+        self._open_house().gate.enter(flow)
+
+    def request(self, flow: http.HTTPFlow) -> None:
+        """Read what it needs and give it a ticket. The wire takes it from here."""
+        self._open_house().gate.admit(flow)
+
+    # Its end
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        """The answer is with the client: show its story in the inspector."""
+        self._open_house().show(flow)
+
+    def error(self, flow: http.HTTPFlow) -> None:
+        """The flow broke off. If nobody has ended its exchange yet, the client did."""
+        house = self._open_house()
+        if exchange := house.gate.find(flow):
+            exchange.finish(Outcome.CLIENT_ABORT, flow.error.msg if flow.error else None)
+        house.show(flow)
+
+    # The end
+
+    async def done(self) -> None:
+        """Stop listening, let open answers go on for a while, write everything down.
+
+        A coroutine on purpose: mitmproxy awaits it when it stops, and cannot remove an addon that has one while it
+        runs. So no change of the `scripts` option leaves a proxy without its gate.
+        """
+        if self._house is None:
+            return
+        hurry = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, hurry.set)
+        await listener.stop_listening()
+        await self._house.close(hurry)
+
+    # Commands
+
+    @command.command("ccflare.accounts")
+    def accounts(self) -> Sequence[str]:
+        """Every account with what it is doing."""
+        return [f"{s.account.name}: {s.reason}" for s in self._open_house().exchanges.pool.status()]
+
+    @command.command("ccflare.pause")
+    def pause(self, name: str) -> None:
+        """Take an account out of the pool until it is resumed."""
+        self._set_paused(name, True)
+
+    @command.command("ccflare.resume")
+    def resume(self, name: str) -> None:
+        """Put a paused account back into the pool."""
+        self._set_paused(name, False)
+
+    # Pieces
+
+    def _set_paused(self, name: str, paused: bool) -> None:
+        try:
+            self._open_house().set_paused(name, paused)
+        except StoreError as error:
+            raise exceptions.CommandError(str(error)) from error
+
+    def _open_house(self) -> House:
+        if self._house is None:
+            raise RuntimeError("an event came in before the addon was running")
+        return self._house
+
+
+def stop_reloading() -> None:
+    """Stop mitmproxy from watching this file.
+
+    A broken edit, or a deleted file, would unload the addon and leave a proxy that forwards everything.
+    """
+    for script in ctx.master.addons.get("scriptloader").addons:
+        if script.reloadtask is not None and Path(script.fullpath).resolve() == Path(__file__).resolve():
+            script.reloadtask.cancel()
+
+
+def give_up(error: CCFlareError) -> NoReturn:
+    """Say why the proxy cannot start, and leave before it listens."""
+    for sentence in str(error).splitlines():
+        print(f"ccflare: {sentence}", file=sys.stderr)  # noqa: T201
+    raise SystemExit(1)
+
+
+addons = [CCFlare()]

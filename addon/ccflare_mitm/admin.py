@@ -1,0 +1,67 @@
+"""The /ccflare/ pages that the proxy answers itself."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from mitmproxy import http
+
+from ccflare_core.answers import Answer, error, json_answer
+from ccflare_core.exchange import Exchanges
+from ccflare_core.pool import AccountStatus
+
+
+class Admin:
+    """Answers what is asked under /ccflare/. Nothing it says holds a secret."""
+
+    def __init__(self, exchanges: Exchanges) -> None:
+        self._exchanges = exchanges
+
+    def answer(self, flow: http.HTTPFlow) -> Answer:
+        """The answer to a request for one of our pages."""
+        request = flow.request
+        path = request.path.partition("?")[0]
+        if path not in ("/ccflare/health", "/ccflare/ready"):
+            return error(404, "There is no such page; /ccflare/health is one.", request_id="req_none")
+        if request.method not in ("GET", "HEAD"):
+            return error(405, "This page can only be read.", request_id="req_none")
+        health = self.health()
+        return json_answer(503 if path == "/ccflare/ready" and not health["ready"] else 200, health)
+
+    def health(self) -> dict[str, Any]:
+        """Alive (this answer), and whether a request could be routed now, with each account's reason."""
+        accounts = self._exchanges.pool.status()
+        passthrough = self._exchanges.settings.passthrough
+        can_pass = passthrough == "always" or (passthrough == "auto" and not accounts)
+        return {
+            "status": "ok",
+            "ready": can_pass or any(account.available for account in accounts),
+            "open_exchanges": len(self._exchanges.open),
+            "accounts": [describe(account) for account in accounts],
+        }
+
+
+def describe(status: AccountStatus) -> dict[str, Any]:
+    """An account as the health page shows it."""
+    return {
+        "name": status.account.name,
+        "kind": status.account.kind,
+        "priority": status.account.priority,
+        "available": status.available,
+        "reason": status.reason,
+        "available_at": iso(status.until),
+        "in_flight": status.in_flight,
+        "windows": [
+            {
+                "name": window.name,
+                "status": window.status,
+                "utilization": window.utilization,
+                "resets_at": iso(window.resets_at),
+            }
+            for window in status.windows
+        ],
+    }
+
+
+def iso(moment: float | None) -> str | None:
+    """Epoch seconds as ISO 8601 in UTC."""
+    return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,72 @@
+"""Our options inside mitmproxy: declared, filled from the environment and the file, checked all at once."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mitmproxy import ctx, optmanager
+from mitmproxy.addonmanager import Loader
+
+from ccflare_core import settings
+from ccflare_core.errors import ConfigError
+from ccflare_core.options import OPTIONS, Option
+
+_BOOLEANS = {"": True, "true": True, "false": False}
+
+
+def declare(loader: Loader, environ: Mapping[str, str], folder: Path) -> None:
+    """Declare the options of ccflare with the defaults that hold here; `folder` has the mitm-config.yaml.
+
+    What the command line or mitmproxy's own config.yaml says stands. Raises ConfigError with all mistakes in the
+    command line, the environment and the file.
+    """
+    problems: list[str] = []
+    defaults: dict[str, object] = {"listen_host": "127.0.0.1"}
+    for find in (_check_said, lambda: defaults.update(settings.defaults(environ, folder))):
+        try:
+            find()
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(*problems)
+    said = _said()
+    for option in OPTIONS:
+        loader.add_option(option.name, option.kind, option.default, option.help, option.choices or None)
+    ctx.options.update_defer(**{name: value for name, value in defaults.items() if name not in said})
+
+
+def current() -> dict[str, Any]:
+    """Our options as they stand, by name."""
+    return {option.name: getattr(ctx.options, option.name) for option in OPTIONS}
+
+
+def _said() -> set[str]:
+    """The names of all options that somebody has set before this addon was loaded."""
+    ours = {name for name in ctx.options.deferred if name.startswith("ccflare")}
+    return ours | {name for name, option in ctx.options._options.items() if option.value is not optmanager.unset}
+
+
+def _check_said() -> None:
+    """Raise ConfigError unless all values that are waiting for our options fit them.
+
+    mitmproxy would stop at the first one, with a traceback, and go on without the addon.
+    """
+    waiting = {name: value for name, value in ctx.options.deferred.items() if name.startswith("ccflare")}
+    problems = list(settings.unknown(waiting))
+    values = ((option, _value(option, waiting[option.name])) for option in OPTIONS if option.name in waiting)
+    problems += [f"{option.name}: {problem}" for option, value in values if (problem := option.problem(value))]
+    if problems:
+        raise ConfigError(*problems)
+
+
+def _value(option: Option, waiting: Any) -> object:
+    """What mitmproxy will make of a deferred value: of `--set name=text`, or of a value from its config.yaml."""
+    texts = getattr(waiting, "val", None)
+    if not isinstance(texts, list):
+        return waiting
+    text = texts[-1] if texts else ""
+    if option.kind is bool:
+        return _BOOLEANS.get(text, text)
+    if option.kind is int:
+        return int(text) if text.lstrip("-").isdecimal() else text
+    return text

@@ -1,0 +1,158 @@
+"""The gate: what each request is, by which door it came, and whether it may go on. First in a request's way."""
+
+import ipaddress
+import re
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
+
+from mitmproxy import http
+from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.mode_specs import ReverseMode
+
+from ccflare_core.answers import Answer
+from ccflare_core.exchange import Exchange, Exchanges, Opening, Outcome
+from ccflare_core.facts import Facts, read_facts
+from ccflare_core.options import Origin
+from ccflare_core.routes import Route, classify
+from ccflare_mitm.wire import make_response
+
+HEAD_BYTES = 64 * 1024
+"""What a request's header fields may have together."""
+
+_LOOPBACK_NAME = re.compile(r"(?:.+\.)?localhost\.?", re.IGNORECASE)
+
+
+class Gate:
+    """Sends each request on its way: with an account, as it came, answered here, or refused."""
+
+    def __init__(self, exchanges: Exchanges, answer_control: Callable[[http.HTTPFlow], Answer]) -> None:
+        self._exchanges = exchanges
+        self._answer_control = answer_control
+        self._of_flow: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
+
+    def find(self, flow: http.HTTPFlow) -> Exchange | None:
+        """The exchange of this flow; None if the gate has not let it in."""
+        return self._of_flow.get(flow)
+
+    def enter(self, flow: http.HTTPFlow) -> None:
+        """The head is here: find out what it wants, and aim it at the upstream or answer it."""
+        request = flow.request
+        door = door_of(flow)
+        origin = self._exchanges.settings.upstream
+        for_upstream = door == "reverse" or self._is_for_us(flow, origin)
+        route = classify(request.method, request.path)
+        if for_upstream and route is Route.PRECONNECT:
+            flow.response = http.Response.make(200, b"", {"content-type": "text/plain"})
+            return
+        if for_upstream and route is Route.CONTROL:
+            flow.response = make_response(self._answer_control(flow))
+            return
+        exchange = self._open(flow, door)
+        try:
+            self._decide(flow, exchange, route, for_upstream)
+        except BaseException:
+            exchange.finish(Outcome.REFUSED, "an error inside the proxy")
+            raise
+        # Only now can it be found: a request that an error kept from being decided on has no way upstream.
+        self._of_flow[flow] = exchange
+
+    def _decide(self, flow: http.HTTPFlow, exchange: Exchange, route: Route, for_upstream: bool) -> None:
+        settings = self._exchanges.settings
+        if sum(len(name) + len(value) for name, value in flow.request.headers.fields) > HEAD_BYTES:
+            self._refuse(flow, exchange, 431, f"The request's header fields are larger than {HEAD_BYTES} bytes.")
+        elif not for_upstream and not settings.forward_other_hosts:
+            self._refuse(flow, exchange, 403, not_ours(flow, settings.upstream))
+        elif for_upstream and route is Route.MALFORMED:
+            self._refuse(flow, exchange, 400, "The request's path has dot segments or encoded separators.")
+        elif for_upstream:
+            aim(flow.request, settings.upstream)
+
+    def admit(self, flow: http.HTTPFlow) -> None:
+        """The whole request is here: give it a ticket."""
+        exchange = self.find(flow)
+        if exchange is None or flow.response is not None or exchange.outcome is not None:
+            return
+        request, origin = flow.request, self._exchanges.settings.upstream
+        is_ours = (request.scheme, request.host, request.port) == origin
+        if not is_ours or classify(request.method, request.path) is not Route.INFERENCE:
+            exchange.let_pass()
+            return
+        body, encoding = request.raw_content or b"", request.headers.get("content-encoding", "")
+        exchange.admit(self._facts(flow, body, encoding), body, encoding)
+
+    def _facts(self, flow: http.HTTPFlow, body: bytes, encoding: str) -> Facts:
+        return read_facts(
+            body,
+            content_encoding=encoding,
+            session_header=flow.request.headers.get("x-claude-code-session-id"),
+            client=address_of(flow),
+        )
+
+    def _open(self, flow: http.HTTPFlow, door: str) -> Exchange:
+        request = flow.request
+        opening = Opening(
+            method=request.method[:20],
+            path=request.path.partition("?")[0][:300],
+            client=address_of(flow),
+            door=door,
+            user_agent=request.headers.get("user-agent", "")[:200],
+        )
+        return self._exchanges.begin(opening)
+
+    def _refuse(self, flow: http.HTTPFlow, exchange: Exchange, status: int, message: str) -> None:
+        flow.response = make_response(exchange.refuse(status, message))
+
+    def _is_for_us(self, flow: http.HTTPFlow, origin: Origin) -> bool:
+        """Whether a plain request to the proxy means the upstream: by its name, or by our own address.
+
+        A foreign name in front of our port is refused too: that is what a web page's DNS rebinding looks like.
+        """
+        request = flow.request
+        host = request.host.lower()
+        if host == origin.host and request.port in (origin.port, 80, 443):
+            return True
+        if request.port != flow.client_conn.sockname[1]:
+            return False
+        return self._exchanges.settings.allow_remote or is_loopback(host) or host == flow.client_conn.sockname[0]
+
+
+def door_of(flow: http.HTTPFlow) -> str:
+    """How the request came in: `reverse`, `https-proxy` (inside an intercepted CONNECT) or `base-url`."""
+    if isinstance(flow.client_conn.proxy_mode, ReverseMode):
+        return "reverse"
+    return "https-proxy" if flow.client_conn.tls_established else "base-url"
+
+
+def not_ours(flow: http.HTTPFlow, origin: Origin) -> str:
+    """What to tell a client that wants another host."""
+    return (
+        f"This proxy serves {origin.host} only, not {flow.request.host[:100]}:{flow.request.port}; "
+        "set ccflare_forward_other_hosts to pass plain requests for other hosts."
+    )
+
+
+def is_foreign_tunnel(context: Context, origin: Origin) -> bool:
+    """Whether a connection leads through a CONNECT to another host than the upstream: none of our business."""
+    if isinstance(context.client.proxy_mode, ReverseMode) or context.server.address is None:
+        return False
+    host, port = context.server.address[:2]
+    return (host.lower(), port) != (origin.host, origin.port)
+
+
+def address_of(flow: http.HTTPFlow) -> str:
+    """The client's address, from the socket."""
+    return str(flow.client_conn.peername[0]) if flow.client_conn.peername else ""
+
+
+def aim(request: http.Request, origin: Origin) -> None:
+    """Send `request` to the upstream, whatever it was addressed to."""
+    if (request.scheme, request.host, request.port) != origin:
+        request.scheme, request.host, request.port = origin
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` names this machine by an address or name that no DNS server decides on."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return _LOOPBACK_NAME.fullmatch(host) is not None

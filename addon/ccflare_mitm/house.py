@@ -1,0 +1,157 @@
+"""Everything that serves a running proxy, made in order and closed in reverse."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import Mapping
+
+from mitmproxy import ctx, http
+
+from ccflare_core.accounts import Account
+from ccflare_core.errors import StoreError
+from ccflare_core.exchange import Exchanges, Outcome
+from ccflare_core.options import Origin
+from ccflare_core.pool import AccountPool
+from ccflare_core.pricing import PriceList
+from ccflare_core.recorder import Recorder
+from ccflare_core.records import CooldownCleared
+from ccflare_core.settings import Settings
+from ccflare_core.store import Store
+from ccflare_core.vault import load_vault
+from ccflare_core.writer import Writer
+from ccflare_mitm.admin import Admin
+from ccflare_mitm.gate import Gate
+from ccflare_mitm.hooks import HookRunner
+from ccflare_mitm.inspector import Inspector
+from ccflare_mitm.wire import Services
+
+logger = logging.getLogger("ccflare")
+
+FLUSH_SECONDS = 10.0
+DRAIN_POLL = 0.05
+
+
+class House:
+    """Wires the parts together. `open` raises CCFlareError if the database, the key or the prices cannot be used."""
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str], loop: asyncio.AbstractEventLoop) -> None:
+        self.settings = settings
+        self._loop = loop
+        self._run_id = secrets.token_hex(8)
+        vault = load_vault(environ, settings.key_path)
+        self._writer = Writer(
+            lambda: Store.open(settings.database_path, vault),
+            on_change=self._accounts_changed,
+            on_trouble=lambda trouble: logger.warning("%s", trouble),
+        )
+        pool = AccountPool(strategy=settings.strategy, session_seconds=settings.session_seconds)
+        recorder = Recorder(
+            self._writer,
+            run_id=self._run_id,
+            mode=lambda: self.settings.record,
+            body_limit=lambda: self.settings.capture_limit_bytes,
+            wall=time.time,  # noqa: TID251
+            account_name=self._account_name,
+        )
+        self.exchanges = Exchanges(settings, pool, recorder, PriceList.load(settings.prices_path))
+        self.gate = Gate(self.exchanges, Admin(self.exchanges).answer)
+        self.services = Services(
+            find=self.gate.find,
+            upstream=self.upstream,
+            body_limit=lambda: self.settings.body_limit_bytes,
+            hooks=HookRunner(ctx.master.addons),
+        )
+        self._inspector = Inspector()
+
+    def open(self) -> None:
+        """Start the writer, close what a dead run left open, and take up what it knew."""
+        self._writer.start()
+        pool = self.exchanges.pool
+
+        def begin(store: Store) -> int:
+            now = time.time()  # noqa: TID251
+            host = socket.gethostname()
+            crashed = store.close_dead_runs(host, is_alive, now)
+            store.start_run(self._run_id, host, os.getpid())
+            pool.replace_accounts(store.accounts())
+            pool.restore(store.cooldowns(), store.latest_windows())
+            return crashed
+
+        crashed = self._writer.call(begin).result(timeout=FLUSH_SECONDS)
+        if crashed:
+            logger.warning("%d exchanges of an earlier run that died were closed as crashed", crashed)
+
+    def greeting(self) -> str:
+        """One line that tells a person what they have started."""
+        accounts = len(self.exchanges.pool.status())
+        origin, passthrough = self.settings.upstream, self.settings.passthrough
+        target = f"{origin.scheme}://{origin.host}:{origin.port}"
+        if accounts:
+            return f"ccflare pools {accounts} account{'s' * (accounts > 1)} for {target}"
+        if passthrough == "never":
+            return "ccflare has no account yet and refuses requests: add one with scripts/accounts.py"
+        return f"ccflare has no account yet: requests pass to {target} with the client's own credential"
+
+    def change(self, settings: Settings) -> None:
+        """Go on with these settings; where the database, the key and the strategy are stays until a restart."""
+        self.settings = self.exchanges.settings = settings
+
+    def upstream(self) -> Origin:
+        """Where requests go."""
+        return self.settings.upstream
+
+    def show(self, flow: http.HTTPFlow) -> None:
+        """Tell a finished flow's story in the inspector, and bound the inspector's list."""
+        if exchange := self.gate.find(flow):
+            self._inspector.show(flow, exchange)
+        self._inspector.bound(flow, self.settings.inspector_flows)
+
+    def set_paused(self, name: str, paused: bool) -> None:
+        """Pause or resume an account in the database. Raises StoreError if there is no such account."""
+        ids = {status.account.name: status.account.id for status in self.exchanges.pool.status()}
+        if name not in ids:
+            raise StoreError(f"There is no account called {name}; ccflare.accounts shows all.")
+
+        def change(store: Store) -> list[Account]:
+            store.update_account(ids[name], paused=paused)
+            return store.accounts()
+
+        self._writer.call(change).add_done_callback(lambda done: self._accounts_changed(done.result()))
+
+    async def close(self, hurry: asyncio.Event) -> None:
+        """Wait for open answers (a second signal shortens it), record the rest as cut, write everything down."""
+        deadline = self._loop.time() + self.settings.drain_seconds
+        while self.exchanges.open and self._loop.time() < deadline and not hurry.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(hurry.wait(), DRAIN_POLL)
+        cut = self.exchanges.finish_all(Outcome.SHUTDOWN)
+        if cut:
+            logger.warning("%d open exchanges were cut by the shutdown", cut)
+        await asyncio.to_thread(self._writer.close, FLUSH_SECONDS)
+
+    def _account_name(self, account_id: str) -> str:
+        names = {s.account.id: s.account.name for s in self.exchanges.pool.status()}
+        return names.get(account_id, account_id)
+
+    def _accounts_changed(self, accounts: list[Account]) -> None:
+        """Called by the writer's thread."""
+        self._loop.call_soon_threadsafe(self._replace_accounts, accounts)
+
+    def _replace_accounts(self, accounts: list[Account]) -> None:
+        for account_id, family in self.exchanges.pool.replace_accounts(accounts):
+            self._writer.put(CooldownCleared(account_id, family))
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine with that id exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,51 @@
+"""How messages reach the terminal: as text or as one JSON object a line, ours at the level that was asked for."""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+from mitmproxy import ctx
+
+OURS = "ccflare"
+_CONNECTIONS = "mitmproxy.proxy.server"
+"""Logs each connection made and lost at INFO: two lines a request that say nothing."""
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as one line of JSON; control characters in it cannot start a line of their own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, Any] = {
+            "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "msg": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry)
+
+
+def configure(level: str, form: str) -> None:
+    """Apply ccflare_log_level and ccflare_log_format."""
+    logger = logging.getLogger(OURS)
+    logger.setLevel(level.upper())
+    # peewee logs statements with their parameters, which are what we store.
+    logging.getLogger("peewee").setLevel(logging.WARNING)
+    verbose = ctx.options.termlog_verbosity == "debug"
+    logging.getLogger(_CONNECTIONS).setLevel(logging.NOTSET if verbose else logging.WARNING)
+    terminal = ctx.master.addons.get("termlog")
+    if form == "json" and terminal is not None:
+        terminal.logger.setFormatter(JsonFormatter())
+    if level == "debug" and not verbose and not logger.handlers:
+        _show_debug(logger, form)
+
+
+def _show_debug(logger: logging.Logger, form: str) -> None:
+    """Show our own DEBUG messages, which mitmproxy's terminal leaves out, without all of mitmproxy's."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter("[debug] %(message)s"))
+    handler.addFilter(lambda record: record.levelno < logging.INFO)
+    logger.addHandler(handler)

@@ -1,0 +1,671 @@
+"""Our HTTP layer: it holds an answer's head until it is judged, fails over, and puts the credential in last.
+
+mitmproxy's `HttpStream` relays one request to one server. `FailoverStream` stands in for it and keeps two promises:
+
+- No lease, no bytes. The only way upstream leads through `Exchange.next_step`, so an exception in any hook leaves
+  a request without a ticket, and a request without a ticket gets a 500 and opens no connection.
+- The credential never enters the flow. It is put on a copy of the request at the moment that copy is handed to the
+  protocol layer. Whatever shows or stores flows (mitmweb, dumps, HAR files, logs) cannot show it.
+
+One request may take several upstream attempts. Each attempt is an upstream stream of its own with a fresh, even
+stream id (clients use odd ones), registered with the parent layer, so that late events of a dropped attempt find
+nobody and an HTTP/2 upstream never sees an id twice. Nothing of an answer reaches the client, or mitmproxy's own
+response handling, before the exchange said `Deliver`.
+
+All that is mitmproxy's internals is in this module; `check_contract` says at start-up whether they are what they were.
+"""
+
+import inspect
+import itertools
+import json
+import logging
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+from weakref import WeakSet
+
+from mitmproxy import flow, http, version
+from mitmproxy.connection import Connection
+from mitmproxy.net.http import http1, status_codes
+from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.layer import CommandGenerator
+from mitmproxy.proxy.layers.http import (
+    DropStream,
+    GetHttpConnection,
+    GetHttpConnectionCompleted,
+    HttpLayer,
+    HTTPMode,
+    HttpStream,
+    SendHttp,
+    _http1,
+)
+from mitmproxy.proxy.layers.http._events import (
+    ErrorCode,
+    RequestData,
+    RequestEndOfMessage,
+    RequestHeaders,
+    RequestProtocolError,
+    RequestTrailers,
+    ResponseData,
+    ResponseEndOfMessage,
+    ResponseHeaders,
+    ResponseProtocolError,
+    ResponseTrailers,
+)
+from mitmproxy.proxy.layers.http._hooks import (
+    HttpErrorHook,
+    HttpRequestHeadersHook,
+    HttpResponseHeadersHook,
+    HttpResponseHook,
+)
+
+from ccflare_core.accounts import Credential, inject
+from ccflare_core.answers import Answer, error
+from ccflare_core.decoding import Decoder
+from ccflare_core.errors import ConfigError
+from ccflare_core.exchange import Exchange, Outcome, Send, Step, Wait
+from ccflare_core.options import Origin
+from ccflare_core.usage import FirstEvent
+from ccflare_mitm.hooks import HookRunner, ResumeHook
+
+logger = logging.getLogger("ccflare")
+
+CONNECT_SECONDS = 10.0
+PEEK_SECONDS = 10.0
+COLLECT_SECONDS = 5.0
+"""How long an error's body may take before its head alone decides."""
+HOLD_BYTES = 64 * 1024
+"""How much of an answer is held back at most before it is judged."""
+TICK_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the wire asks of the rest of the addon."""
+
+    find: Callable[[http.HTTPFlow], Exchange | None]
+    """The exchange of a flow; None if the gate has not let it in."""
+    upstream: Callable[[], Origin]
+    """The only place that a credential may go to."""
+    body_limit: Callable[[], int]
+    """Bytes that a request body may have."""
+    hooks: HookRunner
+
+
+class FailoverLayer(HttpLayer):
+    """mitmproxy's HTTP layer with our streams in it, one socket write per event, and a clock for deadlines."""
+
+    def __init__(self, context: Context, mode: HTTPMode, services: Services) -> None:
+        super().__init__(context, mode)
+        self.services = services
+        self.used: WeakSet[Connection] = WeakSet()
+        """Server connections that have carried a request already."""
+        self._attempt_ids = itertools.count(2, 2)
+        self._tick: commands.RequestWakeup | None = None
+        self._intercepted: dict[flow.Flow, commands.StartHook] = {}
+
+    def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
+        yield from join_writes(self._without_hooks(self._commands(event)))
+
+    def _commands(self, event: events.Event) -> CommandGenerator[None]:
+        if isinstance(event, events.Wakeup) and event.command is self._tick:
+            self.command_sources.pop(event.command, None)
+            return self._check_deadlines()
+        if isinstance(event, events.HookCompleted) and isinstance(event.command, ResumeHook):
+            event = events.HookCompleted(self._intercepted.pop(event.command.flow))
+        handled: CommandGenerator[None] = super()._handle_event(event)
+        return handled
+
+    def _without_hooks(self, source: CommandGenerator[None]) -> CommandGenerator[None]:
+        """Run hooks that need not wait right here; the rest, and flows held by the user, are mitmproxy's."""
+        for command in source:
+            if not isinstance(command, commands.StartHook) or not self.services.hooks.run(command):
+                yield command
+                continue
+            subject = command.args()[0]
+            if isinstance(subject, flow.Flow) and subject.intercepted:
+                self._intercepted[subject] = command
+                yield ResumeHook(subject)
+            else:
+                yield from self._without_hooks(self._commands(events.HookCompleted(command)))
+
+    def make_stream(self, stream_id: int) -> CommandGenerator[None]:
+        stream = FailoverStream(self.context.fork(), stream_id, self)
+        self.streams[stream_id] = stream
+        yield from self.event_to_child(stream, events.Start())
+
+    def open_attempt(self, stream: "FailoverStream") -> int:
+        """A fresh stream id whose upstream events go to `stream`."""
+        attempt_id = next(self._attempt_ids)
+        self.streams[attempt_id] = stream
+        return attempt_id
+
+    def close_attempt(self, attempt_id: int) -> None:
+        """Events of this attempt that still come go nowhere."""
+        self.streams.pop(attempt_id, None)
+
+    def watch_deadlines(self) -> CommandGenerator[None]:
+        """Make sure that the clock runs: one timer for all streams of a client's connection."""
+        if self._tick is None:
+            self._tick = commands.RequestWakeup(TICK_SECONDS)
+            yield self._tick
+
+    def _check_deadlines(self) -> CommandGenerator[None]:
+        self._tick = None
+        now = time.monotonic()
+        for stream in [s for s in set(self.streams.values()) if isinstance(s, FailoverStream) and s.deadline]:
+            if stream.deadline and now >= stream.deadline:
+                yield from self.event_to_child(stream, DeadlinePassed())
+        if any(isinstance(s, FailoverStream) and s.deadline for s in self.streams.values()):
+            yield from self.watch_deadlines()
+
+
+class Framing(Enum):
+    """Who frames the chunks of a streamed answer."""
+
+    BY_MITMPROXY = "by mitmproxy"
+    CHUNKED = "chunked"
+
+
+class DeadlinePassed(events.Event):
+    """A stream waited long enough for what it is waiting for."""
+
+
+class FailoverStream(HttpStream):
+    """One request of a client and its upstream attempts. See the module."""
+
+    def __init__(self, context: Context, stream_id: int, parent: FailoverLayer) -> None:
+        super().__init__(context, stream_id)
+        self.deadline: float | None = None
+        self._parent = parent
+        self._exchange: Exchange | None = None
+        self._attempt: int | None = None
+        self._connecting: GetHttpConnection | None = None
+        self._credential: Credential | None = None
+        self._tap: Callable[[bytes], None] = ignore
+        self._timer: commands.RequestWakeup | None = None
+        self._then: Callable[[], CommandGenerator[None]] = self._next_step
+        self._head: ResponseHeaders | None = None
+        self._held: list[bytes] = []
+        self._peek: FirstEvent | None = None
+        self._ended = False
+        self._is_reused = False
+        self._relaying = False
+        self._framing = Framing.BY_MITMPROXY
+        self._discarding = False
+
+    def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
+        try:
+            if (
+                self._framing is Framing.CHUNKED
+                and isinstance(event, ResponseData)
+                and event.stream_id == self._attempt
+            ):
+                self._tap(event.data)
+                yield commands.SendData(self.context.client, b"%x\r\n%s\r\n" % (len(event.data), event.data))
+            else:
+                yield from self._dispatch(event)
+        except Exception:
+            # mitmproxy would log this and leave the client hanging.
+            logger.exception("ccflare failed inside; the client's connection is closed")
+            self._attempt = self._connecting = self._timer = self.deadline = None
+            self.client_state = self.server_state = self.state_errored
+            if self._exchange is not None:
+                self._exchange.finish(Outcome.UPSTREAM_ERROR, "an error inside the proxy")
+            yield commands.CloseConnection(self.context.client)
+
+    def _dispatch(self, event: events.Event) -> CommandGenerator[None]:
+        match event:
+            case ResponseHeaders() | ResponseData() | ResponseTrailers() | ResponseEndOfMessage():
+                if event.stream_id == self._attempt:
+                    yield from self._upstream_event(event)
+            case ResponseProtocolError() if event.stream_id != self.stream_id:
+                if event.stream_id == self._attempt:
+                    yield from self._upstream_broke(event)
+            case RequestProtocolError() if self._exchange is not None:
+                yield from self._client_left(event)
+            case GetHttpConnectionCompleted():
+                if event.command is self._connecting:
+                    yield from self._connected(event)
+            case events.Wakeup():
+                if event.command is self._timer:
+                    yield from self._then()
+            case DeadlinePassed():
+                yield from self._deadline_passed()
+            case _:
+                yield from super()._handle_event(event)
+
+    # The request, up to the point where mitmproxy would open a server connection
+
+    def check_body_size(self, request: bool) -> CommandGenerator[bool]:
+        """Refuse a request that is too big before it is read. Answers are never limited: they only pass by."""
+        if not request:
+            return False
+        size = len(self.request_body_buf) or http1.expected_http_body_size(self.flow.request) or 0
+        if size <= self._parent.services.body_limit():
+            return False
+        if not self.request_body_buf:  # the hook has not seen this flow yet
+            yield HttpRequestHeadersHook(self.flow)
+        self.request_body_buf.clear()
+        self._exchange = self._parent.services.find(self.flow)
+        limit = self._parent.services.body_limit()
+        if self._exchange is not None and self._exchange.outcome is None:
+            answer = self._exchange.refuse(413, f"The request body is larger than {limit} bytes.")
+            yield from self._answer_early(answer)
+        return True
+
+    def _answer_early(self, answer: Answer) -> CommandGenerator[None]:
+        """Answer while the request is still coming in; what comes of it is read and dropped."""
+        self.flow.response = response = make_response(answer)
+        response.headers["connection"] = "close"
+        self.flow.live = False
+        self.client_state = self.state_errored
+        self.server_state = self.state_done
+        self._discarding = True
+        yield HttpResponseHook(self.flow)
+        yield SendHttp(ResponseHeaders(self.stream_id, response, end_stream=False), self.context.client)
+        yield SendHttp(ResponseData(self.stream_id, answer.body), self.context.client)
+        yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
+        yield from self._set_deadline(COLLECT_SECONDS)
+
+    def make_server_connection(self) -> CommandGenerator[bool]:
+        """Where mitmproxy asks for a server: from here on the request is ours, so it never gets one from us."""
+        self._exchange = self._parent.services.find(self.flow)
+        if self._exchange is None:
+            refusal = error(500, "The proxy did not admit this request.", request_id="req_none")
+            yield from self._answer(refusal)
+        else:
+            yield from self._next_step()
+        return False
+
+    # Steps toward the upstream
+
+    def _next_step(self) -> CommandGenerator[None]:
+        if self._exchange is not None:
+            yield from self._perform(self._exchange.next_step())
+
+    def _perform(self, step: Step) -> CommandGenerator[None]:
+        match step:
+            case Send():
+                yield from self._connect(step.credential)
+            case Wait():
+                yield from self._later(step.seconds, self._next_step)
+            case Answer():
+                yield from self._answer(step)
+            case _:
+                yield from self._deliver()
+
+    def _later(self, seconds: float, then: Callable[[], CommandGenerator[None]]) -> CommandGenerator[None]:
+        self._then = then
+        self._timer = commands.RequestWakeup(seconds)
+        yield self._timer
+
+    def _connect(self, credential: Credential | None) -> CommandGenerator[None]:
+        request = self.flow.request
+        if credential is not None and (request.scheme, request.host, request.port) != self._parent.services.upstream():
+            # Another addon has changed the destination after the gate had set it.
+            yield from self._answer(error(500, "The request is not aimed at the upstream.", request_id="req_none"))
+            return
+        self._credential = credential
+        command = GetHttpConnection((request.host, request.port), request.scheme == "https", self.flow.server_conn.via)
+        # "Blocking, and already taken care of": the answer comes to us as an event. If mitmproxy paused the stream
+        # instead, neither a deadline nor a client that leaves would be seen while it connects.
+        command.blocking = self  # type: ignore[assignment]
+        self._connecting = command
+        yield from self._set_deadline(CONNECT_SECONDS)
+        yield command
+
+    def _connected(self, event: GetHttpConnectionCompleted) -> CommandGenerator[None]:
+        self._connecting = self.deadline = None
+        connection, problem = event.reply
+        if connection is None or self._exchange is None:
+            yield from self._unreachable(str(problem))
+            return
+        self.context.server = self.flow.server_conn = connection  # type: ignore[assignment]
+        self._is_reused = connection in self._parent.used
+        self._parent.used.add(connection)
+        self._attempt = attempt = self._parent.open_attempt(self)
+        request = with_credential(self.flow.request, self._credential)
+        body, trailers = self.flow.request.raw_content, self.flow.request.trailers
+        head = RequestHeaders(attempt, request, end_stream=not (body or trailers))
+        yield SendHttp(head, connection)
+        if body:
+            yield SendHttp(RequestData(attempt, body), connection)
+        if trailers:
+            yield SendHttp(RequestTrailers(attempt, trailers), connection)
+        yield SendHttp(RequestEndOfMessage(attempt), connection)
+
+    def _unreachable(self, why: str) -> CommandGenerator[None]:
+        if self._exchange is not None:
+            yield from self._perform(self._exchange.unreachable(why))
+
+    # The upstream's answer, held until it is judged
+
+    def _upstream_event(self, event: events.Event) -> CommandGenerator[None]:
+        if self._relaying:
+            yield from self._relay(event)
+        elif isinstance(event, ResponseHeaders):
+            yield from self._hold_head(event)
+        elif isinstance(event, ResponseData):
+            self._held.append(event.data)
+            yield from self._look(event.data)
+        elif isinstance(event, ResponseEndOfMessage):
+            self._close_attempt()
+            self._ended = True
+            yield from self._judge()
+
+    def _hold_head(self, event: ResponseHeaders) -> CommandGenerator[None]:
+        self._head = event
+        response = event.response
+        is_error = response.status_code >= 400
+        is_stream = "text/event-stream" in response.headers.get("content-type", "")
+        if event.end_stream or not (is_error or is_stream):
+            yield from self._judge()
+        elif is_stream and not is_error:
+            self._peek = FirstEvent(response.headers.get("content-encoding", ""))
+            yield from self._set_deadline(PEEK_SECONDS)
+        else:
+            yield from self._set_deadline(COLLECT_SECONDS)
+
+    def _look(self, data: bytes) -> CommandGenerator[None]:
+        """Judge as soon as the first event that tells is here, or enough was held."""
+        found = self._peek.feed(data) if self._peek is not None else None
+        if found is not None:
+            yield from self._judge(found if found.get("type") == "error" else None)
+        elif sum(map(len, self._held)) >= HOLD_BYTES:
+            yield from self._judge()
+
+    def _judge(self, event: dict[str, Any] | None = None) -> CommandGenerator[None]:
+        self.deadline = None
+        if self._head is None or self._exchange is None:
+            return
+        response = self._head.response
+        if event is None and response.status_code >= 400:
+            event = parse_error(b"".join(self._held), response.headers.get("content-encoding", ""))
+        step = self._exchange.judge(response.status_code, response.headers.fields, event)
+        if not isinstance(step, Send | Wait | Answer):
+            yield from self._deliver()
+            return
+        yield from self._drop_attempt()
+        # The upstream's parser is still inside the event that led here; it takes the next request once it returned.
+        yield from self._later(0, lambda: self._perform(step))
+
+    def _drop_attempt(self) -> CommandGenerator[None]:
+        """Forget this answer. One that has not ended yet is cancelled, which costs an HTTP/1 connection."""
+        if self._attempt is not None:
+            attempt, connection = self._attempt, self.context.server
+            self._close_attempt()
+            yield SendHttp(RequestProtocolError(attempt, "another attempt follows", ErrorCode.CANCEL), connection)
+        self._head = self._peek = None
+        self._held = []
+        self._ended = False
+
+    def _close_attempt(self) -> None:
+        if self._attempt is not None:
+            self._parent.close_attempt(self._attempt)
+            self._attempt = None
+
+    def _upstream_broke(self, event: ResponseProtocolError) -> CommandGenerator[None]:
+        self._close_attempt()
+        self.deadline = None
+        if self._relaying:
+            yield from self._break_off(event)
+        elif self._is_reused and self._head is None:
+            # The server closed a kept connection just as we took it. That says nothing about the server.
+            yield from self._later(0, lambda: self._connect(self._credential))
+        elif self._exchange is not None:
+            step = self._exchange.unreachable(event.message)
+            yield from self._drop_attempt()
+            yield from self._later(0, lambda: self._perform(step))
+
+    def _set_deadline(self, seconds: float) -> CommandGenerator[None]:
+        self.deadline = time.monotonic() + seconds
+        yield from self._parent.watch_deadlines()
+
+    def _deadline_passed(self) -> CommandGenerator[None]:
+        self.deadline = None
+        if self._discarding:
+            yield commands.CloseConnection(self.context.client)
+        elif self._connecting is not None:
+            self._connecting = None
+            yield from self._unreachable(f"no connection within {CONNECT_SECONDS:.0f} s")
+        elif self._head is not None:
+            yield from self._judge()
+
+    # Delivery: from here on mitmproxy's own response handling, fed by us
+
+    def _deliver(self) -> CommandGenerator[None]:
+        head, held = self._head, self._held
+        if head is None or self._exchange is None:
+            return
+        self._relaying = True
+        self._peek, self._held = None, []
+        response = head.response
+        self._exchange.delivering(response.status_code, response.headers.fields)
+        self._tap = self._exchange.capture.add
+        if is_streamed(response):
+            response.stream = self._unchanged
+        nothing_follows = head.end_stream or (self._ended and not held)
+        yield from self.state_wait_for_response_headers(
+            ResponseHeaders(self.stream_id, response, end_stream=nothing_follows)
+        )
+        self._framing = self._choose_framing()
+        for chunk in held:
+            yield from self._relay(ResponseData(self.stream_id, chunk))
+        if self._ended:
+            yield from self._end_relay()
+        elif self.server_state == self.state_errored:  # killed in a hook, or the client left meanwhile
+            yield from self._drop_attempt()
+
+    @staticmethod
+    def _unchanged(chunk: bytes) -> bytes | list[bytes]:
+        # mitmproxy asks once more with b"" at the end; returning that would be an empty chunk, which ends the body.
+        return chunk or []
+
+    def _relay(self, event: events.Event) -> CommandGenerator[None]:
+        if isinstance(event, ResponseData):
+            self._tap(event.data)
+            yield from self.server_state(ResponseData(self.stream_id, event.data))
+        elif isinstance(event, ResponseTrailers):
+            yield from self.server_state(ResponseTrailers(self.stream_id, event.trailers))
+        elif isinstance(event, ResponseEndOfMessage):
+            self._close_attempt()
+            yield from self._end_relay()
+
+    def _choose_framing(self) -> Framing:
+        """Whether the chunks of this answer can go straight to the client's socket.
+
+        So they can when an HTTP/1 client gets a chunked stream that nobody else took over: mitmproxy's way would
+        look up a header and an option for each of them, to do the same.
+        """
+        response, client = self.flow.response, self._parent.connections.get(self.context.client)
+        if (
+            self.server_state == self.state_stream_response_body
+            and isinstance(client, _http1.Http1Server)
+            and response is not None
+            and response.stream is self._unchanged
+            and not response.is_http2
+            and response.headers.get("transfer-encoding", "").lower() == "chunked"
+            and not self.context.options.store_streamed_bodies
+        ):
+            return Framing.CHUNKED
+        return Framing.BY_MITMPROXY
+
+    def _end_relay(self) -> CommandGenerator[None]:
+        self._ended = True
+        if self._exchange is not None and self.server_state != self.state_errored:
+            self._exchange.finish()
+        yield from self.server_state(ResponseEndOfMessage(self.stream_id))
+
+    def _break_off(self, event: ResponseProtocolError) -> CommandGenerator[None]:
+        if self._exchange is not None:
+            self._exchange.finish(Outcome.TRUNCATED, event.message)
+        yield from self.handle_protocol_error(ResponseProtocolError(self.stream_id, event.message, event.code))
+
+    # Other ends
+
+    def _answer(self, answer: Answer) -> CommandGenerator[None]:
+        """Answer ourselves instead of with anything of the upstream's."""
+        if self._exchange is not None:
+            self._exchange.answered(answer)
+        self._relaying = True
+        self.flow.response = make_response(answer)
+        yield HttpResponseHeadersHook(self.flow)
+        if not (yield from self.check_killed(True)):
+            yield from self.send_response()
+
+    def _client_left(self, event: RequestProtocolError) -> CommandGenerator[None]:
+        """The client is gone: its upstream attempt is closed at once, whatever state it is in."""
+        self._connecting = self._timer = self.deadline = None
+        if self._attempt is not None:
+            attempt = self._attempt
+            self._close_attempt()
+            yield SendHttp(RequestProtocolError(attempt, event.message, event.code), self.context.server)
+        if self._exchange is not None:
+            self._exchange.finish(Outcome.CLIENT_ABORT, "the client left")
+        tell_hooks = self.server_state not in (self.state_done, self.state_errored)
+        self.client_state = self.server_state = self.state_errored
+        if tell_hooks and not self._discarding:
+            self.flow.error = flow.Error(event.message)
+            yield HttpErrorHook(self.flow)
+        self.flow.live = False
+        yield DropStream(self.stream_id)
+
+
+class Refused(layer.Layer):
+    """Stands where a raw TCP tunnel would be, and hangs up."""
+
+    def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
+        if isinstance(event, events.Start):
+            yield commands.CloseConnection(self.context.client)
+
+
+# Pieces without state
+
+
+def adopt(place: layer.NextLayer, services: Services) -> None:
+    """Put our HTTP layer where mitmproxy has just put its own, also underneath a TLS layer."""
+    parent: Any = None
+    current: Any = place.layer
+    while current is not None and type(current) is not HttpLayer:
+        parent, current = current, getattr(current, "child_layer", None)
+    if current is None:
+        return
+    ours = FailoverLayer(current.context, current.mode, services)
+    stack = current.context.layers  # a layer appends itself when it is made
+    stack.remove(ours)
+    stack[stack.index(current)] = ours
+    if parent is None:
+        place.layer = ours
+    else:
+        parent.child_layer = ours
+
+
+def join_writes(source: Iterator[commands.Command]) -> Generator[commands.Command, Any, None]:
+    """The same commands with neighbouring writes to one connection made into one.
+
+    An upstream packet with many events would otherwise cost a system call for each chunk on the way to the client.
+    """
+    connection: Any = None
+    parts: list[bytes] = []
+    for command in source:
+        if type(command) is commands.SendData:
+            if command.connection is not connection:
+                if parts:
+                    yield commands.SendData(connection, b"".join(parts) if len(parts) > 1 else parts[0])
+                connection, parts = command.connection, []
+            parts.append(command.data)
+            continue
+        if parts:
+            yield commands.SendData(connection, b"".join(parts) if len(parts) > 1 else parts[0])
+            connection, parts = None, []
+        yield command
+    if parts:
+        yield commands.SendData(connection, b"".join(parts) if len(parts) > 1 else parts[0])
+
+
+def ignore(_: bytes) -> None:
+    """What a stream does with a chunk before anybody wants it."""
+
+
+def with_credential(request: http.Request, credential: Credential | None) -> http.Request:
+    """A copy of `request` to send, with an account's credential in place of the client's; the body stays aside."""
+    data = request.data
+    fields = data.headers.fields if credential is None else inject(data.headers.fields, credential)
+    return http.Request(
+        host=data.host,
+        port=data.port,
+        method=data.method,
+        scheme=data.scheme,
+        authority=data.authority,
+        path=data.path,
+        http_version=data.http_version,
+        headers=http.Headers(fields),
+        content=None,
+        trailers=None,
+        timestamp_start=data.timestamp_start,
+        timestamp_end=data.timestamp_end,
+    )
+
+
+def make_response(answer: Answer) -> http.Response:
+    """One of our own answers as mitmproxy's response."""
+    return http.Response.make(answer.status, answer.body, http.Headers(answer.headers))
+
+
+def is_streamed(response: http.Response) -> bool:
+    """Whether an answer is passed on as it comes. Small complete ones are cheaper to collect first."""
+    if "text/event-stream" in response.headers.get("content-type", ""):
+        return True
+    length = response.headers.get("content-length", "")
+    return not length.isdigit() or int(length) > 1024 * 1024
+
+
+def json_error_page(status_code: int, message: str = "") -> bytes:
+    """mitmproxy's own error (a malformed request, a broken answer) as JSON in Anthropic's shape.
+
+    The message may quote what the other side sent, so it stays in mitmproxy's log.
+    """
+    reason = status_codes.RESPONSES.get(status_code, "Error")
+    response = make_response(error(status_code, f"The proxy could not handle this: {reason}.", request_id="req_none"))
+    response.headers["connection"] = "close"
+    page: bytes = http1.assemble_response(response)
+    return page
+
+
+def check_contract() -> None:
+    """Raise ConfigError unless mitmproxy's inside is as this module knows it."""
+    expected: dict[Callable[..., Any], list[str]] = {
+        HttpLayer.make_stream: ["self", "stream_id"],
+        HttpLayer.event_to_child: ["self", "child", "event"],
+        HttpStream.__init__: ["self", "context", "stream_id"],
+        HttpStream.check_body_size: ["self", "request"],
+        HttpStream.make_server_connection: ["self"],
+        HttpStream.state_wait_for_response_headers: ["self", "event"],
+        HttpStream.send_response: ["self", "already_streamed"],
+        HttpStream.check_killed: ["self", "emit_error_hook"],
+        _http1.make_error_response: ["status_code", "message"],
+    }
+    changed = [f.__qualname__ for f, names in expected.items() if list(inspect.signature(f).parameters) != names]
+    if changed:
+        raise ConfigError(
+            f"mitmproxy {version.VERSION} differs inside ({', '.join(changed)}); install a version >= 12.2 and < 13."
+        )
+
+
+def install() -> None:
+    """Check the contract and make mitmproxy's own errors speak JSON."""
+    check_contract()
+    _http1.make_error_response = json_error_page
+
+
+def parse_error(body: bytes, encoding: str) -> dict[str, Any] | None:
+    """The JSON of an error's body, if it is any."""
+    try:
+        parsed = json.loads(Decoder(encoding, HOLD_BYTES).feed(body))
+    except (ValueError, RecursionError):
+        return None
+    return parsed if isinstance(parsed, dict) else None
