@@ -1,0 +1,172 @@
+"""A small HTTPS client for the few calls that ccflare makes itself: tokens, API keys, usage.
+
+One request, one connection, one bounded answer. It runs on the event loop without blocking it (a script uses
+`asyncio.run`). Certificates are verified with certifi, as mitmproxy does, plus an optional CA file. Proxy
+variables are never looked at: the user's shell may point them at ccflare itself. Redirects are handed back.
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
+
+import certifi
+import h11
+
+from ccflare_core.errors import ConfigError, TokenUnavailable
+from ccflare_core.oauth import MAX_ANSWER_BYTES, Request
+
+_READ_BYTES = 65_536
+_MAX_HEAD_BYTES = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back, whatever its status. Header names are lower case; headers and body may hold secrets."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    body: bytes = field(repr=False)
+
+    def header(self, name: str) -> str:
+        """The first header of this lower-case name, or ""."""
+        return next((value for key, value in self.headers if key == name), "")
+
+    @property
+    def content_type(self) -> str:
+        return self.header("content-type")
+
+
+class _Failure(Exception):
+    """A failure that is already told in our own words."""
+
+
+class Fetcher:
+    """Sends one request at a time per call; calls may overlap. Holds no connection and nothing secret."""
+
+    def __init__(
+        self,
+        *,
+        ca_file: Path | None = None,
+        connect_seconds: float = 5.0,
+        total_seconds: float = 10.0,
+        max_bytes: int = MAX_ANSWER_BYTES,
+    ) -> None:
+        """Raises ConfigError if `ca_file` (PEM, trusted besides certifi's) cannot be used."""
+        self._tls = _tls_context(ca_file)
+        self._connect_seconds = connect_seconds
+        self._total_seconds = total_seconds
+        self._max_bytes = max_bytes
+
+    async def send(self, request: Request) -> Answer:
+        """The answer. Raises TokenUnavailable, in one sentence without secrets, if there was none in time.
+
+        A timeout or cancellation does not tell whether the provider acted on the request.
+        """
+        try:
+            async with asyncio.timeout(self._total_seconds):
+                return await self._exchange(request)
+        except TimeoutError:
+            problem = f"did not answer within {self._total_seconds:g} s"
+        except (_Failure, OSError, UnicodeError, h11.ProtocolError) as error:
+            problem = _describe(error)
+        # Raised out here, so that no error that quotes bytes of the exchange hangs on to it as its context.
+        raise TokenUnavailable(f"{urlsplit(request.url).hostname} {problem}; try again later")
+
+    async def _exchange(self, request: Request) -> Answer:
+        url = urlsplit(request.url)
+        async with self._connected(url) as (reader, writer):
+            http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
+            writer.write(_serialise(http, request, url))
+            await writer.drain()
+            return await self._read(http, reader)
+
+    @asynccontextmanager
+    async def _connected(
+        self, url: SplitResult
+    ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        secure = url.scheme == "https"
+        try:
+            async with asyncio.timeout(self._connect_seconds):
+                reader, writer = await asyncio.open_connection(
+                    url.hostname,
+                    url.port or (443 if secure else 80),
+                    ssl=self._tls if secure else None,
+                    happy_eyeballs_delay=0.25,
+                )
+        except TimeoutError:
+            seconds = f"{self._connect_seconds:g} s"
+            raise _Failure(f"could not be connected to within {seconds}") from None
+        try:
+            yield reader, writer
+        finally:
+            # Not close(): a peer that never answers TLS's goodbye would hold us for another 30 s.
+            writer.transport.abort()
+
+    async def _read(self, http: h11.Connection, reader: asyncio.StreamReader) -> Answer:
+        head: h11.Response | None = None
+        body = bytearray()
+        while True:
+            event = http.next_event()
+            if event is h11.NEED_DATA:
+                http.receive_data(await reader.read(_READ_BYTES))
+            elif isinstance(event, h11.Response):
+                head = event
+            elif isinstance(event, h11.Data) and len(body) + len(event.data) <= self._max_bytes:
+                body += event.data
+            elif isinstance(event, h11.Data):
+                raise _Failure(f"answered with more than {self._max_bytes} bytes")
+            elif isinstance(event, h11.EndOfMessage) and head is not None:
+                return Answer(head.status_code, _text(head.headers), bytes(body))
+            elif not isinstance(event, h11.InformationalResponse):
+                raise _Failure("does not speak plain HTTP")
+
+
+def _text(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:
+    return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers)
+
+
+def _serialise(http: h11.Connection, request: Request, url: SplitResult) -> bytes:
+    target = (url.path or "/") + (f"?{url.query}" if url.query else "")
+    headers = [
+        ("Host", url.netloc),
+        *request.headers,
+        ("Accept-Encoding", "identity"),
+        ("Content-Length", str(len(request.body))),
+        ("Connection", "close"),
+    ]
+    head = http.send(h11.Request(method=request.method, target=target, headers=headers))
+    data = http.send(h11.Data(data=request.body))
+    end = http.send(h11.EndOfMessage())
+    return b"".join(part for part in (head, data, end) if part)
+
+
+def _describe(error: Exception) -> str:
+    """What went wrong, in words of our own: h11's errors quote the bytes that they stumbled over."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"has a certificate that is not trusted ({error.verify_message})"
+    if isinstance(error, h11.LocalProtocolError):
+        return "cannot be sent a request with such headers"
+    if isinstance(error, h11.RemoteProtocolError):
+        return "broke off its answer or does not speak HTTP"
+    if isinstance(error, OSError):
+        return f"cannot be reached ({error.strerror or error})"
+    return str(error) if isinstance(error, _Failure) else "is no name that can be looked up"
+
+
+def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    # Not ssl.create_default_context(): it would write the session keys to the file that SSLKEYLOGFILE names.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_verify_locations(certifi.where())
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(ca_file)
+        except OSError as error:  # an ssl.SSLError is one too
+            raise ConfigError(
+                f"the CA file {ca_file} cannot be used ({error.strerror or error}); give a readable PEM file"
+            ) from None
+    return context
