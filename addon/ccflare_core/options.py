@@ -1,0 +1,262 @@
+"""The one table of options, and what a single option may hold.
+
+mitmproxy's options, the README's table, the environment variables and all checks are made from OPTIONS, so an
+option is added here and nowhere else.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple, Self
+
+Value = str | int | bool
+
+MIB = 1024**2
+DAY = 86_400
+
+_ORIGIN = re.compile(
+    r"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?)(?::(\d{1,5}))?/?",
+    re.IGNORECASE | re.ASCII,
+)
+_ADDRESS = re.compile(r"[a-z0-9._:%-]+", re.IGNORECASE | re.ASCII)
+_WHOLE = re.compile(r"-?\d{1,18}", re.ASCII)
+_SWITCH = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+}
+
+
+class Origin(NamedTuple):
+    """Where the upstream listens; `host` is in lower case and an IPv6 address has no brackets."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """The origin in `text`; None if that is anything but scheme://host[:port], maybe with one slash."""
+        if (match := _ORIGIN.fullmatch(text)) is None:
+            return None
+        scheme, host = match[1].lower(), match[2].lower()
+        port = int(match[3] or (443 if scheme == "https" else 80))
+        if host.startswith("["):
+            host = host[1:-1]
+            if not _is_ipv6(host):
+                return None
+        return cls(scheme, host, port) if 0 < port < 65_536 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option: what it may hold, what it holds if nobody says anything, and which variable sets it."""
+
+    name: str
+    kind: type[str] | type[int] | type[bool]
+    default: Value
+    help: str
+    choices: tuple[str, ...] = ()
+    minimum: int | None = None
+    maximum: int | None = None
+    environment: str | None = None
+    scale: int = 1  # how many of the variable's units make one of the option's
+    synonyms: tuple[tuple[str, str], ...] = ()  # what the variable may also say, and what it means by that
+    check: Callable[[str], bool] | None = None
+    form: str = "printable text"
+
+    @property
+    def allowed(self) -> str:
+        """What may be said, for people."""
+        if self.choices:
+            return f"{', '.join(self.choices[:-1])} or {self.choices[-1]}"
+        if self.kind is bool:
+            return "true or false"
+        return self.form if self.kind is str else f"a whole number from {self.minimum} to {self.maximum}"
+
+    def problem(self, value: object) -> str | None:
+        """What is wrong with `value` and what is allowed instead; None if it will do."""
+        return None if self._fits(value) else f"{shown(value)} cannot be used; allowed is {self.allowed}"
+
+    def read(self, text: str) -> Value:
+        """What a variable's `text` means, in the option's unit, rounded up; ValueError with the problem."""
+        value: Value = text
+        if self.kind is bool:
+            value = _SWITCH.get(text.lower(), text)
+        elif self.kind is int and _WHOLE.fullmatch(text):
+            value = int(text)
+        elif self.choices:
+            value = dict(self.synonyms).get(text.lower(), text.lower())
+        if problem := self._in_variable_unit().problem(value):
+            raise ValueError(problem)
+        return -(-value // self.scale) if self.scale > 1 and isinstance(value, int) else value
+
+    def _fits(self, value: object) -> bool:
+        if type(value) is not self.kind:  # not isinstance: True is no number here
+            return False
+        if not isinstance(value, str):
+            low, high = self.minimum, self.maximum
+            return (low is None or value >= low) and (high is None or value <= high)
+        if self.choices:
+            return value in self.choices
+        return value.isprintable() and (self.check is None or self.check(value))
+
+    def _in_variable_unit(self) -> "Option":
+        if self.minimum is None or self.maximum is None:
+            return self
+        return replace(self, minimum=self.minimum * self.scale, maximum=self.maximum * self.scale)
+
+
+def shown(value: object) -> str:
+    """A short quotation for a message; nothing of a text that may hold a password or a key."""
+    if isinstance(value, str) and ("@" in value or "sk-" in value):
+        return "this value"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def is_path(text: str) -> bool:
+    """Whether `text` can name a file: a ~ in front, if any, must lead to a home folder."""
+    if not text.isprintable():
+        return False
+    try:
+        Path(text).expanduser()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        return bool(ipaddress.IPv6Address(host))
+    except ValueError:
+        return False
+
+
+def _is_origin(text: str) -> bool:
+    return Origin.parse(text) is not None
+
+
+def _is_client_id(text: str) -> bool:
+    return text.isascii() and " " not in text and 0 < len(text) <= 200
+
+
+def _is_address(text: str) -> bool:
+    return _ADDRESS.fullmatch(text) is not None
+
+
+def _number(name: str, default: int, low: int, high: int, text: str, variable: str = "", scale: int = 1) -> Option:
+    return Option(name, int, default, text, minimum=low, maximum=high, environment=variable or None, scale=scale)
+
+
+def _choice(name: str, choices: str, default: str, text: str, variable: str = "", **synonyms: str) -> Option:
+    return Option(
+        name,
+        str,
+        default,
+        text,
+        choices=tuple(choices.split("|")),
+        environment=variable or None,
+        synonyms=tuple(synonyms.items()),
+    )
+
+
+def _switch(name: str, default: bool, text: str) -> Option:
+    return Option(name, bool, default, text)
+
+
+def _file(name: str, text: str, variable: str = "") -> Option:
+    return Option(name, str, "", text, environment=variable or None, check=is_path, form="the path of a file")
+
+
+# fmt: off
+OPTIONS: tuple[Option, ...] = (
+    Option("ccflare_upstream", str, "https://api.anthropic.com",
+           "The API that requests are sent to.", check=_is_origin,
+           form="http:// or https:// with a host and maybe a port, without path, query or credentials"),
+    _file("ccflare_database",
+          "The database file. Empty: ccflare/ccflare.db in $XDG_DATA_HOME, or else in ~/.local/share.",
+          "ccflare_DB_PATH"),
+    _file("ccflare_key_file",
+          "The file with the key that seals secrets. Empty: beside the database, with the suffix .key."),
+    _choice("ccflare_strategy", "session|least-used|round-robin", "session",
+            "How an account is chosen: a session keeps its own, the least used one is taken, or all in turn.",
+            "LB_STRATEGY"),
+    _number("ccflare_session_seconds", 18_000, 1, 30 * DAY,
+            "How long a session keeps its account after its last request.", "SESSION_DURATION_MS",
+            scale=1000),
+    _number("ccflare_hold_seconds", 30, 0, 600,
+            "How long a request may wait for an account when none is free. 0: it gets a 503 at once."),
+    _number("ccflare_retry_attempts", 3, 0, 10,
+            "How often a failed request is tried again on the same account before the next one is taken.",
+            "RETRY_ATTEMPTS"),
+    _number("ccflare_retry_delay_ms", 1000, 0, 60_000,
+            "The pause before the first of these retries, in milliseconds.", "RETRY_DELAY_MS"),
+    _number("ccflare_retry_backoff", 2, 1, 10,
+            "How many times longer each further pause is than the one before.", "RETRY_BACKOFF"),
+    _choice("ccflare_passthrough", "auto|never|always", "auto",
+            "Whether requests go out with the client's own credential. auto: while there is no account."),
+    _choice("ccflare_record", "full|metadata|off", "full",
+            "What is kept of an exchange: figures and sealed bodies, figures only, or nothing."),
+    _number("ccflare_body_limit_bytes", 64 * MIB, 1, 1024 * MIB,
+            "The largest request body; a larger one is refused with 413."),
+    _number("ccflare_capture_limit_bytes", 16 * MIB, 0, 1024 * MIB,
+            "How much of each body is kept; what is longer is forwarded whole and recorded cut."),
+    _number("ccflare_drain_seconds", 10, 0, 600,
+            "How long open answers may go on when the proxy stops."),
+    _number("ccflare_inspector_flows", 500, 1, 100_000,
+            "How many flows mitmweb and the console keep; the oldest finished one goes first."),
+    _file("ccflare_prices",
+          "A YAML file with prices that add to the built-in ones or replace them."),
+    _switch("ccflare_forward_other_hosts", False,
+            "Forward plain http requests for other hosts too, instead of answering 403."),
+    _switch("ccflare_allow_remote", False,
+            "Allow an address that other machines can reach. Whoever reaches it can use the accounts."),
+    _switch("ccflare_tuning", True,
+            "Make mitmproxy faster by leaving out what a proxy for a single API does not need."),
+    Option("ccflare_client_id", str, "9d1c250a-e61b-44d9-88ed-5944d1962f5e",
+           "The OAuth client that accounts log in as.", environment="CLIENT_ID",
+           check=_is_client_id, form="1 to 200 ASCII characters without spaces"),
+    _choice("ccflare_log_level", "debug|info|warning|error", "info",
+            "The least important messages that are logged. ccflare_DEBUG=1 means debug.", "LOG_LEVEL",
+            warn="warning"),
+    _choice("ccflare_log_format", "text|json", "text",
+            "How messages are logged: for people, or one JSON object a line.", "LOG_FORMAT", pretty="text"),
+)
+
+# mitmproxy's own options that have a variable here; the defaults are those of mitm-config.yaml.
+LISTEN: tuple[Option, ...] = (
+    Option("listen_host", str, "127.0.0.1", "The address that the proxy listens on.",
+           environment="HOST", check=_is_address, form="a host name or an address without a port"),
+    _number("listen_port", 8080, 0, 65_535, "The port that the proxy listens on. 0: any free one.", "PORT"),
+)
+# fmt: on
+
+CONFIG_PATH = "ccflare_CONFIG_PATH"
+ENCRYPTION_KEY = "ccflare_ENCRYPTION_KEY"
+DEBUG = Option("ccflare_DEBUG", bool, False, "1: log everything, whatever LOG_LEVEL says.", environment="ccflare_DEBUG")
+
+# Variables without an option. The key must never become one: mitmweb shows every option to its viewers.
+VARIABLES: tuple[tuple[str, str], ...] = (
+    (CONFIG_PATH, "The configuration file to read instead of mitm-config.yaml."),
+    (ENCRYPTION_KEY, "The key that seals secrets, 32 bytes in base64 or hex, instead of the key file."),
+    (DEBUG.name, DEBUG.help),
+)
+
+
+def option_table() -> list[tuple[str, str, str, str]]:
+    """The README's table: option, default, variable, help."""
+    return [
+        (option.name, _written(option.default), option.environment or "", option.help) for option in (*OPTIONS, *LISTEN)
+    ]
+
+
+def _written(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,214 @@
+"""The frozen Settings that the program reads, and the places that options come from.
+
+What counts, strongest first: command line, environment, configuration file, built-in default. All
+mistakes are raised together, one sentence each: the name, what is wrong, what is allowed.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from ccflare_core.errors import ConfigError
+from ccflare_core.options import (
+    CONFIG_PATH,
+    DEBUG,
+    ENCRYPTION_KEY,
+    LISTEN,
+    OPTIONS,
+    VARIABLES,
+    Option,
+    Origin,
+    is_path,
+    option_table,
+    shown,
+)
+from ccflare_core.spelling import unknown, unknown_variables
+
+__all__ = [
+    "ENCRYPTION_KEY",
+    "LISTEN",
+    "OPTIONS",
+    "VARIABLES",
+    "Option",
+    "Origin",
+    "Settings",
+    "config_file",
+    "defaults",
+    "environment_defaults",
+    "file_defaults",
+    "option_table",
+    "unknown",
+]
+
+FILE_NAME = "mitm-config.yaml"
+FILE_LIMIT_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The options after all checks, without their prefix; paths are absolute and a ~ is resolved."""
+
+    upstream: Origin
+    database_path: Path
+    key_path: Path
+    prices_path: Path | None
+    strategy: str
+    session_seconds: int
+    hold_seconds: int
+    retry_attempts: int
+    retry_delay_ms: int
+    retry_backoff: int
+    passthrough: str
+    record: str
+    body_limit_bytes: int
+    capture_limit_bytes: int
+    drain_seconds: int
+    inspector_flows: int
+    forward_other_hosts: bool
+    allow_remote: bool
+    tuning: bool
+    client_id: str
+    log_level: str
+    log_format: str
+
+    @classmethod
+    def build(cls, values: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> Self:
+        """The settings that `values` (by option name) and the defaults make; ConfigError with all mistakes.
+
+        mitmproxy's names are ignored, so its whole set of options may be given. `environ` is asked only for
+        XDG_DATA_HOME, where the database lies by default.
+        """
+        merged: dict[str, Any] = {option.name: values.get(option.name, option.default) for option in OPTIONS}
+        problems = [*unknown(values), *_problems(merged)]
+        if problems:
+            raise ConfigError(*problems)
+        fields = {name.removeprefix("ccflare_"): value for name, value in merged.items()}
+        fields["upstream"] = Origin.parse(fields["upstream"])
+        fields["database_path"] = _database_path(fields.pop("database"), environ)
+        fields["key_path"] = _key_path(fields.pop("key_file"), fields["database_path"])
+        fields["prices_path"] = _absolute(fields.pop("prices"))
+        return cls(**fields)
+
+
+def _problems(values: Mapping[str, object]) -> list[str]:
+    """What is wrong with those of `values` that are ours."""
+    found = ((o.name, o.problem(values[o.name])) for o in OPTIONS if o.name in values)
+    return [f"{name}: {problem}" for name, problem in found if problem]
+
+
+def _absolute(text: str) -> Path | None:
+    return Path(text).expanduser().absolute() if text else None
+
+
+def _database_path(text: str, environ: Mapping[str, str]) -> Path:
+    """The database file. The XDG base directory rules say that a relative XDG_DATA_HOME is to be ignored."""
+    if path := _absolute(text):
+        return path
+    data = Path(environ.get("XDG_DATA_HOME", ""))
+    try:
+        folder = data if data.is_absolute() else Path.home() / ".local" / "share"
+    except RuntimeError as error:
+        raise ConfigError("ccflare_database: there is no home folder for it; give the path of a file") from error
+    return folder / "ccflare" / "ccflare.db"
+
+
+def _key_path(text: str, database: Path) -> Path:
+    path = _absolute(text) or database.with_suffix(".key")
+    if path == database:
+        raise ConfigError("ccflare_key_file: this is the database too; allowed is the path of another file")
+    return path
+
+
+def defaults(environ: Mapping[str, str], folder: Path) -> dict[str, object]:
+    """What holds where the command line is silent: the file's options under the environment's.
+
+    `folder` is where mitm-config.yaml is looked for. ConfigError with the mistakes of both.
+    """
+    found: dict[str, object] = {}
+    problems: list[str] = []
+    try:
+        found |= file_defaults(config_file(environ, folder))
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        found |= environment_defaults(environ)
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(*problems)
+    return found
+
+
+def environment_defaults(environ: Mapping[str, str]) -> dict[str, object]:
+    """The options that variables set, PORT and HOST as listen_port and listen_host.
+
+    An empty variable sets nothing. ConfigError with all mistakes, misspelt ccflare_... names among them.
+    """
+    found: dict[str, object] = {}
+    problems = unknown_variables(environ)
+    for option in (*OPTIONS, *LISTEN, DEBUG):
+        if option.environment and (text := environ.get(option.environment, "").strip()):
+            try:
+                found[option.name] = option.read(text)
+            except ValueError as error:
+                problems.append(f"{option.environment}: {error}")
+    if problems:
+        raise ConfigError(*problems)
+    if found.pop(DEBUG.name, False):
+        found["ccflare_log_level"] = "debug"
+    return found
+
+
+def config_file(environ: Mapping[str, str], folder: Path) -> Path | None:
+    """The file that ccflare_CONFIG_PATH names, or else mitm-config.yaml in `folder` if there is one."""
+    if named := environ.get(CONFIG_PATH, "").strip():
+        if not is_path(named):
+            raise ConfigError(f"{CONFIG_PATH}: {shown(named)} cannot be used; allowed is the path of a YAML file")
+        return Path(named).expanduser()
+    beside = folder / FILE_NAME
+    return beside if beside.exists() else None
+
+
+def file_defaults(path: Path | None) -> dict[str, object]:
+    """The options in a file of mitmproxy's own format, ours checked, mitmproxy's as they stand; {} for None.
+
+    ConfigError with all mistakes, also if the file cannot be read.
+    """
+    found = _read_mapping(path) if path else {}
+    if problems := [*unknown(found), *_problems(found)]:
+        raise ConfigError(*(f"{path}: {problem}" for problem in problems))
+    return found
+
+
+def _read_mapping(path: Path) -> dict[str, object]:
+    text = _read_text(path)
+    try:
+        # YAML 1.2, as mitmproxy reads it: `off` is a word there and not false.
+        found = YAML(typ="safe", pure=True).load(text)
+    except (YAMLError, ValueError, RecursionError) as error:
+        mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
+        where = f"{path}, line {mark.line + 1}" if mark else f"{path}"
+        raise ConfigError(f"{where}: this is not YAML; allowed is `name: value`, one a line") from error
+    if found is None:
+        return {}
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise ConfigError(f"{path}: these are no options; allowed is `name: value`, one a line")
+    return found
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(FILE_LIMIT_BYTES + 1)
+        if len(raw) > FILE_LIMIT_BYTES:
+            raise ConfigError(f"{path}: the file is too long; allowed are {FILE_LIMIT_BYTES} bytes")
+        return raw.decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{path}: the file cannot be read ({error.strerror}); name a YAML file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: the file is not text; allowed is UTF-8") from error
