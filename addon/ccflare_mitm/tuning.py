@@ -56,9 +56,11 @@ def trim() -> None:
 
 def is_wanted(option: str) -> bool:
     """Whether somebody has set this option to something that its addon has to act on."""
+    if option not in ctx.options:
+        return False
     if option == "flow_detail":
         return int(ctx.options.flow_detail) > 0
-    return option in ctx.options and bool(ctx.options._options[option].has_changed())
+    return bool(ctx.options._options[option].has_changed())
 
 
 def _remove(name: str) -> None:
