@@ -1,0 +1,24 @@
+"""The domain of ccflare. Imports nothing of mitmproxy; each module is one noun.
+
+A request's life, in the order of reading:
+
+    routes      what a path means to us                 options     the one table of options
+    facts       what a request asks for                 settings    where their values come from
+    accounts    accounts, and the credential put in     spelling    misspelt names
+    selection   which account                           errors      what can go wrong
+    pool        leases, cooldowns, affinity             seats, cooldowns
+    exchange    the decisions between the attempts
+    failover    what follows an answer                  answers     answers of our own
+    limits      what an answer means                    narration   the story in one line
+    capture     what passed by
+    usage       the tokens in it                        decoding    gzip, br, zstd on the side
+    pricing     what they cost
+    recorder    facts into records                      records     what is written down
+    writer      the one thread that writes              backlog, watch
+    store       the database's owner                    database, ledger, models, migrations
+    transcript  the format of kept bodies               vault       keys and sealing
+
+    reports     questions to the record                 traffic, standing
+    oauth       logins and tokens, without I/O          fetch       the HTTP client for them
+    cli         the commands behind scripts/
+"""
