@@ -172,9 +172,7 @@ class Bounded:
 
 class _Zstandard:
     def __init__(self, module: Any) -> None:
-        self._stream = module.ZstdDecompressor(max_window_size=1 << WINDOW_LOG).decompressobj(
-            read_across_frames=True
-        )
+        self._stream = module.ZstdDecompressor(max_window_size=1 << WINDOW_LOG).decompressobj(read_across_frames=True)
 
     def __call__(self, chunk: bytes) -> Iterator[bytes]:
         return map(self._stream.decompress, _slices(chunk, ZSTANDARD_SLICE))

@@ -1,0 +1,246 @@
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ccflare_core.errors import ConfigError
+from ccflare_core.pricing import TABLE, PriceList
+from ccflare_core.usage import Usage
+
+MILLION = 1_000_000
+PRICES = "input: 5, output: 25, cache_write_5m: 6.25, cache_write_1h: 10, cache_read: 0.5"
+
+
+def cost(
+    model: str | None, *, input: int = 0, output: int = 0, prices: PriceList | None = None, **usage: Any
+) -> Decimal | None:
+    fields: dict[str, Any] = {"input_tokens": input, "output_tokens": output, **usage}
+    return (prices or PriceList()).cost(model, Usage(**fields))
+
+
+def load(tmp_path: Path, text: str) -> PriceList:
+    path = tmp_path / "prices.yaml"
+    path.write_text(text, encoding="utf-8")
+    return PriceList.load(path)
+
+
+def mistakes(tmp_path: Path, text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    return [problem.removeprefix(f"{tmp_path}/prices.yaml ") for problem in caught.value.problems]
+
+
+def test_cost_is_what_claude_code_showed_for_the_same_request() -> None:
+    usage = Usage(input_tokens=12, output_tokens=10, cache_read_input_tokens=6789, cache_creation_input_tokens=345)
+
+    assert PriceList().cost("claude-opus-5-5", usage) == Decimal("0.0033308")
+
+
+@pytest.mark.parametrize(
+    ("model", "dollars"),
+    [
+        ("claude-3-5-haiku-20241022", "0.8 4 1 1.6 0.08"),
+        ("claude-haiku-4-5", "1 5 1.25 2 0.1"),
+        ("claude-3-5-sonnet-latest", "3 15 3.75 6 0.3"),
+        ("claude-3-7-sonnet-20250219", "3 15 3.75 6 0.3"),
+        ("claude-sonnet-4-20250514", "3 15 3.75 6 0.3"),
+        ("claude-sonnet-4-6", "3 15 3.75 6 0.3"),
+        ("claude-sonnet-5", "2 10 2.5 4 0.2"),
+        ("claude-sonnet-5-5", "2 10 2.5 4 0.1"),
+        ("claude-opus-4-20250514", "15 75 18.75 30 1.5"),
+        ("claude-opus-4-1-20250805", "15 75 18.75 30 1.5"),
+        ("claude-opus-4-5", "5 25 6.25 10 0.5"),
+        ("claude-opus-4-8-20260101", "5 25 6.25 10 0.5"),
+        ("claude-opus-5", "5 25 6.25 10 0.5"),
+        ("claude-opus-5-5", "4 20 5 8 0.2"),
+        ("claude-fable-5", "10 50 12.5 20 1"),
+        ("claude-mythos-5-1", "10 50 12.5 20 0.25"),
+        ("claude-fable-5-2", "8 40 10 16 0.2"),
+    ],
+)
+def test_a_million_tokens_of_each_kind_cost_the_listed_price(model: str, dollars: str) -> None:
+    each = [
+        cost(model, input=MILLION),
+        cost(model, output=MILLION),
+        cost(model, cache_creation_5m_input_tokens=MILLION),
+        cost(model, cache_creation_1h_input_tokens=MILLION),
+        cost(model, cache_read_input_tokens=MILLION),
+    ]
+
+    assert each == [Decimal(amount) for amount in dollars.split()]
+
+
+@pytest.mark.parametrize(
+    ("model", "dollars"),
+    [
+        ("claude-opus-4-6", "180"),
+        ("claude-opus-4-7", "180"),
+        ("claude-opus-4-8", "60"),
+        ("claude-opus-5", "60"),
+        ("claude-opus-5-5", "48"),
+        ("claude-fable-5-2", "96"),
+        ("claude-mythos-5-2", "96"),
+        ("claude-sonnet-5", None),
+    ],
+)
+def test_fast_mode_has_its_own_price_and_is_unknown_where_there_is_none(model: str, dollars: str | None) -> None:
+    fast = cost(model, input=MILLION, output=MILLION, speed="fast")
+
+    assert fast == (Decimal(dollars) if dollars else None)
+    assert cost(model, input=MILLION, speed="standard") == cost(model, input=MILLION)
+
+
+@pytest.mark.parametrize("speed", ["standard", None])
+def test_a_long_prompt_costs_more_from_the_first_token_past_the_threshold(speed: str | None) -> None:
+    at = cost("claude-haiku-5-5", input=60_000, output=MILLION, cache_read_input_tokens=40_000, speed=speed)
+    past = cost("claude-haiku-5-5", input=60_001, output=MILLION, cache_read_input_tokens=40_000, speed=speed)
+
+    assert at == Decimal("0.006") + Decimal("0.5") + Decimal("0.0004")
+    assert past == Decimal("0.0300005") + Decimal("2.5") + Decimal("0.002")
+
+
+def test_cache_writes_count_towards_a_long_prompt_once() -> None:
+    split: dict[str, Any] = {"cache_creation_input_tokens": 100_000, "cache_creation_5m_input_tokens": 100_000}
+
+    assert cost("claude-haiku-5-5", **split) == Decimal("0.0125")
+    assert cost("claude-haiku-5-5", input=1, **split) == Decimal("0.0625005")
+
+
+@pytest.mark.parametrize(
+    ("total", "five_minutes", "one_hour", "dollars"),
+    [
+        (MILLION, None, None, "5"),
+        (MILLION, 0, MILLION, "8"),
+        (MILLION, 250_000, 750_000, "7.25"),
+        (MILLION, None, 750_000, "7.25"),
+        (None, 250_000, 750_000, "7.25"),
+        (0, 0, 0, "0"),
+    ],
+)
+def test_cache_writes_without_a_split_are_for_five_minutes(
+    total: int | None, five_minutes: int | None, one_hour: int | None, dollars: str
+) -> None:
+    written = cost(
+        "claude-opus-5-5",
+        cache_creation_input_tokens=total,
+        cache_creation_5m_input_tokens=five_minutes,
+        cache_creation_1h_input_tokens=one_hour,
+    )
+
+    assert written == Decimal(dollars)
+
+
+def test_inference_in_the_us_adds_a_tenth_to_tokens_and_nothing_to_searches() -> None:
+    assert cost("claude-sonnet-5", input=MILLION, inference_geo="us") == Decimal("2.2")
+    assert cost("claude-sonnet-5", input=MILLION, inference_geo="global") == Decimal(2)
+    assert cost("claude-sonnet-5", inference_geo="us", web_search_requests=3) == Decimal("0.03")
+
+
+@pytest.mark.parametrize(
+    "model", [None, "", "gpt-5", "claude-opus-4-9", "claude-opus-4-80", "claude-opus-5-5-turbo", "opus"]
+)
+def test_a_model_that_is_not_listed_has_no_cost(model: str | None) -> None:
+    assert cost(model, input=MILLION) is None
+
+
+@pytest.mark.parametrize("model", ["claude-opus-5-5@20260801", "claude-opus-5-5[1m]", "claude-opus-5-5-20260801[1m]"])
+def test_other_spellings_of_a_model_have_its_price(model: str) -> None:
+    assert cost(model, input=MILLION) == Decimal(4)
+
+
+def test_tokens_that_nobody_counted_have_no_cost() -> None:
+    assert PriceList().cost("claude-opus-5", Usage()) is None
+    assert PriceList().cost("claude-opus-5", Usage(input_tokens=12)) is None
+    assert cost("claude-opus-5") == 0
+
+
+@given(st.sampled_from(sorted(TABLE)), st.lists(st.integers(0, 10**11), min_size=5, max_size=5))
+def test_cost_is_exact_in_integers(model: str, counts: list[int]) -> None:
+    names = (
+        "input",
+        "output",
+        "cache_creation_5m_input_tokens",
+        "cache_creation_1h_input_tokens",
+        "cache_read_input_tokens",
+    )
+
+    usage: dict[str, Any] = dict(zip(names, counts, strict=True))
+    total = cost(model, **usage)
+
+    tariff = TABLE[model]
+    is_long = tariff.long is not None and sum(counts) - counts[1] > tariff.long.above
+    price = tariff.long.price if tariff.long and is_long else tariff.standard
+    assert total is not None
+    assert int(total * 10**10) == sum(n * int(each * 10**4) for n, each in zip(counts, price, strict=True))
+
+
+def test_a_file_adds_models_and_replaces_prices(tmp_path: Path) -> None:
+    prices = load(
+        tmp_path,
+        f"# ours\nclaude-opus-6: {{{PRICES}}}\nclaude-opus-5-5: {{{PRICES.replace('5,', '7,', 1)}}}\n",
+    )
+
+    assert cost("claude-opus-6-20270101", input=MILLION, prices=prices) == Decimal(5)
+    assert cost("claude-opus-5-5", input=MILLION, prices=prices) == Decimal(7)
+    assert cost("claude-sonnet-5", input=MILLION, prices=prices) == Decimal(2)
+
+
+def test_a_dated_model_in_the_file_comes_before_the_undated_one(tmp_path: Path) -> None:
+    prices = load(tmp_path, f"claude-opus-5-20261001: {{{PRICES.replace('5,', '9,', 1)}}}\n")
+
+    assert cost("claude-opus-5-20261001", input=MILLION, prices=prices) == Decimal(9)
+    assert cost("claude-opus-5", input=MILLION, prices=prices) == Decimal(5)
+
+
+def test_a_file_may_give_long_and_fast_prices(tmp_path: Path) -> None:
+    tenfold = PRICES.replace("5,", "50,", 1)
+    prices = load(tmp_path, f"m: {{{PRICES}, long: {{above: 10, {tenfold}}}, fast: {{{tenfold}}}}}\n")
+
+    assert cost("m", input=10, prices=prices) == Decimal("0.00005")
+    assert cost("m", input=11, prices=prices) == Decimal("0.00055")
+    assert cost("m", input=10, speed="fast", prices=prices) == Decimal("0.0005")
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "{}\n"])
+def test_an_empty_file_and_no_file_change_nothing(tmp_path: Path, text: str) -> None:
+    assert cost("claude-opus-5", input=MILLION, prices=load(tmp_path, text)) == Decimal(5)
+    assert cost("claude-opus-5", input=MILLION, prices=PriceList.load(None)) == Decimal(5)
+
+
+def test_all_mistakes_are_told_with_their_lines(tmp_path: Path) -> None:
+    text = f"a: 3\nb:\n  input: -1\n  ouput: 2\nc: {{{PRICES}, long: {{above: 1e5, {PRICES}}}}}\nc: {{}}\n? [d]\n: 1\n"
+
+    assert mistakes(tmp_path, text) == [
+        "line 1: a must hold names and values, one `name: value` a line.",
+        "line 3: b lacks output, cache_write_5m, cache_write_1h, cache_read; none has a default.",
+        "line 3: input of b must be USD per million tokens, such as 2.5.",
+        "line 4: b has no ouput; what may stand here is "
+        "input, output, cache_write_5m, cache_write_1h, cache_read, long, fast.",
+        "line 5: above of long of c must be a whole number of tokens, such as 200000.",
+        "line 6: c stands twice in the file; remove one.",
+        "line 7: a name in the file must be plain text.",
+    ]
+
+
+@pytest.mark.parametrize("amount", ["-1", ".inf", ".nan", "1e3", "1_000", "five", "[1]", "''", "12345678", "٣"])
+def test_an_amount_must_be_a_plain_number(tmp_path: Path, amount: str) -> None:
+    text = f"m: {{{PRICES.replace('0.5', amount)}}}\n"
+
+    assert mistakes(tmp_path, text) == ["line 1: cache_read of m must be USD per million tokens, such as 2.5."]
+
+
+@pytest.mark.parametrize("text", ["a: [\n", "a: b: c\n", "[" * 5000, "a: \x01\n", "a: *nobody\n", "--- 1\n--- 2\n"])
+def test_a_file_that_is_not_yaml_is_one_mistake(tmp_path: Path, text: str) -> None:
+    [problem] = mistakes(tmp_path, text)
+
+    assert "this is not YAML (" in problem
+
+
+def test_a_file_that_is_missing_or_too_long_is_one_mistake(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^The price file .*gone\.yaml cannot be read: No such file"):
+        PriceList.load(tmp_path / "gone.yaml")
+    with pytest.raises(ConfigError, match="is longer than 256 KiB; shorten it"):
+        load(tmp_path, "#" * (256 * 1024 + 1))
