@@ -52,7 +52,7 @@ def _parts(exchange: Exchange) -> list[str]:
         read = usage.input_tokens + (usage.cache_read_input_tokens or 0) + (usage.cache_creation_input_tokens or 0)
         parts.append(f"{read:,} in / {usage.output_tokens or 0:,} out")
         parts.append(money(exchange.cost))
-    if moved := _moves(exchange):
+    if exchange.lease is not None and (moved := _moves(exchange)):
         parts.append(moved)
     return parts
 
