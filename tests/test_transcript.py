@@ -1,0 +1,42 @@
+"""Stored bodies: what goes in comes out, small and sealed."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ccflare_core.errors import VaultError
+from ccflare_core.transcript import FORMAT, decode, encode
+from ccflare_core.vault import Vault, place
+
+VAULT = Vault([b"k" * 32])
+HERE = place("payloads", "request", "r1")
+
+
+@given(body=st.binary(max_size=2000))
+def test_round_trip(body: bytes) -> None:
+    form, sealed = encode(body, VAULT, HERE)
+    assert decode(form, sealed, VAULT, HERE) == body
+
+
+def test_is_compressed_and_sealed() -> None:
+    body = b'{"text": "a planted secret"}' * 1000
+    form, sealed = encode(body, VAULT, HERE)
+    assert form == FORMAT
+    assert len(sealed) < len(body) / 50
+    assert b"planted" not in sealed
+
+
+def test_opens_only_at_its_place() -> None:
+    form, sealed = encode(b"body", VAULT, HERE)
+    with pytest.raises(VaultError):
+        decode(form, sealed, VAULT, place("payloads", "response", "r1"))
+
+
+def test_unknown_format_is_named() -> None:
+    with pytest.raises(VaultError, match="zstd\\+sealed/9"):
+        decode("zstd+sealed/9", b"", VAULT, HERE)
+
+
+def test_what_is_no_frame_is_a_vault_error() -> None:
+    with pytest.raises(VaultError, match="unpacked"):
+        decode(FORMAT, VAULT.seal(b"not zstd", HERE), VAULT, HERE)
