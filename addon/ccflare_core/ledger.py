@@ -1,0 +1,216 @@
+"""Records -> rows: the one hot path into the database.
+
+Every SQLite call lets go of the interpreter's lock and waits for it again, beside an event loop that wants it
+too. So a batch's rows of one kind go in with a few many-row statements, whose SQL peewee builds once.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from operator import attrgetter
+from typing import Any
+
+from peewee import Database, Field, Model, Value, fn
+
+from ccflare_core import transcript
+from ccflare_core.cooldowns import Cooldown
+from ccflare_core.errors import VaultError
+from ccflare_core.limits import Window
+from ccflare_core.models import AttemptRow, CooldownRow, PayloadRow, RequestRow, WindowRow
+from ccflare_core.records import (
+    AttemptMade,
+    CooldownCleared,
+    CooldownSet,
+    ExchangeFinished,
+    ExchangeStarted,
+    Payload,
+    Record,
+    WindowRead,
+)
+from ccflare_core.vault import Vault, place
+
+Row = Sequence[Any]
+
+_MOST_ROWS = 64
+_STARTED = (
+    RequestRow.id,
+    RequestRow.timestamp,
+    RequestRow.method,
+    RequestRow.path,
+    RequestRow.client_ip,
+    RequestRow.user_agent,
+    RequestRow.session_id,
+    RequestRow.door,
+    RequestRow.run_id,
+    RequestRow.model,
+)
+_ATTEMPT = (
+    AttemptRow.request,
+    AttemptRow.number,
+    AttemptRow.account_id,
+    AttemptRow.account_name,
+    AttemptRow.status_code,
+    AttemptRow.verdict,
+    AttemptRow.reason,
+    AttemptRow.windows,
+    AttemptRow.started_at,
+    AttemptRow.duration_ms,
+)
+_WINDOW = (
+    WindowRow.account_id,
+    WindowRow.at,
+    WindowRow.name,
+    WindowRow.status,
+    WindowRow.utilization,
+    WindowRow.resets_at,
+)
+_PAYLOAD = (
+    PayloadRow.request,
+    PayloadRow.part,
+    PayloadRow.format,
+    PayloadRow.content_type,
+    PayloadRow.content_encoding,
+    PayloadRow.size,
+    PayloadRow.truncated,
+    PayloadRow.body,
+)
+
+
+def to_ms(seconds: float | None) -> int | None:
+    """Seconds since the epoch as the integer milliseconds of the tables."""
+    return None if seconds is None else round(seconds * 1000)
+
+
+class Ledger:
+    """Writes records through one connection, within whatever transaction is open on it."""
+
+    def __init__(self, database: Database, vault: Vault | None) -> None:
+        """Without a vault, no payload can be written: that raises VaultError."""
+        self._database = database
+        self._vault = vault
+        self._requests = Insert(database, RequestRow, _STARTED)
+        self._attempts = Insert(database, AttemptRow, _ATTEMPT)
+        self._windows = Insert(database, WindowRow, _WINDOW)
+        self._payloads = Insert(database, PayloadRow, _PAYLOAD)
+        self._execute: Callable[..., Any] = database.execute_sql
+        self._finish, finished = _finishing(database)
+        self._finished = attrgetter(*finished)
+
+    def prepare(self, batch: Iterable[Record]) -> dict[type, list[Any]]:
+        """The batch as rows by kind; bodies are compressed and sealed here, before a transaction is open."""
+        rows: dict[type, list[Any]] = defaultdict(list)
+        for record in batch:
+            match record:
+                case AttemptMade():
+                    rows[AttemptMade].append((*record[:7], windows_json(record.windows), *record[8:]))
+                case WindowRead(account_id, at_ms, window):
+                    name, status, utilization, resets_at = window
+                    rows[WindowRead].append((account_id, at_ms, name, status, utilization, to_ms(resets_at)))
+                case Payload():
+                    rows[Payload].append(self._payload(record))
+                case CooldownSet() | CooldownCleared():
+                    rows[CooldownSet].append(record)  # one list: their order matters
+                case _:
+                    rows[type(record)].append(record)
+        return rows
+
+    def write(self, rows: dict[type, list[Any]]) -> None:
+        """Write what `prepare` gave. Exchanges go first, since the others refer to them."""
+        self._requests.run(rows[ExchangeStarted])
+        self._attempts.run(rows[AttemptMade])
+        self._windows.run(rows[WindowRead])
+        self._payloads.run(rows[Payload])
+        for record in rows[CooldownSet]:
+            self._cooldown(record)
+        for record in rows[ExchangeFinished]:
+            self._execute(self._finish, self._finished(record))
+
+    def _payload(self, record: Payload) -> Row:
+        if self._vault is None:
+            raise VaultError("no body can be recorded without a key: open the database with a vault")
+        where = place("payloads", record.part, record.request_id)
+        form, sealed = transcript.encode(record.body, self._vault, where)
+        return (
+            record.request_id,
+            record.part,
+            form,
+            record.content_type,
+            record.content_encoding,
+            record.size,
+            record.truncated,
+            sealed,
+        )
+
+    def _cooldown(self, record: CooldownSet | CooldownCleared) -> None:
+        if isinstance(record, CooldownSet):
+            set_cooldown(self._database, record.cooldown)
+        else:
+            clear_cooldown(self._database, record.account_id, record.family)
+
+
+class Insert:
+    """Inserts rows of one table by the largest statements that fit, each built once."""
+
+    def __init__(self, database: Database, model: type[Model], columns: "Sequence[Field[Any]]") -> None:
+        self._execute: Callable[..., Any] = database.execute_sql
+        self._render = partial(_render, database)
+        self._model = model
+        self._columns = columns
+        self._statements: dict[int, str] = {}
+
+    def run(self, rows: Sequence[Row]) -> None:
+        """Insert all of `rows`, whose values stand in the order of the columns."""
+        done = 0
+        while done < len(rows):
+            # Powers of two: at most seven statements of a kind to build and to keep prepared.
+            count = min(_MOST_ROWS, 1 << (len(rows) - done).bit_length() - 1)
+            values = [value for row in rows[done : done + count] for value in row]
+            self._execute(self._statement(count), values)
+            done += count
+
+    def _statement(self, count: int) -> str:
+        if count not in self._statements:
+            blank = [[None] * len(self._columns)] * count
+            query = self._model.insert_many(blank, fields=self._columns)
+            self._statements[count] = self._render(query)[0]
+        return self._statements[count]
+
+
+def _finishing(database: Database) -> tuple[str, list[str]]:
+    """The UPDATE that closes an exchange, and which field of ExchangeFinished each of its parameters is."""
+    values = {name: Value(name, converter=False) for name in ExchangeFinished._fields}
+    changes: dict[Any, Any] = {getattr(RequestRow, name): value for name, value in values.items() if name != "id"}
+    for column in (RequestRow.model, RequestRow.session_id):
+        changes[column] = fn.COALESCE(values[column.name], column)
+    return _render(database, RequestRow.update(changes).where(RequestRow.id == values["id"]))
+
+
+def _render(database: Database, query: Any) -> tuple[str, list[Any]]:
+    context: Any = database.get_sql_context()
+    sql, parameters = context.sql(query).query()
+    return sql, parameters
+
+
+def windows_json(windows: Iterable[Window]) -> str:
+    """The windows of an attempt as its column holds them; `resets_at` in epoch seconds."""
+    return json.dumps([window._asdict() for window in windows], separators=(",", ":"))
+
+
+def set_cooldown(database: Database, cooldown: Cooldown) -> None:
+    """Insert the cooldown, or put it in place of the one for the same account and family."""
+    key = {CooldownRow.account_id: cooldown.account_id, CooldownRow.family: cooldown.family}
+    rest = {
+        CooldownRow.until: to_ms(cooldown.until),
+        CooldownRow.reason: cooldown.reason,
+        CooldownRow.source: cooldown.source,
+        CooldownRow.streak: cooldown.streak,
+    }
+    insert = CooldownRow.insert({**key, **rest})
+    insert.on_conflict(conflict_target=list(key), preserve=list(rest)).execute(database)
+
+
+def clear_cooldown(database: Database, account_id: str, family: str) -> None:
+    """Delete the cooldown of the account and family, if there is one."""
+    is_it = (CooldownRow.account_id == account_id) & (CooldownRow.family == family)
+    CooldownRow.delete().where(is_it).execute(database)

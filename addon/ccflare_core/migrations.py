@@ -1,0 +1,120 @@
+"""The steps from an empty database to today's tables: append-only, each applied once, in one transaction.
+
+A published step is never edited: databases that took it are out there. To change a table, append a step here
+and change `models.py`. Statements are plain SQL for SQLite and PostgreSQL; `{serial}` and `{blob}` stand for
+what the two call differently.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from peewee import Database, SqliteDatabase
+
+from ccflare_core.errors import StoreError
+from ccflare_core.models import MigrationRow
+
+
+class Migration(NamedTuple):
+    """A named step. The name is what the database remembers."""
+
+    name: str
+    statements: tuple[str, ...]
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(
+        "0001_foundation",
+        (
+            """CREATE TABLE accounts (
+                id TEXT NOT NULL PRIMARY KEY, name TEXT NOT NULL UNIQUE, kind TEXT NOT NULL,
+                priority INTEGER NOT NULL, paused BOOLEAN NOT NULL,
+                access_token {blob}, refresh_token {blob}, api_key {blob},
+                expires_at BIGINT, created_at BIGINT NOT NULL, updated_at BIGINT NOT NULL,
+                login_at BIGINT, login_expires_at BIGINT, needs_login BOOLEAN NOT NULL)""",
+            """CREATE TABLE cooldowns (
+                account_id TEXT NOT NULL, family TEXT NOT NULL, until BIGINT NOT NULL,
+                reason TEXT NOT NULL, source TEXT NOT NULL, streak INTEGER NOT NULL,
+                PRIMARY KEY (account_id, family))""",
+            """CREATE TABLE runs (
+                id TEXT NOT NULL PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL,
+                started_at BIGINT NOT NULL, heartbeat_at BIGINT NOT NULL, ended_at BIGINT)""",
+            """CREATE TABLE requests (
+                id TEXT NOT NULL PRIMARY KEY, timestamp BIGINT NOT NULL,
+                method TEXT NOT NULL, path TEXT NOT NULL, account_used TEXT, account_name TEXT,
+                status_code INTEGER, success BOOLEAN, error_message TEXT,
+                response_time_ms DOUBLE PRECISION, first_byte_ms DOUBLE PRECISION,
+                failover_attempts INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0,
+                model TEXT, outcome TEXT, client_ip TEXT NOT NULL, user_agent TEXT NOT NULL, session_id TEXT,
+                door TEXT NOT NULL, stream BOOLEAN, choice_reason TEXT NOT NULL DEFAULT '',
+                run_id TEXT NOT NULL, upstream_request_id TEXT,
+                prompt_tokens BIGINT, completion_tokens BIGINT, total_tokens BIGINT,
+                input_tokens BIGINT, output_tokens BIGINT,
+                cache_read_input_tokens BIGINT, cache_creation_input_tokens BIGINT,
+                cache_creation_5m_input_tokens BIGINT, cache_creation_1h_input_tokens BIGINT,
+                thinking_tokens BIGINT, web_search_requests BIGINT, service_tier TEXT,
+                cost_usd DOUBLE PRECISION, request_bytes BIGINT, response_bytes BIGINT)""",
+            "CREATE INDEX requests_timestamp ON requests (timestamp)",
+            "CREATE INDEX requests_account ON requests (account_used, timestamp)",
+            "CREATE INDEX requests_model ON requests (model, timestamp)",
+            "CREATE INDEX requests_session ON requests (session_id)",
+            "CREATE INDEX requests_open ON requests (run_id) WHERE outcome IS NULL",
+            """CREATE TABLE attempts (
+                id {serial} PRIMARY KEY,
+                request_id TEXT NOT NULL REFERENCES requests (id) ON DELETE CASCADE,
+                number INTEGER NOT NULL, account_id TEXT, account_name TEXT NOT NULL, status_code INTEGER,
+                verdict TEXT NOT NULL, reason TEXT NOT NULL, windows TEXT NOT NULL,
+                started_at BIGINT NOT NULL, duration_ms DOUBLE PRECISION NOT NULL)""",
+            "CREATE INDEX attempts_request ON attempts (request_id)",
+            """CREATE TABLE windows (
+                id {serial} PRIMARY KEY, account_id TEXT NOT NULL, name TEXT NOT NULL, at BIGINT NOT NULL,
+                utilization DOUBLE PRECISION, status TEXT, resets_at BIGINT)""",
+            "CREATE INDEX windows_reading ON windows (account_id, name, at)",
+            """CREATE TABLE payloads (
+                request_id TEXT NOT NULL REFERENCES requests (id) ON DELETE CASCADE,
+                part TEXT NOT NULL, format TEXT NOT NULL, content_type TEXT NOT NULL,
+                content_encoding TEXT NOT NULL, size BIGINT NOT NULL, truncated BOOLEAN NOT NULL,
+                body {blob} NOT NULL, PRIMARY KEY (request_id, part))""",
+        ),
+    ),
+    Migration(
+        "0002_refresh",
+        (
+            "ALTER TABLE accounts ADD COLUMN refresh_digest TEXT",
+            """CREATE TABLE refresh_leases (
+                account_id TEXT NOT NULL PRIMARY KEY, owner TEXT NOT NULL, term TEXT NOT NULL)""",
+        ),
+    ),
+)
+
+_BOOK = "CREATE TABLE IF NOT EXISTS migrations (name TEXT NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)"
+
+
+def pending(database: Database, migrations: Sequence[Migration] = MIGRATIONS) -> list[Migration]:
+    """The steps this database has yet to take. Raises StoreError if it took one that is unknown here."""
+    known = {migration.name for migration in migrations}
+    applied: set[str] = set()
+    if database.table_exists(MigrationRow):
+        applied = {row.name for row in MigrationRow.select().bind(database)}
+    if unknown := sorted(applied - known):
+        raise StoreError(f"the database was changed by a newer ccflare (migration {unknown[-1]}): use that version")
+    return [migration for migration in migrations if migration.name not in applied]
+
+
+def migrate(database: Database, now_ms: int, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+    """Take every pending step in order. Safe to run in several processes at once."""
+    for migration in pending(database, migrations):
+        with database.atomic():
+            execute: Callable[[str], Any] = database.execute_sql
+            execute(_BOOK)
+            # Another process may have taken the step while this one waited for the lock.
+            if migration in pending(database, migrations):
+                _take(database, migration, now_ms)
+
+
+def _take(database: Database, migration: Migration, now_ms: int) -> None:
+    is_sqlite = isinstance(database, SqliteDatabase)
+    execute: Callable[[str], Any] = database.execute_sql
+    serial, blob = ("INTEGER NOT NULL", "BLOB") if is_sqlite else ("BIGSERIAL", "BYTEA")
+    for statement in migration.statements:
+        execute(statement.format(serial=serial, blob=blob))
+    MigrationRow.insert(name=migration.name, applied_at=now_ms).execute(database)

@@ -1,0 +1,206 @@
+"""The tables as they are now. How a database got there stands in `migrations.py`; a test keeps the two equal.
+
+Every `*_at`, `at`, `until`, `timestamp` is an integer of ms since the epoch, every `*_ms` a duration in
+milliseconds. Columns of tokens and keys hold sealed bytes. The models are bound to no database: a query is
+given one when it runs, so that a process can have several open.
+"""
+
+from peewee import (
+    AutoField,
+    BigIntegerField,
+    BlobField,
+    BooleanField,
+    CompositeKey,
+    DoubleField,
+    ForeignKeyField,
+    IntegerField,
+    Model,
+    TextField,
+)
+
+
+class AccountRow(Model):
+    """A Claude account. The three secrets are sealed for their column and this row's id."""
+
+    id = TextField(primary_key=True)
+    name = TextField(unique=True)
+    kind = TextField()
+    priority = IntegerField()
+    paused = BooleanField()
+    access_token = BlobField(null=True)
+    refresh_token = BlobField(null=True)
+    api_key = BlobField(null=True)
+    expires_at = BigIntegerField(null=True)
+    created_at = BigIntegerField()
+    updated_at = BigIntegerField()
+    login_at = BigIntegerField(null=True)
+    login_expires_at = BigIntegerField(null=True)
+    needs_login = BooleanField()
+    refresh_digest = TextField(null=True)
+    """Tells which refresh token is stored, see logins.py; NULL also where nobody has needed it yet."""
+
+    class Meta:
+        table_name = "accounts"
+
+
+class RefreshLeaseRow(Model):
+    """Which run refreshes an account's tokens at the moment. `term` is a new random word for each lease."""
+
+    account_id = TextField(primary_key=True)
+    owner = TextField()
+    term = TextField()
+
+    class Meta:
+        table_name = "refresh_leases"
+
+
+class CooldownRow(Model):
+    """Until when an account, or one model family of it (`family`; "" is all), is left alone, and why."""
+
+    account_id = TextField()
+    family = TextField()
+    until = BigIntegerField()
+    reason = TextField()
+    source = TextField()
+    streak = IntegerField()
+
+    class Meta:
+        table_name = "cooldowns"
+        primary_key = CompositeKey("account_id", "family")
+
+
+class RunRow(Model):
+    """One life of one proxy process."""
+
+    id = TextField(primary_key=True)
+    host = TextField()
+    pid = IntegerField()
+    started_at = BigIntegerField()
+    heartbeat_at = BigIntegerField()
+    ended_at = BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "runs"
+
+
+class RequestRow(Model):
+    """One exchange with a client. `outcome` is NULL while it goes on; a NULL count or cost is unknown, not 0.
+
+    `account_used` is an account's id, `account_name` the name that it had then.
+    """
+
+    id = TextField(primary_key=True)
+    timestamp = BigIntegerField()
+    method = TextField()
+    path = TextField()
+    account_used = TextField(null=True)
+    account_name = TextField(null=True)
+    status_code = IntegerField(null=True)
+    success = BooleanField(null=True)
+    error_message = TextField(null=True)
+    response_time_ms = DoubleField(null=True)
+    first_byte_ms = DoubleField(null=True)
+    failover_attempts = IntegerField()
+    attempts = IntegerField()
+    model = TextField(null=True)
+    outcome = TextField(null=True)
+    client_ip = TextField()
+    user_agent = TextField()
+    session_id = TextField(null=True)
+    door = TextField()
+    stream = BooleanField(null=True)
+    choice_reason = TextField()
+    run_id = TextField()
+    upstream_request_id = TextField(null=True)
+    prompt_tokens = BigIntegerField(null=True)
+    completion_tokens = BigIntegerField(null=True)
+    total_tokens = BigIntegerField(null=True)
+    input_tokens = BigIntegerField(null=True)
+    output_tokens = BigIntegerField(null=True)
+    cache_read_input_tokens = BigIntegerField(null=True)
+    cache_creation_input_tokens = BigIntegerField(null=True)
+    cache_creation_5m_input_tokens = BigIntegerField(null=True)
+    cache_creation_1h_input_tokens = BigIntegerField(null=True)
+    thinking_tokens = BigIntegerField(null=True)
+    web_search_requests = BigIntegerField(null=True)
+    service_tier = TextField(null=True)
+    cost_usd = DoubleField(null=True)
+    request_bytes = BigIntegerField(null=True)
+    response_bytes = BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "requests"
+
+
+class AttemptRow(Model):
+    """One try upstream within an exchange. `windows` is a JSON list, see ledger.py."""
+
+    id = AutoField()
+    request = ForeignKeyField(RequestRow, on_delete="CASCADE", backref="+")
+    number = IntegerField()
+    account_id = TextField(null=True)
+    account_name = TextField()
+    status_code = IntegerField(null=True)
+    verdict = TextField()
+    reason = TextField()
+    windows = TextField()
+    started_at = BigIntegerField()
+    duration_ms = DoubleField()
+
+    class Meta:
+        table_name = "attempts"
+
+
+class WindowRow(Model):
+    """One reading of one limit window of an account. `utilization` is a fraction and may exceed 1."""
+
+    id = AutoField()
+    account_id = TextField()
+    name = TextField()
+    at = BigIntegerField()
+    utilization = DoubleField(null=True)
+    status = TextField(null=True)
+    resets_at = BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "windows"
+
+
+class PayloadRow(Model):
+    """A body (`part` is "request" or "response") in a format of transcript.py, sealed for its place."""
+
+    request = ForeignKeyField(RequestRow, on_delete="CASCADE", backref="+")
+    part = TextField()
+    format = TextField()
+    content_type = TextField()
+    content_encoding = TextField()
+    size = BigIntegerField()
+    truncated = BooleanField()
+    body = BlobField()
+
+    class Meta:
+        table_name = "payloads"
+        primary_key = CompositeKey("request", "part")
+
+
+class MigrationRow(Model):
+    """A migration that this database has been through."""
+
+    name = TextField(primary_key=True)
+    applied_at = BigIntegerField()
+
+    class Meta:
+        table_name = "migrations"
+
+
+TABLES: tuple[type[Model], ...] = (
+    AccountRow,
+    RefreshLeaseRow,
+    CooldownRow,
+    RunRow,
+    RequestRow,
+    AttemptRow,
+    WindowRow,
+    PayloadRow,
+    MigrationRow,
+)

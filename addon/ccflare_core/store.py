@@ -1,0 +1,288 @@
+"""The database's owner: one connection, kept to the thread that opened it, which gives and takes values.
+
+A proxy has one writing store, inside the writer's thread (writer.py); scripts open their own beside it. Every
+write is one IMMEDIATE transaction. StoreError means that the database cannot be used now, or not as asked.
+"""
+
+import contextlib
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import peewee
+
+from ccflare_core.accounts import Account, Kind
+from ccflare_core.cooldowns import Cooldown
+from ccflare_core.database import as_store_errors, beside, file_size, open_database, open_to_read
+from ccflare_core.errors import StoreError, VaultError
+from ccflare_core.ledger import Ledger, clear_cooldown, set_cooldown, to_ms
+from ccflare_core.limits import Window
+from ccflare_core.logins import Logins, refresh_digest
+from ccflare_core.models import AccountRow, CooldownRow, RefreshLeaseRow, RequestRow, RunRow, WindowRow
+from ccflare_core.records import Record
+from ccflare_core.vault import Vault, place
+
+_SECRETS = ("access_token", "refresh_token", "api_key")
+_TIMES = ("expires_at", "created_at", "login_at", "login_expires_at")
+_PLAIN = ("name", "kind", "priority", "paused", "needs_login")
+_HEARTBEAT_SECONDS = 60.0
+
+
+class Store:
+    """The rows of one database as values. Make it with `Store.open`."""
+
+    def __init__(
+        self,
+        database: peewee.SqliteDatabase,
+        path: Path,
+        vault: Vault | None,
+        wall: Callable[[], float] = time.time,  # noqa: TID251
+    ) -> None:
+        self._database = database
+        self._path = path
+        self._vault = vault
+        self._wall = wall
+        self._ledger = Ledger(database, vault)
+        self.logins = Logins(database, transaction=self._transaction, account=self._account, columns=self._columns)
+        self._execute: Callable[..., Any] = database.execute_sql
+        self._identity = self._identify()
+        self._version = self._data_version()
+        self.run_id: str | None = None
+        """The run that was started through this store and has not ended."""
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        vault: Vault | None,
+        *,
+        read_only: bool = False,
+        wall: Callable[[], float] = time.time,  # noqa: TID251
+    ) -> "Store":
+        """The store of the database at `path`, which is made or brought up to date unless `read_only`.
+
+        Without a vault no secret and no body can be written, and accounts come without their secrets. Raises
+        StoreError if the file is another program's, damaged, newer than this version, or out of reach.
+        """
+        database = open_to_read(path) if read_only else open_database(path, round(wall() * 1000))
+        return cls(database, path, vault, wall)
+
+    def close(self) -> None:
+        """Close the connection; a second time is harmless."""
+        self._database.close()
+
+    def accounts(self) -> list[Account]:
+        """Every account, by priority and name.
+
+        Raises VaultError, naming the account, if one of its secrets does not open.
+        """
+        query = AccountRow.select().order_by(AccountRow.priority, AccountRow.name)
+        with as_store_errors():
+            return [self._account(row) for row in query.bind(self._database)]
+
+    def account_by_name(self, name: str) -> Account:
+        """The account of that name. Raises StoreError if there is none."""
+        query = AccountRow.select().where(AccountRow.name == name)
+        with as_store_errors():
+            for row in query.bind(self._database):
+                return self._account(row)
+        raise StoreError(f"there is no account called {name}: `scripts/accounts.py list` shows all")
+
+    def add_account(self, account: Account) -> None:
+        """Insert it. Raises StoreError if its name (or id) is taken."""
+        names = (*_PLAIN, *_SECRETS, *_TIMES)
+        row = self._columns(account.id, {name: getattr(account, name) for name in names})
+        self._write_account(AccountRow.insert({**row, "id": account.id}), account.name)
+
+    def update_account(self, account_id: str, **fields: Any) -> None:
+        """Change these fields of the account and no others.
+
+        Raises StoreError if the account is gone or the new name is taken.
+        """
+        row = self._columns(account_id, fields)
+        changed = self._write_account(AccountRow.update(row).where(AccountRow.id == account_id), fields.get("name"))
+        if not changed:
+            raise StoreError("the account is no longer there: another process has removed it")
+
+    def remove_account(self, account_id: str) -> None:
+        """Delete it with its cooldowns and readings. Its requests stay, with the name that it had."""
+        with self._transaction():
+            for model in (CooldownRow, RefreshLeaseRow, WindowRow):
+                model.delete().where(model.account_id == account_id).execute(self._database)
+            if not AccountRow.delete().where(AccountRow.id == account_id).execute(self._database):
+                raise StoreError("the account is no longer there: another process has removed it")
+
+    def _write_account(self, query: peewee.Query, name: str | None) -> int:
+        try:
+            with self._transaction():
+                return int(query.execute(self._database))
+        except peewee.IntegrityError as error:
+            raise StoreError(f"there is an account called {name} already: choose another name") from error
+
+    def _columns(self, account_id: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Fields of Account as columns: secrets sealed for their place, times in ms."""
+        row: dict[str, Any] = {"updated_at": to_ms(self._wall())}
+        for name, value in fields.items():
+            if name in _SECRETS:
+                row[name] = self._seal(value, place("accounts", name, account_id))
+                if name == "refresh_token":
+                    row["refresh_digest"] = None if value is None else refresh_digest(value)
+            elif name in _TIMES:
+                row[name] = to_ms(value)
+            elif name in _PLAIN:
+                row[name] = value.value if isinstance(value, Kind) else value
+            else:
+                raise ValueError(f"an account has no field {name!r} that can be changed")
+        return row
+
+    def _seal(self, secret: str | None, where: str) -> bytes | None:
+        if secret is None:
+            return None
+        if self._vault is None:
+            raise VaultError("a secret cannot be stored without a key: open the database with a vault")
+        return self._vault.seal(secret.encode(), where)
+
+    def _account(self, row: AccountRow) -> Account:
+        values = {name: getattr(row, name) for name in _PLAIN}
+        values |= {name: _seconds(getattr(row, name)) for name in _TIMES}
+        values |= {name: self._unseal(row, name) for name in _SECRETS}
+        return Account(id=row.id, **{**values, "kind": Kind(row.kind)})
+
+    def _unseal(self, row: AccountRow, column: str) -> str | None:
+        sealed: bytes | None = getattr(row, column)
+        if sealed is None or self._vault is None:
+            return None
+        try:
+            return self._vault.open(sealed, place("accounts", column, row.id)).decode()
+        except VaultError as error:
+            raise VaultError(
+                f"the {column} of account {row.name} does not open with this key: "
+                "bring back the key it was sealed with, or remove the account and add it again"
+            ) from error
+
+    def cooldowns(self) -> list[Cooldown]:
+        """Every stored cooldown, also those whose time is over."""
+        with as_store_errors():
+            return [_cooldown(row) for row in CooldownRow.select().bind(self._database)]
+
+    def save_cooldowns(self, cooldowns: Iterable[Cooldown]) -> None:
+        """Insert each, or put it in place of the one for the same account and family."""
+        with self._transaction():
+            for cooldown in cooldowns:
+                set_cooldown(self._database, cooldown)
+
+    def clear_cooldown(self, account_id: str, family: str) -> None:
+        """Delete one, if it is there."""
+        with self._transaction():
+            clear_cooldown(self._database, account_id, family)
+
+    def latest_windows(self) -> dict[str, tuple[Window, ...]]:
+        """The last reading of each window, by account id."""
+        newest = WindowRow.select(peewee.fn.MAX(WindowRow.id)).group_by(WindowRow.account_id, WindowRow.name)
+        query = WindowRow.select().where(WindowRow.id.in_(newest)).order_by(WindowRow.name)
+        found: dict[str, list[Window]] = defaultdict(list)
+        with as_store_errors():
+            for row in query.bind(self._database):
+                window = Window(row.name, row.status, row.utilization, _seconds(row.resets_at))
+                found[row.account_id].append(window)
+        return {account_id: tuple(windows) for account_id, windows in found.items()}
+
+    def start_run(self, run_id: str, host: str, pid: int) -> None:
+        """Note that this process has begun to serve."""
+        now = to_ms(self._wall())
+        row = {"id": run_id, "host": host, "pid": pid, "started_at": now, "heartbeat_at": now}
+        with self._transaction():
+            RunRow.insert(row).execute(self._database)
+        self.run_id = run_id
+
+    def heartbeat(self, run_id: str) -> None:
+        """Note that the run is alive. Once in 60 s is enough."""
+        self._touch_run(run_id, heartbeat_at=to_ms(self._wall()))
+
+    def end_run(self, run_id: str) -> None:
+        """Note that the run is over and has closed its own exchanges."""
+        self._touch_run(run_id, ended_at=to_ms(self._wall()))
+        self.run_id = None
+
+    def _touch_run(self, run_id: str, **columns: int | None) -> None:
+        with self._transaction():
+            RunRow.update(columns).where(RunRow.id == run_id).execute(self._database)
+
+    def close_dead_runs(self, host: str, is_alive: Callable[[int], bool], now: float) -> int:
+        """Close the open exchanges of every run that is over as `crashed`; how many that were.
+
+        A run of this host is over when its process is, a run of another host when its heartbeat is older than
+        60 s. Should it live after all, its exchanges get their true outcome when they end.
+        """
+        with self._transaction():
+            live: list[str] = []
+            dead: list[str] = []
+            for run in RunRow.select().where(RunRow.ended_at.is_null()).bind(self._database):
+                (live if self._is_live(run, host, is_alive, now) else dead).append(run.id)
+            ended = {RunRow.ended_at: RunRow.heartbeat_at}
+            RunRow.update(ended).where(RunRow.id.in_(dead)).execute(self._database)
+            crashed = {RequestRow.outcome: "crashed", RequestRow.success: False}
+            is_orphan = RequestRow.outcome.is_null() & RequestRow.run_id.not_in(live)
+            return int(RequestRow.update(crashed).where(is_orphan).execute(self._database))
+
+    def _is_live(self, run: RunRow, host: str, is_alive: Callable[[int], bool], now: float) -> bool:
+        if run.id == self.run_id:
+            return True
+        if run.host != host:
+            return now - run.heartbeat_at / 1000 <= _HEARTBEAT_SECONDS
+        # In a container every run has the same process id: another run with ours is a former one.
+        return run.pid != os.getpid() and is_alive(run.pid)
+
+    def write(self, batch: Sequence[Record]) -> None:
+        """Write the batch whole, in one transaction, or nothing of it.
+
+        Raises StoreError if the database cannot take it now, or is no longer the file at its path; anything
+        else (peewee's IntegrityError, VaultError, ValueError …) is about one of the records.
+        """
+        rows = self._ledger.prepare(batch)
+        with self._transaction():
+            self._ledger.write(rows)
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """The rows of one SELECT."""
+        with as_store_errors():
+            return list(self._execute(sql, parameters).fetchall())
+
+    def changed(self) -> bool:
+        """Whether another connection has committed since the last call, or since this one was opened."""
+        before, self._version = self._version, self._data_version()
+        return self._version != before
+
+    def log_bytes(self) -> int:
+        """The size of the write-ahead log, which grows while some reader keeps a transaction open."""
+        return file_size(beside(self._path, "-wal"))
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        if self._identify() != self._identity:
+            # SQLite would go on writing into a file that no longer has a name.
+            raise StoreError("the database file was deleted or replaced while in use: restore it, then restart")
+        with as_store_errors(), self._database.atomic():
+            yield
+
+    def _data_version(self) -> int:
+        with as_store_errors():
+            return int(self._database.pragma("data_version"))
+
+    def _identify(self) -> tuple[int, int] | None:
+        try:
+            info = self._path.stat()
+        except OSError:
+            return None
+        return info.st_dev, info.st_ino
+
+
+def _seconds(ms: int | None) -> float | None:
+    return None if ms is None else ms / 1000
+
+
+def _cooldown(row: CooldownRow) -> Cooldown:
+    return Cooldown(row.account_id, row.family, row.until / 1000, row.reason, row.source, row.streak)

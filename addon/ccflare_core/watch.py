@@ -1,0 +1,92 @@
+"""What the writer's thread looks after beside its rows: changed accounts, the heartbeat, the size of the log."""
+
+import contextlib
+from collections.abc import Callable
+
+from ccflare_core.accounts import Account
+from ccflare_core.errors import CCFlareError
+from ccflare_core.store import Store
+
+LOOK_SECONDS = 0.25
+"""How often to look; a change by another process is to be known within a second."""
+
+_BEAT_SECONDS = 15.0
+_WARN_SECONDS = 60.0
+_LOG_BYTES = 256 * 1024 * 1024
+
+
+class Voice:
+    """Passes sentences on to the log, and the same complaint only once a minute."""
+
+    def __init__(self, tell: Callable[[str], None], clock: Callable[[], float]) -> None:
+        self._tell = tell
+        self._clock = clock
+        self._warned_at: dict[str, float] = {}
+
+    def say(self, message: str) -> None:
+        """Pass it on. Whatever the listener raises is its own affair."""
+        with contextlib.suppress(Exception):
+            self._tell(message)
+
+    def warn(self, topic: str, message: str) -> bool:
+        """Pass it on unless the topic had a message within the last minute; whether it was passed on."""
+        now = self._clock()
+        if now - self._warned_at.get(topic, float("-inf")) < _WARN_SECONDS:
+            return False
+        self._warned_at[topic] = now
+        self.say(message)
+        return True
+
+
+class Watch:
+    """Looks at the store now and then, in the thread that the store belongs to."""
+
+    def __init__(
+        self,
+        store: Store,
+        on_change: Callable[[list[Account]], None],
+        voice: Voice,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._on_change = on_change
+        self._voice = voice
+        self._clock = clock
+        self._accounts: list[Account] | None = None
+        self._looked_at = self._beat_at = float("-inf")
+        self.is_stale = True
+        """Whether the accounts may differ from those that were last told."""
+
+    def tell_accounts(self) -> None:
+        """Hand over the accounts unless they were told before. Raises StoreError or VaultError."""
+        accounts = self._store.accounts()
+        if accounts != self._accounts:
+            self._on_change(list(accounts))
+            self._accounts = accounts
+        self.is_stale = False
+
+    def look(self) -> None:
+        """Do what is due. What the database refuses becomes a warning."""
+        now = self._clock()
+        if not self.is_stale and now - self._looked_at < LOOK_SECONDS:
+            return
+        self._looked_at = now
+        try:
+            self._look_for_changes()
+            if now - self._beat_at >= _BEAT_SECONDS:
+                self._beat_at = now
+                self._beat()
+        except CCFlareError as error:
+            self._voice.warn(str(error), str(error))
+
+    def _look_for_changes(self) -> None:
+        # Asked before the accounts are read: a commit in between is then seen at the next look.
+        self.is_stale |= self._store.changed()
+        if self.is_stale:
+            self.tell_accounts()
+
+    def _beat(self) -> None:
+        if self._store.run_id is not None:
+            self._store.heartbeat(self._store.run_id)
+        if self._store.log_bytes() > _LOG_BYTES:
+            self._voice.warn("log", "the database's -wal file is very large: end the program that keeps reading it")
