@@ -1,0 +1,125 @@
+"""What every command needs of its surroundings: three streams, the environment, a clock, the database."""
+
+import argparse
+import getpass
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Self, TextIO
+
+from ccflare_core import settings
+from ccflare_core.cli import ROOT
+from ccflare_core.cli.output import FORMATS, printable
+from ccflare_core.errors import CCFlareError
+from ccflare_core.settings import Settings
+
+OK, REFUSED, USAGE = 0, 1, 2
+SECRET_LIMIT = 64 * 1024
+"""Characters. No key or token file is near it; a wrong file on stdin may be."""
+
+
+class Refused(CCFlareError):
+    """A command will not do what was asked; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """Where a command reads, writes and learns the time. Tests make their own."""
+
+    stdin: TextIO
+    stdout: TextIO
+    stderr: TextIO
+    environ: Mapping[str, str] = field(repr=False)
+    now: Callable[[], float]
+    ask_secret: Callable[[str], str]
+
+    @classmethod
+    def real(cls) -> Self:
+        """This process's own."""
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")  # a bar must not end a command on an ASCII terminal
+        return cls(sys.stdin, sys.stdout, sys.stderr, os.environ, time.time, getpass.getpass)  # noqa: TID251
+
+    def say(self, text: str) -> None:
+        """A line for the reader of the output."""
+        print(text, file=self.stdout)
+
+    def complain(self, text: str) -> None:
+        """A line for the person at the keyboard, apart from the output."""
+        print(text, file=self.stderr)
+
+    def ask(self, question: str) -> str:
+        """The line that is typed in answer; empty at the end of input."""
+        print(question, end=" ", file=self.stderr, flush=True)
+        return self.stdin.readline().rstrip("\r\n")
+
+    def secret(self, prompt: str) -> str:
+        """A secret, typed unseen at a terminal, else all of stdin."""
+        try:
+            if self.stdin.isatty():
+                return self.ask_secret(prompt).strip()
+            text = self.stdin.read(SECRET_LIMIT + 1)
+        except EOFError:
+            raise Refused("Nothing was typed.") from None
+        except UnicodeDecodeError:
+            raise Refused("What came on stdin is not text; check which file it was.") from None
+        if len(text) > SECRET_LIMIT:
+            raise Refused("What came on stdin is too long for a key or tokens; check which file it was.")
+        return text.strip()
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that takes no abbreviations and never repeats a stray argument: it may be a secret."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(allow_abbrev=False, **options)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        if message.startswith("unrecognized arguments"):
+            message = "there are arguments that do not belong here"
+        super().error(message)
+
+
+def add_common(parser: argparse.ArgumentParser, *, again: bool = False) -> None:
+    """The options that every command has. With `again` they may follow a subcommand's name as well."""
+    database = argparse.SUPPRESS if again else None
+    form = argparse.SUPPRESS if again else "table"
+    parser.add_argument("--database", metavar="PATH", default=database, help="the database file (default: the proxy's)")
+    parser.add_argument("--format", choices=FORMATS, default=form, help="default: table")
+
+
+def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
+    """An argparse type for the numbers from `minimum` to `maximum`."""
+
+    def read(text: str) -> int:
+        if text.lstrip("-").isdecimal() and len(text) < 12 and minimum <= int(text) <= maximum:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"give a whole number from {minimum} to {maximum}")
+
+    return read
+
+
+def read_settings(console: Console, database: str | None) -> Settings:
+    """The settings that the proxy would have, with `database` before its own. Raises ConfigError."""
+    values = settings.defaults(console.environ, ROOT)
+    if database:
+        values["ccflare_database"] = database
+    return Settings.build(values, console.environ)
+
+
+def guarded(console: Console, command: Callable[[], int]) -> int:
+    """The command's exit code, with every expected error turned into one sentence on stderr."""
+    try:
+        code = command()
+        console.stdout.flush()
+    except CCFlareError as error:
+        console.complain("\n".join(printable(line) for line in str(error).splitlines()))
+        return REFUSED
+    except BrokenPipeError:
+        # The reader (`| head`) has enough. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return REFUSED
+    return code

@@ -1,0 +1,219 @@
+"""Rows as people and programs want them: numbers in words, and one table in four formats.
+
+What programs read (JSON, CSV) and what people read (table, Markdown) are kept apart: the first gets whole
+numbers, seconds and ISO times under stable names, the second gets `1 h 12 min`, `$0.0123` and bars.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from tabulate import tabulate
+
+FORMATS = ("table", "json", "csv", "markdown")
+DASH = "–"
+"""Stands where there is nothing to tell. Never where something is unknown: that is `?`."""
+
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+
+class Column[Row](NamedTuple):
+    """What people see of a row under one heading."""
+
+    heading: str
+    show: Callable[[Row], str]
+    right: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table[Row]:
+    """Rows with their two faces: `fields` (name, getter) for programs, `columns` for people."""
+
+    key: str
+    title: str
+    rows: Sequence[Row]
+    fields: Sequence[tuple[str, Callable[[Row], object]]]
+    columns: Sequence[Column[Row]]
+    empty: str = "Nothing to show."
+    note: str = ""
+    upright: bool = False
+    """There is one row, shown as one line for each of its columns."""
+
+    def records(self) -> list[dict[str, object]]:
+        """The rows as JSON-ready dicts."""
+        return [{name: get(row) for name, get in self.fields} for row in self.rows]
+
+    def cells(self) -> list[list[str]]:
+        """The rows as text that is safe to print."""
+        return [[printable(column.show(row)) for column in self.columns] for row in self.rows]
+
+
+def render(tables: Sequence[Table[Any]], form: str) -> str:
+    """All tables as one text in one of FORMATS, without a line end.
+
+    JSON is a list for one table and an object of lists for several. CSV has one header, so it holds the
+    first table only.
+    """
+    if form == "json":
+        records = {table.key: table.records()[0] if table.upright else table.records() for table in tables}
+        value = records if len(tables) > 1 else records[tables[0].key]
+        return json.dumps(value, indent=2, ensure_ascii=False)
+    if form == "csv":
+        return _csv(tables[0])
+    draw = _markdown if form == "markdown" else _text
+    return "\n\n".join(draw(table) for table in tables)
+
+
+def _csv(table: Table[Any]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, [name for name, _ in table.fields], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table.records())
+    return out.getvalue().rstrip("\n")
+
+
+def _text(table: Table[Any]) -> str:
+    return _joined(table.title, _grid(table, table.cells(), _lines), table.note)
+
+
+def _markdown(table: Table[Any]) -> str:
+    cells = [[cell.replace("\\", "\\\\").replace("|", "\\|") for cell in row] for row in table.cells()]
+    return _joined(table.title and f"### {table.title}\n", _grid(table, cells, _github), table.note)
+
+
+def _joined(title: str, body: str, note: str) -> str:
+    return "\n".join(part for part in (title, body, note and f"\n{note}") if part)
+
+
+_Draw = Callable[[list[str], list[list[str]], list[str]], str]
+
+
+def _grid(table: Table[Any], cells: list[list[str]], draw: _Draw) -> str:
+    if not cells:
+        return table.empty
+    headings = [column.heading for column in table.columns]
+    align = ["right" if column.right else "left" for column in table.columns]
+    if table.upright:
+        cells, align = [[heading, cell] for heading, cell in zip(headings, cells[0], strict=True)], ["left"] * 2
+        headings = []
+    return "\n".join(line.rstrip() for line in draw(headings, cells, align).splitlines())
+
+
+def _lines(headings: list[str], cells: list[list[str]], align: list[str]) -> str:
+    # As rows, for tabulate makes every column two wider than its heading, and numbers are narrow.
+    rule = ["-" * max(map(len, column)) for column in zip(headings, *cells, strict=True)] if headings else []
+    rows = [headings, rule, *cells] if headings else cells
+    return tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=align)
+
+
+def _github(headings: list[str], cells: list[list[str]], align: list[str]) -> str:
+    headings = headings or [""] * len(align)
+    return tabulate(cells, headings, tablefmt="github", disable_numparse=True, colalign=align, headersalign=align)
+
+
+def printable(text: str) -> str:
+    """The text without anything that could steer a terminal or break a line: such characters become `?`.
+
+    Names of models, clients and errors come from outside.
+    """
+    return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
+
+
+def clip(text: str | None, width: int) -> str:
+    """At most `width` characters, with `…` where something was cut; a dash for nothing."""
+    if not text:
+        return DASH
+    return text if len(text) <= width else text[: width - 1].rstrip() + "…"
+
+
+def count(number: int | None) -> str:
+    """`1,204`, from a hundred thousand on `1.23M`; a dash for None."""
+    if number is None:
+        return DASH
+    if number < 100_000:
+        return f"{number:,}"
+    for size, unit in ((1e9, "G"), (1e6, "M")):
+        if number >= size * 0.9995:
+            return f"{number / size:.2f}{unit}"
+    return f"{number / 1e3:.0f}k"
+
+
+def money(usd: float | None, unknown: int = 0) -> str:
+    """`$12.34`, below a dollar `$0.0123`; `?` for an unknown amount, `$1.23 + ?` if a part is known."""
+    if usd is None or (unknown and not usd):
+        return "?"
+    text = f"${usd:,.2f}" if usd >= 0.99995 or usd == 0 else f"${usd:.4f}"
+    return f"{text} + ?" if unknown else text
+
+
+def duration(seconds: float | None) -> str:
+    """`850 ms`, `95.2 s`, `2 min 5 s`, `1 h 12 min`, `3 d 4 h`; a dash for None."""
+    if seconds is None:
+        return DASH
+    if seconds < 0.9995:
+        return f"{max(seconds, 0) * 1000:.0f} ms"
+    if seconds < 99.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < _HOUR:
+        return _two(whole, _MINUTE, "min", 1, "s")
+    if whole < _DAY:
+        return _two(whole, _HOUR, "h", _MINUTE, "min")
+    return _two(whole, _DAY, "d", _HOUR, "h")
+
+
+def _two(whole: int, big: int, big_unit: str, small: int, small_unit: str) -> str:
+    rest = whole % big // small
+    return f"{whole // big} {big_unit}" + (f" {rest} {small_unit}" if rest else "")
+
+
+def percent(fraction: float | None, digits: int = 1) -> str:
+    """`99.3 %`; rounded down, so that `100 %` means all of it; a dash for None."""
+    if fraction is None:
+        return DASH
+    scale = 10**digits
+    # The inner rounding undoes binary fractions: 0.29 * 100 is 28.999…
+    floored = math.floor(round(fraction * 100 * scale, 6)) / scale
+    return f"{floored:.0f} %" if floored == int(floored) else f"{floored:.{digits}f} %"
+
+
+def bar(fraction: float | None, width: int = 10) -> str:
+    """`████████░░`; empty only for nothing, full only for everything."""
+    if fraction is None:
+        return DASH
+    filled = min(max(round(fraction * width), fraction > 0), width if fraction >= 1 else width - 1)
+    return "█" * filled + "░" * (width - filled)
+
+
+def moment(at: float | None, now: float, *, seconds: bool = False) -> str:
+    """Local time, short where clear: `14:20` today, `Mon 14:20` this week, else `2026-11-01 14:20`."""
+    if at is None:
+        return DASH
+    then, today = local(at), local(now)
+    clock = f"{then:%H:%M:%S}" if seconds else f"{then:%H:%M}"
+    days = abs((then.date() - today.date()).days)
+    if days == 0:
+        return clock
+    return f"{then:%a} {clock}" if days < 7 else f"{then:%Y-%m-%d} {clock}"
+
+
+def local(at: float) -> datetime:
+    """Epoch seconds as an aware datetime in this machine's time zone."""
+    return datetime.fromtimestamp(at, UTC).astimezone()
+
+
+def iso(at: float | None) -> str | None:
+    """Epoch seconds as UTC for programs: `2026-11-01T14:20:00Z`."""
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def short_model(model: str | None) -> str:
+    """A model's name without the `claude-` that all of them have."""
+    return (model or "").removeprefix("claude-")

@@ -1,0 +1,187 @@
+"""The tables of accounts, limits, single requests and failures: what people see, and what programs get."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ccflare_core.accounts import Account, Kind
+from ccflare_core.cli.output import (
+    DASH,
+    Column,
+    Table,
+    bar,
+    clip,
+    count,
+    duration,
+    iso,
+    moment,
+    money,
+    percent,
+    short_model,
+)
+from ccflare_core.reports import Exchange, Trouble, Use
+from ccflare_core.standing import Standing, State
+
+_MAIN_WINDOWS = ("5h", "7d")
+
+
+def account_table(rows: Sequence[tuple[Standing, Use]], now: float) -> Table[tuple[Standing, Use]]:
+    """How each account stands and is used; the use counts the last 24 hours."""
+    return Table(
+        key="accounts",
+        title="",
+        rows=rows,
+        fields=(
+            ("name", lambda row: row[0].account.name),
+            ("kind", lambda row: row[0].account.kind.value),
+            ("priority", lambda row: row[0].account.priority),
+            ("state", lambda row: row[0].state.value),
+            ("state_reason", lambda row: row[0].rest.reason if row[0].rest else None),
+            ("state_until", lambda row: iso(row[0].rest.until) if row[0].rest else None),
+            ("token_expires_at", lambda row: iso(row[0].account.expires_at)),
+            ("last_used", lambda row: iso(row[1].last_at)),
+            ("requests_24h", lambda row: row[1].requests),
+            ("utilization_5h", lambda row: row[0].utilization("5h")),
+            ("utilization_7d", lambda row: row[0].utilization("7d")),
+        ),
+        columns=(
+            Column("Name", lambda row: clip(row[0].account.name, 24)),
+            Column("Kind", lambda row: kind(row[0].account)),
+            Column("Priority", lambda row: str(row[0].account.priority), right=True),
+            Column("Token", lambda row: token(row[0].account, now)),
+            Column("Last used", lambda row: moment(row[1].last_at, now)),
+            Column("Last 24 h", lambda row: count(row[1].requests), right=True),
+            Column("5h", lambda row: percent(row[0].utilization("5h"), 0), right=True),
+            Column("7d", lambda row: percent(row[0].utilization("7d"), 0), right=True),
+            Column("State", lambda row: describe(row[0], now, 40)),
+        ),
+        empty="No accounts yet: add one with `scripts/accounts.py add NAME --tokens -` or `--api-key -`.",
+    )
+
+
+def window_table(standings: Sequence[Standing], now: float) -> Table[Standing]:
+    """How full each account's limits are, and when they are empty again."""
+    return Table(
+        key="windows",
+        title="Limits now",
+        rows=standings,
+        fields=(
+            ("account", lambda s: s.account.name),
+            ("state", lambda s: s.state.value),
+            ("windows", lambda s: [{**w._asdict(), "resets_at": iso(w.resets_at)} for w in s.windows]),
+        ),
+        columns=(
+            Column("Account", lambda s: clip(s.account.name, 20)),
+            *(column for name in _MAIN_WINDOWS for column in _window_columns(name, now)),
+            Column("Others", lambda s: clip(_other_windows(s), 24)),
+            Column("State", lambda s: describe(s, now, 40)),
+        ),
+        empty="No accounts yet: scripts/accounts.py adds one.",
+    )
+
+
+def exchange_table(exchanges: Sequence[Exchange], title: str, now: float) -> Table[Exchange]:
+    """Single requests, one a row."""
+    return Table(
+        key="requests",
+        title=title,
+        rows=exchanges,
+        fields=tuple((name, _exchange_field(name)) for name in Exchange._fields),
+        columns=(
+            Column("Time", lambda e: moment(e.at, now, seconds=True)),
+            Column("Account", lambda e: clip(e.account, 16)),
+            Column("Model or path", lambda e: clip(short_model(e.model) or e.path.partition("?")[0], 26)),
+            Column("Status", lambda e: DASH if e.status is None else str(e.status), right=True),
+            Column("Outcome", lambda e: _words(e.outcome or "open")),
+            Column("In", lambda e: count(_prompt(e)), right=True),
+            Column("Out", lambda e: count(e.output_tokens), right=True),
+            Column("Cost", lambda e: DASH if not e.output_tokens else money(e.cost_usd), right=True),
+            Column("First", lambda e: duration(e.first_byte_seconds), right=True),
+            Column("Total", lambda e: duration(e.seconds), right=True),
+            Column("Moved", lambda e: str(e.failovers or ""), right=True),
+        ),
+        empty="No requests.",
+    )
+
+
+def trouble_table(key: str, troubles: Sequence[Trouble], title: str, now: float) -> Table[Trouble]:
+    """Failures, equal ones in one row."""
+    return Table(
+        key=key,
+        title=title,
+        rows=troubles,
+        fields=(
+            ("last_at", lambda t: iso(t.last_at)),
+            ("number", lambda t: t.number),
+            ("kind", lambda t: t.kind),
+            ("status", lambda t: t.status),
+            ("account", lambda t: t.account),
+            ("message", lambda t: t.message),
+        ),
+        columns=(
+            Column("Last", lambda t: moment(t.last_at, now)),
+            Column("Times", lambda t: count(t.number), right=True),
+            Column("What", lambda t: _words(t.kind)),
+            Column("Status", lambda t: str(t.status or DASH), right=True),
+            Column("Account", lambda t: clip(t.account, 20)),
+            Column("Message", lambda t: clip(t.message, 60)),
+        ),
+        empty="None.",
+    )
+
+
+def describe(standing: Standing, now: float, width: int) -> str:
+    """`ready`, `paused`, `cooling until 14:20: 5h window spent`, `ready, opus cools until 14:20`."""
+    if standing.state is State.COOLING and standing.rest:
+        return clip(f"cooling until {moment(standing.rest.until, now)}: {standing.rest.reason}", width)
+    rests = [f"{rest.family} cools until {moment(rest.until, now)}" for rest in standing.family_rests]
+    return clip(", ".join([standing.state.value, *rests]), width)
+
+
+def kind(account: Account) -> str:
+    """What the account proves itself with."""
+    return "API key" if account.kind is Kind.API_KEY else "OAuth"
+
+
+def token(account: Account, now: float) -> str:
+    """How long its access token is good for; an API key has no end."""
+    if account.kind is Kind.API_KEY:
+        return DASH
+    if account.needs_login:
+        return "needs login"
+    if account.expires_at is None:
+        return "no expiry known"
+    left = account.expires_at - now
+    return f"valid for {duration(left)}" if left > 0 else "expired"
+
+
+def _window_columns(name: str, now: float) -> tuple[Column[Standing], ...]:
+    def used(standing: Standing) -> str:
+        fraction = standing.utilization(name)
+        return DASH if fraction is None else f"{bar(fraction)} {percent(fraction, 0):>5}"
+
+    def resets(standing: Standing) -> str:
+        window = standing.window(name)
+        return DASH if window is None or window.resets_at is None else duration(window.resets_at - now)
+
+    return Column(f"{name} used", used), Column("Resets in", resets)
+
+
+def _other_windows(standing: Standing) -> str:
+    others = (window for window in standing.windows if window.name not in _MAIN_WINDOWS)
+    return ", ".join(f"{w.name} {percent(w.utilization, 0)}" for w in others if w.utilization is not None)
+
+
+def _exchange_field(name: str) -> Callable[[Exchange], Any]:
+    if name == "at":
+        return lambda exchange: iso(exchange.at)
+    return lambda exchange: getattr(exchange, name)
+
+
+def _prompt(exchange: Exchange) -> int | None:
+    kinds = (exchange.input_tokens, exchange.cache_read_tokens, exchange.cache_creation_tokens)
+    known = [kind for kind in kinds if kind is not None]
+    return sum(known) if known else None
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

@@ -1,0 +1,12 @@
+#!/usr/bin/env python3
+"""Answer questions about what was recorded: windows, success, latency, tokens, cost, failovers."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "addon"))
+
+from ccflare_core.cli import run
+
+if __name__ == "__main__":
+    sys.exit(run("stats"))

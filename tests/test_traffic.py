@@ -1,0 +1,105 @@
+"""Percentiles, rates, local hours and days, and the order of groups."""
+
+import itertools
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ccflare_core.traffic import By, Period, Spread, Traffic, ordered, slices, spread
+from history import NOON, at_local
+
+
+@pytest.fixture
+def berlin() -> Iterator[None]:
+    before = os.environ.get("TZ")
+    os.environ["TZ"] = "Europe/Berlin"
+    time.tzset()
+    yield
+    if before is None:
+        del os.environ["TZ"]
+    else:
+        os.environ["TZ"] = before
+    time.tzset()
+
+
+def test_percentiles_go_by_the_nearest_rank() -> None:
+    assert spread(Counter(dict.fromkeys(range(1, 101), 1))) == Spread(0.050, 0.095)
+
+
+def test_one_measurement_is_both_percentiles() -> None:
+    assert spread(Counter({250: 1})) == Spread(0.25, 0.25)
+
+
+def test_no_measurement_is_no_percentile() -> None:
+    assert spread(Counter()) == Spread(None, None)
+
+
+def test_success_rate_leaves_out_what_is_open_left_or_refused() -> None:
+    traffic = Traffic(requests=14, open=1, client_aborts=2, refused=1, ok=9)
+
+    assert traffic.finished == 10
+    assert traffic.success_rate == 0.9
+
+
+def test_without_a_finished_request_there_is_no_success_rate() -> None:
+    assert Traffic(requests=1, open=1).success_rate is None
+
+
+def test_cache_hit_rate_is_a_share_of_the_whole_prompt() -> None:
+    traffic = Traffic(input_tokens=10, cache_read_tokens=80, cache_creation_tokens=10)
+
+    assert traffic.cache_hit_rate == 0.8
+    assert Traffic().cache_hit_rate is None
+
+
+def test_hours_are_cut_to_the_period() -> None:
+    found = [*slices(Period(at_local(24, 10, 30), at_local(24, 12)), By.HOUR)]
+
+    assert found == [
+        ("2026-11-24 10:00", Period(at_local(24, 10, 30), at_local(24, 11))),
+        ("2026-11-24 11:00", Period(at_local(24, 11), at_local(24, 12))),
+    ]
+
+
+@pytest.mark.usefixtures("berlin")
+def test_days_are_local_and_as_long_as_the_clock_makes_them() -> None:
+    def midnight(day: int) -> float:
+        return time.mktime((2026, 10, day, 0, 0, 0, 0, 0, -1))
+
+    found = [*slices(Period(midnight(24), midnight(27)), By.DAY)]
+
+    assert [label for label, _ in found] == ["2026-10-24", "2026-10-25", "2026-10-26"]
+    assert [(part.until - part.since) / 3600 for _, part in found] == [24, 25, 24]
+
+
+@given(st.floats(0, 4e9), st.floats(0.001, 40 * 86_400), st.sampled_from([By.HOUR, By.DAY]))
+def test_slices_cover_the_period_without_a_gap(since: float, length: float, by: By) -> None:
+    period = Period(since, since + length)
+
+    parts = [part for _, part in slices(period, by)]
+
+    assert parts[0].since == period.since
+    assert parts[-1].until == period.until
+    assert all(one.until == two.since for one, two in itertools.pairwise(parts))
+    assert all(part.since < part.until for part in parts)
+
+
+def test_groups_are_ordered_as_one_looks_for_them() -> None:
+    groups = [
+        Traffic(("b",), requests=1, last_at=NOON),
+        Traffic((None,), requests=5, last_at=NOON - 9),
+        Traffic(("a",), requests=1, last_at=NOON - 5),
+    ]
+
+    def keys(*by: By) -> list[str | None]:
+        return [group.keys[0] for group in ordered(groups, by)]
+
+    assert keys(By.MODEL) == [None, "a", "b"]
+    assert keys(By.SESSION) == ["b", "a", None]
+    assert keys(By.DAY) == ["a", "b", None]
+    assert keys(By.MODEL, By.DAY) == ["a", "b", None]
