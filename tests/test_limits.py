@@ -149,7 +149,9 @@ def test_429_with_only_the_aggregate_uses_its_reset() -> None:
     assert (verdict.kind, verdict.until) == (Kind.WINDOW_SPENT, RESET_5H)
 
 
-@pytest.mark.parametrize("reset", ["1785510564", "soon", "NaN", "Infinity", "-5", "", "1785518400000", "9" * 99])
+@pytest.mark.parametrize(
+    "reset", ["1785510564", "soon", "NaN", "Infinity", "-5", "", "1785518400000", "2026-99-31T17:20:00Z"]
+)
 def test_a_reset_that_makes_no_sense_is_unknown(reset: str) -> None:
     verdict = judge(429, {"5h-status": "rejected", "5h-reset": reset})
     assert (verdict.kind, verdict.until) == (Kind.WINDOW_SPENT, None)
@@ -163,7 +165,8 @@ def test_a_reset_in_the_past_leaves_the_word_to_retry_after() -> None:
 
 
 def test_a_rest_by_reset_is_eight_days_at_most() -> None:
-    assert judge(429, {"30d-status": "rejected", "30d-reset": str(NOW + 30 * 86400)}).until == NOW + LONGEST_REST
+    verdict = judge(429, {"30d-status": "rejected", "30d-reset": str(NOW + 30 * 86400)})
+    assert verdict.until == NOW + 8 * 86400
 
 
 def test_spent_model_bucket_rests_the_family_and_trusts_retry_after_more() -> None:
@@ -177,6 +180,11 @@ def test_spent_model_bucket_rests_the_family_and_trusts_retry_after_more() -> No
 def test_a_claim_that_names_a_bucket_is_enough(claim: str) -> None:
     verdict = judge(429, HEALTHY | {"status": "rejected", "representative-claim": claim})
     assert (verdict.kind, verdict.scope) == (Kind.MODEL_BUCKET_SPENT, Scope.FAMILY)
+
+
+def test_a_claim_under_an_allowed_aggregate_rejects_nothing() -> None:
+    calm = HEALTHY | {"representative-claim": "seven_day_opus"}
+    assert judge(429, calm, retry_after="5").kind is Kind.SHORT_THROTTLE
 
 
 def test_a_spent_account_window_outweighs_a_spent_bucket() -> None:
@@ -221,9 +229,13 @@ def test_an_allowed_window_does_not_lend_its_reset() -> None:
     assert (verdict.kind, verdict.until) == (Kind.WINDOW_SPENT, None)
 
 
-def test_retry_after_can_be_a_date() -> None:
-    verdict = judge(429, retry_after="Fri, 31 Jul 2026 17:20:00 GMT")
-    assert (verdict.kind, verdict.until) == (Kind.WINDOW_SPENT, RESET_5H)
+@pytest.mark.parametrize(
+    ("date", "until"),
+    [("Fri, 31 Jul 2026 17:20:00 GMT", RESET_5H), ("Fri, 99 Jul 2026 17:20:00 GMT", None)],
+)
+def test_retry_after_can_be_a_date(date: str, until: float | None) -> None:
+    verdict = judge(429, retry_after=date)
+    assert (verdict.kind, verdict.until) == (Kind.WINDOW_SPENT, until)
 
 
 @pytest.mark.parametrize(("value", "until"), [("300", NOW + 300), ("1785518400", RESET_5H), ("later", None)])
@@ -377,6 +389,12 @@ def test_an_event_that_is_no_error_changes_nothing(event: dict[str, Any]) -> Non
 @pytest.mark.parametrize("used", ["nan", "-0.5", "inf", "full", "1e9", ""])
 def test_a_utilization_that_makes_no_sense_is_unknown(used: str) -> None:
     assert read_windows(wire({"5h-utilization": used}), NOW) == (Window("5h", None, None, None),)
+
+
+def test_a_remainder_without_its_limit_tells_only_that_nothing_is_left() -> None:
+    remaining = "anthropic_ratelimit_tokens_remaining"
+    assert read_windows(wire(None, **{remaining: "7"}), NOW)[0].utilization is None
+    assert read_windows(wire(None, **{remaining: "0"}), NOW)[0].utilization == 1.0
 
 
 def test_windows_nobody_has_heard_of_are_read_but_not_without_bound() -> None:
