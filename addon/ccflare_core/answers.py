@@ -1,6 +1,7 @@
 """The answers that we give ourselves, in the shape that Anthropic's clients expect. Pure."""
 
 import json
+import math
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -37,7 +38,7 @@ class Answer(NamedTuple):
 
 def json_answer(status: int, content: Any, *, extra: Sequence[tuple[bytes, bytes]] = (), reason: str = "") -> Answer:
     """`content` as a JSON answer."""
-    body = json.dumps(content, ensure_ascii=False).encode()
+    body = json.dumps(content, ensure_ascii=False).encode(errors="replace")
     headers = (
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
@@ -66,7 +67,7 @@ def exhausted(
     that every client waits on, and there are no unified rate-limit headers: with them Claude Code would end the
     session and show our limit as its own.
     """
-    seconds = UNKNOWN_RETRY_AFTER if wait is None else min(max(1, round(wait + 0.5)), LONGEST_RETRY_AFTER)
+    seconds = UNKNOWN_RETRY_AFTER if wait is None else min(max(1, math.ceil(wait)), LONGEST_RETRY_AFTER)
     back = None if wait is None else now + wait
     told = "; ".join(f"{name}: {reason}" for name, reason, _ in reasons) or "no account is configured"
     message = f"No account can serve this request ({told})."

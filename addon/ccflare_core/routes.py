@@ -20,6 +20,7 @@ class Route(StrEnum):
 
 
 CONTROL_PREFIX = "/ccflare/"
+COUNT_TOKENS = "/v1/messages/count_tokens"
 
 # Only these resources are the account's business. Everything else that the upstream host serves (/api/oauth,
 # /v1/code, /v1/mcp_servers, telemetry) belongs to the client's own login, and answers 403 to a foreign one.
@@ -27,10 +28,10 @@ _INFERENCE = re.compile(
     r"/v1/(?:messages(?:/count_tokens|/batches(?:/.*)?)?|models(?:/.*)?|files(?:/.*)?|complete|skills(?:/.*)?)"
 )
 _PRECONNECT = frozenset({"/", "/api/hello"})
-# Dot segments (also percent-encoded), encoded slashes and backslashes, NULs: a path that is one resource to our
-# match and another one to the upstream must not carry a credential.
+# Dot segments (also percent-encoded, or with a parameter behind), encoded slashes and backslashes, NULs: a path that
+# is one resource to our match and another one to the upstream must not carry a credential.
 _MALFORMED = re.compile(
-    r"(?:^|/)(?:\.|%2e){1,2}(?:/|$)|%2f|%5c|%00|\\|[\x00-\x20\x7f]|//|^(?!/)|%(?![0-9a-f]{2})", re.IGNORECASE
+    r"(?:^|/)(?:\.|%2e){1,2}(?:[/;]|$)|%2f|%5c|%00|\\|[\x00-\x20\x7f]|//|^(?!/)|%(?![0-9a-f]{2})", re.IGNORECASE
 )
 
 

@@ -1,17 +1,20 @@
 """Our options inside mitmproxy: declared, filled from the environment and the file, checked all at once."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mitmproxy import ctx, optmanager
+from mitmproxy import ctx, exceptions, optmanager
 from mitmproxy.addonmanager import Loader
+from mitmproxy.utils import typecheck
 
 from ccflare_core import settings
 from ccflare_core.errors import ConfigError
-from ccflare_core.options import OPTIONS, Option
+from ccflare_core.options import OPTIONS, Option, shown
 
 _BOOLEANS = {"": True, "true": True, "false": False}
+_WHOLE = re.compile(r"-?\d{1,18}", re.ASCII)
 
 
 def declare(loader: Loader, environ: Mapping[str, str], folder: Path) -> None:
@@ -27,12 +30,15 @@ def declare(loader: Loader, environ: Mapping[str, str], folder: Path) -> None:
             find()
         except ConfigError as error:
             problems += error.problems
-    if problems:
+    if problems := [*problems, *_unfit(defaults)]:
         raise ConfigError(*problems)
     said = _said()
     for option in OPTIONS:
         loader.add_option(option.name, option.kind, option.default, option.help, option.choices or None)
-    ctx.options.update_defer(**{name: value for name, value in defaults.items() if name not in said})
+    try:
+        ctx.options.update_defer(**{name: value for name, value in defaults.items() if name not in said})
+    except exceptions.OptionsError as error:  # one of mitmproxy's addons cannot do what the file says
+        raise ConfigError(f"{settings.FILE_NAME}: {error}") from error
 
 
 def current() -> dict[str, Any]:
@@ -44,6 +50,19 @@ def _said() -> set[str]:
     """The names of all options that somebody has set before this addon was loaded."""
     ours = {name for name in ctx.options.deferred if name.startswith("ccflare")}
     return ours | {name for name, option in ctx.options._options.items() if option.value is not optmanager.unset}
+
+
+def _unfit(values: Mapping[str, object]) -> list[str]:
+    """What is wrong with those of `values` that are mitmproxy's own options, which it would meet with a traceback."""
+    problems = []
+    for name, option in ctx.options._options.items():
+        try:
+            if name in values:
+                typecheck.check_option_type(name, values[name], option.typespec)
+        except TypeError:
+            allowed = typecheck.typespec_to_str(option.typespec).removeprefix("optional ")
+            problems.append(f"{name}: {shown(values[name])} cannot be used; allowed is {allowed}")
+    return problems
 
 
 def _check_said() -> None:
@@ -68,5 +87,5 @@ def _value(option: Option, waiting: Any) -> object:
     if option.kind is bool:
         return _BOOLEANS.get(text, text)
     if option.kind is int:
-        return int(text) if text.lstrip("-").isdecimal() else text
+        return int(text) if _WHOLE.fullmatch(text) else text
     return text

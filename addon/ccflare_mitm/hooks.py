@@ -37,6 +37,7 @@ class HookRunner:
 
     def run(self, hook: hooks.Hook) -> bool:
         """Run `hook` and the `update` that follows it; False, with nothing done, if one of the handlers awaits."""
+        self._notice_changes()
         handlers, updates = self._of(hook.name), self._of("update")
         if handlers is None or updates is None:
             return False
@@ -46,20 +47,20 @@ class HookRunner:
             call(updates, [[arguments[0]]])
         return True
 
-    def _of(self, name: str) -> list[Handler] | None:
-        state = self._fingerprint()
+    def _notice_changes(self) -> None:
+        """Forget what was looked up if an addon came or went, or a script was loaded again."""
+        loader = self._manager.lookup.get("scriptloader")
+        scripts = loader.addons if loader is not None else ()
+        # By identity: nobody else can have that of an addon whose handlers are kept here.
+        state = (*map(id, self._manager.lookup.values()), *[id(script.ns) for script in scripts])
         if state != self._state:
             self._state = state
             self._handlers.clear()
+
+    def _of(self, name: str) -> list[Handler] | None:
         if name not in self._handlers:
             self._handlers[name] = self._find(name)
         return self._handlers[name]
-
-    def _fingerprint(self) -> tuple[int, ...]:
-        """Changes whenever an addon comes or goes, also when a script is loaded again."""
-        loader = self._manager.lookup.get("scriptloader")
-        scripts = loader.addons if loader is not None else ()
-        return (len(self._manager.lookup), *(id(script.ns) for script in scripts))
 
     def _find(self, name: str) -> list[Handler] | None:
         """The handlers of this hook; None if one of them is a coroutine function."""

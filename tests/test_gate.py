@@ -1,0 +1,346 @@
+"""The gate: by which door a request came, where it is sent, and who is turned away."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mitmproxy import http
+from mitmproxy.connection import Client, Server
+from mitmproxy.net.server_spec import ServerSpec
+from mitmproxy.options import Options
+from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.mode_specs import ProxyMode
+from mitmproxy.test import tflow, tutils
+
+from ccflare_core.answers import json_answer
+from ccflare_core.exchange import Exchange, Outcome, Ticket
+from ccflare_core.options import Origin
+from ccflare_mitm.gate import HEAD_BYTES, Gate, address_of, door_of, is_foreign_tunnel, is_loopback
+from exchange_kit import Bench
+
+UPSTREAM = Origin("https", "api.anthropic.com", 443)
+REVERSE = "reverse:https://api.anthropic.com"
+BODY = b'{"model": "claude-opus-4-8", "messages": [], "stream": true}'
+
+
+def client(*, mode: str = "regular", tls: bool = False, peer: str = "127.0.0.1") -> Client:
+    return Client(
+        peername=(peer, 50_000),
+        sockname=("127.0.0.1", 8080),
+        proxy_mode=ProxyMode.parse(mode),
+        timestamp_start=0,
+        timestamp_tls_setup=1.0 if tls else None,
+    )
+
+
+def asked(
+    path: str = "/v1/messages",
+    method: str = "POST",
+    address: tuple[str, str, int] = ("http", "127.0.0.1", 8080),
+    body: bytes = BODY,
+    headers: tuple[tuple[bytes, bytes], ...] = (),
+    **connection: Any,
+) -> http.HTTPFlow:
+    """A flow as mitmproxy hands it to the hooks."""
+    scheme, host, port = address
+    request = tutils.treq(
+        method=method.encode(),
+        scheme=scheme.encode(),
+        host=host,
+        port=port,
+        path=path.encode(),
+        headers=http.Headers(((b"authorization", b"Bearer the-clients-own"), *headers)),
+        content=body,
+    )
+    flow: http.HTTPFlow = tflow.tflow(client_conn=client(**connection), req=request)
+    return flow
+
+
+def gate_of(bench: Bench) -> Gate:
+    return Gate(bench.exchanges, lambda flow: json_answer(200, {"page": flow.request.path}))
+
+
+def entered(flow: http.HTTPFlow, bench: Bench | None = None, **options: Any) -> Exchange | None:
+    """The exchange of a flow that went through both of the gate's hooks."""
+    gate = gate_of(bench or Bench(**options))
+    gate.enter(flow)
+    gate.admit(flow)
+    return gate.find(flow)
+
+
+def let_in(flow: http.HTTPFlow, **options: Any) -> Exchange:
+    exchange = entered(flow, **options)
+    assert exchange is not None
+    return exchange
+
+
+def refusal(flow: http.HTTPFlow) -> tuple[int, str]:
+    """The status and the message that a flow was refused with."""
+    assert flow.response is not None
+    return flow.response.status_code, json.loads(flow.response.content or b"")["error"]["message"]
+
+
+def target(flow: http.HTTPFlow) -> tuple[str, str, int]:
+    return flow.request.scheme, flow.request.host, flow.request.port
+
+
+# --- the doors --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flow", "door"),
+    [
+        (asked(), "base-url"),
+        (asked(address=("http", "localhost", 8080)), "base-url"),
+        (asked(address=UPSTREAM, tls=True), "https-proxy"),
+        (asked(address=UPSTREAM, mode=REVERSE), "reverse"),
+        (asked(address=UPSTREAM, mode=REVERSE, tls=True), "reverse"),
+    ],
+)
+def test_every_door_leads_to_the_upstream_with_a_lease(flow: http.HTTPFlow, door: str) -> None:
+    exchange = let_in(flow)
+
+    assert door_of(flow) == exchange.opening.door == door
+    assert (target(flow), flow.response) == (UPSTREAM, None)
+    assert exchange.ticket is Ticket.LEASE
+
+
+def test_a_reverse_proxy_serves_any_name_it_was_called_by() -> None:
+    flow = asked(address=("https", "my-laptop.local", 443), mode=REVERSE)
+
+    assert let_in(flow).ticket is Ticket.LEASE
+    assert target(flow) == UPSTREAM
+
+
+@pytest.mark.parametrize("port", [443, 80])
+def test_the_upstreams_name_in_a_plain_request_is_the_upstream(port: int) -> None:
+    flow = asked(address=("http", "API.anthropic.com", port))
+
+    assert let_in(flow).ticket is Ticket.LEASE
+    assert target(flow) == UPSTREAM
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        ("http", "example.com", 80),
+        ("http", "example.com", 8080),  # a name that DNS rebinding has pointed at us
+        ("http", "127.0.0.1", 6379),  # another service of this machine
+        ("http", "api.anthropic.com", 8080),
+        ("http", "api.anthropic.com.evil.example", 80),
+        ("https", "example.com", 443),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/messages", "/ccflare/health", "/other", "/v1/../x"])
+def test_other_hosts_are_refused(address: tuple[str, str, int], path: str) -> None:
+    flow = asked(path, address=address)
+
+    exchange = let_in(flow)
+
+    status, message = refusal(flow)
+    assert status == 403
+    assert message.startswith(f"This proxy serves api.anthropic.com only, not {address[1]}:{address[2]};")
+    assert (exchange.outcome, exchange.ticket) == (Outcome.REFUSED, Ticket.NONE)
+
+
+def test_other_hosts_are_served_without_an_account_if_that_is_wanted() -> None:
+    flow = asked(address=("http", "example.com", 80))
+
+    exchange = let_in(flow, forward_other_hosts=True)
+
+    assert exchange.ticket is Ticket.PASS
+    assert target(flow) == ("http", "example.com", 80)
+
+
+def test_with_remote_clients_allowed_our_port_can_be_called_by_any_name() -> None:
+    assert let_in(asked(address=("http", "proxy.lan", 8080)), allow_remote=True).ticket is Ticket.LEASE
+    assert let_in(asked(address=("http", "proxy.lan", 8081)), allow_remote=True).outcome is Outcome.REFUSED
+
+
+# --- the paths --------------------------------------------------------------------------------------------------------
+
+
+def test_the_facts_are_read_and_the_bytes_left_alone() -> None:
+    flow = asked(body=BODY, headers=((b"X-Claude-Code-Session-Id", b"session-9"),), peer="::1")
+
+    exchange = let_in(flow)
+
+    assert (exchange.facts.model, exchange.facts.session_id) == ("claude-opus-4-8", "session-9")
+    assert (exchange.facts.stream, exchange.facts.client) == (True, "::1")
+    assert exchange.request_body == flow.request.raw_content == BODY
+    assert flow.request.headers["authorization"] == "Bearer the-clients-own"
+
+
+def test_the_body_stays_encoded_as_it_came() -> None:
+    exchange = let_in(asked(body=b"\x1f\x8bnot really", headers=((b"content-encoding", b"gzip"),)))
+
+    assert (exchange.request_body, exchange.request_encoding) == (b"\x1f\x8bnot really", "gzip")
+
+
+def test_the_row_says_who_asked_for_what_within_bounds_and_without_the_query() -> None:
+    flow = asked("/v1/files/" + "x" * 400 + "?secret=1", "M" * 30, headers=((b"user-agent", b"u" * 300),))
+
+    opening = let_in(flow).opening
+
+    assert opening.method == "M" * 20
+    assert opening.path == "/v1/files/" + "x" * 290
+    assert (opening.user_agent, opening.client) == ("u" * 200, "127.0.0.1")
+
+
+@pytest.mark.parametrize("path", ["/api/oauth/profile", "/v1/code/sessions", "/v1/mcp_servers", "/"])
+def test_other_paths_of_the_upstream_pass_with_the_clients_credential(path: str) -> None:
+    flow = asked(path)
+
+    exchange = let_in(flow)
+
+    assert (exchange.ticket, exchange.metered, target(flow)) == (Ticket.PASS, False, UPSTREAM)
+
+
+@pytest.mark.parametrize("path", ["/v1/files/../messages", "/v1/files/%2e%2e/x", "/v1/files%2fx", "/v1/messages%00"])
+def test_a_path_with_two_meanings_is_refused(path: str) -> None:
+    flow = asked(path)
+
+    assert let_in(flow).outcome is Outcome.REFUSED
+    assert refusal(flow) == (400, "The request's path has dot segments or encoded separators.")
+
+
+@pytest.mark.parametrize(("too_many", "status"), [(0, None), (1, 431)])
+def test_a_flood_of_header_fields_is_refused(too_many: int, status: int | None) -> None:
+    flow = asked(headers=((b"x", b""),))
+    used = sum(len(name) + len(value) for name, value in flow.request.headers.fields)
+    flow.request.headers["x"] = "y" * (HEAD_BYTES - used + too_many)
+
+    assert let_in(flow).status == status
+    assert (flow.response and flow.response.status_code) == status
+
+
+@pytest.mark.parametrize(("path", "method"), [("/", "HEAD"), ("/api/hello", "HEAD")])
+def test_a_preconnect_is_answered_at_once_and_leaves_no_row(path: str, method: str) -> None:
+    bench, flow = Bench(), asked(path, method)
+
+    assert entered(flow, bench) is None
+    assert flow.response is not None
+    assert (flow.response.status_code, flow.response.content) == (200, b"")
+    assert bench.notes.started_ones == []
+
+
+def test_our_own_pages_are_answered_here() -> None:
+    flow = asked("/ccflare/health?x", "GET")
+
+    assert entered(flow) is None
+    assert flow.response is not None
+    assert flow.response.json() == {"page": "/ccflare/health?x"}
+
+
+# --- what fails closed ------------------------------------------------------------------------------------------------
+
+
+def test_a_flow_that_the_gate_never_saw_is_not_admitted() -> None:
+    gate, flow = gate_of(Bench()), asked()
+
+    gate.admit(flow)
+
+    assert gate.find(flow) is None
+
+
+def test_an_error_while_deciding_leaves_no_way_upstream() -> None:
+    class Broken(Gate):
+        def _refuse(self, *_: object) -> None:
+            raise RuntimeError("broken")
+
+    bench, flow = Bench(), asked("/v1/../x")
+    gate = Broken(bench.exchanges, lambda flow: json_answer(200, {}))
+
+    with pytest.raises(RuntimeError, match="broken"):
+        gate.enter(flow)
+
+    gate.admit(flow)
+    assert gate.find(flow) is None
+    assert [e.outcome for e in bench.notes.finished_ones] == [Outcome.REFUSED]
+
+
+def test_a_request_that_is_not_decided_on_yet_has_no_ticket() -> None:
+    gate, flow = gate_of(Bench()), asked()
+
+    gate.enter(flow)
+
+    exchange = gate.find(flow)
+    assert exchange is not None
+    assert exchange.ticket is Ticket.NONE
+
+
+@pytest.mark.parametrize("field", ["host", "port", "scheme"])
+def test_what_another_addon_has_sent_elsewhere_gets_no_account(field: str) -> None:
+    gate, flow = gate_of(Bench()), asked()
+    gate.enter(flow)
+    setattr(flow.request, field, {"host": "evil.example", "port": 444, "scheme": "http"}[field])
+
+    gate.admit(flow)
+
+    exchange = gate.find(flow)
+    assert exchange is not None
+    assert exchange.ticket is Ticket.PASS
+
+
+def test_what_another_addon_has_answered_gets_no_ticket() -> None:
+    gate, flow = gate_of(Bench()), asked()
+    gate.enter(flow)
+    flow.response = http.Response.make(418)
+
+    gate.admit(flow)
+
+    exchange = gate.find(flow)
+    assert exchange is not None
+    assert exchange.ticket is Ticket.NONE
+
+
+def test_a_client_without_an_address_is_nobody() -> None:
+    flow = asked()
+    flow.client_conn.peername = None  # type: ignore[assignment]
+
+    assert address_of(flow) == ""
+
+
+@given(st.binary(max_size=60), st.binary(max_size=60), st.binary(max_size=30))
+def test_no_bytes_of_a_client_raise(path: bytes, value: bytes, body: bytes) -> None:
+    flow = asked(body=body, headers=((b"x-claude-code-session-id", value), (b"content-encoding", value)))
+    flow.request.data.path = b"/" + path
+
+    exchange = entered(flow)
+
+    assert exchange is None or exchange.ticket is not Ticket.NONE or exchange.outcome is Outcome.REFUSED
+
+
+# --- tunnels and names ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "mode", "foreign"),
+    [
+        (("api.anthropic.com", 443), "regular", False),
+        (("API.Anthropic.com", 443), "regular", False),
+        (("api.anthropic.com", 8443), "regular", True),
+        (("example.com", 443), "regular", True),
+        (None, "regular", False),
+        (("example.com", 443), REVERSE, False),
+    ],
+)
+def test_only_the_upstreams_own_tunnel_is_opened(address: ServerSpec | None, mode: str, foreign: bool) -> None:
+    context = Context(client(mode=mode), Options())
+    context.server = Server(address=address)  # type: ignore[arg-type]
+
+    assert is_foreign_tunnel(context, UPSTREAM) is foreign
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "[::1]", "localhost", "LOCALHOST.", "a.localhost"])
+def test_names_of_this_machine(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "host", ["", "0.0.0.0", "::", "192.168.1.2", "localhost.example", "mylocalhost", "127.0.0.1.a"]
+)
+def test_names_that_others_decide_on(host: str) -> None:
+    assert not is_loopback(host)

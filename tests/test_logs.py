@@ -1,0 +1,179 @@
+"""The log: one JSON object a line whatever it says, and whose messages are shown at which level."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mitmproxy.addons.termlog import TermLog
+from mitmproxy.test import taddons
+
+from ccflare_mitm import logs
+from ccflare_mitm.logs import JsonFormatter
+
+CONNECTIONS, PEEWEE = "mitmproxy.proxy.server", "peewee"
+OURS = logging.getLogger(logs.OURS)
+
+
+def record(message: object, *arguments: object, trouble: BaseException | None = None) -> logging.LogRecord:
+    info = (type(trouble), trouble, None) if trouble else None
+    made = logging.LogRecord("ccflare", logging.WARNING, __file__, 1, message, arguments, info)
+    made.created = 1_800_000_000.25
+    return made
+
+
+class Terminal:
+    """mitmproxy's terminal log, written to a string."""
+
+    def __init__(self, context: taddons.context, patch: pytest.MonkeyPatch) -> None:
+        self.text = io.StringIO()
+        with patch.context() as inner:
+            inner.delenv("PYTEST_CURRENT_TEST")  # by which mitmproxy would tell the fixture's phase from the test's
+            self.addon = TermLog(self.text)
+        context.master.addons.add(self.addon)
+        self.options = context.options
+
+    def lines(self) -> list[str]:
+        return self.text.getvalue().splitlines()
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
+    """Also puts all loggers back as they were."""
+    loggers = [logging.getLogger(name) for name in (logs.OURS, PEEWEE, CONNECTIONS)]
+    before = [(logger.level, list(logger.handlers)) for logger in loggers]
+    with taddons.context() as context:
+        terminal = Terminal(context, monkeypatch)
+        yield terminal
+        terminal.addon.uninstall()
+    for logger, (level, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
+
+
+# --- one object a line ------------------------------------------------------------------------------------------------
+
+
+def test_a_message_is_an_object() -> None:
+    assert json.loads(JsonFormatter().format(record("%s rests", "max-1"))) == {
+        "ts": "2027-01-15T08:00:00.250+00:00",
+        "level": "WARNING",
+        "logger": "ccflare",
+        "msg": "max-1 rests",
+    }
+
+
+def test_an_exception_is_told_within_its_line() -> None:
+    line = JsonFormatter().format(record("failed", trouble=ValueError("broken\nin two")))
+
+    assert "\n" not in line
+    assert json.loads(line)["exception"] == "ValueError: broken\nin two"
+
+
+@given(st.text(st.characters()))
+def test_nothing_in_a_message_starts_a_line_or_a_field(text: str) -> None:
+    line = JsonFormatter().format(record("asked for %s", text))
+
+    assert line.isascii()
+    assert line.isprintable()
+    entry: dict[str, Any] = json.loads(line)
+    assert set(entry) == {"ts", "level", "logger", "msg"}
+    assert entry["msg"] == f"asked for {text}"
+
+
+def test_an_injected_line_stays_inside_its_own() -> None:
+    line = JsonFormatter().format(record('x\r\n{"level": "INFO"}\u2028\x1b[31m'))
+
+    assert len(line.splitlines()) == 1
+    assert "\x1b" not in line
+
+
+# --- who is heard -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("level", "heard"),
+    [
+        ("info", ["info", "warning", "error"]),
+        ("warning", ["warning", "error"]),
+        ("error", ["error"]),
+    ],
+)
+def test_our_messages_are_shown_from_the_level_that_was_asked_for(
+    terminal: Terminal, level: str, heard: list[str]
+) -> None:
+    logs.configure(level, "json")
+
+    for name in ("debug", "info", "warning", "error"):
+        OURS.log(getattr(logging, name.upper()), name)
+
+    assert [json.loads(line)["msg"] for line in terminal.lines()] == heard
+
+
+def test_text_is_left_to_mitmproxy(terminal: Terminal) -> None:
+    logs.configure("info", "text")
+
+    OURS.info("max-1 serves")
+
+    (line,) = terminal.lines()
+    assert "max-1 serves" in line
+    assert not line.startswith("{")
+
+
+@pytest.mark.parametrize(("form", "shown"), [("text", "[debug] asked"), ("json", '"msg": "asked"')])
+def test_debug_shows_our_own_messages_only(
+    terminal: Terminal, capsys: pytest.CaptureFixture[str], form: str, shown: str
+) -> None:
+    logs.configure("debug", form)
+    logs.configure("debug", form)
+
+    OURS.debug("asked")
+    OURS.info("answered")
+    logging.getLogger("mitmproxy.other").debug("noise")
+
+    assert capsys.readouterr().out.count(shown) == 1
+    assert [("answered" in line, "asked" in line) for line in terminal.lines()] == [(True, False)]
+
+
+def test_with_all_of_mitmproxys_messages_ours_come_the_same_way(
+    terminal: Terminal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal.options.update(termlog_verbosity="debug")
+    logs.configure("debug", "text")
+
+    OURS.debug("asked")
+
+    assert sum("asked" in line for line in terminal.lines()) == 1
+    assert capsys.readouterr().out == ""
+
+
+def test_the_databases_statements_are_never_shown(terminal: Terminal) -> None:
+    terminal.options.update(termlog_verbosity="debug")
+    logs.configure("debug", "text")
+
+    logging.getLogger(PEEWEE).debug("INSERT %s", "a secret")
+
+    assert terminal.lines() == []
+
+
+@pytest.mark.parametrize(("verbosity", "shown"), [("info", 0), ("debug", 1)])
+def test_connections_are_shown_to_those_who_ask(terminal: Terminal, verbosity: str, shown: int) -> None:
+    terminal.options.update(termlog_verbosity=verbosity)
+    logs.configure("info", "text")
+
+    logging.getLogger(CONNECTIONS).info("client connect")
+
+    assert len(terminal.lines()) == shown
+
+
+@pytest.mark.usefixtures("terminal")
+def test_without_a_terminal_there_is_nothing_to_dress() -> None:
+    with taddons.context() as context:
+        context.options.add_option("termlog_verbosity", str, "info", "")
+        logs.configure("info", "json")
+
+    assert OURS.level == logging.INFO

@@ -1,0 +1,82 @@
+"""Which of mitmproxy's own addons stay: what nobody needs goes, what somebody asked for does not."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from mitmproxy.addons import default_addons, dumper, termlog
+from mitmproxy.addons.clientplayback import ClientPlayback
+from mitmproxy.test import taddons
+
+from ccflare_mitm import tuning
+from ccflare_mitm.tuning import FORBIDDEN, UNNEEDED
+
+
+@pytest.fixture
+async def context() -> AsyncIterator[taddons.context]:
+    """A mitmdump that has not started yet."""
+    terminal = termlog.TermLog()
+    with taddons.context(terminal, *default_addons(), dumper.Dumper(), loadcore=False) as context:
+        context.options.update(flow_detail=0)
+        yield context
+    terminal.uninstall()
+
+
+def present(context: taddons.context) -> set[str]:
+    return set(context.master.addons.lookup)
+
+
+async def test_what_is_named_exists_in_this_mitmproxy(context: taddons.context) -> None:
+    assert {*UNNEEDED, FORBIDDEN} <= present(context)
+    assert {option for options in UNNEEDED.values() for option in options} <= set(context.options.keys())
+
+
+async def test_what_nobody_asked_for_goes_and_the_rest_stays(context: taddons.context) -> None:
+    before = present(context)
+
+    tuning.trim()
+
+    assert present(context) == before - set(UNNEEDED)
+    assert {"core", "proxyserver", "nextlayer", "scriptloader", "tlsconfig", "termlog", "save"} <= present(context)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "addon"),
+    [
+        ("anticache", True, "anticache"),
+        ("modify_headers", ["/~q/x/y"], "modifyheaders"),
+        ("map_local", ["|x|/tmp"], "maplocal"),
+        ("stickycookie", ".*", "stickycookie"),
+        ("flow_detail", 1, "dumper"),
+        ("dumper_filter", "~s", "dumper"),
+    ],
+)
+async def test_what_somebody_has_set_stays(context: taddons.context, name: str, value: object, addon: str) -> None:
+    context.options.update(**{name: value})
+
+    tuning.trim()
+
+    assert addon in present(context)
+    assert "disableh2c" not in present(context)
+
+
+async def test_trimming_twice_does_nothing_more(context: taddons.context) -> None:
+    tuning.trim()
+    left = present(context)
+
+    tuning.trim()
+
+    assert present(context) == left
+
+
+async def test_an_option_that_does_not_exist_was_not_asked_for(context: taddons.context) -> None:
+    assert not tuning.is_wanted("no_such_option")
+
+
+async def test_replays_are_impossible_afterwards(context: taddons.context) -> None:
+    playback: ClientPlayback = context.master.addons.get(FORBIDDEN)
+
+    await tuning.forbid_replay()
+    await tuning.forbid_replay()
+
+    assert FORBIDDEN not in present(context)
+    assert playback not in context.master.addons.chain
