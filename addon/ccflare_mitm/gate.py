@@ -14,7 +14,7 @@ from ccflare_core.exchange import Exchange, Exchanges, Opening, Outcome
 from ccflare_core.facts import Facts, read_facts
 from ccflare_core.options import Origin
 from ccflare_core.routes import Route, classify
-from ccflare_mitm.wire import make_response
+from ccflare_mitm.messages import make_response
 
 HEAD_BYTES = 64 * 1024
 """What a request's header fields may have together."""

@@ -1,4 +1,4 @@
-"""Our HTTP layer: it holds an answer's head until it is judged, fails over, and puts the credential in last.
+"""The stream layer: it holds an answer's head until it is judged, fails over, and puts the credential in last.
 
 mitmproxy's `HttpStream` relays one request to one server. `FailoverStream` stands in for it and keeps two promises:
 
@@ -12,23 +12,20 @@ stream id (clients use odd ones), registered with the parent layer, so that late
 nobody and an HTTP/2 upstream never sees an id twice. Nothing of an answer reaches the client, or mitmproxy's own
 response handling, before the exchange said `Deliver`.
 
-All that is mitmproxy's internals is in this module; `check_contract` says at start-up whether they are what they were.
+This module, `layer` and `hooks` stand on mitmproxy's inside; `contract` checks at the start that it is as it was.
 """
 
-import inspect
-import itertools
-import json
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakSet
 
-from mitmproxy import flow, http, version
+from mitmproxy import flow, http
 from mitmproxy.connection import Connection
-from mitmproxy.net.http import http1, status_codes
+from mitmproxy.net.http import http1
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layer import CommandGenerator
@@ -36,8 +33,6 @@ from mitmproxy.proxy.layers.http import (
     DropStream,
     GetHttpConnection,
     GetHttpConnectionCompleted,
-    HttpLayer,
-    HTTPMode,
     HttpStream,
     SendHttp,
     _http1,
@@ -62,14 +57,13 @@ from mitmproxy.proxy.layers.http._hooks import (
     HttpResponseHook,
 )
 
-from ccflare_core.accounts import Credential, inject
+from ccflare_core.accounts import Credential
 from ccflare_core.answers import Answer, error
-from ccflare_core.decoding import Decoder
-from ccflare_core.errors import ConfigError
 from ccflare_core.exchange import Exchange, Outcome, Send, Step, Wait
 from ccflare_core.options import Origin
 from ccflare_core.usage import FirstEvent
-from ccflare_mitm.hooks import HookRunner, ResumeHook
+from ccflare_mitm.hooks import HookRunner
+from ccflare_mitm.messages import Head, make_response, parse_error, read_head, with_credential
 
 logger = logging.getLogger("ccflare")
 
@@ -79,7 +73,6 @@ COLLECT_SECONDS = 5.0
 """How long an error's body may take before its head alone decides."""
 HOLD_BYTES = 64 * 1024
 """How much of an answer is held back at most before it is judged."""
-TICK_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,75 +85,27 @@ class Services:
     """The only place that a credential may go to."""
     body_limit: Callable[[], int]
     """Bytes that a request body may have."""
+    forward_other_hosts: Callable[[], bool]
+    """Whether raw tunnels to other hosts are allowed."""
     hooks: HookRunner
 
 
-class FailoverLayer(HttpLayer):
-    """mitmproxy's HTTP layer with our streams in it, one socket write per event, and a clock for deadlines."""
+class Parent(Protocol):
+    """The layer that a client's streams belong to."""
 
-    def __init__(self, context: Context, mode: HTTPMode, services: Services) -> None:
-        super().__init__(context, mode)
-        self.services = services
-        self.used: WeakSet[Connection] = WeakSet()
-        """Server connections that have carried a request already."""
-        self._attempt_ids = itertools.count(2, 2)
-        self._tick: commands.RequestWakeup | None = None
-        self._intercepted: dict[flow.Flow, commands.StartHook] = {}
-
-    def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
-        yield from join_writes(self._without_hooks(self._commands(event)))
-
-    def _commands(self, event: events.Event) -> CommandGenerator[None]:
-        if isinstance(event, events.Wakeup) and event.command is self._tick:
-            self.command_sources.pop(event.command, None)
-            return self._check_deadlines()
-        if isinstance(event, events.HookCompleted) and isinstance(event.command, ResumeHook):
-            event = events.HookCompleted(self._intercepted.pop(event.command.flow))
-        handled: CommandGenerator[None] = super()._handle_event(event)
-        return handled
-
-    def _without_hooks(self, source: CommandGenerator[None]) -> CommandGenerator[None]:
-        """Run hooks that need not wait right here; the rest, and flows held by the user, are mitmproxy's."""
-        for command in source:
-            if not isinstance(command, commands.StartHook) or not self.services.hooks.run(command):
-                yield command
-                continue
-            subject = command.args()[0]
-            if isinstance(subject, flow.Flow) and subject.intercepted:
-                self._intercepted[subject] = command
-                yield ResumeHook(subject)
-            else:
-                yield from self._without_hooks(self._commands(events.HookCompleted(command)))
-
-    def make_stream(self, stream_id: int) -> CommandGenerator[None]:
-        stream = FailoverStream(self.context.fork(), stream_id, self)
-        self.streams[stream_id] = stream
-        yield from self.event_to_child(stream, events.Start())
+    services: Services
+    connections: dict[Connection, layer.Layer]
+    used: WeakSet[Connection]
+    """Server connections that have carried a request already."""
 
     def open_attempt(self, stream: "FailoverStream") -> int:
         """A fresh stream id whose upstream events go to `stream`."""
-        attempt_id = next(self._attempt_ids)
-        self.streams[attempt_id] = stream
-        return attempt_id
 
     def close_attempt(self, attempt_id: int) -> None:
         """Events of this attempt that still come go nowhere."""
-        self.streams.pop(attempt_id, None)
 
-    def watch_deadlines(self) -> CommandGenerator[None]:
-        """Make sure that the clock runs: one timer for all streams of a client's connection."""
-        if self._tick is None:
-            self._tick = commands.RequestWakeup(TICK_SECONDS)
-            yield self._tick
 
-    def _check_deadlines(self) -> CommandGenerator[None]:
-        self._tick = None
-        now = time.monotonic()
-        for stream in [s for s in set(self.streams.values()) if isinstance(s, FailoverStream) and s.deadline]:
-            if stream.deadline and now >= stream.deadline:
-                yield from self.event_to_child(stream, DeadlinePassed())
-        if any(isinstance(s, FailoverStream) and s.deadline for s in self.streams.values()):
-            yield from self.watch_deadlines()
+NO_HEAD = Head("", "", "", None)
 
 
 class Framing(Enum):
@@ -177,7 +122,7 @@ class DeadlinePassed(events.Event):
 class FailoverStream(HttpStream):
     """One request of a client and its upstream attempts. See the module."""
 
-    def __init__(self, context: Context, stream_id: int, parent: FailoverLayer) -> None:
+    def __init__(self, context: Context, stream_id: int, parent: Parent) -> None:
         super().__init__(context, stream_id)
         self.deadline: float | None = None
         self._parent = parent
@@ -189,6 +134,7 @@ class FailoverStream(HttpStream):
         self._timer: commands.RequestWakeup | None = None
         self._then: Callable[[], CommandGenerator[None]] = self._next_step
         self._head: ResponseHeaders | None = None
+        self._facts = NO_HEAD
         self._held: list[bytes] = []
         self._peek: FirstEvent | None = None
         self._ended = False
@@ -269,7 +215,7 @@ class FailoverStream(HttpStream):
         yield SendHttp(ResponseHeaders(self.stream_id, response, end_stream=False), self.context.client)
         yield SendHttp(ResponseData(self.stream_id, answer.body), self.context.client)
         yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
-        yield from self._set_deadline(COLLECT_SECONDS)
+        self._set_deadline(COLLECT_SECONDS)
 
     def make_server_connection(self) -> CommandGenerator[bool]:
         """Where mitmproxy asks for a server: from here on the request is ours, so it never gets one from us."""
@@ -315,7 +261,7 @@ class FailoverStream(HttpStream):
         # instead, neither a deadline nor a client that leaves would be seen while it connects.
         command.blocking = self  # type: ignore[assignment]
         self._connecting = command
-        yield from self._set_deadline(CONNECT_SECONDS)
+        self._set_deadline(CONNECT_SECONDS)
         yield command
 
     def _connected(self, event: GetHttpConnectionCompleted) -> CommandGenerator[None]:
@@ -358,17 +304,15 @@ class FailoverStream(HttpStream):
             yield from self._judge()
 
     def _hold_head(self, event: ResponseHeaders) -> CommandGenerator[None]:
-        self._head = event
-        response = event.response
-        is_error = response.status_code >= 400
-        is_stream = "text/event-stream" in response.headers.get("content-type", "")
-        if event.end_stream or not (is_error or is_stream):
+        self._head, self._facts = event, read_head(event.response)
+        is_error = event.response.status_code >= 400
+        if event.end_stream or not (is_error or self._facts.is_event_stream):
             yield from self._judge()
-        elif is_stream and not is_error:
-            self._peek = FirstEvent(response.headers.get("content-encoding", ""))
-            yield from self._set_deadline(PEEK_SECONDS)
+        elif is_error:
+            self._set_deadline(COLLECT_SECONDS)
         else:
-            yield from self._set_deadline(COLLECT_SECONDS)
+            self._peek = FirstEvent(self._facts.content_encoding)
+            self._set_deadline(PEEK_SECONDS)
 
     def _look(self, data: bytes) -> CommandGenerator[None]:
         """Judge as soon as the first event that tells is here, or enough was held."""
@@ -384,7 +328,7 @@ class FailoverStream(HttpStream):
             return
         response = self._head.response
         if event is None and response.status_code >= 400:
-            event = parse_error(b"".join(self._held), response.headers.get("content-encoding", ""))
+            event = parse_error(b"".join(self._held), self._facts.content_encoding, HOLD_BYTES)
         step = self._exchange.judge(response.status_code, response.headers.fields, event)
         if not isinstance(step, Send | Wait | Answer):
             yield from self._deliver()
@@ -421,9 +365,8 @@ class FailoverStream(HttpStream):
             yield from self._drop_attempt()
             yield from self._later(0, lambda: self._perform(step))
 
-    def _set_deadline(self, seconds: float) -> CommandGenerator[None]:
+    def _set_deadline(self, seconds: float) -> None:
         self.deadline = time.monotonic() + seconds
-        yield from self._parent.watch_deadlines()
 
     def _deadline_passed(self) -> CommandGenerator[None]:
         self.deadline = None
@@ -446,7 +389,7 @@ class FailoverStream(HttpStream):
         response = head.response
         self._exchange.delivering(response.status_code, response.headers.fields)
         self._tap = self._exchange.capture.add
-        if is_streamed(response):
+        if self._facts.is_streamed:
             response.stream = self._unchanged
         nothing_follows = head.end_stream or (self._ended and not held)
         yield from self.state_wait_for_response_headers(
@@ -488,7 +431,7 @@ class FailoverStream(HttpStream):
             and response is not None
             and response.stream is self._unchanged
             and not response.is_http2
-            and response.headers.get("transfer-encoding", "").lower() == "chunked"
+            and self._facts.transfer_encoding == "chunked"
             and not self.context.options.store_streamed_bodies
         ):
             return Framing.CHUNKED
@@ -535,137 +478,5 @@ class FailoverStream(HttpStream):
         yield DropStream(self.stream_id)
 
 
-class Refused(layer.Layer):
-    """Stands where a raw TCP tunnel would be, and hangs up."""
-
-    def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
-        if isinstance(event, events.Start):
-            yield commands.CloseConnection(self.context.client)
-
-
-# Pieces without state
-
-
-def adopt(place: layer.NextLayer, services: Services) -> None:
-    """Put our HTTP layer where mitmproxy has just put its own, also underneath a TLS layer."""
-    parent: Any = None
-    current: Any = place.layer
-    while current is not None and type(current) is not HttpLayer:
-        parent, current = current, getattr(current, "child_layer", None)
-    if current is None:
-        return
-    ours = FailoverLayer(current.context, current.mode, services)
-    stack = current.context.layers  # a layer appends itself when it is made
-    stack.remove(ours)
-    stack[stack.index(current)] = ours
-    if parent is None:
-        place.layer = ours
-    else:
-        parent.child_layer = ours
-
-
-def join_writes(source: Iterator[commands.Command]) -> Generator[commands.Command, Any, None]:
-    """The same commands with neighbouring writes to one connection made into one.
-
-    An upstream packet with many events would otherwise cost a system call for each chunk on the way to the client.
-    """
-    connection: Any = None
-    parts: list[bytes] = []
-    for command in source:
-        if type(command) is commands.SendData:
-            if command.connection is not connection:
-                if parts:
-                    yield commands.SendData(connection, b"".join(parts) if len(parts) > 1 else parts[0])
-                connection, parts = command.connection, []
-            parts.append(command.data)
-            continue
-        if parts:
-            yield commands.SendData(connection, b"".join(parts) if len(parts) > 1 else parts[0])
-            connection, parts = None, []
-        yield command
-    if parts:
-        yield commands.SendData(connection, b"".join(parts) if len(parts) > 1 else parts[0])
-
-
 def ignore(_: bytes) -> None:
     """What a stream does with a chunk before anybody wants it."""
-
-
-def with_credential(request: http.Request, credential: Credential | None) -> http.Request:
-    """A copy of `request` to send, with an account's credential in place of the client's; the body stays aside."""
-    data = request.data
-    fields = data.headers.fields if credential is None else inject(data.headers.fields, credential)
-    return http.Request(
-        host=data.host,
-        port=data.port,
-        method=data.method,
-        scheme=data.scheme,
-        authority=data.authority,
-        path=data.path,
-        http_version=data.http_version,
-        headers=http.Headers(fields),
-        content=None,
-        trailers=None,
-        timestamp_start=data.timestamp_start,
-        timestamp_end=data.timestamp_end,
-    )
-
-
-def make_response(answer: Answer) -> http.Response:
-    """One of our own answers as mitmproxy's response."""
-    return http.Response.make(answer.status, answer.body, http.Headers(answer.headers))
-
-
-def is_streamed(response: http.Response) -> bool:
-    """Whether an answer is passed on as it comes. Small complete ones are cheaper to collect first."""
-    if "text/event-stream" in response.headers.get("content-type", ""):
-        return True
-    length = response.headers.get("content-length", "")
-    return not length.isdigit() or int(length) > 1024 * 1024
-
-
-def json_error_page(status_code: int, message: str = "") -> bytes:
-    """mitmproxy's own error (a malformed request, a broken answer) as JSON in Anthropic's shape.
-
-    The message may quote what the other side sent, so it stays in mitmproxy's log.
-    """
-    reason = status_codes.RESPONSES.get(status_code, "Error")
-    response = make_response(error(status_code, f"The proxy could not handle this: {reason}.", request_id="req_none"))
-    response.headers["connection"] = "close"
-    page: bytes = http1.assemble_response(response)
-    return page
-
-
-def check_contract() -> None:
-    """Raise ConfigError unless mitmproxy's inside is as this module knows it."""
-    expected: dict[Callable[..., Any], list[str]] = {
-        HttpLayer.make_stream: ["self", "stream_id"],
-        HttpLayer.event_to_child: ["self", "child", "event"],
-        HttpStream.__init__: ["self", "context", "stream_id"],
-        HttpStream.check_body_size: ["self", "request"],
-        HttpStream.make_server_connection: ["self"],
-        HttpStream.state_wait_for_response_headers: ["self", "event"],
-        HttpStream.send_response: ["self", "already_streamed"],
-        HttpStream.check_killed: ["self", "emit_error_hook"],
-        _http1.make_error_response: ["status_code", "message"],
-    }
-    changed = [f.__qualname__ for f, names in expected.items() if list(inspect.signature(f).parameters) != names]
-    if changed:
-        raise ConfigError(
-            f"mitmproxy {version.VERSION} differs inside ({', '.join(changed)}); install a version >= 12.2 and < 13."
-        )
-
-
-def install() -> None:
-    """Check the contract and make mitmproxy's own errors speak JSON."""
-    check_contract()
-    _http1.make_error_response = json_error_page
-
-
-def parse_error(body: bytes, encoding: str) -> dict[str, Any] | None:
-    """The JSON of an error's body, if it is any."""
-    try:
-        parsed = json.loads(Decoder(encoding, HOLD_BYTES).feed(body))
-    except (ValueError, RecursionError):
-        return None
-    return parsed if isinstance(parsed, dict) else None

@@ -1,0 +1,84 @@
+"""Messages between the two worlds: mitmproxy's requests and responses, and what the core knows of them."""
+
+import json
+from typing import Any, NamedTuple
+
+from mitmproxy import http
+
+from ccflare_core.accounts import Credential, inject
+from ccflare_core.answers import Answer
+from ccflare_core.decoding import Decoder
+
+COLLECTED_BYTES = 1024 * 1024
+"""Up to this size a complete answer is cheaper to collect first than to stream."""
+
+
+class Head(NamedTuple):
+    """What an answer's head says of its body."""
+
+    content_type: str
+    content_encoding: str
+    transfer_encoding: str
+    length: int | None
+
+    @property
+    def is_event_stream(self) -> bool:
+        return "text/event-stream" in self.content_type
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the answer is passed on as it comes."""
+        return self.is_event_stream or self.length is None or self.length > COLLECTED_BYTES
+
+
+_WANTED = frozenset({b"content-type", b"content-encoding", b"transfer-encoding", b"content-length"})
+
+
+def read_head(response: http.Response) -> Head:
+    """The head in one pass: a look-up in mitmproxy's headers costs a walk through all of them, each time."""
+    found: dict[bytes, str] = {}
+    for name, value in response.headers.fields:
+        lower = name.lower()
+        if lower in _WANTED:
+            found.setdefault(lower, value.decode("latin-1").lower())
+    length = found.get(b"content-length", "")
+    return Head(
+        content_type=found.get(b"content-type", ""),
+        content_encoding=found.get(b"content-encoding", ""),
+        transfer_encoding=found.get(b"transfer-encoding", ""),
+        length=int(length) if length.isdecimal() else None,
+    )
+
+
+def with_credential(request: http.Request, credential: Credential | None) -> http.Request:
+    """A copy of `request` to send, with an account's credential in place of the client's; the body stays aside."""
+    data = request.data
+    fields = data.headers.fields if credential is None else inject(data.headers.fields, credential)
+    return http.Request(
+        host=data.host,
+        port=data.port,
+        method=data.method,
+        scheme=data.scheme,
+        authority=data.authority,
+        path=data.path,
+        http_version=data.http_version,
+        headers=http.Headers(fields),
+        content=None,
+        trailers=None,
+        timestamp_start=data.timestamp_start,
+        timestamp_end=data.timestamp_end,
+    )
+
+
+def make_response(answer: Answer) -> http.Response:
+    """One of our own answers as mitmproxy's response."""
+    return http.Response.make(answer.status, answer.body, http.Headers(answer.headers))
+
+
+def parse_error(body: bytes, encoding: str, limit: int) -> dict[str, Any] | None:
+    """The JSON of an error's body, if it is any; `limit` bounds what it decompresses to."""
+    try:
+        parsed = json.loads(Decoder(encoding, limit).feed(body))
+    except (ValueError, RecursionError):
+        return None
+    return parsed if isinstance(parsed, dict) else None
