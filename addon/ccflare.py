@@ -22,7 +22,7 @@ from mitmproxy.tls import ClientHelloData
 from ccflare_core.errors import CCFlareError, ConfigError, StoreError
 from ccflare_core.exchange import Outcome
 from ccflare_core.settings import Settings
-from ccflare_mitm import declaring, gate, listener, logs, tuning, wire
+from ccflare_mitm import contract, declaring, gate, layer, listener, logs, tuning
 from ccflare_mitm.house import House
 
 logger = logging.getLogger("ccflare")
@@ -41,7 +41,7 @@ class CCFlare:
         """Declare the options, with the defaults of this place: the environment's over the file's."""
         listener.postpone()
         try:
-            wire.install()
+            contract.install()
             declaring.declare(loader, os.environ, Path(__file__).resolve().parent.parent)
         except ConfigError as error:
             give_up(error)
@@ -86,10 +86,10 @@ class CCFlare:
         """Let mitmproxy decide on the protocol and put our HTTP layer in the place of its own."""
         try:
             ctx.master.addons.get("nextlayer").next_layer(data)
-            wire.adopt(data, self._open_house().services)
+            layer.adopt(data, self._open_house().services)
         except Exception:
             # mitmproxy would go on with its own layer, which sends what it is given.
-            data.layer = wire.Refused(data.context)
+            data.layer = layer.Refused(data.context)
             raise
 
     def tls_clienthello(self, data: ClientHelloData) -> None:
@@ -110,7 +110,10 @@ class CCFlare:
 
     def response(self, flow: http.HTTPFlow) -> None:
         """The answer is with the client: show its story in the inspector."""
-        self._open_house().show(flow)
+        house = self._open_house()
+        if exchange := house.gate.find(flow):
+            exchange.finish(Outcome.REFUSED, "another addon has answered")  # unless it has ended, as ours all have
+        house.show(flow)
 
     def error(self, flow: http.HTTPFlow) -> None:
         """The flow broke off. If nobody has ended its exchange yet, the client did."""

@@ -683,6 +683,7 @@ class Logins:
         self.expires_in: object = 28_800
         self.gives_refresh_token = True
         self.refreshes = 0
+        self.reuses = 0
         self._families: dict[str, _Family] = {}
         self._codes: dict[str, dict[str, str]] = {}
         self._count = itertools.count(1)
@@ -690,6 +691,15 @@ class Logins:
     def new_login(self) -> tuple[str, str]:
         """A fresh pair of access token and refresh token."""
         return self._next_pair(_Family())
+
+    def is_live(self, refresh_token: str) -> bool:
+        """Whether this refresh token would be taken."""
+        family = self._families.get(refresh_token)
+        return family is not None and not family.dead and family.live == refresh_token
+
+    def end(self, refresh_token: str) -> None:
+        """End the login that this refresh token belongs to, as time or its owner would."""
+        self._families[refresh_token].dead = True
 
     def token(self, request: Request) -> Answer:
         """POST /v1/oauth/token, the grants `refresh_token` and `authorization_code`, JSON or form."""
@@ -721,6 +731,7 @@ class Logins:
             return _refused("invalid_grant", "Refresh token not found or invalid")
         family.dead = family.dead or family.live != asked["refresh_token"]
         if family.dead:
+            self.reuses += 1
             return _refused("invalid_grant", "Refresh token not found or invalid")
         return self._granted(family)
 

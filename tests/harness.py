@@ -33,10 +33,12 @@ from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, DataReceived, Event, ResponseReceived, StreamEnded, StreamReset
 from mitmproxy.certs import CertStore
 
-from fake_upstream import FakeUpstream, Header
+from fake_upstream import TOKEN, FakeUpstream, Header
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ADDON = REPOSITORY / "addon" / "ccflare.py"
+NOWHERE = "http://127.0.0.1:9/v1/oauth/token"
+"""A token endpoint that refuses connections."""
 
 # --------------------------------------------------------------------------------------------------- waiting
 
@@ -154,7 +156,7 @@ class Proxy:
 
     Other keywords are options (`--set name=value`; a bool becomes true or false, None is left out). `script`
     may be another addon or None, `environment` adds variables, `arguments` anything else. A given folder is
-    kept.
+    kept; `database` may be another proxy's.
     """
 
     def __init__(
@@ -162,6 +164,7 @@ class Proxy:
         upstream: FakeUpstream | str | None = None,
         *,
         folder: Path | None = None,
+        database: Path | None = None,
         program: str = "mitmdump",
         script: Path | None = ADDON,
         mode: str | None = None,
@@ -175,7 +178,7 @@ class Proxy:
             folder = Path(self._resources.enter_context(tempfile.TemporaryDirectory(prefix="ccflare-test-")))
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.database = folder / "home" / "data" / "ccflare.db"
+        self.database = database or folder / "home" / "data" / "ccflare.db"
         self.confdir = folder / "confdir"
         self.ca_file = self.confdir / "mitmproxy-ca-cert.pem"
         self.log_file = folder / "proxy.log"
@@ -219,10 +222,16 @@ class Proxy:
         return [*command, *arguments]
 
     def _for_upstream(self, upstream: FakeUpstream | str | None) -> dict[str, object]:
-        if upstream is None or isinstance(upstream, str):
-            return {"ccflare_upstream": upstream}
+        if upstream is None:
+            return {}
+        if isinstance(upstream, str):
+            return {"ccflare_upstream": upstream, "ccflare_token_url": NOWHERE}
         ca_file = upstream.ca_file if upstream.url.startswith("https:") else None
-        return {"ccflare_upstream": upstream.url, "ssl_verify_upstream_trusted_ca": ca_file}
+        return {
+            "ccflare_upstream": upstream.url,
+            "ccflare_token_url": upstream.url + TOKEN,
+            "ssl_verify_upstream_trusted_ca": ca_file,
+        }
 
     def __repr__(self) -> str:
         return f"<Proxy {' '.join(self._command)}>"

@@ -94,9 +94,7 @@ async def test_the_request_arrives_whole() -> None:
     await ask(server)
     head, _, body = server.requests[0].partition(b"\r\n\r\n")
     assert head.startswith(b"POST /v1/oauth/token HTTP/1.1\r\nHost: 127.0.0.1:")
-    assert {b"User-Agent: ccflare", b"Connection: close", b"Accept-Encoding: identity"} <= set(
-        head.split(b"\r\n")
-    )
+    assert {b"User-Agent: ccflare", b"Connection: close", b"Accept-Encoding: identity"} <= set(head.split(b"\r\n"))
     assert body == request(server.url).body
 
 
@@ -207,6 +205,15 @@ async def test_a_server_that_never_greets_meets_the_connect_deadline() -> None:
     with pytest.raises(TokenUnavailable, match=r"could not be connected to within 0\.2 s"):
         await Fetcher(connect_seconds=0.2).send(request(url))
     listener.close()
+
+
+async def test_a_loop_with_eager_tasks_such_as_mitmproxys_will_do() -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    try:
+        assert (await ask(Server())).status == 200
+    finally:
+        loop.set_task_factory(None)
 
 
 async def test_the_loop_goes_on_while_an_answer_is_awaited() -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccflare_core.errors import ConfigError
+from ccflare_core.oauth import Endpoints
 from ccflare_core.settings import (
     FILE_LIMIT_BYTES,
     OPTIONS,
@@ -49,6 +50,22 @@ def test_each_option_has_its_field() -> None:
     fields = {field.name for field in dataclasses.fields(Settings)}
 
     assert fields == {renamed.get(noun, noun) for noun in nouns}
+
+
+def test_logins_go_where_the_options_say_and_by_default_where_claude_codes_go() -> None:
+    assert Settings.build({}).endpoints == Endpoints()
+
+    elsewhere = Settings.build({"ccflare_token_url": "http://localhost:9/token", "ccflare_scopes": "a b"}).endpoints
+
+    assert (elsewhere.token_url, elsewhere.scopes) == ("http://localhost:9/token", ("a", "b"))
+
+
+@pytest.mark.parametrize("url", ["http://example.com/token", "https://me:hidden@host/token", "ftp://localhost", ""])
+def test_secrets_are_sent_to_no_unsafe_address(url: str) -> None:
+    with pytest.raises(ConfigError, match="ccflare_token_url") as error:
+        Settings.build({"ccflare_token_url": url})
+
+    assert "hidden" not in str(error.value)
 
 
 def test_settings_cannot_be_changed() -> None:

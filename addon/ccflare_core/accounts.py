@@ -66,6 +66,11 @@ class Account:
             raise ValueError(f"account {self.name} has no {_WORD[self.kind]}")
         return Credential(self.kind, secret)
 
+    @property
+    def is_renewable(self) -> bool:
+        """Whether a refresh token can get it another access token."""
+        return self.kind is Kind.OAUTH and bool(self.refresh_token) and not self.needs_login
+
     def token_problem(self, now: float) -> str | None:
         """Why the credential cannot be used at `now` (epoch seconds), in a few words; None if it can."""
         if self.kind is Kind.API_KEY:

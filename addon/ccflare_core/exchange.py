@@ -23,6 +23,8 @@ from ccflare_core.failover import Deliver, Failover, NextAccount, RetryBudget, R
 from ccflare_core.limits import Kind, Verdict
 from ccflare_core.pool import AccountPool, Exhausted, Lease, Report
 from ccflare_core.pricing import PriceList
+from ccflare_core.renewals import NoRenewer, Refused, Renewer
+from ccflare_core.routes import COUNT_TOKENS
 from ccflare_core.settings import Settings
 from ccflare_core.usage import Ending, Reading
 
@@ -30,6 +32,9 @@ BAD_GATEWAY = 502
 
 HOLD_POLL = 0.25
 """Seconds between two looks at the pool while a request is held."""
+
+RENEWAL_POLL, RENEWAL_SECONDS = 0.05, 12.0
+"""How often to ask whether a refused token has been replaced, and for how long at most."""
 
 
 class Outcome(StrEnum):
@@ -114,6 +119,7 @@ class Exchanges:
     wall: Callable[[], float] = time.time  # noqa: TID251
     random: Callable[[], float] = random_module.random
     budget: RetryBudget = field(default_factory=RetryBudget)
+    tokens: Renewer = field(default_factory=NoRenewer)
     open: dict[str, "Exchange"] = field(default_factory=dict)
 
     def begin(self, opening: Opening) -> "Exchange":
@@ -162,6 +168,8 @@ class Exchange:
         self._tried: set[str] = set()
         self._hold_until: float | None = None
         self._same_account = False
+        self._refused: Refused | None = None
+        self._renewed: set[str] = set()
         self._budgeted = False
         settings = shared.settings
         self._failover = Failover(
@@ -181,7 +189,7 @@ class Exchange:
         """Allow the wire to send this inference request upstream, with a leased account."""
         self.facts = facts
         self.request_body, self.request_encoding = body, encoding
-        self.metered = True
+        self.metered = self.opening.path != COUNT_TOKENS  # its answer tells tokens that nobody is billed for
         self.ticket = Ticket.LEASE
 
     def let_pass(self) -> None:
@@ -209,6 +217,8 @@ class Exchange:
             return answers.error(500, "The proxy has no ticket for this request.", request_id=self.id)
         if self.ticket is Ticket.PASS:
             return Send(None)
+        if self._refused is not None:
+            return self._await_token(self._refused)
         if self._same_account and self.lease is not None:
             self._same_account = False
             return self._send(self.lease)
@@ -259,10 +269,32 @@ class Exchange:
 
     def _after(self, verdict: Verdict, *, holding: bool) -> Step:
         lease = self.lease
-        if lease is None:
+        if lease is None or self.outcome is not None:
             return answers.error(500, "The proxy lost its lease for this request.", request_id=self.id)
         self._note(lease, verdict)
         self._give_back()
+        refused = self._ask_for_token(lease, verdict)
+        return self._await_token(refused) if refused else self._weigh(lease, verdict, holding=holding)
+
+    def _ask_for_token(self, lease: Lease, verdict: Verdict) -> Refused | None:
+        """A token that upstream refuses may be replaced by a new one, once for each account."""
+        account = lease.account
+        if verdict.kind is not Kind.CREDENTIAL_REJECTED or not account.is_renewable or account.id in self._renewed:
+            return None
+        self._renewed.add(account.id)
+        renewal = self._shared.tokens.renew(account.id, rejected=account.access_token)
+        return Refused(lease, verdict, renewal, self._shared.clock() + RENEWAL_SECONDS)
+
+    def _await_token(self, refused: Refused) -> Step:
+        """The same account again as soon as it has a new token; if it gets none, the refusal counts."""
+        if not refused.renewal.done and self._shared.clock() < refused.until:
+            self._refused = refused
+            return Wait(RENEWAL_POLL)
+        self._refused = None
+        lease = self._shared.pool.renewed(refused.lease) if refused.renewal.ok else None
+        return self._send(lease) if lease else self._weigh(refused.lease, refused.verdict, holding=False)
+
+    def _weigh(self, lease: Lease, verdict: Verdict, *, holding: bool) -> Step:
         move = self._failover.after(verdict)
         if isinstance(move, RetrySame) and self._may_repeat(verdict):
             self._same_account = True
@@ -347,7 +379,7 @@ class Exchange:
         if self.outcome is not None:
             return
         self.duration = self._shared.clock() - self._started
-        if self.metered and self.capture.size:
+        if self.metered and self.capture.content_type:  # also an empty one: a stream of no events was cut
             self.reading = self.capture.read(cut=outcome is not None)
             self.cost = self._shared.prices.cost(self.reading.model or self.facts.model, self.reading.usage)
         self.outcome = outcome or self._outcome()

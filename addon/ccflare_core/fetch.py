@@ -6,9 +6,10 @@ variables are never looked at: the user's shell may point them at ccflare itself
 """
 
 import asyncio
+import contextlib
+import socket
 import ssl
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
@@ -84,27 +85,28 @@ class Fetcher:
             await writer.drain()
             return await self._read(http, reader)
 
-    @asynccontextmanager
-    async def _connected(
-        self, url: SplitResult
-    ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        secure = url.scheme == "https"
-        try:
-            async with asyncio.timeout(self._connect_seconds):
-                reader, writer = await asyncio.open_connection(
-                    url.hostname,
-                    url.port or (443 if secure else 80),
-                    ssl=self._tls if secure else None,
-                    happy_eyeballs_delay=0.25,
-                )
-        except TimeoutError:
-            seconds = f"{self._connect_seconds:g} s"
-            raise _Failure(f"could not be connected to within {seconds}") from None
+    @contextlib.asynccontextmanager
+    async def _connected(self, url: SplitResult) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        reader, writer = await self._connect(url)
         try:
             yield reader, writer
         finally:
             # Not close(): a peer that never answers TLS's goodbye would hold us for another 30 s.
             writer.transport.abort()
+
+    async def _connect(self, url: SplitResult) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection by any address, or if that hangs by an IPv4 one: IPv6 may lead nowhere.
+
+        asyncio's own way of trying both (`happy_eyeballs_delay`) fails on loops with eager tasks, such as mitmproxy's:
+        https://github.com/python/cpython/issues/124309
+        """
+        secure = url.scheme == "https"
+        port, tls = url.port or (443 if secure else 80), self._tls if secure else None
+        for family in (socket.AF_UNSPEC, socket.AF_INET):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._connect_seconds / 2):
+                    return await asyncio.open_connection(url.hostname, port, ssl=tls, family=family)
+        raise _Failure(f"could not be connected to within {self._connect_seconds:g} s")
 
     async def _read(self, http: h11.Connection, reader: asyncio.StreamReader) -> Answer:
         head: h11.Response | None = None

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from ccflare_core import oauth
+
 Value = str | int | bool
 
 MIB = 1024**2
@@ -22,6 +24,7 @@ _ORIGIN = re.compile(
 )
 _ADDRESS = re.compile(r"[a-z0-9._:%-]+", re.IGNORECASE | re.ASCII)
 _WHOLE = re.compile(r"-?\d{1,18}", re.ASCII)
+_SCOPES = re.compile(r"[\x21-\x7e]{1,100}(?: [\x21-\x7e]{1,100}){0,49}")
 _SWITCH = {
     "1": True,
     "true": True,
@@ -40,6 +43,10 @@ class Origin(NamedTuple):
     scheme: str
     host: str
     port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
@@ -148,6 +155,18 @@ def _is_client_id(text: str) -> bool:
     return text.isascii() and " " not in text and 0 < len(text) <= 200
 
 
+def _is_safe_url(text: str) -> bool:
+    try:
+        oauth.check_url(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _are_scopes(text: str) -> bool:
+    return _SCOPES.fullmatch(text) is not None
+
+
 def _is_address(text: str) -> bool:
     return _ADDRESS.fullmatch(text) is not None
 
@@ -175,6 +194,14 @@ def _switch(name: str, default: bool, text: str) -> Option:
 def _file(name: str, text: str, variable: str = "") -> Option:
     return Option(name, str, "", text, environment=variable or None, check=is_path, form="the path of a file")
 
+
+def _url(name: str, default: str, text: str) -> Option:
+    return Option(
+        name, str, default, text, check=_is_safe_url, form="https://… (or http://… on this machine) without user"
+    )
+
+
+_TODAY = oauth.Endpoints()
 
 # fmt: off
 OPTIONS: tuple[Option, ...] = (
@@ -224,6 +251,18 @@ OPTIONS: tuple[Option, ...] = (
     Option("ccflare_client_id", str, "9d1c250a-e61b-44d9-88ed-5944d1962f5e",
            "The OAuth client that accounts log in as.", environment="CLIENT_ID",
            check=_is_client_id, form="1 to 200 ASCII characters without spaces"),
+    _number("ccflare_refresh_before_seconds", 1800, 0, DAY,
+            "How long before its end an OAuth token is refreshed, also that of an idle account."),
+    _number("ccflare_usage_poll_seconds", 0, 0, DAY,
+            "How often an idle account's limits are asked for, at most once in 60 s. 0: never; answers tell them too."),
+    _url("ccflare_token_url", _TODAY.token_url, "Where OAuth tokens are refreshed."),
+    _url("ccflare_authorize_url", _TODAY.authorize_url_max, "The page on which a subscription's login is allowed."),
+    _url("ccflare_console_authorize_url", _TODAY.authorize_url_console,
+         "The page on which a Console login is allowed."),
+    _url("ccflare_create_key_url", _TODAY.create_key_url, "Where a Console login makes its API key."),
+    _url("ccflare_redirect_url", _TODAY.redirect_uri, "The page that shows the code of a login."),
+    Option("ccflare_scopes", str, " ".join(_TODAY.scopes), "What a login asks to be allowed.", check=_are_scopes,
+           form="names of scopes with a space between them"),
     _choice("ccflare_log_level", "debug|info|warning|error", "info",
             "The least important messages that are logged. ccflare_DEBUG=1 means debug.", "LOG_LEVEL",
             warn="warning"),

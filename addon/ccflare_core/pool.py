@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ccflare_core.accounts import Account
-from ccflare_core.cooldowns import Cooldown, Moment
+from ccflare_core.cooldowns import Cooldown, Moment, Obstacle
 from ccflare_core.facts import Facts
 from ccflare_core.limits import Verdict, Window
 from ccflare_core.seats import AccountStatus, Seat
@@ -65,6 +65,10 @@ class Report:
 _NOTHING = Report()
 
 
+def _stays_expired(account: Account) -> Obstacle:
+    return Obstacle("token expired", None)
+
+
 class AccountPool:
     """The accounts and all that is known of them.
 
@@ -80,10 +84,13 @@ class AccountPool:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,  # noqa: TID251
         max_sessions: int = 10_000,
+        expired: Callable[[Account], Obstacle] = _stays_expired,
     ) -> None:
+        """`expired` is asked whenever an account whose token is over could have a new one."""
         self._strategy = strategy
         self._clock = clock
         self._wall = wall
+        self._expired = expired
         self._seats: dict[str, Seat] = {}
         self._pins = _Pins(session_seconds, max_sessions)
         self._turn = 0
@@ -105,12 +112,35 @@ class AccountPool:
         for account in accounts:
             seat = self._seats.get(account.id)
             if seat is None:
-                seat = Seat(account)
+                seat = Seat(account, self._expired)
             else:
                 cleared += [(account.id, family) for family in seat.change(account)]
             seats[account.id] = seat
         self._seats = seats
         return tuple(cleared)
+
+    def change_account(self, account: Account) -> tuple[tuple[str, str], ...]:
+        """Take this account for the old one with its id, if there is one; otherwise as `replace_accounts`."""
+        seat = self._seats.get(account.id)
+        return tuple((account.id, family) for family in seat.change(account)) if seat else ()
+
+    def accounts(self) -> list[Account]:
+        """Every account, in the order of `replace_accounts`."""
+        return [seat.account for seat in self._seats.values()]
+
+    def idle_accounts(self, seconds: float) -> list[Account]:
+        """The OAuth accounts that could serve, or only rest, and have had no request for so long."""
+        at = self._now()
+        return [seat.account for seat in self._seats.values() if seat.is_idle(seconds, at)]
+
+    def learn(self, account_id: str, windows: Iterable[Window]) -> Report:
+        """Learn windows from elsewhere than an answer. They may end a rest, but begin none."""
+        seat, at = self._seats.get(account_id), self._now()
+        if seat is None:
+            return _NOTHING
+        told = tuple(windows)
+        cleared = seat.relieve(told, at)
+        return Report(None, tuple((account_id, family) for family in cleared), seat.learn(told, at))
 
     def restore(self, cooldowns: Iterable[Cooldown], windows: Mapping[str, tuple[Window, ...]]) -> None:
         """Take up what an earlier run knew of the present accounts; what is over is left out."""
@@ -139,6 +169,14 @@ class AccountPool:
             self._turn = 1 + [candidate.id for candidate in candidates].index(choice.account_id)
         self._pins.put(session, self._holder(pinned, choice.account_id, at.wall), at.mono)
         return self._lend(self._seats[choice.account_id], choice, facts, family, at)
+
+    def renewed(self, lease: Lease) -> Lease | None:
+        """A lease with the account's present credential in place of this one; None if it cannot serve now."""
+        self.release(lease)
+        at, family = self._now(), lease.facts.family or _NO_MODEL
+        if self._seats.get(lease.account.id) is not lease.seat or lease.seat.obstacle(family, at):
+            return None
+        return self._lend(lease.seat, lease.choice, lease.facts, family, at)
 
     def report(self, lease: Lease, verdict: Verdict) -> Report:
         """Learn from an upstream answer to `lease`. Returns what changed, for the store.

@@ -1,10 +1,10 @@
 """One account's seat in the pool: its obstacles, its cooldowns and streaks, its windows, its load."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ccflare_core import limits
-from ccflare_core.accounts import Account
+from ccflare_core.accounts import Account, Kind
 from ccflare_core.cooldowns import LONGEST_REST, WHOLE_ACCOUNT, Cooldown, Moment, Obstacle, Rest
 from ccflare_core.limits import Scope, Verdict, Window
 from ccflare_core.selection import Candidate
@@ -13,6 +13,11 @@ _SAME_END = 1.0
 """Seconds by which a rest must grow to count as longer: the same reset read twice differs by less."""
 
 _ABOUT_THE_CREDENTIAL = frozenset({limits.Kind.CREDENTIAL_REJECTED, limits.Kind.PERMISSION_DENIED})
+_ABOUT_A_WINDOW = frozenset({limits.Kind.WINDOW_SPENT, limits.Kind.MODEL_BUCKET_SPENT})
+
+_JITTER = 60.0
+"""Seconds by which two readings of one reset may differ; a real one moves by hours."""
+
 _WINDOW_SECONDS = {"5h": 5 * 3600.0, "7d": 7 * 86400.0}
 
 
@@ -34,10 +39,13 @@ class AccountStatus:
 class Seat:
     """The mutable state of one account. Leases are known here by their numbers, which only rise."""
 
-    __slots__ = ("_fixed", "_gauge", "_rests", "_streaks", "account", "in_flight")
+    __slots__ = ("_expired", "_fixed", "_gauge", "_rests", "_streaks", "account", "in_flight", "used_at")
 
-    def __init__(self, account: Account) -> None:
+    def __init__(self, account: Account, expired: Callable[[Account], Obstacle]) -> None:
+        """`expired` tells what an account waits for whose token has to be refreshed first."""
         self.account = account
+        self.used_at = float("-inf")  # monotonic
+        self._expired = expired
         self.in_flight = 0
         self._fixed = _fixed_obstacle(account)
         self._rests: dict[str, Rest] = {}  # by family
@@ -64,13 +72,14 @@ class Seat:
 
     def lasting_obstacle(self, wall: float) -> str | None:
         """What keeps the account out until somebody does something about it."""
-        return self._fixed or self.account.token_problem(wall)
+        return self._fixed or (None if self.account.is_renewable else self.account.token_problem(wall))
 
     def obstacle(self, family: str, at: Moment, exclude: frozenset[str] = frozenset()) -> Obstacle | None:
         """Why the account cannot take a request of this family now; None if it can."""
         lasting = self._fixed or self.account.token_problem(at.wall)
         if lasting is not None:
-            return Obstacle(lasting, None)
+            is_expired = self._fixed is None and self.account.is_renewable
+            return self._expired(self.account) if is_expired else Obstacle(lasting, None)
         if self._rests:
             found = [why for rest in self._rests_for(family) if (why := rest.obstacle(at))]
             if found:
@@ -93,6 +102,7 @@ class Seat:
     def lend(self, number: int, family: str, at: Moment) -> None:
         """One more request in flight; it is the probe of what it passes."""
         self.in_flight += 1
+        self.used_at = at.mono
         for rest in self._rests_for(family) if self._rests else ():
             rest.lend(number, at)
 
@@ -118,6 +128,22 @@ class Seat:
         served = {name for name in names if name not in self._rests}
         self._streaks = {key: n for key, n in self._streaks.items() if key[0] not in served}
         return cleared
+
+    def is_idle(self, seconds: float, at: Moment) -> bool:
+        """Whether it is an OAuth account with a usable token and no request for so long."""
+        account = self.account
+        if self.in_flight or at.mono - self.used_at < seconds or account.kind is not Kind.OAUTH:
+            return False
+        return not (self._fixed or account.token_problem(at.wall))
+
+    def relieve(self, windows: Iterable[Window], at: Moment) -> list[str]:
+        """End the rests for a spent window that these newer readings show to be over; the rests' families."""
+        known = {window.name: window for window in windows if window.utilization is not None}
+        over = [name for name, rest in self._rests.items() if _is_over(rest.cooldown, known)]
+        for name in over:
+            del self._rests[name]
+        self._streaks = {key: n for key, n in self._streaks.items() if key[0] not in over}
+        return over
 
     def cool(
         self, verdict: Verdict, sent: Account, number: int, family: str, at: Moment, since: int
@@ -213,12 +239,25 @@ def _fixed_obstacle(account: Account) -> str | None:
         return "paused"
     problem = account.token_problem(float("-inf"))
     if problem is not None:
-        return problem
+        return None if account.is_renewable else problem
     try:
         account.credential()
     except ValueError:
         return "unusable credential"
     return None
+
+
+def _is_over(rest: Cooldown, known: Mapping[str, Window]) -> bool:
+    """Whether every window that the rest may be for is known, has room, and is not the one that was spent."""
+    if rest.source not in _ABOUT_A_WINDOW:
+        return False
+    names = (f"7d_{rest.family}",) if rest.family else tuple(_WINDOW_SECONDS)
+    windows = [known.get(name) for name in names]
+    return all(w is not None and (w.utilization or 0.0) < 1.0 and not _ends_at(w, rest.until) for w in windows)
+
+
+def _ends_at(window: Window, moment: float) -> bool:
+    return window.resets_at is not None and abs(window.resets_at - moment) < _JITTER
 
 
 def _same_credential(one: Account, other: Account) -> bool:
@@ -229,7 +268,7 @@ def _is_noticeable(old: Window, new: Window) -> bool:
     return (
         old.status != new.status
         or _differ(old.utilization, new.utilization, 0.01 - 1e-9)
-        or _differ(old.resets_at, new.resets_at, 60.0)  # resets are said with a jitter of some seconds
+        or _differ(old.resets_at, new.resets_at, _JITTER)
     )
 
 

@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from ccflare_core.errors import ConfigError
+from ccflare_core.oauth import Endpoints
 from ccflare_core.options import (
     CONFIG_PATH,
     DEBUG,
@@ -73,6 +74,14 @@ class Settings:
     allow_remote: bool
     tuning: bool
     client_id: str
+    refresh_before_seconds: int
+    usage_poll_seconds: int
+    token_url: str
+    authorize_url: str
+    console_authorize_url: str
+    create_key_url: str
+    redirect_url: str
+    scopes: str
     log_level: str
     log_format: str
 
@@ -93,6 +102,19 @@ class Settings:
         fields["key_path"] = _key_path(fields.pop("key_file"), fields["database_path"])
         fields["prices_path"] = _absolute(fields.pop("prices"))
         return cls(**fields)
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """Where logins and refreshes go, and who asks."""
+        return Endpoints(
+            authorize_url_max=self.authorize_url,
+            authorize_url_console=self.console_authorize_url,
+            token_url=self.token_url,
+            create_key_url=self.create_key_url,
+            redirect_uri=self.redirect_url,
+            client_id=self.client_id,
+            scopes=tuple(self.scopes.split()),
+        )
 
 
 def _problems(values: Mapping[str, object]) -> list[str]:

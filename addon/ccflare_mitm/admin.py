@@ -1,20 +1,31 @@
 """The /ccflare/ pages that the proxy answers itself."""
 
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from mitmproxy import http
 
+from ccflare_core.accounts import Account
 from ccflare_core.answers import Answer, error, json_answer
 from ccflare_core.exchange import Exchanges
 from ccflare_core.pool import AccountStatus
+from ccflare_core.validity import login_end, login_warning
 
 
 class Admin:
     """Answers what is asked under /ccflare/. Nothing it says holds a secret."""
 
-    def __init__(self, exchanges: Exchanges) -> None:
+    def __init__(
+        self,
+        exchanges: Exchanges,
+        token_state: Callable[[Account], str],
+        wall: Callable[[], float] = time.time,  # noqa: TID251
+    ) -> None:
         self._exchanges = exchanges
+        self._token_state = token_state
+        self._wall = wall
 
     def answer(self, flow: http.HTTPFlow) -> Answer:
         """The answer to a request for one of our pages."""
@@ -36,7 +47,16 @@ class Admin:
             "status": "ok",
             "ready": can_pass or any(account.available for account in accounts),
             "open_exchanges": len(self._exchanges.open),
-            "accounts": [describe(account) for account in accounts],
+            "accounts": [describe(status) | self._login(status.account) for status in accounts],
+        }
+
+    def _login(self, account: Account) -> dict[str, Any]:
+        return {
+            "token": self._token_state(account),
+            "token_expires_at": iso(account.expires_at),
+            "login_at": iso(account.login_at),
+            "login_expires_at": iso(login_end(account)),
+            "warning": login_warning(account, self._wall()),
         }
 
 

@@ -7,20 +7,27 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
 
 from mitmproxy import ctx, http
+from mitmproxy.utils import asyncio_utils
 
 from ccflare_core.accounts import Account
 from ccflare_core.errors import StoreError
 from ccflare_core.exchange import Exchanges, Outcome
+from ccflare_core.fetch import Fetcher
 from ccflare_core.options import Origin
 from ccflare_core.pool import AccountPool
 from ccflare_core.pricing import PriceList
 from ccflare_core.recorder import Recorder
 from ccflare_core.records import CooldownCleared
+from ccflare_core.refresh import Refresher
 from ccflare_core.settings import Settings
 from ccflare_core.store import Store
+from ccflare_core.tokens import TokenKeeper
+from ccflare_core.usage_poll import PATH, UsagePoll
 from ccflare_core.vault import load_vault
 from ccflare_core.writer import Writer
 from ccflare_mitm.admin import Admin
@@ -33,6 +40,10 @@ logger = logging.getLogger("ccflare")
 
 FLUSH_SECONDS = 10.0
 DRAIN_POLL = 0.05
+REFRESH_SECONDS = 20.0
+"""How long the end waits for a refresh: its own time limit, and that of a locked database."""
+
+T = TypeVar("T")
 
 
 class House:
@@ -48,7 +59,11 @@ class House:
             on_change=self._accounts_changed,
             on_trouble=lambda trouble: logger.warning("%s", trouble),
         )
-        pool = AccountPool(strategy=settings.strategy, session_seconds=settings.session_seconds)
+        pool = AccountPool(
+            strategy=settings.strategy,
+            session_seconds=settings.session_seconds,
+            expired=lambda account: self.keeper.obstacle(account),
+        )
         recorder = Recorder(
             self._writer,
             run_id=self._run_id,
@@ -57,18 +72,49 @@ class House:
             wall=time.time,  # noqa: TID251
             account_name=self._account_name,
         )
-        self.exchanges = Exchanges(settings, pool, recorder, PriceList.load(settings.prices_path))
-        self.gate = Gate(self.exchanges, Admin(self.exchanges).answer)
+        trusted = ctx.options.ssl_verify_upstream_trusted_ca
+        self._fetcher = Fetcher(ca_file=Path(trusted).expanduser() if trusted else None)
+        self.keeper = self._make_keeper(pool)
+        self._poll = self._make_poll(pool, recorder)
+        self._tasks: list[asyncio.Task[None]] = []
+        prices = PriceList.load(settings.prices_path)
+        self.exchanges = Exchanges(settings, pool, recorder, prices, tokens=self.keeper)
+        self.gate = Gate(self.exchanges, Admin(self.exchanges, self.keeper.state).answer)
         self.services = Services(
             find=self.gate.find,
             upstream=self.upstream,
             body_limit=lambda: self.settings.body_limit_bytes,
+            forward_other_hosts=lambda: self.settings.forward_other_hosts,
             hooks=HookRunner(ctx.master.addons),
         )
         self._inspector = Inspector()
 
+    def _make_keeper(self, pool: AccountPool) -> TokenKeeper:
+        refresher = Refresher(
+            call=self._call, send=self._fetcher.send, endpoints=lambda: self.settings.endpoints, owner=self._run_id
+        )
+        return TokenKeeper(
+            refresher,
+            accounts=pool.accounts,
+            adopted=lambda account: self._clear(pool.change_account(account)),
+            before_seconds=lambda: self.settings.refresh_before_seconds,
+        )
+
+    def _make_poll(self, pool: AccountPool, recorder: Recorder) -> UsagePoll:
+        return UsagePoll(
+            pool,
+            send=self._fetcher.send,
+            url=lambda: f"{self.settings.upstream}{PATH}",
+            seconds=lambda: self.settings.usage_poll_seconds,
+            learned=recorder.learned,
+        )
+
+    def _call(self, function: Callable[[Store], T], /) -> Awaitable[T]:
+        """Run it on the writer's store and wait for its result without blocking the event loop."""
+        return asyncio.wrap_future(self._writer.call(function))
+
     def open(self) -> None:
-        """Start the writer, close what a dead run left open, and take up what it knew."""
+        """Start the writer, close what a dead run left open, take up what it knew, and keep the tokens alive."""
         self._writer.start()
         pool = self.exchanges.pool
 
@@ -84,6 +130,8 @@ class House:
         crashed = self._writer.call(begin).result(timeout=FLUSH_SECONDS)
         if crashed:
             logger.warning("%d exchanges of an earlier run that died were closed as crashed", crashed)
+        self._start(self.keeper.run(), "tokens")
+        self._start(self._poll.run(), "usage")
 
     def greeting(self) -> str:
         """One line that tells a person what they have started."""
@@ -122,6 +170,9 @@ class House:
 
         self._writer.call(change).add_done_callback(lambda done: self._accounts_changed(done.result()))
 
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self._tasks.append(asyncio_utils.create_task(work, name=f"ccflare {name}", keep_ref=True))
+
     async def close(self, hurry: asyncio.Event) -> None:
         """Wait for open answers (a second signal shortens it), record the rest as cut, write everything down."""
         deadline = self._loop.time() + self.settings.drain_seconds
@@ -131,6 +182,9 @@ class House:
         cut = self.exchanges.finish_all(Outcome.SHUTDOWN)
         if cut:
             logger.warning("%d open exchanges were cut by the shutdown", cut)
+        for task in self._tasks:
+            task.cancel()
+        await self.keeper.close(REFRESH_SECONDS)
         await asyncio.to_thread(self._writer.close, FLUSH_SECONDS)
 
     def _account_name(self, account_id: str) -> str:
@@ -142,7 +196,10 @@ class House:
         self._loop.call_soon_threadsafe(self._replace_accounts, accounts)
 
     def _replace_accounts(self, accounts: list[Account]) -> None:
-        for account_id, family in self.exchanges.pool.replace_accounts(accounts):
+        self._clear(self.exchanges.pool.replace_accounts(self.keeper.overlay(accounts)))
+
+    def _clear(self, cooldowns: Iterable[tuple[str, str]]) -> None:
+        for account_id, family in cooldowns:
             self._writer.put(CooldownCleared(account_id, family))
 
 

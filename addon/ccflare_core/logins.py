@@ -1,0 +1,121 @@
+"""The stored OAuth tokens as several processes share them: one refreshes at a time, and none undoes another's work.
+
+A lease says which run refreshes an account. It ends when it is given back, when that run is over, or when another run
+has watched it for longer than a refresh can take. So no clocks have to agree, and one that jumps does no harm.
+What protects the tokens themselves is the swap: an answer is stored only in place of the refresh token that it was
+given for. Whoever comes late changes nothing and gets what is there.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+from peewee import Database
+
+from ccflare_core.accounts import Account
+from ccflare_core.models import AccountRow, RefreshLeaseRow, RunRow
+from ccflare_core.oauth import Tokens
+
+
+class Turn(NamedTuple):
+    """What came of asking for a lease."""
+
+    account: Account
+    """As it is stored now."""
+    is_mine: bool
+    """Whether the asker holds the lease."""
+    term: str
+    """The lease's name. Each has a new one, also when the same run takes it again."""
+
+
+class Logins:
+    """A part of the store: it works through the store's connection, in the store's transactions."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        transaction: Callable[[], AbstractContextManager[None]],
+        account: Callable[[AccountRow], Account],
+        columns: Callable[[str, Mapping[str, Any]], dict[str, Any]],
+    ) -> None:
+        """`account` reads a row; `columns` turns an account's fields into what is stored, `updated_at` with them."""
+        self._database = database
+        self._transaction = transaction
+        self._account = account
+        self._columns = columns
+
+    def take_lease(self, account_id: str, owner: str, *, abandoned: str = "") -> Turn | None:
+        """Take the lease for the run `owner` if it is free, and read the account; None if that is gone.
+
+        `abandoned` is the term of a lease that the caller has watched for long enough to end it.
+        """
+        with self._transaction():
+            is_mine = self._take(account_id, owner, abandoned)
+            account = self._read(account_id)
+            if account is None:
+                self._release(account_id, owner)
+                return None
+            self._fill_digest(account)
+            lease = RefreshLeaseRow.select().where(RefreshLeaseRow.account_id == account_id)
+            return Turn(account, is_mine, lease.bind(self._database).get().term)
+
+    def release_lease(self, account_id: str, owner: str) -> None:
+        """Give the lease back, if the run still holds it."""
+        with self._transaction():
+            self._release(account_id, owner)
+
+    def save_tokens(self, account_id: str, owner: str, spent: str, tokens: Tokens) -> Account | None:
+        """Store what the refresh token `spent` was exchanged for and give the lease back, in one transaction.
+
+        Returns the account as it is stored then; None if it is gone. It has other tokens if `spent` was no longer the
+        stored one: then nothing was changed.
+        """
+        fields = {"access_token": tokens.access_token, "expires_at": tokens.expires_at, "needs_login": False}
+        told = {"refresh_token": tokens.refresh_token, "login_expires_at": tokens.login_expires_at}
+        fields |= {name: value for name, value in told.items() if value is not None}
+        return self._swap(account_id, owner, spent, fields)
+
+    def flag_login(self, account_id: str, owner: str, spent: str) -> Account | None:
+        """Note that the provider has refused the refresh token `spent` for good; otherwise as `save_tokens`."""
+        return self._swap(account_id, owner, spent, {"needs_login": True})
+
+    def _swap(self, account_id: str, owner: str, spent: str, fields: Mapping[str, Any]) -> Account | None:
+        is_spent = (AccountRow.id == account_id) & (AccountRow.refresh_digest == refresh_digest(spent))
+        with self._transaction():
+            AccountRow.update(self._columns(account_id, fields)).where(is_spent).execute(self._database)
+            self._release(account_id, owner)
+            return self._read(account_id)
+
+    def _take(self, account_id: str, owner: str, abandoned: str) -> bool:
+        lease = {"owner": owner, "term": secrets.token_hex(8)}
+        over = RunRow.select(RunRow.id).where(RunRow.ended_at.is_null(False))
+        holder, term = RefreshLeaseRow.owner, RefreshLeaseRow.term
+        is_free = (holder == owner) | (term == abandoned) | holder.in_(over)
+        taken = RefreshLeaseRow.update(lease).where((RefreshLeaseRow.account_id == account_id) & is_free)
+        if taken.execute(self._database):
+            return True
+        new = RefreshLeaseRow.insert({**lease, "account_id": account_id}).on_conflict_ignore()
+        return bool(new.as_rowcount().execute(self._database))
+
+    def _release(self, account_id: str, owner: str) -> None:
+        is_ours = (RefreshLeaseRow.account_id == account_id) & (RefreshLeaseRow.owner == owner)
+        RefreshLeaseRow.delete().where(is_ours).execute(self._database)
+
+    def _read(self, account_id: str) -> Account | None:
+        rows = AccountRow.select().where(AccountRow.id == account_id).bind(self._database)
+        return next((self._account(row) for row in rows), None)
+
+    def _fill_digest(self, account: Account) -> None:
+        """For a row that is older than the column."""
+        if account.refresh_token is not None:
+            is_bare = (AccountRow.id == account.id) & AccountRow.refresh_digest.is_null()
+            digest = {AccountRow.refresh_digest: refresh_digest(account.refresh_token)}
+            AccountRow.update(digest).where(is_bare).execute(self._database)
+
+
+def refresh_digest(token: str) -> str:
+    """What stands for a refresh token in a comparison: it is too random to be found again from this."""
+    return hashlib.sha256(b"ccflare refresh token\0" + token.encode()).hexdigest()

@@ -1,0 +1,43 @@
+"""How long a token and the login behind it are good for, for people. Pure; times are epoch seconds."""
+
+from ccflare_core.accounts import Account, Kind
+from ccflare_core.oauth import LOGIN_SECONDS
+from ccflare_core.oauth import login_warning as warning_about
+
+_MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86_400.0
+
+
+def token_state(account: Account, now: float) -> str:
+    """`valid for 6 h`, or what is wrong with the credential."""
+    problem = account.token_problem(now)
+    if problem is not None:
+        return problem
+    if account.kind is Kind.API_KEY:
+        return "does not expire"
+    return "valid" if account.expires_at is None else f"valid for {span(account.expires_at - now)}"
+
+
+def login_end(account: Account) -> float | None:
+    """When the account's login is expected to end, however often its token is refreshed; None if nobody knows."""
+    if account.kind is not Kind.OAUTH:
+        return None
+    if account.login_expires_at is not None or account.login_at is None:
+        return account.login_expires_at
+    return account.login_at + LOGIN_SECONDS
+
+
+def login_warning(account: Account, now: float) -> str | None:
+    """What its owner should do about the login, from five days before its expected end on; else None."""
+    if account.kind is not Kind.OAUTH:
+        return None
+    if account.needs_login:
+        return "the provider has ended this login: log in again"
+    return warning_about(login_end(account), now)
+
+
+def span(seconds: float) -> str:
+    """A duration in one unit, rounded: `45 s`, `25 min`, `6 h`, `3 days`."""
+    for unit, name in ((_DAY, "days"), (_HOUR, "h"), (_MINUTE, "min")):
+        if seconds >= (2 if unit == _DAY else 1) * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{max(0.0, seconds):.0f} s"
