@@ -71,7 +71,7 @@ class CCFlare:
         except CCFlareError as error:
             give_up(error)
         if self._settings.tuning:
-            tuning.trim()
+            tuning.apply()
         await listener.listen()
         logger.info("%s", self._house.greeting())
 

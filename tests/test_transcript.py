@@ -14,20 +14,20 @@ HERE = place("payloads", "request", "r1")
 
 @given(body=st.binary(max_size=2000))
 def test_round_trip(body: bytes) -> None:
-    form, sealed = encode(body, VAULT, HERE)
+    [(form, sealed)] = encode([(body, HERE)], VAULT)
     assert decode(form, sealed, VAULT, HERE) == body
 
 
 def test_is_compressed_and_sealed() -> None:
     body = b'{"text": "a planted secret"}' * 1000
-    form, sealed = encode(body, VAULT, HERE)
+    [(form, sealed)] = encode([(body, HERE)], VAULT)
     assert form == FORMAT
     assert len(sealed) < len(body) / 50
     assert b"planted" not in sealed
 
 
 def test_opens_only_at_its_place() -> None:
-    form, sealed = encode(b"body", VAULT, HERE)
+    [(form, sealed)] = encode([(b"body", HERE)], VAULT)
     with pytest.raises(VaultError):
         decode(form, sealed, VAULT, place("payloads", "response", "r1"))
 
@@ -40,3 +40,15 @@ def test_unknown_format_is_named() -> None:
 def test_what_is_no_frame_is_a_vault_error() -> None:
     with pytest.raises(VaultError, match="unpacked"):
         decode(FORMAT, VAULT.seal(b"not zstd", HERE), VAULT, HERE)
+
+
+def test_many_bodies_at_once_are_each_their_own() -> None:
+    bodies = [(b"one", place("payloads", "request", "1")), (b"", HERE), (b"three" * 1000, HERE)]
+    stored = encode(bodies, VAULT)
+    assert [decode(form, sealed, VAULT, where) for (form, sealed), (_, where) in zip(stored, bodies, strict=True)] == [
+        body for body, _ in bodies
+    ]
+
+
+def test_nothing_makes_nothing() -> None:
+    assert encode([], VAULT) == []

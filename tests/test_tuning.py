@@ -3,8 +3,11 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from mitmproxy.addons import default_addons, dumper, termlog
 from mitmproxy.addons.clientplayback import ClientPlayback
+from mitmproxy.http import Headers
 from mitmproxy.test import taddons
 
 from ccflare_mitm import tuning
@@ -80,3 +83,17 @@ async def test_replays_are_impossible_afterwards(context: taddons.context) -> No
 
     assert FORBIDDEN not in present(context)
     assert playback not in context.master.addons.chain
+
+
+@given(
+    fields=st.lists(
+        st.tuples(st.sampled_from([b"A", b"a", b"Content-Type", b"x-\xff"]), st.binary(max_size=5)), max_size=6
+    ),
+    name=st.sampled_from(["a", "A", b"a", "content-type", "x-\udcff", b"X-\xff", "missing"]),
+)
+def test_quick_look_ups_answer_as_mitmproxys_own(fields: list[tuple[bytes, bytes]], name: str | bytes) -> None:
+    headers = Headers(fields)
+    own = headers[name] if headers.get_all(name) else None
+    assert tuning.get_header(headers, name) == own
+    assert tuning.get_header(headers, name, "default") == ("default" if own is None else own)
+    assert tuning.has_header(headers, name) == bool(headers.get_all(name))

@@ -22,9 +22,7 @@ from ccflare_core.errors import ConfigError, TokenRejected, TokenUnavailable
 
 DAY = 86_400.0
 PENDING_SECONDS = 600.0  # a begun login has to be finished within this time
-LOGIN_SECONDS = (
-    28 * DAY
-)  # a login was seen to end 27 to 30 days after it was made, however often it was refreshed
+LOGIN_SECONDS = 28 * DAY  # a login was seen to end 27 to 30 days after it was made, however often it was refreshed
 WARNING_SECONDS = 5 * DAY  # before the login's expected end
 
 # Real access tokens live about 8 hours. An `expires_in` outside these bounds is not believed and
@@ -41,9 +39,7 @@ MAX_PASTE_LENGTH = 4096
 
 _FATAL = frozenset({"invalid_grant", "invalid_refresh_token", "refresh_token_reused"})
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
-_CODE = re.compile(
-    r"[a-z_]{1,40}"
-)  # an error code that is safe to show: nothing secret has only these characters
+_CODE = re.compile(r"[a-z_]{1,40}")  # an error code that is safe to show: nothing secret has only these characters
 
 
 class Mode(StrEnum):
@@ -58,9 +54,7 @@ def check_url(url: str) -> None:
 
     The message never quotes the URL, which may hold a password where none belongs.
     """
-    problem = (
-        "the address must start with https:// (http:// only for this machine) and hold no user or blanks"
-    )
+    problem = "the address must start with https:// (http:// only for this machine) and hold no user or blanks"
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
@@ -145,9 +139,7 @@ class PendingLogin:
     created_at: float
 
     @classmethod
-    def begin(
-        cls, mode: Mode, now: float, random: Callable[[int], bytes] = secrets.token_bytes
-    ) -> "PendingLogin":
+    def begin(cls, mode: Mode, now: float, random: Callable[[int], bytes] = secrets.token_bytes) -> "PendingLogin":
         """A new login. State and verifier are drawn apart: the URL tells nothing about the verifier."""
         return cls(verifier=_base64url(random(32)), state=_base64url(random(32)), mode=mode, created_at=now)
 
@@ -294,9 +286,7 @@ def is_token(value: object) -> bool:
     return isinstance(value, str) and len(value) <= MAX_TOKEN_LENGTH and bool(_VISIBLE.fullmatch(value))
 
 
-def read_answer(
-    status: int, content_type: str, body: bytes, now: float, *, login_at: float | None = None
-) -> Tokens:
+def read_answer(status: int, content_type: str, body: bytes, now: float, *, login_at: float | None = None) -> Tokens:
     """The tokens in an answer of the token endpoint. `login_at` is when the login was made.
 
     Raises TokenRejected only if a 4xx answer says so in its error *code* field (`error` in RFC 6749, section
@@ -324,9 +314,7 @@ def read_key(status: int, content_type: str, body: bytes) -> str:
     except TokenRejected as error:  # no refresh token was sent, so none can have been refused
         raise TokenUnavailable("the provider refused to make an API key; begin the login again") from error
     if not is_token(key):
-        raise TokenUnavailable(
-            "the provider's answer holds no usable API key; look for a new key in the Console"
-        )
+        raise TokenUnavailable("the provider's answer holds no usable API key; look for a new key in the Console")
     return str(key)
 
 

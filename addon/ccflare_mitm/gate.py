@@ -147,7 +147,8 @@ def address_of(flow: http.HTTPFlow) -> str:
 def aim(request: http.Request, origin: Origin) -> None:
     """Send `request` to the upstream, whatever it was addressed to."""
     if (request.scheme, request.host, request.port) != origin:
-        request.scheme, request.host, request.port = origin
+        request.data.scheme, request.data.host = origin.scheme.encode(), origin.host
+        request.port = origin.port  # this setter makes the Host header follow, and needs to do so but once
 
 
 def is_loopback(host: str) -> bool:

@@ -41,10 +41,10 @@ class HookRunner:
         handlers, updates = self._of(hook.name), self._of("update")
         if handlers is None or updates is None:
             return False
-        arguments = hook.args()
-        call(handlers, arguments)
-        if updates and isinstance(arguments[0], flow.Flow):
-            call(updates, [[arguments[0]]])
+        subject = subject_of(hook)
+        call(handlers, subject)
+        if updates and isinstance(subject, flow.Flow):
+            call(updates, [subject])
         return True
 
     def _notice_changes(self) -> None:
@@ -69,13 +69,20 @@ class HookRunner:
         return None if any(map(inspect.iscoroutinefunction, handlers)) else handlers
 
 
-def call(handlers: list[Handler], arguments: list[Any]) -> None:
+def subject_of(hook: hooks.Hook) -> Any:
+    """What the hook is about: mitmproxy's proxy hooks have one argument each."""
+    return next(iter(vars(hook).values())) if vars(hook) else None
+
+
+def call(handlers: list[Handler], subject: Any) -> None:
     """Call them one after the other; as in mitmproxy, one that raises is logged and the next one is called."""
     for handler in handlers:
         try:
-            with safecall():
-                handler(*arguments)
+            handler(subject)
         except exceptions.AddonHalt:
             return
         except exceptions.OptionsError as error:
             logger.error("Addon error: %s", error)
+        except Exception:
+            with safecall():  # mitmproxy's own report of it
+                raise

@@ -14,7 +14,7 @@ from mitmproxy.proxy.layer import CommandGenerator
 from mitmproxy.proxy.layers import DNSLayer, TCPLayer, UDPLayer
 from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode
 
-from ccflare_mitm.hooks import ResumeHook
+from ccflare_mitm.hooks import ResumeHook, subject_of
 from ccflare_mitm.wire import DeadlinePassed, FailoverStream, Services
 
 TICK_SECONDS = 0.5
@@ -54,7 +54,7 @@ class FailoverLayer(HttpLayer):
             if not isinstance(command, commands.StartHook) or not self.services.hooks.run(command):
                 yield command
                 continue
-            subject = command.args()[0]
+            subject = subject_of(command)
             if isinstance(subject, flow.Flow) and subject.intercepted:
                 self._intercepted[subject] = command
                 yield ResumeHook(subject)

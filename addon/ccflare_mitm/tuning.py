@@ -1,14 +1,24 @@
-"""What makes mitmproxy faster for this one purpose, by public means only.
+"""What makes mitmproxy faster for this one purpose. `ccflare_tuning=false` leaves all of it out.
 
-`trim`: of mitmproxy's ~31 default addons this proxy needs 10. mitmproxy asks each of them at every hook of every
-request and connection; without the others a request costs 30 % less CPU. An addon stays if the user has set one of
-its options. `ccflare_tuning=false` keeps them all.
+Each gain is CPU per request at 16 kept connections and 1 KB, measured on mitmproxy 12.2.3.
+
+`trim` (public means, 30 %): of mitmproxy's ~31 default addons this proxy needs 10. mitmproxy asks each of them at every
+hook of every request and connection. An addon stays if the user has set one of its options.
+
+`quicken_headers` (a patch, 6 %): mitmproxy looks up some twenty header fields a request, and each look-up converts
+every field's name and value through three static methods. Ours gives the same answers in one pass.
+
+`drop_legacy_log` (a private name, 3 %): for an event that is deprecated since mitmproxy 9 every log line wakes the
+event loop and walks all addons. It stays if an addon listens.
 """
 
 import contextlib
+from functools import lru_cache
 from typing import Any
 
 from mitmproxy import ctx, exceptions
+from mitmproxy.addonmanager import traverse
+from mitmproxy.http import Headers
 
 # Addons that do nothing for us, with the options that show that somebody wants them after all.
 UNNEEDED: dict[str, tuple[str, ...]] = {
@@ -47,11 +57,53 @@ async def forbid_replay() -> None:
         await addon.done()
 
 
+def apply() -> None:
+    """All that makes it faster."""
+    trim()
+    quicken_headers()
+    drop_legacy_log()
+
+
 def trim() -> None:
     """Take away the default addons that nobody asked for."""
     for name, options in UNNEEDED.items():
         if not any(is_wanted(option) for option in options):
             _remove(name)
+
+
+def drop_legacy_log() -> None:
+    """Stop the `add_log` event that nobody listens to."""
+    master: Any = ctx.master
+    if not any(hasattr(addon, "add_log") for addon in traverse(master.addons.chain)):
+        master._legacy_log_events.uninstall()
+
+
+def quicken_headers() -> None:
+    """Make looking up a header field cheap, with the results that mitmproxy's own look-up has."""
+    headers: Any = Headers
+    headers.get = get_header
+    headers.__contains__ = has_header
+
+
+@lru_cache(512)
+def lower(name: str | bytes) -> bytes:
+    """A field's name as it is compared."""
+    return name.encode("utf-8", "surrogateescape").lower() if isinstance(name, str) else name.lower()
+
+
+def get_header(headers: Headers, name: str | bytes, default: Any = None) -> Any:
+    """As `Headers.get`: the values of this field, folded into one."""
+    wanted = lower(name)
+    found = [value for field, value in headers.fields if field.lower() == wanted]
+    if not found:
+        return default
+    return b", ".join(found).decode("utf-8", "surrogateescape")
+
+
+def has_header(headers: Headers, name: str | bytes) -> bool:
+    """As `name in headers`."""
+    wanted = lower(name)
+    return any(field.lower() == wanted for field, _ in headers.fields)
 
 
 def is_wanted(option: str) -> bool:
