@@ -32,7 +32,9 @@ class HookRunner:
 
     def __init__(self, manager: Any) -> None:
         self._manager = manager
-        self._state: tuple[int, ...] = ()
+        self._chain: list[Any] | None = None
+        self._count = 0
+        self._scripts: list[Any] = []
         self._handlers: dict[str, list[Handler] | None] = {}
 
     def run(self, hook: hooks.Hook) -> bool:
@@ -49,12 +51,12 @@ class HookRunner:
 
     def _notice_changes(self) -> None:
         """Forget what was looked up if an addon came or went, or a script was loaded again."""
-        loader = self._manager.lookup.get("scriptloader")
-        scripts = loader.addons if loader is not None else ()
-        # By identity: nobody else can have that of an addon whose handlers are kept here.
-        state = (*map(id, self._manager.lookup.values()), *[id(script.ns) for script in scripts])
-        if state != self._state:
-            self._state = state
+        manager = self._manager
+        loader = manager.lookup.get("scriptloader")
+        scripts = [script.ns for script in loader.addons] if loader is not None else []
+        # The manager makes a new list when an addon goes, and a longer one when one comes.
+        if manager.chain is not self._chain or len(manager.lookup) != self._count or scripts != self._scripts:
+            self._chain, self._count, self._scripts = manager.chain, len(manager.lookup), scripts
             self._handlers.clear()
 
     def _of(self, name: str) -> list[Handler] | None:

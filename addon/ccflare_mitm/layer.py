@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterable
 from typing import Any
 from weakref import WeakSet
 
@@ -34,7 +34,29 @@ class FailoverLayer(HttpLayer):
         self._intercepted: dict[flow.Flow, commands.StartHook] = {}
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
-        yield from join_writes(self._without_hooks(self._commands(event)))
+        """Pass on what mitmproxy's layer wants done, with neighbouring writes joined and hooks run on the spot.
+
+        An upstream packet with many events would otherwise cost a system call for each on the way to the client, and
+        each hook a task.
+        """
+        writes = Writes()
+        sources = [self._commands(event)]  # a stack: what a hook leads to comes before what follows the hook
+        while sources:
+            for command in sources[-1]:
+                if type(command) is commands.SendData:
+                    yield from writes.add(command)
+                elif isinstance(command, commands.StartHook) and self._runs(command):
+                    if (held := self._held_by_user(command)) is None:
+                        sources.append(self._commands(events.HookCompleted(command)))
+                        break
+                    yield from writes.flush()
+                    yield held
+                else:
+                    yield from writes.flush()
+                    yield command
+            else:
+                sources.pop()
+        yield from writes.flush()
         # One timer for all streams of a client's connection; most deadlines are met within the event that sets them.
         if self._tick is None and self._waiting():
             self._tick = commands.RequestWakeup(TICK_SECONDS)
@@ -48,21 +70,20 @@ class FailoverLayer(HttpLayer):
         handled: CommandGenerator[None] = super()._handle_event(event)
         return handled
 
-    def _without_hooks(self, source: CommandGenerator[None]) -> CommandGenerator[None]:
-        """Run hooks that need not wait right here; the rest, and flows held by the user, are mitmproxy's."""
-        for command in source:
-            if not isinstance(command, commands.StartHook) or not self.services.hooks.run(command):
-                yield command
-                continue
-            subject = subject_of(command)
-            if isinstance(subject, flow.Flow) and subject.intercepted:
-                self._intercepted[subject] = command
-                yield ResumeHook(subject)
-            else:
-                yield from self._without_hooks(self._commands(events.HookCompleted(command)))
+    def _runs(self, hook: commands.StartHook) -> bool:
+        """Whether this hook is done now; if not, it is mitmproxy's to run."""
+        return not isinstance(hook, ResumeHook) and self.services.hooks.run(hook)
+
+    def _held_by_user(self, hook: commands.StartHook) -> ResumeHook | None:
+        """What to wait for before the hook is complete, if the user has intercepted its flow."""
+        subject = subject_of(hook)
+        if not isinstance(subject, flow.Flow) or not subject.intercepted:
+            return None
+        self._intercepted[subject] = hook
+        return ResumeHook(subject)
 
     def make_stream(self, stream_id: int) -> CommandGenerator[None]:
-        stream = FailoverStream(self.context.fork(), stream_id, self)
+        stream = FailoverStream(fork(self.context), stream_id, self)
         self.streams[stream_id] = stream
         yield from self.event_to_child(stream, events.Start())
 
@@ -87,6 +108,41 @@ class FailoverLayer(HttpLayer):
         """The streams with a deadline, each once."""
         streams = {stream for stream in self.streams.values() if isinstance(stream, FailoverStream)}
         return [stream for stream in streams if stream.deadline is not None]
+
+
+class Writes:
+    """Data that waits for more to the same connection."""
+
+    def __init__(self) -> None:
+        self._connection: Connection | None = None
+        self._parts: list[bytes] = []
+
+    def add(self, command: commands.SendData) -> Iterable[commands.Command]:
+        """Keep this; what has to go out before it, if it is for another connection."""
+        if command.connection is self._connection or self._connection is None:
+            self._connection = command.connection
+            self._parts.append(command.data)
+            return ()
+        before = self.flush()
+        self._connection, self._parts = command.connection, [command.data]
+        return before
+
+    def flush(self) -> Iterable[commands.Command]:
+        """All that waits, as one write."""
+        if self._connection is None:
+            return ()
+        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        command = commands.SendData(self._connection, data)
+        self._connection, self._parts = None, []
+        return (command,)
+
+
+def fork(context: Context) -> Context:
+    """As `context.fork()`, without the server connection that it makes only to replace it."""
+    forked = Context.__new__(Context)
+    forked.client, forked.options, forked.server = context.client, context.options, context.server
+    forked.layers = context.layers.copy()
+    return forked
 
 
 class Refused(layer.Layer):
@@ -116,26 +172,3 @@ def adopt(place: layer.NextLayer, services: Services) -> None:
         place.layer = ours
     else:
         parent.child_layer = ours
-
-
-def join_writes(source: Iterator[commands.Command]) -> Generator[commands.Command, Any, None]:
-    """The same commands with neighbouring writes to one connection made into one.
-
-    An upstream packet with many events would otherwise cost a system call for each chunk on the way to the client.
-    """
-    connection: Any = None
-    parts: list[bytes] = []
-    for command in source:
-        if type(command) is commands.SendData:
-            if command.connection is not connection:
-                if parts:
-                    yield commands.SendData(connection, b"".join(parts) if len(parts) > 1 else parts[0])
-                connection, parts = command.connection, []
-            parts.append(command.data)
-            continue
-        if parts:
-            yield commands.SendData(connection, b"".join(parts) if len(parts) > 1 else parts[0])
-            connection, parts = None, []
-        yield command
-    if parts:
-        yield commands.SendData(connection, b"".join(parts) if len(parts) > 1 else parts[0])
