@@ -113,7 +113,7 @@ def test_a_switch_on_the_command_line(start: Start, text: str, value: bool) -> N
     assert start.load()["ccflare_allow_remote"] is value
 
 
-def test_the_last_word_on_the_command_line_counts(start: Start) -> None:
+def test_several_options_on_the_command_line(start: Start) -> None:
     start.say("ccflare_hold_seconds=1", "ccflare_strategy=round-robin")
 
     values = start.load()
@@ -155,6 +155,11 @@ def test_no_number_is_a_mistake_and_never_a_crash(start: Start, text: str) -> No
     start.say(f"ccflare_hold_seconds{text}")
 
     assert [problem.split(":")[0] for problem in start.problems()] == ["ccflare_hold_seconds"]
+
+
+def test_what_is_said_twice_is_a_mistake(start: Start) -> None:
+    start.say("ccflare_hold_seconds=1", "ccflare_hold_seconds=2")
+    assert start.problems() == ["ccflare_hold_seconds: this is said 2 times; say it once"]
 
 
 @pytest.mark.parametrize("text", ["=yes", "=toggle", "=1"])

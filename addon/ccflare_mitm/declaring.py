@@ -72,10 +72,17 @@ def _check_said() -> None:
     """
     waiting = {name: value for name, value in ctx.options.deferred.items() if name.startswith("ccflare")}
     problems = list(settings.unknown(waiting))
+    problems += [f"{name}: this is said {len(said)} times; say it once" for name, said in _repeated(waiting)]
     values = ((option, _value(option, waiting[option.name])) for option in OPTIONS if option.name in waiting)
     problems += [f"{option.name}: {problem}" for option, value in values if (problem := option.problem(value))]
     if problems:
         raise ConfigError(*problems)
+
+
+def _repeated(waiting: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """The options with several `--set`, and what these say."""
+    said = [(name, getattr(value, "val", None)) for name, value in waiting.items()]
+    return [(name, texts) for name, texts in said if isinstance(texts, list) and len(texts) > 1]
 
 
 def _value(option: Option, waiting: Any) -> object:

@@ -8,6 +8,7 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -168,7 +169,13 @@ class House:
             store.update_account(ids[name], paused=paused)
             return store.accounts()
 
-        self._writer.call(change).add_done_callback(lambda done: self._accounts_changed(done.result()))
+        self._writer.call(change).add_done_callback(self._paused)
+
+    def _paused(self, change: Future[list[Account]]) -> None:
+        if error := change.exception():
+            logger.warning("the account stays as it was: %s", error)
+        else:
+            self._accounts_changed(change.result())
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self._tasks.append(asyncio_utils.create_task(work, name=f"ccflare {name}", keep_ref=True))
@@ -185,7 +192,13 @@ class House:
         for task in self._tasks:
             task.cancel()
         await self.keeper.close(REFRESH_SECONDS)
-        await asyncio.to_thread(self._writer.close, FLUSH_SECONDS)
+        await asyncio.to_thread(self._end_run)
+
+    def _end_run(self) -> None:
+        """Blocks until all is written, or for as long as that may take."""
+        if self._writer.flush(FLUSH_SECONDS / 2):
+            self._writer.call(lambda store: store.end_run(self._run_id))
+        self._writer.close(FLUSH_SECONDS / 2)
 
     def _account_name(self, account_id: str) -> str:
         names = {s.account.id: s.account.name for s in self.exchanges.pool.status()}
