@@ -420,9 +420,7 @@ names = (
 
 
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys(names, json_values)), st.integers(100, 599))
-def test_a_hostile_object_is_bounded_tokens_or_one_of_our_two_errors(
-    fields: dict[str, Any], status: int
-) -> None:
+def test_a_hostile_object_is_bounded_tokens_or_one_of_our_two_errors(fields: dict[str, Any], status: int) -> None:
     try:
         tokens = answer(fields, status, login_at=NOW)
     except (TokenRejected, TokenUnavailable):
