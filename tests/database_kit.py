@@ -10,7 +10,7 @@ from pathlib import Path
 import ccflare_core
 from ccflare_core.accounts import Account, Kind
 from ccflare_core.cooldowns import Cooldown
-from ccflare_core.limits import Window
+from ccflare_core.quota import Window
 from ccflare_core.records import (
     AttemptMade,
     ExchangeFinished,

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from ccflare_core.accounts import Account, Kind
-from ccflare_core.limits import Window
 from ccflare_core.pool import Cooldown
+from ccflare_core.quota import Window
 from ccflare_core.records import AttemptMade, ExchangeFinished, ExchangeStarted, WindowRead
 from ccflare_core.store import Store
 from ccflare_core.vault import Vault

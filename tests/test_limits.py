@@ -5,18 +5,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ccflare_core.limits import (
-    LONGEST_REST,
-    MAX_WINDOWS,
-    Kind,
-    Rest,
-    Scope,
-    Verdict,
-    Window,
-    classify,
-    failed_to_connect,
-    read_windows,
-)
+from ccflare_core.limits import LONGEST_REST, Kind, Rest, Scope, Verdict, classify, failed_to_connect, read_windows
+from ccflare_core.quota import MAX_WINDOWS, Window
 
 NOW = 1_785_510_565.0
 RESET_5H = 1_785_518_400.0

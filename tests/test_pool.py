@@ -13,8 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from ccflare_core.accounts import Account, Kind
 from ccflare_core.facts import Facts
 from ccflare_core.limits import Kind as Answer
-from ccflare_core.limits import Rest, Scope, Verdict, Window
+from ccflare_core.limits import Rest, Scope, Verdict
 from ccflare_core.pool import AccountPool, Cooldown, Exhausted, Lease, Report
+from ccflare_core.quota import Window
 
 EPOCH = 1_800_000_000.0
 DAY = 86_400.0

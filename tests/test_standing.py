@@ -4,7 +4,7 @@ import pytest
 
 from ccflare_core.accounts import Account, Kind
 from ccflare_core.cooldowns import Cooldown
-from ccflare_core.limits import Window
+from ccflare_core.quota import Window
 from ccflare_core.standing import State, standing
 
 NOW = 1_000_000.0

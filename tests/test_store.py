@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ccflare_core import transcript
 from ccflare_core.accounts import Kind
 from ccflare_core.errors import StoreError, VaultError
-from ccflare_core.limits import Window
+from ccflare_core.quota import Window
 from ccflare_core.records import CooldownCleared, CooldownSet, ExchangeFinished, WindowRead, storable
 from ccflare_core.store import Store
 from ccflare_core.vault import Vault, place

@@ -15,8 +15,9 @@ from ccflare_core.errors import TokenUnavailable
 from ccflare_core.facts import Facts
 from ccflare_core.fetch import Answer
 from ccflare_core.limits import Kind as Answered
-from ccflare_core.limits import Rest, Scope, Verdict, Window
+from ccflare_core.limits import Rest, Scope, Verdict
 from ccflare_core.pool import AccountPool, Lease, Report
+from ccflare_core.quota import Window
 from ccflare_core.usage_poll import UsagePoll, read_usage, usage_request
 from database_kit import NOW
 from fake_upstream import oauth_usage

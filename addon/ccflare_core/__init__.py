@@ -9,7 +9,8 @@ A request's life, in the order of reading:
     pool        leases, cooldowns, affinity             seats, cooldowns
     exchange    the decisions between the attempts
     failover    what follows an answer                  answers     answers of our own
-    limits      what an answer means                    narration   the story in one line
+    limits      what an answer means: the law           quota       its headers about limits
+    narration   the story in one line
     capture     what passed by
     usage       the tokens in it                        decoding    gzip, br, zstd on the side
     pricing     what they cost

@@ -16,8 +16,8 @@ from peewee import Database, Field, Model, Value, fn
 from ccflare_core import transcript
 from ccflare_core.cooldowns import Cooldown
 from ccflare_core.errors import VaultError
-from ccflare_core.limits import Window
 from ccflare_core.models import AttemptRow, CooldownRow, PayloadRow, RequestRow, WindowRow
+from ccflare_core.quota import Window
 from ccflare_core.records import (
     AttemptMade,
     CooldownCleared,

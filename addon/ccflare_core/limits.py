@@ -2,27 +2,19 @@
 
 `classify` turns a status, its headers and the error it carries, if any, into a `Verdict`: the kind, who has
 to rest and for how long. It is pure and never raises; a value that makes no sense counts as not said.
-
-The headers are those seen in the field: `anthropic-ratelimit-unified-<window>-<field>` and an aggregate
-beside them for OAuth accounts, `anthropic-ratelimit-<family>-<field>` for API keys.
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
-from functools import lru_cache
 from typing import Any, Literal, NamedTuple
+
+from ccflare_core.quota import HARD, LEGACY_HARD, SOFT, Head, Window, is_bucket, word
 
 DAY = 86_400.0
 LONGEST_REST = 8 * DAY  # a weekly window and a day of grace; what is spent for longer shows when it is tried
-BELIEVABLE = 366 * DAY  # a reset further ahead is a unit mistake (milliseconds), not a reset
 SHORT = 60.0  # a `retry-after` up to here is a throttle when no window is spent
-MAX_WINDOWS = 16
-MAX_UTILIZATION = 100.0
 
 
 class Kind(StrEnum):
@@ -47,15 +39,6 @@ class Scope(StrEnum):
     NONE = "none"
     ACCOUNT = "account"
     FAMILY = "family"
-
-
-class Window(NamedTuple):
-    """One quota as upstream last described it; None where it did not say."""
-
-    name: str  # "5h", "7d", "7d_oi", "requests", …
-    status: str | None
-    utilization: float | None  # a fraction; may exceed 1
-    resets_at: float | None  # epoch seconds, in the future
 
 
 class Rest(NamedTuple):
@@ -128,22 +111,6 @@ _STATUS_OF_ERROR = {
     "overloaded_error": 529,
 }
 
-_LEGACY_HARD = frozenset({"rate_limited", "blocked", "queueing_hard", "payment_required"})
-_HARD = _LEGACY_HARD | {"rejected"}
-_SOFT = frozenset({"allowed", "allowed_warning", "queueing_soft"})
-
-_AGGREGATE = b"anthropic-ratelimit-unified-"
-_READ = (b"anthropic-ratelimit-", b"x-ratelimit-", b"retry-after", b"x-should-retry")
-_WINDOW_FIELD = re.compile(
-    rb"anthropic-ratelimit-(?:unified-)?(?!unified-|overage-)"  # those two are no windows
-    rb"([a-z0-9_.-]{1,64})-(status|utilization|reset|limit|remaining)"
-)
-_WORD = re.compile(rb"[a-z0-9_.-]{1,64}")
-# A plain span or an API-key family holds for the whole account; any other name ("7d_oi") is a model's bucket.
-_ACCOUNT_WINDOW = re.compile(r"\d{1,4}[smhdw]|.*(?:requests|tokens)")
-_HTTP_DATE = re.compile(rb"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT")
-_LONG_NAMES = (("five_hour", "5h"), ("seven_day", "7d"), ("overage_included", "oi"))
-
 
 def classify(
     status: int, headers: Sequence[tuple[bytes, bytes]], first_event: Mapping[str, Any] | None, now: float
@@ -152,7 +119,7 @@ def classify(
 
     `first_event` is the parsed SSE `error` event or JSON error body; any other value counts as no error.
     """
-    head = _Head(headers, now)
+    head = Head(headers, now)
     error = _error_type(first_event)
     success = 200 <= status < 300
     if success and error is None:
@@ -177,17 +144,17 @@ def failed_to_connect(reason: str) -> Verdict:
 
 def read_windows(headers: Sequence[tuple[bytes, bytes]], now: float) -> tuple[Window, ...]:
     """Every quota that the headers describe, in the order they are first named, at most `MAX_WINDOWS`."""
-    return _Head(headers, now).windows
+    return Head(headers, now).windows
 
 
-def _verdict(kind: Kind, status: int, head: "_Head", *, reason: str | None = None, deliver: bool = False) -> Verdict:
+def _verdict(kind: Kind, status: int, head: Head, *, reason: str | None = None, deliver: bool = False) -> Verdict:
     scope, rest, template = _LAW[kind]
     if kind is Kind.OK:
         return Verdict(kind, status, template, scope, rest, head.windows, deliver=deliver)
     return Verdict(
         kind,
         status,
-        reason or template.format(status=status, limit=head.limit(kind)),
+        reason or template.format(status=status, limit=head.limit(model=kind is Kind.MODEL_BUCKET_SPENT)),
         scope,
         rest,
         head.windows,
@@ -197,11 +164,11 @@ def _verdict(kind: Kind, status: int, head: "_Head", *, reason: str | None = Non
     )
 
 
-def _kind(status: int, error: str | None, head: "_Head") -> Kind:
+def _kind(status: int, error: str | None, head: Head) -> Kind:
     """The kind of an answer that is no success; `error` is the type its body names, if it names one."""
     if status == 429:
         return _kind_of_429(head)
-    if status >= 400 and head.says(_LEGACY_HARD):
+    if status >= 400 and head.says(LEGACY_HARD):
         return Kind.WINDOW_SPENT
     if status == 529:
         return Kind.OVERLOADED
@@ -214,18 +181,18 @@ def _kind(status: int, error: str | None, head: "_Head") -> Kind:
     return Kind.CLIENT_ERROR
 
 
-def _kind_when_served(head: "_Head") -> Kind:
+def _kind_when_served(head: Head) -> Kind:
     """A 2xx is good, but it can say that the next request will be refused."""
-    if not head.says(_HARD) or head.aggregate(b"overage-status") in _SOFT:
+    if not head.says(HARD) or head.aggregate(b"overage-status") in SOFT:
         return Kind.OK
-    if any(w.status in _HARD and not _is_bucket(w.name) for w in head.windows):
+    if any(w.status in HARD and not is_bucket(w.name) for w in head.windows):
         return Kind.WINDOW_SPENT
-    if head.status not in _HARD:
+    if head.status not in HARD:
         return Kind.OK  # a bucket is spent, but not that of the model that was just served
     return Kind.MODEL_BUCKET_SPENT if head.spent(model=True) or head.claims_a_bucket() else Kind.WINDOW_SPENT
 
 
-def _kind_of_429(head: "_Head") -> Kind:
+def _kind_of_429(head: Head) -> Kind:
     if not head.is_limited():
         return Kind.BARE_429
     if head.spent(model=False):
@@ -239,7 +206,7 @@ def _kind_of_429(head: "_Head") -> Kind:
     return Kind.WINDOW_SPENT
 
 
-def _until(kind: Kind, head: "_Head") -> float | None:
+def _until(kind: Kind, head: Head) -> float | None:
     """The end of the rest that upstream named, in epoch seconds; None if it named none."""
     moment, longest = None, LONGEST_REST
     if kind is Kind.WINDOW_SPENT:
@@ -251,200 +218,10 @@ def _until(kind: Kind, head: "_Head") -> float | None:
     return None if moment is None else min(moment, head.now + longest)
 
 
-class _Head:
-    """The headers of one answer that are about limits. Of a header that came twice the last one counts."""
-
-    __slots__ = ("alone", "now", "status", "windows")
-
-    def __init__(self, headers: Sequence[tuple[bytes, bytes]], now: float) -> None:
-        self.now = now
-        self.alone: dict[bytes, bytes] = {}
-        windows: dict[str, dict[bytes, bytes]] = {}
-        for name, value in headers:
-            if (place := _place(name)) is None:
-                continue
-            window, field = place
-            if not window:
-                self.alone[field] = value
-            elif window in windows:
-                windows[window][field] = value
-            elif len(windows) < MAX_WINDOWS:
-                windows[window] = {field: value}
-        self.windows = tuple([_window(name, fields, now) for name, fields in windows.items()])
-        self.status = self.aggregate(b"status")
-
-    def aggregate(self, field: bytes) -> str | None:
-        return _word(self.alone.get(_AGGREGATE + field))
-
-    @property
-    def claim(self) -> str | None:
-        """The window that decided, spelt like the windows: "7d_oi" for `seven_day_overage_included`."""
-        claim = self.aggregate(b"representative-claim")
-        return claim and _short_name(claim)
-
-    @property
-    def retry_at(self) -> float | None:
-        return _retry_at(self.alone.get(b"retry-after"), self.now)
-
-    def may_retry(self) -> bool:
-        return self.alone.get(b"x-should-retry", b"").strip().lower() != b"false"
-
-    def is_limited(self) -> bool:
-        """Whether any header is about limits at all. Without one a 429 is not about the account."""
-        return bool(self.windows or self.alone.keys() - {b"x-should-retry"})
-
-    def says(self, words: frozenset[str]) -> bool:
-        """Whether the aggregate or any window has one of these statuses."""
-        return self.status in words or any(w.status in words for w in self.windows)
-
-    def is_calm(self) -> bool:
-        """Whether every status lets requests through. A claim without any status names a spent window."""
-        given = {self.status, *(w.status for w in self.windows)} - {None}
-        return given <= _SOFT and bool(given or not self.claim)
-
-    def spent(self, *, model: bool) -> list[Window]:
-        """The windows that caused a rejection: those of the account, or the buckets of single models."""
-        return [w for w in self.windows if _is_spent(w) and _is_bucket(w.name) is model]
-
-    def claims_a_bucket(self) -> bool:
-        """Whether the aggregate lays the rejection on a model's bucket."""
-        return self.status not in _SOFT and self.claim is not None and _is_bucket(self.claim)
-
-    def account_reset(self) -> float | None:
-        """When the account is usable again, in epoch seconds. A window that is not spent has no say."""
-        if resets := _resets(self.spent(model=False)):
-            return max(resets)
-        moment = None
-        if self.status not in _SOFT:
-            claimed = [w for w in self.windows if _short_name(w.name) == self.claim and w.status not in _SOFT]
-            moment = max(_resets(claimed), default=_moment(self.alone.get(_AGGREGATE + b"reset"), self.now))
-        return moment or self.retry_at or _other_reset(self.alone.get(b"x-ratelimit-reset"), self.now)
-
-    def bucket_reset(self) -> float | None:
-        """When the model's bucket is usable again, in epoch seconds; `retry-after` is the more exact one."""
-        reset = max(_resets(self.spent(model=True)), default=None)
-        return self.retry_at or reset or _moment(self.alone.get(_AGGREGATE + b"reset"), self.now)
-
-    def limit(self, kind: Kind) -> str:
-        """What is spent, for people."""
-        names = [w.name for w in self.spent(model=kind is Kind.MODEL_BUCKET_SPENT)[:3]]
-        if not names and self.claim and not self.is_calm():
-            names = [self.claim]
-        return f"{' and '.join(names)} window spent" if names else "rate limit reached"
-
-
-@lru_cache(maxsize=256)  # upstream sends the same few dozen names with every answer
-def _place(name: bytes) -> tuple[str, bytes] | None:
-    """The window and field of a header; ("", its name) if it stands alone; None if it is not about limits."""
-    name = name.lower()
-    if found := _WINDOW_FIELD.fullmatch(name):
-        return found[1].decode(), found[2]
-    return ("", name) if name.startswith(_READ) else None
-
-
-def _window(name: str, fields: Mapping[bytes, bytes], now: float) -> Window:
-    return Window(name, _word(fields.get(b"status")), _used(fields), _moment(fields.get(b"reset"), now))
-
-
-def _used(fields: Mapping[bytes, bytes]) -> float | None:
-    """The used share: as told to OAuth accounts, reckoned from limit and remainder for API keys."""
-    used = _number(fields.get(b"utilization"))
-    remaining = _number(fields.get(b"remaining"))
-    if used is None and remaining is not None:
-        limit = _number(fields.get(b"limit"))
-        if remaining <= 0:
-            used = 1.0
-        elif limit is not None and limit > 0:
-            used = 1.0 - remaining / limit
-    return used if used is not None and 0.0 <= used <= MAX_UTILIZATION else None
-
-
-def _is_spent(window: Window) -> bool:
-    """Whether a window caused a rejection. API-key families have no status, only what remains."""
-    if window.status is None:
-        return window.utilization is not None and window.utilization >= 1.0
-    return window.status in _HARD
-
-
-def _is_bucket(name: str) -> bool:
-    return _ACCOUNT_WINDOW.fullmatch(_short_name(name)) is None
-
-
-def _short_name(name: str) -> str:
-    for long, short in _LONG_NAMES:
-        name = name.replace(long, short)
-    return name
-
-
-def _resets(windows: Sequence[Window]) -> list[float]:
-    return [w.resets_at for w in windows if w.resets_at is not None]
-
-
 def _error_type(event: Mapping[str, Any] | None) -> str | None:
     """The type of an error event or body, "" if it names none that can be shown; None if it is no error."""
     if not isinstance(event, Mapping) or event.get("type") != "error":
         return None
     error = event.get("error")
     kind = error.get("type") if isinstance(error, Mapping) else None
-    return _word(kind.encode(errors="replace")) or "" if isinstance(kind, str) else ""
-
-
-def _word(value: bytes | None) -> str | None:
-    """A short token in lower case, fit to be stored and shown; None for anything else."""
-    if value is None:
-        return None
-    value = value.strip().lower()
-    return value.decode() if _WORD.fullmatch(value) else None
-
-
-def _number(value: bytes | None) -> float | None:
-    """A finite number; None for anything else."""
-    if value is None or len(value) > 32:
-        return None
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _moment(value: bytes | None, now: float) -> float | None:
-    """A believable moment ahead of now, in epoch seconds, from epoch seconds or RFC 3339; else None."""
-    if value is not None and value[4:5] == b"-":
-        return _ahead(_date(value), now)
-    return _ahead(_number(value), now)
-
-
-def _retry_at(value: bytes | None, now: float) -> float | None:
-    """`retry-after` as epoch seconds, from a delay in seconds or an HTTP date (RFC 9110, 10.2.3)."""
-    if value is not None and _HTTP_DATE.fullmatch(value.strip()):
-        return _ahead(_http_date(value.strip()), now)
-    seconds = _number(value)
-    if seconds is None or seconds < 0:
-        return None
-    return _ahead(now + max(seconds, 1.0), now)  # "0" means at once; a breath keeps it from being a busy loop
-
-
-def _other_reset(value: bytes | None, now: float) -> float | None:
-    """`x-ratelimit-reset`: seconds to wait, or epoch seconds when the number is too large for that."""
-    number = _number(value)
-    return _ahead(now + number if number is not None and number <= 1e9 else number, now)
-
-
-def _ahead(moment: float | None, now: float) -> float | None:
-    return moment if moment is not None and now < moment <= now + BELIEVABLE else None
-
-
-def _date(value: bytes) -> float | None:
-    try:
-        date = datetime.fromisoformat(value[:64].decode())
-        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        return None
-
-
-def _http_date(value: bytes) -> float | None:
-    try:
-        return parsedate_to_datetime(value.decode()).timestamp()
-    except (ValueError, OverflowError):
-        return None
+    return word(kind.encode(errors="replace")) or "" if isinstance(kind, str) else ""

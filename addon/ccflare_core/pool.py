@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from ccflare_core.accounts import Account
 from ccflare_core.cooldowns import Cooldown, Moment, Obstacle
 from ccflare_core.facts import Facts
-from ccflare_core.limits import Verdict, Window
+from ccflare_core.limits import Verdict
+from ccflare_core.quota import Window
 from ccflare_core.seats import AccountStatus, Seat
 from ccflare_core.selection import Choice, choose
 

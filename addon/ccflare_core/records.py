@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 from ccflare_core.cooldowns import Cooldown
-from ccflare_core.limits import Window
+from ccflare_core.quota import Window
 
 
 class ExchangeStarted(NamedTuple):

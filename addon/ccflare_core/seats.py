@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from ccflare_core import limits
 from ccflare_core.accounts import Account, Kind
 from ccflare_core.cooldowns import LONGEST_REST, WHOLE_ACCOUNT, Cooldown, Moment, Obstacle, Rest
-from ccflare_core.limits import Scope, Verdict, Window
+from ccflare_core.limits import Scope, Verdict
+from ccflare_core.quota import Window
 from ccflare_core.selection import Candidate
 
 _SAME_END = 1.0

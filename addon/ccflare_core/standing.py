@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from ccflare_core.accounts import Account, Kind
 from ccflare_core.cooldowns import WHOLE_ACCOUNT, Cooldown
-from ccflare_core.limits import Window
+from ccflare_core.quota import Window
 
 
 class State(StrEnum):

@@ -19,9 +19,9 @@ from ccflare_core.cooldowns import Cooldown
 from ccflare_core.database import as_store_errors, beside, file_size, open_database, open_to_read
 from ccflare_core.errors import StoreError, VaultError
 from ccflare_core.ledger import Ledger, clear_cooldown, set_cooldown, to_ms
-from ccflare_core.limits import Window
 from ccflare_core.logins import Logins, refresh_digest
 from ccflare_core.models import AccountRow, CooldownRow, RefreshLeaseRow, RequestRow, RunRow, WindowRow
+from ccflare_core.quota import Window
 from ccflare_core.records import Record
 from ccflare_core.vault import Vault, place
 

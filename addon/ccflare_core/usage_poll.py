@@ -16,9 +16,9 @@ from typing import Any
 from ccflare_core.accounts import OAUTH_BETA, Account
 from ccflare_core.errors import CCFlareError
 from ccflare_core.fetch import Answer
-from ccflare_core.limits import Window
 from ccflare_core.oauth import Request
 from ccflare_core.pool import AccountPool, Report
+from ccflare_core.quota import Window
 
 logger = logging.getLogger("ccflare")
 
