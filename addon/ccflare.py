@@ -20,8 +20,8 @@ from mitmproxy.proxy.layer import NextLayer
 from mitmproxy.tls import ClientHelloData
 
 from ccflare_core.errors import CCFlareError, ConfigError, StoreError
-from ccflare_core.exchange import Outcome
 from ccflare_core.settings import Settings
+from ccflare_core.steps import Outcome
 from ccflare_mitm import contract, declaring, gate, layer, listener, logs, tuning
 from ccflare_mitm.house import House
 

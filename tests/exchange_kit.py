@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 from ccflare_core.accounts import Account, Header, Kind
 from ccflare_core.answers import Answer
-from ccflare_core.exchange import Attempt, Exchange, Exchanges, Opening, Outcome, Recorder, Send, Step, Wait
+from ccflare_core.exchange import Exchange, Exchanges, Recorder
 from ccflare_core.facts import Facts
 from ccflare_core.failover import Deliver
 from ccflare_core.pool import AccountPool, Report
 from ccflare_core.pricing import PriceList
 from ccflare_core.settings import Settings
+from ccflare_core.steps import Attempt, Opening, Outcome, Send, Step, Wait
 
 EPOCH = 1_800_000_000.0
 """Friday, 15 January 2027, 08:00:00 UTC."""

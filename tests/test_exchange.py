@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from ccflare_core.accounts import Credential, Kind
 from ccflare_core.answers import Answer
-from ccflare_core.exchange import Exchange, Outcome, Send, Ticket, Wait
+from ccflare_core.exchange import Exchange
 from ccflare_core.facts import Facts
 from ccflare_core.failover import MOST_ATTEMPTS, Deliver, RetryBudget
+from ccflare_core.steps import Outcome, Send, Ticket, Wait
 from ccflare_core.usage import Ending
 from exchange_kit import (
     ASKED,

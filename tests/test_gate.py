@@ -15,8 +15,9 @@ from mitmproxy.proxy.mode_specs import ProxyMode
 from mitmproxy.test import tflow, tutils
 
 from ccflare_core.answers import json_answer
-from ccflare_core.exchange import Exchange, Outcome, Ticket
+from ccflare_core.exchange import Exchange
 from ccflare_core.options import Origin
+from ccflare_core.steps import Outcome, Ticket
 from ccflare_mitm.gate import HEAD_BYTES, Gate, address_of, door_of, is_foreign_tunnel, is_loopback
 from exchange_kit import Bench
 

@@ -7,8 +7,9 @@ from mitmproxy import http
 from mitmproxy.addons.view import View
 from mitmproxy.test import taddons, tflow
 
-from ccflare_core.exchange import Exchange, Outcome
+from ccflare_core.exchange import Exchange
 from ccflare_core.narration import comment
+from ccflare_core.steps import Outcome
 from ccflare_mitm.inspector import FAILED, FAILED_OVER, LIMITED, SHOWN_BYTES, Inspector, marker
 from exchange_kit import JSON, OK, OVERLOADED, STREAM, Bench, Reply, limited, refusal
 

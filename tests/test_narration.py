@@ -8,10 +8,10 @@ from decimal import Decimal
 import pytest
 
 from ccflare_core.accounts import Header
-from ccflare_core.exchange import Outcome
 from ccflare_core.facts import Facts
 from ccflare_core.narration import comment, line, log_exchange, money, warn_of_cooldown
 from ccflare_core.pool import Cooldown
+from ccflare_core.steps import Outcome
 from exchange_kit import (
     ASKED,
     END,

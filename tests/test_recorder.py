@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ccflare_core.exchange import Exchange, Outcome
+from ccflare_core.exchange import Exchange
 from ccflare_core.limits import Kind
 from ccflare_core.recorder import Recorder, final_columns, total_of
 from ccflare_core.records import (
@@ -17,6 +17,7 @@ from ccflare_core.records import (
     Record,
     WindowRead,
 )
+from ccflare_core.steps import Outcome
 from ccflare_core.usage import Usage
 from exchange_kit import ASKED, END, EPOCH, OK, OPUS, START, STREAM, Bench, Reply, deliver, judged, limited, refusal
 

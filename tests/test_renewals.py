@@ -5,11 +5,12 @@ from typing import Any
 from ccflare_core.accounts import Account, Credential, Kind
 from ccflare_core.answers import Answer
 from ccflare_core.cooldowns import Obstacle
-from ccflare_core.exchange import Exchange, Outcome, Send, Step, Wait
+from ccflare_core.exchange import Exchange
 from ccflare_core.facts import Facts
 from ccflare_core.failover import Deliver
 from ccflare_core.pool import AccountPool, Exhausted, Lease
 from ccflare_core.renewals import NoRenewer, Renewal
+from ccflare_core.steps import Outcome, Send, Step, Wait
 from exchange_kit import JSON, OPUS, Bench
 
 

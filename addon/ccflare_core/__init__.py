@@ -7,7 +7,7 @@ A request's life, in the order of reading:
     accounts    accounts, and the credential put in     spelling    misspelt names
     selection   which account                           errors      what can go wrong
     pool        leases, cooldowns, affinity             seats, cooldowns
-    exchange    the decisions between the attempts
+    exchange    the decisions between the attempts      steps       their words
     failover    what follows an answer                  answers     answers of our own
     limits      what an answer means: the law           quota       its headers about limits
     narration   the story in one line

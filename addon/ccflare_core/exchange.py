@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from enum import StrEnum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from ccflare_core import answers, limits
-from ccflare_core.accounts import Credential, Header
+from ccflare_core.accounts import Header
 from ccflare_core.answers import Answer
 from ccflare_core.capture import Capture
 from ccflare_core.facts import Facts
@@ -26,6 +25,7 @@ from ccflare_core.pricing import PriceList
 from ccflare_core.renewals import NoRenewer, Refused, Renewer
 from ccflare_core.routes import COUNT_TOKENS
 from ccflare_core.settings import Settings
+from ccflare_core.steps import Attempt, Opening, Outcome, Send, Step, Ticket, Wait
 from ccflare_core.usage import Ending, Reading
 
 BAD_GATEWAY = 502
@@ -35,67 +35,6 @@ HOLD_POLL = 0.25
 
 RENEWAL_POLL, RENEWAL_SECONDS = 0.05, 12.0
 """How often to ask whether a refused token has been replaced, and for how long at most."""
-
-
-class Outcome(StrEnum):
-    """How an exchange ended. Each has exactly one."""
-
-    OK = "ok"
-    UPSTREAM_ERROR = "upstream_error"
-    TRUNCATED = "truncated"
-    CLIENT_ABORT = "client_abort"
-    REFUSED = "refused"
-    SHUTDOWN = "shutdown"
-    CRASHED = "crashed"
-
-
-class Ticket(StrEnum):
-    """What an exchange may send upstream. Without one the wire sends nothing."""
-
-    NONE = "none"
-    LEASE = "lease"
-    """With an account's credential, once the pool has leased one."""
-    PASS = "pass"  # noqa: S105 - no password
-    """As it came, with the client's own credential."""
-
-
-class Send(NamedTuple):
-    """Open an attempt: send the request, with this credential or (None) with the client's own."""
-
-    credential: Credential | None
-
-
-class Wait(NamedTuple):
-    """Ask for the next step again after so many seconds."""
-
-    seconds: float
-
-
-type Step = Send | Wait | Answer | Deliver
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """What is known of an exchange once the request's head has arrived."""
-
-    method: str
-    path: str
-    client: str
-    """The peer's address."""
-    door: str
-    user_agent: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One request that went upstream, or could not, and what came of it."""
-
-    number: int
-    account_id: str
-    account_name: str
-    verdict: Verdict
-    started_at: float
-    duration: float
 
 
 class Recorder(Protocol):

@@ -4,8 +4,9 @@ import logging
 from decimal import Decimal
 
 from ccflare_core.cooldowns import local_time
-from ccflare_core.exchange import Exchange, Outcome, Ticket
+from ccflare_core.exchange import Exchange
 from ccflare_core.pool import Cooldown
+from ccflare_core.steps import Outcome, Ticket
 
 logger = logging.getLogger("ccflare")
 

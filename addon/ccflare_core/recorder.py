@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from ccflare_core.exchange import Attempt, Exchange, Outcome, Ticket
+from ccflare_core.exchange import Exchange
 from ccflare_core.narration import log_exchange, warn_of_cooldown
 from ccflare_core.pool import Report
 from ccflare_core.records import (
@@ -16,6 +16,7 @@ from ccflare_core.records import (
     Record,
     WindowRead,
 )
+from ccflare_core.steps import Attempt, Outcome, Ticket
 from ccflare_core.usage import Usage
 
 

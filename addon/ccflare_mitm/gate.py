@@ -10,10 +10,11 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.mode_specs import ReverseMode
 
 from ccflare_core.answers import Answer
-from ccflare_core.exchange import Exchange, Exchanges, Opening, Outcome
+from ccflare_core.exchange import Exchange, Exchanges
 from ccflare_core.facts import Facts, read_facts
 from ccflare_core.options import Origin
 from ccflare_core.routes import Route, classify
+from ccflare_core.steps import Opening, Outcome
 from ccflare_mitm.messages import make_response
 
 HEAD_BYTES = 64 * 1024

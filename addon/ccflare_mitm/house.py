@@ -17,7 +17,7 @@ from mitmproxy.utils import asyncio_utils
 
 from ccflare_core.accounts import Account
 from ccflare_core.errors import StoreError
-from ccflare_core.exchange import Exchanges, Outcome
+from ccflare_core.exchange import Exchanges
 from ccflare_core.fetch import Fetcher
 from ccflare_core.options import Origin
 from ccflare_core.pool import AccountPool
@@ -26,6 +26,7 @@ from ccflare_core.recorder import Recorder
 from ccflare_core.records import CooldownCleared
 from ccflare_core.refresh import Refresher
 from ccflare_core.settings import Settings
+from ccflare_core.steps import Outcome
 from ccflare_core.store import Store
 from ccflare_core.tokens import TokenKeeper
 from ccflare_core.usage_poll import PATH, UsagePoll

@@ -59,8 +59,9 @@ from mitmproxy.proxy.layers.http._hooks import (
 
 from ccflare_core.accounts import Credential
 from ccflare_core.answers import Answer, error
-from ccflare_core.exchange import Exchange, Outcome, Send, Step, Wait
+from ccflare_core.exchange import Exchange
 from ccflare_core.options import Origin
+from ccflare_core.steps import Outcome, Send, Step, Wait
 from ccflare_core.usage import FirstEvent
 from ccflare_mitm.hooks import HookRunner
 from ccflare_mitm.messages import Head, make_response, parse_error, read_head, with_credential
