@@ -69,7 +69,7 @@ def test_a_real_proxy_starts_listens_on_loopback_and_stops(start_proxy: StartPro
 
 def test_a_proxy_that_cannot_start_says_why(tmp_path: Path) -> None:
     broken = tmp_path / "broken.py"
-    broken.write_text("raise RuntimeError('this addon is broken')")
+    broken.write_text("raise SystemExit('this addon is broken')")  # mitmproxy listens before it reports errors
     proxy = Proxy(script=broken)
 
     with pytest.raises(RuntimeError, match="this addon is broken"), proxy:
