@@ -50,6 +50,7 @@ class CCFlare:
         """Check all of our options together, at the start and whenever one changes."""
         try:
             self._settings = Settings.build(declaring.current())
+            listener.check_addresses(allow_remote=self._settings.allow_remote)
         except ConfigError as error:
             if self._house is None:
                 give_up(error)
@@ -65,7 +66,6 @@ class CCFlare:
         stop_reloading()
         await tuning.forbid_replay()
         try:
-            listener.check_address(ctx.options.listen_host, allow_remote=self._settings.allow_remote)
             self._house = House(self._settings, os.environ, asyncio.get_running_loop())
             self._house.open()
         except CCFlareError as error:

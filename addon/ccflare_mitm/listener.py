@@ -5,6 +5,7 @@ import logging
 from typing import Any
 
 from mitmproxy import ctx
+from mitmproxy.proxy import mode_specs
 
 from ccflare_core.errors import ConfigError
 from ccflare_mitm.gate import is_loopback
@@ -18,36 +19,52 @@ BACKLOG = 4096
 def postpone() -> None:
     """Keep mitmproxy from listening before it knows our defaults; `listen` makes up for it.
 
-    mitmproxy begins to bind to its own defaults, every interface and port 8080, one turn of the event loop before
-    it loads scripts. That turn has got no further than looking up the address, so it can be called off.
+    mitmproxy begins to bind to its own defaults, every interface and port 8080, one turn of the event loop before it
+    loads scripts. Without an address to bind to it has got no further than looking up what "every interface" is, so
+    that turn can be called off. With one it is bound already, as the user has asked for, and is left to finish.
     """
+    if any(hosts()):
+        return
     for task in asyncio.all_tasks():
         if task.get_name() == "setup_servers":
             task.cancel()
 
 
-def check_address(host: str, *, allow_remote: bool) -> None:
+def check_addresses(*, allow_remote: bool) -> None:
     """Raise ConfigError if others than this machine could reach the proxy and nobody asked for that."""
-    if not allow_remote and not is_loopback(host):
-        shown = host or "every interface"
-        raise ConfigError(
-            f"listen_host: {shown} can be reached from other machines; use 127.0.0.1, or set ccflare_allow_remote "
-            "if you have a firewall in front."
-        )
+    for host in hosts():
+        if not allow_remote and not is_loopback(host):
+            raise ConfigError(
+                f"listen_host: {host or 'every interface'} can be reached from other machines; use 127.0.0.1, or set "
+                "ccflare_allow_remote if you have a firewall in front."
+            )
+
+
+def hosts() -> list[str]:
+    """The address of each server to start, "" for every interface: a mode can name one of its own."""
+    modes = [mode_specs.ProxyMode.parse(mode) for mode in ctx.options.mode]
+    return [mode.listen_host(ctx.options.listen_host) for mode in modes]
 
 
 async def listen() -> bool:
     """Listen as the options say; False if that failed, which mitmproxy has logged then."""
     server: Any = ctx.master.addons.get("proxyserver")
-    if any(instance.is_running for instance in server.servers):
-        await server.servers.update([])  # it did get through with the defaults: start again
-    server.servers._instances.clear()
+    if not all(instance.is_running and is_where_it_should_be(instance) for instance in server.servers):
+        if any(instance.is_running for instance in server.servers):
+            await server.servers.update([])
+        server.servers._instances.clear()  # what was called off looks as if it had been started
     done: bool = await server.setup_servers()
     for instance in server.servers:
         for listening in getattr(instance, "_servers", ()):
             for shared in getattr(listening, "sockets", ()):
                 shared._sock.listen(BACKLOG)
     return done
+
+
+def is_where_it_should_be(instance: Any) -> bool:
+    """Whether a running server has the address that the options name by now."""
+    host, port = instance.mode.listen_host(ctx.options.listen_host), instance.mode.listen_port(ctx.options.listen_port)
+    return any(host in ("", address[0]) and port in (0, address[1]) for address in instance.listen_addrs)
 
 
 async def stop_listening() -> None:

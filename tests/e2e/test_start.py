@@ -1,0 +1,199 @@
+"""How the proxy starts: where it listens, what wins, and that it does not start when it should not."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from fake_upstream import FakeUpstream
+from harness import ADDON, Port, Proxy, eventually, listening, serves
+
+MITMDUMP = Path(sys.executable).with_name("mitmdump")
+
+
+class Started(subprocess.Popen[bytes]):
+    """A mitmdump started as a user would, with nothing but what the test says."""
+
+    def __init__(self, folder: Path, *arguments: str, **variables: str) -> None:
+        folder.mkdir(exist_ok=True)
+        self.log_file = folder / "log"
+        environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONUNBUFFERED": "1", **variables}
+        with self.log_file.open("wb") as log:
+            super().__init__(
+                [str(MITMDUMP), "-s", str(ADDON), *arguments],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                cwd=folder,
+            )
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+    def __exit__(self, *_: object) -> None:
+        if self.poll() is None:
+            self.terminate()
+        self.wait(15)
+
+
+def refusal(folder: Path, *arguments: str, **variables: str) -> list[str]:
+    """The sentences of a start that is refused with exit code 1, before anything listened."""
+    with Started(folder, *arguments, **variables) as process:
+        assert process.wait(20) == 1
+    assert "listening at" not in process.log
+    assert "Traceback" not in process.log
+    return [line.removeprefix("ccflare: ") for line in process.log.splitlines() if line.startswith("ccflare: ")]
+
+
+def addresses(folder: Path, *arguments: str, **variables: str) -> set[tuple[str, int]]:
+    """Where a running proxy listens."""
+    with Started(folder, *arguments, **variables) as process:
+        eventually(lambda: "listening at" in process.log or process.poll() is not None, timeout=20)
+        assert process.poll() is None, process.log
+        return listening(process.pid)
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port that nobody else gets meanwhile."""
+    reserved = Port()
+    yield reserved.number
+    reserved.release()
+
+
+def test_it_listens_on_loopback_alone(tmp_path: Path, port: int) -> None:
+    assert addresses(tmp_path, "-p", str(port)) == {("127.0.0.1", port)}
+
+
+def test_variables_say_where_and_the_command_line_wins(tmp_path: Path, port: int) -> None:
+    assert addresses(tmp_path, HOST="127.0.0.2", PORT=str(port)) == {("127.0.0.2", port)}
+    assert addresses(tmp_path, "-p", str(port), HOST="127.0.0.2", PORT="1") == {("127.0.0.2", port)}
+    assert addresses(tmp_path, "--listen-host", "127.0.0.1", "-p", str(port), HOST="127.0.0.2") == {("127.0.0.1", port)}
+
+
+def test_mitmproxys_own_default_port_may_be_taken(tmp_path: Path, port: int) -> None:
+    with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", 8080)):
+        assert addresses(tmp_path, PORT=str(port)) == {("127.0.0.1", port)}
+
+
+def test_a_port_that_is_taken_is_an_error(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with Started(tmp_path, "-p", str(taken.getsockname()[1])) as process:
+            assert process.wait(20) == 1
+        assert "failed to listen" in process.log
+
+
+@pytest.mark.parametrize(
+    "said",
+    [("--listen-host", "0.0.0.0"), ("--listen-host", ""), ("--mode", "regular@0.0.0.0:18081")],
+    ids=["0.0.0.0", "everywhere", "in a mode"],
+)
+def test_an_address_that_others_can_reach_is_refused(tmp_path: Path, port: int, said: tuple[str, str]) -> None:
+    [sentence] = refusal(tmp_path, *said, "-p", str(port))
+    assert sentence.startswith("listen_host: ")
+    assert "ccflare_allow_remote" in sentence
+
+
+def test_an_address_that_others_can_reach_can_be_asked_for(tmp_path: Path, port: int) -> None:
+    found = addresses(tmp_path, "--listen-host", "0.0.0.0", "-p", str(port), "--set", "ccflare_allow_remote=true")
+    assert found == {("0.0.0.0", port)}
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    told = refusal(
+        tmp_path,
+        *("--set", "ccflare_hold_seconds=soon"),
+        *("--set", "ccflare_databse=x.db"),
+        LB_STRATEGY="fastest",
+        ccflare_DB_PTH="y.db",
+    )
+    assert [sentence.partition(":")[0] for sentence in told] == [
+        "ccflare_databse",
+        "ccflare_hold_seconds",
+        "ccflare_DB_PTH",
+        "LB_STRATEGY",
+    ]
+    assert "did you mean ccflare_database?" in told[0]
+
+
+def test_what_was_said_on_the_command_line_wins_over_environment_and_file(tmp_path: Path, port: int) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("ccflare_passthrough: never\nccflare_database: file.db\n")
+    said = {"ccflare_CONFIG_PATH": str(config), "ccflare_DB_PATH": str(tmp_path / "variable.db")}
+    with Started(tmp_path, "-p", str(port), **said) as process:
+        eventually(lambda: "refuses requests" in process.log)
+    assert (tmp_path / "variable.db").exists()
+    with Started(tmp_path, "-p", str(port), "--set", f"ccflare_database={tmp_path / 'said.db'}", **said) as process:
+        eventually(lambda: "refuses requests" in process.log)
+    assert (tmp_path / "said.db").exists()
+    assert not (tmp_path / "file.db").exists()
+
+
+def test_an_unusable_key_stops_the_start(tmp_path: Path) -> None:
+    [sentence] = refusal(tmp_path, ccflare_ENCRYPTION_KEY="too short")
+    assert "ccflare_ENCRYPTION_KEY" in sentence
+    assert "too short" not in sentence
+
+
+def foreign(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE theirs (x)")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [foreign, Path.touch, lambda path: path.write_bytes(b"no database" * 100)],
+    ids=["foreign", "empty", "junk"],
+)
+def test_a_database_that_is_not_ours_is_left_alone(tmp_path: Path, spoil: object) -> None:
+    path = tmp_path / "some.db"
+    assert callable(spoil)
+    spoil(path)
+    before = path.read_bytes()
+    [sentence] = refusal(tmp_path, "--set", f"ccflare_database={path}")
+    assert str(path) in sentence
+    assert path.read_bytes() == before
+
+
+def test_files_are_the_owners_alone(tmp_path: Path, port: int) -> None:
+    with Started(tmp_path, "-p", str(port)) as process:
+        eventually(lambda: serves(port) or process.poll() is not None)
+        folder = tmp_path / ".local" / "share" / "ccflare"
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.iterdir())}
+    assert modes["ccflare"] == 0o700
+    assert {"ccflare.db", "ccflare.db-wal", "ccflare.key"} <= modes.keys()
+    assert {mode for name, mode in modes.items() if name != "ccflare"} == {0o600}
+
+
+def test_the_key_can_come_from_the_environment_and_is_not_written(tmp_path: Path, port: int) -> None:
+    with Started(tmp_path, "-p", str(port), ccflare_ENCRYPTION_KEY="5a" * 32) as process:
+        eventually(lambda: serves(port) or process.poll() is not None)
+    folder = tmp_path / ".local" / "share" / "ccflare"
+    assert not (folder / "ccflare.key").exists()
+    assert all(b"5a5a5a" not in path.read_bytes() for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_cleanly(upstream: FakeUpstream, tmp_path: Path, number: int) -> None:
+    with Proxy(upstream, folder=tmp_path) as proxy:
+        assert proxy.stop(number) == 0
+        assert "Traceback" not in proxy.log()
+
+
+def test_a_log_in_json(tmp_path: Path, port: int) -> None:
+    variables: Mapping[str, str] = {"LOG_FORMAT": "json"}
+    with Started(tmp_path, "-p", str(port), **variables) as process:
+        eventually(lambda: "ccflare has no account" in process.log)
+    lines = [line for line in process.log.splitlines() if "ccflare has no account" in line]
+    assert json.loads(lines[0])["level"] == "INFO"
