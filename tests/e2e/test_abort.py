@@ -1,0 +1,249 @@
+"""A client that leaves: its upstream is closed at once, whatever was going on, and nobody is blamed for it."""
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from fake_upstream import (
+    Answer,
+    FakeUpstream,
+    Gate,
+    encoded,
+    failure,
+    limited_5h,
+    message_json,
+    sse,
+)
+from harness import BlackHole, Http2Client, RawClient, claude_request, eventually
+from rig import Rig
+
+Leave = Callable[[RawClient], None]
+
+
+def half_close(client: RawClient) -> None:
+    """Say that nothing more will come, but go on reading: mitmproxy takes that for leaving."""
+    client.detach().shutdown(socket.SHUT_WR)
+
+
+LEAVING = pytest.mark.parametrize("leave", [RawClient.close, RawClient.reset, half_close], ids=["FIN", "RST", "half"])
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Rig]:
+    with FakeUpstream() as upstream, Rig.running(upstream, ccflare_retry_delay_ms=60_000) as rig:
+        yield rig
+
+
+@pytest.fixture
+def rig(bench: Rig) -> Rig:
+    bench.fresh("a", "b")
+    return bench
+
+
+@pytest.fixture
+def client(rig: Rig) -> Iterator[RawClient]:
+    with rig.client() as client:
+        yield client
+
+
+def assert_aborted(rig: Rig, attempts: int = 0) -> None:
+    """The exchange is recorded as left by its client, all is given back, and no account has to rest."""
+    row = rig.row()
+    assert (row["outcome"], row["success"], row["attempts"]) == ("client_abort", 0, attempts)
+    eventually(rig.is_idle)
+    assert {name: account["reason"] for name, account in rig.health().items()} == {"a": "ready", "b": "ready"}
+    assert rig.rests("a") == rig.rests("b") == []
+
+
+def assert_upstream_closed(rig: Rig) -> None:
+    (request,) = rig.requests
+    rig.upstream.wait_until(lambda: request.aborted, timeout=2)
+
+
+@LEAVING
+@pytest.mark.parametrize("sent", [0, 1000], ids=["before the body", "mid body"])
+def test_before_the_request_is_whole(rig: Rig, client: RawClient, leave: Leave, sent: int) -> None:
+    method, target, headers, body = claude_request(3000, session=rig.session)
+    agent = f"leaves-{rig.session}".encode()
+    client.send_request(
+        method, target, [(b"User-Agent", agent), (b"Content-Length", b"%d" % len(body)), *headers[3:]], body[:sent]
+    )
+    eventually(lambda: not rig.is_idle())
+
+    leave(client)
+
+    sql = "SELECT * FROM requests WHERE user_agent = ?"
+    (row,) = rig.proxy.rows(sql, (agent.decode(),), until=lambda rows: rows and rows[0]["outcome"])
+    assert (row["outcome"], row["status_code"], row["attempts"]) == ("client_abort", None, 0)
+    eventually(rig.is_idle)
+    assert rig.requests == []
+
+
+@LEAVING
+def test_before_the_answers_head(rig: Rig, client: RawClient, leave: Leave) -> None:
+    gate = Gate()
+    rig.script("a", Answer(200, before=(gate,)))
+    rig.send(client)
+    assert gate.reached.wait(5)
+
+    leave(client)
+
+    assert_upstream_closed(rig)
+    assert_aborted(rig)
+
+
+@LEAVING
+@pytest.mark.parametrize("status", [200, 429], ids=["a stream", "an error"])
+def test_while_the_answer_is_held_back(rig: Rig, client: RawClient, leave: Leave, status: int) -> None:
+    gate = Gate()
+    answer = sse(gate=gate, gate_at=0)
+    rig.script("a", Answer(status, answer.headers, answer.chunks))
+    rig.send(client)
+    assert gate.reached.wait(5)
+    assert client.is_silent(0.1)
+
+    leave(client)
+
+    assert_upstream_closed(rig)
+    assert_aborted(rig)
+
+
+@LEAVING
+@pytest.mark.parametrize("encoding", ["", "gzip"])
+def test_mid_stream(rig: Rig, client: RawClient, leave: Leave, encoding: str) -> None:
+    gate = Gate()
+    answer = sse(["one", "two"], gate=gate, input_tokens=77)
+    rig.script("a", encoded(answer, encoding) if encoding else answer)
+    rig.send(client)
+    assert client.read_head().status == 200
+    assert gate.reached.wait(5)
+    assert client.read_chunk()
+
+    leave(client)
+
+    assert_upstream_closed(rig)
+    assert_aborted(rig, attempts=1)
+    assert rig.row()["input_tokens"] == 77  # what had been told until then
+
+
+def test_mid_stream_after_a_failover(rig: Rig, client: RawClient) -> None:
+    gate = Gate()
+    rig.script("a", limited_5h(time.time() + 600))
+    rig.script("b", sse(["one", "two"], gate=gate))
+    rig.send(client)
+    assert client.read_head().status == 200
+    assert gate.reached.wait(5)
+
+    client.close()
+
+    first, second = rig.requests
+    rig.upstream.wait_until(lambda: second.aborted, timeout=2)
+    assert (first.finished, rig.row()["outcome"], rig.rests("b")) == (True, "client_abort", [])
+
+
+@LEAVING
+def test_during_the_pause_before_a_retry(rig: Rig, client: RawClient, leave: Leave) -> None:
+    rig.script("a", failure())
+    rig.send(client)
+    (request,) = rig.wait_for(1)
+    rig.upstream.wait_until(lambda: request.finished)
+    assert client.is_silent(0.1)
+
+    leave(client)
+
+    assert_aborted(rig, attempts=1)
+    assert rig.asked == ["a"]
+
+
+def test_mid_body_of_a_collected_answer(rig: Rig, client: RawClient) -> None:
+    gate = Gate()
+    answer = message_json("x" * 1000)
+    rig.script("a", Answer(200, answer.headers, (b"{", gate, *answer.chunks)))
+    rig.send(client, stream=False)
+    assert gate.reached.wait(5)
+
+    client.close()
+
+    assert_upstream_closed(rig)
+    assert_aborted(rig, attempts=1)
+
+
+def test_one_of_many_leaves_and_the_others_go_on(rig: Rig) -> None:
+    gate = Gate()
+    for name in "ab":
+        rig.script(name, always=sse(["one", "two"], gate=gate))
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(rig.client()) for _ in range(4)]
+        for number, client in enumerate(clients):
+            rig.send(client, session=f"{rig.session}-{number}")
+            assert client.read_head().status == 200
+        clients[2].close()
+        rig.upstream.wait_until(lambda: sum(request.aborted for request in rig.requests) == 1)
+        gate.open()
+        ended = [list(client.events())[-1] for client in clients if client is not clients[2]]
+
+    assert ended == [{"type": "message_stop"}] * 3
+    eventually(rig.is_idle)
+
+
+def test_after_the_whole_answer_it_is_none(rig: Rig, client: RawClient) -> None:
+    rig.send(client)
+    client.read_head()
+    client.read_body()
+
+    client.close()
+
+    assert rig.row()["outcome"] == "ok"
+
+
+def test_a_retry_budget_is_given_back_by_those_who_leave(rig: Rig) -> None:
+    """More leave in the pause before a retry than may be in one: the next failure is retried all the same."""
+    rig.script("a", *[failure()] * 5)
+    for number in range(5):
+        with rig.client() as client:
+            rig.send(client, session=f"{rig.session}-{number}")
+            (request, *_) = reversed(rig.wait_for(number + 1))
+            rig.upstream.wait_until(lambda request=request: request.finished)
+            assert client.is_silent(0.05)
+        eventually(rig.is_idle)
+
+    assert rig.asked == ["a"] * 5
+    assert rig.rests("a") == []
+
+
+def test_while_connecting() -> None:
+    hole = BlackHole()
+    with contextlib.ExitStack() as stack:
+        stack.callback(hole.release)
+        rig = stack.enter_context(Rig.running(f"http://127.0.0.1:{hole.number}"))
+        client = stack.enter_context(rig.client())
+        rig.fresh("a", "b")
+        rig.send(client)
+        eventually(lambda: rig.health()["a"]["in_flight"] == 1)
+
+        client.close()
+
+        assert_aborted(rig)
+        assert rig.row()["response_time_ms"] < 5000
+
+
+@pytest.mark.parametrize("http2", [True, False], ids=["HTTP/2 upstream", "HTTP/1 upstream"])
+def test_a_reset_http2_stream_leaves_the_connection_to_the_others(http2: bool) -> None:
+    gate = Gate()
+    with FakeUpstream(tls=True, http2=http2) as upstream, Rig.running(upstream) as rig:
+        rig.fresh("a", "b")
+        for name in "ab":
+            rig.script(name, always=sse(["one", "two"], gate=gate))
+        with Http2Client.via_connect(rig.proxy, "localhost", upstream.port) as client:
+            streams = [client.send_request(*claude_request(3000, session=rig.session)) for _ in range(2)]
+            assert [client.read_head(stream).status for stream in streams] == [200, 200]
+            client.reset_stream(streams[0])
+            upstream.wait_until(lambda: [request.aborted for request in rig.requests].count(True) == 1)
+            gate.open()
+            assert client.read_body(streams[1]).endswith(b'message_stop"}\n\n')
+
+        assert sorted(row["outcome"] for row in rig.rows(2)) == ["client_abort", "ok"]
+        assert rig.rests("a") == rig.rests("b") == []

@@ -1,0 +1,390 @@
+"""What each kind of upstream answer leads to: what the client gets, who is asked next, who rests."""
+
+import gzip
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import pytest
+
+from ccflare_core.accounts import Kind
+from fake_upstream import (
+    Answer,
+    FakeUpstream,
+    Gate,
+    allowed_headers,
+    bad_request,
+    bare_429,
+    close_before_head,
+    encoded,
+    error,
+    failure,
+    garbage,
+    limited_5h,
+    limited_only_windows,
+    message_json,
+    model_bucket,
+    out_of_credits,
+    overloaded,
+    permission_denied,
+    rejected_headers,
+    reset_before_head,
+    short_throttle,
+    sse,
+    sse_error_first,
+    sse_error_midway,
+    unauthorized,
+    unified,
+)
+from harness import claude_request, eventually
+from rig import Rig, texts
+
+HOUR = 3600.0
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Rig]:
+    with FakeUpstream() as upstream, Rig.running(upstream) as rig:
+        yield rig
+
+
+@pytest.fixture
+def rig(bench: Rig) -> Rig:
+    """Two accounts, a first."""
+    bench.fresh("a", "b")
+    return bench
+
+
+class Case(NamedTuple):
+    """What account a answers, and what follows: how often a is asked, and how it rests."""
+
+    answer: Callable[[], Answer]
+    kind: str
+    asked: str = "ab"
+    seconds: float | None = None
+    reason: str = ""
+    family: str = ""
+
+
+def in_an_hour() -> float:
+    return time.time() + HOUR
+
+
+def hard(word: str) -> Answer:
+    return error(403, "permission_error", "No.", unified(status=word, _5h_status=word, _5h_reset=int(in_an_hour())))
+
+
+def api_key_spent() -> Answer:
+    soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 120))
+    headers = ((b"remaining", b"0"), (b"limit", b"4000"), (b"reset", soon.encode()))
+    prefix = b"anthropic-ratelimit-requests-"
+    return error(429, "rate_limit_error", "Slow down.", tuple((prefix + name, value) for name, value in headers))
+
+
+# fmt: off
+MOVED = {
+    "the 5h window is spent":     Case(lambda: limited_5h(in_an_hour()), "window_spent", "ab", HOUR, "5h window spent"),
+    "only its window says so":    Case(lambda: limited_only_windows(in_an_hour()), "window_spent", "ab", HOUR, "5h window"),
+    "a legacy hard status":       Case(lambda: hard("blocked"), "window_spent", "ab", HOUR, "5h window spent"),
+    "an API key's requests":      Case(api_key_spent, "window_spent", "ab", 120, "requests window spent"),
+    "a model's bucket":           Case(lambda: model_bucket(in_an_hour()), "model_bucket_spent", "ab", HOUR, "7d_opus", "opus"),
+    "the 7d_oi bucket":           Case(lambda: model_bucket(in_an_hour(), "seven_day_overage_included"),
+                                       "model_bucket_spent", "ab", HOUR, "7d_oi", "opus"),
+    "out of credits":             Case(out_of_credits, "out_of_credits", "ab", 300, "out of credits", "opus"),
+    "a bare 429":                 Case(bare_429, "bare_429", "ab"),
+    "a short throttle":           Case(lambda: short_throttle(20), "short_throttle", "ab", 20, "short throttle"),
+    "401":                        Case(unauthorized, "credential_rejected", "ab", 300, "credential rejected"),
+    "403":                        Case(permission_denied, "permission_denied", "ab", 300, "permission denied"),
+    "500 again and again":        Case(failure, "upstream_failure", "aab", 5, "500 from upstream"),
+    "a 502 page in HTML":         Case(lambda: failure(502, html=True), "upstream_failure", "aab", 5, "502"),
+    "503":                        Case(lambda: failure(503), "upstream_failure", "aab", 5, "503"),
+    "a reset before the head":    Case(reset_before_head, "upstream_failure", "aab", 5, ""),
+    "the end before the head":    Case(close_before_head, "upstream_failure", "aab", 5, ""),
+    "garbage":                    Case(garbage, "upstream_failure", "aab", 5, ""),
+    "SSE: rate limit at first":   Case(lambda: sse_error_first("rate_limit_error"), "window_spent", "ab", 60, "in the stream"),
+    "SSE: api error at first":    Case(lambda: sse_error_first("api_error", started=True), "upstream_failure", "aab", 5, ""),
+    "SSE in gzip: the same":      Case(lambda: encoded(sse_error_first("api_error"), "gzip"), "upstream_failure", "aab", 5, ""),
+}
+OVERLOADED = {
+    "529":                        Case(overloaded, "overloaded", "aaab", 10, "overloaded"),
+    "SSE: overloaded at first":   Case(sse_error_first, "overloaded", "aaab", 10, "overloaded_error in the stream"),
+}
+DELIVERED = {
+    "400": bad_request,
+    "400 about extra usage": lambda: bad_request("Third-party apps now draw from your extra usage."),
+    "404": lambda: error(404, "not_found_error", "model: claude-none"),
+    "413": lambda: error(413, "request_too_large", "Request too large"),
+    "422": lambda: error(422, "invalid_request_error", "No."),
+    "402": lambda: error(402, "billing_error", "No."),
+    "500, should not be retried": lambda: failure(should_retry=False),
+    "a warning": lambda: message_json(headers=allowed_headers(0.9, status="allowed_warning", status_5h="allowed_warning")),
+    "a soft queue": lambda: message_json(headers=allowed_headers(status="queueing_soft")),
+    "overage serves it": lambda: message_json(headers=rejected_headers(in_an_hour(), overage="allowed")),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("case", (MOVED | OVERLOADED).values(), ids=(MOVED | OVERLOADED).keys())
+def test_the_next_account_serves_and_the_first_rests(rig: Rig, case: Case) -> None:
+    rig.script("a", always=case.answer())
+
+    reply = rig.ask()
+
+    assert reply.status == 200
+    assert texts(reply.events()) == [f"word {n} " for n in range(5)]
+    assert "".join(rig.asked) == case.asked
+    row = rig.row()
+    assert (row["outcome"], row["account"], row["failover_attempts"]) == ("ok", "b", 1)
+    assert rig.kinds() == [case.kind] * case.asked.count("a") + ["ok"]
+    expected = [] if case.seconds is None else [(case.family, case.kind, True, True)]
+    near = case.seconds or 0
+    assert [(r.family, r.source, case.reason in r.reason, near - 3 < r.left <= near + 1) for r in rig.rests("a")] == (
+        expected
+    )
+    assert rig.rests("b") == []
+
+
+@pytest.mark.parametrize("make", DELIVERED.values(), ids=DELIVERED.keys())
+def test_what_is_the_clients_is_delivered_unchanged_and_cools_nothing(rig: Rig, make: Callable[[], Answer]) -> None:
+    answer = make()
+    rig.script("a", answer)
+
+    reply = rig.ask(stream=False)
+
+    assert (reply.status, reply.body) == (answer.status, b"".join(c for c in answer.chunks if isinstance(c, bytes)))
+    assert set(answer.headers) <= {*reply.head.headers}
+    assert rig.ask(stream=False).status == 200
+    first, _ = rig.rows(2)
+    assert (first["outcome"] == "ok") == (answer.status < 400)
+    if answer.status < 500:  # then the account is not held to be at fault
+        assert rig.asked == ["a", "a"]
+        assert rig.rests("a") == []
+
+
+def test_a_200_that_says_rejected_is_delivered_once_and_counts_from_the_next_request_on(rig: Rig) -> None:
+    rig.script("a", sse(2, headers=rejected_headers(in_an_hour())))
+
+    assert texts(rig.ask().events()) == ["word 0 ", "word 1 "]
+    assert rig.asked == ["a"]
+    assert rig.ask().status == 200
+    assert rig.asked == ["a", "b"]
+    rig.rows(2)
+    assert [(rest.source, rest.left > HOUR - 60) for rest in rig.rests("a")] == [("window_spent", True)]
+
+
+def test_a_spent_bucket_holds_its_own_model_only(rig: Rig) -> None:
+    rig.script("a", model_bucket(in_an_hour()))
+
+    rig.ask()
+    rig.ask(model="claude-sonnet-4-5")
+    rig.ask(model="claude-opus-4-8")
+
+    assert rig.asked == ["a", "b", "a", "b"]
+
+
+@pytest.mark.parametrize("answer", [bare_429(), short_throttle()], ids=["bare 429", "short throttle"])
+def test_one_hop_and_no_more(bench: Rig, answer: Answer) -> None:
+    bench.fresh("a", "b", "c")
+    for name in "abc":
+        bench.script(name, always=answer)
+
+    reply = bench.ask()
+
+    assert (reply.status, reply.json()["error"]["type"]) == (429, "rate_limit_error")
+    assert bench.asked == ["a", "b"]
+    assert bench.row()["outcome"] == "upstream_error"
+
+
+def test_overload_of_all_takes_one_hop_and_is_delivered(bench: Rig) -> None:
+    bench.fresh("a", "b", "c")
+    for name in "abc":
+        bench.script(name, always=overloaded())
+
+    reply = bench.ask()
+
+    assert (reply.status, reply.json()["error"]["type"]) == (529, "overloaded_error")
+    assert "".join(bench.asked) == "aaabbb"
+
+
+def test_a_failure_of_all_ends_with_the_upstreams_own_answer(rig: Rig) -> None:
+    for name in "ab":
+        rig.script(name, always=failure(500))
+
+    reply = rig.ask()
+
+    assert (reply.status, reply.json()["error"]["message"]) == (500, "Internal server error")
+    assert "".join(rig.asked) == "aabb"
+
+
+def test_a_loss_of_every_connection_ends_with_our_502(rig: Rig) -> None:
+    for name in "ab":
+        rig.script(name, always=reset_before_head())
+
+    reply = rig.ask()
+
+    assert (reply.status, reply.json()["error"]["type"]) == (502, "api_error")
+    assert "".join(rig.asked) == "aabb"
+    row = rig.row()
+    assert (row["outcome"], reply.header("request-id")) == ("upstream_error", row["id"])
+
+
+@pytest.mark.parametrize("answer", [unauthorized(), permission_denied()], ids=["401", "403"])
+def test_a_refused_credential_is_never_shown_to_the_client(rig: Rig, answer: Answer) -> None:
+    for name in "ab":
+        rig.script(name, always=answer)
+
+    reply = rig.ask()
+
+    assert reply.status == 503
+    assert rig.asked == ["a", "b"]
+
+
+def test_a_429_that_no_other_account_can_take_becomes_our_503(rig: Rig) -> None:
+    for name in "ab":
+        rig.script(name, always=limited_5h(in_an_hour()))
+
+    reply = rig.ask()
+
+    assert reply.status == 503
+    assert not [name for name, _ in reply.head.headers if name.lower().startswith(b"anthropic-ratelimit")]
+    assert rig.asked == ["a", "b"]
+
+
+def test_a_failed_over_stream_is_passed_on_chunk_by_chunk(rig: Rig) -> None:
+    gates = [Gate(), Gate()]
+    whole = sse(["one", "two"], gate=gates[0])
+    rig.script("a", limited_5h(in_an_hour()))
+    rig.script("b", Answer(200, whole.headers, (*whole.chunks[:-1], gates[1], whole.chunks[-1])))
+    with rig.client() as client:
+        rig.send(client)
+
+        assert client.read_head().status == 200
+        first = [client.read_event() for _ in range(4)]
+        assert not gates[0].is_open  # so what was read had been sent on before the rest existed
+        gates[0].open()
+        rest = [client.read_event() for _ in range(3)]
+        assert not gates[1].is_open
+        gates[1].open()
+        rest += client.events()
+
+    assert texts(first) == ["one"]
+    assert texts(rest) == ["two"]
+    assert rest[-1] == {"type": "message_stop"}
+    assert rig.asked == ["a", "b"]
+
+
+def test_the_head_comes_before_any_content_of_a_slow_answer_is_there(rig: Rig) -> None:
+    """The first content event lets the head go; what follows it is not waited for."""
+    gate = Gate()
+    whole = sse(1)
+    rig.script("a", Answer(200, whole.headers, (*whole.chunks[:2], gate, *whole.chunks[2:])))
+    with rig.client() as client:
+        rig.send(client)
+        head = client.read_head()
+        events = [client.read_event() for _ in range(2)]
+        assert not gate.is_open
+        gate.open()
+        assert len([*events, *client.events()]) == 7
+
+    assert head.status == 200
+
+
+@pytest.mark.parametrize("kind", ["overloaded_error", "api_error", "rate_limit_error"])
+def test_an_error_after_content_is_delivered_and_not_retried(rig: Rig, kind: str) -> None:
+    rig.script("a", sse_error_midway(kind))
+
+    events = rig.ask().events()
+
+    assert texts(events) == ["word 0 ", "word 1 "]
+    assert (events[-1]["type"], events[-1]["error"]["type"]) == ("error", kind)
+    assert rig.asked == ["a"]
+    row = rig.row()
+    assert (row["outcome"], row["success"]) == ("upstream_error", 0)
+    assert kind in row["error_message"]
+
+
+@pytest.mark.parametrize("encoding", ["", "gzip", "zstd"])
+def test_every_attempt_sends_the_same_bytes(rig: Rig, encoding: str) -> None:
+    rig.script("a", failure(), limited_5h(in_an_hour()))
+    method, target, headers, body = claude_request(40_000, session=rig.session)
+    if encoding:
+        # Under the name of zstd it cannot be read here, which is no reason to touch it.
+        body, headers = gzip.compress(body), (*headers, (b"Content-Encoding", encoding.encode()))
+    with rig.client() as client:
+        assert client.request(method, target, headers, body).status == 200
+
+    assert rig.asked == ["a", "a", "b"]
+    assert [request.body == body for request in rig.requests] == [True] * 3
+    assert {request.header("content-encoding") or "" for request in rig.requests} == {encoding}
+    assert {request.target for request in rig.requests} == {target}
+
+
+def test_a_chunked_request_is_repeated_whole(rig: Rig) -> None:
+    rig.script("a", failure(), unauthorized())
+    method, target, headers, body = claude_request(5000, session=rig.session)
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:7], body[7:]))
+    with rig.client() as client:
+        client.send_request(method, target, (*headers, (b"Transfer-Encoding", b"chunked")), chunks + b"0\r\n\r\n")
+        assert client.read_head().status == 200
+
+    assert rig.asked == ["a", "a", "b"]
+    assert {request.body for request in rig.requests} == {body}
+
+
+def test_each_attempt_has_the_credential_of_its_account_and_no_other(bench: Rig) -> None:
+    bench.fresh("a", "b", kind=Kind.API_KEY)
+    bench.script("a", failure(), limited_5h(in_an_hour()))
+
+    bench.ask(extra=[(b"Authorization", b"Bearer the-clients-own"), (b"Proxy-Authorization", b"Basic eDp5")])
+
+    seen = [(r.header_values("x-api-key"), r.header_values("authorization")) for r in bench.requests]
+    assert seen == [([bench.secret(name)], []) for name in "aab"]
+    assert not any(r.header("proxy-authorization") for r in bench.requests)
+
+
+def test_a_kept_connection_that_upstream_closed_is_replaced_unseen(rig: Rig) -> None:
+    """The close meets the request on its way: that is no failure of the account."""
+    rig.script("a", message_json(), close_before_head(), message_json("Again."))
+    with rig.client() as client:
+        assert client.request(*claude_request(3000, session=rig.session, stream=False)).status == 200
+        reply = client.request(*claude_request(3000, session=rig.session, stream=False))
+
+    assert reply.json()["content"][0]["text"] == "Again."
+    first, second, third = rig.requests
+    assert first.connection == second.connection != third.connection
+    assert [row["attempts"] for row in rig.rows(2)] == [1, 1]
+    assert rig.rests("a") == []
+
+
+def test_a_kept_connection_that_was_closed_while_idle_is_replaced(rig: Rig) -> None:
+    rig.script("a", Answer(200, message_json().headers, message_json().chunks, close=True))
+    with rig.client() as client:
+        for _ in range(2):
+            assert client.request(*claude_request(3000, session=rig.session, stream=False)).status == 200
+
+    assert rig.asked == ["a", "a"]
+
+
+def test_an_account_that_serves_again_has_its_rest_taken_away(rig: Rig) -> None:
+    rig.script("a", limited_5h(time.time() + 2))
+
+    rig.ask()
+    rig.row()
+    assert [rest.source for rest in rig.rests("a")] == ["window_spent"]
+    rig.wait_for_reason("a", "ready")
+    rig.ask()
+
+    assert rig.asked == ["a", "b", "a"]
+    rig.rows(2)
+    eventually(lambda: rig.rests("a"), lambda rests: not rests)
+
+
+def test_a_paused_account_stays_out_and_a_resumed_one_comes_back(rig: Rig) -> None:
+    rig.change("a", paused=True)
+    rig.wait_for_reason("a", "paused")
+    rig.ask()
+    rig.change("a", paused=False)
+    rig.wait_for_reason("a", "ready")
+    rig.ask()
+
+    assert rig.asked == ["b", "a"]
