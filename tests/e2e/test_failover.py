@@ -84,10 +84,10 @@ def api_key_spent() -> Answer:
 # fmt: off
 MOVED = {
     "the 5h window is spent":     Case(lambda: limited_5h(in_an_hour()), "window_spent", "ab", HOUR, "5h window spent"),
-    "only its window says so":    Case(lambda: limited_only_windows(in_an_hour()), "window_spent", "ab", HOUR, "5h window"),
+    "only its window says so":    Case(lambda: limited_only_windows(in_an_hour()), "window_spent", "ab", HOUR, "5h window"),  # noqa: E501
     "a legacy hard status":       Case(lambda: hard("blocked"), "window_spent", "ab", HOUR, "5h window spent"),
     "an API key's requests":      Case(api_key_spent, "window_spent", "ab", 120, "requests window spent"),
-    "a model's bucket":           Case(lambda: model_bucket(in_an_hour()), "model_bucket_spent", "ab", HOUR, "7d_opus", "opus"),
+    "a model's bucket":           Case(lambda: model_bucket(in_an_hour()), "model_bucket_spent", "ab", HOUR, "7d_opus", "opus"),  # noqa: E501
     "the 7d_oi bucket":           Case(lambda: model_bucket(in_an_hour(), "seven_day_overage_included"),
                                        "model_bucket_spent", "ab", HOUR, "7d_oi", "opus"),
     "out of credits":             Case(out_of_credits, "out_of_credits", "ab", 300, "out of credits", "opus"),
@@ -101,9 +101,9 @@ MOVED = {
     "a reset before the head":    Case(reset_before_head, "upstream_failure", "aab", 5, ""),
     "the end before the head":    Case(close_before_head, "upstream_failure", "aab", 5, ""),
     "garbage":                    Case(garbage, "upstream_failure", "aab", 5, ""),
-    "SSE: rate limit at first":   Case(lambda: sse_error_first("rate_limit_error"), "window_spent", "ab", 60, "in the stream"),
-    "SSE: api error at first":    Case(lambda: sse_error_first("api_error", started=True), "upstream_failure", "aab", 5, ""),
-    "SSE in gzip: the same":      Case(lambda: encoded(sse_error_first("api_error"), "gzip"), "upstream_failure", "aab", 5, ""),
+    "SSE: rate limit at first":   Case(lambda: sse_error_first("rate_limit_error"), "window_spent", "ab", 60, "in the stream"),  # noqa: E501
+    "SSE: api error at first":    Case(lambda: sse_error_first("api_error", started=True), "upstream_failure", "aab", 5, ""),  # noqa: E501
+    "SSE in gzip: the same":      Case(lambda: encoded(sse_error_first("api_error"), "gzip"), "upstream_failure", "aab", 5, ""),  # noqa: E501
 }
 OVERLOADED = {
     "529":                        Case(overloaded, "overloaded", "aaab", 10, "overloaded"),
@@ -117,7 +117,7 @@ DELIVERED = {
     "422": lambda: error(422, "invalid_request_error", "No."),
     "402": lambda: error(402, "billing_error", "No."),
     "500, should not be retried": lambda: failure(should_retry=False),
-    "a warning": lambda: message_json(headers=allowed_headers(0.9, status="allowed_warning", status_5h="allowed_warning")),
+    "a warning": lambda: message_json(headers=allowed_headers(0.9, status="allowed_warning", status_5h="allowed_warning")),  # noqa: E501
     "a soft queue": lambda: message_json(headers=allowed_headers(status="queueing_soft")),
     "overage serves it": lambda: message_json(headers=rejected_headers(in_an_hour(), overage="allowed")),
 }

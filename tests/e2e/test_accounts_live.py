@@ -1,0 +1,91 @@
+"""What scripts/accounts.py changes, a running proxy follows within a second."""
+
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+
+from conftest import StartProxy
+from fake_upstream import FakeUpstream
+from harness import Proxy, claude_request, eventually, via_base_url
+
+ONE, TWO = "sk-ant-api03-one", "sk-ant-api03-two"
+
+
+def health(proxy: Proxy) -> dict[str, str]:
+    """Each account's reason, as the health page tells it."""
+    with via_base_url(proxy) as client:
+        answer = client.request("GET", "/ccflare/health").json()
+    return {account["name"]: account["reason"] for account in answer["accounts"]}
+
+
+def within_a_second(look: Callable[[], object]) -> None:
+    """Whether `look` becomes true in time; a little more is given to a busy machine."""
+    eventually(look, timeout=1.5)
+
+
+def served_by(proxy: Proxy, upstream: FakeUpstream) -> str:
+    """The credential that the next request goes out with."""
+    with via_base_url(proxy) as client:
+        assert client.request(*claude_request()).status == 200
+    return upstream.requests[-1].credential
+
+
+def test_accounts_come_and_go_while_it_runs(upstream: FakeUpstream, start_proxy: StartProxy) -> None:
+    proxy = start_proxy(upstream)
+    assert health(proxy) == {}
+
+    proxy.add_api_key("one", ONE)
+    within_a_second(lambda: health(proxy) == {"one": "ready"})
+    assert served_by(proxy, upstream) == ONE
+
+    proxy.accounts("rename", "one", "first")
+    within_a_second(lambda: health(proxy) == {"first": "ready"})
+
+    proxy.accounts("remove", "first", "--yes")
+    within_a_second(lambda: health(proxy) == {})
+
+
+def test_a_paused_account_gets_nothing_until_it_is_resumed(upstream: FakeUpstream, start_proxy: StartProxy) -> None:
+    proxy = start_proxy(upstream, accounts={"one": ONE}, ccflare_hold_seconds=0)
+    proxy.accounts("pause", "one")
+    within_a_second(lambda: health(proxy) == {"one": "paused"})
+    with via_base_url(proxy) as client:
+        reply = client.request(*claude_request())
+    assert reply.status == 503
+    assert "one: paused" in reply.json()["error"]["message"]
+    assert upstream.requests == []
+
+    proxy.accounts("resume", "one")
+    within_a_second(lambda: health(proxy) == {"one": "ready"})
+    assert served_by(proxy, upstream) == ONE
+
+
+def test_a_lower_priority_number_takes_over_a_session(upstream: FakeUpstream, start_proxy: StartProxy) -> None:
+    proxy = start_proxy(upstream, accounts={"one": ONE, "two": TWO}, ranked=True)
+    session = "the-same"
+    with via_base_url(proxy) as client:
+        client.request(*claude_request(session=session))
+        proxy.accounts("priority", "one", "5")
+        time.sleep(1.2)
+        client.request(*claude_request(session=session))
+    assert [request.credential for request in upstream.requests] == [ONE, TWO]
+
+
+def test_an_expired_token_that_cannot_be_renewed_says_so(upstream: FakeUpstream, start_proxy: StartProxy) -> None:
+    proxy = start_proxy(upstream, ccflare_hold_seconds=0)
+    tokens = json.dumps({"access_token": "sk-ant-oat01-old", "expires_at": int(time.time() * 1000) - 1000})
+    proxy.accounts("add", "old", "--tokens", "-", stdin=tokens)
+    within_a_second(lambda: health(proxy) == {"old": "token expired"})
+    with via_base_url(proxy) as client:
+        assert client.request(*claude_request()).status == 503
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize("form", ["table", "json", "csv", "markdown"])
+def test_no_list_shows_a_secret(upstream: FakeUpstream, start_proxy: StartProxy, form: str) -> None:
+    proxy = start_proxy(upstream, accounts={"one": ONE, "max": "sk-ant-oat01-max"})
+    listed = proxy.accounts("list", "--format", form)
+    assert "one" in listed
+    assert "sk-ant" not in listed

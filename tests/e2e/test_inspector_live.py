@@ -1,0 +1,124 @@
+"""mitmweb as a user sees it: each flow's story, its body, and the commands; never more flows than asked for."""
+
+import json
+import time
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from fake_upstream import FakeUpstream, limited_5h, overloaded
+from harness import Proxy, claude_request, eventually, via_base_url
+
+ONE, TWO = "sk-ant-api03-one", "sk-ant-api03-two"
+KEPT = 4
+
+
+class Web:
+    """mitmweb's own interface."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._address = f"http://127.0.0.1:{proxy.web_port}"
+        self._token = proxy.web_token
+
+    def get(self, path: str) -> bytes:
+        request = urllib.request.Request(self._address + path, headers={"Authorization": f"Bearer {self._token}"})
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return bytes(answer.read())
+
+    def flows(self) -> list[dict[str, Any]]:
+        return list(json.loads(self.get("/flows")))
+
+    def command(self, name: str, *arguments: str) -> Any:
+        """The result of one of mitmproxy's commands."""
+        request = urllib.request.Request(
+            f"{self._address}/commands/{name}",
+            data=json.dumps({"arguments": arguments}).encode(),
+            headers={
+                "Authorization": f"Bearer {self._token}",
+                "Content-Type": "application/json",
+                "X-XSRFToken": "2|aa|aa|1",
+                "Cookie": "_mitmproxy_xsrf=2|aa|aa|1",
+            },
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.loads(answer.read())
+
+
+@pytest.fixture(scope="module")
+def inspected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeUpstream, Proxy, Web]]:
+    with FakeUpstream() as upstream:
+        proxy = Proxy(
+            upstream,
+            folder=tmp_path_factory.mktemp("proxy"),
+            program="mitmweb",
+            ccflare_inspector_flows=KEPT,
+            ccflare_hold_seconds=0,
+            ccflare_retry_delay_ms=1,
+        )
+        proxy.add_api_key("one", ONE, priority=0)
+        proxy.add_api_key("two", TWO, priority=1)
+        with proxy:
+            yield upstream, proxy, Web(proxy)
+
+
+def last_flow(proxy: Proxy, web: Web, **what: Any) -> dict[str, Any]:
+    """Send a request and return its flow, once its story is told."""
+    known = {flow["id"] for flow in web.flows()}
+    with via_base_url(proxy) as client:
+        client.request(*claude_request(**what))
+    return eventually(lambda: [f for f in web.flows() if f["id"] not in known and f["comment"]])[0]
+
+
+def test_a_flow_tells_who_served_it_and_what_it_cost(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
+    _, proxy, web = inspected
+    flow = last_flow(proxy, web)
+    assert flow["comment"].startswith("one · opus-4-8 · 12 in / 10 out · $0.0003")
+    assert flow["marked"] == ""
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_body_of_an_answer_can_be_read(inspected: tuple[FakeUpstream, Proxy, Web], stream: bool) -> None:
+    _, proxy, web = inspected
+    flow = last_flow(proxy, web, stream=stream)
+    body = web.get(f"/flows/{flow['id']}/response/content.data")
+    assert (b"message_stop" in body) is stream
+    assert b"output_tokens" in body
+
+
+def test_a_failover_is_told_and_marked(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
+    upstream, proxy, web = inspected
+    upstream.answer(overloaded(), overloaded(), overloaded(), credential=ONE)
+    flow = last_flow(proxy, web)
+    assert flow["comment"].startswith("two · ")
+    assert "moved from one (529 overloaded" in flow["comment"]
+    assert flow["marked"] == "🔀"
+
+
+def test_no_more_flows_are_kept_than_asked_for(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
+    _, proxy, web = inspected
+    flows = [last_flow(proxy, web)["id"] for _ in range(KEPT + 2)]
+    assert {flow["id"] for flow in eventually(web.flows, lambda f: len(f) <= KEPT)} == set(flows[-KEPT:])
+
+
+def test_commands_list_pause_and_resume(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
+    _, _, web = inspected
+    assert len(web.command("ccflare.accounts")["value"]) == 2
+    web.command("ccflare.pause", "two")
+    eventually(lambda: "two: paused" in web.command("ccflare.accounts")["value"])
+    web.command("ccflare.resume", "two")
+    eventually(lambda: "two: paused" not in web.command("ccflare.accounts")["value"])
+
+
+def test_a_command_for_nobody_says_so(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
+    _, _, web = inspected
+    assert "no account called nobody" in str(web.command("ccflare.pause", "nobody"))
+
+
+def test_an_exhausted_pool_is_told_and_marked(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
+    upstream, proxy, web = inspected
+    upstream.always(limited_5h(time.time() + 3600))
+    flow = last_flow(proxy, web)
+    assert flow["marked"] == "⌛"
+    assert "refused: No account can serve this request" in flow["comment"]
