@@ -116,10 +116,11 @@ class CCFlare:
         house.show(flow)
 
     def error(self, flow: http.HTTPFlow) -> None:
-        """The flow broke off. If nobody has ended its exchange yet, the client did."""
+        """The flow broke off. If nobody has ended its exchange yet, the client did, or mitmproxy refused it."""
         house = self._open_house()
         if exchange := house.gate.find(flow):
-            exchange.finish(Outcome.CLIENT_ABORT, flow.error.msg if flow.error else None)
+            why = flow.error.msg if flow.error else ""
+            exchange.finish(Outcome.CLIENT_ABORT if gate.tells_of_leaving(why) else Outcome.REFUSED, why)
         house.show(flow)
 
     # The end

@@ -59,7 +59,9 @@ class Gate:
 
     def _decide(self, flow: http.HTTPFlow, exchange: Exchange, route: Route, for_upstream: bool) -> None:
         settings = self._exchanges.settings
-        if sum(len(name) + len(value) for name, value in flow.request.headers.fields) > HEAD_BYTES:
+        if flow.error is not None:
+            exchange.refuse(400, flow.error.msg)  # mitmproxy's validation did, and answers itself
+        elif sum(len(name) + len(value) for name, value in flow.request.headers.fields) > HEAD_BYTES:
             self._refuse(flow, exchange, 431, f"The request's header fields are larger than {HEAD_BYTES} bytes.")
         elif not for_upstream and not settings.forward_other_hosts:
             self._refuse(flow, exchange, 403, not_ours(flow, settings.upstream))
@@ -138,6 +140,11 @@ def is_foreign_tunnel(context: Context, origin: Origin) -> bool:
         return False
     host, port = context.server.address[:2]
     return (host.lower(), port) != (origin.host, origin.port)
+
+
+def tells_of_leaving(message: str) -> bool:
+    """Whether mitmproxy's error message means that the client went away, by HTTP/1 or HTTP/2."""
+    return any(words in message for words in ("disconnected", "closed connection", "reset by client"))
 
 
 def address_of(flow: http.HTTPFlow) -> str:

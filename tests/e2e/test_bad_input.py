@@ -1,0 +1,168 @@
+"""Requests that no good client sends: passed on or refused, always recorded, and nothing breaks."""
+
+import gzip
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from fake_upstream import FakeUpstream, bad_request
+from harness import Proxy, claude_request, eventually, via_base_url
+
+KEY = "sk-ant-api03-one"
+LIMIT = 200_000
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeUpstream, Proxy]]:
+    with FakeUpstream() as upstream:
+        proxy = Proxy(upstream, folder=tmp_path_factory.mktemp("proxy"), ccflare_body_limit_bytes=LIMIT)
+        proxy.add_api_key("one", KEY)
+        with proxy:
+            yield upstream, proxy
+            assert "Traceback" not in proxy.log()
+            assert "Addon error" not in proxy.log()
+
+
+def count(proxy: Proxy) -> int:
+    return int(proxy.rows("SELECT COUNT(*) AS n FROM requests WHERE outcome IS NOT NULL")[0]["n"])
+
+
+BODIES = {
+    "no JSON": b"this is not JSON",
+    "cut off": b'{"model": "claude-opus-4-8", "messages": [',
+    "nested deeply": b'{"a":' * 30_000 + b"1" + b"}" * 30_000,
+    "lists nested deeply": b"[" * 100_000 + b"]" * 100_000,
+    "no UTF-8": b'{"model": "\xff\xfe\xfa"}',
+    "lone surrogates": b'{"model": "\\ud800", "metadata": {"user_id": "\\udfff"}}',
+    "NUL in the model": b'{"model": "a\\u0000b"}',
+    "NaN and huge numbers": b'{"model": NaN, "max_tokens": 1e999999, "x": ' + b"9" * 10_000 + b"}",
+    "no model": b'{"messages": []}',
+    "a model that is no text": b'{"model": {"a": 1}, "stream": "yes", "metadata": []}',
+    "a model of 100 kB": b'{"model": "' + b"m" * 100_000 + b'"}',
+    "keys twice": b'{"model": "a", "model": "b", "stream": true, "stream": false}',
+    "a list": b"[1, 2, 3]",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_a_body_reaches_the_upstream_as_it_is(served: tuple[FakeUpstream, Proxy], name: str) -> None:
+    upstream, proxy = served
+    before = count(proxy)
+    upstream.answer(bad_request())
+    with via_base_url(proxy) as client:
+        reply = client.request("POST", "/v1/messages", ((b"Content-Type", b"application/json"),), BODIES[name])
+
+    assert reply.status == 400
+    assert upstream.requests[-1].body == BODIES[name]
+    assert upstream.requests[-1].credential == KEY
+    eventually(lambda: count(proxy) == before + 1)
+
+
+def test_a_compressed_body_is_read_aside_and_sent_as_it_is(served: tuple[FakeUpstream, Proxy]) -> None:
+    upstream, proxy = served
+    request = claude_request(30_000, session="zipped", model="claude-haiku-4-5")
+    zipped = gzip.compress(request.body)
+    with via_base_url(proxy) as client:
+        client.send_request("POST", "/v1/messages", ((b"Content-Encoding", b"gzip"),), zipped)
+        assert client.read_head().status == 200
+    assert upstream.requests[-1].body == zipped
+    [row] = proxy.rows("SELECT session_id FROM requests WHERE session_id = 'zipped'", until=bool)
+    assert row
+
+
+@pytest.mark.parametrize("encoding", [b"gzip", b"zstd", b"br", b"rot13"])
+def test_a_body_that_only_claims_to_be_compressed(served: tuple[FakeUpstream, Proxy], encoding: bytes) -> None:
+    upstream, proxy = served
+    upstream.answer(bad_request())
+    with via_base_url(proxy) as client:
+        reply = client.request("POST", "/v1/messages", ((b"Content-Encoding", encoding),), b"plainly not")
+    assert reply.status == 400
+    assert upstream.requests[-1].body == b"plainly not"
+
+
+def test_a_content_type_that_nobody_knows(served: tuple[FakeUpstream, Proxy]) -> None:
+    _, proxy = served
+    with via_base_url(proxy) as client:
+        reply = client.request("POST", "/v1/messages", ((b"Content-Type", b"application/x-\xff;;;="),), b"{}")
+    assert reply.status == 200
+
+
+def test_a_body_over_the_limit_is_refused_before_it_is_sent(served: tuple[FakeUpstream, Proxy]) -> None:
+    upstream, proxy = served
+    asked = len(upstream.requests)
+    with via_base_url(proxy) as client:
+        client.send(f"POST /v1/messages HTTP/1.1\r\nHost: 127.0.0.1:{proxy.port}\r\n".encode())
+        client.send(b"Content-Length: 900000000\r\n\r\n{")
+        head = client.read_head()
+        body = json.loads(client.read_body())
+    assert head.status == 413
+    assert body["error"]["type"] == "request_too_large"
+    assert len(upstream.requests) == asked
+
+
+def test_a_large_body_for_another_host_is_refused_as_such(served: tuple[FakeUpstream, Proxy]) -> None:
+    _, proxy = served
+    with via_base_url(proxy) as client:
+        client.send(b"POST /v1/messages HTTP/1.1\r\nHost: example.com\r\nContent-Length: 900000000\r\n\r\n{")
+        assert client.read_head().status == 403
+
+
+def test_a_chunked_body_over_the_limit_is_refused_on_the_way(served: tuple[FakeUpstream, Proxy]) -> None:
+    upstream, proxy = served
+    asked = len(upstream.requests)
+    with via_base_url(proxy) as client:
+        client.send(f"POST /v1/messages HTTP/1.1\r\nHost: 127.0.0.1:{proxy.port}\r\n".encode())
+        client.send(b"Transfer-Encoding: chunked\r\n\r\n")
+        for _ in range(LIMIT // 50_000 + 1):
+            client.send(b"c350\r\n" + b"x" * 50_000 + b"\r\n")
+        head = client.read_head()
+    assert head.status == 413
+    assert len(upstream.requests) == asked
+
+
+def test_a_flood_of_header_fields(served: tuple[FakeUpstream, Proxy]) -> None:
+    upstream, proxy = served
+    asked = len(upstream.requests)
+    flood = tuple((b"X-%d" % number, b"y" * 100) for number in range(2000))
+    with via_base_url(proxy) as client:
+        reply = client.request("POST", "/v1/messages", flood, b"{}")
+    assert reply.status == 431
+    assert reply.json()["type"] == "error"
+    assert len(upstream.requests) == asked
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n",
+        b"Content-Length: 2\r\nContent-Length: 3\r\n",
+        b"Content-Length: +2\r\n",
+        b"Transfer-Encoding: xchunked\r\n",
+        b"Content-Length : 2\r\n",
+    ],
+)
+def test_two_ways_to_read_a_length_are_none(served: tuple[FakeUpstream, Proxy], head: bytes) -> None:
+    upstream, proxy = served
+    asked = len(upstream.requests)
+    with via_base_url(proxy) as client:
+        client.send(f"POST /v1/messages HTTP/1.1\r\nHost: 127.0.0.1:{proxy.port}\r\n".encode() + head + b"\r\n{}")
+        answer = client.read_head()
+        body = json.loads(client.read_body())
+    assert answer.status == 400
+    assert answer.header("content-type") == "application/json"
+    assert body["type"] == "error"
+    assert len(upstream.requests) == asked
+
+
+def test_what_mitmproxy_refuses_is_recorded_as_refused(served: tuple[FakeUpstream, Proxy]) -> None:
+    _, proxy = served
+    with via_base_url(proxy) as client:
+        client.send(f"POST /v1/messages HTTP/1.1\r\nHost: 127.0.0.1:{proxy.port}\r\n".encode())
+        client.send(b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+        assert client.read_head().status == 400
+    query = (
+        "SELECT * FROM requests WHERE outcome = 'refused' AND error_message LIKE '%smuggling%' AND status_code = 400"
+    )
+    assert proxy.rows(query, until=bool)

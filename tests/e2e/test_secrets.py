@@ -1,0 +1,143 @@
+"""With everything on that shows, stores or logs traffic, no artefact holds a secret of an account."""
+
+import base64
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fake_upstream import FakeUpstream, limited_5h
+from harness import Proxy, RawClient, claude_request, eventually, via_base_url
+
+API_KEY = "sk-ant-api03-planted-api-key-0123456789"
+ACCESS = "sk-ant-oat01-planted-access-token-0123456789"
+REFRESH = "sk-ant-ort01-planted-refresh-token-0123456789"
+PLANTED = {"API key": API_KEY, "access token": ACCESS, "refresh token": REFRESH}
+CLIENT = "sk-ant-api03-the-clients-own-key-0123456789"
+
+
+def traffic(upstream: FakeUpstream, proxy: Proxy) -> None:
+    """Five flows: streams and whole answers over both accounts, with a failover, and our own health page."""
+    credential = (b"x-api-key", CLIENT.encode())
+    upstream.answer(limited_5h(time.time() + 3600), credential=API_KEY)
+    for stream in (True, False, True, False):
+        with via_base_url(proxy) as client:
+            assert client.request(*claude_request(3000, stream=stream, credential=credential)).status == 200
+    with via_base_url(proxy) as client:
+        client.request("GET", "/ccflare/health")
+    assert {request.credential for request in upstream.requests} == {API_KEY, ACCESS}
+
+
+def accounts(proxy: Proxy) -> None:
+    proxy.add_api_key("first", API_KEY, priority=0)
+    proxy.add_tokens("second", ACCESS, REFRESH, priority=1)
+
+
+def findings(artefact: bytes) -> list[str]:
+    """Which planted secrets are in there, in clear or in base64."""
+    found = []
+    for name, secret in PLANTED.items():
+        forms = [secret.encode(), *(base64.b64encode(b"x" * n + secret.encode())[4:-4] for n in range(3))]
+        found += [name for form in forms if form in artefact]
+    return found
+
+
+def check_folder(folder: Path) -> int:
+    """Read every file below `folder`; returns how many that were."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {str(path): findings(path.read_bytes()) for path in files if findings(path.read_bytes())} == {}
+    return len(files)
+
+
+def test_mitmdump_with_all_its_outputs(upstream: FakeUpstream, tmp_path: Path) -> None:
+    proxy = Proxy(
+        upstream,
+        folder=tmp_path,
+        arguments=["-vvv", "-w", str(tmp_path / "flows")],
+        hardump=str(tmp_path / "flows.har"),
+        flow_detail=4,
+        ccflare_tuning=False,
+        ccflare_log_level="debug",
+    )
+    accounts(proxy)
+    with proxy:
+        traffic(upstream, proxy)
+        proxy.rows("SELECT id FROM requests WHERE outcome = 'ok'", until=lambda rows: len(rows) == 4)
+        assert check_folder(tmp_path) > 5  # with the write-ahead log, before it is merged
+        proxy.stop()
+    assert check_folder(tmp_path) > 5
+    assert CLIENT.encode() in (tmp_path / "flows").read_bytes()  # the dump does hold what the client sent
+    har = json.loads((tmp_path / "flows.har").read_text())
+    assert len(har["log"]["entries"]) == 5
+
+
+class WebSocket:
+    """The least that reads the frames of mitmweb's update socket."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", proxy.web_port), timeout=10)
+        key = base64.b64encode(os.urandom(16)).decode()
+        lines = (
+            f"GET /updates?token={proxy.web_token} HTTP/1.1",
+            f"Host: 127.0.0.1:{proxy.web_port}",
+            f"Origin: http://127.0.0.1:{proxy.web_port}",
+            f"Authorization: Bearer {proxy.web_token}",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            f"Sec-WebSocket-Key: {key}",
+            "Sec-WebSocket-Version: 13",
+        )
+        self._socket.sendall("\r\n".join(lines).encode() + b"\r\n\r\n")
+        self.read = b""
+        eventually(lambda: b"\r\n\r\n" in self.take())
+        assert self.read.startswith(b"HTTP/1.1 101")
+
+    def take(self) -> bytes:
+        """All that came so far. Frames from a server are not masked, so their text can be searched as it is."""
+        self._socket.settimeout(0.1)
+        with contextlib.suppress(TimeoutError):
+            while data := self._socket.recv(1 << 16):
+                self.read += data
+        return self.read
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def web(upstream: FakeUpstream, tmp_path: Path) -> Iterator[Proxy]:
+    proxy = Proxy(upstream, folder=tmp_path, program="mitmweb", ccflare_tuning=False)
+    accounts(proxy)
+    with proxy:
+        yield proxy
+
+
+def test_mitmwebs_frames_and_pages(upstream: FakeUpstream, web: Proxy, tmp_path: Path) -> None:
+    frames = WebSocket(web)
+    traffic(upstream, web)
+    eventually(lambda: frames.take().count(b"flows/update") >= 4)
+    assert findings(frames.read) == []
+    frames.close()
+
+    with RawClient("127.0.0.1", web.web_port) as client:
+        pages = {
+            path: client.request("GET", path, ((b"Authorization", f"Bearer {web.web_token}".encode()),)).body
+            for path in ("/flows", "/options", "/events", "/state", "/commands")
+        }
+    assert len(json.loads(pages["/flows"])) == 5
+    assert {path: findings(body) for path, body in pages.items() if findings(body)} == {}
+    check_folder(tmp_path)
+
+
+def test_the_clients_own_credential_stays_behind(upstream: FakeUpstream, web: Proxy) -> None:
+    traffic(upstream, web)
+    with via_base_url(web) as client:
+        both = ((b"Authorization", b"Bearer " + CLIENT.encode()), (b"x-api-key", CLIENT.encode()))
+        client.request("POST", "/v1/messages", (*both, (b"Proxy-Authorization", b"Basic " + CLIENT.encode())), b"{}")
+    sent = [value for request in upstream.requests for _, value in request.headers]
+    assert [value for value in sent if CLIENT.encode() in value] == []
