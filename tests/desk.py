@@ -1,7 +1,7 @@
 """A console of strings for the commands' tests."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -27,9 +27,12 @@ class Desk:
     stdout: io.StringIO = field(default_factory=io.StringIO)
     stderr: io.StringIO = field(default_factory=io.StringIO)
     prompts: list[str] = field(default_factory=list)
+    browse: Callable[[str], bool] = lambda address: False
 
     def console(self) -> Console:
-        return Console(self.stdin, self.stdout, self.stderr, self.environ, lambda: self.now, self._type_unseen)
+        return Console(
+            self.stdin, self.stdout, self.stderr, self.environ, lambda: self.now, self._type_unseen, self.browse
+        )
 
     def _type_unseen(self, prompt: str) -> str:
         self.prompts.append(prompt)

@@ -15,8 +15,8 @@ FILES = {
 }
 
 # A module of the core is free of I/O unless it is named here.
-DATABASE = {"database", "ledger", "logins", "migrations", "models", "reports", "store"}
-WITH_IO = DATABASE | {"backlog", "cli", "fetch", "files", "transcript", "vault", "watch", "writer"}
+DATABASE = {"database", "ledger", "logins", "migrations", "models", "reports", "sessions", "store"}
+WITH_IO = DATABASE | {"backlog", "cli", "fetch", "files", "importing", "transcript", "vault", "watch", "writer"}
 WITH_IO |= {"refresh", "tokens", "usage_poll"}
 
 

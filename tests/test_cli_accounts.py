@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from ccflare_core.accounts import Account, Kind
 from ccflare_core.cli.accounts import main
 from ccflare_core.cli.credentials import BadSecret, parse_api_key, parse_tokens
+from ccflare_core.cli.output import iso
 from ccflare_core.store import Store
 from ccflare_core.vault import load_vault
 from desk import Desk, Terminal
 from history import NOON, History, at_local
 
+DAY = 86_400.0
 TOKENS = {"access_token": "sk-ant-oat01-A", "refresh_token": "sk-ant-ort01-R"}
 
 
@@ -56,6 +58,22 @@ class TestAdd:
         assert (account.access_token, account.refresh_token) == ("sk-ant-oat01-A", "sk-ant-ort01-R")
         assert account.expires_at == NOON + 7200
 
+    def test_a_setup_token_lasts_a_year(self, database: Path) -> None:
+        code, desk = call(database, "add", "max-1", "--setup-token", "-", stdin="sk-ant-oat01-S\n")
+
+        (account,) = stored(database)
+        assert (code, desk.said) == (0, "Added max-1 (OAuth, valid for 365 days).\n")
+        assert (account.access_token, account.refresh_token) == ("sk-ant-oat01-S", None)
+        assert account.expires_at == account.login_expires_at == NOON + 365 * DAY
+        assert account.login_at == NOON
+
+    @pytest.mark.parametrize("secret", ["", "sk-ant-api03-K", "{}", "sk-ant-oat01-two words"])
+    def test_what_is_no_setup_token_is_refused(self, database: Path, secret: str) -> None:
+        code, desk = call(database, "add", "max-1", "--setup-token", "-", stdin=secret)
+
+        assert (code, desk.complained.count("\n")) == (1, 1)
+        assert not database.exists()
+
     def test_at_a_terminal_the_secret_is_typed_unseen(self, database: Path) -> None:
         desk = Desk(Terminal(), typed="sk-ant-api03-K")
 
@@ -70,6 +88,8 @@ class TestAdd:
         [
             ("add", "x", "--api-key", "sk-ant-SECRET"),
             ("add", "x", "--tokens=sk-ant-SECRET"),
+            ("add", "x", "--setup-token", "sk-ant-SECRET"),
+            ("login", "x", "sk-ant-SECRET"),
             ("add", "x", "--api-key", "-", "sk-ant-SECRET"),
             ("add", "x", "--api-key", "-", "--priority", "sk-ant-SECRET"),
         ],
@@ -274,7 +294,8 @@ class TestList:
 
         head, _, first, second = desk.said.splitlines()
         assert head.split() == [
-            *("Name", "Kind", "Priority", "Token", "Last", "used", "Last", "24", "h", "5h", "7d", "State")
+            *("Name", "Kind", "Priority", "Token", "Login", "Ends"),
+            *("Last", "used", "Last", "24", "h", "5h", "7d", "State"),
         ]
         assert first.split("  ")[0] == "max-1"
         assert "valid for 6 h" in first
@@ -292,6 +313,48 @@ class TestList:
         assert (account["name"], account["kind"], account["state"]) == ("max-1", "oauth", "paused")
         assert account["requests_24h"] == 0
         assert "token-of-max-1" not in desk.said
+
+    def test_tells_of_logins_and_warns_before_they_end(self, database: Path) -> None:
+        with History(database) as past:
+            past.account("max-1", login_at=NOON - 3 * DAY)
+            past.account("max-2", login_at=NOON - 25 * DAY)
+            past.account("max-3", needs_login=True)
+
+        _, desk = call(database, "list")
+
+        _, _, first, second, third, _, *warnings = desk.said.splitlines()
+        assert "valid for 6 h   3 days ago   in 25 days  " in first
+        assert "valid for 6 h   25 days ago  in 3 days   " in second
+        assert "needs re-login  ?            ?  " in third
+        assert warnings == [
+            "max-2: the login is expected to end in 3 days: log in again before that",
+            "max-3: the provider has ended this login: log in again",
+            "`scripts/accounts.py login NAME` does it.",
+        ]
+
+    def test_tells_programs_of_logins(self, database: Path) -> None:
+        with History(database) as past:
+            past.account("max-1", login_at=NOON - 25 * DAY)
+
+        (account,) = json.loads(call(database, "list", "--format", "json")[1].said)
+
+        assert account["token"] == "valid for 6 h"
+        assert account["login_expires_at"] == iso(NOON + 3 * DAY)
+        assert account["warning"].startswith("the login is expected to end in 3 days")
+
+    def test_tells_what_a_running_proxy_does_about_a_token(self, database: Path) -> None:
+        with History(database) as past:
+            past.account("max-1", refresh_token="r-1", expires_at=NOON - 1)
+            past.account("max-2", refresh_token="r-2")
+            past.store.start_run("run-1", "host", 1)
+            past.store.logins.note_failure("MAX-1", "r-1", at_local(24, 12, 20))
+            past.store.logins.take_lease("MAX-2", "run-1")
+
+        _, desk = call(database, "list")
+
+        _, _, first, second = desk.said.splitlines()
+        assert "token expired, back-off until 12:20" in first
+        assert "refreshing" in second
 
 
 def test_another_programs_file_is_one_sentence(tmp_path: Path) -> None:

@@ -105,6 +105,14 @@ class TestSummary:
 
 
 class TestViews:
+    def test_accounts_with_their_logins(self, past: History) -> None:
+        past.account("old", login_at=NOON - 26 * 86_400)
+
+        logins = {row["account"]: row for row in ask_json(past, "accounts")["logins"]}
+
+        assert logins["old"]["token"] == "valid for 6 h"
+        assert "expected to end in 2 days" in logins["old"]["warning"]
+
     def test_accounts(self, past: History) -> None:
         a_day(past)
 

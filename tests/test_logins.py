@@ -10,6 +10,7 @@ from ccflare_core.accounts import Account
 from ccflare_core.logins import Turn
 from ccflare_core.oauth import Tokens
 from ccflare_core.store import Store
+from ccflare_core.validity import Upkeep
 from database_kit import NOW, SECRETS, an_account, open_store
 
 ID = "id of max-1"
@@ -196,3 +197,32 @@ def test_neither_the_database_nor_a_repr_shows_a_token(store: Store, tmp_path: P
 
     assert b"sk-ant-o" not in kept
     assert "sk-ant-o" not in f"{turn!r} {tokens()!r}"
+
+
+# --- for people -----------------------------------------------------------------------------------------------------
+
+
+def test_whoever_asks_is_told_of_refreshes_and_failures(store: Store) -> None:
+    assert store.logins.upkeep() == {ID: Upkeep(is_sealed=True)}
+    store.start_run("run-1", "host", 1)
+    taken(store, "run-1")
+    store.logins.note_failure(ID, OLD, NOW + 60)
+    assert store.logins.upkeep() == {ID: Upkeep(refreshing=True, retry_at=NOW + 60, is_sealed=True)}
+
+
+def test_a_dead_runs_lease_is_no_refresh(store: Store) -> None:
+    store.start_run("run-1", "host", 1)
+    taken(store, "run-1")
+    store.end_run("run-1")
+    assert store.logins.upkeep() == {ID: Upkeep(is_sealed=True)}
+
+
+def test_a_failure_of_a_token_that_was_replaced_is_not_noted(store: Store) -> None:
+    store.logins.note_failure(ID, "sk-ant-ort01-other", NOW + 60)
+    assert store.logins.upkeep() == {ID: Upkeep(is_sealed=True)}
+
+
+def test_new_tokens_end_the_back_off(store: Store) -> None:
+    store.logins.note_failure(ID, OLD, NOW + 60)
+    store.logins.save_tokens(ID, "run-1", OLD, tokens())
+    assert store.logins.upkeep() == {ID: Upkeep(is_sealed=True)}

@@ -258,6 +258,23 @@ async def test_a_login_during_a_refresh_wins(provider: Provider, start: StartDes
     assert desk.known().access_token == desk.stored().access_token == fresh.access_token
 
 
+async def test_a_back_off_is_noted_in_the_database_until_there_is_a_new_token(
+    provider: Provider, start: StartDesk
+) -> None:
+    desk = start(expired(provider))
+    provider.answers.append(DOWN)
+    await desk.renew()
+    await settled()
+
+    retry_at = desk.store.logins.upkeep()["a"].retry_at
+    assert retry_at is not None
+    assert retry_at - desk.clock.wall > 59
+
+    desk.clock.pass_(retry_at - desk.clock.wall + 1)
+    assert (await desk.renew()).ok
+    assert desk.store.logins.upkeep()["a"].retry_at is None
+
+
 async def test_a_back_off_is_over_with_a_new_login(provider: Provider, start: StartDesk) -> None:
     desk = start(expired(provider))
     provider.answers.append(DOWN)

@@ -3,7 +3,7 @@
 import pytest
 
 from ccflare_core.accounts import Account, Kind
-from ccflare_core.validity import login_end, login_warning, span, token_state
+from ccflare_core.validity import Upkeep, login_end, login_warning, span, token_state
 
 NOW = 1_800_000_000.0
 DAY = 86_400.0
@@ -35,6 +35,20 @@ def test_the_state_of_a_token() -> None:
     assert token_state(login(), NOW) == "valid"
     assert token_state(login(needs_login=True), NOW) == "needs re-login"
     assert token_state(Account("k", "key", Kind.API_KEY, api_key="k"), NOW) == "does not expire"
+
+
+def test_what_is_done_about_a_token() -> None:
+    account = login(expires_at=NOW)
+    assert token_state(account, NOW, Upkeep(refreshing=True)) == "refreshing"
+    assert token_state(account, NOW, Upkeep(retry_at=NOW)) == "token expired"
+    assert token_state(account, NOW, Upkeep(retry_at=NOW + 60)).startswith("token expired, back-off until ")
+    assert token_state(login(needs_login=True), NOW, Upkeep(retry_at=NOW + 60)) == "needs re-login"
+
+
+def test_whoever_has_no_key_is_told_of_the_token_too() -> None:
+    account = Account("a", "max", Kind.OAUTH, expires_at=NOW + 60)
+    assert token_state(account, NOW) == "no token"
+    assert token_state(account, NOW, Upkeep(is_sealed=True)) == "valid for 1 min"
 
 
 def test_a_login_ends_when_the_provider_said_or_28_days_after_it_was_made() -> None:

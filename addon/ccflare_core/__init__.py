@@ -24,5 +24,6 @@ A request's life, in the order of reading:
     tokens      who refreshes tokens and when           renewals, validity
     refresh     one refresh, from lease to commit       logins      its side of the database
     usage_poll  how full idle accounts' windows are
+    sessions    logins that wait for their code         importing   other programs' accounts
     cli         the commands behind scripts/
 """

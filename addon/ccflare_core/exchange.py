@@ -5,6 +5,7 @@ decision between the two is made here, where it can be tested without a socket.
 """
 
 import itertools
+import logging
 import random as random_module
 import secrets
 import time
@@ -27,6 +28,8 @@ from ccflare_core.routes import COUNT_TOKENS
 from ccflare_core.settings import Settings
 from ccflare_core.steps import Attempt, Opening, Outcome, Send, Step, Ticket, Wait
 from ccflare_core.usage import Ending, Reading
+
+logger = logging.getLogger("ccflare")
 
 BAD_GATEWAY = 502
 
@@ -64,8 +67,8 @@ class Exchanges:
     def begin(self, opening: Opening) -> "Exchange":
         """A new exchange with no ticket yet; its row is on the way to the database."""
         exchange = Exchange(opening, self)
-        self.open[exchange.id] = exchange
         self.recorder.started(exchange)
+        self.open[exchange.id] = exchange
         return exchange
 
     def finish_all(self, outcome: Outcome) -> int:
@@ -318,9 +321,7 @@ class Exchange:
         if self.outcome is not None:
             return
         self.duration = self._shared.clock() - self._started
-        if self.metered and self.capture.content_type:  # also an empty one: a stream of no events was cut
-            self.reading = self.capture.read(cut=outcome is not None)
-            self.cost = self._shared.prices.cost(self.reading.model or self.facts.model, self.reading.usage)
+        self._tally(cut=outcome is not None)
         self.outcome = outcome or self._outcome()
         self.error = error or (self.reading.error if self.reading else None)
         self._give_back()
@@ -328,6 +329,16 @@ class Exchange:
             self._shared.pool.release(self.lease)
         self._shared.open.pop(self.id, None)
         self._shared.recorder.finished(self)
+
+    def _tally(self, *, cut: bool) -> None:
+        """Read usage and cost. A mistake in that must not cost the client its answer, nor the pool a lease."""
+        if not self.metered or not self.capture.content_type:  # also an empty one: a stream of no events was cut
+            return
+        try:
+            self.reading = self.capture.read(cut=cut)
+            self.cost = self._shared.prices.cost(self.reading.model or self.facts.model, self.reading.usage)
+        except Exception:
+            logger.exception("The usage of %s could not be read", self.id)
 
     def _outcome(self) -> Outcome:
         ending = self.reading.ending if self.reading else Ending.COMPLETE

@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 from peewee import Database
 
 from ccflare_core.accounts import Account
+from ccflare_core.database import as_store_errors
 from ccflare_core.models import AccountRow, RefreshLeaseRow, RunRow
 from ccflare_core.oauth import Tokens
+from ccflare_core.validity import Upkeep
 
 
 class Turn(NamedTuple):
@@ -82,6 +84,22 @@ class Logins:
         """Note that the provider has refused the refresh token `spent` for good; otherwise as `save_tokens`."""
         return self._swap(account_id, owner, spent, {"needs_login": True})
 
+    def note_failure(self, account_id: str, spent: str, retry_at: float) -> None:
+        """Note until when (epoch seconds) nobody tries to refresh this token again, for whoever asks the database."""
+        is_stored = (AccountRow.id == account_id) & (AccountRow.refresh_digest == refresh_digest(spent))
+        with self._transaction():
+            noted = {AccountRow.refresh_retry_at: round(retry_at * 1000)}
+            AccountRow.update(noted).where(is_stored).execute(self._database)
+
+    def upkeep(self) -> dict[str, Upkeep]:
+        """What becomes of each account's token at the moment, by account id."""
+        live = RunRow.select(RunRow.id).where(RunRow.ended_at.is_null())
+        with as_store_errors():
+            leases = RefreshLeaseRow.select().where(RefreshLeaseRow.owner.in_(live)).bind(self._database)
+            leased = {lease.account_id for lease in leases}
+            accounts = list(AccountRow.select().bind(self._database))
+        return {each.id: _upkeep(each, each.id in leased) for each in accounts}
+
     def _swap(self, account_id: str, owner: str, spent: str, fields: Mapping[str, Any]) -> Account | None:
         is_spent = (AccountRow.id == account_id) & (AccountRow.refresh_digest == refresh_digest(spent))
         with self._transaction():
@@ -114,6 +132,11 @@ class Logins:
             is_bare = (AccountRow.id == account.id) & AccountRow.refresh_digest.is_null()
             digest = {AccountRow.refresh_digest: refresh_digest(account.refresh_token)}
             AccountRow.update(digest).where(is_bare).execute(self._database)
+
+
+def _upkeep(row: AccountRow, is_leased: bool) -> Upkeep:
+    retry_at = None if row.refresh_retry_at is None else row.refresh_retry_at / 1000
+    return Upkeep(is_leased, retry_at, row.access_token is not None)
 
 
 def refresh_digest(token: str) -> str:

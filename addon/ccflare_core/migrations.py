@@ -84,6 +84,16 @@ MIGRATIONS: tuple[Migration, ...] = (
                 account_id TEXT NOT NULL PRIMARY KEY, owner TEXT NOT NULL, term TEXT NOT NULL)""",
         ),
     ),
+    Migration(
+        "0003_login",
+        (
+            "ALTER TABLE accounts ADD COLUMN refresh_retry_at BIGINT",
+            """CREATE TABLE oauth_sessions (
+                id TEXT NOT NULL PRIMARY KEY, account_name TEXT NOT NULL, mode TEXT NOT NULL,
+                state {blob} NOT NULL, verifier {blob} NOT NULL,
+                created_at BIGINT NOT NULL, expires_at BIGINT NOT NULL)""",
+        ),
+    ),
 )
 
 _BOOK = "CREATE TABLE IF NOT EXISTS migrations (name TEXT NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)"

@@ -38,6 +38,8 @@ class AccountRow(Model):
     needs_login = BooleanField()
     refresh_digest = TextField(null=True)
     """Tells which refresh token is stored, see logins.py; NULL also where nobody has needed it yet."""
+    refresh_retry_at = BigIntegerField(null=True)
+    """After a refresh that failed: when the next one is tried. For people only."""
 
     class Meta:
         table_name = "accounts"
@@ -52,6 +54,21 @@ class RefreshLeaseRow(Model):
 
     class Meta:
         table_name = "refresh_leases"
+
+
+class OAuthSessionRow(Model):
+    """A login that waits for its code. State and verifier are sealed; the row goes when it is used."""
+
+    id = TextField(primary_key=True)
+    account_name = TextField()
+    mode = TextField()
+    state = BlobField()
+    verifier = BlobField()
+    created_at = BigIntegerField()
+    expires_at = BigIntegerField()
+
+    class Meta:
+        table_name = "oauth_sessions"
 
 
 class CooldownRow(Model):
@@ -196,6 +213,7 @@ class MigrationRow(Model):
 TABLES: tuple[type[Model], ...] = (
     AccountRow,
     RefreshLeaseRow,
+    OAuthSessionRow,
     CooldownRow,
     RunRow,
     RequestRow,

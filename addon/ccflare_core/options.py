@@ -255,7 +255,7 @@ OPTIONS: tuple[Option, ...] = (
             "How long before its end an OAuth token is refreshed, also that of an idle account."),
     _number("ccflare_usage_poll_seconds", 0, 0, DAY,
             "How often an idle account's limits are asked for, at most once in 60 s. 0: never; answers tell them too."),
-    _url("ccflare_token_url", _TODAY.token_url, "Where OAuth tokens are refreshed."),
+    _url("ccflare_token_url", _TODAY.token_url, "Where OAuth tokens come from and are refreshed."),
     _url("ccflare_authorize_url", _TODAY.authorize_url_max, "The page on which a subscription's login is allowed."),
     _url("ccflare_console_authorize_url", _TODAY.authorize_url_console,
          "The page on which a Console login is allowed."),

@@ -6,6 +6,7 @@ that is sent, and the answer is committed before anyone uses it.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -118,6 +119,13 @@ class Refresher:
         return await self._call(
             lambda store: store.logins.save_tokens(pair.account_id, self._owner, pair.spent, pair.tokens)
         )
+
+    async def note_failure(self, account: Account, retry_at: float) -> None:
+        """Leave a note of a refresh that failed, if the database takes it: it is for people only."""
+        spent = account.refresh_token
+        if spent is not None:
+            with contextlib.suppress(CCFlareError):
+                await self._call(lambda store: store.logins.note_failure(account.id, spent, retry_at))
 
     async def _take_turn(self, known: Account, rejected: str | None) -> Turn | None:
         """The lease, or what somebody else has stored while we waited for it; None if the account is gone."""

@@ -11,6 +11,7 @@ from enum import StrEnum
 from ccflare_core.accounts import Account, Kind
 from ccflare_core.cooldowns import WHOLE_ACCOUNT, Cooldown
 from ccflare_core.quota import Window
+from ccflare_core.validity import Upkeep
 
 
 class State(StrEnum):
@@ -34,6 +35,7 @@ class Standing:
     family_rests: tuple[Cooldown, ...]
     """Rests of single model families; the account serves all others."""
     windows: tuple[Window, ...]
+    upkeep: Upkeep
 
     def utilization(self, name: str) -> float | None:
         """How full a window is, as a fraction; None if that is not known now."""
@@ -45,13 +47,19 @@ class Standing:
         return next((window for window in self.windows if window.name == name), None)
 
 
-def standing(account: Account, cooldowns: Iterable[Cooldown], windows: Iterable[Window], now: float) -> Standing:
+def standing(
+    account: Account,
+    cooldowns: Iterable[Cooldown],
+    windows: Iterable[Window],
+    now: float,
+    upkeep: Upkeep | None = None,
+) -> Standing:
     """The account's standing at `now` (epoch seconds). Cooldowns of other accounts are passed over."""
     rests = [rest for rest in cooldowns if rest.account_id == account.id and rest.until > now]
     whole = next((rest for rest in rests if rest.family == WHOLE_ACCOUNT), None)
     families = tuple(rest for rest in rests if rest.family != WHOLE_ACCOUNT)
     current = tuple(window for window in windows if window.resets_at is None or window.resets_at > now)
-    return Standing(account, _state(account, whole, now), whole, families, current)
+    return Standing(account, _state(account, whole, now), whole, families, current, upkeep or Upkeep())
 
 
 def _state(account: Account, rest: Cooldown | None, now: float) -> State:

@@ -23,6 +23,7 @@ from ccflare_core.logins import Logins, refresh_digest
 from ccflare_core.models import AccountRow, CooldownRow, RefreshLeaseRow, RequestRow, RunRow, WindowRow
 from ccflare_core.quota import Window
 from ccflare_core.records import Record
+from ccflare_core.sessions import Sessions
 from ccflare_core.vault import Vault, place
 
 _SECRETS = ("access_token", "refresh_token", "api_key")
@@ -47,6 +48,7 @@ class Store:
         self._wall = wall
         self._ledger = Ledger(database, vault)
         self.logins = Logins(database, transaction=self._transaction, account=self._account, columns=self._columns)
+        self.sessions = Sessions(database, vault, transaction=self._transaction, wall=wall)
         self._execute: Callable[..., Any] = database.execute_sql
         self._identity = self._identify()
         self._version = self._data_version()
@@ -128,6 +130,8 @@ class Store:
         for name, value in fields.items():
             if name in _SECRETS:
                 row[name] = self._seal(value, place("accounts", name, account_id))
+                if name == "access_token":
+                    row["refresh_retry_at"] = None
                 if name == "refresh_token":
                     row["refresh_digest"] = None if value is None else refresh_digest(value)
             elif name in _TIMES:
@@ -199,8 +203,9 @@ class Store:
         self.run_id = run_id
 
     def heartbeat(self, run_id: str) -> None:
-        """Note that the run is alive. Once in 60 s is enough."""
+        """Note that the run is alive, and drop the begun logins that nobody finished. Once in 60 s is enough."""
         self._touch_run(run_id, heartbeat_at=to_ms(self._wall()))
+        self.sessions.purge()
 
     def end_run(self, run_id: str) -> None:
         """Note that the run is over and has closed its own exchanges."""

@@ -18,7 +18,7 @@ from ccflare_core.cooldowns import Moment, Obstacle, local_time
 from ccflare_core.errors import CCFlareError
 from ccflare_core.refresh import Pair, Refreshed, Refresher
 from ccflare_core.renewals import Renewal
-from ccflare_core.validity import login_warning, token_state
+from ccflare_core.validity import Upkeep, login_warning, token_state
 
 logger = logging.getLogger("ccflare")
 
@@ -118,12 +118,9 @@ class TokenKeeper:
 
     def state(self, account: Account) -> str:
         """For people: `valid for 6 h`, `refreshing`, `back-off until 14:20`, `needs re-login` …"""
-        if account.id in self._flights:
-            return "refreshing"
-        back_off = self._back_off(account)
-        if account.needs_login or back_off is None or back_off.until <= self._clock():
-            return token_state(account, self._wall())
-        return f"{token_state(account, self._wall())}, back-off until {self._told(back_off)}"
+        now, back_off = self._wall(), self._back_off(account)
+        retry_at = None if back_off is None else now + back_off.until - self._clock()
+        return token_state(account, now, Upkeep(account.id in self._flights, retry_at))
 
     def overlay(self, accounts: Iterable[Account]) -> list[Account]:
         """The accounts as the database has them, with the pairs that it could not take yet."""
@@ -198,16 +195,19 @@ class TokenKeeper:
         return None
 
     async def _fly(self, account: Account, rejected: str | None, renewal: Renewal) -> None:
+        retry_at = None
         try:
             self._land(account, renewal, await self._refresher.refresh(account, rejected))
         except CCFlareError as error:
-            self._fail(account, renewal, str(error))
+            retry_at = self._fail(account, renewal, str(error))
         except Exception as error:  # its text may hold what must not be logged
-            self._fail(account, renewal, f"an error inside ({type(error).__name__})")
+            retry_at = self._fail(account, renewal, f"an error inside ({type(error).__name__})")
         finally:
             del self._flights[account.id]
             if not renewal.done:
                 renewal.fail("the proxy stops")
+        if retry_at is not None:
+            await self._refresher.note_failure(account, retry_at)
 
     def _land(self, known: Account, renewal: Renewal, result: Refreshed) -> None:
         account = result.account
@@ -245,7 +245,8 @@ class TokenKeeper:
             )
         )
 
-    def _fail(self, account: Account, renewal: Renewal, reason: str) -> None:
+    def _fail(self, account: Account, renewal: Renewal, reason: str) -> float:
+        """Back off; until when (epoch seconds)."""
         old = self._back_off(account)
         failures = 1 if old is None else old.failures + 1
         until = self._clock() + oauth.backoff(failures, self._random)
@@ -254,6 +255,7 @@ class TokenKeeper:
             "%s: the token was not refreshed (%s); the next try is at %s", account.name, reason, self._told(back_off)
         )
         renewal.fail(reason)
+        return self._wall() + until - self._clock()
 
     async def _save_pairs(self) -> None:
         """Write the pairs that wait. One that is no longer wanted, because somebody has logged in, is dropped."""

@@ -1,14 +1,42 @@
 """How long a token and the login behind it are good for, for people. Pure; times are epoch seconds."""
 
+from dataclasses import replace
+from typing import NamedTuple
+
 from ccflare_core.accounts import Account, Kind
+from ccflare_core.cooldowns import local_time
 from ccflare_core.oauth import LOGIN_SECONDS
 from ccflare_core.oauth import login_warning as warning_about
 
 _MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86_400.0
 
 
-def token_state(account: Account, now: float) -> str:
-    """`valid for 6 h`, or what is wrong with the credential."""
+class Upkeep(NamedTuple):
+    """What is done about an account's token at the moment."""
+
+    refreshing: bool = False
+    retry_at: float | None = None
+    """When the next refresh is tried, if the last one failed."""
+    is_sealed: bool = False
+    """There is a token, which only the holder of the key can see."""
+
+
+_NOTHING_DONE = Upkeep()
+
+
+def token_state(account: Account, now: float, upkeep: Upkeep = _NOTHING_DONE) -> str:
+    """`valid for 6 h`, `refreshing`, `token expired, back-off until 14:20`, or what else is wrong with it."""
+    if upkeep.refreshing:
+        return "refreshing"
+    if upkeep.is_sealed and account.access_token is None:
+        account = replace(account, access_token="sealed")  # noqa: S106 it stands for the token in what follows
+    state = _token_state(account, now)
+    if account.needs_login or upkeep.retry_at is None or upkeep.retry_at <= now:
+        return state
+    return f"{state}, back-off until {local_time(upkeep.retry_at, now)}"
+
+
+def _token_state(account: Account, now: float) -> str:
     problem = account.token_problem(now)
     if problem is not None:
         return problem

@@ -1,36 +1,28 @@
 """`scripts/accounts.py`: the accounts of the pool. A running proxy sees every change within a second."""
 
 import argparse
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from ccflare_core.accounts import Account, Kind, valid_name
-from ccflare_core.cli.console import (
-    OK,
-    Console,
-    Parser,
-    Refused,
-    add_common,
-    guarded,
-    read_settings,
-    whole_number,
-)
-from ccflare_core.cli.credentials import Tokens, parse_api_key, parse_tokens
+from ccflare_core.accounts import Account
+from ccflare_core.cli.adding import add, add_secret_options, checked_name, has_secret
+from ccflare_core.cli.console import OK, Console, Parser, Refused, add_common, guarded, read_settings, whole_number
+from ccflare_core.cli.importing import add_import_options, bring
+from ccflare_core.cli.login import add_login_options, log_in
 from ccflare_core.cli.output import render
-from ccflare_core.cli.tables import account_table, kind, token
+from ccflare_core.cli.tables import account_table
 from ccflare_core.reports import Reports, Use
 from ccflare_core.standing import Standing, standing
 from ccflare_core.store import Store
 from ccflare_core.traffic import Period
-from ccflare_core.vault import load_vault
 
 _DAY = 86_400
 _EXAMPLES = """\
 examples:
-  scripts/accounts.py add max-1 --tokens - < ~/.claude/.credentials.json
+  scripts/accounts.py login max-1
   scripts/accounts.py add key-1 --api-key - --priority 10
+  scripts/accounts.py import --from claude-code ~/.claude/.credentials.json
   scripts/accounts.py list
 
 A key or token is never an argument: it is typed when asked for, or comes on stdin.
@@ -44,15 +36,6 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
     return guarded(console, partial(arguments.command, console, arguments))
 
 
-def _from_stdin(text: str) -> str:
-    if text != "-":
-        raise argparse.ArgumentTypeError(
-            "a secret is not taken from the command line, where every user of this machine can read it; "
-            "write - and give it on stdin"
-        )
-    return text
-
-
 def _parser() -> Parser:
     parser = Parser(
         prog="accounts.py",
@@ -64,11 +47,14 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     priority = whole_number(-1000, 1000)
 
-    add = _command(commands, "add", _add, "add an account")
-    secret = add.add_mutually_exclusive_group(required=True)
-    secret.add_argument("--api-key", type=_from_stdin, metavar="-", help="an API key, on stdin")
-    secret.add_argument("--tokens", type=_from_stdin, metavar="-", help="OAuth tokens as JSON, on stdin")
-    add.add_argument("--priority", type=priority, default=0, metavar="N", help="lower ones serve first (default: 0)")
+    login = _command(commands, "login", log_in, "log in as an account in the browser, for the first time or again")
+    new = _command(commands, "add", _add, "add an account: by a login in the browser, or with a secret on stdin")
+    add_secret_options(new)
+    for command in (login, new):
+        add_login_options(command)
+        command.add_argument("--priority", type=priority, metavar="N", help="lower ones serve first (default: 0)")
+    other = _command(commands, "import", bring, "take over the accounts of another program", named=False)
+    add_import_options(other)
     _command(commands, "list", _list, "show all accounts", named=False)
     _command(commands, "pause", partial(_set_paused, True), "send no requests to an account")
     _command(commands, "resume", partial(_set_paused, False), "end a pause")
@@ -98,46 +84,11 @@ def _command(
 
 
 def _add(console: Console, arguments: argparse.Namespace) -> int:
-    name = _checked_name(arguments.name)
-    settings = read_settings(console, arguments.database)
-    if arguments.api_key:
-        key = parse_api_key(console.secret(f"API key of {name}: "))
-        account = _new_account(name, arguments.priority, console.now(), key)
-    else:
-        text = console.secret(f"Tokens of {name}, as JSON in one line: ")
-        account = _new_account(name, arguments.priority, console.now(), parse_tokens(text, console.now()))
-    store = Store.open(settings.database_path, load_vault(console.environ, settings.key_path))
-    try:
-        store.accounts()  # a key that does not open what is there must not seal what is new
-        store.add_account(account)
-    finally:
-        store.close()
-    validity = "" if account.kind is Kind.API_KEY else f", {token(account, console.now())}"
-    console.say(f"Added {name} ({kind(account)}{validity}).")
-    return OK
-
-
-def _new_account(name: str, priority: int, now: float, secret: str | Tokens) -> Account:
-    account_id = str(uuid.uuid4())
-    if isinstance(secret, str):
-        return Account(account_id, name, Kind.API_KEY, priority, api_key=secret, created_at=now)
-    return Account(
-        account_id,
-        name,
-        Kind.OAUTH,
-        priority,
-        access_token=secret.access_token,
-        refresh_token=secret.refresh_token,
-        expires_at=secret.expires_at,
-        created_at=now,
-        login_at=now,
-    )
-
-
-def _checked_name(name: str) -> str:
-    if not valid_name(name):
-        raise Refused("A name has 1 to 100 letters, digits, spaces or -_@.+ and no space at its ends; choose another.")
-    return name
+    if has_secret(arguments):
+        if arguments.mode or arguments.no_browser:
+            raise Refused("--mode and --no-browser are for a login in the browser; leave them or the secret out.")
+        return add(console, arguments)
+    return log_in(console, arguments, may_renew=False)
 
 
 def _set_paused(paused: bool, console: Console, arguments: argparse.Namespace) -> int:
@@ -151,7 +102,7 @@ def _set_paused(paused: bool, console: Console, arguments: argparse.Namespace) -
 
 
 def _rename(console: Console, arguments: argparse.Namespace) -> int:
-    new = _checked_name(arguments.new)
+    new = checked_name(arguments.new)
     with _found(console, arguments) as (store, account):
         store.update_account(account.id, name=new)
         console.say(f"{account.name} is now called {new}.")
@@ -202,11 +153,11 @@ def _list(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _rows(store: Store, now: float) -> list[tuple[Standing, Use]]:
-    reports, cooldowns, windows = Reports(store.query), store.cooldowns(), store.latest_windows()
-    last_day = Period(now - _DAY, now)
+    reports, last_day = Reports(store.query), Period(now - _DAY, now)
+    cooldowns, windows, upkeep = store.cooldowns(), store.latest_windows(), store.logins.upkeep()
     return [
         (
-            standing(account, cooldowns, windows.get(account.id, ()), now),
+            standing(account, cooldowns, windows.get(account.id, ()), now, upkeep.get(account.id)),
             reports.use(account.id, last_day),
         )
         for account in store.accounts()

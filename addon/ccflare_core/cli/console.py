@@ -5,8 +5,11 @@ import getpass
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+import webbrowser
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Self, TextIO
 
 from ccflare_core import settings
@@ -34,6 +37,8 @@ class Console:
     environ: Mapping[str, str] = field(repr=False)
     now: Callable[[], float]
     ask_secret: Callable[[str], str]
+    browse: Callable[[str], bool]
+    """Opens an address in the person's browser; whether there is one."""
 
     @classmethod
     def real(cls) -> Self:
@@ -41,7 +46,8 @@ class Console:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")  # a bar must not end a command on an ASCII terminal
-        return cls(sys.stdin, sys.stdout, sys.stderr, os.environ, time.time, getpass.getpass)  # noqa: TID251
+        now = time.time  # noqa: TID251
+        return cls(sys.stdin, sys.stdout, sys.stderr, os.environ, now, getpass.getpass, _browse)
 
     def say(self, text: str) -> None:
         """A line for the reader of the output."""
@@ -53,22 +59,41 @@ class Console:
 
     def ask(self, question: str) -> str:
         """The line that is typed in answer; empty at the end of input."""
+        self.stdout.flush()  # what was said before comes first
         print(question, end=" ", file=self.stderr, flush=True)
-        return self.stdin.readline().rstrip("\r\n")
+        with _as_text():
+            return self.stdin.readline(SECRET_LIMIT).rstrip("\r\n")
 
     def secret(self, prompt: str) -> str:
         """A secret, typed unseen at a terminal, else all of stdin."""
-        try:
+        with _as_text():
             if self.stdin.isatty():
                 return self.ask_secret(prompt).strip()
             text = self.stdin.read(SECRET_LIMIT + 1)
-        except EOFError:
-            raise Refused("Nothing was typed.") from None
-        except UnicodeDecodeError:
-            raise Refused("What came on stdin is not text; check which file it was.") from None
         if len(text) > SECRET_LIMIT:
             raise Refused("What came on stdin is too long for a key or tokens; check which file it was.")
         return text.strip()
+
+
+@contextmanager
+def _as_text() -> Iterator[None]:
+    try:
+        yield
+    except EOFError:
+        raise Refused("Nothing was typed.") from None
+    except UnicodeDecodeError:
+        raise Refused("What came on stdin is not text; check which file it was.") from None
+
+
+def _browse(address: str) -> bool:
+    # Without a display there are only browsers that would take over the terminal, and wait for their end.
+    seats = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+    if sys.platform not in ("darwin", "win32") and not any(os.environ.get(name) for name in seats):
+        return False
+    try:
+        return webbrowser.open(address)
+    except (webbrowser.Error, OSError):
+        return False
 
 
 class Parser(argparse.ArgumentParser):
@@ -108,6 +133,12 @@ def read_settings(console: Console, database: str | None) -> Settings:
     if database:
         values["ccflare_database"] = database
     return Settings.build(values, console.environ)
+
+
+def trusted_ca(console: Console) -> Path | None:
+    """The file that the configuration names for mitmproxy, with authorities to trust besides the usual ones."""
+    named = settings.defaults(console.environ, ROOT).get("ssl_verify_upstream_trusted_ca")
+    return Path(str(named)).expanduser() if named else None
 
 
 def guarded(console: Console, command: Callable[[], int]) -> int:

@@ -41,6 +41,13 @@ def parse_api_key(text: str) -> str:
     return _checked(Kind.API_KEY, text)
 
 
+def parse_setup_token(text: str) -> str:
+    """The token that `claude setup-token` printed. Raises BadSecret if this is none."""
+    if not text.startswith(_OAUTH_PREFIX):
+        raise BadSecret(f"This is no setup token: `claude setup-token` prints one, which begins with {_OAUTH_PREFIX}.")
+    return _checked(Kind.OAUTH, text)
+
+
 def parse_tokens(text: str, now: float) -> Tokens:
     """The tokens in a JSON text, with the names of the OAuth standard or of Claude Code's own file.
 

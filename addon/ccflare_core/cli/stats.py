@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ccflare_core.cli.console import OK, Console, Parser, add_common, guarded, read_settings, whole_number
 from ccflare_core.cli.output import Table, render
-from ccflare_core.cli.tables import exchange_table, trouble_table, window_table
+from ccflare_core.cli.tables import exchange_table, login_table, trouble_table, window_table
 from ccflare_core.cli.traffic_tables import total_table, traffic_table
 from ccflare_core.reports import Reports
 from ccflare_core.standing import Standing, standing
@@ -126,7 +126,10 @@ def _tables(store: Store, arguments: argparse.Namespace, now: float) -> list[Tab
         ]
     by = tuple(split for split in (_SPLIT.get(view), arguments.by) if split)
     table = _split_table(reports, period, by, arguments.limit, f"By {' and '.join(by)}, {when}", now)
-    return [table, window_table(_standings(store, now), now)] if view == "accounts" else [table]
+    if view != "accounts":
+        return [table]
+    standings = _standings(store, now)
+    return [table, window_table(standings, now), login_table(standings, now)]
 
 
 def _split_table(
@@ -142,5 +145,5 @@ def _split_table(
 
 
 def _standings(store: Store, now: float) -> list[Standing]:
-    cooldowns, windows = store.cooldowns(), store.latest_windows()
-    return [standing(each, cooldowns, windows.get(each.id, ()), now) for each in store.accounts()]
+    cooldowns, windows, upkeep = store.cooldowns(), store.latest_windows(), store.logins.upkeep()
+    return [standing(each, cooldowns, windows.get(each.id, ()), now, upkeep.get(each.id)) for each in store.accounts()]

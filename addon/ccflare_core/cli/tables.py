@@ -1,6 +1,6 @@
 """The tables of accounts, limits, single requests and failures: what people see, and what programs get."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ccflare_core.accounts import Account, Kind
@@ -16,10 +16,12 @@ from ccflare_core.cli.output import (
     moment,
     money,
     percent,
+    printable,
     short_model,
 )
 from ccflare_core.reports import Exchange, Trouble, Use
 from ccflare_core.standing import Standing, State
+from ccflare_core.validity import login_end, login_warning, span, token_state
 
 _MAIN_WINDOWS = ("5h", "7d")
 
@@ -37,7 +39,11 @@ def account_table(rows: Sequence[tuple[Standing, Use]], now: float) -> Table[tup
             ("state", lambda row: row[0].state.value),
             ("state_reason", lambda row: row[0].rest.reason if row[0].rest else None),
             ("state_until", lambda row: iso(row[0].rest.until) if row[0].rest else None),
+            ("token", lambda row: token(row[0], now)),
             ("token_expires_at", lambda row: iso(row[0].account.expires_at)),
+            ("login_at", lambda row: iso(row[0].account.login_at)),
+            ("login_expires_at", lambda row: iso(login_end(row[0].account))),
+            ("warning", lambda row: login_warning(row[0].account, now)),
             ("last_used", lambda row: iso(row[1].last_at)),
             ("requests_24h", lambda row: row[1].requests),
             ("utilization_5h", lambda row: row[0].utilization("5h")),
@@ -47,14 +53,44 @@ def account_table(rows: Sequence[tuple[Standing, Use]], now: float) -> Table[tup
             Column("Name", lambda row: clip(row[0].account.name, 24)),
             Column("Kind", lambda row: kind(row[0].account)),
             Column("Priority", lambda row: str(row[0].account.priority), right=True),
-            Column("Token", lambda row: token(row[0].account, now)),
+            Column("Token", lambda row: token(row[0], now)),
+            Column("Login", lambda row: _login_age(row[0].account, now)),
+            Column("Ends", lambda row: _login_end(row[0].account, now)),
             Column("Last used", lambda row: moment(row[1].last_at, now)),
             Column("Last 24 h", lambda row: count(row[1].requests), right=True),
             Column("5h", lambda row: percent(row[0].utilization("5h"), 0), right=True),
             Column("7d", lambda row: percent(row[0].utilization("7d"), 0), right=True),
             Column("State", lambda row: describe(row[0], now, 40)),
         ),
-        empty="No accounts yet: add one with `scripts/accounts.py add NAME --tokens -` or `--api-key -`.",
+        empty="No accounts yet: add one with `scripts/accounts.py add NAME`, or with `--api-key -` after the name.",
+        note=_warnings((row[0].account for row in rows), now),
+    )
+
+
+def login_table(standings: Sequence[Standing], now: float) -> Table[Standing]:
+    """How each account's token and login stand."""
+    return Table(
+        key="logins",
+        title="Logins",
+        rows=standings,
+        fields=(
+            ("account", lambda s: s.account.name),
+            ("kind", lambda s: s.account.kind.value),
+            ("token", lambda s: token(s, now)),
+            ("token_expires_at", lambda s: iso(s.account.expires_at)),
+            ("login_at", lambda s: iso(s.account.login_at)),
+            ("login_expires_at", lambda s: iso(login_end(s.account))),
+            ("warning", lambda s: login_warning(s.account, now)),
+        ),
+        columns=(
+            Column("Account", lambda s: clip(s.account.name, 20)),
+            Column("Kind", lambda s: kind(s.account)),
+            Column("Token", lambda s: token(s, now)),
+            Column("Login", lambda s: _login_age(s.account, now)),
+            Column("Ends", lambda s: _login_end(s.account, now)),
+        ),
+        empty="No accounts yet: scripts/accounts.py adds one.",
+        note=_warnings((s.account for s in standings), now),
     )
 
 
@@ -142,16 +178,29 @@ def kind(account: Account) -> str:
     return "API key" if account.kind is Kind.API_KEY else "OAuth"
 
 
-def token(account: Account, now: float) -> str:
-    """How long its access token is good for; an API key has no end."""
+def token(standing: Standing, now: float) -> str:
+    """How its access token stands; an API key has no end."""
+    return DASH if standing.account.kind is Kind.API_KEY else token_state(standing.account, now, standing.upkeep)
+
+
+def _login_age(account: Account, now: float) -> str:
     if account.kind is Kind.API_KEY:
         return DASH
-    if account.needs_login:
-        return "needs login"
-    if account.expires_at is None:
-        return "no expiry known"
-    left = account.expires_at - now
-    return f"valid for {duration(left)}" if left > 0 else "expired"
+    return "?" if account.login_at is None else f"{span(now - account.login_at)} ago"
+
+
+def _login_end(account: Account, now: float) -> str:
+    """Like `in 25 days`: what is expected, for nobody promises it."""
+    end = login_end(account)
+    if account.kind is Kind.API_KEY:
+        return DASH
+    return "?" if end is None else f"in {span(end - now)}" if end > now else "due"
+
+
+def _warnings(accounts: Iterable[Account], now: float) -> str:
+    told = [(account.name, login_warning(account, now)) for account in accounts]
+    lines = [f"{printable(name)}: {warning}" for name, warning in told if warning]
+    return "\n".join([*lines, "`scripts/accounts.py login NAME` does it."] if lines else [])
 
 
 def _window_columns(name: str, now: float) -> tuple[Column[Standing], ...]:
