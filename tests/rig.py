@@ -18,8 +18,6 @@ from ccflare_core.vault import load_vault
 from fake_upstream import Answer, AnswerFunction, FakeUpstream, Request
 from harness import Proxy, RawClient, Reply, claude_request, eventually, via_base_url
 
-FAMILY = "SELECT c.family, c.until / 1000.0 AS until, c.reason, c.source FROM cooldowns c"
-
 
 class Rest(NamedTuple):
     """A stored cooldown: the family ("" for the whole account), the seconds left, why, and its kind."""
@@ -40,6 +38,7 @@ class Rig:
         self._numbers = itertools.count(1)
         self._accounts: dict[str, Account] = {}
         self._begin = 0
+        self._has_standing_answers = False
 
     @classmethod
     @contextmanager
@@ -72,7 +71,17 @@ class Rig:
             for account in made:
                 store.add_account(account)
         eventually(self.health, lambda health: list(health) == list(names))
+        self._has_standing_answers = False
         self._begin = 0 if isinstance(self._upstream, str) else len(self.upstream.requests)
+
+    def renew(self, *names: str) -> None:
+        """As `fresh`, but at once if nothing has come of the accounts that there are: it takes the same again."""
+        as_new = not self._has_standing_answers and all(a["reason"] == "ready" for a in self.health().values())
+        if list(names) != list(self._accounts) or not as_new:
+            self.fresh(*names)
+            return
+        self.session = str(uuid.uuid4())
+        self._begin = len(self.upstream.requests)
 
     def secret(self, name: str) -> str:
         """The credential of an account."""
@@ -87,6 +96,7 @@ class Rig:
         """What upstream says to an account: these answers, then always that one or else the usual."""
         self.upstream.answer(*answers, credential=self.secret(name))
         if always is not None:
+            self._has_standing_answers = True
             self.upstream.always(always, credential=self.secret(name))
 
     def change(self, name: str, **fields: Any) -> None:
@@ -151,13 +161,13 @@ class Rig:
 
     def kinds(self) -> list[str]:
         """The verdicts on this session's attempts, in order."""
-        sql = "SELECT verdict FROM attempts JOIN requests r ON r.id = request_id WHERE session_id = ? ORDER BY attempts.id"
+        sql = "SELECT verdict FROM attempts a JOIN requests r ON r.id = a.request_id WHERE session_id = ? ORDER BY a.id"
         return [row["verdict"] for row in self.proxy.rows(sql, (self.session,))]
 
     def rests(self, name: str) -> list[Rest]:
         """The cooldowns of an account as they are stored; those of exchanges whose row has ended are there."""
-        rows = self.proxy.rows(f"{FAMILY} WHERE account_id = ?", (self._accounts[name].id,))
-        return [Rest(r["family"], r["until"] - time.time(), r["reason"], r["source"]) for r in rows]
+        rows = self.proxy.rows("SELECT * FROM cooldowns WHERE account_id = ?", (self._accounts[name].id,))
+        return [Rest(r["family"], r["until"] / 1000 - time.time(), r["reason"], r["source"]) for r in rows]
 
     def health(self) -> dict[str, dict[str, Any]]:
         """Each account of this test as the health page shows it; one of another test has its full name."""

@@ -6,7 +6,9 @@ from typing import Any
 
 from mitmproxy import version
 from mitmproxy.net.http import http1, status_codes
+from mitmproxy.proxy.layer import CommandGenerator
 from mitmproxy.proxy.layers.http import HttpLayer, HttpStream, _http1
+from mitmproxy.proxy.layers.http._events import ErrorCode, ResponseProtocolError
 
 from ccflare_core.answers import error
 from ccflare_core.errors import ConfigError
@@ -14,9 +16,10 @@ from ccflare_mitm.messages import make_response
 
 
 def install() -> None:
-    """Check the contract and make mitmproxy's own errors speak JSON."""
+    """Check the contract, make mitmproxy's own errors speak JSON, and keep its own streams from connecting."""
     check_contract()
     _http1.make_error_response = json_error_page
+    HttpStream.make_server_connection = refuse_connection  # type: ignore[method-assign]
 
 
 def check_contract() -> None:
@@ -37,6 +40,16 @@ def check_contract() -> None:
         raise ConfigError(
             f"mitmproxy {version.VERSION} differs inside ({', '.join(changed)}); install a version >= 12.2 and < 13."
         )
+
+
+def refuse_connection(self: HttpStream) -> CommandGenerator[bool]:
+    """What a stream that is not one of ours gets in the place of a server connection: a 502.
+
+    If anything kept our layer out of its place, mitmproxy's own would send whatever it is given.
+    """
+    problem = "the request has not come through the gate"
+    yield from self.handle_protocol_error(ResponseProtocolError(self.stream_id, problem, ErrorCode.CONNECT_FAILED))
+    return False
 
 
 def json_error_page(status_code: int, message: str = "") -> bytes:

@@ -1,6 +1,7 @@
 """Our HTTP layer: mitmproxy's with our streams in it, hooks run on the spot, one socket write per event, deadlines."""
 
 import itertools
+import logging
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -16,6 +17,8 @@ from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode
 
 from ccflare_mitm.hooks import ResumeHook, subject_of
 from ccflare_mitm.wire import DeadlinePassed, FailoverStream, Services
+
+logger = logging.getLogger("ccflare")
 
 TICK_SECONDS = 0.5
 """How exactly deadlines are kept."""
@@ -39,24 +42,29 @@ class FailoverLayer(HttpLayer):
         An upstream packet with many events would otherwise cost a system call for each on the way to the client, and
         each hook a task.
         """
-        writes = Writes()
-        sources = [self._commands(event)]  # a stack: what a hook leads to comes before what follows the hook
-        while sources:
-            for command in sources[-1]:
-                if type(command) is commands.SendData:
-                    yield from writes.add(command)
-                elif isinstance(command, commands.StartHook) and self._runs(command):
-                    if (held := self._held_by_user(command)) is None:
-                        sources.append(self._commands(events.HookCompleted(command)))
-                        break
-                    yield from writes.flush()
-                    yield held
+        try:
+            writes = Writes()
+            sources = [self._commands(event)]  # a stack: what a hook leads to comes before what follows the hook
+            while sources:
+                for command in sources[-1]:
+                    if type(command) is commands.SendData:
+                        yield from writes.add(command)
+                    elif isinstance(command, commands.StartHook) and self._runs(command):
+                        if (held := self._held_by_user(command)) is None:
+                            sources.append(self._commands(events.HookCompleted(command)))
+                            break
+                        yield from writes.flush()
+                        yield held
+                    else:
+                        yield from writes.flush()
+                        yield command
                 else:
-                    yield from writes.flush()
-                    yield command
-            else:
-                sources.pop()
-        yield from writes.flush()
+                    sources.pop()
+            yield from writes.flush()
+        except Exception:
+            # mitmproxy would log this and leave the client hanging.
+            logger.exception("ccflare failed inside; the client's connection is closed")
+            yield commands.CloseConnection(self.context.client)
         # One timer for all streams of a client's connection; most deadlines are met within the event that sets them.
         if self._tick is None and self._waiting():
             self._tick = commands.RequestWakeup(TICK_SECONDS)

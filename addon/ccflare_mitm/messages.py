@@ -54,6 +54,9 @@ def with_credential(request: http.Request, credential: Credential | None) -> htt
     """A copy of `request` to send, with an account's credential in place of the client's; the body stays aside."""
     data = request.data
     fields = data.headers.fields if credential is None else inject(data.headers.fields, credential)
+    if data.content and request.is_http2 and "content-length" not in data.headers:
+        # HTTP/2 needs none, but an HTTP/1 upstream would take a body without one for the next request.
+        fields = (*fields, (b"content-length", b"%d" % len(data.content)))
     return http.Request(
         host=data.host,
         port=data.port,

@@ -15,6 +15,7 @@ response handling, before the exchange said `Deliver`.
 This module, `layer` and `hooks` stand on mitmproxy's inside; `contract` checks at the start that it is as it was.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -61,6 +62,7 @@ from ccflare_core.accounts import Credential
 from ccflare_core.answers import Answer, error
 from ccflare_core.exchange import Exchange
 from ccflare_core.options import Origin
+from ccflare_core.routes import Route, classify
 from ccflare_core.steps import Outcome, Send, Step, Wait
 from ccflare_core.usage import FirstEvent
 from ccflare_mitm.hooks import HookRunner
@@ -106,6 +108,7 @@ class Parent(Protocol):
         """Events of this attempt that still come go nowhere."""
 
 
+NOT_ADMITTED = error(500, "The proxy did not admit this request.", request_id="req_none")
 NO_HEAD = Head("", "", "", None)
 
 
@@ -156,13 +159,34 @@ class FailoverStream(HttpStream):
             else:
                 yield from self._dispatch(event)
         except Exception:
-            # mitmproxy would log this and leave the client hanging.
-            logger.exception("ccflare failed inside; the client's connection is closed")
-            self._attempt = self._connecting = self._timer = self.deadline = None
-            self.client_state = self.server_state = self.state_errored
+            logger.exception("ccflare failed inside; the request ends here")
+            yield from self._give_up()
+
+    def _give_up(self) -> CommandGenerator[None]:
+        """End this request after an error of our own, which mitmproxy would log and leave the client hanging."""
+        can_answer = self.client_state == self.state_done and not self._relaying
+        self._connecting = self._timer = self.deadline = None
+        self._framing = Framing.BY_MITMPROXY
+        self.client_state = self.server_state = self.state_errored
+        with contextlib.suppress(Exception):  # whatever failed may fail again
+            self._exchange = self._exchange or self._parent.services.find(self.flow)
             if self._exchange is not None:
                 self._exchange.finish(Outcome.UPSTREAM_ERROR, "an error inside the proxy")
-            yield commands.CloseConnection(self.context.client)
+        refusal = error(500, "The proxy failed inside; its log says more.", request_id=self._request_id)
+        yield from self._drop_attempt()
+        if can_answer:
+            self.flow.response = response = make_response(refusal)
+            yield SendHttp(ResponseHeaders(self.stream_id, response, end_stream=False), self.context.client)
+            yield SendHttp(ResponseData(self.stream_id, refusal.body), self.context.client)
+            yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
+        else:
+            code = ErrorCode.GENERIC_SERVER_ERROR
+            yield SendHttp(ResponseProtocolError(self.stream_id, refusal.reason, code), self.context.client)
+        yield DropStream(self.stream_id)
+
+    @property
+    def _request_id(self) -> str:
+        return "req_none" if self._exchange is None else self._exchange.id
 
     def _dispatch(self, event: events.Event) -> CommandGenerator[None]:
         match event:
@@ -198,15 +222,18 @@ class FailoverStream(HttpStream):
             yield HttpRequestHeadersHook(self.flow)
         self.request_body_buf.clear()
         self._exchange = self._parent.services.find(self.flow)
-        limit = self._parent.services.body_limit()
-        if self._exchange is not None and self._exchange.outcome is None:
-            answer = self._exchange.refuse(413, f"The request body is larger than {limit} bytes.")
-            yield from self._answer_early(answer)
+        yield from self._answer_early(self._refusal_of_size())
         return True
 
-    def _answer_early(self, answer: Answer) -> CommandGenerator[None]:
+    def _refusal_of_size(self) -> http.Response:
+        if self._exchange is not None and self._exchange.outcome is None:
+            limit = self._parent.services.body_limit()
+            return make_response(self._exchange.refuse(413, f"The request body is larger than {limit} bytes."))
+        return self.flow.response or make_response(NOT_ADMITTED)  # the gate has refused it already, or failed
+
+    def _answer_early(self, response: http.Response) -> CommandGenerator[None]:
         """Answer while the request is still coming in; what comes of it is read and dropped."""
-        self.flow.response = response = make_response(answer)
+        self.flow.response = response
         response.headers["connection"] = "close"
         self.flow.live = False
         self.client_state = self.state_errored
@@ -214,7 +241,7 @@ class FailoverStream(HttpStream):
         self._discarding = True
         yield HttpResponseHook(self.flow)
         yield SendHttp(ResponseHeaders(self.stream_id, response, end_stream=False), self.context.client)
-        yield SendHttp(ResponseData(self.stream_id, answer.body), self.context.client)
+        yield SendHttp(ResponseData(self.stream_id, response.raw_content or b""), self.context.client)
         yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
         self._set_deadline(COLLECT_SECONDS)
 
@@ -222,8 +249,7 @@ class FailoverStream(HttpStream):
         """Where mitmproxy asks for a server: from here on the request is ours, so it never gets one from us."""
         self._exchange = self._parent.services.find(self.flow)
         if self._exchange is None:
-            refusal = error(500, "The proxy did not admit this request.", request_id="req_none")
-            yield from self._answer(refusal)
+            yield from self._answer(NOT_ADMITTED)
         else:
             yield from self._next_step()
         return False
@@ -252,9 +278,10 @@ class FailoverStream(HttpStream):
 
     def _connect(self, credential: Credential | None) -> CommandGenerator[None]:
         request = self.flow.request
-        if credential is not None and (request.scheme, request.host, request.port) != self._parent.services.upstream():
+        if credential is not None and not self._may_carry_credential(request):
             # Another addon has changed the destination after the gate had set it.
-            yield from self._answer(error(500, "The request is not aimed at the upstream.", request_id="req_none"))
+            refusal = error(500, "The request is not aimed at the upstream's API.", request_id=self._request_id)
+            yield from self._answer(refusal)
             return
         self._credential = credential
         command = GetHttpConnection((request.host, request.port), request.scheme == "https", self.flow.server_conn.via)
@@ -264,6 +291,12 @@ class FailoverStream(HttpStream):
         self._connecting = command
         self._set_deadline(CONNECT_SECONDS)
         yield command
+
+    def _may_carry_credential(self, request: http.Request) -> bool:
+        aimed_at = (request.scheme, request.host, request.port)
+        if aimed_at != self._parent.services.upstream():
+            return False
+        return classify(request.method, request.path) is Route.INFERENCE
 
     def _connected(self, event: GetHttpConnectionCompleted) -> CommandGenerator[None]:
         self._connecting = self.deadline = None
@@ -277,6 +310,8 @@ class FailoverStream(HttpStream):
         self._attempt = attempt = self._parent.open_attempt(self)
         request = with_credential(self.flow.request, self._credential)
         body, trailers = self.flow.request.raw_content, self.flow.request.trailers
+        if connection.alpn != b"h2":
+            trailers = None  # mitmproxy's HTTP/1 cannot send any, and they may be left out (RFC 9110, 6.5.1)
         head = RequestHeaders(attempt, request, end_stream=not (body or trailers))
         yield SendHttp(head, connection)
         if body:
@@ -447,6 +482,11 @@ class FailoverStream(HttpStream):
     def _break_off(self, event: ResponseProtocolError) -> CommandGenerator[None]:
         if self._exchange is not None:
             self._exchange.finish(Outcome.TRUNCATED, event.message)
+        if self.server_state == self.state_consume_response_body:  # nothing of it is with the client yet
+            refusal = error(502, "The upstream's answer broke off.", request_id=self._request_id)
+            self.flow.response = make_response(refusal)
+            yield from self.send_response()
+            return
         yield from self.handle_protocol_error(ResponseProtocolError(self.stream_id, event.message, event.code))
 
     # Other ends

@@ -39,7 +39,7 @@ def bench() -> Iterator[Rig]:
 
 @pytest.fixture
 def rig(bench: Rig) -> Rig:
-    bench.fresh("a", "b")
+    bench.renew("a", "b")
     return bench
 
 
@@ -205,8 +205,8 @@ def test_a_retry_budget_is_given_back_by_those_who_leave(rig: Rig) -> None:
     for number in range(5):
         with rig.client() as client:
             rig.send(client, session=f"{rig.session}-{number}")
-            (request, *_) = reversed(rig.wait_for(number + 1))
-            rig.upstream.wait_until(lambda request=request: request.finished)
+            rig.wait_for(number + 1)
+            rig.upstream.wait_until(lambda: all(request.finished for request in rig.requests))
             assert client.is_silent(0.05)
         eventually(rig.is_idle)
 

@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from conftest import StartProxy
 from fake_upstream import FakeUpstream
-from harness import Proxy, claude_request, eventually, via_base_url
+from harness import Proxy, StartProxy, claude_request, eventually, via_base_url
 
 ONE, TWO = "sk-ant-api03-one", "sk-ant-api03-two"
 

@@ -397,7 +397,7 @@ def test_other_protocols_are_forwarded_if_asked_to(forwarding: Proxy) -> None:
             assert peer.recv(100) == b"\x00\x01 neither TLS nor HTTP\r\n"
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "api.anthropic.com.evil.example", "127.0.0.1"])
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "api.anthropic.com.evil.example", "localhost"])
 def test_a_foreign_host_header_is_refused(base_url: Door, host: str) -> None:
     header = (b"Host", host.format(port=base_url.proxy.port).encode())
     with arriving(base_url.upstream) as requests:

@@ -91,7 +91,7 @@ def test_one_probes_before_all_others_follow(rig: Rig) -> None:
     gate.open()
 
     assert [client.read_head().status for client in clients] == [200] * 6
-    assert all([list(client.events())[-1] == {"type": "message_stop"} for client in clients])
+    assert [list(client.events())[-1] for client in clients] == [{"type": "message_stop"}] * 6
     assert rig.asked == ["a"] * 7
     for client in clients:
         client.close()

@@ -146,6 +146,15 @@ def test_an_unusable_key_stops_the_start(tmp_path: Path) -> None:
     assert "too short" not in sentence
 
 
+def test_another_key_than_the_one_that_sealed_stops_the_start(tmp_path: Path) -> None:
+    with contextlib.closing(Proxy(folder=tmp_path / "sealing")) as sealing:
+        sealing.add_api_key("work", "sk-ant-api03-sealed")
+        [sentence] = refusal(
+            tmp_path / "start", "--set", f"ccflare_database={sealing.database}", ccflare_ENCRYPTION_KEY="ab" * 32
+        )
+    assert "account work does not open with this key" in sentence
+
+
 def foreign(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as database:
         database.execute("CREATE TABLE theirs (x)")
