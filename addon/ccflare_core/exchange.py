@@ -107,6 +107,7 @@ class Exchange:
         self._shared = shared
         self._started = shared.clock()
         self._attempt_at = (0.0, 0.0)
+        self._under_way = False
         self._tried: set[str] = set()
         self._hold_until: float | None = None
         self._same_account = False
@@ -188,6 +189,7 @@ class Exchange:
         self.lease = lease
         self.choice_reason = self.choice_reason or lease.choice.reason
         self._attempt_at = (self._shared.clock(), self._shared.wall())
+        self._under_way = True
         try:
             return Send(lease.account.credential())
         except ValueError as problem:  # nothing that could be sent: as good as an account that refuses
@@ -261,6 +263,7 @@ class Exchange:
         return self._without_account(result)
 
     def _note(self, lease: Lease, verdict: Verdict) -> None:
+        self._under_way = False
         started, started_at = self._attempt_at
         attempt = Attempt(
             number=len(self.attempts) + 1,
@@ -321,6 +324,8 @@ class Exchange:
         if self.outcome is not None:
             return
         self.duration = self._shared.clock() - self._started
+        if self._under_way and self.lease is not None:
+            self._note(self.lease, limits.unanswered())
         self._tally(cut=outcome is not None)
         self.outcome = outcome or self._outcome()
         self.error = error or (self.reading.error if self.reading else None)

@@ -31,6 +31,8 @@ class Kind(StrEnum):
     CREDENTIAL_REJECTED = "credential_rejected"
     PERMISSION_DENIED = "permission_denied"
     CLIENT_ERROR = "client_error"
+    UNANSWERED = "unanswered"
+    """Nothing to judge: the client left, or the proxy stopped, before the upstream had answered."""
 
 
 class Scope(StrEnum):
@@ -95,6 +97,7 @@ _LAW = {
     Kind.CREDENTIAL_REJECTED: _Rule(Scope.ACCOUNT, Rest(300.0, "double", 3600.0), "credential rejected"),
     Kind.PERMISSION_DENIED: _Rule(Scope.ACCOUNT, Rest(300.0, "fixed", 300.0), "permission denied"),
     Kind.CLIENT_ERROR: _Rule(Scope.NONE, None, "{status} passed on"),
+    Kind.UNANSWERED: _Rule(Scope.NONE, None, "not answered yet"),
 }
 
 # An error event inside a 200 is judged like the status it stands for (Anthropic's documentation, "Errors").
@@ -140,6 +143,12 @@ def failed_to_connect(reason: str) -> Verdict:
     scope, rest, _ = _LAW[Kind.UPSTREAM_FAILURE]
     shown = "".join(c for c in reason[:200] if c.isprintable()) or "no connection"
     return Verdict(Kind.UPSTREAM_FAILURE, 0, shown, scope, rest)
+
+
+def unanswered() -> Verdict:
+    """The verdict on an attempt that ended before there was anything to judge: nobody is to blame."""
+    scope, rest, reason = _LAW[Kind.UNANSWERED]
+    return Verdict(Kind.UNANSWERED, 0, reason, scope, rest)
 
 
 def read_windows(headers: Sequence[tuple[bytes, bytes]], now: float) -> tuple[Window, ...]:

@@ -60,7 +60,7 @@ from mitmproxy.proxy.layers.http._hooks import (
 
 from ccflare_core.accounts import Credential
 from ccflare_core.answers import Answer, error
-from ccflare_core.exchange import Exchange
+from ccflare_core.exchange import BAD_GATEWAY, Exchange
 from ccflare_core.options import Origin
 from ccflare_core.routes import Route, classify
 from ccflare_core.steps import Outcome, Send, Step, Wait
@@ -480,10 +480,12 @@ class FailoverStream(HttpStream):
         yield from self.server_state(ResponseEndOfMessage(self.stream_id))
 
     def _break_off(self, event: ResponseProtocolError) -> CommandGenerator[None]:
+        collected = self.server_state == self.state_consume_response_body  # nothing of it is with the client yet
         if self._exchange is not None:
+            self._exchange.status = BAD_GATEWAY if collected else self._exchange.status
             self._exchange.finish(Outcome.TRUNCATED, event.message)
-        if self.server_state == self.state_consume_response_body:  # nothing of it is with the client yet
-            refusal = error(502, "The upstream's answer broke off.", request_id=self._request_id)
+        if collected:
+            refusal = error(BAD_GATEWAY, "The upstream's answer broke off.", request_id=self._request_id)
             self.flow.response = make_response(refusal)
             yield from self.send_response()
             return
