@@ -50,6 +50,7 @@ class CCFlare:
         """Check all of our options together, at the start and whenever one changes."""
         try:
             self._settings = Settings.build(declaring.current())
+            contract.check_options()
             listener.check_addresses(allow_remote=self._settings.allow_remote)
         except ConfigError as error:
             if self._house is None:

@@ -16,8 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 REQUESTS = 48
 CLIENTS = 4
-LIMITED_AFTER = 14
-"""How many requests the first account serves before its 5-hour window is spent."""
+LIMITED_AFTER = 8
+"""How many requests the first account serves before its 5-hour window is spent: fewer than one client sends."""
 ACCOUNTS = {"max-1": "sk-ant-oat01-demo-one", "max-2": "sk-ant-oat01-demo-two"}
 MODELS = ("claude-opus-4-8", "claude-sonnet-5", "claude-haiku-4-5-20251001")
 

@@ -19,6 +19,7 @@ def project(tmp_path: Path) -> Path:
     package = tmp_path / "addon" / "ccflare_core" / "cli"
     package.mkdir(parents=True)
     shutil.copy(str(ccflare_core.cli.__file__), package)
+    (package.parent / "__init__.py").touch()  # else an installed ccflare_core would come first
     (tmp_path / "scripts").mkdir()
     script = (SCRIPTS / "stats.py").read_text().replace('run("stats")', 'run("probe")')
     (tmp_path / "scripts" / "probe.py").write_text(script)

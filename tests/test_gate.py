@@ -52,7 +52,7 @@ def asked(
         host=host,
         port=port,
         path=path.encode(),
-        headers=http.Headers(((b"authorization", b"Bearer the-clients-own"), *headers)),
+        headers=http.Headers(((b"Host", host.encode()), (b"authorization", b"Bearer the-clients-own"), *headers)),
         content=body,
     )
     flow: http.HTTPFlow = tflow.tflow(client_conn=client(**connection), req=request)
@@ -108,11 +108,19 @@ def test_every_door_leads_to_the_upstream_with_a_lease(flow: http.HTTPFlow, door
     assert exchange.ticket is Ticket.LEASE
 
 
-def test_a_reverse_proxy_serves_any_name_it_was_called_by() -> None:
-    flow = asked(address=("https", "my-laptop.local", 443), mode=REVERSE)
+@pytest.mark.parametrize("forwarding", [True, False])
+def test_a_reverse_proxy_is_no_door_for_other_names(forwarding: bool) -> None:
+    flow = asked(address=UPSTREAM, mode=REVERSE)
+    gate = gate_of(Bench(forward_other_hosts=forwarding))
+    flow.request.host_header = "evil.example"
+    gate.note_claim(flow.request)
+    flow.request.host_header = UPSTREAM[1]  # mitmproxy does this before the hook
 
-    assert let_in(flow).ticket is Ticket.LEASE
-    assert target(flow) == UPSTREAM
+    gate.enter(flow)
+
+    status, message = refusal(flow)
+    assert status == 403
+    assert message.startswith("This proxy serves api.anthropic.com only, not evil.example:80;")
 
 
 @pytest.mark.parametrize("port", [443, 80])

@@ -1,11 +1,13 @@
 """The gate: what each request is, by which door it came, and whether it may go on. First in a request's way."""
 
 import ipaddress
+import itertools
 import re
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 from mitmproxy import http
+from mitmproxy.net.http import url
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.mode_specs import ReverseMode
 
@@ -20,6 +22,9 @@ from ccflare_mitm.messages import make_response
 HEAD_BYTES = 64 * 1024
 """What a request's header fields may have together."""
 
+_SPLITTING = re.compile(rb"[\r\n\x00]")
+"""What a field's value has inside only if its line was folded, or if it means to be two lines to somebody else."""
+
 _LOOPBACK_NAME = re.compile(r"(?:.+\.)?localhost\.?", re.IGNORECASE)
 
 
@@ -30,17 +35,22 @@ class Gate:
         self._exchanges = exchanges
         self._answer_control = answer_control
         self._of_flow: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
+        self._claims: WeakKeyDictionary[http.Request, str] = WeakKeyDictionary()
 
     def find(self, flow: http.HTTPFlow) -> Exchange | None:
         """The exchange of this flow; None if the gate has not let it in."""
         return self._of_flow.get(flow)
+
+    def note_claim(self, request: http.Request) -> None:
+        """Remember which host a request names: in reverse mode it shows the upstream's by the time of our hook."""
+        self._claims[request] = request.host_header or ""
 
     def enter(self, flow: http.HTTPFlow) -> None:
         """The head is here: find out what it wants, and aim it at the upstream or answer it."""
         request = flow.request
         door = door_of(flow)
         origin = self._exchanges.settings.upstream
-        for_upstream = door == "reverse" or self._is_for_us(flow, origin)
+        for_upstream = self._is_for_us(flow, origin)
         route = classify(request.method, request.path)
         if for_upstream and route is Route.PRECONNECT:
             flow.response = http.Response.make(200, b"", {"content-type": "text/plain"})
@@ -59,12 +69,15 @@ class Gate:
 
     def _decide(self, flow: http.HTTPFlow, exchange: Exchange, route: Route, for_upstream: bool) -> None:
         settings = self._exchanges.settings
+        fields = b"".join(itertools.chain.from_iterable(flow.request.headers.fields))
         if flow.error is not None:
             exchange.refuse(400, flow.error.msg)  # mitmproxy's validation did, and answers itself
-        elif sum(len(name) + len(value) for name, value in flow.request.headers.fields) > HEAD_BYTES:
+        elif len(fields) > HEAD_BYTES:
             self._refuse(flow, exchange, 431, f"The request's header fields are larger than {HEAD_BYTES} bytes.")
-        elif not for_upstream and not settings.forward_other_hosts:
-            self._refuse(flow, exchange, 403, not_ours(flow, settings.upstream))
+        elif _SPLITTING.search(fields):
+            self._refuse(flow, exchange, 400, "A header field of the request has a line break or a NUL inside.")
+        elif not for_upstream and (is_reverse(flow) or not settings.forward_other_hosts):
+            self._refuse(flow, exchange, 403, not_ours(*self._named(flow), settings.upstream))
         elif for_upstream and route is Route.MALFORMED:
             self._refuse(flow, exchange, 400, "The request's path has dot segments or encoded separators.")
         elif for_upstream:
@@ -110,26 +123,40 @@ class Gate:
 
         A foreign name in front of our port is refused too: that is what a web page's DNS rebinding looks like.
         """
-        request = flow.request
-        host = request.host.lower()
-        if host == origin.host and request.port in (origin.port, 80, 443):
+        host, port = self._named(flow)
+        if host == origin.host and port in (origin.port, 80, 443):
             return True
-        if request.port != flow.client_conn.sockname[1]:
+        if port != flow.client_conn.sockname[1]:
             return False
         return self._exchanges.settings.allow_remote or is_loopback(host) or host == flow.client_conn.sockname[0]
+
+    def _named(self, flow: http.HTTPFlow) -> tuple[str, int]:
+        """The host and port that the client asked for."""
+        if not is_reverse(flow):
+            return flow.request.host.lower(), flow.request.port
+        try:
+            host, port = url.parse_authority(self._claims.get(flow.request, flow.request.host_header or ""), check=True)
+        except ValueError:
+            return "", 0
+        return host.lower(), port or (443 if flow.client_conn.tls_established else 80)
+
+
+def is_reverse(flow: http.HTTPFlow) -> bool:
+    """Whether the request came in by `--mode reverse:…`."""
+    return isinstance(flow.client_conn.proxy_mode, ReverseMode)
 
 
 def door_of(flow: http.HTTPFlow) -> str:
     """How the request came in: `reverse`, `https-proxy` (inside an intercepted CONNECT) or `base-url`."""
-    if isinstance(flow.client_conn.proxy_mode, ReverseMode):
+    if is_reverse(flow):
         return "reverse"
     return "https-proxy" if flow.client_conn.tls_established else "base-url"
 
 
-def not_ours(flow: http.HTTPFlow, origin: Origin) -> str:
+def not_ours(host: str, port: int, origin: Origin) -> str:
     """What to tell a client that wants another host."""
     return (
-        f"This proxy serves {origin.host} only, not {flow.request.host[:100]}:{flow.request.port}; "
+        f"This proxy serves {origin.host} only, not {host[:100]}:{port}; "
         "set ccflare_forward_other_hosts to pass plain requests for other hosts."
     )
 

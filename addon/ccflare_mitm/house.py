@@ -86,6 +86,7 @@ class House:
             find=self.gate.find,
             upstream=self.upstream,
             body_limit=lambda: self.settings.body_limit_bytes,
+            claim=self.gate.note_claim,
             forward_other_hosts=lambda: self.settings.forward_other_hosts,
             hooks=HookRunner(ctx.master.addons),
         )

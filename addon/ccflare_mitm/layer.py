@@ -14,7 +14,9 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layer import CommandGenerator
 from mitmproxy.proxy.layers import DNSLayer, TCPLayer, UDPLayer
 from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode
+from mitmproxy.proxy.layers.http._http1 import Http1Server
 
+from ccflare_mitm.contract import json_error_page
 from ccflare_mitm.hooks import ResumeHook, subject_of
 from ccflare_mitm.wire import DeadlinePassed, FailoverStream, Services
 
@@ -22,6 +24,12 @@ logger = logging.getLogger("ccflare")
 
 TICK_SECONDS = 0.5
 """How exactly deadlines are kept."""
+
+UNREAD_BYTES = 1024 * 1024
+"""How much a client may send that is no whole head, or no whole line of chunked framing: mitmproxy keeps all of it.
+
+The gate allows less, but needs a whole head to say so and to write a row.
+"""
 
 
 class FailoverLayer(HttpLayer):
@@ -32,6 +40,7 @@ class FailoverLayer(HttpLayer):
         self.services = services
         self.used: WeakSet[Connection] = WeakSet()
         """Server connections that have carried a request already."""
+        self.is_inside_upstream = False
         self._attempt_ids = itertools.count(2, 2)
         self._tick: commands.RequestWakeup | None = None
         self._intercepted: dict[flow.Flow, commands.StartHook] = {}
@@ -42,6 +51,9 @@ class FailoverLayer(HttpLayer):
         An upstream packet with many events would otherwise cost a system call for each on the way to the client, and
         each hook a task.
         """
+        self.is_inside_upstream = (
+            isinstance(event, events.ConnectionEvent) and event.connection is not self.context.client
+        )
         try:
             writes = Writes()
             sources = [self._commands(event)]  # a stack: what a hook leads to comes before what follows the hook
@@ -75,8 +87,25 @@ class FailoverLayer(HttpLayer):
             return self._check_deadlines()
         if isinstance(event, events.HookCompleted) and isinstance(event.command, ResumeHook):
             event = events.HookCompleted(self._intercepted.pop(event.command.flow))
+        if isinstance(event, events.DataReceived) and event.connection is self.context.client:
+            return self._read_client(event)
         handled: CommandGenerator[None] = super()._handle_event(event)
         return handled
+
+    def _read_client(self, event: events.DataReceived) -> CommandGenerator[None]:
+        """Hand over what the client sent, and hang up if it keeps sending what cannot be read as anything."""
+        yield from super()._handle_event(event)
+        reader = self.connections.get(self.context.client)
+        if not isinstance(reader, Http1Server) or len(reader.buf) <= UNREAD_BYTES:
+            return
+        if reader.state == reader.wait and len(reader.buf) <= UNREAD_BYTES + self.services.body_limit():
+            return  # the next request, ahead of its time
+        logger.warning("A client sent %d bytes that are no request; its connection is closed", len(reader.buf))
+        if reader.state == reader.read_headers:
+            yield commands.SendData(self.context.client, json_error_page(431))
+        reader.buf.maybe_extract_at_most(len(reader.buf))
+        reader.state = reader.done
+        yield commands.CloseConnection(self.context.client)
 
     def _runs(self, hook: commands.StartHook) -> bool:
         """Whether this hook is done now; if not, it is mitmproxy's to run."""

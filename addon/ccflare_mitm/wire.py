@@ -90,6 +90,8 @@ class Services:
     """Bytes that a request body may have."""
     forward_other_hosts: Callable[[], bool]
     """Whether raw tunnels to other hosts are allowed."""
+    claim: Callable[[http.Request], None]
+    """Told of each request as it came, before mitmproxy puts the target's name in its Host."""
     hooks: HookRunner
 
 
@@ -100,6 +102,8 @@ class Parent(Protocol):
     connections: dict[Connection, layer.Layer]
     used: WeakSet[Connection]
     """Server connections that have carried a request already."""
+    is_inside_upstream: bool
+    """Whether an event of a server connection is being handled."""
 
     def open_attempt(self, stream: "FailoverStream") -> int:
         """A fresh stream id whose upstream events go to `stream`."""
@@ -211,6 +215,11 @@ class FailoverStream(HttpStream):
 
     # The request, up to the point where mitmproxy would open a server connection
 
+    def state_wait_for_request_headers(self, event: RequestHeaders) -> CommandGenerator[None]:
+        """As mitmproxy's, which in reverse mode forgets what the client had asked for."""
+        self._parent.services.claim(event.request)
+        yield from super().state_wait_for_request_headers(event)
+
     def check_body_size(self, request: bool) -> CommandGenerator[bool]:
         """Refuse a request that is too big before it is read. Answers are never limited: they only pass by."""
         if not request:
@@ -250,6 +259,9 @@ class FailoverStream(HttpStream):
         self._exchange = self._parent.services.find(self.flow)
         if self._exchange is None:
             yield from self._answer(NOT_ADMITTED)
+        elif self._parent.is_inside_upstream:
+            # A pipelined request, read at the end of the answer before it. That one's connection is not free yet.
+            yield from self._later(0, self._next_step)
         else:
             yield from self._next_step()
         return False

@@ -407,6 +407,20 @@ def test_a_foreign_host_header_is_refused(base_url: Door, host: str) -> None:
     assert requests == []
 
 
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "localhost", "[", ""])
+def test_a_foreign_host_header_is_refused_by_the_reverse_proxy_too(
+    open_door: Callable[[str, str], Door], host: str
+) -> None:
+    """mitmproxy has put the upstream's name there before the hooks see it: what counts is what the client said."""
+    door = open_door("reverse", "http")
+    header = (b"Host", host.format(port=door.proxy.port).encode())
+    with arriving(door.upstream) as requests:
+        (reply,) = ask(door, "/v1/models", headers=(header, LOGIN))
+
+    assert (reply.status, reply.json()["error"]["type"]) == (403, "permission_error")
+    assert requests == []
+
+
 @pytest.mark.parametrize("host", ["localhost:{port}", "127.0.0.1:{port}", "[::1]:{port}"])
 def test_every_name_of_this_machine_will_do(base_url: Door, host: str) -> None:
     header = (b"Host", host.format(port=base_url.proxy.port).encode())

@@ -269,6 +269,8 @@ def test_a_broken_database_does_not_stop_the_traffic(
     if trouble == "deleted":
         proxy.database.unlink()
         assert [ask(proxy).status for _ in range(20)] == [200] * 20
+        proxy.wait_for_log("the database file was deleted or replaced")
+        proxy.kill()  # it would wait for the file for as long as it may
         return
     with contextlib.closing(sqlite3.connect(proxy.database, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
