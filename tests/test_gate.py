@@ -123,6 +123,33 @@ def test_a_reverse_proxy_is_no_door_for_other_names(forwarding: bool) -> None:
     assert message.startswith("This proxy serves api.anthropic.com only, not evil.example:80;")
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        (b"Origin", b"https://evil.example"),
+        (b"Origin", b"null"),
+        (b"Origin", b"https://[broken"),
+        (b"Origin", b"https://localhost.evil.example"),
+        (b"Sec-Fetch-Site", b"cross-site"),
+    ],
+)
+@pytest.mark.parametrize("method", ["POST", "OPTIONS", "GET"])
+def test_a_page_of_another_site_gets_no_account(header: tuple[bytes, bytes], method: str) -> None:
+    flow = asked(method=method, headers=(header,))
+    entered(flow)
+    assert refusal(flow)[0] == 403
+
+
+@pytest.mark.parametrize("origin", [b"http://localhost:3000", b"http://127.0.0.1", b"http://[::1]:8080"])
+def test_a_page_of_this_machine_does(origin: bytes) -> None:
+    assert let_in(asked(headers=((b"Origin", origin), (b"Sec-Fetch-Site", b"same-site")))).ticket is Ticket.LEASE
+
+
+def test_a_page_may_use_its_own_credential_on_other_paths() -> None:
+    flow = asked("/api/oauth/profile", address=UPSTREAM, tls=True, headers=((b"Origin", b"https://claude.ai"),))
+    assert let_in(flow).ticket is Ticket.PASS
+
+
 @pytest.mark.parametrize("port", [443, 80])
 def test_the_upstreams_name_in_a_plain_request_is_the_upstream(port: int) -> None:
     flow = asked(address=("http", "API.anthropic.com", port))

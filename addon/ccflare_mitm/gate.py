@@ -4,6 +4,7 @@ import ipaddress
 import itertools
 import re
 from collections.abc import Callable
+from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from mitmproxy import http
@@ -80,6 +81,8 @@ class Gate:
             self._refuse(flow, exchange, 403, not_ours(*self._named(flow), settings.upstream))
         elif for_upstream and route is Route.MALFORMED:
             self._refuse(flow, exchange, 400, "The request's path has dot segments or encoded separators.")
+        elif for_upstream and route is Route.INFERENCE and is_cross_site(flow.request):
+            self._refuse(flow, exchange, 403, "A web page of another site may not use the accounts.")
         elif for_upstream:
             aim(flow.request, settings.upstream)
 
@@ -151,6 +154,19 @@ def door_of(flow: http.HTTPFlow) -> str:
     if is_reverse(flow):
         return "reverse"
     return "https-proxy" if flow.client_conn.tls_established else "base-url"
+
+
+def is_cross_site(request: http.Request) -> bool:
+    """Whether a browser says that a page from elsewhere is asking. CORS would not keep a plain POST of it away."""
+    if request.headers.get("sec-fetch-site", "") == "cross-site":
+        return True
+    origin = request.headers.get("origin")
+    if origin is None:
+        return False
+    try:
+        return not is_loopback(urlsplit(origin).hostname or "")
+    except ValueError:
+        return True
 
 
 def not_ours(host: str, port: int, origin: Origin) -> str:

@@ -112,6 +112,7 @@ class Parent(Protocol):
         """Events of this attempt that still come go nowhere."""
 
 
+SWITCHING = 101
 NOT_ADMITTED = error(500, "The proxy did not admit this request.", request_id="req_none")
 NO_HEAD = Head("", "", "", None)
 
@@ -147,6 +148,7 @@ class FailoverStream(HttpStream):
         self._peek: FirstEvent | None = None
         self._ended = False
         self._is_reused = False
+        self._was_lost = False
         self._relaying = False
         self._framing = Framing.BY_MITMPROXY
         self._discarding = False
@@ -275,6 +277,7 @@ class FailoverStream(HttpStream):
     def _perform(self, step: Step) -> CommandGenerator[None]:
         match step:
             case Send():
+                self._was_lost = False
                 yield from self._connect(step.credential)
             case Wait():
                 yield from self._later(step.seconds, self._next_step)
@@ -405,8 +408,10 @@ class FailoverStream(HttpStream):
         self.deadline = None
         if self._relaying:
             yield from self._break_off(event)
-        elif self._is_reused and self._head is None:
-            # The server closed a kept connection just as we took it. That says nothing about the server.
+        elif self._is_reused and self._head is None and not self.context.server.connected and not self._was_lost:
+            # The server closed a kept connection just as we took it. That says nothing about the server; a second
+            # time does, and so does a reset of just this stream on a connection that goes on.
+            self._was_lost = True
             yield from self._later(0, lambda: self._connect(self._credential))
         elif self._exchange is not None:
             step = self._exchange.unreachable(event.message)
@@ -463,7 +468,8 @@ class FailoverStream(HttpStream):
         elif isinstance(event, ResponseTrailers):
             yield from self.server_state(ResponseTrailers(self.stream_id, event.trailers))
         elif isinstance(event, ResponseEndOfMessage):
-            self._close_attempt()
+            if not self._is_upgraded:
+                self._close_attempt()
             yield from self._end_relay()
 
     def _choose_framing(self) -> Framing:
@@ -490,6 +496,22 @@ class FailoverStream(HttpStream):
         if self._exchange is not None and self.server_state != self.state_errored:
             self._exchange.finish()
         yield from self.server_state(ResponseEndOfMessage(self.stream_id))
+
+    @property
+    def _is_upgraded(self) -> bool:
+        """Whether this answer's end is the beginning of another protocol, so that more follows."""
+        return self._head is not None and self._head.response.status_code == SWITCHING
+
+    def passthrough(self, event: events.Event) -> CommandGenerator[None]:
+        """After an upgrade, as of a WebSocket: mitmproxy's own, but upstream knows the attempt by its own id."""
+        for command in super().passthrough(event):
+            if (
+                isinstance(command, SendHttp)
+                and command.connection is self.context.server
+                and self._attempt is not None
+            ):
+                command.event.stream_id = self._attempt
+            yield command
 
     def _break_off(self, event: ResponseProtocolError) -> CommandGenerator[None]:
         collected = self.server_state == self.state_consume_response_body  # nothing of it is with the client yet

@@ -3,11 +3,12 @@
 import gzip
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from fake_upstream import FakeUpstream, bad_request
-from harness import Proxy, claude_request, eventually, via_base_url
+from harness import Proxy, RawClient, Truncated, claude_request, eventually, via_base_url
 
 KEY = "sk-ant-api03-one"
 LIMIT = 200_000
@@ -26,6 +27,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeUpstr
 
 def count(proxy: Proxy) -> int:
     return int(proxy.rows("SELECT COUNT(*) AS n FROM requests WHERE outcome IS NOT NULL")[0]["n"])
+
+
+def refusals(proxy: Proxy, status: int) -> list[dict[str, Any]]:
+    """The rows of the requests that were refused with this status, as soon as there is one."""
+    query = "SELECT * FROM requests WHERE outcome = 'refused' AND status_code = ? ORDER BY timestamp"
+    return proxy.rows(query, (status,), until=bool)
 
 
 BODIES = {
@@ -100,6 +107,7 @@ def test_a_body_over_the_limit_is_refused_before_it_is_sent(served: tuple[FakeUp
     assert head.status == 413
     assert body["error"]["type"] == "request_too_large"
     assert len(upstream.requests) == asked
+    assert refusals(proxy, 413)[-1]["error_message"] == f"The request body is larger than {LIMIT} bytes."
 
 
 def test_a_large_body_for_another_host_is_refused_as_such(served: tuple[FakeUpstream, Proxy]) -> None:
@@ -131,6 +139,7 @@ def test_a_flood_of_header_fields(served: tuple[FakeUpstream, Proxy]) -> None:
     assert reply.status == 431
     assert reply.json()["type"] == "error"
     assert len(upstream.requests) == asked
+    assert "header fields are larger" in refusals(proxy, 431)[-1]["error_message"]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +171,113 @@ def test_what_mitmproxy_refuses_is_recorded_as_refused(served: tuple[FakeUpstrea
         client.send(f"POST /v1/messages HTTP/1.1\r\nHost: 127.0.0.1:{proxy.port}\r\n".encode())
         client.send(b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
         assert client.read_head().status == 400
-    query = (
-        "SELECT * FROM requests WHERE outcome = 'refused' AND error_message LIKE '%smuggling%' AND status_code = 400"
-    )
-    assert proxy.rows(query, until=bool)
+    assert "smuggling" in refusals(proxy, 400)[-1]["error_message"]
+
+
+def begin(client: RawClient, proxy: Proxy, agent: str, rest: bytes) -> None:
+    """Send a request with this user agent, by which its row can be found."""
+    head = f"POST /v1/messages HTTP/1.1\r\nHost: 127.0.0.1:{proxy.port}\r\nUser-Agent: {agent}\r\n"
+    client.send(head.encode() + rest)
+
+
+def row_of(proxy: Proxy, agent: str) -> dict[str, Any]:
+    """The row of the one request with this user agent, as soon as it has ended."""
+    (row,) = proxy.rows("SELECT * FROM requests WHERE user_agent = ? AND outcome IS NOT NULL", (agent,), until=bool)
+    return row
+
+
+def test_a_body_that_unpacks_to_very_much(served: tuple[FakeUpstream, Proxy]) -> None:
+    upstream, proxy = served
+    zipped = gzip.compress(b'{"model":"claude-haiku-4-5","messages":"' + bytes(64 << 20) + b'"}')
+    with via_base_url(proxy) as client:
+        reply = client.request("POST", "/v1/messages", ((b"Content-Encoding", b"gzip"),), zipped)
+    assert (reply.status, upstream.requests[-1].body) == (200, zipped)
+
+
+def test_of_many_credentials_none_is_left_but_the_accounts(served: tuple[FakeUpstream, Proxy]) -> None:
+    upstream, proxy = served
+    names = (b"Authorization", b"x-api-key", b"authorization", b"X-API-KEY", b"Proxy-Authorization")
+    fields = (*((name, b"Bearer of-the-client") for name in names), (b"Connection", b"x-api-key"))
+    with via_base_url(proxy) as client:
+        assert client.request("POST", "/v1/messages", fields, b"{}").status == 200
+    sent = {name.lower(): value for name, value in upstream.requests[-1].headers}
+    assert sent[b"x-api-key"] == KEY.encode()
+    assert not sent.keys() & {b"authorization", b"proxy-authorization"}
+    assert len(upstream.requests[-1].header_values("x-api-key")) == 1
+
+
+FIELDS = {"folded": b"X-A: b\r\n folded", "NUL": b"X-A: a\0b", "CR": b"X-A: a\rx-api-key: mine"}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_field_that_may_be_two_to_somebody_else(served: tuple[FakeUpstream, Proxy], name: str) -> None:
+    upstream, proxy = served
+    asked = len(upstream.requests)
+    with via_base_url(proxy) as client:
+        begin(client, proxy, f"field {name}", FIELDS[name] + b"\r\nContent-Length: 2\r\n\r\n{}")
+        assert client.read_head().status == 400
+        assert json.loads(client.read_body())["error"]["type"] == "invalid_request_error"
+    assert len(upstream.requests) == asked
+    row = row_of(proxy, f"field {name}")
+    assert (row["outcome"], row["status_code"]) == ("refused", 400)
+    assert "line break" in row["error_message"]
+
+
+CHUNKS = {"negative": b"-1\r\n", "no number": b"zz\r\n", "0x": b"0x2\r\n{}\r\n", "too long": b"2\r\n{}XX0\r\n\r\n"}
+
+
+@pytest.mark.parametrize("name", CHUNKS)
+def test_chunks_that_make_no_sense_are_cut_off(served: tuple[FakeUpstream, Proxy], name: str) -> None:
+    upstream, proxy = served
+    asked = len(upstream.requests)
+    with via_base_url(proxy) as client:
+        begin(client, proxy, f"chunk {name}", b"Transfer-Encoding: chunked\r\n\r\n" + CHUNKS[name])
+        with pytest.raises((Truncated, ConnectionResetError)):
+            client.read_head()
+    assert len(upstream.requests) == asked
+    assert row_of(proxy, f"chunk {name}")["outcome"] == "refused"
+
+
+def test_a_head_that_grows_too_long_is_not_waited_for(served: tuple[FakeUpstream, Proxy]) -> None:
+    _, proxy = served
+    start = f"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1:{proxy.port}\r\nX-A: ".encode()
+    with via_base_url(proxy) as client:
+        client.send(start + b"y" * ((1 << 20) + 1 - len(start)))
+        assert client.read_head().status == 431
+        assert json.loads(client.read_body())["type"] == "error"
+        assert client.is_silent() is False  # it is closed
+
+
+def send_for_ever(client: RawClient) -> None:
+    """Or 64 MB, which is more than anybody should take."""
+    for _ in range(64):
+        client.send(b"y" * (1 << 20))
+
+
+@pytest.mark.parametrize(
+    "start",
+    [b"POST /v1/messages HTTP/1.1\r\nX-A: ", b"POST /v1/messages HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5;x="],
+    ids=["head", "chunk"],
+)
+def test_what_has_no_end_is_cut_off(served: tuple[FakeUpstream, Proxy], start: bytes) -> None:
+    upstream, proxy = served
+    asked = len(upstream.requests)
+    with via_base_url(proxy) as client:
+        client.send(start.replace(b"\r\n", f"\r\nHost: 127.0.0.1:{proxy.port}\r\n".encode(), 1))
+        with pytest.raises(ConnectionError):
+            send_for_ever(client)
+    assert len(upstream.requests) == asked
+    assert eventually(lambda: "that are no request" in proxy.log())
+
+
+def test_what_follows_a_request_is_read_as_one(served: tuple[FakeUpstream, Proxy]) -> None:
+    upstream, proxy = served
+    asked = len(upstream.requests)
+    method, target, headers, body = claude_request(3000)
+    smuggled = b"POST /v1/messages HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}"
+    with via_base_url(proxy) as client:
+        client.send_request(method, target, (*headers, (b"Content-Length", b"%d" % len(body))), body + smuggled)
+        assert client.read_head().status == 200
+        assert client.read_body()
+        assert client.read_head().status == 400
+    assert len(upstream.requests) == asked + 1

@@ -58,6 +58,8 @@ from mitmproxy import http
 
 class Meddler:
     def requestheaders(self, flow):
+        if "x-stream" in flow.request.headers:
+            flow.request.stream = True
         if "x-early-port" in flow.request.headers:
             flow.request.host, flow.request.port = "127.0.0.1", int(flow.request.headers["x-early-port"])
 
@@ -65,6 +67,10 @@ class Meddler:
         headers = flow.request.headers
         if "x-late-port" in headers:
             flow.request.port = int(headers["x-late-port"])
+        if "x-late-host" in headers:
+            flow.request.host = headers["x-late-host"]
+        if "x-late-scheme" in headers:
+            flow.request.scheme = headers["x-late-scheme"]
         if "x-late-path" in headers:
             flow.request.path = headers["x-late-path"]
         if "x-answer" in headers:
@@ -176,6 +182,11 @@ def is_whole(rig: Rig) -> bool:
     return reply.status == 200 and reply.events()[-1] == {"type": "message_stop"}
 
 
+def leases_are_back(rig: Rig) -> bool:
+    """Whether no account of this test is in use any more."""
+    return not any(account["in_flight"] for account in rig.health().values())
+
+
 @pytest.mark.parametrize("place", BEFORE_UPSTREAM)
 def test_what_fails_before_upstream_keeps_it_from_being_asked(rig: Rig, folder: Path, place: str) -> None:
     (folder / "broken").write_text(place)
@@ -211,7 +222,7 @@ def test_what_fails_afterwards_leaves_nobody_hanging(rig: Rig, folder: Path, pla
     assert f"sabotage of {place}" in rig.proxy.log()
     assert is_whole(rig)
     if place not in NEVER_GIVEN_BACK:
-        assert eventually(lambda: not any(account["in_flight"] for account in rig.health().values()))
+        assert eventually(lambda: leases_are_back(rig))
 
 
 def test_a_failing_error_hook_still_closes_the_upstream(rig: Rig, folder: Path) -> None:
@@ -289,6 +300,21 @@ def test_a_destination_changed_before_the_ticket_gets_no_account(rig: Rig, elsew
     assert rig.requests == []
 
 
+@pytest.mark.parametrize(("field", "value"), [("host", "localhost"), ("host", "127.0.0.2"), ("scheme", "https")])
+def test_an_upstream_by_another_name_gets_nothing(rig: Rig, field: str, value: str) -> None:
+    reply = meddled(rig, f"x-late-{field}", value)
+
+    assert (reply.status, rig.requests) == (500, [])
+    assert eventually(lambda: leases_are_back(rig))
+
+
+def test_a_request_that_is_sent_on_before_it_was_read_has_no_ticket(rig: Rig) -> None:
+    reply = meddled(rig, "x-stream")
+
+    assert (reply.status, reply.json()["error"]["type"]) == (500, "api_error")
+    assert rig.requests == []
+
+
 def test_a_path_changed_after_the_gate_gets_no_account(rig: Rig) -> None:
     reply = meddled(rig, "x-late-path", "/v1/code/sessions")
 
@@ -336,15 +362,15 @@ def test_edits_and_deletion_of_the_script_leave_the_gate_closed(copy: Path, upst
     proxy.add_api_key("work", "sk-ant-api03-work")
     refused = claude_request(3000, target="http://example.com/")
     with proxy:
-        for damage in (_break, _empty, _delete):
+        for damage in (Path.touch, _break, _empty, _delete):
             damage(script)
-            time.sleep(1.5)  # mitmproxy looks at its scripts once a second
+            time.sleep(1.2)  # mitmproxy looks at its scripts once a second
             with RawClient("127.0.0.1", proxy.port) as client:
                 assert client.request(*claude_request(3000)).status == 200
                 assert client.request(*refused).status == 403
 
     assert {request.credential for request in upstream.requests} == {"sk-ant-api03-work"}
-    assert len(upstream.requests) == 3
+    assert len(upstream.requests) == 4
 
 
 def _break(script: Path) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fake_upstream import FakeUpstream, limited_5h
-from harness import Proxy, RawClient, claude_request, eventually, via_base_url
+from fake_upstream import FakeUpstream, cut_midway, failure, limited_5h, reset_before_head, unauthorized
+from harness import Http2Client, Proxy, RawClient, Truncated, claude_request, eventually, via_base_url
 
 API_KEY = "sk-ant-api03-planted-api-key-0123456789"
 ACCESS = "sk-ant-oat01-planted-access-token-0123456789"
@@ -74,6 +74,31 @@ def test_mitmdump_with_all_its_outputs(upstream: FakeUpstream, tmp_path: Path) -
     assert CLIENT.encode() in (tmp_path / "flows").read_bytes()  # the dump does hold what the client sent
     har = json.loads((tmp_path / "flows.har").read_text())
     assert len(har["log"]["entries"]) == 5
+
+
+def test_http2_and_whatever_goes_wrong_with_it(tls_upstream: FakeUpstream, tmp_path: Path) -> None:
+    """Errors are what gets logged at length, and the HTTP/2 library logs the fields that it packs."""
+    flows = str(tmp_path / "flows")
+    proxy = Proxy(
+        tls_upstream,
+        folder=tmp_path,
+        arguments=["-vvv", "-w", flows],
+        flow_detail=4,
+        ccflare_log_level="debug",
+        ccflare_retry_delay_ms=1,
+    )
+    accounts(proxy)
+    tls_upstream.answer(reset_before_head(), failure(500, html=True), cut_midway(stream=True), credential=API_KEY)
+    tls_upstream.answer(unauthorized(f"{API_KEY[:12]}… is not accepted"), credential=API_KEY)
+    with proxy:
+        with Http2Client.via_connect(proxy, "localhost", tls_upstream.port) as client:
+            with pytest.raises(Truncated):
+                client.request(*claude_request(3000))
+            assert client.request(*claude_request(3000)).status == 200
+        proxy.stop()
+    asked = [(request.protocol, request.credential) for request in tls_upstream.requests]
+    assert asked == [("HTTP/2", API_KEY)] * 4 + [("HTTP/2", ACCESS)]
+    assert check_folder(tmp_path) > 5
 
 
 class WebSocket:
@@ -141,3 +166,11 @@ def test_the_clients_own_credential_stays_behind(upstream: FakeUpstream, web: Pr
         client.request("POST", "/v1/messages", (*both, (b"Proxy-Authorization", b"Basic " + CLIENT.encode())), b"{}")
     sent = [value for request in upstream.requests for _, value in request.headers]
     assert [value for value in sent if CLIENT.encode() in value] == []
+
+
+def test_what_would_log_the_wire_is_refused(upstream: FakeUpstream, tmp_path: Path) -> None:
+    """mitmproxy's proxy_debug logs every byte that it sends."""
+    proxy = Proxy(upstream, folder=tmp_path, proxy_debug=True)
+    with pytest.raises(RuntimeError, match="proxy_debug: it would write the accounts' credentials into the log"):
+        proxy.start()
+    proxy.close()

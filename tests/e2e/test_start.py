@@ -146,6 +146,11 @@ def test_an_unusable_key_stops_the_start(tmp_path: Path) -> None:
     assert "too short" not in sentence
 
 
+def test_a_log_of_all_that_is_sent_stops_the_start(tmp_path: Path) -> None:
+    [sentence] = refusal(tmp_path, "--set", "proxy_debug=true")
+    assert sentence.startswith("proxy_debug: ")
+
+
 def test_another_key_than_the_one_that_sealed_stops_the_start(tmp_path: Path) -> None:
     with contextlib.closing(Proxy(folder=tmp_path / "sealing")) as sealing:
         sealing.add_api_key("work", "sk-ant-api03-sealed")

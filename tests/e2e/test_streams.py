@@ -25,7 +25,7 @@ from fake_upstream import (
     stall_before_head,
     stall_midway,
 )
-from harness import Http2Client, RawClient, Truncated, claude_request
+from harness import Http2Client, RawClient, Truncated, claude_request, eventually
 from rig import Rig
 
 ENCODINGS = ("", "gzip", "deflate", "br", "zstd")
@@ -173,6 +173,48 @@ def test_many_answers_on_one_connection(rig: Rig, client: RawClient) -> None:
 
     assert len({request.connection for request in rig.requests}) == 1
     assert {row["outcome"] for row in rig.rows(20)} == {"ok"}
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+def test_requests_may_be_sent_before_the_answers_are_read(rig: Rig, client: RawClient, stream: bool) -> None:
+    for _ in range(4):
+        rig.send(client, stream=stream)
+
+    for _ in range(4):
+        assert client.read_head().status == 200
+        assert client.read_body()
+    assert rig.asked == ["a"] * 4
+    assert {row["outcome"] for row in rig.rows(4)} == {"ok"}
+
+
+def test_a_client_may_ask_before_it_sends_its_body(rig: Rig, client: RawClient) -> None:
+    method, target, headers, body = claude_request(3000, session=rig.session)
+    client.send_request(method, target, (*headers, (b"Expect", b"100-continue"), (b"Content-Length", b"3000")))
+    assert client._read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 100 ")
+    client.send(body)
+
+    assert client.read_head().status == 200
+    assert client.read_body()
+    assert [(request.body, request.header("expect")) for request in rig.requests] == [(body, None)]
+
+
+@pytest.mark.parametrize("protocol", [b"websocket", b"other"])
+def test_an_upgraded_connection_carries_both_ways(rig: Rig, client: RawClient, protocol: bytes) -> None:
+    gate, hello, bye = Gate(), b"\x81\x05hello", b"\x81\x03bye"
+    head = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: %s\r\n\r\n" % protocol
+    switch = Answer(chunks=(head, Wait(0.05), hello, gate, bye, Cut()), raw=True)
+    rig.upstream.answer(switch, path="/api/ws/speech")
+    fields = ((b"Connection", b"Upgrade"), (b"Upgrade", protocol), (b"Sec-WebSocket-Version", b"13"))
+    client.send_request("GET", "/api/ws/speech", fields)
+    assert client.read_head().status == 101
+    assert client._read_exactly(len(hello)) == hello
+
+    before = rig.upstream.bytes_received
+    client.send(b"\x81\x82\0\0\0\0hi")
+    eventually(lambda: rig.upstream.bytes_received > before)
+    gate.open()
+
+    assert client._read_exactly(len(bye)) == bye
 
 
 # Ends that upstream did not give
