@@ -229,7 +229,8 @@ OPTIONS: tuple[Option, ...] = (
     _number("ccflare_retry_backoff", 2, 1, 10,
             "How many times longer each further pause is than the one before.", "RETRY_BACKOFF"),
     _choice("ccflare_passthrough", "auto|never|always", "auto",
-            "Whether requests go out with the client's own credential. auto: while there is no account."),
+            "When requests go out with the client's own credential. auto: while there is no account; always: whenever "
+            "none is free."),
     _choice("ccflare_record", "full|metadata|off", "full",
             "What is kept of an exchange: figures and sealed bodies, figures only, or nothing."),
     _number("ccflare_body_limit_bytes", 64 * MIB, 1, 1024 * MIB,

@@ -14,6 +14,7 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layer import CommandGenerator
 from mitmproxy.proxy.layers import DNSLayer, TCPLayer, UDPLayer
 from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode
+from mitmproxy.proxy.layers.http._events import ErrorCode, RequestProtocolError
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 
 from ccflare_mitm.contract import json_error_page
@@ -103,6 +104,10 @@ class FailoverLayer(HttpLayer):
         logger.warning("A client sent %d bytes that are no request; its connection is closed", len(reader.buf))
         if reader.state == reader.read_headers:
             yield commands.SendData(self.context.client, json_error_page(431))
+        elif (stream := self.streams.get(reader.stream_id)) is not None:
+            problem = "the client sends what is no request"
+            gone = RequestProtocolError(reader.stream_id, problem, ErrorCode.GENERIC_CLIENT_ERROR)
+            yield from self.event_to_child(stream, gone)
         reader.buf.maybe_extract_at_most(len(reader.buf))
         reader.state = reader.done
         yield commands.CloseConnection(self.context.client)

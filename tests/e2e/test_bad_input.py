@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fake_upstream import FakeUpstream, bad_request
+from fake_upstream import FakeUpstream, Gate, bad_request, sse
 from harness import Proxy, RawClient, Truncated, claude_request, eventually, via_base_url
 
 KEY = "sk-ant-api03-one"
@@ -248,12 +248,6 @@ def test_a_head_that_grows_too_long_is_not_waited_for(served: tuple[FakeUpstream
         assert client.is_silent() is False  # it is closed
 
 
-def send_for_ever(client: RawClient) -> None:
-    """Or 64 MB, which is more than anybody should take."""
-    for _ in range(64):
-        client.send(b"y" * (1 << 20))
-
-
 @pytest.mark.parametrize(
     "start",
     [b"POST /v1/messages HTTP/1.1\r\nX-A: ", b"POST /v1/messages HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5;x="],
@@ -263,11 +257,27 @@ def test_what_has_no_end_is_cut_off(served: tuple[FakeUpstream, Proxy], start: b
     upstream, proxy = served
     asked = len(upstream.requests)
     with via_base_url(proxy) as client:
-        client.send(start.replace(b"\r\n", f"\r\nHost: 127.0.0.1:{proxy.port}\r\n".encode(), 1))
+        client.send(start.replace(b"\r\n", f"\r\nHost: 127.0.0.1:{proxy.port}\r\nUser-Agent: endless\r\n".encode(), 1))
         with pytest.raises(ConnectionError):
-            send_for_ever(client)
+            client.send(b"y" * (64 << 20))
     assert len(upstream.requests) == asked
     assert eventually(lambda: "that are no request" in proxy.log())
+    if b"chunked" in start:
+        assert row_of(proxy, "endless")["outcome"] == "refused"
+
+
+def test_what_is_sent_ahead_is_bounded_too(served: tuple[FakeUpstream, Proxy]) -> None:
+    upstream, proxy = served
+    gate = Gate()
+    upstream.answer(sse(gate=gate))
+    with via_base_url(proxy) as client:
+        client.send_request(*claude_request(3000, session="ahead"))
+        assert client.read_head().status == 200
+        with pytest.raises(ConnectionError):
+            client.send(b"y" * (64 << 20))
+    upstream.wait_until(lambda: upstream.requests[-1].aborted)
+    rows = proxy.rows("SELECT * FROM requests WHERE session_id = 'ahead' AND outcome IS NOT NULL", until=bool)
+    assert rows[0]["outcome"] == "client_abort"
 
 
 def test_what_follows_a_request_is_read_as_one(served: tuple[FakeUpstream, Proxy]) -> None:

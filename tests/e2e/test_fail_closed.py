@@ -171,7 +171,7 @@ def bench(folder: Path) -> Iterator[Rig]:
 
 @pytest.fixture
 def rig(bench: Rig, folder: Path) -> Iterator[Rig]:
-    bench.fresh("a", "b", kind=Kind.API_KEY)
+    bench.renew("a", "b")
     yield bench
     (folder / "broken").write_text("")
 
