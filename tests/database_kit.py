@@ -10,6 +10,7 @@ from pathlib import Path
 import ccflare_core
 from ccflare_core.accounts import Account, Kind
 from ccflare_core.cooldowns import Cooldown
+from ccflare_core.key_sources import GivenKey, KeySource
 from ccflare_core.quota import Window
 from ccflare_core.records import (
     AttemptMade,
@@ -20,16 +21,15 @@ from ccflare_core.records import (
     WindowRead,
 )
 from ccflare_core.store import Store
-from ccflare_core.vault import Vault
 
-VAULT = Vault([b"k" * 32])
+KEY = GivenKey(b"k" * 32)
 NOW = 1_800_000_000.0
 SECRETS = ("sk-ant-oat01-PLANTED-access", "sk-ant-ort01-PLANTED-refresh", "sk-ant-api03-PLANTED-key")
 WINDOWS = (Window("5h", "allowed", 0.25, NOW + 60), Window("7d", None, None, None))
 
 
-def open_store(path: Path, *, vault: Vault | None = VAULT, now: float = NOW) -> Store:
-    return Store.open(path, vault, wall=lambda: now)
+def open_store(path: Path, *, source: KeySource | None = KEY, now: float = NOW) -> Store:
+    return Store.open(path, source, wall=lambda: now)
 
 
 def an_account(name: str = "max-1", *, priority: int = 0) -> Account:

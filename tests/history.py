@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from ccflare_core.accounts import Account, Kind
+from ccflare_core.key_sources import GivenKey
 from ccflare_core.pool import Cooldown
 from ccflare_core.quota import Window
 from ccflare_core.records import AttemptMade, ExchangeFinished, ExchangeStarted, WindowRead
 from ccflare_core.store import Store
-from ccflare_core.vault import Vault
 
-VAULT = Vault([bytes(range(32))])
+KEY = GivenKey(bytes(range(32)))
 
 
 def at_local(day: int, hour: int, minute: int = 0) -> float:
@@ -29,7 +29,7 @@ class History:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.store = Store.open(path, VAULT)
+        self.store = Store.open(path, KEY)
         self._numbers = itertools.count(1)
 
     def __enter__(self) -> Self:

@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ccflare_core.accounts import Account, Kind
+from ccflare_core.key_sources import KeyFile
 from ccflare_core.store import Store
-from ccflare_core.vault import load_vault
 from fake_upstream import Answer, AnswerFunction, FakeUpstream, Request
 from harness import Proxy, RawClient, Reply, claude_request, eventually, via_base_url
 
@@ -115,7 +115,7 @@ class Rig:
 
     def _store(self) -> Store:
         path = self.proxy.database
-        return Store.open(path, load_vault({}, path.with_suffix(".key")))
+        return Store.open(path, KeyFile(path.with_suffix(".key")))
 
     # -- a client
 

@@ -12,8 +12,8 @@ from ccflare_core.accounts import Account, Kind
 from ccflare_core.cli.accounts import main
 from ccflare_core.cli.credentials import BadSecret, parse_api_key, parse_tokens
 from ccflare_core.cli.output import iso
+from ccflare_core.key_sources import KeyFile
 from ccflare_core.store import Store
-from ccflare_core.vault import load_vault
 from desk import Desk, Terminal
 from history import NOON, History, at_local
 
@@ -32,7 +32,7 @@ def call(database: Path, *words: str, desk: Desk | None = None, stdin: str = "")
 
 
 def stored(database: Path) -> list[Account]:
-    store = Store.open(database, load_vault({}, database.with_suffix(".key")))
+    store = Store.open(database, KeyFile(database.with_suffix(".key")))
     try:
         return store.accounts()
     finally:

@@ -12,8 +12,8 @@ from ccflare_core.accounts import Account, Kind
 from ccflare_core.cli.accounts import _parser, main
 from ccflare_core.cli.console import Refused
 from ccflare_core.cli.login import log_in
+from ccflare_core.key_sources import KeyFile
 from ccflare_core.store import Store
-from ccflare_core.vault import load_vault
 from desk import Desk
 from fake_upstream import TOKEN, FakeUpstream, bad_request, failure, huge, json_answer, unauthorized
 from history import NOON
@@ -41,7 +41,7 @@ class Office:
 
     @contextlib.contextmanager
     def store(self) -> Iterator[Store]:
-        store = Store.open(self.database, load_vault({}, self.database.with_suffix(".key")), wall=lambda: NOON)
+        store = Store.open(self.database, KeyFile(self.database.with_suffix(".key")), wall=lambda: NOON)
         try:
             yield store
         finally:

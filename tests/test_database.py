@@ -11,7 +11,7 @@ from ccflare_core.database import APPLICATION_ID, explain
 from ccflare_core.errors import StoreError
 from ccflare_core.migrations import MIGRATIONS
 from ccflare_core.store import Store
-from database_kit import VAULT, an_account, open_store, start_python, started
+from database_kit import KEY, an_account, open_store, start_python, started
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_refuses_a_path_through_a_file(made: Path) -> None:
 def test_refuses_a_file_of_another_user(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: made.stat().st_uid + 1)
     with pytest.raises(StoreError, match="another user"):
-        Store.open(made, VAULT)
+        Store.open(made, KEY)
 
 
 def test_damage_that_shows_while_rows_are_fetched_is_told(path: Path) -> None:

@@ -17,8 +17,8 @@ from ccflare_core.accounts import Account, Kind
 from ccflare_core.cli.accounts import main
 from ccflare_core.errors import StoreError
 from ccflare_core.importing import Found, read_database, without_known
+from ccflare_core.key_sources import KeyFile
 from ccflare_core.store import Store
-from ccflare_core.vault import load_vault
 from desk import Desk
 from history import NOON
 
@@ -266,7 +266,7 @@ class TestCommand:
         return main(["--database", str(database), *map(str, words)], desk.console()), desk
 
     def stored(self, database: Path) -> list[Account]:
-        with contextlib.closing(Store.open(database, load_vault({}, database.with_suffix(".key")))) as store:
+        with contextlib.closing(Store.open(database, KeyFile(database.with_suffix(".key")))) as store:
             return store.accounts()
 
     def test_a_dry_run_shows_and_changes_nothing(self, database: Path, fork: Foreign) -> None:

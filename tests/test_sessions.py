@@ -8,7 +8,7 @@ import pytest
 from ccflare_core.errors import TokenError, VaultError
 from ccflare_core.oauth import Mode, PendingLogin
 from ccflare_core.store import Store
-from database_kit import NOW, VAULT, count, open_store
+from database_kit import KEY, NOW, count, open_store
 
 PENDING = PendingLogin.begin(Mode.CONSOLE, NOW)
 
@@ -24,7 +24,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
-    store = Store.open(tmp_path / "ccflare.db", VAULT, wall=lambda: clock.now)
+    store = Store.open(tmp_path / "ccflare.db", KEY, wall=lambda: clock.now)
     yield store
     store.close()
 
@@ -103,7 +103,7 @@ def test_a_sealed_verifier_opens_in_its_own_row_only(store: Store, tmp_path: Pat
 
 
 def test_without_a_key_no_login_begins(tmp_path: Path) -> None:
-    store = open_store(tmp_path / "other.db", vault=None)
+    store = open_store(tmp_path / "other.db", source=None)
 
     with pytest.raises(VaultError, match="without a key"):
         store.sessions.begin("max-1", PENDING)

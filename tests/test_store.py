@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ccflare_core import transcript
 from ccflare_core.accounts import Kind
 from ccflare_core.errors import StoreError, VaultError
+from ccflare_core.key_sources import GivenKey
 from ccflare_core.quota import Window
 from ccflare_core.records import CooldownCleared, CooldownSet, ExchangeFinished, WindowRead, storable
 from ccflare_core.store import Store
@@ -20,7 +21,6 @@ from ccflare_core.vault import Vault, place
 from database_kit import (
     NOW,
     SECRETS,
-    VAULT,
     WINDOWS,
     a_cooldown,
     an_account,
@@ -116,11 +116,15 @@ def test_removing_takes_the_cooldowns_and_readings_along_and_leaves_the_requests
 
 def test_a_secret_of_another_key_names_the_account_and_not_the_secret(path: Path, store: Store) -> None:
     store.add_account(an_account())
-    other = open_store(path, vault=Vault([b"x" * 32]))
+    store.query("UPDATE accounts SET access_token = ?", (Vault([b"x" * 32]).seal(b"PLANTED", "here"),))
     with pytest.raises(VaultError, match="access_token of account max-1") as caught:
-        other.accounts()
+        store.accounts()
     assert "PLANTED" not in str(caught.value)
-    other.close()
+
+
+def test_another_key_opens_no_store(path: Path, store: Store) -> None:
+    with pytest.raises(VaultError, match="ccflare_ENCRYPTION_KEY is not the key"):
+        open_store(path, source=GivenKey(b"x" * 32))
 
 
 def test_a_secret_moved_to_another_row_does_not_open(store: Store) -> None:
@@ -134,7 +138,7 @@ def test_a_secret_moved_to_another_row_does_not_open(store: Store) -> None:
 
 def test_without_a_vault_secrets_are_neither_read_nor_written(path: Path, store: Store) -> None:
     store.add_account(an_account())
-    blind = open_store(path, vault=None)
+    blind = open_store(path, source=None)
     assert blind.accounts()[0].access_token is None
     with pytest.raises(VaultError):
         blind.add_account(an_account("b"))
@@ -265,7 +269,8 @@ def test_a_body_opens_again(store: Store) -> None:
     store.write([started("r1"), payload("r1", b"hello", part="response")])
     found = row(store, "payloads")
     where = place("payloads", "response", "r1")
-    assert transcript.decode(found["format"], found["body"], VAULT, where) == b"hello"
+    assert store.vault
+    assert transcript.decode(found["format"], found["body"], store.vault, where) == b"hello"
     assert (found["content_type"], found["size"], found["truncated"]) == ("application/json", 5, 0)
 
 

@@ -1,18 +1,11 @@
 """The vault: nothing opens with another key, at another place, or after a change; no key is ever shown."""
 
-import base64
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import ccflare_core
 from ccflare_core.errors import VaultError
-from ccflare_core.vault import KEY_VARIABLE, Vault, load_vault, place
+from ccflare_core.vault import Vault, place, unwrap_key, wrap_key
 
 OLD, NEW = bytes(range(32)), bytes(range(100, 132))
 HERE = place("accounts", "refresh_token", "row-1")
@@ -109,102 +102,39 @@ def test_repr_shows_key_ids_only() -> None:
     assert repr(NEW) not in shown
 
 
-# -- where the key comes from
+def test_bodies_and_tokens_have_different_keys() -> None:
+    vault = Vault([NEW])
+    sealed = vault.seal(SECRET, HERE)
+    as_body = place("payloads", "request", "row-1")
+    assert vault._newest.cipher(HERE) is not vault._newest.cipher(as_body)
+    with pytest.raises(VaultError):
+        vault.open(sealed, as_body)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        NEW.hex(),
-        NEW.hex().upper(),
-        base64.b64encode(NEW).decode(),
-        base64.urlsafe_b64encode(bytes([255] * 32)).decode(),
-        base64.b64encode(NEW).decode().rstrip("=") + "\n",
-    ],
-)
-def test_key_from_the_environment(text: str, tmp_path: Path) -> None:
-    vault = load_vault({KEY_VARIABLE: text}, tmp_path / "key")
-    assert len(vault.key_id) == 16
-    assert not (tmp_path / "key").exists()
+def test_macs_differ_by_purpose_and_key_and_old_ones_stay_known() -> None:
+    before = Vault([OLD])
+    ring = Vault([NEW, OLD])
+    assert ring.mac("pepper", b"x", before.key_id) == before.mac("pepper", b"x")
+    assert len({ring.mac("pepper", b"x"), ring.mac("audit", b"x"), before.mac("pepper", b"x")}) == 3
+    with pytest.raises(VaultError, match="retired"):
+        Vault([NEW]).mac("pepper", b"x", before.key_id)
 
 
-@pytest.mark.parametrize("text", ["", " ", "hunter2", NEW.hex()[:-2], NEW.hex() + "00", "é" * 43, "!" * 43])
-def test_a_set_but_unusable_key_stops_and_is_not_quoted(text: str, tmp_path: Path) -> None:
-    with pytest.raises(VaultError) as caught:
-        load_vault({KEY_VARIABLE: text}, tmp_path / "key")
-    assert KEY_VARIABLE in str(caught.value)
-    assert not text.strip() or text not in str(caught.value)
-    assert not (tmp_path / "key").exists()
+def test_an_unknown_key_is_looked_for_once() -> None:
+    looks: list[str] = []
+
+    def look() -> None:
+        looks.append("look")
+        late.replace([NEW, OLD])
+
+    late = Vault([OLD], look)
+    assert late.open(Vault([NEW]).seal(SECRET, HERE), HERE) == SECRET
+    assert looks == ["look"]
 
 
-def test_first_run_makes_a_private_key_and_the_second_finds_it(tmp_path: Path) -> None:
-    key_file = tmp_path / "home" / "ccflare.key"
-    first = load_vault({}, key_file)
-    second = load_vault({}, key_file)
-    assert second.open(first.seal(SECRET, HERE), HERE) == SECRET
-    assert key_file.stat().st_mode & 0o777 == 0o600
-    assert key_file.parent.stat().st_mode & 0o777 == 0o700
-    assert list(key_file.parent.iterdir()) == [key_file]
-
-
-def test_key_file_holds_a_ring_newest_first(tmp_path: Path) -> None:
-    key_file = write_key_file(tmp_path, f"# made today\n{NEW.hex()}\n\n{OLD.hex()}\n")
-    vault = load_vault({}, key_file)
-    assert vault.key_id == Vault([NEW]).key_id
-    assert vault.open(Vault([OLD]).seal(SECRET, HERE), HERE) == SECRET
-
-
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666])
-def test_a_key_file_that_others_can_use_is_refused(mode: int, tmp_path: Path) -> None:
-    key_file = write_key_file(tmp_path, NEW.hex())
-    key_file.chmod(mode)
-    with pytest.raises(VaultError, match="chmod 600"):
-        load_vault({}, key_file)
-
-
-@pytest.mark.parametrize("content", ["", "\n# nothing\n", NEW.hex()[:-1], f"{NEW.hex()}\nnot a key\n", "\xff"])
-def test_a_damaged_key_file_is_refused_and_kept(content: str, tmp_path: Path) -> None:
-    key_file = write_key_file(tmp_path, content)
-    with pytest.raises(VaultError) as caught:
-        load_vault({}, key_file)
-    assert str(key_file) in str(caught.value)
-    assert NEW.hex()[:-1] not in str(caught.value)
-    assert key_file.read_text() == content
-
-
-def test_a_folder_in_place_of_the_key_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(VaultError, match="cannot be used"):
-        load_vault({}, tmp_path)
-
-
-def test_processes_that_start_together_agree_on_one_key(tmp_path: Path) -> None:
-    key_file = tmp_path / "new" / "ccflare.key"
-    program = (
-        "import sys, pathlib; from ccflare_core.vault import load_vault;"
-        "sys.stdin.read(1); print(load_vault({}, pathlib.Path(sys.argv[1])).key_id)"
-    )
-    children = [start_python(program, str(key_file)) for _ in range(4)]
-    for child in children:
-        assert child.stdin is not None
-        child.stdin.write("!")
-        child.stdin.flush()
-    key_ids = {child.communicate(timeout=30)[0].strip() for child in children}
-    assert key_ids == {load_vault({}, key_file).key_id}
-
-
-def write_key_file(folder: Path, content: str) -> Path:
-    key_file = folder / "ccflare.key"
-    key_file.write_text(content)
-    key_file.chmod(0o600)
-    return key_file
-
-
-def start_python(program: str, *arguments: str) -> "subprocess.Popen[str]":
-    addon = str(Path(str(ccflare_core.__path__[0])).parent)
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": addon},
-        text=True,
-    )
+def test_a_wrapped_key_opens_with_its_key_and_context_only() -> None:
+    wrapped = wrap_key(OLD, NEW, b"context")
+    assert unwrap_key(OLD, wrapped, b"context") == NEW
+    for wrapping, value, context in ((NEW, wrapped, b"context"), (OLD, wrapped, b"other"), (OLD, b"", b"context")):
+        with pytest.raises(VaultError):
+            unwrap_key(wrapping, value, context)

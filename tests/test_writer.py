@@ -12,9 +12,9 @@ import pytest
 
 from ccflare_core.accounts import Account
 from ccflare_core.errors import StoreError, VaultError
+from ccflare_core.key_sources import GivenKey
 from ccflare_core.records import ExchangeStarted, Record
 from ccflare_core.store import Store
-from ccflare_core.vault import Vault
 from ccflare_core.watch import Voice, Watch
 from ccflare_core.writer import Writer
 from database_kit import (
@@ -118,10 +118,10 @@ def test_start_tells_what_is_wrong_with_the_database(path: Path) -> None:
 
 
 def test_start_tells_of_a_wrong_key(path: Path) -> None:
-    store = open_store(path, vault=Vault([b"x" * 32]))
+    store = open_store(path, source=GivenKey(b"x" * 32))
     store.add_account(an_account())
     store.close()
-    with pytest.raises(VaultError, match="max-1"):
+    with pytest.raises(VaultError, match="is not the key"):
         Bench(path).writer.start()
 
 

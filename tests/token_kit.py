@@ -17,7 +17,7 @@ from ccflare_core.refresh import Refresher
 from ccflare_core.renewals import Renewal
 from ccflare_core.store import Store
 from ccflare_core.tokens import TokenKeeper
-from database_kit import NOW, VAULT
+from database_kit import KEY, NOW
 from fake_upstream import TOKEN, Logins, Request
 
 T = TypeVar("T")
@@ -87,7 +87,7 @@ class Desk:
     def __init__(self, path: Path, provider: Provider, clock: Clock, *, owner: str = "run-1") -> None:
         self.provider = provider
         self.clock = clock
-        self.store = Store.open(path, VAULT, wall=lambda: clock.wall)
+        self.store = Store.open(path, KEY, wall=lambda: clock.wall)
         self.store.start_run(owner, "host", 1)
         self.is_broken = False
         self.pool = AccountPool(

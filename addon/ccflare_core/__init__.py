@@ -17,7 +17,9 @@ A request's life, in the order of reading:
     recorder    facts into records                      records     what is written down
     writer      the one thread that writes              backlog, watch
     store       the database's owner                    database, ledger, models, migrations
-    transcript  the format of kept bodies               vault       keys and sealing
+    transcript  the format of kept bodies               vault       sealing and opening
+    data_keys   the ring of keys that seal              sealed      all that they have sealed
+    key_sources the key that wraps them                 passphrase, os_keyring, hsm, indirection
 
     reports     questions to the record                 traffic, standing
     oauth       logins and tokens, without I/O          fetch       the HTTP client for them

@@ -142,7 +142,7 @@ class Ledger:
         if not payloads:
             return []
         if self._vault is None:
-            raise VaultError("no body can be recorded without a key: open the database with a vault")
+            raise VaultError("no body can be recorded without a key: open the database with a key source")
         bodies = [(record.body, place("payloads", record.part, record.request_id)) for record in payloads]
         return [
             (

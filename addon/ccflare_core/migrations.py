@@ -94,6 +94,16 @@ MIGRATIONS: tuple[Migration, ...] = (
                 created_at BIGINT NOT NULL, expires_at BIGINT NOT NULL)""",
         ),
     ),
+    Migration(
+        "0004_keys",
+        (
+            """CREATE TABLE data_keys (
+                id TEXT NOT NULL PRIMARY KEY, number INTEGER NOT NULL UNIQUE, wrapped {blob} NOT NULL,
+                source TEXT NOT NULL, source_at BIGINT NOT NULL, created_at BIGINT NOT NULL)""",
+            # Which key has sealed a body stands in its first bytes.
+            "CREATE INDEX payloads_key ON payloads (substr(body, 1, 9))",
+        ),
+    ),
 )
 
 _BOOK = "CREATE TABLE IF NOT EXISTS migrations (name TEXT NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)"

@@ -71,6 +71,22 @@ class OAuthSessionRow(Model):
         table_name = "oauth_sessions"
 
 
+class DataKeyRow(Model):
+    """A key that seals values, wrapped by the key source that is named; see data_keys.py."""
+
+    id = TextField(primary_key=True)
+    number = IntegerField()
+    """The highest one seals."""
+    wrapped = BlobField()
+    source = TextField()
+    source_at = BigIntegerField()
+    """Since when this source: a proxy that was started before cannot use it."""
+    created_at = BigIntegerField()
+
+    class Meta:
+        table_name = "data_keys"
+
+
 class CooldownRow(Model):
     """Until when an account, or one model family of it (`family`; "" is all), is left alone, and why."""
 
@@ -214,6 +230,7 @@ TABLES: tuple[type[Model], ...] = (
     AccountRow,
     RefreshLeaseRow,
     OAuthSessionRow,
+    DataKeyRow,
     CooldownRow,
     RunRow,
     RequestRow,

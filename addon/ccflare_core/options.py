@@ -212,7 +212,15 @@ OPTIONS: tuple[Option, ...] = (
           "The database file. Empty: ccflare/ccflare.db in $XDG_DATA_HOME, or else in ~/.local/share.",
           "ccflare_DB_PATH"),
     _file("ccflare_key_file",
-          "The file with the key that seals secrets. Empty: beside the database, with the suffix .key."),
+          "The file with the key that guards all others. Empty: beside the database, with the suffix .key."),
+    _choice("ccflare_key_source", "auto|pkcs11|keyring|passphrase|environment|file", "auto",
+            "Where the key comes from that guards all others. auto: the first of these that is configured, no keyring.",
+            "ccflare_KEY_SOURCE"),
+    _file("ccflare_pkcs11_module",
+          "The PKCS#11 library of a token (HSM) that guards the keys; its PIN is in ccflare_PKCS11_PIN.",
+          "ccflare_PKCS11_MODULE"),
+    Option("ccflare_pkcs11_token", str, "", "The label of that token. Empty: the only one that is ready.",
+           environment="ccflare_PKCS11_TOKEN"),
     _choice("ccflare_strategy", "session|least-used|round-robin", "session",
             "How an account is chosen: a session keeps its own, the least used one is taken, or all in turn.",
             "LB_STRATEGY"),
@@ -281,12 +289,16 @@ LISTEN: tuple[Option, ...] = (
 
 CONFIG_PATH = "ccflare_CONFIG_PATH"
 ENCRYPTION_KEY = "ccflare_ENCRYPTION_KEY"
+PASSPHRASE = "ccflare_PASSPHRASE"  # noqa: S105
+PKCS11_PIN = "ccflare_PKCS11_PIN"
 DEBUG = Option("ccflare_DEBUG", bool, False, "1: log everything, whatever LOG_LEVEL says.", environment="ccflare_DEBUG")
 
-# Variables without an option. The key must never become one: mitmweb shows every option to its viewers.
+# Variables without an option. Secrets must never become one: mitmweb shows every option to its viewers.
 VARIABLES: tuple[tuple[str, str], ...] = (
     (CONFIG_PATH, "The configuration file to read instead of mitm-config.yaml."),
-    (ENCRYPTION_KEY, "The key that seals secrets, 32 bytes in base64 or hex, instead of the key file."),
+    (ENCRYPTION_KEY, "The key that guards all others, 32 bytes in base64 or hex, instead of the key file."),
+    (PASSPHRASE, "A passphrase instead of that key."),
+    (PKCS11_PIN, "The PIN of the token that ccflare_pkcs11_module leads to."),
     (DEBUG.name, DEBUG.help),
 )
 

@@ -36,7 +36,13 @@ class Sessions:
     def begin(self, account_name: str, pending: PendingLogin) -> str:
         """Keep the login until its code comes, and give the id to `take` it by. Drops those whose time is over."""
         session_id, vault = secrets.token_hex(16), self._key()
-        row = {
+        with self._transaction():
+            self._purge()
+            OAuthSessionRow.insert(self._row(vault, session_id, account_name, pending)).execute(self._database)
+        return session_id
+
+    def _row(self, vault: Vault, session_id: str, account_name: str, pending: PendingLogin) -> dict[str, object]:
+        return {
             "id": session_id,
             "account_name": account_name,
             "mode": pending.mode.value,
@@ -45,10 +51,6 @@ class Sessions:
             "created_at": round(pending.created_at * 1000),
             "expires_at": round((pending.created_at + PENDING_SECONDS) * 1000),
         }
-        with self._transaction():
-            self._purge()
-            OAuthSessionRow.insert(row).execute(self._database)
-        return session_id
 
     def take(self, session_id: str, account_name: str) -> PendingLogin:
         """The login, once: whoever takes it a second time, or too late, or for another account gets a TokenError."""
@@ -88,5 +90,5 @@ class Sessions:
 
     def _key(self) -> Vault:
         if self._vault is None:
-            raise VaultError("a login cannot be kept without a key: open the database with a vault")
+            raise VaultError("a login cannot be kept without a key: open the database with a key source")
         return self._vault

@@ -57,6 +57,9 @@ class Settings:
     upstream: Origin
     database_path: Path
     key_path: Path
+    key_source: str
+    pkcs11_module: Path | None
+    pkcs11_token: str
     prices_path: Path | None
     strategy: str
     session_seconds: int
@@ -101,6 +104,7 @@ class Settings:
         fields["database_path"] = _database_path(fields.pop("database"), environ)
         fields["key_path"] = _key_path(fields.pop("key_file"), fields["database_path"])
         fields["prices_path"] = _absolute(fields.pop("prices"))
+        fields["pkcs11_module"] = _absolute(fields["pkcs11_module"])
         return cls(**fields)
 
     @property

@@ -7,7 +7,7 @@ write is one IMMEDIATE transaction. StoreError means that the database cannot be
 import contextlib
 import os
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,18 @@ import peewee
 
 from ccflare_core.accounts import Account, Kind
 from ccflare_core.cooldowns import Cooldown
+from ccflare_core.data_keys import DataKey, DataKeys, list_keys
 from ccflare_core.database import as_store_errors, beside, file_size, open_database, open_to_read
 from ccflare_core.errors import StoreError, VaultError
+from ccflare_core.key_sources import KeySource
 from ccflare_core.ledger import Ledger, clear_cooldown, set_cooldown, to_ms
 from ccflare_core.logins import Logins, refresh_digest
 from ccflare_core.models import AccountRow, CooldownRow, RefreshLeaseRow, RequestRow, RunRow, WindowRow
 from ccflare_core.quota import Window
 from ccflare_core.records import Record
+from ccflare_core.sealed import Resealing, count_values
 from ccflare_core.sessions import Sessions
-from ccflare_core.vault import Vault, place
+from ccflare_core.vault import is_sealed, place
 
 _SECRETS = ("access_token", "refresh_token", "api_key")
 _TIMES = ("expires_at", "created_at", "login_at", "login_expires_at")
@@ -39,18 +42,24 @@ class Store:
         self,
         database: peewee.SqliteDatabase,
         path: Path,
-        vault: Vault | None,
+        source: KeySource | None,
+        *,
+        read_only: bool = False,
         wall: Callable[[], float] = time.time,  # noqa: TID251
     ) -> None:
         self._database = database
         self._path = path
-        self._vault = vault
         self._wall = wall
-        self._ledger = Ledger(database, vault)
-        self.logins = Logins(database, transaction=self._transaction, account=self._account, columns=self._columns)
-        self.sessions = Sessions(database, vault, transaction=self._transaction, wall=wall)
         self._execute: Callable[..., Any] = database.execute_sql
         self._identity = self._identify()
+        self.keys: DataKeys | None = None
+        """The ring of keys; None without a key source."""
+        if source is not None:
+            self.keys = DataKeys(database, source, transaction=self._transaction, wall=wall, read_only=read_only)
+        self.vault = self.keys.vault if self.keys else None
+        self._ledger = Ledger(database, self.vault)
+        self.logins = Logins(database, transaction=self._transaction, account=self._account, columns=self._columns)
+        self.sessions = Sessions(database, self.vault, transaction=self._transaction, wall=wall)
         self._version = self._data_version()
         self.run_id: str | None = None
         """The run that was started through this store and has not ended."""
@@ -59,18 +68,23 @@ class Store:
     def open(
         cls,
         path: Path,
-        vault: Vault | None,
+        source: KeySource | None,
         *,
         read_only: bool = False,
         wall: Callable[[], float] = time.time,  # noqa: TID251
     ) -> "Store":
         """The store of the database at `path`, which is made or brought up to date unless `read_only`.
 
-        Without a vault no secret and no body can be written, and accounts come without their secrets. Raises
-        StoreError if the file is another program's, damaged, newer than this version, or out of reach.
+        Without a key source no secret and no body can be written, and accounts come without their secrets. Raises
+        StoreError if the file is another program's, damaged, newer than this version, or out of reach, and VaultError
+        if its keys do not unwrap.
         """
         database = open_to_read(path) if read_only else open_database(path, round(wall() * 1000))
-        return cls(database, path, vault, wall)
+        try:
+            return cls(database, path, source, read_only=read_only, wall=wall)
+        except BaseException:
+            database.close()
+            raise
 
     def close(self) -> None:
         """Close the connection; a second time is harmless."""
@@ -96,16 +110,20 @@ class Store:
     def add_account(self, account: Account) -> None:
         """Insert it. Raises StoreError if its name (or id) is taken."""
         names = (*_PLAIN, *_SECRETS, *_TIMES)
-        row = self._columns(account.id, {name: getattr(account, name) for name in names})
-        self._write_account(AccountRow.insert({**row, "id": account.id}), account.name)
+        fields = {name: getattr(account, name) for name in names}
+        self._write_account(
+            lambda: AccountRow.insert({**self._columns(account.id, fields), "id": account.id}), account.name
+        )
 
     def update_account(self, account_id: str, **fields: Any) -> None:
         """Change these fields of the account and no others.
 
         Raises StoreError if the account is gone or the new name is taken.
         """
-        row = self._columns(account_id, fields)
-        changed = self._write_account(AccountRow.update(row).where(AccountRow.id == account_id), fields.get("name"))
+        is_it = AccountRow.id == account_id
+        changed = self._write_account(
+            lambda: AccountRow.update(self._columns(account_id, fields)).where(is_it), fields.get("name")
+        )
         if not changed:
             raise StoreError("the account is no longer there: another process has removed it")
 
@@ -117,10 +135,11 @@ class Store:
             if not AccountRow.delete().where(AccountRow.id == account_id).execute(self._database):
                 raise StoreError("the account is no longer there: another process has removed it")
 
-    def _write_account(self, query: peewee.Query, name: str | None) -> int:
+    def _write_account(self, query: Callable[[], peewee.Query], name: str | None) -> int:
+        """`query` is asked within the transaction, where the key that seals is certain."""
         try:
             with self._transaction():
-                return int(query.execute(self._database))
+                return int(query().execute(self._database))
         except peewee.IntegrityError as error:
             raise StoreError(f"there is an account called {name} already: choose another name") from error
 
@@ -145,9 +164,9 @@ class Store:
     def _seal(self, secret: str | None, where: str) -> bytes | None:
         if secret is None:
             return None
-        if self._vault is None:
-            raise VaultError("a secret cannot be stored without a key: open the database with a vault")
-        return self._vault.seal(secret.encode(), where)
+        if self.vault is None:
+            raise VaultError("a secret cannot be stored without a key: open the database with a key source")
+        return self.vault.seal(secret.encode(), where)
 
     def _account(self, row: AccountRow) -> Account:
         values = {name: getattr(row, name) for name in _PLAIN}
@@ -156,11 +175,15 @@ class Store:
         return Account(id=row.id, **{**values, "kind": Kind(row.kind)})
 
     def _unseal(self, row: AccountRow, column: str) -> str | None:
-        sealed: bytes | None = getattr(row, column)
-        if sealed is None or self._vault is None:
+        sealed: bytes | str | None = getattr(row, column)
+        if sealed is None or self.vault is None:
             return None
+        if not is_sealed(sealed):
+            raise VaultError(
+                f"the {column} of account {row.name} is stored in clear: run `scripts/keys.py migrate-plaintext`"
+            )
         try:
-            return self._vault.open(sealed, place("accounts", column, row.id)).decode()
+            return self.vault.open(sealed, place("accounts", column, row.id)).decode()
         except VaultError as error:
             raise VaultError(
                 f"the {column} of account {row.name} does not open with this key: "
@@ -247,8 +270,10 @@ class Store:
         Raises StoreError if the database cannot take it now, or is no longer the file at its path; anything
         else (peewee's IntegrityError, VaultError, ValueError …) is about one of the records.
         """
-        rows = self._ledger.prepare(batch)
+        rows, sealed_by = self._ledger.prepare(batch), self._key_id()
         with self._transaction():
+            if self._key_id() != sealed_by:
+                rows = self._ledger.prepare(batch)
             self._ledger.write(rows)
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
@@ -261,6 +286,40 @@ class Store:
         before, self._version = self._version, self._data_version()
         return self._version != before
 
+    def look_for_keys(self) -> str | None:
+        """Take up the keys that other processes have made; why one of them cannot be used, if so."""
+        if self.keys is None:
+            return None
+        self.keys.refresh()
+        return self.keys.trouble
+
+    def data_keys(self) -> list[DataKey]:
+        """The keys, newest first; it takes no key to see them."""
+        return list_keys(self._database)
+
+    def value_counts(self) -> Counter[str]:
+        """How many values each key has sealed, see sealed.py."""
+        return count_values(self._database)
+
+    def resealing(self) -> Resealing:
+        """Work on everything that is sealed, or should be. Raises VaultError without a key."""
+        if self.vault is None:
+            raise VaultError("nothing can be sealed without a key: open the database with a key source")
+        return Resealing(self._database, self.vault, self._transaction)
+
+    def scrub(self, *, whole: bool = False) -> bool:
+        """Empty the write-ahead log, where old rows stay legible; with `whole` rewrite the file before that.
+
+        False if a reader stands in the way for longer than five seconds.
+        """
+        with as_store_errors():
+            if whole:
+                self._execute("VACUUM")
+            return not self._execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+
+    def _key_id(self) -> str | None:
+        return self.vault.key_id if self.vault else None
+
     def log_bytes(self) -> int:
         """The size of the write-ahead log, which grows while some reader keeps a transaction open."""
         return file_size(beside(self._path, "-wal"))
@@ -271,6 +330,8 @@ class Store:
             # SQLite would go on writing into a file that no longer has a name.
             raise StoreError("the database file was deleted or replaced while in use: restore it, then restart")
         with as_store_errors(), self._database.atomic():
+            if self.keys is not None:
+                self.keys.refresh()
             yield
 
     def _data_version(self) -> int:

@@ -12,6 +12,9 @@ from ccflare_core.errors import VaultError
 from ccflare_core.vault import Vault
 
 FORMAT = "zstd+sealed/1"
+CLEAR = "clear"
+"""The format of a body that an import has put there as it is, until `scripts/keys.py migrate-plaintext` seals it."""
+
 LEVEL = 1
 """The work is done while the proxy serves. On 100 KB of JSON, level 3 takes 40 % longer and saves 6-10 %."""
 

@@ -1,35 +1,34 @@
-"""Secrets at rest: AES-256-GCM, one key ring, one layout. The only importer of a cipher.
+"""Secrets at rest: AES-256-GCM, one ring of data keys, one layout. The only importer of a cipher.
 
 Sealed bytes are `version (1) | key id (8) | nonce (12) | ciphertext and tag`. The version, the key id and the
 place (table, column and row) are authenticated with the ciphertext, so what was moved to another row or
 column does not open there. Nonces are random: NIST SP 800-38D allows 2**32 values for one key.
+
+No data key encrypts by itself. HKDF-SHA256 makes one key for each purpose out of it, so bodies that anyone can send
+never meet the key of the tokens. The data keys lie in the database, each wrapped by a key from outside of it: see
+data_keys.py and key_sources.py.
 """
 
-import base64
-import binascii
 import hashlib
+import hmac
 import os
-import re
-import secrets
-import stat
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeGuard
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from ccflare_core.errors import VaultError
-from ccflare_core.files import draft, make_private_folder, publish
 
-KEY_VARIABLE = "ccflare_ENCRYPTION_KEY"
+KEY_BYTES = 32
+HEAD = 1 + 8
+"""How many of the first bytes of a sealed value tell its layout and its key."""
 
 _VERSION = b"\x01"
-_KEY_BYTES = 32
-_HEAD = 1 + 8  # version and key id
 _NONCE = 12
 _TAG = 16
-_KEY_FILE_LIMIT = 65_536
-_HEX = re.compile(r"[0-9A-Fa-f]{64}")
 _DOES_NOT_OPEN = "a sealed value does not open: it was sealed with another key, moved, or changed"
 
 
@@ -40,52 +39,117 @@ def place(table: str, column: str, row_id: str) -> str:
     return f"{table}|{column}|{row_id}"
 
 
+class _DataKey:
+    """One data key, and what was derived from it."""
+
+    def __init__(self, key: bytes) -> None:
+        self.id = key_id(key)
+        self.macs = {purpose: _derive(key, purpose) for purpose in ("audit", "pepper")}
+        self._tokens = AESGCM(_derive(key, "tokens"))
+        self._payloads = AESGCM(_derive(key, "payloads"))
+
+    def cipher(self, place: str) -> AESGCM:
+        return self._payloads if place.startswith("payloads|") else self._tokens
+
+
 class Vault:
     """Seals with the newest key of a ring and opens with any of them."""
 
-    def __init__(self, keys: Sequence[bytes]) -> None:
-        """Take the keys, newest first. Raises VaultError if there is none or one has not 32 bytes."""
-        if not keys or any(len(key) != _KEY_BYTES for key in keys):
-            raise VaultError("the vault needs at least one key, and every key has 32 bytes: check the key's source")
-        self._ciphers = {_key_id(key): AESGCM(key) for key in keys}
-        self._newest = _key_id(keys[0])
+    def __init__(self, keys: Sequence[bytes], look: Callable[[], object] = lambda: None) -> None:
+        """Take the keys, newest first. `look` is called, once a value, for a key that is not in the ring.
+
+        Raises VaultError if there is no key or one has not 32 bytes.
+        """
+        self._look = look
+        self.replace(keys)
 
     def __repr__(self) -> str:
-        return f"Vault(key_ids={[key_id.hex() for key_id in self._ciphers]})"
+        return f"Vault(key_ids={self.key_ids})"
+
+    def replace(self, keys: Sequence[bytes]) -> None:
+        """Go on with these keys, newest first. Raises VaultError as __init__ does."""
+        if not keys or any(len(key) != KEY_BYTES for key in keys):
+            raise VaultError("the vault needs at least one key, and every key has 32 bytes: check the key's source")
+        self._ring = {key.id: key for key in map(_DataKey, keys)}
+        self._newest = next(iter(self._ring.values()))
 
     @property
     def key_id(self) -> str:
         """The id of the key that seals now, in hex. It says nothing about the key."""
-        return self._newest.hex()
+        return self._newest.id.hex()
+
+    @property
+    def key_ids(self) -> list[str]:
+        """The ids of all keys, newest first, in hex."""
+        return [each.hex() for each in self._ring]
 
     def seal(self, plain: bytes, place: str) -> bytes:
         """`plain`, readable only with the newest key and only at `place`."""
-        head = _VERSION + self._newest
+        head = _VERSION + self._newest.id
         nonce = os.urandom(_NONCE)
-        return head + nonce + self._ciphers[self._newest].encrypt(nonce, plain, _bound(head, place))
+        return head + nonce + self._newest.cipher(place).encrypt(nonce, plain, _bound(head, place))
 
     def open(self, sealed: bytes, place: str) -> bytes:
         """What was sealed for `place`. Raises one VaultError whatever the reason: it teaches nothing."""
-        head, nonce, rest = sealed[:_HEAD], sealed[_HEAD : _HEAD + _NONCE], sealed[_HEAD + _NONCE :]
-        cipher = self._ciphers.get(head[1:])
-        if head[:1] != _VERSION or cipher is None or len(rest) < _TAG:
+        head, nonce, rest = sealed[:HEAD], sealed[HEAD : HEAD + _NONCE], sealed[HEAD + _NONCE :]
+        if head[:1] != _VERSION or len(rest) < _TAG:
+            raise VaultError(_DOES_NOT_OPEN)
+        if head[1:] not in self._ring:
+            self._look()
+        key = self._ring.get(head[1:])
+        if key is None:
             raise VaultError(_DOES_NOT_OPEN)
         try:
-            return cipher.decrypt(nonce, rest, _bound(head, place))
+            return key.cipher(place).decrypt(nonce, rest, _bound(head, place))
         except InvalidTag:
             raise VaultError(_DOES_NOT_OPEN) from None
 
     def is_current(self, sealed: bytes) -> bool:
         """Whether it was sealed in today's layout with the newest key."""
-        return sealed[:_HEAD] == _VERSION + self._newest
+        return sealed[:HEAD] == _VERSION + self._newest.id
 
     def rewrap(self, sealed: bytes, place: str) -> bytes:
         """The same secret for the same place, sealed with the newest key. Raises VaultError like `open`."""
         return self.seal(self.open(sealed, place), place)
 
+    def mac(self, purpose: Literal["audit", "pepper"], data: bytes, key_id: str | None = None) -> bytes:
+        """HMAC-SHA256 of `data`, under the newest key's key for this purpose or that of another key.
 
-def _key_id(key: bytes) -> bytes:
-    return hashlib.sha256(b"ccflare key id\0" + key).digest()[: _HEAD - 1]
+        Whoever stores it stores the key's id with it. Raises VaultError if the ring has no such key.
+        """
+        key = self._newest if key_id is None else self._ring.get(bytes.fromhex(key_id))
+        if key is None:
+            raise VaultError(f"the data key {key_id} is not in the ring: it was retired")
+        return hmac.digest(key.macs[purpose], data, "sha256")
+
+
+def is_sealed(value: bytes | str) -> TypeGuard[bytes]:
+    """Whether it looks like a sealed value. No token does: tokens are printable."""
+    return isinstance(value, bytes) and value[:1] == _VERSION
+
+
+def head_of(key_id: str) -> bytes:
+    """What every value starts with that the key of this id has sealed."""
+    return _VERSION + bytes.fromhex(key_id)
+
+
+def key_id(key: bytes) -> bytes:
+    """The 8 bytes that name a key and say nothing about it."""
+    return hashlib.sha256(b"ccflare key id\0" + key).digest()[: HEAD - 1]
+
+
+def wrap_key(wrapping: bytes, key: bytes, context: bytes) -> bytes:
+    """`key` under another one, readable only with the same `context`: `nonce (12) | ciphertext and tag`."""
+    nonce = os.urandom(_NONCE)
+    return nonce + AESGCM(wrapping).encrypt(nonce, key, context)
+
+
+def unwrap_key(wrapping: bytes, wrapped: bytes, context: bytes) -> bytes:
+    """What `wrap_key` wrapped. Raises one VaultError whatever the reason."""
+    try:
+        return AESGCM(wrapping).decrypt(wrapped[:_NONCE], wrapped[_NONCE:], context)
+    except (InvalidTag, ValueError):
+        raise VaultError("a data key does not unwrap: it was wrapped by another key, or changed") from None
 
 
 def _bound(head: bytes, place: str) -> bytes:
@@ -93,68 +157,5 @@ def _bound(head: bytes, place: str) -> bytes:
     return b"|".join((head[:1], head[1:], place.encode()))
 
 
-def load_vault(environ: Mapping[str, str], key_file: Path) -> Vault:
-    """A vault with the key of the environment, else with those of `key_file`, which the first run makes.
-
-    A key that is set but unusable raises VaultError: going on with another one, or none, would hide it.
-    No message quotes a key.
-    """
-    text = environ.get(KEY_VARIABLE)
-    if text is not None:
-        key = _parse_key(text.strip())
-        if key is None:
-            raise VaultError(f"{KEY_VARIABLE} is set but is not 32 bytes in base64 or hex: correct it, or unset it")
-        return Vault([key])
-    try:
-        if not key_file.exists():
-            _make_key_file(key_file)
-        return Vault(_read_key_file(key_file))
-    except OSError as error:
-        raise VaultError(f"the key file {key_file} cannot be used: {error.strerror or error}") from error
-
-
-def _parse_key(text: str) -> bytes | None:
-    if _HEX.fullmatch(text):
-        return bytes.fromhex(text)
-    try:
-        standard = text.rstrip("=").replace("-", "+").replace("_", "/")
-        key = base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    return key if len(key) == _KEY_BYTES else None
-
-
-def _make_key_file(key_file: Path) -> None:
-    """Write a new key unless another process is first; the caller reads whichever key is there afterwards."""
-    make_private_folder(key_file.parent)
-    with draft(key_file) as path:
-        with path.open("w", encoding="ascii") as file:
-            file.write(secrets.token_hex(_KEY_BYTES) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        publish(path, key_file)
-
-
-def _read_key_file(key_file: Path) -> list[bytes]:
-    """The keys, one a line in hex, newest first; blank lines and lines that start with `#` do not count."""
-    with key_file.open("rb") as file:
-        _check_private(key_file, os.fstat(file.fileno()))
-        lines = file.read(_KEY_FILE_LIMIT).decode("ascii", "replace").splitlines()
-    keys = []
-    for number, line in enumerate(map(str.strip, lines), start=1):
-        if line and not line.startswith("#"):
-            if not _HEX.fullmatch(line):
-                raise VaultError(f"the key file {key_file} is damaged in line {number}: restore it from a backup")
-            keys.append(bytes.fromhex(line))
-    if not keys:
-        raise VaultError(f"the key file {key_file} holds no key: restore it from your backup")
-    return keys
-
-
-def _check_private(key_file: Path, info: os.stat_result) -> None:
-    if not stat.S_ISREG(info.st_mode):
-        raise VaultError(f"the key file {key_file} is not a plain file: name another one")
-    if info.st_uid not in (os.geteuid(), 0):
-        raise VaultError(f"the key file {key_file} belongs to another user: give it to the user that runs ccflare")
-    if info.st_mode & 0o077:
-        raise VaultError(f"the key file {key_file} is open to other users: run `chmod 600 {key_file}`")
+def _derive(key: bytes, purpose: str) -> bytes:
+    return HKDF(SHA256(), KEY_BYTES, salt=None, info=b"ccflare " + purpose.encode()).derive(key)

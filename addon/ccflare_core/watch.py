@@ -81,9 +81,15 @@ class Watch:
 
     def _look_for_changes(self) -> None:
         # Asked before the accounts are read: a commit in between is then seen at the next look.
-        self.is_stale |= self._store.changed()
+        if self._store.changed():
+            self.is_stale = True
+            self._look_for_keys()
         if self.is_stale:
             self.tell_accounts()
+
+    def _look_for_keys(self) -> None:
+        if trouble := self._store.look_for_keys():
+            self._voice.warn("keys", trouble)
 
     def _beat(self) -> None:
         if self._store.run_id is not None:

@@ -19,6 +19,7 @@ from ccflare_core.accounts import Account
 from ccflare_core.errors import StoreError
 from ccflare_core.exchange import Exchanges
 from ccflare_core.fetch import Fetcher
+from ccflare_core.key_sources import choose
 from ccflare_core.options import Origin
 from ccflare_core.pool import AccountPool
 from ccflare_core.pricing import PriceList
@@ -30,7 +31,6 @@ from ccflare_core.steps import Outcome
 from ccflare_core.store import Store
 from ccflare_core.tokens import TokenKeeper
 from ccflare_core.usage_poll import PATH, UsagePoll
-from ccflare_core.vault import load_vault
 from ccflare_core.writer import Writer
 from ccflare_mitm.admin import Admin
 from ccflare_mitm.gate import Gate
@@ -55,9 +55,9 @@ class House:
         self.settings = settings
         self._loop = loop
         self._run_id = secrets.token_hex(8)
-        vault = load_vault(environ, settings.key_path)
+        source = choose(settings, environ)
         self._writer = Writer(
-            lambda: Store.open(settings.database_path, vault),
+            lambda: Store.open(settings.database_path, source),
             on_change=self._accounts_changed,
             on_trouble=lambda trouble: logger.warning("%s", trouble),
         )

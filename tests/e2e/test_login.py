@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from ccflare_core.accounts import Account, Kind
+from ccflare_core.key_sources import KeyFile
 from ccflare_core.store import Store
-from ccflare_core.vault import load_vault
 from fake_upstream import MESSAGES, TOKEN, FakeUpstream
 from harness import REPOSITORY, Proxy, StartProxy, claude_request, eventually, via_base_url
 from login_kit import CREATE_KEY, configured
@@ -94,7 +94,7 @@ def person(tmp_path: Path, upstream: FakeUpstream) -> Person:
 
 @contextlib.contextmanager
 def opened(database: Path) -> Iterator[Store]:
-    store = Store.open(database, load_vault({}, database.with_suffix(".key")))
+    store = Store.open(database, KeyFile(database.with_suffix(".key")))
     try:
         yield store
     finally:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ccflare_core.accounts import Account, Kind
+from ccflare_core.key_sources import KeyFile
 from ccflare_core.store import Store
-from ccflare_core.vault import load_vault
-from database_kit import VAULT, start_python
+from database_kit import KEY, start_python
 from fake_upstream import (
     MESSAGES,
     TOKEN,
@@ -32,7 +32,7 @@ ROUNDS = 25
 @contextlib.contextmanager
 def opened(proxy: Proxy) -> Iterator[Store]:
     """The proxy's own database, opened beside it."""
-    store = Store.open(proxy.database, load_vault({}, proxy.database.with_suffix(".key")))
+    store = Store.open(proxy.database, KeyFile(proxy.database.with_suffix(".key")))
     try:
         yield store
     finally:
@@ -295,10 +295,10 @@ from ccflare_core import oauth
 from ccflare_core.fetch import Fetcher
 from ccflare_core.refresh import Refresher
 from ccflare_core.store import Store
-from ccflare_core.vault import Vault
+from ccflare_core.key_sources import GivenKey
 
 async def main(path, url, owner):
-    store = Store.open(Path(path), Vault([b"k" * 32]))
+    store = Store.open(Path(path), GivenKey(b"k" * 32))
     store.start_run(owner, "elsewhere", 1)
     async def call(function):
         return function(store)
@@ -322,7 +322,7 @@ def test_kill_9_at_any_moment_spends_nothing_twice_and_loses_nothing_that_was_co
     chance = random.Random(20261124)
     pause = (0.0, 0.0, 0.01)
     upstream.always(lambda r: stall_before_head(chance.choice(pause), upstream.logins.token(r)), path=TOKEN)
-    store = Store.open(tmp_path / "ccflare.db", VAULT)
+    store = Store.open(tmp_path / "ccflare.db", KEY)
     lost = 0
     for number in range(ROUNDS):
         account = new_login(store, upstream)

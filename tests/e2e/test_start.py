@@ -157,7 +157,7 @@ def test_another_key_than_the_one_that_sealed_stops_the_start(tmp_path: Path) ->
         [sentence] = refusal(
             tmp_path / "start", "--set", f"ccflare_database={sealing.database}", ccflare_ENCRYPTION_KEY="ab" * 32
         )
-    assert "account work does not open with this key" in sentence
+    assert "wrapped by the key source file, but environment is configured" in sentence
 
 
 def foreign(path: Path) -> None:

@@ -9,10 +9,10 @@ from ccflare_core.accounts import Account, Kind, valid_name
 from ccflare_core.cli.console import OK, Console, Refused, read_settings
 from ccflare_core.cli.credentials import Tokens, parse_api_key, parse_setup_token, parse_tokens
 from ccflare_core.cli.tables import kind
+from ccflare_core.key_sources import choose
 from ccflare_core.settings import Settings
 from ccflare_core.store import Store
 from ccflare_core.validity import token_state
-from ccflare_core.vault import load_vault
 
 _SETUP_SECONDS = 365 * 86_400.0
 """How long a setup token lives. It says nothing of its end, and nothing refreshes it."""
@@ -97,7 +97,7 @@ def described(account: Account, now: float) -> str:
 @contextmanager
 def opened(console: Console, settings: Settings) -> Iterator[Store]:
     """The store with its key, which opens everything that is in it: another one must not seal what is new."""
-    store = Store.open(settings.database_path, load_vault(console.environ, settings.key_path), wall=console.now)
+    store = Store.open(settings.database_path, choose(settings, console.environ), wall=console.now)
     try:
         store.accounts()
         yield store

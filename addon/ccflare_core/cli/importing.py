@@ -9,9 +9,9 @@ from ccflare_core.cli.console import OK, SECRET_LIMIT, Console, Refused, read_se
 from ccflare_core.cli.credentials import parse_tokens
 from ccflare_core.cli.output import DASH, Column, Table, clip, render
 from ccflare_core.importing import Found, from_login_file, read_database, without_known
+from ccflare_core.key_sources import choose
 from ccflare_core.settings import Settings
 from ccflare_core.store import Store
-from ccflare_core.vault import KEY_VARIABLE, load_vault
 
 _CLAUDE_CODE = "claude-code"
 _SOURCES = (_CLAUDE_CODE, "ccflare", "better-ccflare")
@@ -73,9 +73,9 @@ def _known(console: Console, settings: Settings) -> list[Account]:
     """The accounts that are here, with their secrets if their key is. Makes neither a database nor a key."""
     if not settings.database_path.exists():
         return []
-    has_key = console.environ.get(KEY_VARIABLE) or settings.key_path.exists()
-    vault = load_vault(console.environ, settings.key_path) if has_key else None
-    store = Store.open(settings.database_path, vault, read_only=True)
+    source = choose(settings, console.environ)
+    has_key = source.name != "file" or settings.key_path.exists()
+    store = Store.open(settings.database_path, source if has_key else None, read_only=True)
     try:
         return store.accounts()
     finally:
