@@ -4,10 +4,13 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
 from fake_upstream import (
+    MESSAGES,
+    TOKEN,
     Answer,
     FakeUpstream,
     Gate,
@@ -16,6 +19,7 @@ from fake_upstream import (
     limited_5h,
     message_json,
     sse,
+    unauthorized,
 )
 from harness import BlackHole, Http2Client, RawClient, claude_request, eventually
 from rig import Rig
@@ -214,20 +218,66 @@ def test_a_retry_budget_is_given_back_by_those_who_leave(rig: Rig) -> None:
     assert rig.rests("a") == []
 
 
-def test_while_connecting() -> None:
+@LEAVING
+def test_while_a_refused_token_is_renewed(rig: Rig, client: RawClient, leave: Leave) -> None:
+    """The renewal goes on, for all the others that wait for it."""
+    gate = Gate()
+    access, refresh = rig.upstream.logins.new_login()
+    rig.fresh("a", "b", access_token=access, refresh_token=refresh)
+    rig.script("a", unauthorized())
+    rig.upstream.answer(lambda request: replace(rig.upstream.logins.token(request), before=(gate,)), path=TOKEN)
+    rig.send(client)
+    assert gate.reached.wait(5)
+    assert client.is_silent(0.1)
+
+    leave(client)
+
+    assert_aborted(rig)
+    gate.open()
+    assert rig.ask().status == 200
+    assert [request.path for request in rig.requests] == [MESSAGES, TOKEN, MESSAGES]
+
+
+@pytest.fixture(scope="module")
+def lost() -> Iterator[Rig]:
+    """A rig whose upstream never takes a connection."""
     hole = BlackHole()
     with contextlib.ExitStack() as stack:
         stack.callback(hole.release)
-        rig = stack.enter_context(Rig.running(f"http://127.0.0.1:{hole.number}"))
-        client = stack.enter_context(rig.client())
+        yield stack.enter_context(Rig.running(f"http://127.0.0.1:{hole.number}"))
+
+
+@LEAVING
+def test_while_connecting(lost: Rig, leave: Leave) -> None:
+    lost.fresh("a", "b")
+    with lost.client() as client:
+        lost.send(client)
+        eventually(lambda: lost.health()["a"]["in_flight"] == 1)
+
+        leave(client)
+
+        assert_aborted(lost)
+        assert lost.row()["response_time_ms"] < 5000
+
+
+def test_while_shaking_hands() -> None:
+    """The upstream's port is open, but it says nothing to our TLS."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        Rig.running(f"https://127.0.0.1:{server.getsockname()[1]}") as rig,
+        rig.client() as client,
+    ):
         rig.fresh("a", "b")
+        server.settimeout(5)
         rig.send(client)
-        eventually(lambda: rig.health()["a"]["in_flight"] == 1)
+        with server.accept()[0] as connection:
+            connection.settimeout(5)
+            assert connection.recv(65536)
 
-        client.close()
+            client.close()
 
+            assert connection.recv(1) == b""
         assert_aborted(rig)
-        assert rig.row()["response_time_ms"] < 5000
 
 
 @pytest.mark.parametrize("http2", [True, False], ids=["HTTP/2 upstream", "HTTP/1 upstream"])

@@ -1,8 +1,11 @@
 """What each kind of upstream answer leads to: what the client gets, who is asked next, who rests."""
 
+import contextlib
 import gzip
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from email.utils import formatdate
 from typing import NamedTuple
 
 import pytest
@@ -10,8 +13,10 @@ import pytest
 from ccflare_core.accounts import Kind
 from fake_upstream import (
     Answer,
+    Cut,
     FakeUpstream,
     Gate,
+    Wait,
     allowed_headers,
     bad_request,
     bare_429,
@@ -31,12 +36,13 @@ from fake_upstream import (
     reset_before_head,
     short_throttle,
     sse,
+    sse_answer,
     sse_error_first,
     sse_error_midway,
     unauthorized,
     unified,
 )
-from harness import claude_request, eventually
+from harness import Http2Client, Port, claude_request, eventually
 from rig import Rig, texts
 
 HOUR = 3600.0
@@ -51,7 +57,7 @@ def bench() -> Iterator[Rig]:
 @pytest.fixture
 def rig(bench: Rig) -> Rig:
     """Two accounts, a first."""
-    bench.fresh("a", "b")
+    bench.renew("a", "b")
     return bench
 
 
@@ -74,6 +80,20 @@ def hard(word: str) -> Answer:
     return error(403, "permission_error", "No.", unified(status=word, _5h_status=word, _5h_reset=int(in_an_hour())))
 
 
+def throttled(name: bytes, value: str) -> Answer:
+    """A 429 with just one header that says when to come back."""
+    return error(429, "rate_limit_error", "Slow down.", ((name, value.encode()),))
+
+
+def in_http(seconds: float) -> str:
+    return formatdate(time.time() + seconds, usegmt=True)
+
+
+def cut_while_held() -> Answer:
+    """A stream that breaks off after its start, which is no content yet."""
+    return sse_answer(sse(0).chunks[0], Wait(0.05), Cut(reset=True))
+
+
 def api_key_spent() -> Answer:
     soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 120))
     headers = ((b"remaining", b"0"), (b"limit", b"4000"), (b"reset", soon.encode()))
@@ -93,13 +113,18 @@ MOVED = {
     "out of credits":             Case(out_of_credits, "out_of_credits", "ab", 300, "out of credits", "opus"),
     "a bare 429":                 Case(bare_429, "bare_429", "ab"),
     "a short throttle":           Case(lambda: short_throttle(20), "short_throttle", "ab", 20, "short throttle"),
+    "retry-after as a date":      Case(lambda: throttled(b"retry-after", in_http(30)), "short_throttle", "ab", 30, "short throttle"),  # noqa: E501
+    "a throttle of minutes":      Case(lambda: short_throttle(240), "window_spent", "ab", 240, ""),
+    "x-ratelimit-reset":          Case(lambda: throttled(b"x-ratelimit-reset", f"{in_an_hour():.0f}"), "window_spent", "ab", HOUR, ""),  # noqa: E501
     "401":                        Case(unauthorized, "credential_rejected", "ab", 300, "credential rejected"),
     "403":                        Case(permission_denied, "permission_denied", "ab", 300, "permission denied"),
+    "403 about the login":        Case(lambda: error(403, "authentication_error", "Revoked."), "credential_rejected", "ab", 300, ""),  # noqa: E501
     "500 again and again":        Case(failure, "upstream_failure", "aab", 5, "500 from upstream"),
     "a 502 page in HTML":         Case(lambda: failure(502, html=True), "upstream_failure", "aab", 5, "502"),
     "503":                        Case(lambda: failure(503), "upstream_failure", "aab", 5, "503"),
     "a reset before the head":    Case(reset_before_head, "upstream_failure", "aab", 5, ""),
     "the end before the head":    Case(close_before_head, "upstream_failure", "aab", 5, ""),
+    "a cut before any content":   Case(cut_while_held, "upstream_failure", "aab", 5, ""),
     "garbage":                    Case(garbage, "upstream_failure", "aab", 5, ""),
     "SSE: rate limit at first":   Case(lambda: sse_error_first("rate_limit_error"), "window_spent", "ab", 60, "in the stream"),  # noqa: E501
     "SSE: api error at first":    Case(lambda: sse_error_first("api_error", started=True), "upstream_failure", "aab", 5, ""),  # noqa: E501
@@ -117,6 +142,7 @@ DELIVERED = {
     "422": lambda: error(422, "invalid_request_error", "No."),
     "402": lambda: error(402, "billing_error", "No."),
     "500, should not be retried": lambda: failure(should_retry=False),
+    "529, should not be retried": lambda: error(529, "overloaded_error", "No.", ((b"x-should-retry", b"false"),)),
     "a warning": lambda: message_json(headers=allowed_headers(0.9, status="allowed_warning", status_5h="allowed_warning")),  # noqa: E501
     "a soft queue": lambda: message_json(headers=allowed_headers(status="queueing_soft")),
     "overage serves it": lambda: message_json(headers=rejected_headers(in_an_hour(), overage="allowed")),
@@ -240,20 +266,28 @@ def test_a_refused_credential_is_never_shown_to_the_client(rig: Rig, answer: Ans
 
 
 def test_a_429_that_no_other_account_can_take_becomes_our_503(rig: Rig) -> None:
-    for name in "ab":
-        rig.script(name, always=limited_5h(in_an_hour()))
+    """And at once, however soon one is back: nothing is held here."""
+    rig.script("a", always=limited_5h(in_an_hour()))
+    rig.script("b", always=limited_5h(time.time() + 5))
 
     reply = rig.ask()
 
     assert reply.status == 503
+    assert 1 <= int(reply.header("retry-after") or 0) <= 5
+    assert rig.row()["response_time_ms"] < 1000
     assert not [name for name, _ in reply.head.headers if name.lower().startswith(b"anthropic-ratelimit")]
     assert rig.asked == ["a", "b"]
 
 
-def test_a_failed_over_stream_is_passed_on_chunk_by_chunk(rig: Rig) -> None:
+@pytest.mark.parametrize(
+    "answer",
+    [limited_5h(in_an_hour()), sse_error_first("rate_limit_error"), reset_before_head(), failure(502, html=True)],
+    ids=["a limit", "an error in a stream", "a reset", "a page"],
+)
+def test_a_failed_over_stream_is_passed_on_chunk_by_chunk(rig: Rig, answer: Answer) -> None:
     gates = [Gate(), Gate()]
     whole = sse(["one", "two"], gate=gates[0])
-    rig.script("a", limited_5h(in_an_hour()))
+    rig.script("a", always=answer)
     rig.script("b", Answer(200, whole.headers, (*whole.chunks[:-1], gates[1], whole.chunks[-1])))
     with rig.client() as client:
         rig.send(client)
@@ -270,7 +304,20 @@ def test_a_failed_over_stream_is_passed_on_chunk_by_chunk(rig: Rig) -> None:
     assert texts(first) == ["one"]
     assert texts(rest) == ["two"]
     assert rest[-1] == {"type": "message_stop"}
-    assert rig.asked == ["a", "b"]
+    assert (rig.asked[0], rig.asked[-1], rig.row()["outcome"]) == ("a", "b", "ok")
+
+
+@pytest.mark.parametrize("encoding", ["", "gzip", "br"])
+def test_a_failed_over_answer_has_its_own_head_and_bytes(rig: Rig, encoding: str) -> None:
+    answer = encoded(sse(3), encoding) if encoding else sse(3)
+    rig.script("a", limited_5h(in_an_hour()))
+    rig.script("b", answer)
+
+    reply = rig.ask()
+
+    assert reply.body == b"".join(chunk for chunk in answer.chunks if isinstance(chunk, bytes))
+    assert set(answer.headers) <= {*reply.head.headers}
+    assert reply.header("request-id") == rig.requests[1].id
 
 
 def test_the_head_comes_before_any_content_of_a_slow_answer_is_there(rig: Rig) -> None:
@@ -342,9 +389,10 @@ def test_each_attempt_has_the_credential_of_its_account_and_no_other(bench: Rig)
     assert not any(r.header("proxy-authorization") for r in bench.requests)
 
 
-def test_a_kept_connection_that_upstream_closed_is_replaced_unseen(rig: Rig) -> None:
+@pytest.mark.parametrize("lost", [close_before_head(), reset_before_head()], ids=["FIN", "RST"])
+def test_a_kept_connection_that_upstream_closed_is_replaced_unseen(rig: Rig, lost: Answer) -> None:
     """The close meets the request on its way: that is no failure of the account."""
-    rig.script("a", message_json(), close_before_head(), message_json("Again."))
+    rig.script("a", message_json(), lost, message_json("Again."))
     with rig.client() as client:
         assert client.request(*claude_request(3000, session=rig.session, stream=False)).status == 200
         reply = client.request(*claude_request(3000, session=rig.session, stream=False))
@@ -354,6 +402,31 @@ def test_a_kept_connection_that_upstream_closed_is_replaced_unseen(rig: Rig) -> 
     assert first.connection == second.connection != third.connection
     assert [row["attempts"] for row in rig.rows(2)] == [1, 1]
     assert rig.rests("a") == []
+
+
+def test_a_second_loss_is_a_failure(rig: Rig) -> None:
+    rig.script("a", message_json(), *[close_before_head()] * 3)
+    with rig.client() as client:
+        for _ in range(2):
+            assert client.request(*claude_request(3000, session=rig.session, stream=False)).status == 200
+
+    assert "".join(rig.asked) == "aaaab"
+    assert [row["attempts"] for row in rig.rows(2)] == [1, 3]
+    assert [rest.source for rest in rig.rests("a")] == ["upstream_failure"]
+
+
+def test_a_reset_stream_on_a_kept_http2_connection_is_a_failure() -> None:
+    """The connection goes on, so there is nothing to replace; each reset counts."""
+    with FakeUpstream(tls=True, http2=True) as upstream, Rig.running(upstream) as rig:
+        rig.fresh("a", "b")
+        rig.script("a", message_json(), always=Answer(before=(Cut(stream=True),)))
+        with Http2Client.via_connect(rig.proxy, "localhost", upstream.port) as client:
+            for _ in range(2):
+                assert client.request(*claude_request(3000, session=rig.session)).status == 200
+
+        assert "".join(rig.asked) == "aaab"
+        assert len({request.connection for request in rig.requests}) == 1
+        assert [row["attempts"] for row in rig.rows(2)] == [1, 3]
 
 
 def test_a_kept_connection_that_was_closed_while_idle_is_replaced(rig: Rig) -> None:
@@ -388,3 +461,48 @@ def test_a_paused_account_stays_out_and_a_resumed_one_comes_back(rig: Rig) -> No
     rig.ask()
 
     assert rig.asked == ["b", "a"]
+
+
+def test_an_upstream_that_refuses_connections_is_our_502() -> None:
+    port = Port()
+    with contextlib.ExitStack() as stack, Rig.running(f"http://127.0.0.1:{port.number}") as rig:
+        stack.callback(port.release)
+        rig.fresh("a", "b")
+
+        reply = rig.ask()
+
+        assert (reply.status, reply.json()["error"]["type"]) == (502, "api_error")
+        assert (rig.row()["outcome"], rig.row()["attempts"]) == ("upstream_error", 4)
+        assert rig.kinds() == ["upstream_failure"] * 4
+        assert [rest.source for name in "ab" for rest in rig.rests(name)] == ["upstream_failure"] * 2
+
+
+@pytest.mark.parametrize("answer", [limited_5h(in_an_hour()), failure(), overloaded()], ids=["429", "500", "529"])
+def test_a_request_that_only_passes_is_asked_once(rig: Rig, answer: Answer) -> None:
+    rig.upstream.answer(answer, path="/api/claude_code/settings")
+    with rig.client() as client:
+        reply = client.request("GET", "/api/claude_code/settings", [(b"Authorization", b"Bearer the-clients-own")])
+
+    assert (reply.status, reply.body) == (answer.status, answer.chunks[0])
+    assert [request.credential for request in rig.requests] == ["the-clients-own"]
+    assert {account["reason"] for account in rig.health().values()} == {"ready"}
+
+
+def test_a_failing_upstream_is_not_asked_twice_by_everybody(rig: Rig) -> None:
+    """Of ten that fail at once three are tried again; the others get the failure as it is."""
+    gates = [Gate(), Gate()]
+    rig.script("a", *[replace(failure(), before=(gates[0],))] * 10, always=replace(failure(), before=(gates[1],)))
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(rig.client()) for _ in range(10)]
+        for number, client in enumerate(clients):
+            rig.send(client, session=f"{rig.session}-{number}")
+        rig.wait_for(10)
+        gates[0].open()
+        rig.wait_for(13)
+        eventually(lambda: rig.health()["a"]["in_flight"], lambda left: left == 3)
+        assert "".join(rig.asked) == "a" * 13
+        gates[1].open()
+        statuses = sorted(client.read_head().status for client in clients)
+
+    assert statuses == [200] * 3 + [500] * 7
+    assert "".join(rig.asked) == "a" * 13 + "b" * 3

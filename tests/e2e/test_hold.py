@@ -1,6 +1,7 @@
 """When no account is free: the request is held and then served, or refused in a way that clients wait on."""
 
 import datetime
+import socket
 import time
 from collections.abc import Iterator
 
@@ -108,18 +109,38 @@ def test_a_probe_that_fails_keeps_the_others_waiting(rig: Rig) -> None:
         client.close()
 
 
-@pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
-def test_a_client_that_leaves_is_held_no_longer(rig: Rig, reset: bool) -> None:
+def test_a_probe_whose_client_leaves_makes_way_for_another(rig: Rig) -> None:
+    exhaust(rig, a=1)
+    gate = Gate()
+    rig.script("a", sse(1, gate=gate, gate_at=0))
+    clients = {f"session {number}": held(rig, f"session {number}") for number in range(3)}
+    probe = rig.wait_for(2)[1]
+    assert gate.reached.wait(5)
+
+    clients.pop(probe.header("x-claude-code-session-id") or "").close()
+
+    assert [client.read_head().status for client in clients.values()] == [200, 200]
+    assert probe.aborted
+    assert rig.asked == ["a"] * 4
+    for client in clients.values():
+        client.close()
+
+
+def half_close(client: RawClient) -> None:
+    client.detach().shutdown(socket.SHUT_WR)
+
+
+def test_clients_that_leave_are_held_no_longer(rig: Rig) -> None:
     exhaust(rig, a=1.5)
-    client = held(rig, rig.session)
-    assert client.is_silent(0.1)
+    for leave in (RawClient.close, RawClient.reset, half_close):
+        with held(rig, rig.session) as client:
+            assert client.is_silent(0.1)
+            leave(client)
 
-    client.reset() if reset else client.close()
-
-    row = rig.row()
-    assert (row["outcome"], row["attempts"], row["status_code"]) == ("client_abort", 0, None)
-    assert row["response_time_ms"] < 1000
-    assert rig.is_idle()
+    for row in rig.rows(3):
+        assert (row["outcome"], row["attempts"], row["status_code"]) == ("client_abort", 0, None)
+        assert row["response_time_ms"] < 1000
+    eventually(rig.is_idle, timeout=0.5)
     rig.wait_for_reason("a", "ready")
     assert rig.ask(session="the next one").status == 200
     assert rig.asked == ["a", "a"]
