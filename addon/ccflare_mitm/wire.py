@@ -145,6 +145,7 @@ class FailoverStream(HttpStream):
         self._head: ResponseHeaders | None = None
         self._facts = NO_HEAD
         self._held: list[bytes] = []
+        self._held_bytes = 0
         self._peek: FirstEvent | None = None
         self._ended = False
         self._is_reused = False
@@ -181,10 +182,8 @@ class FailoverStream(HttpStream):
         refusal = error(500, "The proxy failed inside; its log says more.", request_id=self._request_id)
         yield from self._drop_attempt()
         if can_answer:
-            self.flow.response = response = make_response(refusal)
-            yield SendHttp(ResponseHeaders(self.stream_id, response, end_stream=False), self.context.client)
-            yield SendHttp(ResponseData(self.stream_id, refusal.body), self.context.client)
-            yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
+            self.flow.response = make_response(refusal)
+            yield from self._send_whole(self.flow.response)
         else:
             code = ErrorCode.GENERIC_SERVER_ERROR
             yield SendHttp(ResponseProtocolError(self.stream_id, refusal.reason, code), self.context.client)
@@ -251,10 +250,14 @@ class FailoverStream(HttpStream):
         self.server_state = self.state_done
         self._discarding = True
         yield HttpResponseHook(self.flow)
+        yield from self._send_whole(response)
+        self._set_deadline(COLLECT_SECONDS)
+
+    def _send_whole(self, response: http.Response) -> CommandGenerator[None]:
+        """Send an answer past mitmproxy's response handling, which is not in a state for it."""
         yield SendHttp(ResponseHeaders(self.stream_id, response, end_stream=False), self.context.client)
         yield SendHttp(ResponseData(self.stream_id, response.raw_content or b""), self.context.client)
         yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
-        self._set_deadline(COLLECT_SECONDS)
 
     def make_server_connection(self) -> CommandGenerator[bool]:
         """Where mitmproxy asks for a server: from here on the request is ours, so it never gets one from us."""
@@ -348,6 +351,7 @@ class FailoverStream(HttpStream):
             yield from self._hold_head(event)
         elif isinstance(event, ResponseData):
             self._held.append(event.data)
+            self._held_bytes += len(event.data)
             yield from self._look(event.data)
         elif isinstance(event, ResponseEndOfMessage):
             self._close_attempt()
@@ -370,7 +374,7 @@ class FailoverStream(HttpStream):
         found = self._peek.feed(data) if self._peek is not None else None
         if found is not None:
             yield from self._judge(found if found.get("type") == "error" else None)
-        elif sum(map(len, self._held)) >= HOLD_BYTES:
+        elif self._held_bytes >= HOLD_BYTES:
             yield from self._judge()
 
     def _judge(self, event: dict[str, Any] | None = None) -> CommandGenerator[None]:
@@ -395,7 +399,7 @@ class FailoverStream(HttpStream):
             self._close_attempt()
             yield SendHttp(RequestProtocolError(attempt, "another attempt follows", ErrorCode.CANCEL), connection)
         self._head = self._peek = None
-        self._held = []
+        self._held, self._held_bytes = [], 0
         self._ended = False
 
     def _close_attempt(self) -> None:
