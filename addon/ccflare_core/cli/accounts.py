@@ -7,7 +7,17 @@ from functools import partial
 
 from ccflare_core.accounts import Account
 from ccflare_core.cli.adding import add, add_secret_options, checked_name, has_secret
-from ccflare_core.cli.console import OK, Console, Parser, Refused, add_common, guarded, read_settings, whole_number
+from ccflare_core.cli.console import (
+    OK,
+    Console,
+    Parser,
+    Refused,
+    add_command,
+    add_common,
+    guarded,
+    read_settings,
+    whole_number,
+)
 from ccflare_core.cli.importing import add_import_options, bring
 from ccflare_core.cli.login import add_login_options, log_in
 from ccflare_core.cli.output import render
@@ -75,9 +85,7 @@ def _command(
     *,
     named: bool = True,
 ) -> Parser:
-    command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    command.set_defaults(command=function)
-    add_common(command, again=True)
+    command = add_command(commands, name, function, text)
     if named:
         command.add_argument("name", metavar="NAME", help="the account's name")
     return command

@@ -116,6 +116,19 @@ def add_common(parser: argparse.ArgumentParser, *, again: bool = False) -> None:
     parser.add_argument("--format", choices=FORMATS, default=form, help="default: table")
 
 
+def add_command(
+    commands: "argparse._SubParsersAction[Parser]",
+    name: str,
+    function: Callable[[Console, argparse.Namespace], int],
+    text: str,
+) -> Parser:
+    """A subcommand that calls `function`, with the common options; `text` is its line in the help."""
+    command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    command.set_defaults(command=function)
+    add_common(command, again=True)
+    return command
+
+
 def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
     """An argparse type for the numbers from `minimum` to `maximum`."""
 

@@ -2,12 +2,22 @@
 
 import argparse
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
-from ccflare_core.cli.console import OK, REFUSED, Console, Parser, Refused, add_common, guarded, read_settings
+from ccflare_core.cli.console import (
+    OK,
+    REFUSED,
+    Console,
+    Parser,
+    Refused,
+    add_command,
+    add_common,
+    guarded,
+    read_settings,
+)
 from ccflare_core.cli.output import Column, Table, count, iso, moment, render
 from ccflare_core.data_keys import DataKey, DataKeys
 from ccflare_core.errors import VaultError
@@ -60,13 +70,7 @@ def _parser() -> Parser:
     )
     add_common(parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    def command(name: str, function: Callable[[Console, argparse.Namespace], int], text: str) -> Parser:
-        added: Parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        added.set_defaults(command=function)
-        add_common(added, again=True)
-        return added
-
+    command = partial(add_command, commands)
     command("status", _status, "show the keys, and how many values need each")
     rotate = command("rotate", _rotate, "make a key that seals from now on, and seal all that is stored with it")
     rotate.add_argument("--later", action="store_true", help="leave what is stored to a later `rewrap`")
