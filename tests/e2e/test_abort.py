@@ -41,18 +41,6 @@ def bench() -> Iterator[Rig]:
         yield rig
 
 
-@pytest.fixture
-def rig(bench: Rig) -> Rig:
-    bench.renew("a", "b")
-    return bench
-
-
-@pytest.fixture
-def client(rig: Rig) -> Iterator[RawClient]:
-    with rig.client() as client:
-        yield client
-
-
 def assert_aborted(rig: Rig, attempts: int = 1) -> None:
     """The exchange is recorded as left by its client, all is given back, and no account has to rest."""
     row = rig.row()

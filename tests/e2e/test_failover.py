@@ -54,13 +54,6 @@ def bench() -> Iterator[Rig]:
         yield rig
 
 
-@pytest.fixture
-def rig(bench: Rig) -> Rig:
-    """Two accounts, a first."""
-    bench.renew("a", "b")
-    return bench
-
-
 class Case(NamedTuple):
     """What account a answers, and what follows: how often a is asked, and how it rests."""
 

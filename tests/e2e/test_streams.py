@@ -38,18 +38,6 @@ def bench() -> Iterator[Rig]:
         yield rig
 
 
-@pytest.fixture
-def rig(bench: Rig) -> Rig:
-    bench.renew("a", "b")
-    return bench
-
-
-@pytest.fixture
-def client(rig: Rig) -> Iterator[RawClient]:
-    with rig.client() as client:
-        yield client
-
-
 def plain(answer: Answer) -> bytes:
     """The body of an answer as upstream sends it."""
     return b"".join(chunk for chunk in answer.chunks if isinstance(chunk, bytes))
