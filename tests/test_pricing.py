@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ccflare_core.errors import ConfigError
 from ccflare_core.pricing import TABLE, PriceList
-from ccflare_core.usage import Usage
+from ccflare_core.usage import Message, Usage
 
 MILLION = 1_000_000
 PRICES = "input: 5, output: 25, cache_write_5m: 6.25, cache_write_1h: 10, cache_read: 0.5"
@@ -91,6 +91,59 @@ def test_fast_mode_has_its_own_price_and_is_unknown_where_there_is_none(model: s
 
     assert fast == (Decimal(dollars) if dollars else None)
     assert cost(model, input=MILLION, speed="standard") == cost(model, input=MILLION)
+
+
+@pytest.mark.parametrize(
+    ("model", "used", "dollars"),
+    [
+        # 1,000 x 4 + 2,000 x 20 + 30,000 x 0.2 + 4,000 x 5 = 4,000 + 40,000 + 6,000 + 20,000 millionths
+        ("claude-opus-5-5", "1000 2000 30000 4000 0", "0.070000"),
+        # the same, of the writes 3,000 for an hour: 1,000 x 5 + 3,000 x 8 = 29,000 in place of 20,000
+        ("claude-opus-5-5", "1000 2000 30000 1000 3000", "0.079000"),
+        # fast: 1,000 x 8 + 2,000 x 40 + 30,000 x 0.4 + 4,000 x 10 = 140,000
+        ("claude-opus-5-5", "1000 2000 30000 4000 0 speed=fast", "0.140000"),
+        # in the United States: 70,000 x 1.1
+        ("claude-opus-5-5", "1000 2000 30000 4000 0 inference_geo=us", "0.077000"),
+        # in a batch: 70,000 / 2; in a batch in the United States: 70,000 x 1.1 / 2
+        ("claude-opus-5-5", "1000 2000 30000 4000 0 service_tier=batch", "0.035000"),
+        ("claude-opus-5-5", "1000 2000 30000 4000 0 service_tier=batch inference_geo=us", "0.038500"),
+        # a prompt of 99,999 tokens, and of 100,002: 99,999 x 0.1 + 500 x 0.5; 100,002 x 0.5 + 500 x 2.5
+        ("claude-haiku-5-5", "99999 500 0 0 0", "0.010250"),
+        ("claude-haiku-5-5", "100002 500 0 0 0", "0.051251"),
+        # long by its cache alone: 2 x 0.5 + 100,000 x 0.05
+        ("claude-haiku-5-5", "2 0 100000 0 0", "0.005001"),
+        # three searches on top: 12 x 3 + 345 x 15 = 5,211 and 3 x 10,000
+        ("claude-sonnet-4-6", "12 345 0 0 0 web_search_requests=3", "0.035211"),
+        # the smallest sum that is not nothing: 1 x 0.01 millionths, which six decimals do not show
+        ("claude-haiku-5-5", "0 0 1 0 0", "0.000000"),
+        # 999,999 x 10 + 64,000 x 50
+        ("claude-fable-5", "999999 64000 0 0 0", "13.199990"),
+    ],
+)
+def test_worked_examples(model: str, used: str, dollars: str) -> None:
+    """`used`: input, output, cache read, cache write for five minutes, for an hour; then what else was told."""
+    input, output, read, write_5m, write_1h = map(int, used.split()[:5])
+    told = dict(word.split("=") for word in used.split()[5:])
+    usage: dict[str, Any] = {
+        **{name: int(value) if value.isdigit() else value for name, value in told.items()},
+        "cache_read_input_tokens": read,
+        "cache_creation_input_tokens": write_5m + write_1h,
+        "cache_creation_5m_input_tokens": write_5m,
+        "cache_creation_1h_input_tokens": write_1h,
+    }
+
+    found = cost(model, input=input, output=output, **usage)
+
+    assert f"{found:.6f}" == dollars
+
+
+def test_messages_of_a_batch_have_a_price_each() -> None:
+    haiku, opus = Usage(1_000_000, 0, service_tier="batch"), Usage(0, 1_000_000, service_tier="batch")
+    messages = [Message("claude-haiku-4-5", haiku), Message("claude-opus-4-5", opus)]
+
+    # 1 / 2 + 25 / 2
+    assert PriceList().total(messages) == Decimal(13)
+    assert PriceList().total([*messages, Message("claude-unknown", haiku)]) is None
 
 
 @pytest.mark.parametrize("speed", ["standard", None])

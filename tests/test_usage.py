@@ -11,8 +11,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccflare_core import usage
-from ccflare_core.usage import Ending, FirstEvent, Reading, Usage, UsageReader
+from ccflare_core.sse import EVENT_LIMIT, FirstEvent, Splitter
+from ccflare_core.usage import DOCUMENT_LIMIT, Ending, Reading, Usage, UsageReader
 
 SSE = "text/event-stream; charset=utf-8"
 JSON = "application/json"
@@ -292,10 +292,10 @@ def delta_of_size(size: int) -> bytes:
     return head + b"x" * (size - len(head) - len(tail)) + tail
 
 
-@pytest.mark.parametrize("excess", [0, 1, 2, 100, 3 * usage.EVENT_LIMIT])
+@pytest.mark.parametrize("excess", [0, 1, 2, 100, 3 * EVENT_LIMIT])
 @pytest.mark.parametrize("step", [10_001, 65_536, 10**9])
 def test_an_event_past_the_limit_is_skipped_and_the_next_is_read(excess: int, step: int) -> None:
-    body = stream(START) + delta_of_size(usage.EVENT_LIMIT + excess) + b"\n\n" + event(STOP)
+    body = stream(START) + delta_of_size(EVENT_LIMIT + excess) + b"\n\n" + event(STOP)
 
     reading = read(*(body[at : at + step] for at in range(0, len(body), step)))
 
@@ -304,7 +304,7 @@ def test_an_event_past_the_limit_is_skipped_and_the_next_is_read(excess: int, st
 
 
 def test_blank_lines_around_it_do_not_make_an_event_longer() -> None:
-    longest = delta_of_size(usage.EVENT_LIMIT)
+    longest = delta_of_size(EVENT_LIMIT)
 
     reading = read(stream(START), b"\n", longest, b"\n", b"\n", event(STOP))
 
@@ -312,11 +312,11 @@ def test_blank_lines_around_it_do_not_make_an_event_longer() -> None:
 
 
 def test_an_event_without_end_takes_no_memory() -> None:
-    splitter = usage._Splitter()
+    splitter = Splitter()
 
     for _ in range(100):
         assert splitter.feed(b"x" * 100_000) == b""
-        assert sum(map(len, splitter._parts)) <= usage.EVENT_LIMIT + 1
+        assert sum(map(len, splitter._parts)) <= EVENT_LIMIT + 1
     assert splitter.feed(b"\n\ndata: 1\n\n") == b"data: 1\n\n"
 
 
@@ -402,7 +402,7 @@ def test_the_content_type_may_be_spelt_otherwise(content_type: str) -> None:
 
 
 def test_a_document_past_the_limit_is_not_read_and_says_so() -> None:
-    body = json.dumps(MESSAGE | {"pad": "x" * usage.DOCUMENT_LIMIT}).encode()
+    body = json.dumps(MESSAGE | {"pad": "x" * DOCUMENT_LIMIT}).encode()
 
     for coding in ("", "gzip"):
         reading = read(ENCODERS[coding](body), content_type=JSON, content_encoding=coding)

@@ -12,7 +12,8 @@ A request's life, in the order of reading:
     limits      what an answer means: the law           quota       its headers about limits
     narration   the story in one line
     capture     what passed by
-    usage       the tokens in it                        decoding    gzip, br, zstd on the side
+    usage       the tokens in it                        sse         its events
+    decoding    gzip, br, zstd on the side
     pricing     what they cost
     recorder    facts into records                      records     what is written down
     writer      the one thread that writes              backlog, watch

@@ -27,7 +27,7 @@ from ccflare_core.renewals import NoRenewer, Refused, Renewer
 from ccflare_core.routes import COUNT_TOKENS
 from ccflare_core.settings import Settings
 from ccflare_core.steps import Attempt, Opening, Outcome, Send, Step, Ticket, Wait
-from ccflare_core.usage import Ending, Reading
+from ccflare_core.usage import Ending, Message, Reading
 
 logger = logging.getLogger("ccflare")
 
@@ -340,8 +340,9 @@ class Exchange:
         if not self.metered or not self.capture.content_type:  # also an empty one: a stream of no events was cut
             return
         try:
-            self.reading = self.capture.read(cut=cut)
-            self.cost = self._shared.prices.cost(self.reading.model or self.facts.model, self.reading.usage)
+            self.reading = reading = self.capture.read(cut=cut)
+            messages = reading.parts or (Message(reading.model or self.facts.model, reading.usage),)
+            self.cost = self._shared.prices.total(messages)
         except Exception:
             logger.exception("The usage of %s could not be read", self.id)
 

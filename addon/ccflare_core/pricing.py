@@ -21,7 +21,7 @@ no price, and a cost that is not known is None, never 0. A YAML file can add mod
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -31,13 +31,16 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
 from ccflare_core.errors import ConfigError
-from ccflare_core.usage import Usage
+from ccflare_core.usage import Message, Usage
 
 WEB_SEARCH: Final = Decimal("0.01")
 """USD per search."""
 
 US_FACTOR: Final = Decimal("1.1")
 """Times the tokens' price when the answer was made in the United States on request (`inference_geo: us`)."""
+
+BATCH_FACTOR: Final = Decimal("0.5")
+"""Times the tokens' price of a message in a batch (`service_tier: batch`)."""
 
 FILE_LIMIT = 256 * 1024
 
@@ -149,7 +152,15 @@ class PriceList:
         total = sum((count * each for count, each in zip(tokens, price, strict=True)), Decimal(0))
         if usage.inference_geo == "us":
             total *= US_FACTOR
+        if usage.service_tier == "batch":
+            total *= BATCH_FACTOR
         return total.scaleb(-6) + WEB_SEARCH * (usage.web_search_requests or 0)
+
+    def total(self, messages: Iterable[Message]) -> Decimal | None:
+        """What the messages cost together; None if the cost of one is not known."""
+        costs = [self.cost(message.model, message.usage) for message in messages]
+        known = [cost for cost in costs if cost is not None]
+        return sum(known, Decimal(0)) if len(known) == len(costs) else None
 
 
 def _price_for(tariff: Tariff, speed: str | None, prompt_tokens: int) -> Price | None:

@@ -1,47 +1,35 @@
 """What an answer says about itself: the tokens used, the model, how it ended.
 
-Two shapes exist. A JSON body says everything at once. A stream (server-sent events) opens with
-`message_start`, which holds the prompt's tokens, and closes with `message_delta`, whose numbers are
-cumulative and final, and `message_stop`. In between come thousands of `content_block_delta` events that say
-nothing of use. So a stream is not taken apart line by line: the reader jumps to the few events that can
-matter and leaves the rest unread (20,000 deltas, 2.9 MB, fed as one body, take about 4 ms).
+Three shapes exist. A JSON body says everything at once. The results of a batch are JSON lines, with a message in
+each. A stream (server-sent events) opens with `message_start`, which holds the prompt's tokens, and closes with
+`message_delta`, whose numbers are cumulative and final, and `message_stop`. In between come thousands of
+`content_block_delta` events that say nothing of use. So a stream is not taken apart line by line: the reader jumps to
+the few events that can matter and leaves the rest unread (20,000 deltas, 2.9 MB, fed as one body, take about 4 ms).
 
 The bytes may be cut anywhere. Nothing here raises on any input, and memory is bounded.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Protocol
 
 from ccflare_core.decoding import Decoder, Trouble
-
-__all__ = ["Decoder", "Ending", "FirstEvent", "Reading", "Usage", "UsageReader"]
-
-EVENT_LIMIT = 1024 * 1024
-"""An event of more bytes is skipped."""
+from ccflare_core.sse import ERROR_LIMIT, Splitter, marked_events, parse_event, parse_json
 
 STREAM_LIMIT = 64 * 1024 * 1024
 DOCUMENT_LIMIT = 8 * 1024 * 1024
 """How many decoded bytes of a body are read; the longest answers have about 20 MiB and 1 MiB."""
 
+LINE_LIMIT = 8 * 1024 * 1024
+PARTS_LIMIT = 100_000
+"""What is read of a batch's results: bytes of a line, and messages, of which the API allows as many."""
+
 COUNT_LIMIT = 10**12
 TEXT_LIMIT = 100
 MODEL_LIMIT = 200
-ERROR_LIMIT = 300
-
-BLANK: Final = b"\n\n"
-MARKS: Final = (b'"message_', b'"error"', b"event: error\n", b"event:error\n")
-"""One of these is in every event that matters.
-
-What a model writes about "message_delta" does not hold the first two, since a quote inside a JSON string is
-escaped; nor the last two, since a JSON string has no bare line end.
-"""
-
-FIRST_EVENTS: Final = frozenset({"content_block_start", "content_block_delta", "message_stop", "error"})
 
 COUNTS: Final = {
     "input_tokens": ("input_tokens",),
@@ -54,6 +42,9 @@ COUNTS: Final = {
     "web_search_requests": ("server_tool_use", "web_search_requests"),
 }
 """Our names, and where the numbers stand in the API's `usage` object."""
+
+LINES: Final = frozenset({"application/x-jsonl", "application/jsonl", "application/x-ndjson"})
+"""What the results of a batch may be called; the API says the first."""
 
 WORDS: Final = ("service_tier", "speed", "inference_geo")
 
@@ -87,6 +78,7 @@ class Ending(StrEnum):
 class Reading:
     """What was learned from one answer.
 
+    `parts` are the messages of a batch's results, whose sum `usage` is: each has a price of its own.
     `error` is what the upstream called an error, or else why the body could not be read to its end; at most
     300 printable characters.
     """
@@ -96,24 +88,34 @@ class Reading:
     ending: Ending
     error: str | None
     stop_reason: str | None
+    parts: tuple[Message, ...] = ()
+
+
+class Message(NamedTuple):
+    """The model and the usage of one message among several."""
+
+    model: str | None
+    usage: Usage
 
 
 class UsageReader:
     """Reads one answer: `feed` it the bytes of the wire in any portions, then `close` gives the `Reading`.
 
-    Bodies that are neither JSON nor an event stream (files, results of a batch) are not looked at.
+    Bodies that are neither JSON nor an event stream (files, for one) are not looked at.
     """
 
     def __init__(self, content_type: str, content_encoding: str = "") -> None:
         media = content_type.partition(";")[0].strip().lower()
         self._tally = _Tally()
-        self._body: _Stream | _Document | None = None
+        self._body: _Body | None = None
         limit = STREAM_LIMIT
         if media == "text/event-stream":
             self._body = _Stream(self._tally)
         elif media == "application/json" or media.endswith("+json"):
             self._body = _Document(self._tally)
             limit = DOCUMENT_LIMIT
+        elif media in LINES:
+            self._body = _Lines(self._tally)
         self._decoder = Decoder(content_encoding, limit)
 
     def feed(self, chunk: bytes) -> None:
@@ -136,27 +138,7 @@ class UsageReader:
             ending = Ending.ERROR
         elif finished or (trouble and not cut):
             ending = Ending.COMPLETE
-        return Reading(Usage(**tally.usage), tally.model, ending, error, tally.stop_reason)
-
-
-class FirstEvent:
-    """Finds the event of a stream that decides whether it is a good answer: content, the end, or an error."""
-
-    def __init__(self, content_encoding: str = "") -> None:
-        self._decoder = Decoder(content_encoding, limit=EVENT_LIMIT)
-        self._splitter = _Splitter()
-        self._found: dict[str, Any] | None = None
-
-    def feed(self, chunk: bytes) -> dict[str, Any] | None:
-        """The parsed event, whose `type` is one of FIRST_EVENTS, once it has come, else None."""
-        if self._found is None:
-            for event in self._splitter.feed(self._decoder.feed(chunk)).split(BLANK):
-                parsed = parse_event(event)
-                kind = parsed.get("type") if parsed else None
-                if isinstance(kind, str) and kind in FIRST_EVENTS:
-                    self._found = parsed
-                    break
-        return self._found
+        return Reading(Usage(**tally.usage), tally.model, ending, error, tally.stop_reason, tuple(tally.parts))
 
 
 class _Tally:
@@ -167,6 +149,7 @@ class _Tally:
         self.model: str | None = None
         self.stop_reason: str | None = None
         self.error: str | None = None
+        self.parts: list[Message] = []
 
     def take_message(self, message: object) -> None:
         self.model = clean(_at(message, "model"), MODEL_LIMIT) or self.model
@@ -185,6 +168,19 @@ class _Tally:
             if word := clean(_at(usage, name)):
                 self.usage[name] = word
 
+    def take_part(self, message: object) -> None:
+        """Add one of several messages: numbers add up, words stay where all messages agree."""
+        part = _Tally()
+        part.take_message(message)
+        if not part.usage:
+            return
+        if not self.parts:
+            self.model, self.usage = part.model, dict(part.usage)
+        else:
+            self.model = self.model if self.model == part.model else None
+            self.usage = _sum(self.usage, part.usage)
+        self.parts.append(Message(part.model, Usage(**part.usage)))
+
     def take_error(self, body: Mapping[str, Any]) -> None:
         """The first error stays: what comes after it is a consequence."""
         if self.error is None:
@@ -193,16 +189,21 @@ class _Tally:
             self.error = clean(text or body.get("error"), ERROR_LIMIT) or "error"
 
 
+class _Body(Protocol):
+    def feed(self, data: bytes) -> None: ...
+    def close(self, cut: bool) -> bool: ...
+
+
 class _Stream:
     """Server-sent events."""
 
     def __init__(self, tally: _Tally) -> None:
         self._tally = tally
-        self._splitter = _Splitter()
+        self._splitter = Splitter()
         self._stopped = False
 
     def feed(self, data: bytes) -> None:
-        for event in _marked_events(self._splitter.feed(data)):
+        for event in marked_events(self._splitter.feed(data)):
             self._take(event)
 
     def close(self, cut: bool) -> bool:
@@ -252,97 +253,36 @@ class _Document:
             self._tally.take_usage({"input_tokens": body.get("input_tokens")})
 
 
-class _Splitter:
-    """Whole events out of bytes that may be cut anywhere, with LF for every line end."""
+class _Lines:
+    """A batch's results: one JSON object a line, with a message in it if that request succeeded."""
 
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []  # of the event that is not whole yet
-        self._size = 0
-        self._after_cr = False
-        self._skipping = False
+    def __init__(self, tally: _Tally) -> None:
+        self._tally = tally
+        self._rest = bytearray()
 
-    def feed(self, data: bytes) -> bytes:
-        """The events that became whole, each followed by a blank line; `b""` if there is none."""
-        data = self._unify(data)
-        if not self._parts:
-            data = data.lstrip(b"\n")
-        if not data:
-            return b""
-        whole = data.rfind(BLANK) + len(BLANK)
-        if whole < len(BLANK):
-            whole = 1 if self._parts and self._parts[-1].endswith(b"\n") and data.startswith(b"\n") else 0
-        if not whole:
-            self._keep(data)
-            return b""
-        events = b"".join([*self._parts, data[:whole]])
-        if self._skipping:
-            events = events[events.index(BLANK) + len(BLANK) :]
-        self._parts, self._size, self._skipping = [], 0, False
-        if whole < len(data):
-            self._keep(data[whole:])
-        return events
+    def feed(self, data: bytes) -> None:
+        *lines, rest = data.split(b"\n")
+        if lines:
+            lines[0] = bytes(self._rest) + lines[0]
+            self._rest.clear()
+        # Of a line that is too long only the start is kept, and that is no JSON.
+        self._rest += rest[: max(0, LINE_LIMIT + 1 - len(self._rest))]
+        for line in lines:
+            self._take(line)
 
-    def rest(self) -> bytes:
-        """What came after the last whole event."""
-        return b"" if self._skipping else b"".join(self._parts).rstrip(b"\n")
+    def close(self, cut: bool) -> bool:
+        """Whether the results came whole: nothing in them says which line is the last."""
+        self._take(bytes(self._rest))
+        return not cut
 
-    def _keep(self, data: bytes) -> None:
-        self._parts.append(data)
-        self._size += len(data)
-        if self._size > EVENT_LIMIT + 1:  # one more: the line end may be here already
-            self._skipping = True
-            self._parts = [data[-1:]]
-
-    def _unify(self, data: bytes) -> bytes:
-        if not data:
-            return data
-        if self._after_cr and data.startswith(b"\n"):
-            data = data[1:]
-        self._after_cr = data.endswith(b"\r")
-        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in data else data
+    def _take(self, line: bytes) -> None:
+        if len(line) <= LINE_LIMIT and len(self._tally.parts) < PARTS_LIMIT:
+            self._tally.take_part(_at(parse_json(line), "result", "message"))
 
 
-def _marked_events(events: bytes) -> list[bytes]:
-    """Those of the whole events that hold one of MARKS, in their order."""
-    spans: set[tuple[int, int]] = set()
-    for mark in MARKS:
-        at = events.find(mark)
-        while at >= 0:
-            before, end = events.rfind(BLANK, 0, at), events.find(BLANK, at)
-            spans.add((before + len(BLANK) if before >= 0 else 0, end))
-            at = events.find(mark, end)
-    return [events[start:end] for start, end in sorted(spans) if end - start <= EVENT_LIMIT]
-
-
-def parse_event(event: bytes) -> dict[str, Any] | None:
-    """The JSON object that one event carries, else None.
-
-    Its `type` counts, not the `event:` line, which may be missing. But what that line calls an error is given
-    the API's shape, whatever its data: `{"type": "error", "error": {"type": …, "message": …}}`.
-    """
-    name, data = b"", []
-    for line in event.split(b"\n"):
-        field, _, value = line.partition(b":")
-        if field == b"data":
-            data.append(value.removeprefix(b" "))
-        elif field == b"event":
-            name = value.strip()
-    text = b"\n".join(data)
-    parsed = parse_json(text) if text else None
-    if name == b"error":
-        if not isinstance(parsed, dict):
-            parsed = {"message": text[:ERROR_LIMIT].decode("utf-8", "replace")}
-        inner = parsed.get("error", parsed)
-        return {**parsed, "type": "error", "error": inner}
-    return parsed if isinstance(parsed, dict) else None
-
-
-def parse_json(text: bytes) -> Any:
-    """The value of a JSON text, None if it is not JSON. Bytes that are not UTF-8 are replaced."""
-    try:
-        return json.loads(text.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return None
+def _sum(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    counts = {name: one.get(name, 0) + other.get(name, 0) for name in COUNTS if name in one or name in other}
+    return counts | {name: one[name] for name in WORDS if name in one and one[name] == other.get(name)}
 
 
 def clean(value: object, limit: int = TEXT_LIMIT) -> str | None:

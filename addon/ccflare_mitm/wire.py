@@ -63,8 +63,8 @@ from ccflare_core.answers import Answer, error
 from ccflare_core.exchange import BAD_GATEWAY, Exchange
 from ccflare_core.options import Origin
 from ccflare_core.routes import Route, classify
+from ccflare_core.sse import FirstEvent
 from ccflare_core.steps import Outcome, Send, Step, Wait
-from ccflare_core.usage import FirstEvent
 from ccflare_mitm.hooks import HookRunner
 from ccflare_mitm.messages import Head, make_response, parse_error, read_head, with_credential
 

@@ -1,0 +1,67 @@
+"""A sample of the corpus through the real proxy: the row in the database says what the upstream has counted."""
+
+import contextlib
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from ccflare_core.pricing import PriceList
+from ccflare_core.usage import Usage
+from corpus import COLUMNS, LINES, Case, cases
+from fake_upstream import Answer, Cut, FakeUpstream, Wait, encoded
+from harness import Proxy, Truncated, claude_request, via_base_url
+
+# A stream that is cut inside its first event has another account asked in its place.
+SAMPLE = [case for case in cases() if not case.name.endswith("cut-inside-the-start")][::9]
+CODINGS = ("", "gzip", "br", "zstd", "deflate")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeUpstream, Proxy]]:
+    with FakeUpstream() as upstream:
+        proxy = Proxy(upstream, folder=tmp_path_factory.mktemp("corpus"), ccflare_hold_seconds=0)
+        proxy.add_api_key("one", "sk-ant-api03-one")
+        with proxy:
+            yield upstream, proxy
+
+
+def played(case: Case, number: int) -> Answer:
+    """The case as an answer in pieces, in one of the codings."""
+    size = 1 + len(case.body) // 7
+    chunks = tuple(case.body[at : at + size] for at in range(0, len(case.body), size))
+    answer = Answer(case.status, ((b"Content-Type", case.content_type.encode()),), chunks)
+    if coding := CODINGS[number % len(CODINGS)]:
+        answer = encoded(answer, coding)
+    if not case.cut:
+        return answer
+    whole = answer.chunks if not coding else answer.chunks[:-1]  # without what ends the coding
+    return Answer(answer.status, answer.headers, (*whole, Wait(0.05), Cut(False)))
+
+
+@pytest.mark.parametrize(("number", "case"), [*enumerate(SAMPLE)], ids=[case.name for case in SAMPLE])
+def test_the_row_holds_what_the_upstream_counted(served: tuple[FakeUpstream, Proxy], number: int, case: Case) -> None:
+    upstream, proxy = served
+    upstream.answer(played(case, number))
+    with via_base_url(proxy) as client:
+        client.send_request(*claude_request(3000, session=case.name, stream=case.content_type.startswith("text/event")))
+        client.read_head()
+        with contextlib.suppress(Truncated):
+            client.read_body()
+
+    [row] = proxy.rows(
+        "SELECT * FROM requests WHERE session_id = ? AND outcome IS NOT NULL", (case.name,), until=lambda rows: rows
+    )
+    assert {name: row[name] for name in COLUMNS} == case.columns
+    if case.content_type != LINES and case.columns["output_tokens"] is not None:
+        assert row["model"] == case.model
+        assert row["cost_usd"] == pytest.approx(float(cost(case)), abs=5e-7)
+
+
+def cost(case: Case) -> Decimal:
+    """The price of what the case has used, which test_pricing.py checks."""
+    fast: dict[str, Any] = {"speed": "fast", "inference_geo": "us"} if "/fast/" in case.name else {}
+    found = PriceList().cost(case.model, Usage(**case.columns, **fast))
+    assert found is not None
+    return found
