@@ -126,6 +126,7 @@ class TestViews:
         (line,) = [line for line in ask(past, "models").splitlines() if line.startswith("zephyr-1")]
 
         assert line.split()[-2:] == ["?", "0"]
+        assert "No price is known for claude-zephyr-1;" in ask(past, "models")
         assert ask_json(past, "models")[1]["cost_usd"] is None
 
     def test_sessions_come_latest_first_and_as_many_as_asked_for(self, past: History) -> None:

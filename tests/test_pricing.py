@@ -1,12 +1,10 @@
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccflare_core.errors import ConfigError
 from ccflare_core.pricing import TABLE, PriceList
 from ccflare_core.usage import Message, Usage
 
@@ -19,18 +17,6 @@ def cost(
 ) -> Decimal | None:
     fields: dict[str, Any] = {"input_tokens": input, "output_tokens": output, **usage}
     return (prices or PriceList()).cost(model, Usage(**fields))
-
-
-def load(tmp_path: Path, text: str) -> PriceList:
-    path = tmp_path / "prices.yaml"
-    path.write_text(text, encoding="utf-8")
-    return PriceList.load(path)
-
-
-def mistakes(tmp_path: Path, text: str) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        load(tmp_path, text)
-    return [problem.removeprefix(f"{tmp_path}/prices.yaml ") for problem in caught.value.problems]
 
 
 def test_cost_is_what_claude_code_showed_for_the_same_request() -> None:
@@ -228,72 +214,3 @@ def test_cost_is_exact_in_integers(model: str, counts: list[int]) -> None:
     price = tariff.long.price if tariff.long and is_long else tariff.standard
     assert total is not None
     assert int(total * 10**10) == sum(n * int(each * 10**4) for n, each in zip(counts, price, strict=True))
-
-
-def test_a_file_adds_models_and_replaces_prices(tmp_path: Path) -> None:
-    prices = load(
-        tmp_path,
-        f"# ours\nclaude-opus-6: {{{PRICES}}}\nclaude-opus-5-5: {{{PRICES.replace('5,', '7,', 1)}}}\n",
-    )
-
-    assert cost("claude-opus-6-20270101", input=MILLION, prices=prices) == Decimal(5)
-    assert cost("claude-opus-5-5", input=MILLION, prices=prices) == Decimal(7)
-    assert cost("claude-sonnet-5", input=MILLION, prices=prices) == Decimal(2)
-
-
-def test_a_dated_model_in_the_file_comes_before_the_undated_one(tmp_path: Path) -> None:
-    prices = load(tmp_path, f"claude-opus-5-20261001: {{{PRICES.replace('5,', '9,', 1)}}}\n")
-
-    assert cost("claude-opus-5-20261001", input=MILLION, prices=prices) == Decimal(9)
-    assert cost("claude-opus-5", input=MILLION, prices=prices) == Decimal(5)
-
-
-def test_a_file_may_give_long_and_fast_prices(tmp_path: Path) -> None:
-    tenfold = PRICES.replace("5,", "50,", 1)
-    prices = load(tmp_path, f"m: {{{PRICES}, long: {{above: 10, {tenfold}}}, fast: {{{tenfold}}}}}\n")
-
-    assert cost("m", input=10, prices=prices) == Decimal("0.00005")
-    assert cost("m", input=11, prices=prices) == Decimal("0.00055")
-    assert cost("m", input=10, speed="fast", prices=prices) == Decimal("0.0005")
-
-
-@pytest.mark.parametrize("text", ["", "# nothing yet\n", "{}\n"])
-def test_an_empty_file_and_no_file_change_nothing(tmp_path: Path, text: str) -> None:
-    assert cost("claude-opus-5", input=MILLION, prices=load(tmp_path, text)) == Decimal(5)
-    assert cost("claude-opus-5", input=MILLION, prices=PriceList.load(None)) == Decimal(5)
-
-
-def test_all_mistakes_are_told_with_their_lines(tmp_path: Path) -> None:
-    text = f"a: 3\nb:\n  input: -1\n  ouput: 2\nc: {{{PRICES}, long: {{above: 1e5, {PRICES}}}}}\nc: {{}}\n? [d]\n: 1\n"
-
-    assert mistakes(tmp_path, text) == [
-        "line 1: a must hold names and values, one `name: value` a line.",
-        "line 3: b lacks output, cache_write_5m, cache_write_1h, cache_read; none has a default.",
-        "line 3: input of b must be USD per million tokens, such as 2.5.",
-        "line 4: b has no ouput; what may stand here is "
-        "input, output, cache_write_5m, cache_write_1h, cache_read, long, fast.",
-        "line 5: above of long of c must be a whole number of tokens, such as 200000.",
-        "line 6: c stands twice in the file; remove one.",
-        "line 7: a name in the file must be plain text.",
-    ]
-
-
-@pytest.mark.parametrize("amount", ["-1", ".inf", ".nan", "1e3", "1_000", "five", "[1]", "''", "12345678", "٣"])
-def test_an_amount_must_be_a_plain_number(tmp_path: Path, amount: str) -> None:
-    text = f"m: {{{PRICES.replace('0.5', amount)}}}\n"
-
-    assert mistakes(tmp_path, text) == ["line 1: cache_read of m must be USD per million tokens, such as 2.5."]
-
-
-@pytest.mark.parametrize("text", ["a: [\n", "a: b: c\n", "[" * 5000, "a: \x01\n", "a: *nobody\n", "--- 1\n--- 2\n"])
-def test_a_file_that_is_not_yaml_is_one_mistake(tmp_path: Path, text: str) -> None:
-    [problem] = mistakes(tmp_path, text)
-
-    assert "this is not YAML (" in problem
-
-
-def test_a_file_that_is_missing_or_too_long_is_one_mistake(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^The price file .*gone\.yaml cannot be read: No such file"):
-        PriceList.load(tmp_path / "gone.yaml")
-    with pytest.raises(ConfigError, match="is longer than 256 KiB; shorten it"):
-        load(tmp_path, "#" * (256 * 1024 + 1))

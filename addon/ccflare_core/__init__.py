@@ -14,7 +14,7 @@ A request's life, in the order of reading:
     capture     what passed by
     usage       the tokens in it                        sse         its events
     decoding    gzip, br, zstd on the side
-    pricing     what they cost
+    pricing     what they cost                          price_files prices in files
     recorder    facts into records                      records     what is written down
     writer      the one thread that writes              backlog, watch
     store       the database's owner                    database, ledger, models, migrations

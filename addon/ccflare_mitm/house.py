@@ -22,7 +22,7 @@ from ccflare_core.fetch import Fetcher
 from ccflare_core.key_sources import choose
 from ccflare_core.options import Origin
 from ccflare_core.pool import AccountPool
-from ccflare_core.pricing import PriceList
+from ccflare_core.price_files import PriceWatch
 from ccflare_core.recorder import Recorder
 from ccflare_core.records import CooldownCleared
 from ccflare_core.refresh import Refresher
@@ -42,6 +42,9 @@ logger = logging.getLogger("ccflare")
 
 FLUSH_SECONDS = 10.0
 DRAIN_POLL = 0.05
+PRICES_SECONDS = 2.0
+"""How often the price file is looked at."""
+
 REFRESH_SECONDS = 20.0
 """How long the end waits for a refresh: its own time limit, and that of a locked database."""
 
@@ -59,7 +62,7 @@ class House:
         self._writer = Writer(
             lambda: Store.open(settings.database_path, source),
             on_change=self._accounts_changed,
-            on_trouble=lambda trouble: logger.warning("%s", trouble),
+            on_trouble=self._warn,
         )
         pool = AccountPool(
             strategy=settings.strategy,
@@ -79,8 +82,8 @@ class House:
         self.keeper = self._make_keeper(pool)
         self._poll = self._make_poll(pool, recorder)
         self._tasks: list[asyncio.Task[None]] = []
-        prices = PriceList.load(settings.prices_path)
-        self.exchanges = Exchanges(settings, pool, recorder, prices, tokens=self.keeper)
+        self._prices = PriceWatch(lambda: self.settings.prices_path, self._warn)
+        self.exchanges = Exchanges(settings, pool, recorder, self._prices.start(), tokens=self.keeper)
         self.gate = Gate(self.exchanges, Admin(self.exchanges, self.keeper.state).answer)
         self.services = Services(
             find=self.gate.find,
@@ -135,6 +138,7 @@ class House:
             logger.warning("%d exchanges of an earlier run that died were closed as crashed", crashed)
         self._start(self.keeper.run(), "tokens")
         self._start(self._poll.run(), "usage")
+        self._start(self._follow_prices(), "prices")
 
     def greeting(self) -> str:
         """One line that tells a person what they have started."""
@@ -179,6 +183,14 @@ class House:
         else:
             self._accounts_changed(change.result())
 
+    async def _follow_prices(self) -> None:
+        """Take up new prices as soon as their file has changed."""
+        while True:
+            await asyncio.sleep(PRICES_SECONDS)
+            if prices := await asyncio.to_thread(self._prices.look):
+                self.exchanges.prices = prices
+                logger.info("new prices are in force, for answers that end from now on")
+
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self._tasks.append(asyncio_utils.create_task(work, name=f"ccflare {name}", keep_ref=True))
 
@@ -201,6 +213,9 @@ class House:
         if self._writer.flush(FLUSH_SECONDS / 2):
             self._writer.call(lambda store: store.end_run(self._run_id))
         self._writer.close(FLUSH_SECONDS / 2)
+
+    def _warn(self, trouble: str) -> None:
+        logger.warning("%s", trouble)
 
     def _account_name(self, account_id: str) -> str:
         names = {s.account.id: s.account.name for s in self.exchanges.pool.status()}

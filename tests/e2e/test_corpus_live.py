@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from ccflare_core.pricing import PriceList
 from ccflare_core.usage import Usage
 from corpus import COLUMNS, LINES, Case, cases
-from fake_upstream import Answer, Cut, FakeUpstream, Wait, encoded
+from fake_upstream import Answer, Cut, FakeUpstream, Wait, encoded, message_json
 from harness import Proxy, Truncated, claude_request, via_base_url
 
 # A stream that is cut inside its first event has another account asked in its place.
@@ -65,3 +66,22 @@ def cost(case: Case) -> Decimal:
     found = PriceList().cost(case.model, Usage(**case.columns, **fast))
     assert found is not None
     return found
+
+
+def test_new_prices_are_taken_up_while_the_proxy_runs(tmp_path: Path) -> None:
+    prices = tmp_path / "prices.yaml"
+    form = "claude-opus-4-8: {{input: {0}, output: 0, cache_write_5m: 0, cache_write_1h: 0, cache_read: 0}}\n"
+    prices.write_text(form.format(1_000))
+    with FakeUpstream() as upstream:
+        upstream.always(message_json(input_tokens=1_000))
+        proxy = Proxy(upstream, folder=tmp_path / "proxy", ccflare_prices=prices)
+        proxy.add_api_key("one", "sk-ant-api03-one")
+        with proxy, via_base_url(proxy) as client:
+            client.request(*claude_request(3000, session="before"))
+            prices.write_text(form.format(123_000))
+            proxy.wait_for_log("new prices are in force")
+            client.request(*claude_request(3000, session="after"))
+            sql = "SELECT session_id, cost_usd FROM requests WHERE outcome IS NOT NULL"
+            rows = proxy.rows(sql, until=lambda rows: len(rows) == 2)
+
+    assert {row["session_id"]: row["cost_usd"] for row in rows} == {"before": 1.0, "after": 123.0}

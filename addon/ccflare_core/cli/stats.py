@@ -140,8 +140,10 @@ def _split_table(
     many = {By.SESSION, By.CLIENT}.intersection(by)
     most = limit or (_LIMIT if many else len(groups))
     shown = groups[-most:] if by[0].is_time else groups[:most]
-    note = f"{len(shown)} of {len(groups)} rows; --limit N shows more." if len(shown) < len(groups) else ""
-    return traffic_table(shown, by, title, note, now)
+    notes = [f"{len(shown)} of {len(groups)} rows; --limit N shows more."] if len(shown) < len(groups) else []
+    if by == (By.MODEL,) and (unpriced := [key for group in shown if group.unknown_costs and (key := group.keys[0])]):
+        notes.append(f"No price is known for {', '.join(unpriced)}; scripts/prices.py update takes prices in.")
+    return traffic_table(shown, by, title, "\n".join(notes), now)
 
 
 def _standings(store: Store, now: float) -> list[Standing]:
