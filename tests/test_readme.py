@@ -14,8 +14,8 @@ README = (ROOT / "README.md").read_text()
 
 def quoted_commands() -> list[list[str]]:
     """The command lines in the README's code blocks."""
-    blocks = re.findall(r"```\n(.*?)```", README, re.DOTALL)
-    return [shlex.split(line) for block in blocks for line in block.splitlines()]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    return [shlex.split(line) for language, block in blocks if not language for line in block.splitlines()]
 
 
 def table_rows(after: str) -> list[list[str]]:

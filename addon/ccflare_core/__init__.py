@@ -4,6 +4,7 @@ A request's life, in the order of reading:
 
     routes      what a path means to us                 options     the one table of options
     facts       what a request asks for                 settings    where their values come from
+    provenance  where it comes from                     agents      whose it is, by its prompt
     accounts    accounts, and the credential put in     spelling    misspelt names
     selection   which account                           errors      what can go wrong
     pool        leases, cooldowns, affinity             seats, cooldowns

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from ccflare_core import answers, limits
 from ccflare_core.accounts import Header
+from ccflare_core.agents import Agents
 from ccflare_core.answers import Answer
 from ccflare_core.capture import Capture
 from ccflare_core.facts import Facts
@@ -23,6 +24,7 @@ from ccflare_core.failover import Deliver, Failover, NextAccount, RetryBudget, R
 from ccflare_core.limits import Kind, Verdict
 from ccflare_core.pool import AccountPool, Exhausted, Lease, Report
 from ccflare_core.pricing import PriceList
+from ccflare_core.provenance import Provenance
 from ccflare_core.renewals import NoRenewer, Refused, Renewer
 from ccflare_core.routes import COUNT_TOKENS
 from ccflare_core.settings import Settings
@@ -62,6 +64,7 @@ class Exchanges:
     random: Callable[[], float] = random_module.random
     budget: RetryBudget = field(default_factory=RetryBudget)
     tokens: Renewer = field(default_factory=NoRenewer)
+    agents: Agents = field(default_factory=Agents)
     open: dict[str, "Exchange"] = field(default_factory=dict)
 
     def begin(self, opening: Opening) -> "Exchange":
@@ -92,6 +95,11 @@ class Exchange:
         self.facts = Facts(client=opening.client)
         self.request_body = b""
         self.request_encoding = ""
+        self.provenance = Provenance()
+        self.agent: str | None = None
+        """The name of the agent whose request it is."""
+        self.original_model: str | None = None
+        """What the client asked for, where the agent's definition has put another model in its place."""
         self.capture = Capture(shared.settings.capture_limit_bytes)
         self.lease: Lease | None = None
         self.choice_reason = ""

@@ -104,6 +104,13 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE INDEX payloads_key ON payloads (substr(body, 1, 9))",
         ),
     ),
+    Migration(
+        "0005_provenance",
+        tuple(
+            f"ALTER TABLE requests ADD COLUMN {name} TEXT"
+            for name in ("project", "working_directory", "agent", "request_class", "original_model")
+        ),
+    ),
 )
 
 _BOOK = "CREATE TABLE IF NOT EXISTS migrations (name TEXT NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)"

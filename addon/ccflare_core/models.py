@@ -119,7 +119,8 @@ class RunRow(Model):
 class RequestRow(Model):
     """One exchange with a client. `outcome` is NULL while it goes on; a NULL count or cost is unknown, not 0.
 
-    `account_used` is an account's id, `account_name` the name that it had then.
+    `account_used` is an account's id, `account_name` the name that it had then. `model` is the model that answered,
+    `original_model` the one that was asked for if an agent's definition has replaced it.
     """
 
     id = TextField(primary_key=True)
@@ -160,6 +161,11 @@ class RequestRow(Model):
     cost_usd = DoubleField(null=True)
     request_bytes = BigIntegerField(null=True)
     response_bytes = BigIntegerField(null=True)
+    project = TextField(null=True)
+    working_directory = TextField(null=True)
+    agent = TextField(null=True)
+    request_class = TextField(null=True)
+    original_model = TextField(null=True)
 
     class Meta:
         table_name = "requests"

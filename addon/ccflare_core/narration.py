@@ -49,6 +49,8 @@ def _parts(exchange: Exchange) -> list[str]:
     reading = exchange.reading
     if model := (reading.model if reading else None) or exchange.facts.model:
         parts.append(model.removeprefix("claude-"))
+    if exchange.original_model:
+        parts.append(f"for {exchange.agent} in place of {exchange.original_model.removeprefix('claude-')}")
     if reading is not None and (usage := reading.usage).input_tokens is not None:
         read = usage.input_tokens + (usage.cache_read_input_tokens or 0) + (usage.cache_creation_input_tokens or 0)
         parts.append(f"{read:,} in / {usage.output_tokens or 0:,} out")

@@ -251,6 +251,9 @@ OPTIONS: tuple[Option, ...] = (
             "How many flows mitmweb and the console keep; the oldest finished one goes first."),
     _file("ccflare_prices",
           "A YAML file with prices that add to the built-in ones or replace them."),
+    _file("ccflare_agents",
+          "A folder of Claude Code's agent files, or a YAML file: whose request it is, and which model it gets. Empty: "
+          "no request is looked into for agents, and no model is changed."),
     _switch("ccflare_forward_other_hosts", False,
             "Forward plain http requests for other hosts too, instead of answering 403."),
     _switch("ccflare_allow_remote", False,

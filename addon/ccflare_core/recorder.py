@@ -176,6 +176,11 @@ def final_columns(exchange: Exchange) -> ExchangeFinished:
         cost_usd=None if exchange.cost is None else float(exchange.cost),
         request_bytes=len(exchange.request_body),
         response_bytes=exchange.capture.size,
+        project=exchange.provenance.project,
+        working_directory=exchange.provenance.working_directory,
+        agent=exchange.agent,
+        request_class=exchange.provenance.request_class,
+        original_model=exchange.original_model,
     )
 
 

@@ -61,6 +61,11 @@ class ExchangeFinished(NamedTuple):
     cost_usd: float | None = None
     request_bytes: int | None = None
     response_bytes: int | None = None
+    project: str | None = None
+    working_directory: str | None = None
+    agent: str | None = None
+    request_class: str | None = None
+    original_model: str | None = None
 
 
 class AttemptMade(NamedTuple):

@@ -61,6 +61,7 @@ class Settings:
     pkcs11_module: Path | None
     pkcs11_token: str
     prices_path: Path | None
+    agents_path: Path | None
     strategy: str
     session_seconds: int
     hold_seconds: int
@@ -104,6 +105,7 @@ class Settings:
         fields["database_path"] = _database_path(fields.pop("database"), environ)
         fields["key_path"] = _key_path(fields.pop("key_file"), fields["database_path"])
         fields["prices_path"] = _absolute(fields.pop("prices"))
+        fields["agents_path"] = _absolute(fields.pop("agents"))
         fields["pkcs11_module"] = _absolute(fields["pkcs11_module"])
         return cls(**fields)
 

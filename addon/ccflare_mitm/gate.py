@@ -12,10 +12,12 @@ from mitmproxy.net.http import url
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.mode_specs import ReverseMode
 
+from ccflare_core.agents import with_model
 from ccflare_core.answers import Answer
 from ccflare_core.exchange import Exchange, Exchanges
 from ccflare_core.facts import Facts, read_facts
 from ccflare_core.options import Origin
+from ccflare_core.provenance import read_provenance
 from ccflare_core.routes import Route, classify
 from ccflare_core.steps import Opening, Outcome
 from ccflare_mitm.messages import make_response
@@ -96,8 +98,27 @@ class Gate:
         if not is_ours or classify(request.method, request.path) is not Route.INFERENCE:
             exchange.let_pass()
             return
-        body, encoding = request.raw_content or b"", request.headers.get("content-encoding", "")
+        encoding = request.headers.get("content-encoding", "")
+        if not encoding:
+            self._look_for_agent(request, exchange)
+        body = request.raw_content or b""
+        exchange.provenance = read_provenance(request.method, exchange.opening.path, request.headers.get, body)
         exchange.admit(self._facts(flow, body, encoding), body, encoding)
+
+    def _look_for_agent(self, request: http.Request, exchange: Exchange) -> None:
+        """Note whose request it is. If its model is another one, that is all that changes in the body."""
+        agents = self._exchanges.agents
+        body = request.raw_content or b""
+        if not agents or (agent := agents.find(body)) is None:
+            return
+        exchange.agent = agent.name
+        asked_for = read_facts(body).model
+        if agent.model in (None, asked_for):
+            return
+        changed = with_model(body, agent.model)
+        if changed is not None:
+            exchange.original_model = asked_for
+            request.content = changed  # the setter makes the Content-Length follow
 
     def _facts(self, flow: http.HTTPFlow, body: bytes, encoding: str) -> Facts:
         return read_facts(

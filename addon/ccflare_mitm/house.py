@@ -16,6 +16,7 @@ from mitmproxy import ctx, http
 from mitmproxy.utils import asyncio_utils
 
 from ccflare_core.accounts import Account
+from ccflare_core.agents import Agents
 from ccflare_core.errors import StoreError
 from ccflare_core.exchange import Exchanges
 from ccflare_core.fetch import Fetcher
@@ -52,7 +53,10 @@ T = TypeVar("T")
 
 
 class House:
-    """Wires the parts together. `open` raises CCFlareError if the database, the key or the prices cannot be used."""
+    """Wires the parts together.
+
+    Both making it and `open` raise CCFlareError if the database, the key, the prices or the agents cannot be used.
+    """
 
     def __init__(self, settings: Settings, environ: Mapping[str, str], loop: asyncio.AbstractEventLoop) -> None:
         self.settings = settings
@@ -83,7 +87,14 @@ class House:
         self._poll = self._make_poll(pool, recorder)
         self._tasks: list[asyncio.Task[None]] = []
         self._prices = PriceWatch(lambda: self.settings.prices_path, self._warn)
-        self.exchanges = Exchanges(settings, pool, recorder, self._prices.start(), tokens=self.keeper)
+        self.exchanges = Exchanges(
+            settings,
+            pool,
+            recorder,
+            self._prices.start(),
+            tokens=self.keeper,
+            agents=Agents.load(settings.agents_path),
+        )
         self.gate = Gate(self.exchanges, Admin(self.exchanges, self.keeper.state).answer)
         self.services = Services(
             find=self.gate.find,
