@@ -11,17 +11,61 @@ from typing import Any
 
 import pytest
 
+import postgres_kit
+from ccflare_core.location import Location, Server
 from fake_upstream import FakeUpstream
 from harness import Proxy, StartProxy
+from postgres_kit import Cluster
 
 # SoftHSM2 is no Python package. Where CI runs it is always there, so nothing is left out silently.
 HSM_IS_MISSING = not os.environ.get("CI") and (find_spec("pkcs11") is None or shutil.which("softhsm2-util") is None)
 collect_ignore = ["security/test_hsm.py"] if HSM_IS_MISSING else []
+POSTGRES_IS_MISSING = not os.environ.get("CI") and not postgres_kit.IS_HERE
 
 
 def pytest_report_header() -> list[str]:
     """Say what is left out."""
-    return ["without SoftHSM2: tests/security/test_hsm.py is left out"] if HSM_IS_MISSING else []
+    told = ["without SoftHSM2: tests/security/test_hsm.py is left out"] if HSM_IS_MISSING else []
+    told += ["without a PostgreSQL server: the tests that need one are left out"] if POSTGRES_IS_MISSING else []
+    return told
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name our mark."""
+    config.addinivalue_line("markers", "postgres: needs the programs of a PostgreSQL server")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what cannot run here."""
+    left_out = [item for item in items if POSTGRES_IS_MISSING and item.get_closest_marker("postgres")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A PostgreSQL server. Whoever stops it starts it again."""
+    cluster = Cluster()
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def server(cluster: Cluster) -> Iterator[Server]:
+    """A new database on it."""
+    name = cluster.create()
+    yield cluster.url(name)
+    cluster.drop(name)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+    """Where no database is yet: once a file, once a server."""
+    if request.param == "sqlite":
+        return tmp_path / "ccflare.db"
+    server: Server = request.getfixturevalue("server")
+    return server
 
 
 @pytest.fixture

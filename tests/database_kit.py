@@ -11,6 +11,7 @@ import ccflare_core
 from ccflare_core.accounts import Account, Kind
 from ccflare_core.cooldowns import Cooldown
 from ccflare_core.key_sources import GivenKey, KeySource
+from ccflare_core.location import Location, parse
 from ccflare_core.quota import Window
 from ccflare_core.records import (
     AttemptMade,
@@ -23,13 +24,16 @@ from ccflare_core.records import (
 from ccflare_core.store import Store
 
 KEY = GivenKey(b"k" * 32)
+KEY_VARIABLE = {"ccflare_ENCRYPTION_KEY": (b"k" * 32).hex()}
+"""The same for a process."""
 NOW = 1_800_000_000.0
 SECRETS = ("sk-ant-oat01-PLANTED-access", "sk-ant-ort01-PLANTED-refresh", "sk-ant-api03-PLANTED-key")
 WINDOWS = (Window("5h", "allowed", 0.25, NOW + 60), Window("7d", None, None, None))
 
 
-def open_store(path: Path, *, source: KeySource | None = KEY, now: float = NOW) -> Store:
-    return Store.open(path, source, wall=lambda: now)
+def open_store(location: Location | str, *, source: KeySource | None = KEY, now: float = NOW) -> Store:
+    where = parse(location) if isinstance(location, str) else location
+    return Store.open(where, source, wall=lambda: now)
 
 
 def an_account(name: str = "max-1", *, priority: int = 0) -> Account:

@@ -33,6 +33,7 @@ from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, DataReceived, Event, ResponseReceived, StreamEnded, StreamReset
 from mitmproxy.certs import CertStore
 
+from ccflare_core.location import Location, Server
 from fake_upstream import TOKEN, FakeUpstream, Header
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -156,7 +157,7 @@ class Proxy:
 
     Other keywords are options (`--set name=value`; a bool becomes true or false, None is left out). `script`
     may be another addon or None, `environment` adds variables, `arguments` anything else. A given folder is
-    kept; `database` may be another proxy's.
+    kept; `database` may be another proxy's, or on a server.
     """
 
     def __init__(
@@ -164,7 +165,7 @@ class Proxy:
         upstream: FakeUpstream | str | None = None,
         *,
         folder: Path | None = None,
-        database: Path | None = None,
+        database: Location | None = None,
         program: str = "mitmdump",
         script: Path | None = ADDON,
         mode: str | None = None,
@@ -178,7 +179,7 @@ class Proxy:
             folder = Path(self._resources.enter_context(tempfile.TemporaryDirectory(prefix="ccflare-test-")))
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.database = database or folder / "home" / "data" / "ccflare.db"
+        self.location = database or folder / "home" / "data" / "ccflare.db"
         self.confdir = folder / "confdir"
         self.ca_file = self.confdir / "mitmproxy-ca-cert.pem"
         self.log_file = folder / "proxy.log"
@@ -211,7 +212,7 @@ class Proxy:
         if script:
             command += ["-s", str(script)]
         if script == ADDON:
-            command += _setting("ccflare_database", self.database)
+            command += _setting("ccflare_database", self.location)
         else:
             listen_host = listen_host or "127.0.0.1"  # our own addon sees to that itself
         if program == "mitmweb":
@@ -235,6 +236,13 @@ class Proxy:
 
     def __repr__(self) -> str:
         return f"<Proxy {' '.join(self._command)}>"
+
+    @property
+    def database(self) -> Path:
+        """The database's file; ValueError if it is on a server."""
+        if isinstance(self.location, Server):
+            raise ValueError("the database is no file")
+        return self.location
 
     # -- its life
 
@@ -336,6 +344,8 @@ class Proxy:
         """The rows of a query, read-only, asked again until they satisfy `until`; TimeoutError else."""
 
         def look() -> list[dict[str, Any]]:
+            if isinstance(self.location, Server):
+                return _rows_of_server(self.location, sql, parameters)
             with contextlib.closing(sqlite3.connect(f"{self.database.as_uri()}?mode=ro", uri=True)) as connection:
                 connection.row_factory = sqlite3.Row
                 return [dict(row) for row in connection.execute(sql, parameters)]
@@ -354,7 +364,7 @@ class Proxy:
             sys.executable,
             str(REPOSITORY / "scripts" / name),
             "--database",
-            str(self.database),
+            str(self.location),
             *arguments,
         ]
         done = subprocess.run(
@@ -386,6 +396,14 @@ class Proxy:
 
 
 StartProxy = Callable[..., Proxy]  # the fixture of conftest.py
+
+
+def _rows_of_server(server: Server, sql: str, parameters: Sequence[object]) -> list[dict[str, Any]]:
+    import psycopg
+    from psycopg.rows import dict_row
+
+    with psycopg.connect(server.text, autocommit=True, row_factory=dict_row) as connection:
+        return connection.execute(sql.replace("?", "%s").encode(), parameters).fetchall()
 
 
 def _setting(name: str, value: object) -> list[str]:

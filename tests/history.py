@@ -2,11 +2,11 @@
 
 import itertools
 import time
-from pathlib import Path
 from typing import Any, Self
 
 from ccflare_core.accounts import Account, Kind
 from ccflare_core.key_sources import GivenKey
+from ccflare_core.location import Location
 from ccflare_core.pool import Cooldown
 from ccflare_core.quota import Window
 from ccflare_core.records import AttemptMade, ExchangeFinished, ExchangeStarted, WindowRead
@@ -27,9 +27,9 @@ NOON = at_local(24, 12)
 class History:
     """Writes what happened, a call for each event. Times are epoch seconds."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.store = Store.open(path, KEY)
+    def __init__(self, location: Location) -> None:
+        self.location = location
+        self.store = Store.open(location, KEY)
         self._numbers = itertools.count(1)
 
     def __enter__(self) -> Self:

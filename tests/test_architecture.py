@@ -18,13 +18,16 @@ FILES = {
 DATABASE = {
     "data_keys",
     "database",
+    "engines",
     "ledger",
     "logins",
     "migrations",
     "models",
+    "postgres",
     "reports",
     "sealed",
     "sessions",
+    "sqlite",
     "store",
 }
 WITH_IO = DATABASE | {"backlog", "cli", "fetch", "files", "importing", "transcript", "vault", "watch", "writer"}
@@ -94,6 +97,7 @@ def test_no_two_modules_need_each_other() -> None:
         ("cryptography.hazmat.primitives.ciphers", {"vault"}),
         ("cryptography.fernet", set()),
         ("pkcs11", {"hsm"}),
+        ("psycopg", {"postgres"}),
         ("keyring", {"os_keyring"}),
         ("mitmproxy.proxy.layers", {"wire", "layer", "contract"}),
         ("tabulate", {"cli.output"}),

@@ -10,26 +10,27 @@ from typing import Any
 import pytest
 
 from ccflare_core.cli.stats import main
+from ccflare_core.location import Location
 from desk import Desk
 from history import NOON, History, at_local
 
 
 @pytest.fixture
-def past(tmp_path: Path) -> Iterator[History]:
-    with History(tmp_path / "ccflare.db") as history:
+def past(location: Location) -> Iterator[History]:
+    with History(location) as history:
         history.account("max-1")
         history.account("max-2")
         yield history
 
 
-def call(path: Path, *words: str) -> tuple[int, str, str]:
+def call(location: Location, *words: str) -> tuple[int, str, str]:
     desk = Desk()
-    code = main(["--database", str(path), *words], desk.console())
+    code = main(["--database", str(location), *words], desk.console())
     return code, desk.said, desk.complained
 
 
 def ask(past: History, *words: str) -> str:
-    code, said, complained = call(past.path, *words)
+    code, said, complained = call(past.location, *words)
     assert (code, complained) == (0, "")
     return said
 
@@ -234,7 +235,7 @@ class TestOptions:
         self, past: History, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
     ) -> None:
         with pytest.raises(SystemExit) as stopped:
-            call(past.path, *words)
+            call(past.location, *words)
 
         assert stopped.value.code == 2
         assert "stats.py: error:" in capsys.readouterr().err

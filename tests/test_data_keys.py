@@ -9,6 +9,7 @@ from ccflare_core import transcript
 from ccflare_core.data_keys import DataKeys
 from ccflare_core.errors import StoreError, VaultError
 from ccflare_core.key_sources import GivenKey
+from ccflare_core.location import Location
 from ccflare_core.sealed import CLEAR, COLUMNS, drain
 from ccflare_core.store import Store
 from ccflare_core.vault import place
@@ -18,21 +19,16 @@ OTHER = GivenKey(b"o" * 32)
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "ccflare.db"
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[Store]:
-    store = open_store(path)
+def store(location: Location) -> Iterator[Store]:
+    store = open_store(location)
     yield store
     store.close()
 
 
 @pytest.fixture
-def other(path: Path, store: Store) -> Iterator[Store]:
+def other(location: Location, store: Store) -> Iterator[Store]:
     """What another process has open."""
-    other = open_store(path)
+    other = open_store(location)
     yield other
     other.close()
 
@@ -61,9 +57,9 @@ def test_the_first_store_makes_a_key_and_the_next_finds_it(store: Store, other: 
     assert [(key.number, key.created_at, key.source) for key in store.data_keys()] == [(1, NOW, "environment")]
 
 
-def test_a_read_only_store_makes_no_key(path: Path) -> None:
-    open_store(path, source=None).close()
-    reader = Store.open(path, KEY, read_only=True)
+def test_a_read_only_store_makes_no_key(location: Location) -> None:
+    open_store(location, source=None).close()
+    reader = Store.open(location, KEY, read_only=True)
     assert (reader.vault, reader.data_keys()) == (None, [])
     reader.close()
 
@@ -90,18 +86,18 @@ def test_who_has_not_heard_of_it_never_seals_with_a_retired_key(store: Store, ot
     assert body(other, "r9") == b"nine"
 
 
-def test_another_source_than_the_one_that_wrapped_is_named(path: Path, store: Store) -> None:
+def test_another_source_than_the_one_that_wrapped_is_named(location: Location, store: Store) -> None:
     store.query("UPDATE data_keys SET source = 'keyring'")
     with pytest.raises(VaultError, match="wrapped by the key source keyring, but environment is configured"):
-        open_store(path)
+        open_store(location)
 
 
-def test_a_row_that_names_another_key_is_refused(path: Path, store: Store) -> None:
+def test_a_row_that_names_another_key_is_refused(location: Location, store: Store) -> None:
     keys(store).rotate()
     first, second = [row[0] for row in store.query("SELECT wrapped FROM data_keys ORDER BY number")]
     store.query("UPDATE data_keys SET wrapped = ? WHERE number = 1", (second,))
     with pytest.raises(VaultError, match="does not unwrap"):
-        open_store(path)
+        open_store(location)
     assert first != second
 
 
@@ -125,9 +121,9 @@ def test_keys_that_are_gone_stop_every_write(store: Store) -> None:
 # -- changes
 
 
-def test_a_proxy_from_before_the_source_changed_forbids_a_new_key(store: Store, path: Path) -> None:
+def test_a_proxy_from_before_the_source_changed_forbids_a_new_key(store: Store, location: Location) -> None:
     store.start_run("run-1", "host", 1)
-    later = Store.open(path, KEY, wall=lambda: NOW + 5)
+    later = Store.open(location, KEY, wall=lambda: NOW + 5)
     keys(later).rotate()
     keys(later).change_source(OTHER, is_known=False)
     with pytest.raises(StoreError, match="restart it first"):
@@ -137,14 +133,14 @@ def test_a_proxy_from_before_the_source_changed_forbids_a_new_key(store: Store, 
     later.close()
 
 
-def test_a_source_that_loses_what_it_is_given_changes_nothing(path: Path, store: Store) -> None:
+def test_a_source_that_loses_what_it_is_given_changes_nothing(location: Location, store: Store) -> None:
     class Lossy(GivenKey):
         def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
             return bytes(32)
 
     with pytest.raises(VaultError, match="does not give back"):
         keys(store).change_source(Lossy(b"l" * 32), is_known=False)
-    open_store(path).close()
+    open_store(location).close()
 
 
 def test_a_key_is_retired_only_when_nothing_needs_it(store: Store) -> None:
@@ -197,7 +193,9 @@ def test_what_is_stored_in_clear_stops_a_start_and_is_sealed_once(store: Store) 
     assert body(store, "r0") == b"in clear"
 
 
-def test_rewrapping_finds_bodies_by_the_index(store: Store) -> None:
+def test_rewrapping_finds_bodies_by_the_index(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "ccflare.db")
     plan = store.query("EXPLAIN QUERY PLAN SELECT part FROM payloads WHERE substr(body, 1, 9) IN (x'01', x'02')")
     assert "payloads_key" in plan[0][3]
     assert COLUMNS[-1].head().sql == "substr(body, 1, 9)"
+    store.close()

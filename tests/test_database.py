@@ -7,9 +7,10 @@ from pathlib import Path
 import peewee
 import pytest
 
-from ccflare_core.database import APPLICATION_ID, explain
+from ccflare_core.database import explain
 from ccflare_core.errors import StoreError
 from ccflare_core.migrations import MIGRATIONS
+from ccflare_core.sqlite import APPLICATION_ID
 from ccflare_core.store import Store
 from database_kit import KEY, an_account, open_store, start_python, started
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ccflare_core.accounts import Account
+from ccflare_core.location import Location
 from ccflare_core.logins import Turn
 from ccflare_core.oauth import Tokens
 from ccflare_core.store import Store
@@ -18,8 +19,8 @@ OLD = SECRETS[1]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = open_store(tmp_path / "ccflare.db")
+def store(location: Location) -> Iterator[Store]:
+    store = open_store(location)
     store.add_account(an_account())
     yield store
     store.close()
@@ -97,11 +98,11 @@ def test_no_lease_on_an_account_that_is_gone(store: Store) -> None:
     assert store.query("SELECT * FROM refresh_leases") == []
 
 
-def test_of_many_connections_that_ask_at_once_one_gets_it(store: Store, tmp_path: Path) -> None:
+def test_of_many_connections_that_ask_at_once_one_gets_it(store: Store, location: Location) -> None:
     start, won = threading.Barrier(6), []
 
     def ask(owner: str) -> None:
-        mine = open_store(tmp_path / "ccflare.db")
+        mine = open_store(location)
         start.wait(10)
         won.append(taken(mine, owner).is_mine)
         mine.close()
@@ -189,11 +190,14 @@ def test_an_account_that_was_removed_is_not_brought_back(store: Store) -> None:
     assert store.accounts() == []
 
 
-def test_neither_the_database_nor_a_repr_shows_a_token(store: Store, tmp_path: Path) -> None:
+def test_neither_the_database_nor_a_repr_shows_a_token(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "ccflare.db")
+    store.add_account(an_account())
     turn = taken(store, "run-1")
     store.logins.save_tokens(ID, "run-1", OLD, tokens())
 
     kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    store.close()
 
     assert b"sk-ant-o" not in kept
     assert "sk-ant-o" not in f"{turn!r} {tokens()!r}"

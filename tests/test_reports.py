@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ccflare_core.location import Location
 from ccflare_core.reports import Reports
 from ccflare_core.traffic import By, Period, Spread
 from history import NOON, History, at_local
@@ -17,8 +18,8 @@ DAY = Period(NOON - 86_400, NOON + 0.001)
 
 
 @pytest.fixture
-def past(tmp_path: Path) -> Iterator[History]:
-    with History(tmp_path / "ccflare.db") as history:
+def past(location: Location) -> Iterator[History]:
+    with History(location) as history:
         history.account("max-1")
         history.account("max-2")
         yield history
@@ -222,14 +223,21 @@ class TestLists:
         assert reports(past).use("MAX-2", DAY) == (None, 0)
 
 
-def test_no_question_reads_all_requests(past: History) -> None:
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[History]:
+    """A past whose database other programs can open."""
+    with History(tmp_path / "ccflare.db") as history:
+        yield history
+
+
+def test_no_question_reads_all_requests(file: History, tmp_path: Path) -> None:
     asked: list[tuple[str, Sequence[object]]] = []
 
     def query(sql: str, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
         asked.append((sql, parameters))
-        return past.store.query(sql, parameters)
+        return file.store.query(sql, parameters)
 
-    past.exchange(NOON)
+    file.exchange(NOON)
     questions = Reports(query)
     for by in ([], [By.ACCOUNT], [By.MODEL], [By.SESSION], [By.CLIENT], [By.MODEL, By.DAY]):
         questions.traffic(DAY, by)
@@ -239,7 +247,7 @@ def test_no_question_reads_all_requests(past: History) -> None:
     questions.covered(DAY, 9)
     questions.use("MAX-1", DAY)
 
-    with closing(sqlite3.connect(past.path)) as database:
+    with closing(sqlite3.connect(tmp_path / "ccflare.db")) as database:
         plans = [
             step[3] for sql, parameters in asked for step in database.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)
         ]
@@ -247,9 +255,9 @@ def test_no_question_reads_all_requests(past: History) -> None:
     assert any("requests_timestamp" in plan for plan in plans)
 
 
-def test_the_published_monitoring_query_runs_unchanged(past: History) -> None:
-    past.exchange(time.time(), "max-1")
-    with closing(sqlite3.connect(past.path)) as database:
+def test_the_published_monitoring_query_runs_unchanged(file: History, tmp_path: Path) -> None:
+    file.exchange(time.time(), "max-1")
+    with closing(sqlite3.connect(tmp_path / "ccflare.db")) as database:
         found = database.execute(
             "SELECT COUNT(*) as count, account_used FROM requests "
             "WHERE timestamp > strftime('%s', 'now', '-1 hour') * 1000 GROUP BY account_used ORDER BY count DESC"

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ccflare_core.errors import TokenError, VaultError
+from ccflare_core.location import Location
 from ccflare_core.oauth import Mode, PendingLogin
 from ccflare_core.store import Store
 from database_kit import KEY, NOW, count, open_store
@@ -23,8 +24,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
-    store = Store.open(tmp_path / "ccflare.db", KEY, wall=lambda: clock.now)
+def store(location: Location, clock: Clock) -> Iterator[Store]:
+    store = Store.open(location, KEY, wall=lambda: clock.now)
     yield store
     store.close()
 
@@ -84,26 +85,28 @@ def test_what_nobody_finishes_goes_while_a_proxy_runs(store: Store, clock: Clock
     assert count(store, "oauth_sessions") == 0
 
 
-def test_neither_verifier_nor_state_is_in_the_files(store: Store, tmp_path: Path) -> None:
+def test_neither_verifier_nor_state_is_in_the_files(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "ccflare.db")
     store.sessions.begin("max-1", PENDING)
 
     files = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    store.close()
     assert b"max-1" in files
     assert PENDING.verifier.encode() not in files
     assert PENDING.state.encode() not in files
 
 
-def test_a_sealed_verifier_opens_in_its_own_row_only(store: Store, tmp_path: Path) -> None:
+def test_a_sealed_verifier_opens_in_its_own_row_only(store: Store) -> None:
     first, second = store.sessions.begin("max-1", PENDING), store.sessions.begin("max-1", PENDING)
     swap = "UPDATE oauth_sessions SET verifier = (SELECT verifier FROM oauth_sessions WHERE id = ?) WHERE id = ?"
-    store._execute(swap, (second, first))
+    store.query(swap, (second, first))
 
     with pytest.raises(VaultError):
         store.sessions.take(first, "max-1")
 
 
-def test_without_a_key_no_login_begins(tmp_path: Path) -> None:
-    store = open_store(tmp_path / "other.db", source=None)
+def test_without_a_key_no_login_begins(location: Location) -> None:
+    store = open_store(location, source=None)
 
     with pytest.raises(VaultError, match="without a key"):
         store.sessions.begin("max-1", PENDING)

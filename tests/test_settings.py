@@ -44,7 +44,7 @@ def test_without_a_word_from_anyone_the_defaults_hold() -> None:
 
 
 def test_each_option_has_its_field() -> None:
-    renamed = {"database": "database_path", "key_file": "key_path", "prices": "prices_path", "agents": "agents_path"}
+    renamed = {"key_file": "key_path", "prices": "prices_path", "agents": "agents_path"}
     nouns = [option.name.removeprefix("ccflare_") for option in OPTIONS]
 
     fields = {field.name for field in dataclasses.fields(Settings)}
@@ -115,7 +115,7 @@ def test_any_values_make_settings_or_are_refused(values: dict[str, object]) -> N
 def test_the_database_lies_in_the_data_folder_and_the_key_beside_it(tmp_path: Path) -> None:
     settings = Settings.build({}, {"XDG_DATA_HOME": str(tmp_path)})
 
-    assert settings.database_path == tmp_path / "ccflare" / "ccflare.db"
+    assert settings.database == tmp_path / "ccflare" / "ccflare.db"
     assert settings.key_path == tmp_path / "ccflare" / "ccflare.key"
 
 
@@ -124,7 +124,7 @@ def test_a_relative_data_folder_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_
 
     settings = Settings.build({}, {"XDG_DATA_HOME": "here"})
 
-    assert settings.database_path == tmp_path / ".local" / "share" / "ccflare" / "ccflare.db"
+    assert settings.database == tmp_path / ".local" / "share" / "ccflare" / "ccflare.db"
 
 
 def test_paths_are_absolute_and_know_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_paths_are_absolute_and_know_the_home_folder(monkeypatch: pytest.MonkeyP
 
     settings = Settings.build({"ccflare_database": "~/a.db", "ccflare_key_file": "b.key", "ccflare_prices": "~/c.yaml"})
 
-    assert settings.database_path == tmp_path / "a.db"
+    assert settings.database == tmp_path / "a.db"
     assert settings.key_path == tmp_path / "b.key"
     assert settings.prices_path == tmp_path / "c.yaml"
 

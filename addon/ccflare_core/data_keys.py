@@ -46,7 +46,7 @@ class DataKeys:
     ) -> None:
         """Unwrap all keys; without any, make the first. Raises VaultError if one does not unwrap.
 
-        `transaction` is the store's, which calls `refresh`.
+        `transaction` is the store's, which calls `refresh` once there is a ring.
         """
         self._database = database
         self._source = source
@@ -158,7 +158,7 @@ class DataKeys:
     def _make_first(self) -> None:
         # Wrapped before the lock is held: a source may take its time. If another process is first, its key counts.
         row = self._new_row(os.urandom(KEY_BYTES))
-        with as_store_errors(), self._database.atomic():
+        with self._transaction():
             if not self._ids():
                 DataKeyRow.insert({**row, "number": 1}).execute(self._database)
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ccflare_core.accounts import Account, Kind, valid_name
-from ccflare_core.database import beside, file_size
 from ccflare_core.errors import StoreError
 from ccflare_core.oauth import LOGIN_SECONDS, is_token
+from ccflare_core.sqlite import beside, file_size
 
 _MOST_ACCOUNTS = 1000
 _ANTHROPIC = frozenset({None, "", "anthropic", "claude-console-api"})

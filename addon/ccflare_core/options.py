@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from ccflare_core import oauth
+from ccflare_core import location, oauth
 
 Value = str | int | bool
 
@@ -123,7 +123,7 @@ class Option:
 
 def shown(value: object) -> str:
     """A short quotation for a message; nothing of a text that may hold a password or a key."""
-    if isinstance(value, str) and ("@" in value or "sk-" in value):
+    if isinstance(value, str) and ("@" in value or "sk-" in value or "pass" in value):
         return "this value"
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -138,6 +138,10 @@ def is_path(text: str) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def _is_location(text: str) -> bool:
+    return location.is_location_of_server(text) if location.is_server(text) else is_path(text)
 
 
 def _is_ipv6(host: str) -> bool:
@@ -208,9 +212,9 @@ OPTIONS: tuple[Option, ...] = (
     Option("ccflare_upstream", str, "https://api.anthropic.com",
            "The API that requests are sent to.", check=_is_origin,
            form="http:// or https:// with a host and maybe a port, without path, query or credentials"),
-    _file("ccflare_database",
-          "The database file. Empty: ccflare/ccflare.db in $XDG_DATA_HOME, or else in ~/.local/share.",
-          "ccflare_DB_PATH"),
+    Option("ccflare_database", str, "",
+           "The database: an SQLite file, or a PostgreSQL URL. Empty: ccflare/ccflare.db in $XDG_DATA_HOME, or else in "
+           "~/.local/share.", environment="ccflare_DB_PATH", check=_is_location, form=location.FORM),
     _file("ccflare_key_file",
           "The file with the key that guards all others. Empty: beside the database, with the suffix .key."),
     _choice("ccflare_key_source", "auto|pkcs11|keyring|passphrase|environment|file", "auto",

@@ -13,7 +13,9 @@ from typing import Any, Self
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from ccflare_core import location
 from ccflare_core.errors import ConfigError
+from ccflare_core.location import Location
 from ccflare_core.oauth import Endpoints
 from ccflare_core.options import (
     CONFIG_PATH,
@@ -55,7 +57,7 @@ class Settings:
     """The options after all checks, without their prefix; paths are absolute and a ~ is resolved."""
 
     upstream: Origin
-    database_path: Path
+    database: Location
     key_path: Path
     key_source: str
     pkcs11_module: Path | None
@@ -102,8 +104,8 @@ class Settings:
             raise ConfigError(*problems)
         fields = {name.removeprefix("ccflare_"): value for name, value in merged.items()}
         fields["upstream"] = Origin.parse(fields["upstream"])
-        fields["database_path"] = _database_path(fields.pop("database"), environ)
-        fields["key_path"] = _key_path(fields.pop("key_file"), fields["database_path"])
+        fields["database"] = _database(fields["database"], environ)
+        fields["key_path"] = _key_path(fields.pop("key_file"), fields["database"], environ)
         fields["prices_path"] = _absolute(fields.pop("prices"))
         fields["agents_path"] = _absolute(fields.pop("agents"))
         fields["pkcs11_module"] = _absolute(fields["pkcs11_module"])
@@ -133,23 +135,28 @@ def _absolute(text: str) -> Path | None:
     return Path(text).expanduser().absolute() if text else None
 
 
-def _database_path(text: str, environ: Mapping[str, str]) -> Path:
-    """The database file. The XDG base directory rules say that a relative XDG_DATA_HOME is to be ignored."""
-    if path := _absolute(text):
-        return path
+def _database(text: str, environ: Mapping[str, str]) -> Location:
+    return location.parse(text) if text else _folder(environ) / "ccflare.db"
+
+
+def _folder(environ: Mapping[str, str]) -> Path:
+    """Where data lie by default. The XDG base directory rules say that a relative XDG_DATA_HOME is to be ignored."""
     data = Path(environ.get("XDG_DATA_HOME", ""))
     try:
         folder = data if data.is_absolute() else Path.home() / ".local" / "share"
     except RuntimeError as error:
         raise ConfigError("ccflare_database: there is no home folder for it; give the path of a file") from error
-    return folder / "ccflare" / "ccflare.db"
+    return folder / "ccflare"
 
 
-def _key_path(text: str, database: Path) -> Path:
-    path = _absolute(text) or database.with_suffix(".key")
-    if path == database:
+def _key_path(text: str, database: Location, environ: Mapping[str, str]) -> Path:
+    if path := _absolute(text):
+        found = path
+    else:
+        found = database.with_suffix(".key") if isinstance(database, Path) else _folder(environ) / "ccflare.key"
+    if found == database:
         raise ConfigError("ccflare_key_file: this is the database too; allowed is the path of another file")
-    return path
+    return found
 
 
 def defaults(environ: Mapping[str, str], folder: Path) -> dict[str, object]:

@@ -1,7 +1,8 @@
 """The database's owner: one connection, kept to the thread that opened it, which gives and takes values.
 
 A proxy has one writing store, inside the writer's thread (writer.py); scripts open their own beside it. Every
-write is one IMMEDIATE transaction. StoreError means that the database cannot be used now, or not as asked.
+write is one transaction, and one at a time (database.py). StoreError means that the database cannot be used now,
+or not as asked.
 """
 
 import contextlib
@@ -9,7 +10,6 @@ import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import peewee
@@ -17,10 +17,12 @@ import peewee
 from ccflare_core.accounts import Account, Kind
 from ccflare_core.cooldowns import Cooldown
 from ccflare_core.data_keys import DataKey, DataKeys, list_keys
-from ccflare_core.database import as_store_errors, beside, file_size, open_database, open_to_read
+from ccflare_core.database import CommitUnknown, Engine, as_store_errors
+from ccflare_core.engines import open_engine
 from ccflare_core.errors import StoreError, VaultError
 from ccflare_core.key_sources import KeySource
 from ccflare_core.ledger import Ledger, clear_cooldown, set_cooldown, to_ms
+from ccflare_core.location import Location
 from ccflare_core.logins import Logins, refresh_digest
 from ccflare_core.models import AccountRow, CooldownRow, RefreshLeaseRow, RequestRow, RunRow, WindowRow
 from ccflare_core.quota import Window
@@ -40,18 +42,16 @@ class Store:
 
     def __init__(
         self,
-        database: peewee.SqliteDatabase,
-        path: Path,
+        engine: Engine,
         source: KeySource | None,
         *,
         read_only: bool = False,
         wall: Callable[[], float] = time.time,  # noqa: TID251
     ) -> None:
-        self._database = database
-        self._path = path
+        self._engine = engine
+        self._database = database = engine.database
         self._wall = wall
-        self._execute: Callable[..., Any] = database.execute_sql
-        self._identity = self._identify()
+        self._unknown: tuple[Sequence[Record], int] | None = None
         self.keys: DataKeys | None = None
         """The ring of keys; None without a key source."""
         if source is not None:
@@ -60,35 +60,34 @@ class Store:
         self._ledger = Ledger(database, self.vault)
         self.logins = Logins(database, transaction=self._transaction, account=self._account, columns=self._columns)
         self.sessions = Sessions(database, self.vault, transaction=self._transaction, wall=wall)
-        self._version = self._data_version()
         self.run_id: str | None = None
         """The run that was started through this store and has not ended."""
 
     @classmethod
     def open(
         cls,
-        path: Path,
+        location: Location,
         source: KeySource | None,
         *,
         read_only: bool = False,
         wall: Callable[[], float] = time.time,  # noqa: TID251
     ) -> "Store":
-        """The store of the database at `path`, which is made or brought up to date unless `read_only`.
+        """The store of the database at `location`, which is made or brought up to date unless `read_only`.
 
         Without a key source no secret and no body can be written, and accounts come without their secrets. Raises
-        StoreError if the file is another program's, damaged, newer than this version, or out of reach, and VaultError
-        if its keys do not unwrap.
+        StoreError if the database is another program's, damaged, newer than this version, or out of reach, and
+        VaultError if its keys do not unwrap.
         """
-        database = open_to_read(path) if read_only else open_database(path, round(wall() * 1000))
+        engine = open_engine(location, now_ms=round(wall() * 1000), read_only=read_only)
         try:
-            return cls(database, path, source, read_only=read_only, wall=wall)
+            return cls(engine, source, read_only=read_only, wall=wall)
         except BaseException:
-            database.close()
+            engine.close()
             raise
 
     def close(self) -> None:
         """Close the connection; a second time is harmless."""
-        self._database.close()
+        self._engine.close()
 
     def accounts(self) -> list[Account]:
         """Every account, by priority and name.
@@ -112,7 +111,8 @@ class Store:
         names = (*_PLAIN, *_SECRETS, *_TIMES)
         fields = {name: getattr(account, name) for name in names}
         self._write_account(
-            lambda: AccountRow.insert({**self._columns(account.id, fields), "id": account.id}), account.name
+            lambda: AccountRow.insert({**self._columns(account.id, fields), "id": account.id}).as_rowcount(),
+            account.name,
         )
 
     def update_account(self, account_id: str, **fields: Any) -> None:
@@ -267,24 +267,36 @@ class Store:
     def write(self, batch: Sequence[Record]) -> None:
         """Write the batch whole, in one transaction, or nothing of it.
 
-        Raises StoreError if the database cannot take it now, or is no longer the file at its path; anything
+        Raises StoreError if the database cannot take it now, or is no longer the one that was opened; anything
         else (peewee's IntegrityError, VaultError, ValueError …) is about one of the records.
         """
+        if self._is_written(batch):
+            return
         rows, sealed_by = self._ledger.prepare(batch), self._key_id()
-        with self._transaction():
-            if self._key_id() != sealed_by:
-                rows = self._ledger.prepare(batch)
-            self._ledger.write(rows)
+        try:
+            with self._transaction():
+                if self._key_id() != sealed_by:
+                    rows = self._ledger.prepare(batch)
+                self._ledger.write(rows)
+        except CommitUnknown as error:
+            self._unknown = (batch, error.transaction)
+            raise
+
+    def _is_written(self, batch: Sequence[Record]) -> bool:
+        """Whether the batch, which comes a second time because nobody knew what became of it, is there."""
+        if self._unknown is None:
+            return False
+        is_written = self._unknown[0] == batch and self._engine.was_committed(self._unknown[1])
+        self._unknown = None
+        return is_written
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """The rows of one SELECT."""
-        with as_store_errors():
-            return list(self._execute(sql, parameters).fetchall())
+        """The rows of one SELECT, with `?` for each parameter."""
+        return self._engine.select(sql, parameters)
 
     def changed(self) -> bool:
         """Whether another connection has committed since the last call, or since this one was opened."""
-        before, self._version = self._version, self._data_version()
-        return self._version != before
+        return self._engine.changed()
 
     def look_for_keys(self) -> str | None:
         """Take up the keys that other processes have made; why one of them cannot be used, if so."""
@@ -308,42 +320,25 @@ class Store:
         return Resealing(self._database, self.vault, self._transaction)
 
     def scrub(self, *, whole: bool = False) -> bool:
-        """Empty the write-ahead log, where old rows stay legible; with `whole` rewrite the file before that.
+        """Wipe what deleted and replaced rows have left; with `whole` write the tables anew before that.
 
         False if a reader stands in the way for longer than five seconds.
         """
-        with as_store_errors():
-            if whole:
-                self._execute("VACUUM")
-            return not self._execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        return self._engine.scrub(whole=whole)
 
     def _key_id(self) -> str | None:
         return self.vault.key_id if self.vault else None
 
     def log_bytes(self) -> int:
         """The size of the write-ahead log, which grows while some reader keeps a transaction open."""
-        return file_size(beside(self._path, "-wal"))
+        return self._engine.log_bytes()
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        if self._identify() != self._identity:
-            # SQLite would go on writing into a file that no longer has a name.
-            raise StoreError("the database file was deleted or replaced while in use: restore it, then restart")
-        with as_store_errors(), self._database.atomic():
+        with self._engine.transaction():
             if self.keys is not None:
                 self.keys.refresh()
             yield
-
-    def _data_version(self) -> int:
-        with as_store_errors():
-            return int(self._database.pragma("data_version"))
-
-    def _identify(self) -> tuple[int, int] | None:
-        try:
-            info = self._path.stat()
-        except OSError:
-            return None
-        return info.st_dev, info.st_ino
 
 
 def _seconds(ms: int | None) -> float | None:

@@ -64,7 +64,7 @@ class House:
         self._run_id = secrets.token_hex(8)
         source = choose(settings, environ)
         self._writer = Writer(
-            lambda: Store.open(settings.database_path, source),
+            lambda: Store.open(settings.database, source),
             on_change=self._accounts_changed,
             on_trouble=self._warn,
         )

@@ -209,7 +209,7 @@ def test_a_login_is_good_for_one_use(person: Person, upstream: FakeUpstream) -> 
 def test_a_login_is_good_for_ten_minutes(person: Person, upstream: FakeUpstream) -> None:
     with person.begins("login", "max-1") as child:
         with opened(person.database) as store:
-            store._execute("UPDATE oauth_sessions SET created_at = created_at - 600000")
+            store.query("UPDATE oauth_sessions SET created_at = created_at - 600000")
         complaint = person.pastes(child, person.code)
 
     assert "not finished within 10 minutes" in complaint
@@ -242,7 +242,7 @@ def test_a_killed_login_is_dropped_by_the_next_one_after_its_time(person: Person
     with person.begins("login", "max-1") as child:
         child.kill()
     with opened(person.database) as store:
-        store._execute("UPDATE oauth_sessions SET expires_at = ?", (round(time.time() * 1000),))
+        store.query("UPDATE oauth_sessions SET expires_at = ?", (round(time.time() * 1000),))
 
     person.logs_in("login", "max-1")
 

@@ -6,13 +6,13 @@ import random
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from ccflare_core.accounts import Account, Kind
 from ccflare_core.key_sources import KeyFile
+from ccflare_core.location import Location
 from ccflare_core.store import Store
-from database_kit import KEY, start_python
+from database_kit import KEY, KEY_VARIABLE, start_python
 from fake_upstream import (
     MESSAGES,
     TOKEN,
@@ -31,7 +31,7 @@ ROUNDS = 25
 
 @contextlib.contextmanager
 def opened(proxy: Proxy) -> Iterator[Store]:
-    """The proxy's own database, opened beside it."""
+    """The proxy's own file, opened beside it."""
     store = Store.open(proxy.database, KeyFile(proxy.database.with_suffix(".key")))
     try:
         yield store
@@ -110,10 +110,12 @@ def test_a_thousand_requests_on_an_expired_token_are_one_refresh(
     assert {request.credential for request in sent(upstream, MESSAGES)}.isdisjoint({access})
 
 
-def test_two_proxies_on_one_database_are_one_refresh(upstream: FakeUpstream, start_proxy: StartProxy) -> None:
+def test_two_proxies_on_one_database_are_one_refresh(
+    location: Location, upstream: FakeUpstream, start_proxy: StartProxy
+) -> None:
     slowly(upstream, 1)
-    one = start_proxy(upstream)
-    two = start_proxy(upstream, database=one.database)
+    one = start_proxy(upstream, database=location, environment=KEY_VARIABLE)
+    two = start_proxy(upstream, database=location, environment=KEY_VARIABLE)
     access, refresh = upstream.logins.new_login()
     one.add_tokens("max", access, refresh, expires_in=-60)
     for proxy in (one, two):
@@ -290,15 +292,15 @@ def test_no_token_is_in_the_log_the_database_or_the_health_page(
 
 _REFRESH_FOR_EVER = """
 import asyncio, sys
-from pathlib import Path
 from ccflare_core import oauth
 from ccflare_core.fetch import Fetcher
+from ccflare_core.location import parse
 from ccflare_core.refresh import Refresher
 from ccflare_core.store import Store
 from ccflare_core.key_sources import GivenKey
 
 async def main(path, url, owner):
-    store = Store.open(Path(path), GivenKey(b"k" * 32))
+    store = Store.open(parse(path), GivenKey(b"k" * 32))
     store.start_run(owner, "elsewhere", 1)
     async def call(function):
         return function(store)
@@ -316,18 +318,18 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 def test_kill_9_at_any_moment_spends_nothing_twice_and_loses_nothing_that_was_committed(
-    upstream: FakeUpstream, tmp_path: Path
+    upstream: FakeUpstream, location: Location
 ) -> None:
     """Only an answer on its way when the process dies is lost; that is found out by one try, and never by a second."""
     chance = random.Random(20261124)
     pause = (0.0, 0.0, 0.01)
     upstream.always(lambda r: stall_before_head(chance.choice(pause), upstream.logins.token(r)), path=TOKEN)
-    store = Store.open(tmp_path / "ccflare.db", KEY)
+    store = Store.open(location, KEY)
     lost = 0
     for number in range(ROUNDS):
         account = new_login(store, upstream)
         reuses = upstream.logins.reuses
-        used = killed(tmp_path / "ccflare.db", upstream, f"run-{number}", after=chance.uniform(0, 0.06))
+        used = killed(location, upstream, f"run-{number}", after=chance.uniform(0, 0.06))
         assert upstream.logins.reuses == reuses
 
         stored = store.accounts()[0]
@@ -335,7 +337,7 @@ def test_kill_9_at_any_moment_spends_nothing_twice_and_loses_nothing_that_was_co
         assert stored.access_token == used[-1] or stored.access_token not in [account.access_token, *used]
         store.close_dead_runs("nowhere", lambda pid: False, time.time() + 1000)
 
-        used = killed(tmp_path / "ccflare.db", upstream, f"run-{number}-again", after=0.0)
+        used = killed(location, upstream, f"run-{number}-again", after=0.0)
         assert (used == ["needs login"]) is not was_committed
         assert upstream.logins.reuses == reuses + (not was_committed)
         lost += not was_committed
@@ -353,7 +355,7 @@ def new_login(store: Store, upstream: FakeUpstream) -> Account:
     return account
 
 
-def killed(database: Path, upstream: FakeUpstream, owner: str, *, after: float) -> list[str]:
+def killed(database: Location, upstream: FakeUpstream, owner: str, *, after: float) -> list[str]:
     """What a process that refreshes for ever has used, until it was killed so many seconds after its first token."""
     child = start_python(_REFRESH_FOR_EVER, database, upstream.url + TOKEN, owner)
     try:

@@ -22,6 +22,7 @@ from ccflare_core.cli.importing import add_import_options, bring
 from ccflare_core.cli.login import add_login_options, log_in
 from ccflare_core.cli.output import render
 from ccflare_core.cli.tables import account_table
+from ccflare_core.engines import is_made
 from ccflare_core.reports import Reports, Use
 from ccflare_core.standing import Standing, standing
 from ccflare_core.store import Store
@@ -137,10 +138,10 @@ def _set_priority(console: Console, arguments: argparse.Namespace) -> int:
 @contextmanager
 def _found(console: Console, arguments: argparse.Namespace) -> Iterator[tuple[Store, Account]]:
     """The open store and the named account, without its secrets: nothing here needs the key."""
-    path = read_settings(console, arguments.database).database_path
-    if not path.exists():
-        raise Refused(f"There are no accounts: {path} does not exist yet.")
-    store = Store.open(path, None)
+    database = read_settings(console, arguments.database).database
+    if not is_made(database):
+        raise Refused(f"There are no accounts: {database} does not exist yet.")
+    store = Store.open(database, None)
     try:
         yield store, store.account_by_name(arguments.name)
     finally:
@@ -148,10 +149,10 @@ def _found(console: Console, arguments: argparse.Namespace) -> Iterator[tuple[St
 
 
 def _list(console: Console, arguments: argparse.Namespace) -> int:
-    path, now = read_settings(console, arguments.database).database_path, console.now()
+    database, now = read_settings(console, arguments.database).database, console.now()
     rows: list[tuple[Standing, Use]] = []
-    if path.exists():
-        store = Store.open(path, None, read_only=True)
+    if is_made(database):
+        store = Store.open(database, None, read_only=True)
         try:
             rows = _rows(store, now)
         finally:

@@ -97,7 +97,7 @@ def described(account: Account, now: float) -> str:
 @contextmanager
 def opened(console: Console, settings: Settings) -> Iterator[Store]:
     """The store with its key, which opens everything that is in it: another one must not seal what is new."""
-    store = Store.open(settings.database_path, choose(settings, console.environ), wall=console.now)
+    store = Store.open(settings.database, choose(settings, console.environ), wall=console.now)
     try:
         store.accounts()
         yield store

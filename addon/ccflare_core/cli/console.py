@@ -112,7 +112,7 @@ def add_common(parser: argparse.ArgumentParser, *, again: bool = False) -> None:
     """The options that every command has. With `again` they may follow a subcommand's name as well."""
     database = argparse.SUPPRESS if again else None
     form = argparse.SUPPRESS if again else "table"
-    parser.add_argument("--database", metavar="PATH", default=database, help="the database file (default: the proxy's)")
+    parser.add_argument("--database", metavar="PATH|URL", default=database, help="default: the proxy's")
     parser.add_argument("--format", choices=FORMATS, default=form, help="default: table")
 
 

@@ -8,6 +8,7 @@ from ccflare_core.cli.adding import described, opened
 from ccflare_core.cli.console import OK, SECRET_LIMIT, Console, Refused, read_settings
 from ccflare_core.cli.credentials import parse_tokens
 from ccflare_core.cli.output import DASH, Column, Table, clip, render
+from ccflare_core.engines import is_made
 from ccflare_core.importing import Found, from_login_file, read_database, without_known
 from ccflare_core.key_sources import choose
 from ccflare_core.settings import Settings
@@ -71,11 +72,11 @@ def _read_login(path: Path, now: float) -> list[Found]:
 
 def _known(console: Console, settings: Settings) -> list[Account]:
     """The accounts that are here, with their secrets if their key is. Makes neither a database nor a key."""
-    if not settings.database_path.exists():
+    if not is_made(settings.database):
         return []
     source = choose(settings, console.environ)
     has_key = source.name != "file" or settings.key_path.exists()
-    store = Store.open(settings.database_path, source if has_key else None, read_only=True)
+    store = Store.open(settings.database, source if has_key else None, read_only=True)
     try:
         return store.accounts()
     finally:

@@ -20,6 +20,7 @@ from ccflare_core.cli.console import (
 )
 from ccflare_core.cli.output import Column, Table, count, iso, moment, render
 from ccflare_core.data_keys import DataKey, DataKeys
+from ccflare_core.engines import is_made
 from ccflare_core.errors import VaultError
 from ccflare_core.key_sources import SOURCES, KeySource, choose, make
 from ccflare_core.sealed import CLEAR, drain
@@ -201,7 +202,7 @@ def _drained(work: Iterable[int]) -> int:
 def _scrub(console: Console, store: Store, *, whole: bool = False) -> None:
     """Leave no trace of what was there before."""
     if not store.scrub(whole=whole):
-        console.complain("A program keeps reading the database, so old rows stay in its -wal file until it ends.")
+        console.complain("A program keeps reading the database, so old rows leave traces on its disk until it ends.")
 
 
 def _values(number: int) -> str:
@@ -225,10 +226,9 @@ def _changing(console: Console, arguments: argparse.Namespace) -> Iterator[tuple
 def _opened(
     console: Console, settings: Settings, source: KeySource | None, *, read_only: bool = False
 ) -> Iterator[Store]:
-    path = settings.database_path
-    if not path.exists():
-        raise Refused(f"There are no keys: {path} does not exist yet.")
-    store = Store.open(path, source, read_only=read_only, wall=console.now)
+    if not is_made(settings.database):
+        raise Refused(f"There are no keys: {settings.database} does not exist yet.")
+    store = Store.open(settings.database, source, read_only=read_only, wall=console.now)
     try:
         yield store
     finally:

@@ -94,15 +94,15 @@ def _since(text: str) -> Since:
 
 
 def _answer(console: Console, arguments: argparse.Namespace) -> int:
-    path, now = read_settings(console, arguments.database).database_path, console.now()
-    store = Store.open(path, None, read_only=True)
+    database, now = read_settings(console, arguments.database).database, console.now()
+    store = Store.open(database, None, read_only=True)
     try:
         tables = _tables(store, arguments, now)
         empty = arguments.format in ("table", "markdown") and Reports(store.query).is_empty()
     finally:
         store.close()
     if empty and arguments.view != "accounts":
-        console.say(f"Nothing is recorded yet in {path}: send a request through the proxy first.")
+        console.say(f"Nothing is recorded yet in {database}: send a request through the proxy first.")
     else:
         console.say(render(tables, arguments.format))
     return OK
