@@ -16,6 +16,8 @@ FILES = {
 
 # A module of the core is free of I/O unless it is named here.
 DATABASE = {
+    "blocks",
+    "bodies",
     "data_keys",
     "database",
     "engines",
@@ -28,6 +30,7 @@ DATABASE = {
     "sealed",
     "sessions",
     "sqlite",
+    "statements",
     "store",
 }
 WITH_IO = DATABASE | {"backlog", "cli", "fetch", "files", "importing", "transcript", "vault", "watch", "writer"}

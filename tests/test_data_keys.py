@@ -12,7 +12,6 @@ from ccflare_core.key_sources import GivenKey
 from ccflare_core.location import Location
 from ccflare_core.sealed import CLEAR, COLUMNS, drain
 from ccflare_core.store import Store
-from ccflare_core.vault import place
 from database_kit import KEY, NOW, SECRETS, an_account, open_store, payload, started
 
 OTHER = GivenKey(b"o" * 32)
@@ -44,9 +43,9 @@ def fill(store: Store, bodies: int = 3) -> None:
 
 
 def body(store: Store, exchange_id: str) -> bytes:
-    [(form, sealed)] = store.query("SELECT format, body FROM payloads WHERE request_id = ?", (exchange_id,))
-    assert store.vault is not None
-    return transcript.decode(form, sealed, store.vault, place("payloads", "request", exchange_id))
+    body = store.body(exchange_id, "request")
+    assert body is not None
+    return body.content
 
 
 # -- the ring

@@ -175,7 +175,7 @@ def test_both_bodies_are_kept_as_they_were_on_the_wire() -> None:
     exchange = desk.serve(ONE)
 
     assert desk.rows.of(Payload) == [
-        Payload(exchange.id, "request", "application/json", "", BODY, len(BODY), truncated=False),
+        Payload(exchange.id, "request", "application/json", "", BODY, len(BODY), False, "session-1"),
         Payload(
             exchange.id, "response", "text/event-stream", "identity", START + END, len(START + END), truncated=False
         ),

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ccflare_core import transcript
 from ccflare_core.accounts import Kind
+from ccflare_core.bodies import Body
 from ccflare_core.errors import StoreError, VaultError
 from ccflare_core.key_sources import GivenKey
 from ccflare_core.location import Location
@@ -19,7 +19,7 @@ from ccflare_core.models import TABLES
 from ccflare_core.quota import Window
 from ccflare_core.records import CooldownCleared, CooldownSet, ExchangeFinished, WindowRead, storable
 from ccflare_core.store import Store
-from ccflare_core.vault import Vault, place
+from ccflare_core.vault import Vault
 from database_kit import (
     NOW,
     SECRETS,
@@ -268,9 +268,7 @@ def test_an_attempt_keeps_its_windows(store: Store) -> None:
 def test_a_body_opens_again(store: Store) -> None:
     store.write([started("r1"), payload("r1", b"hello", part="response")])
     found = row(store, "payloads")
-    where = place("payloads", "response", "r1")
-    assert store.vault
-    assert transcript.decode(found["format"], found["body"], store.vault, where) == b"hello"
+    assert store.body("r1", "response") == Body(b"hello", "application/json", "", truncated=False)
     assert (found["content_type"], found["size"], found["truncated"]) == ("application/json", 5, 0)
 
 

@@ -18,9 +18,11 @@ A request's life, in the order of reading:
     pricing     what they cost                          price_files prices in files
     recorder    facts into records                      records     what is written down
     writer      the one thread that writes              backlog, watch
-    store       the database's owner                    ledger, models, migrations
+    store       the database's owner                    ledger, models, migrations, statements
     database    what it needs of a database             engines, sqlite, postgres, location
-    transcript  the format of kept bodies               vault       sealing and opening
+    blocks      bodies into blocks, each kept once      bodies      back, and freed
+    splitting   where a body is cut                     transcript  the format of what is kept
+    vault       sealing and opening
     data_keys   the ring of keys that seal              sealed      all that they have sealed
     key_sources the key that wraps them                 passphrase, os_keyring, hsm, indirection
 

@@ -7,15 +7,13 @@ too. So a batch's rows of one kind go in with a few many-row statements, whose S
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from operator import attrgetter
 from typing import Any
 
-from peewee import Database, Field, Model, Value, fn
+from peewee import Database, Value, fn
 
-from ccflare_core import transcript
+from ccflare_core.blocks import Blocks
 from ccflare_core.cooldowns import Cooldown
-from ccflare_core.errors import VaultError
 from ccflare_core.models import AttemptRow, CooldownRow, PayloadRow, RequestRow, WindowRow
 from ccflare_core.quota import Window
 from ccflare_core.records import (
@@ -28,11 +26,9 @@ from ccflare_core.records import (
     Record,
     WindowRead,
 )
-from ccflare_core.vault import Vault, place
+from ccflare_core.statements import Insert, Row, render
+from ccflare_core.vault import Vault
 
-Row = Sequence[Any]
-
-_MOST_ROWS = 100
 _STARTED = (
     RequestRow.id,
     RequestRow.timestamp,
@@ -77,6 +73,7 @@ _PAYLOAD = (
     PayloadRow.size,
     PayloadRow.truncated,
     PayloadRow.body,
+    PayloadRow.chapter,
 )
 
 
@@ -95,7 +92,7 @@ class Ledger:
     def __init__(self, database: Database, vault: Vault | None) -> None:
         """Without a vault, no payload can be written: that raises VaultError."""
         self._database = database
-        self._vault = vault
+        self._blocks = Blocks(database, vault)
         self._requests = Insert(database, RequestRow, _STARTED)
         self._whole = Insert(database, RequestRow, (*_STARTED, *_FINISHED))
         self._attempts = Insert(database, AttemptRow, _ATTEMPT)
@@ -122,7 +119,7 @@ class Ledger:
                     rows[CooldownSet].append(record)  # one list: their order matters
                 case _:
                     rows[type(record)].append(record)
-        rows[Payload] = self._payload_rows(payloads)
+        rows[Payload] = self._blocks.prepare(payloads)
         return rows
 
     def write(self, rows: dict[type, list[Any]]) -> None:
@@ -132,31 +129,15 @@ class Ledger:
         self._requests.run(started)
         self._attempts.run(rows[AttemptMade])
         self._windows.run(rows[WindowRead])
-        self._payloads.run(rows[Payload])
+        self._payloads.run(self._blocks.write(rows[Payload]))
         for record in rows[CooldownSet]:
             self._cooldown(record)
         for record in finished:
             self._execute(self._finish, self._finished(record))
 
-    def _payload_rows(self, payloads: Sequence[Payload]) -> list[Row]:
-        if not payloads:
-            return []
-        if self._vault is None:
-            raise VaultError("no body can be recorded without a key: open the database with a key source")
-        bodies = [(record.body, place("payloads", record.part, record.request_id)) for record in payloads]
-        return [
-            (
-                record.request_id,
-                record.part,
-                form,
-                record.content_type,
-                record.content_encoding,
-                record.size,
-                record.truncated,
-                sealed,
-            )
-            for record, (form, sealed) in zip(payloads, transcript.encode(bodies, self._vault), strict=True)
-        ]
+    def forget(self) -> None:
+        """Believe nothing of what was written since the last commit: it did not come to one."""
+        self._blocks.forget()
 
     def _cooldown(self, record: CooldownSet | CooldownCleared) -> None:
         if isinstance(record, CooldownSet):
@@ -191,46 +172,13 @@ def whole_row(started: ExchangeStarted, finished: ExchangeFinished) -> Row:
     return (*begun, *_END(finished))
 
 
-class Insert:
-    """Inserts rows of one table by one statement a batch; the text for each number of rows is built once."""
-
-    def __init__(self, database: Database, model: type[Model], columns: "Sequence[Field[Any]]") -> None:
-        self._execute: Callable[..., Any] = database.execute_sql
-        self._render = partial(_render, database)
-        self._model = model
-        self._columns = columns
-        self._statements: dict[int, str] = {}
-
-    def run(self, rows: Sequence[Row]) -> None:
-        """Insert all of `rows`, whose values stand in the order of the columns."""
-        done = 0
-        while done < len(rows):
-            count = min(_MOST_ROWS, len(rows) - done)
-            values = [value for row in rows[done : done + count] for value in row]
-            self._execute(self._statement(count), values)
-            done += count
-
-    def _statement(self, count: int) -> str:
-        if count not in self._statements:
-            blank = [[None] * len(self._columns)] * count
-            query = self._model.insert_many(blank, fields=self._columns)
-            self._statements[count] = self._render(query)[0]
-        return self._statements[count]
-
-
 def _finishing(database: Database) -> tuple[str, list[str]]:
     """The UPDATE that closes an exchange, and which field of ExchangeFinished each of its parameters is."""
     values = {name: Value(name, converter=False) for name in ExchangeFinished._fields}
     changes: dict[Any, Any] = {getattr(RequestRow, name): value for name, value in values.items() if name != "id"}
     for column in (RequestRow.model, RequestRow.session_id):
         changes[column] = fn.COALESCE(values[column.name], column)
-    return _render(database, RequestRow.update(changes).where(RequestRow.id == values["id"]))
-
-
-def _render(database: Database, query: Any) -> tuple[str, list[Any]]:
-    context: Any = database.get_sql_context()
-    sql, parameters = context.sql(query).query()
-    return sql, parameters
+    return render(database, RequestRow.update(changes).where(RequestRow.id == values["id"]))
 
 
 def windows_json(windows: Iterable[Window]) -> str:

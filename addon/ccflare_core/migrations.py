@@ -111,6 +111,22 @@ MIGRATIONS: tuple[Migration, ...] = (
             for name in ("project", "working_directory", "agent", "request_class", "original_model")
         ),
     ),
+    Migration(
+        "0006_blocks",
+        (
+            "CREATE TABLE chapters (id {serial} PRIMARY KEY, term BIGINT NOT NULL, is_stale BOOLEAN NOT NULL)",
+            "CREATE INDEX chapters_stale ON chapters (id) WHERE is_stale",
+            "CREATE TABLE blocks (id {serial} PRIMARY KEY, address {blob} NOT NULL, body {blob} NOT NULL)",
+            "CREATE INDEX blocks_address ON blocks (address)",
+            "CREATE INDEX blocks_key ON blocks (substr(body, 1, 9))",
+            """CREATE TABLE chapter_blocks (
+                chapter_id BIGINT NOT NULL REFERENCES chapters (id), block_id BIGINT NOT NULL REFERENCES blocks (id),
+                PRIMARY KEY (chapter_id, block_id))""",
+            "CREATE INDEX chapter_blocks_block ON chapter_blocks (block_id)",
+            "ALTER TABLE payloads ADD COLUMN chapter_id BIGINT REFERENCES chapters (id)",
+            "CREATE INDEX payloads_chapter ON payloads (chapter_id) WHERE chapter_id IS NOT NULL",
+        ),
+    ),
 )
 
 _BOOK = "CREATE TABLE IF NOT EXISTS migrations (name TEXT NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)"

@@ -205,6 +205,41 @@ class WindowRow(Model):
         table_name = "windows"
 
 
+class ChapterRow(Model):
+    """Up to some hundred bodies of one session, for which it is noted together which blocks they need."""
+
+    id = AutoField()
+    term = BigIntegerField()
+    """A random number that its writer knows. 0: no more bodies are added."""
+    is_stale = BooleanField()
+    """Bodies were deleted: it may name blocks that none of the others needs."""
+
+    class Meta:
+        table_name = "chapters"
+
+
+class BlockRow(Model):
+    """A part of bodies, sealed for its address, see transcript.py."""
+
+    id = AutoField()
+    address = BlobField()
+    body = BlobField()
+
+    class Meta:
+        table_name = "blocks"
+
+
+class ChapterBlockRow(Model):
+    """That a body of the chapter needs the block."""
+
+    chapter = ForeignKeyField(ChapterRow, backref="+")
+    block = ForeignKeyField(BlockRow, backref="+")
+
+    class Meta:
+        table_name = "chapter_blocks"
+        primary_key = CompositeKey("chapter", "block")
+
+
 class PayloadRow(Model):
     """A body (`part` is "request" or "response") in a format of transcript.py, sealed for its place."""
 
@@ -216,6 +251,8 @@ class PayloadRow(Model):
     size = BigIntegerField()
     truncated = BooleanField()
     body = BlobField()
+    chapter = ForeignKeyField(ChapterRow, null=True, backref="+")
+    """Where the body's blocks are noted; NULL if it has none."""
 
     class Meta:
         table_name = "payloads"
@@ -242,6 +279,9 @@ TABLES: tuple[type[Model], ...] = (
     RequestRow,
     AttemptRow,
     WindowRow,
+    ChapterRow,
+    BlockRow,
+    ChapterBlockRow,
     PayloadRow,
     MigrationRow,
 )

@@ -122,6 +122,7 @@ class Recorder:
                     body=body[:limit],
                     size=len(body),
                     truncated=len(body) > limit,
+                    session_id=exchange.facts.session_id,
                 )
             )
         capture = exchange.capture

@@ -108,7 +108,7 @@ class CooldownCleared(NamedTuple):
 class Payload:
     """A row of `payloads`: the body of the `part` "request" or "response", as far as it was captured.
 
-    `size` is the number of bytes that went over the wire.
+    `size` is the number of bytes that went over the wire. Bodies of one session have most of their content in common.
     """
 
     request_id: str
@@ -118,6 +118,7 @@ class Payload:
     body: bytes = field(repr=False)
     size: int
     truncated: bool
+    session_id: str | None = None
 
 
 Record = ExchangeStarted | ExchangeFinished | AttemptMade | WindowRead | CooldownSet | CooldownCleared | Payload

@@ -14,7 +14,7 @@ from peewee import SQL, Database, Model, fn
 from ccflare_core import transcript
 from ccflare_core.database import as_store_errors
 from ccflare_core.errors import VaultError
-from ccflare_core.models import AccountRow, OAuthSessionRow, PayloadRow
+from ccflare_core.models import AccountRow, BlockRow, OAuthSessionRow, PayloadRow
 from ccflare_core.vault import HEAD, Vault, head_of, place
 
 CLEAR = "clear"
@@ -28,13 +28,26 @@ Key = tuple[Any, ...]
 Transaction = Callable[[], AbstractContextManager[None]]
 
 
+def _rewrap(column: "Column", key: Key, sealed: bytes, vault: Vault) -> dict[str, object]:
+    return {column.name: vault.rewrap(sealed, column.place(key))}
+
+
+def _rewrap_block(column: "Column", key: Key, sealed: bytes, vault: Vault) -> dict[str, object]:
+    at, resealed = transcript.reseal_block(sealed, bytes(key[1]), vault)
+    return {"address": at, column.name: resealed}
+
+
 class Column(NamedTuple):
-    """A column of sealed bytes; `keys` are the columns that name a row, `place` makes a value's place of theirs."""
+    """A column of sealed bytes; `keys` are the columns that name a row, `place` makes a value's place of theirs.
+
+    `rewrap` gives what is to change in a row so that the newest key seals it.
+    """
 
     model: type[Model]
     name: str
     keys: tuple[str, ...]
     place: Callable[[Key], str]
+    rewrap: Callable[["Column", Key, bytes, Vault], dict[str, object]] = _rewrap
 
     @property
     def table(self) -> str:
@@ -78,12 +91,13 @@ def _simple(model: type[Model], *names: str) -> Iterator[Column]:
         yield Column(model, name, ("id",), lambda key, n=name: place(str(model._meta.table_name), n, key[0]))  # type: ignore[misc]
 
 
-_BODY = Column(PayloadRow, "body", ("request", "part"), lambda key: place("payloads", key[1], key[0]))
+_BLOCK = Column(BlockRow, "body", ("id", "address"), lambda key: transcript.block_place(bytes(key[1])), _rewrap_block)
+_BODY = Column(PayloadRow, "body", ("request", "part"), lambda key: transcript.body_place(key[1], key[0]))
 _SECRETS = (
     *_simple(AccountRow, "access_token", "refresh_token", "api_key"),
     *_simple(OAuthSessionRow, "state", "verifier"),
 )
-COLUMNS: tuple[Column, ...] = (*_SECRETS, _BODY)
+COLUMNS: tuple[Column, ...] = (*_SECRETS, _BLOCK, _BODY)
 
 
 def count_values(database: Database) -> Counter[str]:
@@ -146,7 +160,7 @@ class Resealing:
             sealed = column.get(self._database, key)
             size += len(sealed)
             try:
-                column.set(self._database, key, **{column.name: self._vault.rewrap(sealed, column.place(key))})
+                column.set(self._database, key, **column.rewrap(column, key, sealed, self._vault))
                 done += 1
             except VaultError:
                 failures.add(key)
@@ -187,9 +201,9 @@ class Resealing:
         value = column.get(self._database, key)
         plain = value.encode() if isinstance(value, str) else bytes(value or b"")
         where = column.place(key)
-        ((form, sealed),) = transcript.encode([(plain, where)], self._vault)
-        _check(transcript.decode(form, sealed, self._vault, where) == plain)
-        column.set(self._database, key, body=sealed, format=form)
+        (sealed,) = transcript.encode([(plain, where)], self._vault)
+        _check(transcript.decode(sealed, self._vault, where) == plain)
+        column.set(self._database, key, body=sealed, format=transcript.FORMAT)
 
 
 def drain(work: Iterable[int], pause: Callable[[], None] = lambda: None) -> int:

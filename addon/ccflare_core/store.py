@@ -15,6 +15,7 @@ from typing import Any
 import peewee
 
 from ccflare_core.accounts import Account, Kind
+from ccflare_core.bodies import Body, Transcripts
 from ccflare_core.cooldowns import Cooldown
 from ccflare_core.data_keys import DataKey, DataKeys, list_keys
 from ccflare_core.database import CommitUnknown, Engine, as_store_errors
@@ -60,6 +61,7 @@ class Store:
         self._ledger = Ledger(database, self.vault)
         self.logins = Logins(database, transaction=self._transaction, account=self._account, columns=self._columns)
         self.sessions = Sessions(database, self.vault, transaction=self._transaction, wall=wall)
+        self.transcripts = Transcripts(database, self.vault, self._transaction)
         self.run_id: str | None = None
         """The run that was started through this store and has not ended."""
 
@@ -278,9 +280,15 @@ class Store:
                 if self._key_id() != sealed_by:
                     rows = self._ledger.prepare(batch)
                 self._ledger.write(rows)
-        except CommitUnknown as error:
-            self._unknown = (batch, error.transaction)
+        except BaseException as error:
+            self._ledger.forget()
+            if isinstance(error, CommitUnknown):
+                self._unknown = (batch, error.transaction)
             raise
+
+    def body(self, request_id: str, part: str) -> Body | None:
+        """A recorded body, see bodies.py."""
+        return self.transcripts.body(request_id, part)
 
     def _is_written(self, batch: Sequence[Record]) -> bool:
         """Whether the batch, which comes a second time because nobody knew what became of it, is there."""

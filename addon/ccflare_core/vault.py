@@ -44,7 +44,7 @@ class _DataKey:
 
     def __init__(self, key: bytes) -> None:
         self.id = key_id(key)
-        self.macs = {purpose: _derive(key, purpose) for purpose in ("audit", "pepper")}
+        self.macs = {purpose: _derive(key, purpose) for purpose in ("audit", "blocks", "pepper")}
         self._tokens = AESGCM(_derive(key, "tokens"))
         self._payloads = AESGCM(_derive(key, "payloads"))
 
@@ -110,9 +110,13 @@ class Vault:
 
     def rewrap(self, sealed: bytes, place: str) -> bytes:
         """The same secret for the same place, sealed with the newest key. Raises VaultError like `open`."""
-        return self.seal(self.open(sealed, place), place)
+        return self.move(sealed, place, place)
 
-    def mac(self, purpose: Literal["audit", "pepper"], data: bytes, key_id: str | None = None) -> bytes:
+    def move(self, sealed: bytes, place: str, other: str) -> bytes:
+        """The same secret for another place. Raises VaultError like `open`."""
+        return self.seal(self.open(sealed, place), other)
+
+    def mac(self, purpose: Literal["audit", "blocks", "pepper"], data: bytes, key_id: str | None = None) -> bytes:
         """HMAC-SHA256 of `data`, under the newest key's key for this purpose or that of another key.
 
         Whoever stores it stores the key's id with it. Raises VaultError if the ring has no such key.

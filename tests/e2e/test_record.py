@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 
-from ccflare_core import transcript
 from ccflare_core.key_sources import KeyFile
 from ccflare_core.store import Store
-from ccflare_core.vault import place
 from fake_upstream import FakeUpstream, Gate, bad_request, cut_midway, encoded, limited_5h, message_json, sse
 from harness import Proxy, Reply, StartProxy, claude_request, eventually, via_base_url
 
@@ -169,12 +167,7 @@ def test_bodies_open_again_to_the_identical_bytes(served: tuple[FakeUpstream, Pr
     request_id = row_of(proxy, session)["id"]
     kept = proxy.rows("SELECT * FROM payloads WHERE request_id = ?", (request_id,), until=lambda r: len(r) == 2)
     with contextlib.closing(Store.open(proxy.database, KeyFile(proxy.database.with_suffix(".key")))) as store:
-        vault = store.vault
-    assert vault
-    bodies = {
-        row["part"]: transcript.decode(row["format"], row["body"], vault, place("payloads", row["part"], request_id))
-        for row in kept
-    }
+        bodies = {row["part"]: body.content for row in kept if (body := store.body(request_id, row["part"]))}
     assert bodies == {"request": request.body, "response": reply.body}
     assert request.body[:200] not in proxy.database.read_bytes()
 
