@@ -1,12 +1,16 @@
-"""Bodies as clients send them, and as nobody should."""
+"""Bodies as clients send them, and as nobody should; and stores that keep them."""
 
 import gzip
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import zstandard
+
+from ccflare_core.records import Payload, Record
+from ccflare_core.store import Store
+from database_kit import started
 
 _LETTERS = random.Random(1)
 _WORDS = ["".join(_LETTERS.choices("etaoinshrdlucmfw", k=_LETTERS.randint(2, 9))) for _ in range(3000)]
@@ -51,6 +55,21 @@ def turns(count: int, *, files: tuple[int, ...] = (), seed: int = 1) -> Iterator
         messages.append(_message("assistant", thinking, {"type": "text", "text": prose(source, 300)}, use))
         content = file if turn + 1 in files else result
         messages.append(_message("user", {"tool_use_id": call, "type": "tool_result", "content": content}))
+
+
+def answer(source: random.Random, size: int = 800) -> bytes:
+    """The event stream of an answer with about `size` characters of text."""
+    words = prose(source, size).split()
+    pieces = [" ".join(words[at : at + 2]) for at in range(0, len(words), 2)]
+    events: list[dict[str, Any]] = [
+        {"type": "message_start", "message": {"id": f"msg_{source.getrandbits(80):x}", "role": "assistant"}}
+    ]
+    events += [
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": f"{piece} "}}
+        for piece in pieces
+    ]
+    lines = (f"event: {each['type']}\ndata: {json.dumps(each)}\n\n" for each in [*events, {"type": "message_stop"}])
+    return "".join(lines).encode()
 
 
 def conversation(count: int) -> list[bytes]:
@@ -122,3 +141,32 @@ ODD: dict[str, bytes] = {
     "a string without an end": b'{"messages":[{"a":"' + _LONG,
     "one long key": b'{"' + _LONG + b'":1}',
 }
+
+
+def request(request_id: str, body: bytes, session: str | None = "s-1", **facts: Any) -> list[Record]:
+    """What is recorded of a request with this body."""
+    values = {"content_type": "application/json", "content_encoding": "", "size": len(body), "truncated": False}
+    begun = started(request_id)._replace(session_id=session)
+    return [begun, Payload(request_id, "request", body=body, session_id=session, **{**values, **facts})]
+
+
+def record(store: Store, bodies: Sequence[bytes], session: str | None = "s-1", first: int = 0) -> None:
+    """One transaction each, as turns come."""
+    for number, body in enumerate(bodies, first):
+        store.write(request(f"{session}/{number}", body, session))
+
+
+def content(store: Store, request_id: str) -> bytes | None:
+    """A recorded request body."""
+    body = store.body(request_id, "request")
+    return body and body.content
+
+
+def contents(store: Store, number: int, session: str | None = "s-1") -> list[bytes | None]:
+    """The first so many of what `record` wrote."""
+    return [content(store, f"{session}/{n}") for n in range(number)]
+
+
+def is_sound(store: Store) -> bool:
+    """Whether every body has its blocks, and every block its bodies."""
+    return (store.transcripts.orphans(), store.transcripts.dangling()) == (0, [])

@@ -23,7 +23,7 @@ from ccflare_core.errors import VaultError
 from ccflare_core.models import BlockRow, ChapterBlockRow, ChapterRow
 from ccflare_core.records import Payload
 from ccflare_core.splitting import SMALLEST, split
-from ccflare_core.statements import Insert, Row, render
+from ccflare_core.statements import ByKeys, Insert, Row
 from ccflare_core.transcript import Recipe
 from ccflare_core.vault import Vault
 
@@ -32,7 +32,6 @@ _MOST_BLOCKS = 8192
 """A chapter ends when it has this many of either, so that sweeping one is short work."""
 _REMEMBERED = 30_000
 """Blocks of chapters that can go on; some 200 bytes of memory each."""
-_AT_ONCE = 500
 
 
 class Draft(NamedTuple):
@@ -69,10 +68,8 @@ class Blocks:
         self, database: Database, vault: Vault | None, draw: Callable[[], int] = lambda: random.getrandbits(62) + 1
     ) -> None:
         """`draw` gives terms, which no other writer may have drawn. Without a vault nothing can be prepared."""
-        self._database = database
         self._vault = vault
         self._draw = draw
-        self._execute: Callable[..., Any] = database.execute_sql
         self._new_chapters = Insert(
             database, ChapterRow, (ChapterRow.term, ChapterRow.is_stale), (ChapterRow.id, ChapterRow.term)
         )
@@ -80,6 +77,8 @@ class Blocks:
             database, BlockRow, (BlockRow.address, BlockRow.body), (BlockRow.address, BlockRow.id)
         )
         self._notes = Insert(database, ChapterBlockRow, (ChapterBlockRow.chapter, ChapterBlockRow.block))
+        self._terms = ByKeys(database, _confirming)
+        self._found = ByKeys(database, _finding)
         self._chapters: OrderedDict[str, Chapter] = OrderedDict()
         self._key_id = ""
 
@@ -142,20 +141,16 @@ class Blocks:
         return chapters
 
     def _confirmed(self, chapters: Iterable[Chapter]) -> set[int]:
-        """Those that are still ours. The rows change, if to nothing new, so that no one deletes from them meanwhile."""
+        """Those that are still ours."""
         terms = {chapter.id: chapter.term for chapter in chapters}
-        if not terms:
-            return set()
-        query = ChapterRow.update(term=ChapterRow.term).where(ChapterRow.id.in_([*terms]))
-        found = self._execute(*render(self._database, query.returning(ChapterRow.id, ChapterRow.term))).fetchall()
-        return {number for number, term in found if terms[number] == term}
+        return {number for number, term in self._terms.run([*terms]) if terms[number] == term}
 
     def _write_blocks(self, cut: Sequence[Draft], chapters: Mapping[str, Chapter]) -> None:
         wanted: dict[bytes, Draft] = {}
         for draft in cut:
             known = chapters[draft.payload.session_id or ""].known
             wanted |= {at: draft for at in draft.contents if at not in known}
-        ids = self._find([*wanted])
+        ids = {bytes(at): number for at, number in self._found.run([*wanted])}
         ids |= self._insert({at: draft for at, draft in wanted.items() if at not in ids}, cut)
         notes = []
         for draft in cut:
@@ -164,15 +159,6 @@ class Blocks:
             notes += [(chapter.id, block) for block in new.values()]
             chapter.known |= new
         self._notes.run(notes)
-
-    def _find(self, addresses: Sequence[bytes]) -> dict[bytes, int]:
-        found: dict[bytes, int] = {}
-        for start in range(0, len(addresses), _AT_ONCE):
-            is_wanted = BlockRow.address.in_(addresses[start : start + _AT_ONCE])
-            query = BlockRow.select(BlockRow.address, fn.MIN(BlockRow.id)).where(is_wanted).group_by(BlockRow.address)
-            rows: Iterable[tuple[Any, int]] = query.bind(self._database).tuples()  # type: ignore[assignment]
-            found |= {bytes(at): number for at, number in rows}
-        return found
 
     def _insert(self, missing: Mapping[bytes, Draft], cut: Sequence[Draft]) -> dict[bytes, int]:
         if not missing:
@@ -196,6 +182,17 @@ class Blocks:
         total = sum(len(chapter.known) for chapter in self._chapters.values())
         while total > _REMEMBERED and len(self._chapters) > 1:
             total -= len(self._chapters.popitem(last=False)[1].known)
+
+
+def _confirming(ids: list[Any]) -> Any:
+    """The rows change, if to nothing new, so that no one deletes from these chapters meanwhile."""
+    query = ChapterRow.update(term=ChapterRow.term).where(ChapterRow.id.in_(ids))
+    return query.returning(ChapterRow.id, ChapterRow.term)
+
+
+def _finding(addresses: list[Any]) -> Any:
+    query = BlockRow.select(BlockRow.address, fn.MIN(BlockRow.id)).where(BlockRow.address.in_(addresses))
+    return query.group_by(BlockRow.address)
 
 
 def _draft(payload: Payload, vault: Vault) -> Draft:

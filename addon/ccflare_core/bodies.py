@@ -11,6 +11,7 @@ from ccflare_core import transcript
 from ccflare_core.database import as_store_errors
 from ccflare_core.errors import VaultError
 from ccflare_core.models import BlockRow, ChapterBlockRow, ChapterRow, PayloadRow, RequestRow
+from ccflare_core.statements import Row, render
 from ccflare_core.transcript import Recipe
 from ccflare_core.vault import Vault
 
@@ -42,6 +43,7 @@ class Transcripts:
         self._database = database
         self._vault = vault
         self._transaction = transaction
+        self._execute: Callable[..., Any] = database.execute_sql
 
     def body(self, request_id: str, part: str) -> Body | None:
         """The request's body of the `part` "request" or "response"; None if none is kept.
@@ -66,8 +68,7 @@ class Transcripts:
             query = query.where(BlockRow.id.in_(noted))
         last = 0
         while rows := self._rows(query.where(BlockRow.id > last)):
-            for number, at, sealed in rows:
-                yield number, self._open_block(at, sealed)
+            yield from self._opened(rows).items()
             last = rows[-1][0]
 
     def wholes(self, session: str | None = None) -> Iterator[tuple[str, str, Body]]:
@@ -197,11 +198,12 @@ class Transcripts:
         found: dict[int, bytes] = {}
         for some in batched(wanted, _AT_ONCE):
             query = BlockRow.select(BlockRow.id, BlockRow.address, BlockRow.body).where(BlockRow.id.in_(some))
-            found |= {number: self._open_block(at, sealed) for number, at, sealed in self._rows(query)}
+            found |= self._opened(self._rows(query))
         return found
 
-    def _open_block(self, at: bytes, sealed: bytes) -> bytes:
-        return transcript.decode(bytes(sealed), self._with_key(), transcript.block_place(bytes(at)))
+    def _opened(self, rows: Sequence[Row]) -> dict[int, bytes]:
+        stored = ((bytes(sealed), transcript.block_place(bytes(at))) for _, at, sealed in rows)
+        return dict(zip((row[0] for row in rows), transcript.decode_all(stored, self._with_key()), strict=True))
 
     def _with_key(self) -> Vault:
         if self._vault is None:
@@ -212,9 +214,10 @@ class Transcripts:
         with as_store_errors():
             return list(query.bind(self._database))
 
-    def _rows(self, query: Any) -> list[tuple[Any, ...]]:
+    def _rows(self, query: Any) -> list[Row]:
+        """Past peewee's cursor, which takes longer than all the rest."""
         with as_store_errors():
-            return list(query.bind(self._database).tuples())
+            return list(self._execute(*render(self._database, query)).fetchall())
 
 
 def _key(row: PayloadRow) -> tuple[str, str]:

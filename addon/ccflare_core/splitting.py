@@ -24,8 +24,8 @@ _LONG = 8192
 _MOST = 20_000
 """Finds of one kind at most, so that no body makes endless work; and of insertions a hundredth of it."""
 
-_ELEMENT = re.compile(rb'\}\s*,\s*\{\s*"')
-_ARRAY_END = re.compile(rb'\}\s*\]\s*,\s*"')
+_AFTER_OBJECT = re.compile(rb'\}\s*(?:,\s*\{|\]\s*,)\s*"')
+"""Where an array's next element begins, or its end and the next key."""
 _SECTION = re.compile(rb'"(?:messages|system|tools)"\s*:\s*\[')
 _BODY_END = re.compile(rb"\]\s*\}\s*\Z")
 _QUOTE = re.compile(rb'"(?<!\\")')
@@ -101,8 +101,7 @@ def _grouped(body: bytes) -> Iterator[int]:
     always = {found.end() for found in islice(_SECTION.finditer(body), _MOST)}
     if tail := _BODY_END.search(body, max(0, len(body) - 64)):
         always.add(tail.start())
-    elements = {found.start() + 1 for kind in (_ELEMENT, _ARRAY_END) for found in islice(kind.finditer(body), _MOST)}
-    cuts = sorted(always | elements)
+    cuts = sorted({*always, *(found.start() + 1 for found in islice(_AFTER_OBJECT.finditer(body), _MOST))})
     cuts = sorted({*cuts, *_around_strings(body, (0, *cuts, len(body)))})
     start = 0
     for cut, following in pairwise((*cuts, len(body))):

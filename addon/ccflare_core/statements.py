@@ -9,6 +9,7 @@ from peewee import Database, Field, Model
 Row = Sequence[Any]
 
 _MOST_ROWS = 100
+_MOST_KEYS = 500
 
 
 class Insert:
@@ -45,6 +46,30 @@ class Insert:
             blank = [[None] * len(self._columns)] * count
             query = self._model.insert_many(blank, fields=self._columns)
             self._statements[count] = self._render(query.returning(*self._returning) if self._returning else query)[0]
+        return self._statements[count]
+
+
+class ByKeys:
+    """A query about rows of some keys, whose text for each number of keys is built once."""
+
+    def __init__(self, database: Database, build: Callable[[list[Any]], Any]) -> None:
+        """`build` makes the query; it has no other parameters than the keys, in their order."""
+        self._execute: Callable[..., Any] = database.execute_sql
+        self._render = partial(render, database)
+        self._build = build
+        self._statements: dict[int, str] = {}
+
+    def run(self, keys: Sequence[Any]) -> list[Row]:
+        """The rows that it gives."""
+        found: list[Row] = []
+        for start in range(0, len(keys), _MOST_KEYS):
+            some = keys[start : start + _MOST_KEYS]
+            found += self._execute(self._statement(len(some)), some).fetchall()
+        return found
+
+    def _statement(self, count: int) -> str:
+        if count not in self._statements:
+            self._statements[count] = self._render(self._build([None] * count))[0]
         return self._statements[count]
 
 

@@ -12,7 +12,7 @@ depends on a data key that was retired. Until all is sealed anew, equal content 
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, chain
 from operator import sub
 from typing import NamedTuple
@@ -63,8 +63,14 @@ def encode(bodies: Sequence[tuple[bytes, str]], vault: Vault) -> list[bytes]:
 
 def decode(sealed: bytes, vault: Vault, place: str) -> bytes:
     """What was stored in FORMAT. Raises VaultError if the bytes do not open."""
+    return decode_all([(sealed, place)], vault)[0]
+
+
+def decode_all(stored: Iterable[tuple[bytes, str]], vault: Vault) -> list[bytes]:
+    """The same for many: making a decompressor costs more than a block does."""
+    decompress = zstandard.ZstdDecompressor().decompress
     try:
-        return zstandard.ZstdDecompressor().decompress(vault.open(sealed, place))
+        return [decompress(vault.open(sealed, place)) for sealed, place in stored]
     except zstandard.ZstdError as error:
         raise VaultError(f"a stored body cannot be unpacked: {error}") from error
 
