@@ -77,7 +77,7 @@ class Blocks:
             database, BlockRow, (BlockRow.address, BlockRow.body), (BlockRow.address, BlockRow.id)
         )
         self._notes = Insert(database, ChapterBlockRow, (ChapterBlockRow.chapter, ChapterBlockRow.block))
-        self._terms = ByKeys(database, _confirming)
+        self._terms = ByKeys(database, _asking)
         self._found = ByKeys(database, _finding)
         self._chapters: OrderedDict[str, Chapter] = OrderedDict()
         self._key_id = ""
@@ -141,7 +141,7 @@ class Blocks:
         return chapters
 
     def _confirmed(self, chapters: Iterable[Chapter]) -> set[int]:
-        """Those that are still ours."""
+        """Those that are still ours; they stay so until the commit, since those who write take turns."""
         terms = {chapter.id: chapter.term for chapter in chapters}
         return {number for number, term in self._terms.run([*terms]) if terms[number] == term}
 
@@ -184,10 +184,8 @@ class Blocks:
             total -= len(self._chapters.popitem(last=False)[1].known)
 
 
-def _confirming(ids: list[Any]) -> Any:
-    """The rows change, if to nothing new, so that no one deletes from these chapters meanwhile."""
-    query = ChapterRow.update(term=ChapterRow.term).where(ChapterRow.id.in_(ids))
-    return query.returning(ChapterRow.id, ChapterRow.term)
+def _asking(ids: list[Any]) -> Any:
+    return ChapterRow.select(ChapterRow.id, ChapterRow.term).where(ChapterRow.id.in_(ids))
 
 
 def _finding(addresses: list[Any]) -> Any:

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from itertools import batched
 from typing import Any, NamedTuple
 
-from peewee import Database, IntegrityError, fn
+from peewee import Database, fn
 
 from ccflare_core import transcript
 from ccflare_core.database import as_store_errors
@@ -109,11 +109,8 @@ class Transcripts:
         self._with_key()
         done = 0
         while done < limit and (found := self._stale()):
-            try:
-                with self._transaction():
-                    self._sweep(found)
-            except IntegrityError:
-                break  # another process has found a use for a block in this very moment (PostgreSQL)
+            with self._transaction():
+                self._sweep(found)
             done += 1
         return done
 

@@ -164,7 +164,7 @@ class Resealing:
                 done += 1
             except VaultError:
                 failures.add(key)
-                self.left.append(f"{column.table}.{column.name} of row {'/'.join(map(str, key))}")
+                self.left.append(f"{column.table}.{column.name} of row {_named(key)}")
             if size > _BYTES:
                 break
         return done, failures
@@ -204,6 +204,10 @@ class Resealing:
         (sealed,) = transcript.encode([(plain, where)], self._vault)
         _check(transcript.decode(sealed, self._vault, where) == plain)
         column.set(self._database, key, body=sealed, format=transcript.FORMAT)
+
+
+def _named(key: Key) -> str:
+    return "/".join(str(part) for part in key if not isinstance(part, bytes))
 
 
 def drain(work: Iterable[int], pause: Callable[[], None] = lambda: None) -> int:

@@ -286,10 +286,6 @@ class Store:
                 self._unknown = (batch, error.transaction)
             raise
 
-    def body(self, request_id: str, part: str) -> Body | None:
-        """A recorded body, see bodies.py."""
-        return self.transcripts.body(request_id, part)
-
     def _is_written(self, batch: Sequence[Record]) -> bool:
         """Whether the batch, which comes a second time because nobody knew what became of it, is there."""
         if self._unknown is None:
@@ -297,6 +293,10 @@ class Store:
         is_written = self._unknown[0] == batch and self._engine.was_committed(self._unknown[1])
         self._unknown = None
         return is_written
+
+    def body(self, request_id: str, part: str) -> Body | None:
+        """A recorded body, see bodies.py."""
+        return self.transcripts.body(request_id, part)
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """The rows of one SELECT, with `?` for each parameter."""
