@@ -52,11 +52,9 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def server(cluster: Cluster) -> Iterator[Server]:
-    """A new database on it."""
-    name = cluster.create()
-    yield cluster.url(name)
-    cluster.drop(name)
+def server(cluster: Cluster) -> Server:
+    """A database of the test's own on it."""
+    return cluster.url(schema=cluster.new())
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])

@@ -1,11 +1,14 @@
-"""A PostgreSQL server of the tests' own: a new cluster in a passing folder, with a database for each test."""
+"""A PostgreSQL server of the tests' own: a new cluster in a passing folder, with a schema for each test."""
 
 import contextlib
 import itertools
 import os
+import select
 import shutil
+import socket
 import subprocess
 import tempfile
+import threading
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -102,24 +105,54 @@ class Cluster:
         self.stop()
         self._resources.close()
 
-    def execute(self, sql: str, database: str = "postgres") -> list[Any]:
+    def execute(self, sql: str, location: Server | None = None) -> list[Any]:
         """The rows of a statement, as the server's owner."""
         import psycopg
 
-        with psycopg.connect(self.url(database).text, autocommit=True) as connection:
+        with psycopg.connect((location or self.url()).text, autocommit=True) as connection:
             cursor = connection.execute(sql)
             return cursor.fetchall() if cursor.description else []
 
-    def url(self, database: str, user: str = ROLE) -> Server:
-        """The location of a database."""
-        return Server(f"postgresql://{user}@127.0.0.1:{self.port}/{database}")
+    def url(self, database: str = "postgres", *, user: str = ROLE, schema: str = "", port: int = 0) -> Server:
+        """The location of a database, or of a schema in it; `port` is that of a relay in between."""
+        options = f"?options=-csearch_path%3D{schema}" if schema else ""
+        return Server(f"postgresql://{user}@127.0.0.1:{port or self.port}/{database}{options}")
 
-    def create(self) -> str:
-        """The name of a new and empty database."""
+    def new(self) -> str:
+        """The name of a new and empty schema, which costs a fraction of a database."""
         name = f"test_{next(self._numbers)}"
-        self.execute(f"CREATE DATABASE {name}")
+        self.execute(f"CREATE SCHEMA {name}")
         return name
 
-    def drop(self, name: str) -> None:
-        """Delete a database, whoever has it open."""
-        self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+class Relay(threading.Thread):
+    """Passes bytes between clients and a server until a client sends `cut_at`, whose answer never comes."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(daemon=True)
+        self._target = ("127.0.0.1", port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.cut_at = b""
+
+    def run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, socket.create_connection(self._target) as server, contextlib.suppress(OSError):
+            while True:
+                for source in select.select([client, server], [], [])[0]:
+                    if not (data := source.recv(65_536)):
+                        return
+                    (server if source is client else client).sendall(data)
+                    if source is client and self.cut_at and self.cut_at in data:
+                        self.cut_at = b""
+                        server.recv(65_536)  # it has acted
+                        return
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._listener.close()

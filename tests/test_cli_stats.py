@@ -16,8 +16,8 @@ from history import NOON, History, at_local
 
 
 @pytest.fixture
-def past(location: Location) -> Iterator[History]:
-    with History(location) as history:
+def past(tmp_path: Path) -> Iterator[History]:
+    with History(tmp_path / "ccflare.db") as history:
         history.account("max-1")
         history.account("max-2")
         yield history

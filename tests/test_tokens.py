@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,6 @@ from ccflare_core.accounts import Account, Kind
 from ccflare_core.errors import TokenUnavailable
 from ccflare_core.facts import Facts
 from ccflare_core.fetch import Answer
-from ccflare_core.location import Location
 from ccflare_core.pool import Exhausted, Lease
 from ccflare_core.refresh import LEASE_SECONDS
 from database_kit import NOW
@@ -34,12 +34,12 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def start(location: Location, provider: Provider, clock: Clock) -> Iterator[StartDesk]:
+def start(tmp_path: Path, provider: Provider, clock: Clock) -> Iterator[StartDesk]:
     """Start a process on the test's one database, with these accounts added to it."""
     with contextlib.ExitStack() as running:
 
         def start(*accounts: Account, owner: str = "run-1") -> Desk:
-            desk = Desk(location, provider, clock, owner=owner)
+            desk = Desk(tmp_path / "ccflare.db", provider, clock, owner=owner)
             running.callback(desk.store.close)
             for account in accounts:
                 desk.store.add_account(account)

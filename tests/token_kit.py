@@ -5,13 +5,13 @@ import contextlib
 import json
 from collections import deque
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ccflare_core import oauth
 from ccflare_core.accounts import Account, Kind
 from ccflare_core.errors import StoreError
 from ccflare_core.fetch import Answer
-from ccflare_core.location import Location
 from ccflare_core.pool import AccountPool
 from ccflare_core.refresh import Refresher
 from ccflare_core.renewals import Renewal
@@ -82,12 +82,12 @@ class Provider:
 
 
 class Desk:
-    """One process: its store, its pool and its keeper. Several may share a database, a provider and a clock."""
+    """One process: its store, its pool and its keeper. Several may share a path, a provider and a clock."""
 
-    def __init__(self, location: Location, provider: Provider, clock: Clock, *, owner: str = "run-1") -> None:
+    def __init__(self, path: Path, provider: Provider, clock: Clock, *, owner: str = "run-1") -> None:
         self.provider = provider
         self.clock = clock
-        self.store = Store.open(location, KEY, wall=lambda: clock.wall)
+        self.store = Store.open(path, KEY, wall=lambda: clock.wall)
         self.store.start_run(owner, "host", 1)
         self.is_broken = False
         self.pool = AccountPool(

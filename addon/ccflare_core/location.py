@@ -4,6 +4,7 @@ An option can be seen in mitmweb and in the process list, so a URL in it has no 
 file or comes from a program, which the option names.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
@@ -12,6 +13,7 @@ from ccflare_core.errors import ConfigError
 
 _SCHEMES = ("postgresql", "postgres")
 _INDIRECT = ("file:", "cmd:")
+_BAD = re.compile(r"[ #\\]|%(?![0-9A-Fa-f]{2})")
 _PASSWORDS = frozenset({"password", "sslpassword"})
 
 FORM = "the path of a file, postgresql://USER@HOST/DATABASE without a password, or file:PATH or cmd:PROGRAM for a URL"
@@ -53,7 +55,7 @@ def is_url(text: str) -> bool:
         names = dict(parse_qsl(parts.query, strict_parsing=True)) if parts.query else {}
     except ValueError:
         return False
-    is_plain = text.isprintable() and not set(text) & set(" #\\") and parts.netloc.count("@") <= 1
+    is_plain = text.isprintable() and not _BAD.search(text) and parts.netloc.count("@") <= 1
     has_name = parts.path.count("/") == 1 and len(parts.path) > 1
     return parts.scheme in _SCHEMES and f"{parts.scheme}://" in text and is_plain and (has_name or "dbname" in names)
 

@@ -61,6 +61,7 @@ class Postgres:
     def __init__(self, database: "_Database") -> None:
         self.database = database
         self._execute: Callable[..., Any] = database.execute_sql
+        self._id = ""
         self._id, self._seen = self._row()
 
     @contextlib.contextmanager
@@ -135,8 +136,7 @@ class Postgres:
         return found[0][0], found[0][1]
 
     def _check_identity(self, found: list[str]) -> None:
-        known = getattr(self, "_id", None)
-        if len(found) != 1 or found[0] != (known or found[0]):
+        if len(found) != 1 or self._id not in ("", found[0]):
             raise StoreError("this is another database than at the start: bring that one back, then restart")
 
 
@@ -285,13 +285,16 @@ def url_of(server: Server) -> str:
     except VaultError as error:
         raise StoreError(str(error)) from error
     if not is_url(url):
-        raise StoreError("what it leads to is not a postgresql:// URL with its special characters percent-encoded")
+        raise StoreError("this leads to no postgresql:// URL (whose special characters must be percent-encoded)")
     return url
 
 
 def parameters(url: str, environ: "os._Environ[str] | dict[str, str]") -> dict[str, Any]:
     """What to connect with. Off this machine that is TLS with a verified certificate, unless it is asked otherwise."""
-    given = conninfo_to_dict(url)
+    try:
+        given = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise StoreError("PostgreSQL's library does not take this URL: see what may stand after its ?") from None
     found = {**_CONNECTION, **given}
     if "sslmode" not in given and not environ.get("PGSSLMODE") and not _is_here(given, environ):
         found["sslmode"] = "verify-full"

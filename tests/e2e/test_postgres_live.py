@@ -1,0 +1,115 @@
+"""Proxies and scripts on a PostgreSQL server, which is restarted under them and never sees a secret in clear."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ccflare_core.location import Server
+from database_kit import KEY_VARIABLE
+from fake_upstream import MESSAGES, FakeUpstream
+from harness import RawClient, StartProxy, claude_request, eventually, via_base_url
+from postgres_kit import GUARDED, PASSWORD, Cluster
+
+pytestmark = pytest.mark.postgres
+
+KEY = "sk-ant-api03-PLANTED"
+
+
+@pytest.fixture
+def guarded(cluster: Cluster, tmp_path: Path) -> tuple[Server, Server]:
+    """A schema whose owner needs a password: as the proxy gets it, and as the tests look into it."""
+    schema = cluster.new()
+    cluster.execute(f"ALTER SCHEMA {schema} OWNER TO {GUARDED}")
+    file = tmp_path / "url"
+    file.touch(0o600)
+    url = cluster.url(schema=schema, user=f"{GUARDED}:{PASSWORD.replace('%', '%25')}")
+    file.write_text(url.text)
+    return Server(f"file:{file}"), cluster.url(schema=schema)
+
+
+def test_the_servers_password_is_shown_nowhere(
+    guarded: tuple[Server, Server], cluster: Cluster, upstream: FakeUpstream, start_proxy: StartProxy
+) -> None:
+    location, inside = guarded
+    web = start_proxy(
+        upstream,
+        database=location,
+        program="mitmweb",
+        environment=KEY_VARIABLE,
+        accounts={"one": KEY},
+        ccflare_log_level="debug",
+    )
+    with via_base_url(web) as client:
+        assert client.request(*claude_request()).status == 200
+    eventually(lambda: cluster.execute("SELECT COUNT(*) FROM payloads", inside), lambda rows: rows == [(2,)])
+    with RawClient("127.0.0.1", web.web_port) as client:
+        credential = ((b"Authorization", f"Bearer {web.web_token}".encode()),)
+        shown = [client.request("GET", path, credential).body for path in ("/options", "/state", "/events")]
+    said = [web.run_script("accounts.py", "list"), web.run_script("stats.py"), web.run_script("keys.py", "rotate")]
+    assert location.text.encode() in shown[0]
+    assert "one" in said[0]
+    arguments = Path(f"/proc/{web.pid}/cmdline").read_text()
+    for text in (web.log(), arguments, *said, *map(str, shown)):
+        assert PASSWORD not in text
+        assert PASSWORD.replace("%", "%25") not in text
+
+
+def test_the_server_holds_no_secret_in_clear(
+    cluster: Cluster, server: Server, upstream: FakeUpstream, start_proxy: StartProxy
+) -> None:
+    proxy = start_proxy(upstream, database=server, environment=KEY_VARIABLE, accounts={"one": KEY})
+    with via_base_url(proxy) as client:
+        assert client.request(*claude_request()).status == 200
+    proxy.rows("SELECT * FROM payloads", until=lambda rows: len(rows) == 2)
+    proxy.accounts("remove", "one", "--yes")
+    cluster.execute("CHECKPOINT")
+    body = upstream.requests[-1].body[:200]
+    files = [file.read_bytes() for file in cluster.folder.rglob("*") if file.is_file()]
+    assert any(server.text.rpartition("%3D")[2].encode() in content for content in files)
+    assert not any(b"sk-ant-" in content or body in content for content in files)
+
+
+def test_a_restart_of_the_server_costs_no_request_and_no_record(
+    cluster: Cluster, server: Server, upstream: FakeUpstream, start_proxy: StartProxy
+) -> None:
+    proxy = start_proxy(upstream, database=server, environment=KEY_VARIABLE, accounts={"one": KEY})
+    statuses: list[int] = []
+    longest: list[float] = []
+    is_over = threading.Event()
+
+    def ask() -> None:
+        with via_base_url(proxy) as client:
+            while not is_over.is_set():
+                before = time.monotonic()
+                statuses.append(client.request(*claude_request(stream=False)).status)
+                longest.append(time.monotonic() - before)
+
+    client = threading.Thread(target=ask)
+    client.start()
+    eventually(lambda: len(statuses) > 10)
+    cluster.stop()
+    proxy.wait_for_log("the database server cannot be reached")
+    so_far = len(statuses)
+    eventually(lambda: len(statuses) > so_far + 20)
+    cluster.start()
+    proxy.wait_for_log("recording works again")
+    is_over.set()
+    client.join(10)
+
+    assert set(statuses) == {200}
+    assert max(longest) < 5
+    sql = "SELECT r.id, outcome, COUNT(*) AS tries FROM requests r JOIN attempts a ON a.request_id = r.id GROUP BY r.id"
+    rows = proxy.rows(sql, until=lambda rows: len(rows) == len(statuses))
+    assert {(row["outcome"], row["tries"]) for row in rows} == {("ok", 1)}
+    assert len([r for r in upstream.requests if r.path == MESSAGES]) == len(statuses)
+
+
+def test_what_one_proxy_learns_all_know(server: Server, upstream: FakeUpstream, start_proxy: StartProxy) -> None:
+    one, two = (start_proxy(upstream, database=server, environment=KEY_VARIABLE) for _ in range(2))
+    before = time.monotonic()
+    one.add_api_key("shared", KEY)
+    with via_base_url(two) as client:
+        eventually(lambda: b"shared" in client.request("GET", "/ccflare/health").body)
+    assert time.monotonic() - before < 10
