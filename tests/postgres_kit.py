@@ -3,8 +3,10 @@
 import contextlib
 import itertools
 import os
+import pwd
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -43,7 +45,7 @@ IS_HERE = PROGRAMS is not None and find_spec("psycopg") is not None
 
 def _other_user() -> dict[str, Any]:
     """As whom to run it: PostgreSQL refuses to be root."""
-    return {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
+    return {"user": "nobody", "group": pwd.getpwnam("nobody").pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
 
 
 class Cluster:
@@ -55,8 +57,8 @@ class Cluster:
         self._programs = PROGRAMS
         self._resources = contextlib.ExitStack()
         self.folder = Path(self._resources.enter_context(tempfile.TemporaryDirectory(prefix="ccflare-pg-")))
-        if _other_user():
-            shutil.chown(self.folder, "nobody", "nogroup")
+        if user := _other_user():
+            shutil.chown(self.folder, user["user"], user["group"])
         port = Port()
         self._resources.callback(port.release)
         self.port = port.number
@@ -71,7 +73,7 @@ class Cluster:
             raise
 
     def _make(self) -> None:
-        options = ["-U", ROLE, "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions"]
+        options = ["-U", ROLE, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"]
         self._run("initdb", "-D", self.folder / "data", *options)
         (self.folder / "data" / "pg_hba.conf").write_text(_RULES)
 
@@ -96,7 +98,7 @@ class Cluster:
     def stop(self) -> None:
         """End it at once, as a crash of the machine would."""
         if self._process is not None:
-            self._process.send_signal(3)  # SIGQUIT: immediate shutdown
+            self._process.send_signal(signal.SIGQUIT)
             self._process.wait(20)
             self._process = None
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import peewee
+import psycopg
 import pytest
 
 from ccflare_core.database import CommitUnknown, as_store_errors, explain
@@ -258,8 +259,6 @@ def test_sessions_are_bounded_and_durable(cluster: Cluster, server: Server) -> N
 
 
 def test_a_reader_in_the_way_of_a_whole_scrub_is_told(cluster: Cluster, server: Server, store: Store) -> None:
-    import psycopg
-
     assert store.scrub()
     store.query("SET lock_timeout = '50ms'")
     with psycopg.connect(server.text) as reader:
@@ -415,6 +414,12 @@ def test_a_cause_has_its_sentence(state: str, sentence: str) -> None:
     assert sentence in explain(error)
     with pytest.raises(StoreError, match=sentence), as_store_errors():
         raise error
+
+
+def test_a_server_that_refuses_for_another_reason_is_quoted(cluster: Cluster) -> None:
+    cluster.execute("CREATE DATABASE closed ALLOW_CONNECTIONS false")
+    with pytest.raises(StoreError, match='the database server says: database "closed" is not currently accepting'):
+        open_store(cluster.url("closed"))
 
 
 @pytest.mark.parametrize("state", ["22021", "23505", "42804", "54000"])

@@ -96,10 +96,10 @@ _SIGNS = (
     ("I/O", "the disk reports an error: check it, and the file system"),
     ("too many clients", _CROWDED),
     ("connection slots", _CROWDED),
-    ("FATAL:  database", _NO_DATABASE),
     ("password", _LOGIN),
     ("pg_hba.conf", _LOGIN),
     ("FATAL:  role", _LOGIN),
+    ("does not exist", _NO_DATABASE),
     ("certificate", _TLS),
     ("SSL", _TLS),
     ("connection", _AWAY),
@@ -129,6 +129,8 @@ def explain(error: BaseException) -> str:
         found = next((sentence for sign, sentence in _STATES if state.startswith(sign)), None)
     else:
         found = next((sentence for sign, sentence in _SIGNS if sign in str(error)), None)
+    if found is _AWAY and (refusal := str(error).partition("FATAL:")[2]):
+        return f"the database server says: {refusal.strip()}"
     return found or f"the database reports: {error}"
 
 

@@ -144,7 +144,10 @@ def pending(database: Database, migrations: Sequence[Migration] = MIGRATIONS) ->
 
 
 def migrate(database: Database, now_ms: int, migrations: Sequence[Migration] = MIGRATIONS) -> None:
-    """Take every pending step in order. Safe to run in several processes at once."""
+    """Take every pending step in order. Safe to run in several processes at once: each step has the write lock.
+
+    PostgreSQL has none of its own, so there the caller has it (see postgres.py), and the steps are its savepoints.
+    """
     for migration in pending(database, migrations):
         with database.atomic():
             execute: Callable[[str], Any] = database.execute_sql
