@@ -17,12 +17,12 @@ from mitmproxy import command, ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 from mitmproxy.connection import Client
 from mitmproxy.proxy.layer import NextLayer
-from mitmproxy.tls import ClientHelloData
+from mitmproxy.tls import ClientHelloData, TlsData
 
 from ccflare_core.errors import CCFlareError, ConfigError, StoreError
 from ccflare_core.settings import Settings
 from ccflare_core.steps import Outcome
-from ccflare_mitm import contract, declaring, gate, layer, listener, logs, tuning
+from ccflare_mitm import contract, declaring, dumps, gate, layer, listener, logs, refusals, tls, tuning
 from ccflare_mitm.house import House
 
 logger = logging.getLogger("ccflare")
@@ -40,6 +40,7 @@ class CCFlare:
     def load(self, loader: Loader) -> None:
         """Declare the options, with the defaults of this place: the environment's over the file's."""
         listener.postpone()
+        dumps.keep_private()
         try:
             contract.install()
             declaring.declare(loader, os.environ, Path(__file__).resolve().parent.parent)
@@ -50,7 +51,7 @@ class CCFlare:
         """Check all of our options together, at the start and whenever one changes."""
         try:
             self._settings = Settings.build(declaring.current())
-            contract.check_options()
+            refusals.check(ctx.options, os.environ)
             listener.check_addresses(allow_remote=self._settings.allow_remote)
         except ConfigError as error:
             if self._house is None:
@@ -86,6 +87,8 @@ class CCFlare:
     def next_layer(self, data: NextLayer) -> None:
         """Let mitmproxy decide on the protocol and put our HTTP layer in the place of its own."""
         try:
+            if self._open_house().settings.requires_client_tls and layer.refuse_plaintext(data):
+                return
             ctx.master.addons.get("nextlayer").next_layer(data)
             layer.adopt(data, self._open_house().services)
         except Exception:
@@ -96,6 +99,18 @@ class CCFlare:
     def tls_clienthello(self, data: ClientHelloData) -> None:
         """Leave the TLS of other hosts alone."""
         data.ignore_connection = gate.is_foreign_tunnel(data.context, self._open_house().upstream())
+
+    def tls_start_client(self, data: TlsData) -> None:
+        """Ask for a certificate, if clients must have one."""
+        try:
+            self._open_house().start_client_tls(data)
+        except Exception:
+            tls.refuse_handshake(data)  # mitmproxy would go on with a handshake of its own, which asks for none
+            raise
+
+    def tls_established_server(self, data: TlsData) -> None:
+        """Remember the keys by which an upstream was verified; the wire asks for them."""
+        self._open_house().keys.note(data)
 
     # A request
 

@@ -1379,6 +1379,7 @@ def make_certificates(folder: Path, hosts: Sequence[str] = HOSTS, *, expired: bo
     files.chain_file.write_bytes(server.public_bytes(serialization.Encoding.PEM))
     encoding = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     files.key_file.write_bytes(key.private_bytes(*encoding))
+    files.ca_file.chmod(0o644)  # whatever the umask is: a proxy does not trust an authority that others can change
     return files
 
 
@@ -1491,6 +1492,11 @@ class FakeUpstream(Script):
         if self._certificates is None:
             raise ValueError("this upstream speaks plain HTTP")
         return self._certificates.ca_file
+
+    @property
+    def chain_file(self) -> Path:
+        """Its own certificate; ValueError without TLS."""
+        return self.ca_file.with_name("server.pem")
 
     # -- what tests look at
 

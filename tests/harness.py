@@ -112,17 +112,21 @@ class BlackHole(Port):
         super().release()
 
 
-def listening(pid: int) -> set[tuple[str, int]]:
-    """The addresses and TCP ports on which this process listens, from the kernel's own tables (Linux)."""
+LISTENING = {"tcp": "0A", "udp": "07"}
+"""The state that the kernel shows for a socket that waits for anyone."""
+
+
+def listening(pid: int, protocol: str = "tcp") -> set[tuple[str, int]]:
+    """The addresses and ports on which this process listens, from the kernel's own tables (Linux)."""
     owned = set()
     for link in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):
             owned.add(str(link.readlink()))
     found = set()
-    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+    for table, family in ((protocol, socket.AF_INET), (f"{protocol}6", socket.AF_INET6)):
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()
-            if fields[3] == "0A" and f"socket:[{fields[9]}]" in owned:
+            if fields[3] == LISTENING[protocol] and f"socket:[{fields[9]}]" in owned:
                 address, _, port = fields[1].partition(":")
                 words = [bytes.fromhex(address[at : at + 8])[::-1] for at in range(0, len(address), 8)]
                 found.add((socket.inet_ntop(family, b"".join(words)), int(port, 16)))

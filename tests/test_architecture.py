@@ -34,7 +34,7 @@ DATABASE = {
     "store",
 }
 WITH_IO = DATABASE | {"backlog", "cli", "fetch", "files", "importing", "transcript", "vault", "watch", "writer"}
-WITH_IO |= {"refresh", "tokens", "usage_poll"}
+WITH_IO |= {"pinning", "refresh", "tokens", "usage_poll"}
 WITH_IO |= {"hsm", "indirection", "key_sources", "os_keyring", "passphrase"}
 
 

@@ -28,6 +28,7 @@ A request's life, in the order of reading:
 
     reports     questions to the record                 traffic, standing
     oauth       logins and tokens, without I/O          fetch       the HTTP client for them
+    pins        the keys an upstream may have           pinning     whether it has one of them
     tokens      who refreshes tokens and when           renewals, validity
     refresh     one refresh, from lease to commit       logins      its side of the database
     usage_poll  how full idle accounts' windows are

@@ -181,6 +181,12 @@ class Exchange:
             return self._bad_gateway(why)
         return self._after(limits.failed_to_connect(why), holding=False)
 
+    def unpinned(self) -> Answer:
+        """The upstream has shown no pinned key. Another account would meet the same, so none is tried."""
+        if self.lease is not None:
+            self._note(self.lease, limits.not_pinned())
+        return self._bad_gateway("certificate not pinned, see ccflare_upstream_pins; nothing was sent")
+
     def judge(self, status: int, headers: Sequence[Header], event: Mapping[str, Any] | None) -> Step:
         """The answer's head is here, and for a stream or an error its first event: deliver it or not?"""
         if self.ticket is Ticket.PASS:

@@ -1,15 +1,16 @@
 """A small HTTPS client for the few calls that ccflare makes itself: tokens, API keys, usage.
 
 One request, one connection, one bounded answer. It runs on the event loop without blocking it (a script uses
-`asyncio.run`). Certificates are verified with certifi, as mitmproxy does, plus an optional CA file. Proxy
-variables are never looked at: the user's shell may point them at ccflare itself. Redirects are handed back.
+`asyncio.run`). Certificates are verified with certifi, as mitmproxy does, plus an optional CA file, and pinned keys
+are asked for before a byte is sent. It goes only where it may. Proxy variables are never looked at: the user's shell
+may point them at ccflare itself. Redirects are handed back.
 """
 
 import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
@@ -19,8 +20,11 @@ import h11
 
 from ccflare_core.errors import ConfigError, TokenUnavailable
 from ccflare_core.oauth import MAX_ANSWER_BYTES, Request
+from ccflare_core.options import Origin
+from ccflare_core.pinning import NOT_PINNED, PinGuard, spki_pin
 
 _READ_BYTES = 65_536
+_DER = 2  # _ssl.ENCODING_DER
 _MAX_HEAD_BYTES = 65_536
 
 
@@ -52,12 +56,19 @@ class Fetcher:
         self,
         *,
         ca_file: Path | None = None,
+        pins: PinGuard | None = None,
+        egress: Callable[[], Collection[Origin]] | None = None,
         connect_seconds: float = 5.0,
         total_seconds: float = 10.0,
         max_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
-        """Raises ConfigError if `ca_file` (PEM, trusted besides certifi's) cannot be used."""
+        """Raises ConfigError if `ca_file` (PEM, trusted besides certifi's) cannot be used.
+
+        `egress` names the only places that requests may go to; without it they go anywhere.
+        """
         self._tls = _tls_context(ca_file)
+        self._pins = pins
+        self._egress = egress
         self._connect_seconds = connect_seconds
         self._total_seconds = total_seconds
         self._max_bytes = max_bytes
@@ -79,11 +90,25 @@ class Fetcher:
 
     async def _exchange(self, request: Request) -> Answer:
         url = urlsplit(request.url)
+        self._check_place(url)
         async with self._connected(url) as (reader, writer):
+            self._check_key(url, writer)
             http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
             writer.write(_serialise(http, request, url))
             await writer.drain()
             return await self._read(http, reader)
+
+    def _check_place(self, url: SplitResult) -> None:
+        place = Origin(url.scheme, url.hostname or "", _port(url))
+        if self._egress is not None and place not in self._egress():
+            raise _Failure("is no host that ccflare is configured to send anything to")
+
+    def _check_key(self, url: SplitResult, writer: asyncio.StreamWriter) -> None:
+        host = url.hostname or ""
+        if self._pins is None or not self._pins.covers(host):
+            return
+        if not self._pins.accepts(host, [spki_pin(der) for der in _verified_chain(writer)]):
+            raise _Failure(f"has no key of ccflare_upstream_pins ({NOT_PINNED})")
 
     @contextlib.asynccontextmanager
     async def _connected(self, url: SplitResult) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
@@ -101,7 +126,7 @@ class Fetcher:
         https://github.com/python/cpython/issues/124309
         """
         secure = url.scheme == "https"
-        port, tls = url.port or (443 if secure else 80), self._tls if secure else None
+        port, tls = _port(url), self._tls if secure else None
         for family in (socket.AF_UNSPEC, socket.AF_INET):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._connect_seconds / 2):
@@ -125,6 +150,20 @@ class Fetcher:
                 return Answer(head.status_code, _text(head.headers), bytes(body))
             elif not isinstance(event, h11.InformationalResponse):
                 raise _Failure("does not speak plain HTTP")
+
+
+def _port(url: SplitResult) -> int:
+    return url.port or (443 if url.scheme == "https" else 80)
+
+
+def _verified_chain(writer: asyncio.StreamWriter) -> list[bytes]:
+    """The certificates (DER) by which the peer was verified, from its own up to the root; none without TLS."""
+    connection = writer.get_extra_info("ssl_object")
+    if connection is None:
+        return []
+    if hasattr(connection, "get_verified_chain"):  # Python 3.13
+        return list(connection.get_verified_chain())
+    return [certificate.public_bytes(_DER) for certificate in connection._sslobj.get_verified_chain()]
 
 
 def _text(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:

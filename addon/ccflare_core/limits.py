@@ -31,6 +31,8 @@ class Kind(StrEnum):
     CREDENTIAL_REJECTED = "credential_rejected"
     PERMISSION_DENIED = "permission_denied"
     CLIENT_ERROR = "client_error"
+    NOT_PINNED = "not_pinned"
+    """Nothing was sent: the upstream has shown no pinned key."""
     UNANSWERED = "unanswered"
     """Nothing to judge: the client left, or the proxy stopped, before the upstream had answered."""
 
@@ -97,6 +99,7 @@ _LAW = {
     Kind.CREDENTIAL_REJECTED: _Rule(Scope.ACCOUNT, Rest(300.0, "double", 3600.0), "credential rejected"),
     Kind.PERMISSION_DENIED: _Rule(Scope.ACCOUNT, Rest(300.0, "fixed", 300.0), "permission denied"),
     Kind.CLIENT_ERROR: _Rule(Scope.NONE, None, "{status} passed on"),
+    Kind.NOT_PINNED: _Rule(Scope.NONE, None, "certificate not pinned"),
     Kind.UNANSWERED: _Rule(Scope.NONE, None, "not answered yet"),
 }
 
@@ -147,8 +150,17 @@ def failed_to_connect(reason: str) -> Verdict:
 
 def unanswered() -> Verdict:
     """The verdict on an attempt that ended before there was anything to judge: nobody is to blame."""
-    scope, rest, reason = _LAW[Kind.UNANSWERED]
-    return Verdict(Kind.UNANSWERED, 0, reason, scope, rest)
+    return _unsent(Kind.UNANSWERED)
+
+
+def not_pinned() -> Verdict:
+    """The verdict when the upstream's key is none of the pinned ones: no account is to blame, and none would help."""
+    return _unsent(Kind.NOT_PINNED)
+
+
+def _unsent(kind: Kind) -> Verdict:
+    scope, rest, reason = _LAW[kind]
+    return Verdict(kind, 0, reason, scope, rest)
 
 
 def read_windows(headers: Sequence[tuple[bytes, bytes]], now: float) -> tuple[Window, ...]:

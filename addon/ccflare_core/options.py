@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from ccflare_core import location, oauth
+from ccflare_core import location, oauth, pins
 
 Value = str | int | bool
 
@@ -262,6 +262,15 @@ OPTIONS: tuple[Option, ...] = (
             "Forward plain http requests for other hosts too, instead of answering 403."),
     _switch("ccflare_allow_remote", False,
             "Allow an address that other machines can reach. Whoever reaches it can use the accounts."),
+    _choice("ccflare_client_tls", "off|required", "off",
+            "Whether clients must speak TLS to the proxy; plain HTTP is refused then. See also certs."),
+    _file("ccflare_client_ca",
+          "A PEM file of authorities (and CRLs): clients must show a certificate of one of them. It implies TLS."),
+    Option("ccflare_upstream_pins", str, "",
+           "The public keys that upstream hosts may have, HOST=sha256/BASE64, with a comma between two of them.",
+           check=pins.are_pins, form=pins.FORM),
+    _choice("ccflare_pins_mode", "enforce|report-only", "enforce",
+            "What comes of an upstream without a pinned key: nothing is sent to it, or a warning once an hour."),
     _switch("ccflare_tuning", True,
             "Make mitmproxy faster by leaving out what a proxy for a single API does not need."),
     Option("ccflare_client_id", str, "9d1c250a-e61b-44d9-88ed-5944d1962f5e",

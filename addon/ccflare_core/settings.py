@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -30,6 +31,7 @@ from ccflare_core.options import (
     option_table,
     shown,
 )
+from ccflare_core.pins import Pins
 from ccflare_core.spelling import unknown, unknown_variables
 
 __all__ = [
@@ -78,6 +80,10 @@ class Settings:
     inspector_flows: int
     forward_other_hosts: bool
     allow_remote: bool
+    client_tls: str
+    client_ca: Path | None
+    upstream_pins: Pins
+    pins_mode: str
     tuning: bool
     client_id: str
     refresh_before_seconds: int
@@ -109,7 +115,31 @@ class Settings:
         fields["prices_path"] = _absolute(fields.pop("prices"))
         fields["agents_path"] = _absolute(fields.pop("agents"))
         fields["pkcs11_module"] = _absolute(fields["pkcs11_module"])
-        return cls(**fields)
+        fields["client_ca"] = _absolute(fields["client_ca"])
+        fields["upstream_pins"] = Pins.parse(fields["upstream_pins"])
+        settings = cls(**fields)
+        settings._check_pins()
+        return settings
+
+    @property
+    def requires_client_tls(self) -> bool:
+        """Whether plain HTTP is refused on our port."""
+        return self.client_tls == "required" or self.client_ca is not None
+
+    @property
+    def egress(self) -> frozenset[Origin]:
+        """The only places that ccflare sends requests of its own to, or an account's credential."""
+        return frozenset({self.upstream, _origin(self.token_url), _origin(self.create_key_url)})
+
+    def _check_pins(self) -> None:
+        """Raise ConfigError for pins that would protect nothing: a name misspelt, or no TLS at all."""
+        pinned = self.upstream_pins.of_host.keys()
+        used = {origin.host for origin in self.egress}
+        plain = {origin.host for origin in self.egress if origin.scheme == "http"}
+        problems = [f"{host}: nothing is ever sent to this host; remove its pin" for host in pinned - used]
+        problems += [f"{host}: it has no key without TLS (http://); remove its pin" for host in pinned & plain]
+        if problems:
+            raise ConfigError(*(f"ccflare_upstream_pins: {problem}" for problem in sorted(problems)))
 
     @property
     def endpoints(self) -> Endpoints:
@@ -129,6 +159,11 @@ def _problems(values: Mapping[str, object]) -> list[str]:
     """What is wrong with those of `values` that are ours."""
     found = ((o.name, o.problem(values[o.name])) for o in OPTIONS if o.name in values)
     return [f"{name}: {problem}" for name, problem in found if problem]
+
+
+def _origin(url: str) -> Origin:
+    parts = urlsplit(url)
+    return Origin(parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
 
 
 def _absolute(text: str) -> Path | None:

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from mitmproxy import ctx, version
+from mitmproxy import version
 from mitmproxy.net.http import http1, status_codes
 from mitmproxy.proxy.layer import CommandGenerator
 from mitmproxy.proxy.layers.http import HttpLayer, HttpStream, _http1
@@ -40,12 +40,6 @@ def check_contract() -> None:
         raise ConfigError(
             f"mitmproxy {version.VERSION} differs inside ({', '.join(changed)}); install a version >= 12.2 and < 13."
         )
-
-
-def check_options() -> None:
-    """Raise ConfigError if an option of mitmproxy's would write down what goes over the wire, credentials and all."""
-    if getattr(ctx.options, "proxy_debug", False):
-        raise ConfigError("proxy_debug: it would write the accounts' credentials into the log; leave it off.")
 
 
 def refuse_connection(self: HttpStream) -> CommandGenerator[bool]:

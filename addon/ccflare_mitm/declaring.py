@@ -12,6 +12,7 @@ from mitmproxy.utils import typecheck
 from ccflare_core import settings
 from ccflare_core.errors import ConfigError
 from ccflare_core.options import OPTIONS, Option, shown
+from ccflare_mitm.tls import CLIENT_CIPHERS
 
 _BOOLEANS = {"": True, "true": True, "false": False}
 _WHOLE = re.compile(r"-?\d{1,18}", re.ASCII)
@@ -24,7 +25,7 @@ def declare(loader: Loader, environ: Mapping[str, str], folder: Path) -> None:
     command line, the environment and the file.
     """
     problems: list[str] = []
-    defaults: dict[str, object] = {"listen_host": "127.0.0.1"}
+    defaults: dict[str, object] = {"listen_host": "127.0.0.1", "ciphers_client": CLIENT_CIPHERS}
     for find in (_check_said, lambda: defaults.update(settings.defaults(environ, folder))):
         try:
             find()

@@ -174,7 +174,8 @@ def door_of(flow: http.HTTPFlow) -> str:
     """How the request came in: `reverse`, `https-proxy` (inside an intercepted CONNECT) or `base-url`."""
     if is_reverse(flow):
         return "reverse"
-    return "https-proxy" if flow.client_conn.tls_established else "base-url"
+    # Only a CONNECT has told by now which server is meant; TLS alone can also be TLS to the proxy itself.
+    return "https-proxy" if flow.client_conn.tls_established and flow.server_conn.address else "base-url"
 
 
 def is_cross_site(request: http.Request) -> bool:

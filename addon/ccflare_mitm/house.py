@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mitmproxy import ctx, http
+from mitmproxy.tls import TlsData
 from mitmproxy.utils import asyncio_utils
 
 from ccflare_core.accounts import Account
@@ -22,6 +23,7 @@ from ccflare_core.exchange import Exchanges
 from ccflare_core.fetch import Fetcher
 from ccflare_core.key_sources import choose
 from ccflare_core.options import Origin
+from ccflare_core.pinning import PinGuard
 from ccflare_core.pool import AccountPool
 from ccflare_core.price_files import PriceWatch
 from ccflare_core.recorder import Recorder
@@ -37,6 +39,8 @@ from ccflare_mitm.admin import Admin
 from ccflare_mitm.gate import Gate
 from ccflare_mitm.hooks import HookRunner
 from ccflare_mitm.inspector import Inspector
+from ccflare_mitm.layer import is_outer_tls
+from ccflare_mitm.tls import ClientAuthority, UpstreamKeys
 from ccflare_mitm.wire import Services
 
 logger = logging.getLogger("ccflare")
@@ -82,7 +86,12 @@ class House:
             account_name=self._account_name,
         )
         trusted = ctx.options.ssl_verify_upstream_trusted_ca
-        self._fetcher = Fetcher(ca_file=Path(trusted).expanduser() if trusted else None)
+        guard = PinGuard(lambda: self.settings.upstream_pins, enforced=lambda: self.settings.pins_mode == "enforce")
+        self.keys = UpstreamKeys(guard)
+        self._client_authority = ClientAuthority(settings.client_ca) if settings.client_ca else None
+        self._fetcher = Fetcher(
+            ca_file=Path(trusted).expanduser() if trusted else None, pins=guard, egress=lambda: self.settings.egress
+        )
         self.keeper = self._make_keeper(pool)
         self._poll = self._make_poll(pool, recorder)
         self._tasks: list[asyncio.Task[None]] = []
@@ -99,6 +108,7 @@ class House:
         self.services = Services(
             find=self.gate.find,
             upstream=self.upstream,
+            approve=self.keys.approve,
             body_limit=lambda: self.settings.body_limit_bytes,
             claim=self.gate.note_claim,
             forward_other_hosts=lambda: self.settings.forward_other_hosts,
@@ -147,6 +157,8 @@ class House:
         crashed = self._writer.call(begin).result(timeout=FLUSH_SECONDS)
         if crashed:
             logger.warning("%d exchanges of an earlier run that died were closed as crashed", crashed)
+        for host in self.settings.upstream_pins.without_backup():
+            logger.warning("%s has one pin only: if its key is replaced, nothing can be sent to it", host)
         self._start(self.keeper.run(), "tokens")
         self._start(self._poll.run(), "usage")
         self._start(self._follow_prices(), "prices")
@@ -169,6 +181,11 @@ class House:
     def upstream(self) -> Origin:
         """Where requests go."""
         return self.settings.upstream
+
+    def start_client_tls(self, data: TlsData) -> None:
+        """Make a client show its certificate at the proxy's door, if there is an authority for them."""
+        if self._client_authority is not None and is_outer_tls(data.context):
+            self._client_authority.demand_certificate(data)
 
     def show(self, flow: http.HTTPFlow) -> None:
         """Tell a finished flow's story in the inspector, and bound the inspector's list."""

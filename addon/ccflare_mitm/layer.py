@@ -9,16 +9,20 @@ from weakref import WeakSet
 
 from mitmproxy import flow
 from mitmproxy.connection import Connection
+from mitmproxy.net.http import http1
+from mitmproxy.net.tls import starts_like_tls_record
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layer import CommandGenerator
-from mitmproxy.proxy.layers import DNSLayer, TCPLayer, UDPLayer
+from mitmproxy.proxy.layers import ClientTLSLayer, DNSLayer, TCPLayer, UDPLayer
 from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode
 from mitmproxy.proxy.layers.http._events import ErrorCode, RequestProtocolError
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 
+from ccflare_core.answers import Answer, error
 from ccflare_mitm.contract import json_error_page
 from ccflare_mitm.hooks import ResumeHook, subject_of
+from ccflare_mitm.messages import make_response
 from ccflare_mitm.wire import DeadlinePassed, FailoverStream, Services
 
 logger = logging.getLogger("ccflare")
@@ -188,11 +192,34 @@ def fork(context: Context) -> Context:
 
 
 class Refused(layer.Layer):
-    """Stands where a raw TCP tunnel would be, and hangs up."""
+    """Stands where a raw TCP tunnel would be, and hangs up, with a last word if there is one."""
+
+    def __init__(self, context: Context, answer: Answer | None = None) -> None:
+        super().__init__(context)
+        self._answer = answer
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
         if isinstance(event, events.Start):
+            if self._answer is not None:
+                yield commands.SendData(self.context.client, http1.assemble_response(make_response(self._answer)))
             yield commands.CloseConnection(self.context.client)
+
+
+PLAIN_HTTP = error(400, "This port speaks TLS only: use https:// in the address of the proxy.", request_id="req_none")
+
+
+def refuse_plaintext(place: layer.NextLayer) -> bool:
+    """Hang up on a client that does not begin with TLS; whether it was one. Nothing else decides on it then."""
+    is_first = len(place.context.layers) == 1  # what comes later is inside of that TLS
+    if not is_first or starts_like_tls_record(place.data_client()):
+        return False
+    place.layer = Refused(place.context, PLAIN_HTTP)
+    return True
+
+
+def is_outer_tls(context: Context) -> bool:
+    """Whether TLS that begins is with the proxy itself, and not inside a tunnel that it has opened."""
+    return sum(isinstance(layer, ClientTLSLayer) for layer in context.layers) == 1
 
 
 def adopt(place: layer.NextLayer, services: Services) -> None:

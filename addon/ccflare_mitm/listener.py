@@ -42,16 +42,24 @@ def check_addresses(*, allow_remote: bool) -> None:
 
 def hosts() -> list[str]:
     """The address of each server to start, "" for every interface: a mode can name one of its own."""
-    modes = [mode_specs.ProxyMode.parse(mode) for mode in ctx.options.mode]
-    return [mode.listen_host(ctx.options.listen_host) for mode in modes]
+    return [mode.listen_host(ctx.options.listen_host) for mode in modes()]
+
+
+def modes() -> list[Any]:
+    """What the proxy is to be, one server each."""
+    return [mode_specs.ProxyMode.parse(spec) for spec in ctx.options.mode]
 
 
 async def listen() -> bool:
     """Listen as the options say; False if that failed, which mitmproxy has logged then."""
     server: Any = ctx.master.addons.get("proxyserver")
+    for mode in modes():
+        mode.transport_protocol = mode_specs.TCP  # it is kept by mitmproxy's parser, and so the one that it starts
     if not all(instance.is_running and is_where_it_should_be(instance) for instance in server.servers):
         if any(instance.is_running for instance in server.servers):
+            udp = [one for instance in server.servers for one in instance._servers if not is_tcp(one)]
             await server.servers.update([])
+            await asyncio.gather(*(one.wait_closed() for one in udp))
         server.servers._instances.clear()  # what was called off looks as if it had been started
     done: bool = await server.setup_servers()
     for instance in server.servers:
@@ -62,9 +70,19 @@ async def listen() -> bool:
 
 
 def is_where_it_should_be(instance: Any) -> bool:
-    """Whether a running server has the address that the options name by now."""
+    """Whether a running server has the address that the options name by now, and no UDP.
+
+    mitmproxy opens UDP too for `reverse:https://…` (HTTP/3), where there is neither our TLS nor any need.
+    """
     host, port = instance.mode.listen_host(ctx.options.listen_host), instance.mode.listen_port(ctx.options.listen_port)
+    if not all(map(is_tcp, instance._servers)):
+        return False
     return any(host in ("", address[0]) and port in (0, address[1]) for address in instance.listen_addrs)
+
+
+def is_tcp(listening: object) -> bool:
+    """Whether this is asyncio's and so TCP; UDP is mitmproxy's own."""
+    return isinstance(listening, asyncio.Server)
 
 
 async def stop_listening() -> None:

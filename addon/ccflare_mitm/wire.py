@@ -86,6 +86,8 @@ class Services:
     """The exchange of a flow; None if the gate has not let it in."""
     upstream: Callable[[], Origin]
     """The only place that a credential may go to."""
+    approve: Callable[[Connection], bool]
+    """Whether requests may be sent by a server connection: its key is pinned, or need not be."""
     body_limit: Callable[[], int]
     """Bytes that a request body may have."""
     forward_other_hosts: Callable[[], bool]
@@ -321,6 +323,10 @@ class FailoverStream(HttpStream):
         connection, problem = event.reply
         if connection is None or self._exchange is None:
             yield from self._unreachable(str(problem))
+            return
+        if not self._parent.services.approve(connection):
+            yield commands.CloseConnection(connection)
+            yield from self._perform(self._exchange.unpinned())
             return
         self.context.server = self.flow.server_conn = connection  # type: ignore[assignment]
         self._is_reused = connection in self._parent.used

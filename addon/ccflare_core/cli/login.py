@@ -17,6 +17,7 @@ from ccflare_core.cli.output import local
 from ccflare_core.errors import StoreError, TokenRejected, TokenUnavailable
 from ccflare_core.fetch import Answer, Fetcher
 from ccflare_core.oauth import Mode, PendingLogin, Tokens
+from ccflare_core.pinning import PinGuard
 from ccflare_core.settings import Settings
 from ccflare_core.store import Store
 
@@ -39,7 +40,8 @@ def log_in(console: Console, arguments: argparse.Namespace, *, may_renew: bool =
     """Log in as a new account or, if that may be, anew as one that is there."""
     name = checked_name(arguments.name)
     settings = read_settings(console, arguments.database)
-    fetcher = Fetcher(ca_file=trusted_ca(console))
+    pins = PinGuard(lambda: settings.upstream_pins, enforced=lambda: settings.pins_mode == "enforce")
+    fetcher = Fetcher(ca_file=trusted_ca(console), pins=pins, egress=lambda: settings.egress)
     with opened(console, settings) as store:
         account = _find(store, name)
         if account and not may_renew:
