@@ -53,13 +53,13 @@ class CCFlare:
             self._settings = Settings.build(declaring.current())
             refusals.check(ctx.options, os.environ)
             listener.check_addresses(allow_remote=self._settings.allow_remote)
+            if self._house is not None:
+                self._house.change(self._settings)
         except ConfigError as error:
             if self._house is None:
                 give_up(error)
             raise exceptions.OptionsError(str(error)) from error
         logs.configure(self._settings.log_level, self._settings.log_format)
-        if self._house is not None:
-            self._house.change(self._settings)
 
     async def running(self) -> None:
         """Open the house and only then the door."""

@@ -88,7 +88,7 @@ class House:
         trusted = ctx.options.ssl_verify_upstream_trusted_ca
         guard = PinGuard(lambda: self.settings.upstream_pins, enforced=lambda: self.settings.pins_mode == "enforce")
         self.keys = UpstreamKeys(guard)
-        self._client_authority = ClientAuthority(settings.client_ca) if settings.client_ca else None
+        self._client_authority = client_authority(settings)
         self._fetcher = Fetcher(
             ca_file=Path(trusted).expanduser() if trusted else None, pins=guard, egress=lambda: self.settings.egress
         )
@@ -175,7 +175,11 @@ class House:
         return f"ccflare has no account yet: requests pass to {target} with the client's own credential"
 
     def change(self, settings: Settings) -> None:
-        """Go on with these settings; where the database, the key and the strategy are stays until a restart."""
+        """Go on with these settings; where the database, the key and the strategy are stays until a restart.
+
+        Raises ConfigError, and goes on as before, if the authority of the clients' certificates cannot be used.
+        """
+        self._client_authority = client_authority(settings)
         self.settings = self.exchanges.settings = settings
 
     def upstream(self) -> Origin:
@@ -259,6 +263,11 @@ class House:
     def _clear(self, cooldowns: Iterable[tuple[str, str]]) -> None:
         for account_id, family in cooldowns:
             self._writer.put(CooldownCleared(account_id, family))
+
+
+def client_authority(settings: Settings) -> ClientAuthority | None:
+    """Who signs the certificates that clients must show; None if they need none."""
+    return ClientAuthority(settings.client_ca) if settings.client_ca else None
 
 
 def is_alive(pid: int) -> bool:

@@ -96,7 +96,8 @@ def _trust(options: Any) -> Iterator[str]:
 def _private_keys(options: Any) -> Iterator[str]:
     """The keys of certificates that we show: to clients (`certs`, mitmproxy's own authority) and upstream."""
     shown = [("certs", spec.partition("=")[2] or spec) for spec in options.certs]
-    shown += [("client_certs", options.client_certs or ""), ("confdir", f"{options.confdir}/mitmproxy-ca.pem")]
+    shown += [("client_certs", options.client_certs or "")]
+    shown += [("confdir", f"{options.confdir}/mitmproxy-ca.{kind}") for kind in ("pem", "p12")]
     for name, named in shown:
         path = Path(named).expanduser()
         if named and path.is_file() and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):

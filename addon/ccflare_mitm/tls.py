@@ -27,23 +27,24 @@ mitmproxy's own list has AES-CBC, 3DES and plain RSA in it.
 """
 
 
+CRL = b"-----BEGIN X509 CRL-----"
+
+
 class ClientAuthority:
     """The authorities of a PEM file, one of which must have signed each client's certificate.
 
     mitmproxy's own `request_client_cert` accepts any certificate, and none. If there are CRLs in the file, every
-    authority needs a current one. Raises ConfigError if the file cannot be used.
+    authority needs a current one. It is read anew for each handshake. Raises ConfigError if it cannot be used.
     """
 
     def __init__(self, path: Path) -> None:
         try:
-            text = path.read_bytes()
-            x509.load_pem_x509_certificates(text)
+            x509.load_pem_x509_certificates(path.read_bytes())
         except OSError as error:
             raise ConfigError(f"ccflare_client_ca: {path} cannot be read ({error.strerror}).") from error
         except ValueError as error:
             raise ConfigError(f"ccflare_client_ca: {path} holds no certificates in PEM.") from error
-        self._path = path
-        self._has_crl = b"-----BEGIN X509 CRL-----" in text
+        self.path = path
 
     def demand_certificate(self, data: TlsData) -> None:
         """Give this client a handshake that fails unless it shows a certificate of ours."""
@@ -72,10 +73,11 @@ class ClientAuthority:
             extra_chain_certs=tuple(cert for cert in shown.chain_certs if cert != shown.cert),
             dhparams=tlsconfig.certstore.dhparams,
         )
-        context.load_verify_locations(str(self._path))
-        context.load_client_ca(str(self._path).encode())
+        context.load_verify_locations(str(self.path))
+        context.load_client_ca(str(self.path).encode())
         context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
-        if self._has_crl and (store := context.get_cert_store()) is not None:
+        store = context.get_cert_store()
+        if store is not None and CRL in self.path.read_bytes():
             store.set_flags(X509StoreFlags.CRL_CHECK | X509StoreFlags.CRL_CHECK_ALL)
         return context
 

@@ -108,6 +108,7 @@ BEFORE_UPSTREAM = (
     "ccflare_mitm.wire:FailoverStream.make_server_connection",
     "ccflare_mitm.wire:FailoverStream._connect",
     "ccflare_mitm.wire:FailoverStream._connected",
+    "ccflare_mitm.tls.host_of",
     "ccflare_mitm.wire.with_credential",
     "ccflare_mitm.messages.inject",
     "ccflare_core.exchange:Exchanges.begin",

@@ -1,5 +1,6 @@
 """The network: TLS on both sides, who may be the upstream, what is refused at the start, and who can be reached."""
 
+import contextlib
 import os
 import socket
 import ssl
@@ -9,15 +10,25 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from cryptography import x509
+from mitmproxy.addons import default_addons
+from mitmproxy.options import Options
+from mitmproxy.proxy.context import Context
+from mitmproxy.test import taddons, tflow
+from mitmproxy.tls import TlsData
+from OpenSSL import SSL
 
-from ccflare_core.errors import TokenUnavailable
+from ccflare import CCFlare
+from ccflare_core.errors import ConfigError, TokenUnavailable
 from ccflare_core.fetch import Fetcher
 from ccflare_core.oauth import Endpoints, Request, refresh_request
 from ccflare_core.pinning import NOT_PINNED, spki_pin
 from ccflare_core.settings import Settings
+from ccflare_mitm import refusals
 from fake_upstream import FakeUpstream
 from harness import (
     ADDON,
@@ -409,6 +420,51 @@ def test_r76_all_that_opens_a_hole_is_refused_at_once(tmp_path: Path) -> None:
         [*settings, "SSLKEYLOGFILE", "MITMPROXY_SSLKEYLOGFILE"]
     )
     assert not (tmp_path / "keys").exists()
+
+
+def test_r76_modes_past_the_gate_are_refused(tmp_path: Path) -> None:
+    modes = ["socks5@18081", "dns@18082", "reverse:tcp://127.0.0.1:1@18083", "upstream:http://127.0.0.1:1@18084"]
+    said = [word for mode in modes for word in ("--mode", mode)]
+
+    told = refusal(tmp_path, *said, "--set", "ccflare_upstream=http://127.0.0.1:1")
+
+    assert len(told) == len(modes)
+    assert all(sentence.startswith(f"mode: {mode}") for sentence, mode in zip(told, modes, strict=True))
+
+
+@pytest.mark.parametrize("name", ["tls_version_client_min", "tls_version_server_min"])
+async def test_r40_old_versions_are_refused(name: str) -> None:
+    """Without a process: where OpenSSL has no SSLv3, mitmproxy itself stops at this option."""
+    with taddons.context(*default_addons(), loadcore=False) as context:
+        options = SimpleNamespace(**{key: option.current() for key, option in context.options._options.items()})
+        options.confdir, options.ccflare_client_ca = "/nowhere", ""
+        refusals.check(options, {})
+        setattr(options, name, "TLS1_1")
+        with pytest.raises(ConfigError, match=f"{name}: TLS 1.2 is the least"):
+            refusals.check(options, {})
+
+
+def test_r40_a_failing_hook_leaves_no_handshake() -> None:
+    """Else mitmproxy's own, which asks for no certificate, would follow."""
+    client = tflow.tclient_conn()
+    data = TlsData(client, Context(client, Options()))
+
+    with pytest.raises(RuntimeError):
+        CCFlare().tls_start_client(data)
+
+    connection: Any = data.ssl_conn
+    hello = client_hello()
+    connection.bio_write(hello)
+    with pytest.raises(SSL.Error, match=r"no shared cipher|no suitable"):
+        connection.do_handshake()
+
+
+def client_hello() -> bytes:
+    """How any client begins."""
+    sent = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), sent, server_hostname="localhost").do_handshake()
+    return sent.read()
 
 
 def test_r40_an_authority_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
