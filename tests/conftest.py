@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import postgres_kit
 from ccflare_core.location import Location, Server
 from fake_upstream import FakeUpstream
 from harness import Proxy, StartProxy
 from postgres_kit import Cluster
+
+# How long an example takes says something about the machine, not about the code; pytest's time limit holds anyway.
+settings.register_profile("ccflare", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ccflare")
 
 # Neither is a Python package. Where CI runs they are always there, so nothing is left out silently.
 HSM_IS_MISSING = not os.environ.get("CI") and (find_spec("pkcs11") is None or shutil.which("softhsm2-util") is None)
