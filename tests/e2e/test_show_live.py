@@ -1,0 +1,90 @@
+"""`scripts/show.py` on what a real proxy has recorded."""
+
+import json
+import shlex
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from corpus import COUNTS, stream
+from fake_upstream import FakeUpstream, limited_5h, sse_answer
+from harness import CLIENT_CREDENTIAL, RawClient, claude_request
+from rig import Rig
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Rig]:
+    with FakeUpstream() as upstream, Rig.running(upstream) as rig:
+        yield rig
+
+
+@pytest.fixture
+def shown(rig: Rig, client: RawClient) -> tuple[Rig, bytes]:
+    """A request that has moved to another account and got a stream with a tool call; its body."""
+    rig.script("a", limited_5h(time.time() + 3600))
+    rig.script("b", sse_answer(*stream(COUNTS[0], "tool")))
+    request = claude_request(6000, session=rig.session)
+    client.request(*request)
+    rig.row()
+    return rig, request.body
+
+
+def show(rig: Rig, *arguments: str) -> str:
+    return rig.proxy.run_script("show.py", "last", "--session", rig.session, *arguments)
+
+
+def test_the_conversation_is_readable(shown: tuple[Rig, bytes]) -> None:
+    text = show(shown[0])
+
+    assert "Say hello." in text
+    assert "Tools: Bash, Edit" in text
+    assert "── assistant (the answer)\nI look.\n[tool_use Bash toolu_01]\n" in text
+    assert "window_spent" in text
+    assert "12 in, 310 out" in text
+
+
+def test_the_exact_bytes_come_back(shown: tuple[Rig, bytes]) -> None:
+    rig, body = shown
+
+    assert show(rig, "--raw", "request").encode() == body
+    assert show(rig, "--raw", "response").encode() == b"".join(stream(COUNTS[0], "tool"))
+
+
+def test_for_programs_it_is_json(shown: tuple[Rig, bytes]) -> None:
+    found = json.loads(show(shown[0], "--format", "json"))
+
+    assert found["answer"][0]["parts"][0] == {
+        "kind": "text",
+        "text": "I look.",
+        "name": "",
+        "id": "",
+        "is_error": False,
+    }
+    assert [attempt["verdict"] for attempt in found["attempts_made"]] == ["window_spent", "ok"]
+
+
+def test_the_command_sends_the_same_body_with_the_readers_own_key(shown: tuple[Rig, bytes]) -> None:
+    rig, body = shown
+    command = show(rig, "--curl")
+
+    first, second = command.split("|\n")
+    words = shlex.split(second)
+    assert words[:6] == [
+        "curl",
+        "--silent",
+        "--show-error",
+        "--request",
+        "POST",
+        "https://api.anthropic.com/v1/messages",
+    ]
+    assert words[-4:] == ["--header", "x-api-key: $ANTHROPIC_API_KEY", "--data-binary", "@-"]
+    assert rig.proxy.run_script(*shlex.split(first.replace("scripts/", ""))).encode() == body
+    assert not [
+        secret for secret in (rig.secret("a"), rig.secret("b"), CLIENT_CREDENTIAL[1].decode()) if secret in command
+    ]
+
+
+def test_what_is_not_there_is_said(rig: Rig) -> None:
+    with pytest.raises(AssertionError, match="no such request"):
+        rig.proxy.run_script("show.py", "req_ffff")
