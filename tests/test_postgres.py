@@ -196,10 +196,14 @@ def test_migrations_make_what_the_models_say(server: Server, cluster: Cluster) -
 
 
 def shape(database: peewee.Database, table: str) -> dict[str, tuple[str, bool, bool]]:
-    """By column: its type, whether it may be NULL, whether it is in the primary key. A row's number is a bigint."""
+    """By column: its type, whether it may be NULL, whether it is in the primary key. Ids by number are bigint."""
     keys = set(database.get_primary_keys(table))
     return {
-        c.name: ("bigint" if (c.name, c.data_type) == ("id", "integer") else c.data_type, c.null, c.name in keys)
+        c.name: (
+            "bigint" if c.name.endswith("id") and c.data_type == "integer" else c.data_type,
+            c.null,
+            c.name in keys,
+        )
         for c in database.get_columns(table)
     }
 
@@ -289,7 +293,7 @@ def test_a_server_that_is_away_is_asked_again_a_second_later(cluster: Cluster, s
         before = time.monotonic()
         with pytest.raises(StoreError, match="cannot be reached"):
             ask()
-        assert time.monotonic() - before < 1
+        assert time.monotonic() - before < 3  # and not the 5 s that a connection may take
     cluster.start()
     eventually(lambda: works(store.accounts))
     assert store.accounts() == []
