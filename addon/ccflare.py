@@ -98,7 +98,10 @@ class CCFlare:
 
     def tls_clienthello(self, data: ClientHelloData) -> None:
         """Leave the TLS of other hosts alone."""
-        data.ignore_connection = gate.is_foreign_tunnel(data.context, self._open_house().upstream())
+        house = self._open_house()
+        if gate.is_foreign_tunnel(data.context, house.upstream()):
+            data.ignore_connection = True
+            house.reaper.let_go(data.context.client)
 
     def tls_start_client(self, data: TlsData) -> None:
         """Ask for a certificate, if clients must have one."""

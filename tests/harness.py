@@ -671,6 +671,8 @@ class Http2Client:
     """HTTP/2 on a TLS socket that agreed on it; any number of requests at once, read piece by piece."""
 
     def __init__(self, sock: socket.socket, authority: str) -> None:
+        self.acknowledges = True
+        """Whether it lets the other side send on once it has read."""
         self._socket = sock
         self._authority = authority.encode()
         self._h2 = H2Connection(H2Configuration(client_side=True, header_encoding=None))
@@ -694,6 +696,12 @@ class Http2Client:
 
     def send_request(self, method: str, target: str, headers: Sequence[Header] = (), body: bytes = b"") -> int:
         """Send a request; its stream's id."""
+        stream = self.begin_request(method, target, headers, end=not body)
+        self._send_body(stream, body)
+        return stream
+
+    def begin_request(self, method: str, target: str, headers: Sequence[Header] = (), *, end: bool = False) -> int:
+        """Send the head of a request, whose body never comes unless this is its `end`; its stream's id."""
         stream = self._h2.get_next_available_stream_id()
         pseudo = [
             (b":method", method.encode()),
@@ -703,8 +711,8 @@ class Http2Client:
         ]
         refused = (b"connection", b"host", b"transfer-encoding")
         fields = [(name.lower(), value) for name, value in headers if name.lower() not in refused]
-        self._h2.send_headers(stream, [*pseudo, *fields], end_stream=not body)
-        self._send_body(stream, body)
+        self._h2.send_headers(stream, [*pseudo, *fields], end_stream=end)
+        self._flush()
         return stream
 
     def _send_body(self, stream: int, body: bytes) -> None:
@@ -743,6 +751,11 @@ class Http2Client:
         """All that is left of a stream's body."""
         return b"".join(iter(lambda: self.read_data(stream), b""))
 
+    def wait_for_end(self) -> None:
+        """Read until the connection ends, which is Truncated."""
+        while True:
+            self._receive()
+
     def reset_stream(self, stream: int) -> None:
         """Give up one stream."""
         self._h2.reset_stream(stream, ErrorCodes.CANCEL)
@@ -779,7 +792,8 @@ class Http2Client:
                 self._heads[stream] = Head(int(dict(fields)[b":status"]), "", fields)
             case DataReceived(stream_id=int(stream)):
                 self._data[stream] += event.data or b""
-                self._h2.acknowledge_received_data(event.flow_controlled_length or 0, stream)
+                if self.acknowledges:
+                    self._h2.acknowledge_received_data(event.flow_controlled_length or 0, stream)
             case StreamEnded(stream_id=int(stream)):
                 self._ended.add(stream)
             case StreamReset(stream_id=int(stream)):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ccflare_core.accounts import Account, Kind
 from ccflare_core.key_sources import KeyFile
 from ccflare_core.store import Store
-from fake_upstream import Answer, AnswerFunction, FakeUpstream, Request
+from fake_upstream import Answer, AnswerFunction, FakeUpstream, Header, Request
 from harness import Proxy, RawClient, Reply, claude_request, eventually, via_base_url
 
 
@@ -192,3 +192,8 @@ class Rig:
 def texts(events: Sequence[dict[str, Any] | None]) -> list[str]:
     """The text deltas among events."""
     return [e["delta"]["text"] for e in events if e and e["type"] == "content_block_delta"]
+
+
+def visible(answer: Answer) -> tuple[Header, ...]:
+    """The header fields of an account's answer that a client gets to see."""
+    return tuple(header for header in answer.headers if header[0] != b"anthropic-organization-id")

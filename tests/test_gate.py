@@ -16,9 +16,10 @@ from mitmproxy.test import tflow, tutils
 
 from ccflare_core.answers import json_answer
 from ccflare_core.exchange import Exchange
+from ccflare_core.heads import HEAD_BYTES
 from ccflare_core.options import Origin
 from ccflare_core.steps import Outcome, Ticket
-from ccflare_mitm.gate import HEAD_BYTES, Gate, address_of, door_of, is_foreign_tunnel, is_loopback
+from ccflare_mitm.gate import Gate, address_of, door_of, is_foreign_tunnel, is_loopback
 from exchange_kit import Bench
 
 UPSTREAM = Origin("https", "api.anthropic.com", 443)

@@ -3,6 +3,7 @@
 A request's life, in the order of reading:
 
     routes      what a path means to us                 options     the one table of options
+    heads       which header fields go on
     facts       what a request asks for                 settings    where their values come from
     provenance  where it comes from                     agents      whose it is, by its prompt
     accounts    accounts, and the credential put in     spelling    misspelt names

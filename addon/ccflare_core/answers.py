@@ -15,7 +15,9 @@ _ERROR_TYPES = {
     403: "permission_error",
     404: "not_found_error",
     405: "invalid_request_error",
+    408: "timeout_error",
     413: "request_too_large",
+    414: "request_too_large",
     429: "rate_limit_error",
     431: "request_too_large",
     504: "timeout_error",
@@ -56,6 +58,12 @@ def error(status: int, message: str, *, request_id: str, retry_after: int | None
         extra.append((b"retry-after", b"%d" % retry_after))
     content = {"type": "error", "error": problem, "request_id": request_id}
     return json_answer(status, content, extra=extra, reason=message)
+
+
+def error_event(kind: str, message: str, request_id: str) -> bytes:
+    """A server-sent `error` event, as the API sends one in the middle of a stream."""
+    content = {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
+    return b"event: error\ndata: " + json.dumps(content).encode() + b"\n\n"
 
 
 def exhausted(

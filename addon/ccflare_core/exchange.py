@@ -33,7 +33,7 @@ from ccflare_core.usage import Ending, Message, Reading
 
 logger = logging.getLogger("ccflare")
 
-BAD_GATEWAY = 502
+BAD_GATEWAY, TIMED_OUT = 502, 504
 
 HOLD_POLL = 0.25
 """Seconds between two looks at the pool while a request is held."""
@@ -153,12 +153,13 @@ class Exchange:
         self.answered(answer)
         return answer
 
-    def answered(self, answer: Answer) -> None:
+    def answered(self, answer: Answer, outcome: Outcome | None = None) -> None:
         """The client gets this answer of ours; nothing went upstream for it, or nothing useful came back."""
         self.ticket = Ticket.NONE
         self.status = answer.status
         self._deliver_now()
-        self.finish(Outcome.UPSTREAM_ERROR if answer.status == BAD_GATEWAY else Outcome.REFUSED, answer.reason)
+        of_status = Outcome.UPSTREAM_ERROR if answer.status == BAD_GATEWAY else Outcome.REFUSED
+        self.finish(outcome or of_status, answer.reason)
 
     # Toward the upstream
 
@@ -186,6 +187,18 @@ class Exchange:
         if self.lease is not None:
             self._note(self.lease, limits.not_pinned())
         return self._bad_gateway("certificate not pinned, see ccflare_upstream_pins; nothing was sent")
+
+    def too_late(self, why: str, *, asked: bool) -> Answer:
+        """A deadline has passed before the answer's head; `asked` tells whether an upstream was at work on it.
+
+        Nothing is repeated: the first answer may still be made, and paid for. Nor does the account rest, since a slow
+        answer says nothing about its limits.
+        """
+        if self._under_way and self.lease is not None:
+            self._note(self.lease, limits.failed_to_connect(why))
+        answer = answers.error(TIMED_OUT, f"The request was given up: {why}.", request_id=self.id)
+        self.answered(answer, Outcome.UPSTREAM_ERROR if asked else Outcome.REFUSED)
+        return answer
 
     def judge(self, status: int, headers: Sequence[Header], event: Mapping[str, Any] | None) -> Step:
         """The answer's head is here, and for a stream or an error its first event: deliver it or not?"""

@@ -75,6 +75,15 @@ class Settings:
     passthrough: str
     record: str
     body_limit_bytes: int
+    client_head_seconds: int
+    client_body_idle_seconds: int
+    client_body_seconds: int
+    client_stall_seconds: int
+    client_idle_seconds: int
+    connect_seconds: int
+    first_byte_seconds: int
+    stream_idle_seconds: int
+    exchange_seconds: int
     capture_limit_bytes: int
     drain_seconds: int
     inspector_flows: int

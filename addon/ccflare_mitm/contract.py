@@ -7,18 +7,23 @@ from typing import Any
 from mitmproxy import version
 from mitmproxy.net.http import http1, status_codes
 from mitmproxy.proxy.layer import CommandGenerator
-from mitmproxy.proxy.layers.http import HttpLayer, HttpStream, _http1
+from mitmproxy.proxy.layers import http as http_layers
+from mitmproxy.proxy.layers.http import HttpLayer, HttpStream, _http1, _http2
 from mitmproxy.proxy.layers.http._events import ErrorCode, ResponseProtocolError
+from mitmproxy.proxy.server import ConnectionHandler
 
 from ccflare_core.answers import error
 from ccflare_core.errors import ConfigError
+from ccflare_mitm import peers
 from ccflare_mitm.messages import make_response
 
 
 def install() -> None:
-    """Check the contract, make mitmproxy's own errors speak JSON, and keep its own streams from connecting."""
+    """Check the contract, put our ends of connections in their places, keep mitmproxy's own streams from connecting."""
     check_contract()
     _http1.make_error_response = json_error_page
+    layers: Any = http_layers
+    layers.Http1Client, layers.Http2Server = peers.Http1Client, peers.Http2Server
     HttpStream.make_server_connection = refuse_connection  # type: ignore[method-assign]
 
 
@@ -34,6 +39,12 @@ def check_contract() -> None:
         HttpStream.send_response: ["self", "already_streamed"],
         HttpStream.check_killed: ["self", "emit_error_hook"],
         _http1.make_error_response: ["status_code", "message"],
+        _http1.Http1Client.read_headers: ["self", "event"],
+        _http1.Http1Client.read_body: ["self", "event"],
+        _http2.Http2Server.handle_h2_event: ["self", "event"],
+        _http2.Http2Server.protocol_error: ["self", "message", "error_code"],
+        ConnectionHandler.server_event: ["self", "event"],
+        ConnectionHandler.close_connection: ["self", "connection", "half_close"],
     }
     changed = [f.__qualname__ for f, names in expected.items() if list(inspect.signature(f).parameters) != names]
     if changed:

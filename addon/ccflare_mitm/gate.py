@@ -1,7 +1,6 @@
 """The gate: what each request is, by which door it came, and whether it may go on. First in a request's way."""
 
 import ipaddress
-import itertools
 import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -16,17 +15,12 @@ from ccflare_core.agents import with_model
 from ccflare_core.answers import Answer
 from ccflare_core.exchange import Exchange, Exchanges
 from ccflare_core.facts import Facts, read_facts
+from ccflare_core.heads import refuse_request
 from ccflare_core.options import Origin
 from ccflare_core.provenance import read_provenance
 from ccflare_core.routes import Route, classify
 from ccflare_core.steps import Opening, Outcome
 from ccflare_mitm.messages import make_response
-
-HEAD_BYTES = 64 * 1024
-"""What a request's header fields may have together."""
-
-_SPLITTING = re.compile(rb"[\r\n\x00]")
-"""What a field's value has inside only if its line was folded, or if it means to be two lines to somebody else."""
 
 _LOOPBACK_NAME = re.compile(r"(?:.+\.)?localhost\.?", re.IGNORECASE)
 
@@ -71,14 +65,11 @@ class Gate:
         self._of_flow[flow] = exchange
 
     def _decide(self, flow: http.HTTPFlow, exchange: Exchange, route: Route, for_upstream: bool) -> None:
-        settings = self._exchanges.settings
-        fields = b"".join(itertools.chain.from_iterable(flow.request.headers.fields))
+        settings, data = self._exchanges.settings, flow.request.data
         if flow.error is not None:
             exchange.refuse(400, flow.error.msg)  # mitmproxy's validation did, and answers itself
-        elif len(fields) > HEAD_BYTES:
-            self._refuse(flow, exchange, 431, f"The request's header fields are larger than {HEAD_BYTES} bytes.")
-        elif _SPLITTING.search(fields):
-            self._refuse(flow, exchange, 400, "A header field of the request has a line break or a NUL inside.")
+        elif refusal := refuse_request(data.method, data.path, data.headers.fields):
+            self._refuse(flow, exchange, *refusal)
         elif not for_upstream and (is_reverse(flow) or not settings.forward_other_hosts):
             self._refuse(flow, exchange, 403, not_ours(*self._named(flow), settings.upstream))
         elif for_upstream and route is Route.MALFORMED:
@@ -221,7 +212,15 @@ def aim(request: http.Request, origin: Origin) -> None:
     """Send `request` to the upstream, whatever it was addressed to."""
     if (request.scheme, request.host, request.port) != origin:
         request.data.scheme, request.data.host = origin.scheme.encode(), origin.host
-        request.port = origin.port  # this setter makes the Host header follow, and needs to do so but once
+    elif not _names_another(request, origin):
+        return
+    request.port = origin.port  # this setter makes the Host header follow, and needs to do so but once
+
+
+def _names_another(request: http.Request, origin: Origin) -> bool:
+    """Whether a request for the upstream has a Host or authority that says something else (RFC 9112, 3.2.2)."""
+    said = {name.lower() for name in (request.headers.get("host"), request.authority) if name}
+    return not said <= {origin.host, f"{origin.host}:{origin.port}", url.hostport(*origin)}
 
 
 def is_loopback(host: str) -> bool:

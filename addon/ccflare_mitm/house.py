@@ -40,8 +40,9 @@ from ccflare_mitm.gate import Gate
 from ccflare_mitm.hooks import HookRunner
 from ccflare_mitm.inspector import Inspector
 from ccflare_mitm.layer import is_outer_tls
+from ccflare_mitm.reaper import Reaper
+from ccflare_mitm.services import Services
 from ccflare_mitm.tls import ClientAuthority, UpstreamKeys
-from ccflare_mitm.wire import Services
 
 logger = logging.getLogger("ccflare")
 
@@ -105,14 +106,15 @@ class House:
             agents=Agents.load(settings.agents_path),
         )
         self.gate = Gate(self.exchanges, Admin(self.exchanges, self.keeper.state).answer)
+        self.reaper = Reaper(ctx.master.addons.get("proxyserver").connections, lambda: self.settings)
         self.services = Services(
             find=self.gate.find,
-            upstream=self.upstream,
             approve=self.keys.approve,
-            body_limit=lambda: self.settings.body_limit_bytes,
+            settings=lambda: self.settings,
             claim=self.gate.note_claim,
-            forward_other_hosts=lambda: self.settings.forward_other_hosts,
             hooks=HookRunner(ctx.master.addons),
+            watch=self.reaper.watch,
+            let_go=self.reaper.let_go,
         )
         self._inspector = Inspector()
 
@@ -162,6 +164,7 @@ class House:
         self._start(self.keeper.run(), "tokens")
         self._start(self._poll.run(), "usage")
         self._start(self._follow_prices(), "prices")
+        self._start(self.reaper.run(), "reaper")
 
     def greeting(self) -> str:
         """One line that tells a person what they have started."""

@@ -1,9 +1,10 @@
-"""Our HTTP layer: mitmproxy's with our streams in it, hooks run on the spot, one socket write per event, deadlines."""
+"""Our HTTP layer: mitmproxy's with our streams in it, hooks run on the spot, one socket write per event."""
 
 import itertools
 import logging
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakSet
 
@@ -15,20 +16,20 @@ from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layer import CommandGenerator
 from mitmproxy.proxy.layers import ClientTLSLayer, DNSLayer, TCPLayer, UDPLayer
-from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode
-from mitmproxy.proxy.layers.http._events import ErrorCode, RequestProtocolError
+from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode, HttpStream
+from mitmproxy.proxy.layers.http._events import ErrorCode, RequestProtocolError, ResponseProtocolError
 from mitmproxy.proxy.layers.http._http1 import Http1Server
+from mitmproxy.proxy.layers.http._http2 import Http2Server
 
 from ccflare_core.answers import Answer, error
 from ccflare_mitm.contract import json_error_page
 from ccflare_mitm.hooks import ResumeHook, subject_of
 from ccflare_mitm.messages import make_response
-from ccflare_mitm.wire import DeadlinePassed, FailoverStream, Services
+from ccflare_mitm.patience import ReaderStalled
+from ccflare_mitm.services import Services
+from ccflare_mitm.wire import FailoverStream
 
 logger = logging.getLogger("ccflare")
-
-TICK_SECONDS = 0.5
-"""How exactly deadlines are kept."""
 
 UNREAD_BYTES = 1024 * 1024
 """How much a client may send that is no whole head, or no whole line of chunked framing: mitmproxy keeps all of it.
@@ -37,8 +38,23 @@ The gate allows less, but needs a whole head to say so and to write a row.
 """
 
 
+@dataclass(eq=False)
+class Errand(commands.RequestWakeup):
+    """What the reaper wants done: never asked of mitmproxy, which would wait, but brought to the layer as if it had."""
+
+    layer: "FailoverLayer"
+    """Who is to do it: the others around it hand it through."""
+    messages: list[tuple[FailoverStream, events.Event]] = field(default_factory=list)
+    """What to tell streams."""
+    stalled: list[int] = field(default_factory=list)
+    """HTTP/2 streams whose client does not take what waits for it."""
+    farewell: tuple[int | None] | None = None
+    """Close the client's connection, and with which status if its request is not whole yet."""
+    delay: float = 0.0
+
+
 class FailoverLayer(HttpLayer):
-    """mitmproxy's HTTP layer with our streams in it, one socket write per event, and a clock for deadlines."""
+    """mitmproxy's HTTP layer with our streams in it, and one socket write per event."""
 
     def __init__(self, context: Context, mode: HTTPMode, services: Services) -> None:
         super().__init__(context, mode)
@@ -46,8 +62,9 @@ class FailoverLayer(HttpLayer):
         self.used: WeakSet[Connection] = WeakSet()
         """Server connections that have carried a request already."""
         self.is_inside_upstream = False
+        self.active_at = time.monotonic()
+        """When something last came, from whomever."""
         self._attempt_ids = itertools.count(2, 2)
-        self._tick: commands.RequestWakeup | None = None
         self._intercepted: dict[flow.Flow, commands.StartHook] = {}
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
@@ -56,9 +73,9 @@ class FailoverLayer(HttpLayer):
         An upstream packet with many events would otherwise cost a system call for each on the way to the client, and
         each hook a task.
         """
-        self.is_inside_upstream = (
-            isinstance(event, events.ConnectionEvent) and event.connection is not self.context.client
-        )
+        if is_traffic := isinstance(event, events.ConnectionEvent):
+            self.active_at = time.monotonic()
+        self.is_inside_upstream = is_traffic and event.connection is not self.context.client  # type: ignore[attr-defined]
         try:
             writes = Writes()
             sources = [self._commands(event)]  # a stack: what a hook leads to comes before what follows the hook
@@ -82,14 +99,10 @@ class FailoverLayer(HttpLayer):
             # mitmproxy would log this and leave the client hanging.
             logger.exception("ccflare failed inside; the client's connection is closed")
             yield commands.CloseConnection(self.context.client)
-        # One timer for all streams of a client's connection; most deadlines are met within the event that sets them.
-        if self._tick is None and self._waiting():
-            self._tick = commands.RequestWakeup(TICK_SECONDS)
-            yield self._tick
 
     def _commands(self, event: events.Event) -> CommandGenerator[None]:
-        if isinstance(event, events.Wakeup) and event.command is self._tick:
-            return self._check_deadlines()
+        if isinstance(event, events.Wakeup) and isinstance(event.command, Errand) and event.command.layer is self:
+            return self._carry_out(event.command)
         if isinstance(event, events.HookCompleted) and isinstance(event.command, ResumeHook):
             event = events.HookCompleted(self._intercepted.pop(event.command.flow))
         if isinstance(event, events.DataReceived) and event.connection is self.context.client:
@@ -103,17 +116,26 @@ class FailoverLayer(HttpLayer):
         reader = self.connections.get(self.context.client)
         if not isinstance(reader, Http1Server) or len(reader.buf) <= UNREAD_BYTES:
             return
-        if reader.state == reader.wait and len(reader.buf) <= UNREAD_BYTES + self.services.body_limit():
+        if reader.state == reader.wait and len(reader.buf) <= UNREAD_BYTES + self.services.body_limit:
             return  # the next request, ahead of its time
         logger.warning("A client sent %d bytes that are no request; its connection is closed", len(reader.buf))
-        if reader.state == reader.read_headers:
-            yield commands.SendData(self.context.client, json_error_page(431))
-        elif (stream := self.streams.get(reader.stream_id)) is not None:
+        if reader.state != reader.read_headers and (stream := self.streams.get(reader.stream_id)) is not None:
             problem = "the client sends what is no request"
             gone = RequestProtocolError(reader.stream_id, problem, ErrorCode.GENERIC_CLIENT_ERROR)
             yield from self.event_to_child(stream, gone)
-        reader.buf.maybe_extract_at_most(len(reader.buf))
-        reader.state = reader.done
+        yield from self._turn_away(431)
+
+    def _turn_away(self, status: int | None) -> CommandGenerator[None]:
+        """Close the client's connection, with this status if it is in the middle of a head and can be told."""
+        reader = self.reader
+        if isinstance(reader, Http1Server):
+            if status is not None and reader.state == reader.read_headers:
+                yield commands.SendData(self.context.client, json_error_page(status))
+            reader.buf.maybe_extract_at_most(len(reader.buf))
+            reader.state = reader.done
+        elif isinstance(reader, Http2Server):
+            reader.h2_conn.close_connection()
+            yield commands.SendData(self.context.client, reader.h2_conn.data_to_send())
         yield commands.CloseConnection(self.context.client)
 
     def _runs(self, hook: commands.StartHook) -> bool:
@@ -133,7 +155,7 @@ class FailoverLayer(HttpLayer):
         self.streams[stream_id] = stream
         yield from self.event_to_child(stream, events.Start())
 
-    def open_attempt(self, stream: "FailoverStream") -> int:
+    def open_attempt(self, stream: HttpStream) -> int:
         """A fresh stream id whose upstream events go to `stream`."""
         attempt_id = next(self._attempt_ids)
         self.streams[attempt_id] = stream
@@ -143,17 +165,39 @@ class FailoverLayer(HttpLayer):
         """Events of this attempt that still come go nowhere."""
         self.streams.pop(attempt_id, None)
 
-    def _check_deadlines(self) -> CommandGenerator[None]:
-        self._tick = None
-        now = time.monotonic()
-        for stream in self._waiting():
-            if stream.deadline is not None and now >= stream.deadline:
-                yield from self.event_to_child(stream, DeadlinePassed())
+    # For the reaper
 
-    def _waiting(self) -> list[FailoverStream]:
-        """The streams with a deadline, each once."""
-        streams = {stream for stream in self.streams.values() if isinstance(stream, FailoverStream)}
-        return [stream for stream in streams if stream.deadline is not None]
+    @property
+    def reader(self) -> layer.Layer | None:
+        """mitmproxy's end of the client's connection."""
+        return self.connections.get(self.context.client)
+
+    def open_streams(self) -> set[FailoverStream]:
+        """The requests that are not over, each once: a stream is also known by the ids of its attempts."""
+        return {stream for stream in self.streams.values() if isinstance(stream, FailoverStream)}
+
+    def is_busy(self) -> bool:
+        """Whether a request is open. One that became a tunnel or a WebSocket is none any more."""
+        return any(not stream.is_pipe for stream in self.open_streams())
+
+    def waiting_bytes(self) -> dict[int, int]:
+        """How much waits for a client, by its HTTP/2 stream, because it has not opened the stream's window."""
+        reader = self.reader
+        if not isinstance(reader, Http2Server):
+            return {}
+        buffers = reader.h2_conn.stream_buffers
+        return {stream_id: sum(len(piece.data) for piece in pieces) for stream_id, pieces in buffers.items()}
+
+    def _carry_out(self, errand: Errand) -> CommandGenerator[None]:
+        for stream, event in errand.messages:
+            yield from self.event_to_child(stream, event)
+        for stream_id in errand.stalled:
+            if (waiting := self.streams.get(stream_id)) is not None:
+                yield from self.event_to_child(waiting, ReaderStalled())
+            stop = ResponseProtocolError(stream_id, "not read", ErrorCode.CANCEL)
+            yield from self.event_to_child(self.connections[self.context.client], stop)
+        if errand.farewell is not None and not self.is_busy():  # a request may have come just now
+            yield from self._turn_away(*errand.farewell)
 
 
 class Writes:
@@ -224,8 +268,11 @@ def is_outer_tls(context: Context) -> bool:
 
 def adopt(place: layer.NextLayer, services: Services) -> None:
     """Put our HTTP layer where mitmproxy has just put its own, also underneath a TLS layer; refuse raw tunnels."""
-    if isinstance(place.layer, TCPLayer | UDPLayer | DNSLayer) and not services.forward_other_hosts():
-        place.layer = Refused(place.context)
+    if isinstance(place.layer, TCPLayer | UDPLayer | DNSLayer):
+        if services.settings().forward_other_hosts:
+            services.let_go(place.context.client)
+        else:
+            place.layer = Refused(place.context)
         return
     parent: Any = None
     current: Any = place.layer
@@ -241,3 +288,4 @@ def adopt(place: layer.NextLayer, services: Services) -> None:
         place.layer = ours
     else:
         parent.child_layer = ours
+    services.watch(ours)

@@ -8,6 +8,7 @@ from mitmproxy import http
 from ccflare_core.accounts import Credential, inject
 from ccflare_core.answers import Answer
 from ccflare_core.decoding import Decoder
+from ccflare_core.heads import toward_upstream
 
 COLLECTED_BYTES = 1024 * 1024
 """Up to this size a complete answer is cheaper to collect first than to stream."""
@@ -31,6 +32,8 @@ class Head(NamedTuple):
         return self.is_event_stream or self.length is None or self.length > COLLECTED_BYTES
 
 
+NO_HEAD = Head("", "", "", None)
+
 _WANTED = frozenset({b"content-type", b"content-encoding", b"transfer-encoding", b"content-length"})
 
 
@@ -51,9 +54,14 @@ def read_head(response: http.Response) -> Head:
 
 
 def with_credential(request: http.Request, credential: Credential | None) -> http.Request:
-    """A copy of `request` to send, with an account's credential in place of the client's; the body stays aside."""
+    """A copy of `request` to send, with an account's credential in place of the client's; the body stays aside.
+
+    Fields that were meant for us, or that tell of the client, are left out.
+    """
     data = request.data
-    fields = data.headers.fields if credential is None else inject(data.headers.fields, credential)
+    fields = toward_upstream(data.headers.fields, leased=credential is not None)
+    if credential is not None:
+        fields = inject(fields, credential)
     if data.content and request.is_http2 and "content-length" not in data.headers:
         # HTTP/2 needs none, but an HTTP/1 upstream would take a body without one for the next request.
         fields = (*fields, (b"content-length", b"%d" % len(data.content)))

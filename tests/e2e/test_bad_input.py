@@ -133,7 +133,7 @@ def test_a_chunked_body_over_the_limit_is_refused_on_the_way(served: tuple[FakeU
 def test_a_flood_of_header_fields(served: tuple[FakeUpstream, Proxy]) -> None:
     upstream, proxy = served
     asked = len(upstream.requests)
-    flood = tuple((b"X-%d" % number, b"y" * 100) for number in range(2000))
+    flood = tuple((b"X-%d" % number, b"y" * 1000) for number in range(100))
     with via_base_url(proxy) as client:
         reply = client.request("POST", "/v1/messages", flood, b"{}")
     assert reply.status == 431

@@ -1,0 +1,42 @@
+"""What the stream layer asks of the rest of the addon."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mitmproxy import http
+from mitmproxy.connection import Client, Connection
+
+from ccflare_core.exchange import Exchange
+from ccflare_core.options import Origin
+from ccflare_core.settings import Settings
+from ccflare_mitm.hooks import HookRunner
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """See the module."""
+
+    find: Callable[[http.HTTPFlow], Exchange | None]
+    """The exchange of a flow; None if the gate has not let it in."""
+    approve: Callable[[Connection], bool]
+    """Whether requests may be sent by a server connection: its key is pinned, or need not be."""
+    settings: Callable[[], Settings]
+    """The options as they are now."""
+    claim: Callable[[http.Request], None]
+    """Told of each request as it came, before mitmproxy puts the target's name in its Host."""
+    hooks: HookRunner
+    watch: Callable[[Any], None]
+    """Told of each HTTP layer of ours, to keep its deadlines."""
+    let_go: Callable[[Client], None]
+    """Told of a client whose connection is passed on unopened."""
+
+    @property
+    def upstream(self) -> Origin:
+        """The only place that a credential may go to."""
+        return self.settings().upstream
+
+    @property
+    def body_limit(self) -> int:
+        """Bytes that a request body may have."""
+        return self.settings().body_limit_bytes
