@@ -83,6 +83,8 @@ class CCFlare:
         """Turn away who is not from this machine, whatever the socket was bound to."""
         if not (self._settings and self._settings.allow_remote) and not gate.is_loopback(client.peername[0]):
             client.error = "ccflare serves this machine only"
+        elif self._house is not None and not self._house.reaper.takes_more():
+            client.error = "ccflare has too many connections"
 
     def next_layer(self, data: NextLayer) -> None:
         """Let mitmproxy decide on the protocol and put our HTTP layer in the place of its own."""

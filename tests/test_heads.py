@@ -9,6 +9,7 @@ from ccflare_core.heads import (
     HEAD_BYTES,
     HEAD_FIELDS,
     TARGET_BYTES,
+    Line,
     refuse_request,
     toward_client,
     toward_upstream,
@@ -27,7 +28,7 @@ PLAIN = st.tuples(
 def test_what_a_genuine_client_sends_goes_on_as_it_is(leased: bool) -> None:
     fields = claude_request(2000).headers
 
-    assert refuse_request(b"POST", b"/v1/messages?beta=true", fields) is None
+    assert refuse_request(Line(b"POST", b"/v1/messages?beta=true"), fields) is None
     assert toward_upstream(fields, leased=leased) == fields
 
 
@@ -50,10 +51,26 @@ def test_what_a_genuine_client_sends_goes_on_as_it_is(leased: bool) -> None:
     ],
 )
 def test_heads_that_are_refused(method: bytes, target: bytes, fields: tuple[Header, ...], status: int) -> None:
-    refusal = refuse_request(method, target, fields)
+    refusal = refuse_request(Line(method, target), fields)
 
     assert refusal is not None
     assert refusal.status == status
+
+
+@pytest.mark.parametrize(
+    ("version", "protocol", "fits"),
+    [
+        (b"HTTP/1.0", None, True),
+        (b"HTTP/1.1", b"http/1.1", True),
+        (b"HTTP/2.0", b"h2", True),
+        (b"HTTP/3", b"h3", True),
+        (b"HTTP/2.0", None, False),
+        (b"HTTP/1.1", b"h2", False),
+        (b"HTTP/1.2", None, False),
+    ],
+)
+def test_a_version_fits_its_connection(version: bytes, protocol: bytes | None, fits: bool) -> None:
+    assert (refuse_request(Line(b"GET", b"/", version, protocol), ()) is None) is fits
 
 
 @pytest.mark.parametrize("fields", [(FIELD,) * (HEAD_FIELDS + 1), ((b"X", b"y" * HEAD_BYTES),), ((b"X", b"a\nb"),)])

@@ -20,6 +20,8 @@ TARGET_BYTES = 16 * 1024
 _SPLITTING = re.compile(rb"[\r\n\x00]")
 """What a field's value has inside only if its line was folded, or if it means to be two lines to somebody else."""
 _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,20}")
+_VERSIONS = {b"h2": (b"HTTP/2.0",), b"h3": (b"HTTP/3",)}
+_HTTP1 = (b"HTTP/1.0", b"HTTP/1.1")
 _TARGET = re.compile(rb"[\x21-\x7e\x80-\xff]+")
 
 
@@ -30,15 +32,26 @@ class Refusal(NamedTuple):
     message: str
 
 
-def refuse_request(method: bytes, target: bytes, fields: Sequence[Header]) -> Refusal | None:
+class Line(NamedTuple):
+    """The first line of a request, or what HTTP/2 has in its place; `protocol` is what TLS has agreed on, if it has."""
+
+    method: bytes
+    target: bytes
+    version: bytes = _HTTP1[1]
+    protocol: bytes | None = None
+
+
+def refuse_request(line: Line, fields: Sequence[Header]) -> Refusal | None:
     """Why a request with this head goes no further; None if it may."""
     joined = _joined(fields)
     if problem := _oversize(fields, joined):
         return Refusal(431, f"The request's {problem}.")
-    if len(target) > TARGET_BYTES:
+    if len(line.target) > TARGET_BYTES:
         return Refusal(414, f"The request's target is larger than {TARGET_BYTES} bytes.")
-    if _METHOD.fullmatch(method) is None or _TARGET.fullmatch(target) is None:
+    if _METHOD.fullmatch(line.method) is None or _TARGET.fullmatch(line.target) is None:
         return Refusal(400, "The request's first line has characters that do not belong there.")
+    if line.version not in _VERSIONS.get(line.protocol or b"", _HTTP1):
+        return Refusal(400, "The request is of a version of HTTP that its connection does not speak.")
     if _SPLITTING.search(joined):
         return Refusal(400, "A header field of the request has a line break or a NUL inside.")
     if sum(len(name) == 4 and name.lower() == b"host" for name, _ in fields) > 1:

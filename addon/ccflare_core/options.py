@@ -247,6 +247,8 @@ OPTIONS: tuple[Option, ...] = (
             "What is kept of an exchange: figures and sealed bodies, figures only, or nothing."),
     _number("ccflare_body_limit_bytes", 64 * MIB, 1, 1024 * MIB,
             "The largest request body; a larger one is refused with 413."),
+    _number("ccflare_client_connections", 0, 0, 100_000,
+            "How many client connections may be open; more are closed at once. 0: as many as open files allow."),
     _number("ccflare_client_head_seconds", 10, 1, 600,
             "How long a client may take for the head of a request, and for its first one from connecting."),
     _number("ccflare_client_body_idle_seconds", 30, 1, 3600,

@@ -75,6 +75,7 @@ class Settings:
     passthrough: str
     record: str
     body_limit_bytes: int
+    client_connections: int
     client_head_seconds: int
     client_body_idle_seconds: int
     client_body_seconds: int

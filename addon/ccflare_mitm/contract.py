@@ -23,7 +23,7 @@ def install() -> None:
     check_contract()
     _http1.make_error_response = json_error_page
     layers: Any = http_layers
-    layers.Http1Client, layers.Http2Server = peers.Http1Client, peers.Http2Server
+    layers.Http1Client, layers.Http1Server, layers.Http2Server = peers.Http1Client, peers.Http1Server, peers.Http2Server
     HttpStream.make_server_connection = refuse_connection  # type: ignore[method-assign]
 
 
@@ -40,7 +40,7 @@ def check_contract() -> None:
         HttpStream.check_killed: ["self", "emit_error_hook"],
         _http1.make_error_response: ["status_code", "message"],
         _http1.Http1Client.read_headers: ["self", "event"],
-        _http1.Http1Client.read_body: ["self", "event"],
+        _http1.Http1Connection.read_body: ["self", "event"],
         _http2.Http2Server.handle_h2_event: ["self", "event"],
         _http2.Http2Server.protocol_error: ["self", "message", "error_code"],
         ConnectionHandler.server_event: ["self", "event"],

@@ -15,7 +15,7 @@ from ccflare_core.agents import with_model
 from ccflare_core.answers import Answer
 from ccflare_core.exchange import Exchange, Exchanges
 from ccflare_core.facts import Facts, read_facts
-from ccflare_core.heads import refuse_request
+from ccflare_core.heads import Line, refuse_request
 from ccflare_core.options import Origin
 from ccflare_core.provenance import read_provenance
 from ccflare_core.routes import Route, classify
@@ -66,9 +66,10 @@ class Gate:
 
     def _decide(self, flow: http.HTTPFlow, exchange: Exchange, route: Route, for_upstream: bool) -> None:
         settings, data = self._exchanges.settings, flow.request.data
+        line = Line(data.method, data.path, data.http_version, flow.client_conn.alpn)
         if flow.error is not None:
             exchange.refuse(400, flow.error.msg)  # mitmproxy's validation did, and answers itself
-        elif refusal := refuse_request(data.method, data.path, data.headers.fields):
+        elif refusal := refuse_request(line, data.headers.fields):
             self._refuse(flow, exchange, *refusal)
         elif not for_upstream and (is_reverse(flow) or not settings.forward_other_hosts):
             self._refuse(flow, exchange, 403, not_ours(*self._named(flow), settings.upstream))

@@ -98,6 +98,8 @@ class FailoverLayer(HttpLayer):
         except Exception:
             # mitmproxy would log this and leave the client hanging.
             logger.exception("ccflare failed inside; the client's connection is closed")
+            for stream in self.open_streams():
+                stream.abandon()
             yield commands.CloseConnection(self.context.client)
 
     def _commands(self, event: events.Event) -> CommandGenerator[None]:
@@ -129,7 +131,7 @@ class FailoverLayer(HttpLayer):
         """Close the client's connection, with this status if it is in the middle of a head and can be told."""
         reader = self.reader
         if isinstance(reader, Http1Server):
-            if status is not None and reader.state == reader.read_headers:
+            if status is not None and reader.state == reader.read_headers and reader.buf:
                 yield commands.SendData(self.context.client, json_error_page(status))
             reader.buf.maybe_extract_at_most(len(reader.buf))
             reader.state = reader.done
@@ -176,9 +178,14 @@ class FailoverLayer(HttpLayer):
         """The requests that are not over, each once: a stream is also known by the ids of its attempts."""
         return {stream for stream in self.streams.values() if isinstance(stream, FailoverStream)}
 
-    def is_busy(self) -> bool:
-        """Whether a request is open. One that became a tunnel or a WebSocket is none any more."""
-        return any(not stream.is_pipe for stream in self.open_streams())
+    def awaits_first_request(self) -> bool:
+        """Whether there has been none, but maybe for a tunnel."""
+        reader = self.reader
+        if isinstance(reader, Http2Server):
+            return bool(reader.h2_conn.highest_inbound_stream_id == 0)
+        if not isinstance(reader, Http1Server) or reader.stream_id > 1:
+            return False
+        return all(stream.flow.request.method == "CONNECT" for stream in self.open_streams())
 
     def waiting_bytes(self) -> dict[int, int]:
         """How much waits for a client, by its HTTP/2 stream, because it has not opened the stream's window."""
@@ -196,7 +203,8 @@ class FailoverLayer(HttpLayer):
                 yield from self.event_to_child(waiting, ReaderStalled())
             stop = ResponseProtocolError(stream_id, "not read", ErrorCode.CANCEL)
             yield from self.event_to_child(self.connections[self.context.client], stop)
-        if errand.farewell is not None and not self.is_busy():  # a request may have come just now
+        if errand.farewell is not None and all(stream.is_pipe for stream in self.open_streams()):
+            # No request has come since the reaper looked.
             yield from self._turn_away(*errand.farewell)
 
 

@@ -1,7 +1,7 @@
 """mitmproxy's ends of connections, where they take or say what we do not want. `contract` puts them in their places.
 
 - `Http1Client` (toward an upstream) takes the first head for the answer, be it a "100 Continue"; has no limit for a
-  head; and has no notion of trailers.
+  head; and fails at trailers, as `Http1Server` (toward a client) does.
 - `Http2Server` (toward a client) answers errors of its own in HTML, and has no limit for frames that cost it work and
   the client nothing: resets, pings, settings, priorities, empty data.
 """
@@ -19,7 +19,6 @@ from mitmproxy.proxy.layers.http import _http1, _http2
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
-    ResponseEndOfMessage,
     ResponseHeaders,
     ResponseProtocolError,
 )
@@ -42,7 +41,26 @@ _FOR_NOTHING = (
 )
 
 
-class Http1Client(_http1.Http1Client):
+class WithoutTrailers(_http1.Http1Connection):
+    """Leaves the trailers of a body out, as one may (RFC 9110, 6.5.1)."""
+
+    def read_body(self, event: events.Event) -> CommandGenerator[None]:
+        """As mitmproxy's, which has taken the whole body by the time that it fails."""
+        try:
+            yield from super().read_body(event)
+        except NotImplementedError:
+            if self.stream_id is None:
+                raise
+            is_request = isinstance(self, _http1.Http1Server)
+            yield ReceiveHttp(self.ReceiveEndOfMessage(self.stream_id))
+            yield from self.mark_done(request=is_request, response=not is_request)
+
+
+class Http1Server(WithoutTrailers, _http1.Http1Server):
+    """See the module."""
+
+
+class Http1Client(WithoutTrailers, _http1.Http1Client):
     """See the module."""
 
     def read_headers(self, event: events.ConnectionEvent) -> CommandGenerator[None]:
@@ -69,16 +87,6 @@ class Http1Client(_http1.Http1Client):
             return False
         status = command.event.response.status_code
         return status < 200 and status != SWITCHING
-
-    def read_body(self, event: events.Event) -> CommandGenerator[None]:
-        """As mitmproxy's, without trailers: they may be left out (RFC 9110, 6.5.1)."""
-        try:
-            yield from super().read_body(event)
-        except NotImplementedError:
-            if self.stream_id is None:
-                raise
-            yield ReceiveHttp(ResponseEndOfMessage(self.stream_id))
-            yield from self.mark_done(response=True)
 
 
 class Http2Server(_http2.Http2Server):

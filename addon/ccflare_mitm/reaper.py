@@ -10,13 +10,8 @@ on unopened.
 """
 
 import asyncio
-import contextlib
-import fcntl
 import itertools
 import logging
-import socket
-import struct
-import termios
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -27,11 +22,11 @@ from mitmproxy.connection import Client
 from mitmproxy.proxy import events
 from mitmproxy.proxy.layers.http import HttpLayer
 from mitmproxy.proxy.layers.http._http1 import Http1Server
-from mitmproxy.proxy.layers.http._http2 import Http2Server
 
 from ccflare_core.settings import Settings
 from ccflare_mitm.layer import Errand, FailoverLayer
 from ccflare_mitm.patience import DeadlinePassed, Phase, ReaderStalled
+from ccflare_mitm.sockets import affordable_clients, reset, unread_bytes
 
 logger = logging.getLogger("ccflare")
 
@@ -95,6 +90,13 @@ class Reaper:
         self._settings = settings
         self._clock = clock
         self._watches: dict[Any, Watch] = {}
+        self._turned_away = 0
+
+    def takes_more(self) -> bool:
+        """Whether the newest of the open connections, which is among them already, is not one too many."""
+        fits = len(self._handlers) <= (self._settings().client_connections or affordable_clients())
+        self._turned_away += not fits
+        return fits
 
     def watch(self, layer: FailoverLayer) -> None:
         """Look after this layer, the innermost of its client's connection."""
@@ -111,10 +113,7 @@ class Reaper:
         """Sweep for ever."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            try:
-                await self.sweep()
-            except Exception:
-                logger.exception("Deadlines could not be kept; they will be tried again")
+            await self.sweep()
 
     async def sweep(self) -> None:
         """Look at everything once."""
@@ -126,8 +125,16 @@ class Reaper:
             watch = self._watch(key)
             if watch is None or watch.is_foreign:
                 continue
-            if verdict := await self._look(watch, now, settings):
+            try:
+                verdict = await self._look(watch, now, settings)
+            except Exception:  # one connection's trouble is not that of the others
+                logger.exception("The deadlines of a connection could not be kept; it is tried again")
+                continue
+            if verdict is not None:
                 closed[verdict.why] += 1
+        if self._turned_away:
+            logger.warning("%d client connections were refused: %d are open", self._turned_away, len(self._handlers))
+            self._turned_away = 0
         for why, count in closed.items():
             logger.info("%d client connection%s closed: %s", count, "s" * (count > 1), why)
 
@@ -146,15 +153,16 @@ class Reaper:
         layer = watch.layer
         if layer is None:
             return self._close_silent(watch, now, settings)
-        errand = Errand(layer)
-        for stream in layer.open_streams():
+        errand, waiting, streams = Errand(layer), layer.waiting_bytes(), layer.open_streams()
+        for stream in streams:
             if unread and stream.patience.phase is Phase.ANSWER:
                 stream.patience.heard_at = now  # its upstream is not read while the client lags behind
-            elif stream.patience.is_over(now):
+            if stream.patience.is_over(now):
                 errand.messages.append((stream, DeadlinePassed()))
-        waiting = layer.waiting_bytes()
         errand.stalled = self._stalled_streams(watch, waiting, now, settings)
-        verdict = None if unread or waiting else self._idle(watch, layer, now, settings)
+        verdict = None
+        if all(stream.is_pipe for stream in streams) and not (unread or waiting):
+            verdict = self._idle(watch, layer, now, settings)
         if verdict is not None:
             errand.farewell = (verdict.status,)
         if errand.messages or errand.stalled or errand.farewell:
@@ -170,26 +178,23 @@ class Reaper:
 
     def _idle(self, watch: Watch, layer: FailoverLayer, now: float, settings: Settings) -> Verdict | None:
         """Whether a connection without an open request has been waited for long enough."""
-        reader = layer.reader
-        if layer.is_busy():
-            return None
-        if isinstance(reader, Http1Server):
-            partial, first = bool(reader.buf), reader.stream_id == 1
-            if reader.state == reader.read_headers and partial:
-                if watch.head[0] != reader.stream_id:
-                    watch.head = (reader.stream_id, watch.since if first else now)
-                if now - watch.head[1] >= settings.client_head_seconds:
-                    return Verdict(
-                        f"no whole head of a request within {settings.client_head_seconds} s", REQUEST_TIMEOUT
-                    )
-                return None
-        else:
-            first = isinstance(reader, Http2Server) and reader.h2_conn.highest_inbound_stream_id == 0
-        if first and now - watch.since >= settings.client_head_seconds:
-            return Verdict(f"no request within {settings.client_head_seconds} s")
-        if now - layer.active_at >= settings.client_idle_seconds:
+        begun = self._head_begun(watch, layer, now)
+        if begun is not None and now - begun >= settings.client_head_seconds:
+            return Verdict(f"no whole head of a request within {settings.client_head_seconds} s", REQUEST_TIMEOUT)
+        if begun is None and now - layer.active_at >= settings.client_idle_seconds:
             return Verdict(f"idle for {settings.client_idle_seconds} s")
         return None
+
+    def _head_begun(self, watch: Watch, layer: FailoverLayer, now: float) -> float | None:
+        """Since when the head of a request is under way, the first one's from the start; None between requests."""
+        if layer.awaits_first_request():
+            return watch.since
+        reader = layer.reader
+        if not isinstance(reader, Http1Server) or reader.state != reader.read_headers or not reader.buf:
+            return None
+        if watch.head[0] != reader.stream_id:
+            watch.head = (reader.stream_id, now)
+        return watch.head[1]
 
     def _stalled_streams(self, watch: Watch, waiting: dict[int, int], now: float, settings: Settings) -> list[int]:
         """Those HTTP/2 streams of which nothing is taken; `waiting` has the bytes that wait in each."""
@@ -216,28 +221,3 @@ class Reaper:
             if isinstance(outer, HttpLayer):
                 outer.command_sources[errand] = inner
         await watch.handler.server_event(events.Wakeup(errand))
-
-
-def unread_bytes(handler: Any) -> int:
-    """How much a client has not taken yet, as soon as some of that waits in this process; 0 else."""
-    connection = handler.transports.get(handler.client)
-    transport = getattr(connection.writer, "transport", None) if connection else None
-    waiting = int(transport.get_write_buffer_size()) if transport is not None else 0
-    return waiting + unacknowledged_bytes(connection.writer.get_extra_info("socket")) if waiting else 0
-
-
-def unacknowledged_bytes(peer: Any) -> int:
-    """How much of it waits in the kernel (Linux; else 0), which asks for more only once a third of its buffer is free.
-
-    Without this a client that reads slowly would for a while look like one that does not read.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        return int(struct.unpack("i", fcntl.ioctl(peer.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0])
-    return 0
-
-
-def reset(writer: asyncio.StreamWriter) -> None:
-    """Close a connection with what waits in it, here and in the kernel."""
-    if (peer := writer.get_extra_info("socket")) is not None:
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    writer.transport.abort()

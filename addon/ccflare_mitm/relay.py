@@ -4,6 +4,7 @@
 us; where it would look up a header and an option for every chunk, chunks go straight to the client's socket.
 """
 
+import contextlib
 from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
@@ -180,6 +181,13 @@ class RelayStream(HttpStream):
             yield command
 
     # Bad ends
+
+    def abandon(self) -> None:
+        """End the exchange after an error of our own. Whatever failed may fail again, so never raises."""
+        with contextlib.suppress(Exception):
+            self._exchange = self._exchange or self._parent.services.find(self.flow)
+            if self._exchange is not None:
+                self._exchange.finish(Outcome.UPSTREAM_ERROR, "an error inside the proxy")
 
     def _break_off(self, why: str, code: ErrorCode, *, late: bool = False) -> CommandGenerator[None]:
         """Nothing more of this answer comes: the upstream broke it off, or kept silent for too long."""

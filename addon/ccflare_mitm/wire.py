@@ -15,7 +15,6 @@ response handling, before the exchange said `Deliver`.
 This module, `layer` and `hooks` stand on mitmproxy's inside; `contract` checks at the start that it is as it was.
 """
 
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -99,10 +98,7 @@ class FailoverStream(RelayStream):
         self.patience.give_up()
         self._framing = Framing.BY_MITMPROXY
         self.client_state = self.server_state = self.state_errored
-        with contextlib.suppress(Exception):  # whatever failed may fail again
-            self._exchange = self._exchange or self._parent.services.find(self.flow)
-            if self._exchange is not None:
-                self._exchange.finish(Outcome.UPSTREAM_ERROR, "an error inside the proxy")
+        self.abandon()
         refusal = error(500, "The proxy failed inside; its log says more.", request_id=self._request_id)
         yield from self._drop_attempt()
         if can_answer:
