@@ -19,7 +19,7 @@ import pytest
 from ccflare_core.accounts import Kind
 from ccflare_core.answers import error, exhausted
 from ccflare_core.heads import HEAD_FIELDS
-from fake_upstream import Answer, FakeUpstream, Gate, Header, Request, Wait, message_json, sse
+from fake_upstream import Answer, FakeUpstream, Gate, Header, Request, Wait, bad_request, cut_midway, message_json, sse
 from harness import Http2Client, RawClient, Reply, Truncated, claude_request, eventually, via_connect
 from rig import Rig
 
@@ -361,6 +361,35 @@ def test_r66_trailers_of_an_answer_are_left_out(rig: Rig, client: RawClient) -> 
     assert (reply.status, reply.body) == (200, BYTES)
     assert rig.row()["outcome"] == "ok"
     assert rig.ask().status == 200
+
+
+# R64: how it ended
+
+
+def test_r64_every_request_has_one_outcome_whatever_its_end(rig: Rig) -> None:
+    before = len(rig.proxy.rows("SELECT id FROM requests"))
+    gate = Gate()
+    rig.script("a", sse(), cut_midway(), sse(gate=gate), message_json(), bad_request())
+    assert rig.ask().status == 200  # whole
+    with pytest.raises((Truncated, ConnectionError)):
+        rig.ask()  # cut by the upstream
+    with rig.client() as leaving:
+        rig.send(leaving)
+        assert gate.reached.wait(5)
+    with rig.client() as refused:
+        refused.send(start(rig) + REFUSED["CL.TE"])
+        assert refused.read_head().status == 400
+    with rig.client() as slow:
+        slow.send(start(rig) + LENGTH + b"\r\n{")
+        assert slow.read_head().status == 408
+    assert rig.ask(stream=False).status == 200
+    assert rig.ask().status == 400
+
+    rows = rig.proxy.rows("SELECT outcome FROM requests ORDER BY timestamp", until=lambda rows: len(rows) >= before + 7)
+    assert [row["outcome"] for row in rows[before:]] == [
+        *("ok", "truncated", "client_abort", "refused", "refused", "ok", "upstream_error")
+    ]
+    eventually(rig.is_idle)
 
 
 # R13: how many there may be
