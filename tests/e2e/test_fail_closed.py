@@ -145,7 +145,7 @@ AFTER_UPSTREAM = (
     "ccflare_core.pool:AccountPool.release",
     "ccflare_core.capture:Capture.add",
     "ccflare_core.capture:Capture.read",
-    "ccflare_core.usage:FirstEvent.feed",
+    "ccflare_core.sse:FirstEvent.feed",
     "ccflare_core.recorder:Recorder.attempted",
     "ccflare_core.recorder:Recorder.learned",
     "ccflare_core.recorder:Recorder.finished",
