@@ -23,7 +23,7 @@ from ccflare_core.errors import CCFlareError, ConfigError, StoreError
 from ccflare_core.settings import Settings
 from ccflare_core.steps import Outcome
 from ccflare_mitm import contract, declaring, dumps, gate, layer, listener, logs, refusals, tls, tuning
-from ccflare_mitm.house import House
+from ccflare_mitm.house import CONSOLE, House
 
 logger = logging.getLogger("ccflare")
 
@@ -66,7 +66,7 @@ class CCFlare:
         if self._settings is None:
             give_up(ConfigError("The options could not be read."))
         stop_reloading()
-        await tuning.forbid_replay()
+        await tuning.forbid_replay(self._replay_refused)
         try:
             self._house = House(self._settings, os.environ, asyncio.get_running_loop())
             self._house.open()
@@ -83,6 +83,8 @@ class CCFlare:
         """Turn away who is not from this machine, whatever the socket was bound to."""
         if not (self._settings and self._settings.allow_remote) and not gate.is_loopback(client.peername[0]):
             client.error = "ccflare serves this machine only"
+            if self._house is not None:
+                self._house.auditor.denied(client.peername[0], client.error)
         elif self._house is not None and not self._house.reaper.takes_more():
             client.error = "ccflare has too many connections"
 
@@ -184,6 +186,9 @@ class CCFlare:
             self._open_house().set_paused(name, paused)
         except StoreError as error:
             raise exceptions.CommandError(str(error)) from error
+
+    def _replay_refused(self) -> None:
+        self._open_house().auditor.denied("", "client replay", actor=CONSOLE.actor, action="replay.denied")
 
     def _open_house(self) -> House:
         if self._house is None:

@@ -5,7 +5,7 @@ import time
 from typing import Any, Self
 
 from ccflare_core.accounts import Account, Kind
-from ccflare_core.key_sources import GivenKey
+from ccflare_core.key_sources import GivenKey, KeySource
 from ccflare_core.location import Location
 from ccflare_core.pool import Cooldown
 from ccflare_core.quota import Window
@@ -27,9 +27,9 @@ NOON = at_local(24, 12)
 class History:
     """Writes what happened, a call for each event. Times are epoch seconds."""
 
-    def __init__(self, location: Location) -> None:
+    def __init__(self, location: Location, source: KeySource = KEY) -> None:
         self.location = location
-        self.store = Store.open(location, KEY)
+        self.store = Store.open(location, source)
         self._numbers = itertools.count(1)
 
     def __enter__(self) -> Self:

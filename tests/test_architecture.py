@@ -2,11 +2,14 @@
 
 import ast
 import sys
+import tomllib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+import ccflare_core
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = {
@@ -16,6 +19,8 @@ FILES = {
 
 # A module of the core is free of I/O unless it is named here.
 DATABASE = {
+    "audit",
+    "configurations",
     "blocks",
     "bodies",
     "data_keys",
@@ -34,7 +39,7 @@ DATABASE = {
     "store",
 }
 WITH_IO = DATABASE | {"backlog", "cli", "fetch", "files", "importing", "transcript", "vault", "watch", "writer"}
-WITH_IO |= {"pinning", "refresh", "tokens", "usage_poll"}
+WITH_IO |= {"audit_check", "audit_file", "auditor", "pinning", "refresh", "tokens", "usage_poll"}
 WITH_IO |= {"hsm", "indirection", "key_sources", "os_keyring", "passphrase"}
 
 
@@ -82,6 +87,11 @@ def test_decisions_are_free_of_io(name: str) -> None:
 
     assert not ours & WITH_IO
     assert not others & {"peewee", "playhouse", "cryptography", "sqlite3", "socket", "asyncio", "threading", "http"}
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert ccflare_core.__version__ == project["version"]
 
 
 def test_nothing_imports_the_entry() -> None:

@@ -211,7 +211,7 @@ class TestTokens:
 class TestChange:
     @pytest.fixture(autouse=True)
     def _two_accounts(self, database: Path) -> None:
-        with History(database) as past:
+        with History(database, KeyFile(database.with_suffix(".key"))) as past:
             past.account("max-1")
             past.account("max-2")
 
@@ -347,7 +347,7 @@ class TestList:
             past.account("max-1", refresh_token="r-1", expires_at=NOON - 1)
             past.account("max-2", refresh_token="r-2")
             past.store.start_run("run-1", "host", 1)
-            past.store.logins.note_failure("MAX-1", "r-1", at_local(24, 12, 20))
+            past.store.logins.note_failure(past.store.account_by_name("max-1"), at_local(24, 12, 20), "busy")
             past.store.logins.take_lease("MAX-2", "run-1")
 
         _, desk = call(database, "list")

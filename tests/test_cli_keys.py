@@ -73,7 +73,7 @@ def test_rotate_rewrap_retire(run: Run) -> None:
     assert "3 values still need" in run("retire", str(old["id"]), code=1).complained
     assert f"No value needs {old['id']}" in run("rewrap").said
     run("retire", str(old["id"]))
-    assert [row["values"] for row in status(run)] == [3]
+    assert [row["values"] for row in status(run)] == [4]  # with the audit key of the old one
 
 
 def test_rotate_alone_does_both(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -210,7 +211,7 @@ def test_whoever_asks_is_told_of_refreshes_and_failures(store: Store) -> None:
     assert store.logins.upkeep() == {ID: Upkeep(is_sealed=True)}
     store.start_run("run-1", "host", 1)
     taken(store, "run-1")
-    store.logins.note_failure(ID, OLD, NOW + 60)
+    store.logins.note_failure(an_account(), NOW + 60, "busy")
     assert store.logins.upkeep() == {ID: Upkeep(refreshing=True, retry_at=NOW + 60, is_sealed=True)}
 
 
@@ -222,11 +223,11 @@ def test_a_dead_runs_lease_is_no_refresh(store: Store) -> None:
 
 
 def test_a_failure_of_a_token_that_was_replaced_is_not_noted(store: Store) -> None:
-    store.logins.note_failure(ID, "sk-ant-ort01-other", NOW + 60)
+    store.logins.note_failure(replace(an_account(), refresh_token="sk-ant-ort01-other"), NOW + 60, "busy")
     assert store.logins.upkeep() == {ID: Upkeep(is_sealed=True)}
 
 
 def test_new_tokens_end_the_back_off(store: Store) -> None:
-    store.logins.note_failure(ID, OLD, NOW + 60)
+    store.logins.note_failure(an_account(), NOW + 60, "busy")
     store.logins.save_tokens(ID, "run-1", OLD, tokens())
     assert store.logins.upkeep() == {ID: Upkeep(is_sealed=True)}

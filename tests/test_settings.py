@@ -44,7 +44,12 @@ def test_without_a_word_from_anyone_the_defaults_hold() -> None:
 
 
 def test_each_option_has_its_field() -> None:
-    renamed = {"key_file": "key_path", "prices": "prices_path", "agents": "agents_path"}
+    renamed = {
+        "key_file": "key_path",
+        "audit_file": "audit_path",
+        "prices": "prices_path",
+        "agents": "agents_path",
+    }
     nouns = [option.name.removeprefix("ccflare_") for option in OPTIONS]
 
     fields = {field.name for field in dataclasses.fields(Settings)}

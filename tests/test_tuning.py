@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mitmproxy.addons import default_addons, dumper, termlog
 from mitmproxy.addons.clientplayback import ClientPlayback
+from mitmproxy.exceptions import CommandError
 from mitmproxy.http import Headers
 from mitmproxy.test import taddons
 
@@ -78,9 +79,14 @@ async def test_an_option_that_does_not_exist_was_not_asked_for(context: taddons.
 async def test_replays_are_impossible_afterwards(context: taddons.context) -> None:
     playback: ClientPlayback = context.master.addons.get(FORBIDDEN)
 
-    await tuning.forbid_replay()
-    await tuning.forbid_replay()
+    tries: list[None] = []
 
+    await tuning.forbid_replay(lambda: tries.append(None))
+    await tuning.forbid_replay(lambda: tries.append(None))
+
+    with pytest.raises(CommandError, match="does not replay"):
+        context.master.commands.call("replay.client", [])
+    assert len(tries) == 1
     assert FORBIDDEN not in present(context)
     assert playback not in context.master.addons.chain
 

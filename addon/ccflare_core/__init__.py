@@ -21,6 +21,8 @@ A request's life, in the order of reading:
     writer      the one thread that writes              backlog, watch
     store       the database's owner                    ledger, models, migrations, statements
     database    what it needs of a database             engines, sqlite, postgres, location
+    audit       who did what, as a chain of rows        entries, audit_file, audit_check, configurations
+    auditor     the proxy's side of it                  bursts
     blocks      bodies into blocks, each kept once      bodies      back, and freed
     splitting   where a body is cut                     transcript  the format of what is kept
     vault       sealing and opening
@@ -36,3 +38,6 @@ A request's life, in the order of reading:
     sessions    logins that wait for their code         importing   other programs' accounts
     cli         the commands behind scripts/
 """
+
+__version__ = "0.1.0"
+"""As in pyproject.toml."""

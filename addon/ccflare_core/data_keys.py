@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 from peewee import Database
 
+from ccflare_core.audit import keep_key
 from ccflare_core.database import as_store_errors
+from ccflare_core.entries import Record
 from ccflare_core.errors import StoreError, VaultError
 from ccflare_core.key_sources import KeySource
 from ccflare_core.models import DataKeyRow, RunRow
@@ -43,15 +45,20 @@ class DataKeys:
         transaction: Callable[[], AbstractContextManager[None]],
         wall: Callable[[], float],
         read_only: bool,
+        record: Record,
+        resign: Callable[[], None],
     ) -> None:
         """Unwrap all keys; without any, make the first. Raises VaultError if one does not unwrap.
 
-        `transaction` is the store's, which calls `refresh` once there is a ring.
+        `transaction` is the store's, which calls `refresh` once there is a ring; `record` writes into its audit log,
+        whose head `resign` signs with the newest key.
         """
         self._database = database
         self._source = source
         self._transaction = transaction
         self._wall = wall
+        self._record = record
+        self._resign = resign
         self._execute: Callable[..., Any] = database.execute_sql
         self._keys: dict[str, bytes] = {}
         self._refused: dict[str, str] = {}
@@ -97,12 +104,14 @@ class DataKeys:
             newest, since = self._execute("SELECT MAX(number), MAX(source_at) FROM data_keys").fetchone()
             self._check_runs(since)
             DataKeyRow.insert({**row, "number": newest + 1, "source_at": since}).execute(self._database)
-        self._keys[str(row["id"])] = key
-        self.refresh()
+            self._record("key.rotate", str(row["id"]))
+            self._keys[str(row["id"])] = key
+            self.refresh()
+            self._resign()
         return str(row["id"])
 
     def retire(self, wanted: str) -> None:
-        """Delete a key. Raises StoreError while it seals or any value needs it."""
+        """Delete a key, but for its audit key. Raises StoreError while it seals or any value needs it."""
         with self._transaction():
             ids = self._ids()
             if wanted not in ids:
@@ -111,7 +120,10 @@ class DataKeys:
                 raise StoreError("this key seals what is new: run `scripts/keys.py rotate` first")
             if needing := count_of(self._database, wanted):
                 raise StoreError(f"{needing} values still need this key: run `scripts/keys.py rewrap` first")
+            if self.vault is not None:
+                keep_key(self._database, self.vault, wanted)
             DataKeyRow.delete().where(DataKeyRow.id == wanted).execute(self._database)
+            self._record("key.retire", wanted)
         self.refresh()
 
     def change_source(self, source: KeySource, *, is_known: bool) -> None:
@@ -131,6 +143,7 @@ class DataKeys:
             for each, value in wrapped.items():
                 changes = {"wrapped": value, "source": source.name, **since}
                 DataKeyRow.update(changes).where(DataKeyRow.id == each).execute(self._database)
+            self._record("key.source", source.name, before=self._source.name)
         self._source = source
 
     def _open(self) -> None:

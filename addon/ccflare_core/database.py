@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import peewee
 
-from ccflare_core.errors import StoreError
+from ccflare_core.errors import StoreError, Unusable
 
 
 class Engine(Protocol):
@@ -30,6 +30,9 @@ class Engine(Protocol):
 
         Whoever reads within it therefore reads what is still true when it commits.
         """
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """A transaction that reads, and sees nothing of what others commit meanwhile."""
 
     def select(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """The rows of one statement, with `?` for each parameter. Figures are int or float."""
@@ -50,7 +53,7 @@ class Engine(Protocol):
         """Close the connection; a second time is harmless."""
 
 
-class CommitUnknown(StoreError):
+class CommitUnknown(Unusable):
     """The connection was lost while a transaction was committed: `Engine.was_committed` may tell later."""
 
     def __init__(self, transaction: int, why: str) -> None:
@@ -147,13 +150,13 @@ def _is_about_the_values(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def as_store_errors() -> Iterator[None]:
-    """StoreError for whatever makes the database unusable. What is wrong with the values passes unchanged."""
+    """Unusable for whatever makes the database that. What is wrong with the values passes unchanged."""
     try:
         yield
     except _ERRORS as error:
         if _is_about_the_values(error):
             raise
-        raise StoreError(explain(error)) from error
+        raise Unusable(explain(error)) from error
 
 
 @contextlib.contextmanager

@@ -4,6 +4,8 @@ CCFlareError
 ├── ConfigError        an option, variable or file says something that cannot be done
 ├── VaultError         a secret cannot be sealed or opened, or the key is unusable
 ├── StoreError         the database cannot be opened, read or written
+│   ├── Unusable           it cannot be used at all now, whatever is asked of it
+│   └── AuditError         its audit log cannot take an entry, so nothing that needs one can be done
 └── TokenError         an OAuth token could not be had
     ├── TokenRejected      the provider says the login is over: only its owner can mend it
     └── TokenUnavailable   anything else: try again later
@@ -30,6 +32,14 @@ class VaultError(CCFlareError):
 
 class StoreError(CCFlareError):
     """The database cannot be used as asked."""
+
+
+class Unusable(StoreError):
+    """The database itself cannot be read or written at the moment."""
+
+
+class AuditError(StoreError):
+    """The audit log cannot be continued, or does not hold together."""
 
 
 class TokenError(CCFlareError):

@@ -16,6 +16,7 @@ from peewee import Database
 
 from ccflare_core.accounts import Account
 from ccflare_core.database import as_store_errors
+from ccflare_core.entries import Outcome, Record, Secret, stamp
 from ccflare_core.models import AccountRow, RefreshLeaseRow, RunRow
 from ccflare_core.oauth import Tokens
 from ccflare_core.validity import Upkeep
@@ -42,12 +43,17 @@ class Logins:
         transaction: Callable[[], AbstractContextManager[None]],
         account: Callable[[AccountRow], Account],
         columns: Callable[[str, Mapping[str, Any]], dict[str, Any]],
+        record: Record,
     ) -> None:
-        """`account` reads a row; `columns` turns an account's fields into what is stored, `updated_at` with them."""
+        """`account` reads a row; `columns` turns an account's fields into what is stored, `updated_at` with them.
+
+        `record` writes into the audit log.
+        """
         self._database = database
         self._transaction = transaction
         self._account = account
         self._columns = columns
+        self._record = record
 
     def take_lease(self, account_id: str, owner: str, *, abandoned: str = "") -> Turn | None:
         """Take the lease for the run `owner` if it is free, and read the account; None if that is gone.
@@ -82,14 +88,18 @@ class Logins:
 
     def flag_login(self, account_id: str, owner: str, spent: str) -> Account | None:
         """Note that the provider has refused the refresh token `spent` for good; otherwise as `save_tokens`."""
-        return self._swap(account_id, owner, spent, {"needs_login": True})
+        return self._swap(account_id, owner, spent, {"needs_login": True}, "failed")
 
-    def note_failure(self, account_id: str, spent: str, retry_at: float) -> None:
-        """Note until when (epoch seconds) nobody tries to refresh this token again, for whoever asks the database."""
-        is_stored = (AccountRow.id == account_id) & (AccountRow.refresh_digest == refresh_digest(spent))
+    def note_failure(self, account: Account, retry_at: float, reason: str) -> None:
+        """Note why the account's token was not refreshed, and until when (epoch seconds) nobody tries it again."""
+        spent = account.refresh_token or ""
+        is_stored = (AccountRow.id == account.id) & (AccountRow.refresh_digest == refresh_digest(spent))
         with self._transaction():
             noted = {AccountRow.refresh_retry_at: round(retry_at * 1000)}
             AccountRow.update(noted).where(is_stored).execute(self._database)
+            self._record(
+                "token.refresh", account.name, "failed", id=account.id, reason=reason, retry_at=stamp(retry_at)
+            )
 
     def upkeep(self) -> dict[str, Upkeep]:
         """What becomes of each account's token at the moment, by account id."""
@@ -100,12 +110,18 @@ class Logins:
             accounts = list(AccountRow.select().bind(self._database))
         return {each.id: _upkeep(each, each.id in leased) for each in accounts}
 
-    def _swap(self, account_id: str, owner: str, spent: str, fields: Mapping[str, Any]) -> Account | None:
+    def _swap(
+        self, account_id: str, owner: str, spent: str, fields: Mapping[str, Any], outcome: Outcome = "ok"
+    ) -> Account | None:
         is_spent = (AccountRow.id == account_id) & (AccountRow.refresh_digest == refresh_digest(spent))
         with self._transaction():
-            AccountRow.update(self._columns(account_id, fields)).where(is_spent).execute(self._database)
+            changed = AccountRow.update(self._columns(account_id, fields)).where(is_spent).execute(self._database)
             self._release(account_id, owner)
-            return self._read(account_id)
+            account = self._read(account_id)
+            if account is not None and changed:
+                told = {name: Secret(value) if isinstance(value, str) else value for name, value in fields.items()}
+                self._record("token.refresh", account.name, outcome, id=account_id, spent=Secret(spent), **told)
+            return account
 
     def _take(self, account_id: str, owner: str, abandoned: str) -> bool:
         lease = {"owner": owner, "term": secrets.token_hex(8)}

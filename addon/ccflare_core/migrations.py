@@ -19,6 +19,10 @@ class Migration(NamedTuple):
 
     name: str
     statements: tuple[str, ...]
+    sqlite: tuple[str, ...] = ()
+    """What comes after them on SQLite only."""
+    postgres: tuple[str, ...] = ()
+    """And on PostgreSQL only."""
 
 
 MIGRATIONS: tuple[Migration, ...] = (
@@ -127,6 +131,53 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE INDEX payloads_chapter ON payloads (chapter_id) WHERE chapter_id IS NOT NULL",
         ),
     ),
+    Migration(
+        "0007_audit",
+        (
+            """CREATE TABLE audit_log (
+                id {serial} PRIMARY KEY, ts_utc TEXT NOT NULL, actor TEXT NOT NULL, ip TEXT NOT NULL,
+                action TEXT NOT NULL, target TEXT NOT NULL, outcome TEXT NOT NULL, request_id TEXT NOT NULL,
+                detail TEXT NOT NULL, key_id TEXT NOT NULL, prev_hash TEXT NOT NULL, hash TEXT NOT NULL)""",
+            """CREATE TABLE audit_head (
+                id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1), last_id BIGINT NOT NULL, hash TEXT NOT NULL,
+                pruned_id BIGINT NOT NULL, pruned_hash TEXT NOT NULL, key_id TEXT NOT NULL, mac TEXT NOT NULL)""",
+            "CREATE TABLE audit_keys (id TEXT NOT NULL PRIMARY KEY, sealed {blob} NOT NULL)",
+            "CREATE TABLE configurations (scope TEXT NOT NULL PRIMARY KEY, options TEXT NOT NULL)",
+        ),
+        # They keep mistakes away. Whoever has the right to drop them is found by the chain.
+        sqlite=(
+            """CREATE TRIGGER audit_log_keep BEFORE UPDATE ON audit_log
+                BEGIN SELECT RAISE(ABORT, 'rows of the audit log cannot be changed'); END""",
+            """CREATE TRIGGER audit_log_hold BEFORE DELETE ON audit_log
+                WHEN OLD.id > COALESCE((SELECT pruned_id FROM audit_head), 0)
+                BEGIN SELECT RAISE(ABORT, 'rows of the audit log cannot be deleted'); END""",
+            # INSERT OR REPLACE deletes without asking the trigger above.
+            """CREATE TRIGGER audit_log_append BEFORE INSERT ON audit_log
+                WHEN NEW.id <= (SELECT MAX(id) FROM audit_log)
+                BEGIN SELECT RAISE(ABORT, 'rows of the audit log can only be appended'); END""",
+            """CREATE TRIGGER audit_head_keep BEFORE DELETE ON audit_head
+                BEGIN SELECT RAISE(ABORT, 'the head of the audit log cannot be deleted'); END""",
+            """CREATE TRIGGER audit_head_advance BEFORE UPDATE ON audit_head
+                WHEN NEW.last_id < OLD.last_id OR NEW.pruned_id < OLD.pruned_id
+                BEGIN SELECT RAISE(ABORT, 'the head of the audit log cannot go back'); END""",
+        ),
+        postgres=(
+            """CREATE FUNCTION audit_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+                BEGIN RAISE EXCEPTION 'the audit log can only be appended to'; END $$""",
+            """CREATE FUNCTION audit_hold() RETURNS trigger LANGUAGE plpgsql AS $$
+                BEGIN
+                    IF OLD.id > COALESCE((SELECT pruned_id FROM audit_head), 0) THEN
+                        RAISE EXCEPTION 'rows of the audit log cannot be deleted';
+                    END IF;
+                    RETURN OLD;
+                END $$""",
+            "CREATE TRIGGER audit_log_keep BEFORE UPDATE ON audit_log FOR EACH ROW EXECUTE FUNCTION audit_refuse()",
+            "CREATE TRIGGER audit_log_hold BEFORE DELETE ON audit_log FOR EACH ROW EXECUTE FUNCTION audit_hold()",
+            "CREATE TRIGGER audit_log_whole BEFORE TRUNCATE ON audit_log EXECUTE FUNCTION audit_refuse()",
+            "CREATE TRIGGER audit_head_keep BEFORE DELETE ON audit_head FOR EACH ROW EXECUTE FUNCTION audit_refuse()",
+            "CREATE TRIGGER audit_head_whole BEFORE TRUNCATE ON audit_head EXECUTE FUNCTION audit_refuse()",
+        ),
+    ),
 )
 
 _BOOK = "CREATE TABLE IF NOT EXISTS migrations (name TEXT NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)"
@@ -163,4 +214,6 @@ def _take(database: Database, migration: Migration, now_ms: int) -> None:
     serial, blob = ("INTEGER NOT NULL", "BLOB") if is_sqlite else ("BIGSERIAL", "BYTEA")
     for statement in migration.statements:
         execute(statement.format(serial=serial, blob=blob))
+    for statement in migration.sqlite if is_sqlite else migration.postgres:
+        execute(statement)
     MigrationRow.insert(name=migration.name, applied_at=now_ms).execute(database)

@@ -259,6 +259,61 @@ class PayloadRow(Model):
         primary_key = CompositeKey("request", "part")
 
 
+class AuditRow(Model):
+    """What somebody did, see audit.py. Triggers refuse to change or delete a row; `hash` signs all the others."""
+
+    id = AutoField()
+    ts_utc = TextField()
+    actor = TextField()
+    ip = TextField()
+    action = TextField()
+    target = TextField()
+    outcome = TextField()
+    request_id = TextField()
+    detail = TextField()
+    key_id = TextField()
+    prev_hash = TextField()
+    hash = TextField()
+
+    class Meta:
+        table_name = "audit_log"
+
+
+class AuditHeadRow(Model):
+    """The only row of its table: where the audit log ends, and where it begins since its oldest rows were deleted."""
+
+    id = IntegerField(primary_key=True)
+    last_id = BigIntegerField()
+    hash = TextField()
+    pruned_id = BigIntegerField()
+    pruned_hash = TextField()
+    key_id = TextField()
+    mac = TextField()
+
+    class Meta:
+        table_name = "audit_head"
+
+
+class AuditKeyRow(Model):
+    """The sealed audit key of a data key that was retired: it checks what it has signed."""
+
+    id = TextField(primary_key=True)
+    sealed = BlobField()
+
+    class Meta:
+        table_name = "audit_keys"
+
+
+class ConfigurationRow(Model):
+    """The options that were last in use at one place (host and port), as a JSON object."""
+
+    scope = TextField(primary_key=True)
+    options = TextField()
+
+    class Meta:
+        table_name = "configurations"
+
+
 class MigrationRow(Model):
     """A migration that this database has been through."""
 
@@ -283,5 +338,9 @@ TABLES: tuple[type[Model], ...] = (
     BlockRow,
     ChapterBlockRow,
     PayloadRow,
+    AuditRow,
+    AuditHeadRow,
+    AuditKeyRow,
+    ConfigurationRow,
     MigrationRow,
 )

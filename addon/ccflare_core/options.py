@@ -225,6 +225,11 @@ OPTIONS: tuple[Option, ...] = (
           "ccflare_PKCS11_MODULE"),
     Option("ccflare_pkcs11_token", str, "", "The label of that token. Empty: the only one that is ready.",
            environment="ccflare_PKCS11_TOKEN"),
+    _file("ccflare_audit_file",
+          "The second copy of the audit log, as JSON lines. Empty: beside the database, with the suffix .audit.jsonl; "
+          "off: none."),
+    _number("ccflare_audit_stop_after_seconds", 60, 0, DAY,
+            "After how long without any working audit log new requests get a 503. 0: never."),
     _choice("ccflare_strategy", "session|least-used|round-robin", "session",
             "How an account is chosen: a session keeps its own, the least used one is taken, or all in turn.",
             "LB_STRATEGY"),

@@ -25,7 +25,7 @@ from psycopg.adapt import Buffer, Loader
 from psycopg.conninfo import conninfo_to_dict
 
 from ccflare_core.database import CommitUnknown, as_store_errors, explain, naming
-from ccflare_core.errors import StoreError, VaultError
+from ccflare_core.errors import StoreError, Unusable, VaultError
 from ccflare_core.indirection import read_secret
 from ccflare_core.location import Server, is_url
 from ccflare_core.migrations import migrate, pending
@@ -86,6 +86,12 @@ class Postgres:
         found = self._execute(turn).fetchall()
         self._check_identity([each for each, _ in found])
         return int(found[0][1])
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """See Engine."""
+        with as_store_errors(), self.database.atomic(isolation_level="REPEATABLE READ"):
+            yield
 
     def select(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """See Engine. A literal in the statement must not hold a `?`."""
@@ -190,13 +196,13 @@ class _Database(peewee.PostgresqlDatabase):
     def _connect(self) -> "psycopg.Connection[Any]":
         """Called by peewee for each new connection."""
         if self._clock() < self._retry_at:
-            raise StoreError(self._why)
+            raise Unusable(self._why)
         try:
             return self._dial()
         except (psycopg.Error, StoreError) as error:
             self._why = str(error) if isinstance(error, StoreError) else explain(error)
             self._retry_at = self._clock() + _PAUSE_SECONDS
-            raise StoreError(self._why) from None  # the driver's own words may have the password in them
+            raise Unusable(self._why) from None  # the driver's own words may have the password in them
 
     def _dial(self) -> "psycopg.Connection[Any]":
         # Prepared statements would not survive a pooler between us, nor another version's migration.

@@ -120,12 +120,10 @@ class Refresher:
             lambda store: store.logins.save_tokens(pair.account_id, self._owner, pair.spent, pair.tokens)
         )
 
-    async def note_failure(self, account: Account, retry_at: float) -> None:
-        """Leave a note of a refresh that failed, if the database takes it: it is for people only."""
-        spent = account.refresh_token
-        if spent is not None:
-            with contextlib.suppress(CCFlareError):
-                await self._call(lambda store: store.logins.note_failure(account.id, spent, retry_at))
+    async def note_failure(self, account: Account, retry_at: float, reason: str) -> None:
+        """Leave a note of a refresh that failed, if the database takes it."""
+        with contextlib.suppress(CCFlareError):
+            await self._call(lambda store: store.logins.note_failure(account, retry_at, reason))
 
     async def _take_turn(self, known: Account, rejected: str | None) -> Turn | None:
         """The lease, or what somebody else has stored while we waited for it; None if the account is gone."""

@@ -14,7 +14,7 @@ from peewee import SQL, Database, Model, fn
 from ccflare_core import transcript
 from ccflare_core.database import as_store_errors
 from ccflare_core.errors import VaultError
-from ccflare_core.models import AccountRow, BlockRow, OAuthSessionRow, PayloadRow
+from ccflare_core.models import AccountRow, AuditKeyRow, BlockRow, OAuthSessionRow, PayloadRow
 from ccflare_core.vault import HEAD, Vault, head_of, place
 
 CLEAR = "clear"
@@ -96,6 +96,7 @@ _BODY = Column(PayloadRow, "body", ("request", "part"), lambda key: transcript.b
 _SECRETS = (
     *_simple(AccountRow, "access_token", "refresh_token", "api_key"),
     *_simple(OAuthSessionRow, "state", "verifier"),
+    *_simple(AuditKeyRow, "sealed"),
 )
 COLUMNS: tuple[Column, ...] = (*_SECRETS, _BLOCK, _BODY)
 

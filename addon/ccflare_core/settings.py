@@ -64,6 +64,8 @@ class Settings:
     key_source: str
     pkcs11_module: Path | None
     pkcs11_token: str
+    audit_path: Path | None
+    audit_stop_after_seconds: int
     prices_path: Path | None
     agents_path: Path | None
     strategy: str
@@ -122,6 +124,7 @@ class Settings:
         fields["upstream"] = Origin.parse(fields["upstream"])
         fields["database"] = _database(fields["database"], environ)
         fields["key_path"] = _key_path(fields.pop("key_file"), fields["database"], environ)
+        fields["audit_path"] = _audit_path(fields.pop("audit_file"), fields["database"], environ)
         fields["prices_path"] = _absolute(fields.pop("prices"))
         fields["agents_path"] = _absolute(fields.pop("agents"))
         fields["pkcs11_module"] = _absolute(fields["pkcs11_module"])
@@ -202,6 +205,13 @@ def _key_path(text: str, database: Location, environ: Mapping[str, str]) -> Path
     if found == database:
         raise ConfigError("ccflare_key_file: this is the database too; allowed is the path of another file")
     return found
+
+
+def _audit_path(text: str, database: Location, environ: Mapping[str, str]) -> Path | None:
+    if text == "off":
+        return None
+    beside = database if isinstance(database, Path) else _folder(environ) / "ccflare.db"
+    return _absolute(text) or beside.with_suffix(".audit.jsonl")
 
 
 def defaults(environ: Mapping[str, str], folder: Path) -> dict[str, object]:

@@ -52,6 +52,12 @@ class SQLite:
         with as_store_errors(), self.database.atomic():
             yield
 
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """See Engine."""
+        with as_store_errors(), self.database.atomic("DEFERRED"):
+            yield
+
     def select(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """See Engine."""
         with as_store_errors():

@@ -10,17 +10,22 @@ import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import peewee
 
 from ccflare_core.accounts import Account, Kind
+from ccflare_core.audit import Audit
+from ccflare_core.audit_file import AuditFile
 from ccflare_core.bodies import Body, Transcripts
+from ccflare_core.configurations import Configurations
 from ccflare_core.cooldowns import Cooldown
 from ccflare_core.data_keys import DataKey, DataKeys, list_keys
 from ccflare_core.database import CommitUnknown, Engine, as_store_errors
 from ccflare_core.engines import open_engine
-from ccflare_core.errors import StoreError, VaultError
+from ccflare_core.entries import By, Entry, Outcome, Secret
+from ccflare_core.errors import AuditError, StoreError, Unusable, VaultError
 from ccflare_core.key_sources import KeySource
 from ccflare_core.ledger import Ledger, clear_cooldown, set_cooldown, to_ms
 from ccflare_core.location import Location
@@ -30,12 +35,14 @@ from ccflare_core.quota import Window
 from ccflare_core.records import Record
 from ccflare_core.sealed import Resealing, count_values
 from ccflare_core.sessions import Sessions
-from ccflare_core.vault import is_sealed, place
+from ccflare_core.vault import Vault, is_sealed, place
 
 _SECRETS = ("access_token", "refresh_token", "api_key")
 _TIMES = ("expires_at", "created_at", "login_at", "login_expires_at")
 _PLAIN = ("name", "kind", "priority", "paused", "needs_login")
 _HEARTBEAT_SECONDS = 60.0
+_GONE = "the account is no longer there: another process has removed it"
+PROXY = By("proxy")
 
 
 class Store:
@@ -47,19 +54,41 @@ class Store:
         source: KeySource | None,
         *,
         read_only: bool = False,
+        by: By = PROXY,
+        audit_file: Path | None = None,
         wall: Callable[[], float] = time.time,  # noqa: TID251
     ) -> None:
         self._engine = engine
         self._database = database = engine.database
         self._wall = wall
         self._unknown: tuple[Sequence[Record], int] | None = None
+        self.by = by
+        """Who is named in the audit log."""
+        second = AuditFile(audit_file) if audit_file else None
+        self.vault: Vault | None = None
+        self.audit = Audit(database, lambda: self.vault, transaction=self._transaction, wall=wall, file=second)
         self.keys: DataKeys | None = None
         """The ring of keys; None without a key source."""
         if source is not None:
-            self.keys = DataKeys(database, source, transaction=self._transaction, wall=wall, read_only=read_only)
+            self.keys = DataKeys(
+                database,
+                source,
+                transaction=self._transaction,
+                wall=wall,
+                read_only=read_only,
+                record=self._record,
+                resign=lambda: self.audit.resign(),
+            )
         self.vault = self.keys.vault if self.keys else None
         self._ledger = Ledger(database, self.vault)
-        self.logins = Logins(database, transaction=self._transaction, account=self._account, columns=self._columns)
+        self.configurations = Configurations(database, self.audit, transaction=self._transaction, record=self._record)
+        self.logins = Logins(
+            database,
+            transaction=self._transaction,
+            account=self._account,
+            columns=self._columns,
+            record=self._record,
+        )
         self.sessions = Sessions(database, self.vault, transaction=self._transaction, wall=wall)
         self.transcripts = Transcripts(database, self.vault, self._transaction)
         self.run_id: str | None = None
@@ -72,17 +101,20 @@ class Store:
         source: KeySource | None,
         *,
         read_only: bool = False,
+        by: By = PROXY,
+        audit_file: Path | None = None,
         wall: Callable[[], float] = time.time,  # noqa: TID251
     ) -> "Store":
         """The store of the database at `location`, which is made or brought up to date unless `read_only`.
 
-        Without a key source no secret and no body can be written, and accounts come without their secrets. Raises
-        StoreError if the database is another program's, damaged, newer than this version, or out of reach, and
-        VaultError if its keys do not unwrap.
+        Its changes are audited as those of `by`, with a second copy in `audit_file`, if any. Without a key source no
+        secret, no body and no entry can be written, and accounts come without their secrets. Raises StoreError if the
+        database is another program's, damaged, newer than this version, or out of reach, and VaultError if its keys do
+        not unwrap.
         """
         engine = open_engine(location, now_ms=round(wall() * 1000), read_only=read_only)
         try:
-            return cls(engine, source, read_only=read_only, wall=wall)
+            return cls(engine, source, read_only=read_only, by=by, audit_file=audit_file, wall=wall)
         except BaseException:
             engine.close()
             raise
@@ -90,6 +122,38 @@ class Store:
     def close(self) -> None:
         """Close the connection; a second time is harmless."""
         self._engine.close()
+
+    @contextlib.contextmanager
+    def acting(self, by: By) -> Iterator[None]:
+        """What is changed in the block is audited as done by another one."""
+        before, self.by = self.by, by
+        try:
+            yield
+        finally:
+            self.by = before
+
+    @contextlib.contextmanager
+    def audited(self, action: str, target: str = "", outcome: Outcome = "ok", **detail: object) -> Iterator[None]:
+        """One transaction with this entry: what is changed in the block is there with it or not at all."""
+        with self._transaction():
+            yield
+            self._record(action, target, outcome, **detail)
+
+    def note(self, action: str, target: str = "", outcome: Outcome = "ok", **detail: object) -> None:
+        """Write one entry. Raises StoreError if that cannot be done, and then neither can what it is about."""
+        with self.audited(action, target, outcome, **detail):
+            pass
+
+    def report(self, entry: Entry) -> None:
+        """Write an entry about what has happened already: where the table cannot take it, into the file beside it."""
+        try:
+            with self._transaction():
+                self.audit.add(entry)
+        except StoreError:
+            self.audit.aside(entry)
+
+    def _record(self, action: str, target: str = "", outcome: Outcome = "ok", **detail: object) -> None:
+        self.audit.add(Entry.of(self.by, action, target, outcome, **detail))
 
     def accounts(self) -> list[Account]:
         """Every account, by priority and name.
@@ -100,22 +164,22 @@ class Store:
         with as_store_errors():
             return [self._account(row) for row in query.bind(self._database)]
 
-    def account_by_name(self, name: str) -> Account:
-        """The account of that name. Raises StoreError if there is none."""
+    def account_by_name(self, name: str, *, secrets: bool = True) -> Account:
+        """The account of that name, maybe without its secrets. Raises StoreError if there is none."""
         query = AccountRow.select().where(AccountRow.name == name)
         with as_store_errors():
             for row in query.bind(self._database):
-                return self._account(row)
+                return self._account(row, secrets=secrets)
         raise StoreError(f"there is no account called {name}: `scripts/accounts.py list` shows all")
 
-    def add_account(self, account: Account) -> None:
-        """Insert it. Raises StoreError if its name (or id) is taken."""
+    def add_account(self, account: Account, **detail: object) -> None:
+        """Insert it; `detail` goes into the audit log. Raises StoreError if its name (or id) is taken."""
         names = (*_PLAIN, *_SECRETS, *_TIMES)
         fields = {name: getattr(account, name) for name in names}
-        self._write_account(
-            lambda: AccountRow.insert({**self._columns(account.id, fields), "id": account.id}).as_rowcount(),
-            account.name,
-        )
+        with self._changing_account(account.name):
+            AccountRow.insert({**self._columns(account.id, fields), "id": account.id}).execute(self._database)
+            told = {name: _told(name, value) for name, value in fields.items() if value is not None}
+            self.audit.add(Entry.of(self.by, "account.add", account.name, id=account.id, fields=told, **detail))
 
     def update_account(self, account_id: str, **fields: Any) -> None:
         """Change these fields of the account and no others.
@@ -123,25 +187,33 @@ class Store:
         Raises StoreError if the account is gone or the new name is taken.
         """
         is_it = AccountRow.id == account_id
-        changed = self._write_account(
-            lambda: AccountRow.update(self._columns(account_id, fields)).where(is_it), fields.get("name")
-        )
-        if not changed:
-            raise StoreError("the account is no longer there: another process has removed it")
+        with self._changing_account(fields.get("name")):
+            columns = self._columns(account_id, fields)
+            before = AccountRow.select().where(is_it).bind(self._database).first()
+            if before is None:
+                raise StoreError(_GONE)
+            AccountRow.update(columns).where(is_it).execute(self._database)
+            changes = {name: _change(name, getattr(before, name), value) for name, value in fields.items()}
+            self._record(_action(fields), before.name, id=account_id, changes=changes)
 
     def remove_account(self, account_id: str) -> None:
         """Delete it with its cooldowns and readings. Its requests stay, with the name that it had."""
+        is_it = AccountRow.id == account_id
         with self._transaction():
+            row = AccountRow.select().where(is_it).bind(self._database).first()
+            if row is None:
+                raise StoreError(_GONE)
             for model in (CooldownRow, RefreshLeaseRow, WindowRow):
                 model.delete().where(model.account_id == account_id).execute(self._database)
-            if not AccountRow.delete().where(AccountRow.id == account_id).execute(self._database):
-                raise StoreError("the account is no longer there: another process has removed it")
+            AccountRow.delete().where(is_it).execute(self._database)
+            self._record("account.remove", row.name, id=account_id)
 
-    def _write_account(self, query: Callable[[], peewee.Query], name: str | None) -> int:
-        """`query` is asked within the transaction, where the key that seals is certain."""
+    @contextlib.contextmanager
+    def _changing_account(self, name: str | None) -> Iterator[None]:
+        """A transaction; the sentence for a `name` that is taken."""
         try:
             with self._transaction():
-                return int(query().execute(self._database))
+                yield
         except peewee.IntegrityError as error:
             raise StoreError(f"there is an account called {name} already: choose another name") from error
 
@@ -170,10 +242,10 @@ class Store:
             raise VaultError("a secret cannot be stored without a key: open the database with a key source")
         return self.vault.seal(secret.encode(), where)
 
-    def _account(self, row: AccountRow) -> Account:
+    def _account(self, row: AccountRow, *, secrets: bool = True) -> Account:
         values = {name: getattr(row, name) for name in _PLAIN}
         values |= {name: _seconds(getattr(row, name)) for name in _TIMES}
-        values |= {name: self._unseal(row, name) for name in _SECRETS}
+        values |= {name: self._unseal(row, name) if secrets else None for name in _SECRETS}
         return Account(id=row.id, **{**values, "kind": Kind(row.kind)})
 
     def _unseal(self, row: AccountRow, column: str) -> str | None:
@@ -302,6 +374,12 @@ class Store:
         """The rows of one SELECT, with `?` for each parameter."""
         return self._engine.select(sql, parameters)
 
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """What is read in the block is the database as it is now, whatever others write meanwhile."""
+        with self._engine.snapshot():
+            yield
+
     def changed(self) -> bool:
         """Whether another connection has committed since the last call, or since this one was opened."""
         return self._engine.changed()
@@ -343,10 +421,40 @@ class Store:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._engine.transaction():
-            if self.keys is not None:
-                self.keys.refresh()
-            yield
+        mark = self.audit.mark()
+        try:
+            with self._engine.transaction():
+                if self.keys is not None:
+                    self.keys.refresh()
+                yield
+        except BaseException as error:
+            self.audit.rewind(mark)
+            if isinstance(error, Unusable | AuditError):
+                self.audit.stumbled(self.by, str(error))
+            raise
+        self.audit.worked()
+        self.audit.publish()
+
+
+def _action(fields: Mapping[str, Any]) -> str:
+    """What a change of an account is called in the audit log."""
+    if any(name in fields for name in _SECRETS):
+        return "login.done"
+    if set(fields) == {"paused"}:
+        return "account.pause" if fields["paused"] else "account.resume"
+    only = next(iter(fields)) if len(fields) == 1 else ""
+    return {"name": "account.rename", "priority": "account.priority"}.get(only, "account.change")
+
+
+def _told(name: str, value: object) -> object:
+    """A field's value as the audit log has it."""
+    return Secret(str(value)) if name in _SECRETS and value is not None else value
+
+
+def _change(name: str, before: object, after: object) -> dict[str, object]:
+    if name in _SECRETS:
+        return {"after": _told(name, after)}
+    return {"before": _seconds(before) if name in _TIMES and isinstance(before, int) else before, "after": after}
 
 
 def _seconds(ms: int | None) -> float | None:

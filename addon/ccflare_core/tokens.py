@@ -207,7 +207,7 @@ class TokenKeeper:
             if not renewal.done:
                 renewal.fail("the proxy stops")
         if retry_at is not None:
-            await self._refresher.note_failure(account, retry_at)
+            await self._refresher.note_failure(account, retry_at, renewal.reason)
 
     def _land(self, known: Account, renewal: Renewal, result: Refreshed) -> None:
         account = result.account

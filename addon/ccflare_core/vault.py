@@ -121,10 +121,20 @@ class Vault:
 
         Whoever stores it stores the key's id with it. Raises VaultError if the ring has no such key.
         """
-        key = self._newest if key_id is None else self._ring.get(bytes.fromhex(key_id))
-        if key is None:
-            raise VaultError(f"the data key {key_id} is not in the ring: it was retired")
+        key = self._newest if key_id is None else self._find(key_id)
         return hmac.digest(key.macs[purpose], data, "sha256")
+
+    def audit_key(self, key_id: str) -> bytes:
+        """What `mac` uses for "audit", to be kept for the day when the data key is gone. Raises VaultError as it."""
+        return self._find(key_id).macs["audit"]
+
+    def _find(self, key_id: str) -> _DataKey:
+        wanted = bytes.fromhex(key_id)
+        if wanted not in self._ring:
+            self._look()
+        if wanted not in self._ring:
+            raise VaultError(f"the data key {key_id} is not in the ring: it was retired")
+        return self._ring[wanted]
 
 
 def is_sealed(value: bytes | str) -> TypeGuard[bytes]:

@@ -73,6 +73,11 @@ class Writer:
         """Rows that are lost: too many were waiting, no database takes them, or the end came first."""
         return self._backlog.dropped_rows
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
     def start(self) -> None:
         """Open the store, and hand over the accounts once. Raises StoreError or VaultError if that fails."""
         opened: Future[None] = Future()

@@ -10,11 +10,20 @@ from mitmproxy.addonmanager import Loader
 from mitmproxy.utils import typecheck
 
 from ccflare_core import settings
+from ccflare_core.entries import Secret
 from ccflare_core.errors import ConfigError
 from ccflare_core.options import OPTIONS, Option, shown
 from ccflare_mitm.tls import CLIENT_CIPHERS
 
 _BOOLEANS = {"": True, "true": True, "false": False}
+_HARMLESS = (
+    *("mode", "server", "listen_host", "listen_port", "web_host", "web_port", "confdir", "scripts", "http2", "rawtcp"),
+    *("ssl_insecure", "ssl_verify_upstream_trusted_ca", "ssl_verify_upstream_trusted_confdir", "certs", "client_certs"),
+    *("tls_version_client_min", "tls_version_server_min", "request_client_cert", "block_global"),
+    *("save_stream_file", "hardump", "ignore_hosts", "allow_hosts"),
+)
+_LOOKS = ("view_", "console_", "web_columns")
+"""What options begin with that change nothing but what a person sees."""
 _WHOLE = re.compile(r"-?\d{1,18}", re.ASCII)
 
 
@@ -45,6 +54,22 @@ def declare(loader: Loader, environ: Mapping[str, str], folder: Path) -> None:
 def current() -> dict[str, Any]:
     """Our options as they stand, by name."""
     return {option.name: getattr(ctx.options, option.name) for option in OPTIONS}
+
+
+def in_use() -> dict[str, str | int | bool | Secret]:
+    """Every option of ours or mitmproxy's that has another value than its own default, for the audit log.
+
+    What is not known to be harmless is a Secret: passwords are options of mitmproxy.
+    """
+    found: dict[str, str | int | bool | Secret] = {}
+    for name, option in sorted(ctx.options._options.items()):
+        value = option.current()
+        if value == option.default or value is None or name.startswith(_LOOKS):
+            continue
+        is_plain = name.startswith("ccflare_") or name in _HARMLESS
+        text = value if isinstance(value, str | int | bool) else ", ".join(map(str, value))
+        found[name] = text if is_plain else Secret(str(text))
+    return found
 
 
 def _said() -> set[str]:

@@ -13,6 +13,7 @@ from mitmproxy.proxy.mode_specs import ReverseMode
 
 from ccflare_core.agents import with_model
 from ccflare_core.answers import Answer
+from ccflare_core.auditor import Auditor
 from ccflare_core.exchange import Exchange, Exchanges
 from ccflare_core.facts import Facts, read_facts
 from ccflare_core.heads import Line, refuse_request
@@ -22,15 +23,23 @@ from ccflare_core.routes import Route, classify
 from ccflare_core.steps import Opening, Outcome
 from ccflare_mitm.messages import make_response
 
+FORBIDDEN = 403
 _LOOPBACK_NAME = re.compile(r"(?:.+\.)?localhost\.?", re.IGNORECASE)
 
 
 class Gate:
     """Sends each request on its way: with an account, as it came, answered here, or refused."""
 
-    def __init__(self, exchanges: Exchanges, answer_control: Callable[[http.HTTPFlow], Answer]) -> None:
+    def __init__(
+        self,
+        exchanges: Exchanges,
+        answer_control: Callable[[http.HTTPFlow], Answer],
+        *,
+        auditor: Auditor | None = None,
+    ) -> None:
         self._exchanges = exchanges
         self._answer_control = answer_control
+        self._auditor = auditor
         self._of_flow: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
         self._claims: WeakKeyDictionary[http.Request, str] = WeakKeyDictionary()
 
@@ -75,6 +84,8 @@ class Gate:
             self._refuse(flow, exchange, 403, not_ours(*self._named(flow), settings.upstream))
         elif for_upstream and route is Route.MALFORMED:
             self._refuse(flow, exchange, 400, "The request's path has dot segments or encoded separators.")
+        elif self._auditor is not None and (halted := self._auditor.halted()):
+            self._refuse(flow, exchange, 503, halted)
         elif for_upstream and route is Route.INFERENCE and is_cross_site(flow.request):
             self._refuse(flow, exchange, 403, "A web page of another site may not use the accounts.")
         elif for_upstream:
@@ -133,6 +144,10 @@ class Gate:
 
     def _refuse(self, flow: http.HTTPFlow, exchange: Exchange, status: int, message: str) -> None:
         flow.response = make_response(exchange.refuse(status, message))
+        if status == FORBIDDEN and self._auditor is not None:
+            self._auditor.denied(
+                address_of(flow), message, target=flow.request.path.partition("?")[0], request_id=exchange.id
+            )
 
     def _is_for_us(self, flow: http.HTTPFlow, origin: Origin) -> bool:
         """Whether a plain request to the proxy means the upstream: by its name, or by our own address.

@@ -16,8 +16,11 @@ from mitmproxy import ctx, http
 from mitmproxy.tls import TlsData
 from mitmproxy.utils import asyncio_utils
 
+from ccflare_core import __version__
 from ccflare_core.accounts import Account
 from ccflare_core.agents import Agents
+from ccflare_core.auditor import Auditor
+from ccflare_core.entries import By
 from ccflare_core.errors import StoreError
 from ccflare_core.exchange import Exchanges
 from ccflare_core.fetch import Fetcher
@@ -36,6 +39,7 @@ from ccflare_core.tokens import TokenKeeper
 from ccflare_core.usage_poll import PATH, UsagePoll
 from ccflare_core.writer import Writer
 from ccflare_mitm.admin import Admin
+from ccflare_mitm.declaring import in_use
 from ccflare_mitm.gate import Gate
 from ccflare_mitm.hooks import HookRunner
 from ccflare_mitm.inspector import Inspector
@@ -51,6 +55,8 @@ DRAIN_POLL = 0.05
 PRICES_SECONDS = 2.0
 """How often the price file is looked at."""
 
+CONSOLE = By("console")
+"""Who gives commands inside of mitmproxy, as the audit log calls them."""
 REFRESH_SECONDS = 20.0
 """How long the end waits for a refresh: its own time limit, and that of a locked database."""
 
@@ -69,7 +75,7 @@ class House:
         self._run_id = secrets.token_hex(8)
         source = choose(settings, environ)
         self._writer = Writer(
-            lambda: Store.open(settings.database, source),
+            lambda: Store.open(settings.database, source, audit_file=settings.audit_path),
             on_change=self._accounts_changed,
             on_trouble=self._warn,
         )
@@ -87,6 +93,7 @@ class House:
             account_name=self._account_name,
         )
         trusted = ctx.options.ssl_verify_upstream_trusted_ca
+        self.auditor = Auditor(self._writer, stop_after=lambda: self.settings.audit_stop_after_seconds)
         guard = PinGuard(lambda: self.settings.upstream_pins, enforced=lambda: self.settings.pins_mode == "enforce")
         self.keys = UpstreamKeys(guard)
         self._client_authority = client_authority(settings)
@@ -105,7 +112,7 @@ class House:
             tokens=self.keeper,
             agents=Agents.load(settings.agents_path),
         )
-        self.gate = Gate(self.exchanges, Admin(self.exchanges, self.keeper.state).answer)
+        self.gate = Gate(self.exchanges, Admin(self.exchanges, self.keeper.state).answer, auditor=self.auditor)
         self.reaper = Reaper(ctx.master.addons.get("proxyserver").connections, lambda: self.settings)
         self.services = Services(
             find=self.gate.find,
@@ -151,6 +158,7 @@ class House:
             now = time.time()  # noqa: TID251
             host = socket.gethostname()
             crashed = store.close_dead_runs(host, is_alive, now)
+            self.auditor.begin(store, scope(), in_use(), version=__version__, run=self._run_id, pid=os.getpid())
             store.start_run(self._run_id, host, os.getpid())
             pool.replace_accounts(store.accounts())
             pool.restore(store.cooldowns(), store.latest_windows())
@@ -164,6 +172,7 @@ class House:
         self._start(self.keeper.run(), "tokens")
         self._start(self._poll.run(), "usage")
         self._start(self._follow_prices(), "prices")
+        self._start(self.auditor.run(), "audit")
         self._start(self.reaper.run(), "reaper")
 
     def greeting(self) -> str:
@@ -178,11 +187,23 @@ class House:
         return f"ccflare has no account yet: requests pass to {target} with the client's own credential"
 
     def change(self, settings: Settings) -> None:
-        """Go on with these settings; where the database, the key and the strategy are stays until a restart.
+        """Go on with these settings as soon as the change is audited.
 
-        Raises ConfigError, and goes on as before, if the authority of the clients' certificates cannot be used.
+        Where the database, the key and the strategy are stays until a restart. Raises ConfigError, and goes on as
+        before, if the authority of the clients' certificates cannot be used.
         """
-        self._client_authority = client_authority(settings)
+        authority, options = client_authority(settings), in_use()
+
+        def done(change: Future[list[str]]) -> None:
+            if error := change.exception():
+                logger.warning("the options stay as they were, for the change cannot be audited: %s", error)
+            else:
+                self._loop.call_soon_threadsafe(self._take_settings, settings, authority)
+
+        self._writer.call(lambda store: store.configurations.take(scope(), options)).add_done_callback(done)
+
+    def _take_settings(self, settings: Settings, authority: ClientAuthority | None) -> None:
+        self._client_authority = authority
         self.settings = self.exchanges.settings = settings
 
     def upstream(self) -> Origin:
@@ -207,7 +228,8 @@ class House:
             raise StoreError(f"There is no account called {name}; ccflare.accounts shows all.")
 
         def change(store: Store) -> list[Account]:
-            store.update_account(ids[name], paused=paused)
+            with store.acting(CONSOLE):
+                store.update_account(ids[name], paused=paused)
             return store.accounts()
 
         self._writer.call(change).add_done_callback(self._paused)
@@ -246,6 +268,7 @@ class House:
     def _end_run(self) -> None:
         """Blocks until all is written, or for as long as that may take."""
         if self._writer.flush(FLUSH_SECONDS / 2):
+            self._writer.call(lambda store: self.auditor.end(store, scope()))
             self._writer.call(lambda store: store.end_run(self._run_id))
         self._writer.close(FLUSH_SECONDS / 2)
 
@@ -271,6 +294,11 @@ class House:
 def client_authority(settings: Settings) -> ClientAuthority | None:
     """Who signs the certificates that clients must show; None if they need none."""
     return ClientAuthority(settings.client_ca) if settings.client_ca else None
+
+
+def scope() -> str:
+    """Which of the proxies that may share a database this is."""
+    return f"{socket.gethostname()}:{ctx.options.listen_port or 0}"
 
 
 def is_alive(pid: int) -> bool:

@@ -13,11 +13,13 @@ event loop and walks all addons. It stays if an addon listens.
 """
 
 import contextlib
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
 from mitmproxy import ctx, exceptions
 from mitmproxy.addonmanager import traverse
+from mitmproxy.flow import Flow
 from mitmproxy.http import Headers
 
 # Addons that do nothing for us, with the options that show that somebody wants them after all.
@@ -48,13 +50,19 @@ FORBIDDEN = "clientplayback"
 """Replays go through mitmproxy's own HTTP layer, past the pool and its guard."""
 
 
-async def forbid_replay() -> None:
-    """Take the addon away that could send requests upstream without a lease."""
+async def forbid_replay(refused: Callable[[], None]) -> None:
+    """Take the addon away that could send requests upstream without a lease. `refused` hears of each try to replay."""
     addon: Any = ctx.master.addons.get(FORBIDDEN)
     if addon is not None:
         with contextlib.suppress(exceptions.AddonManagerError):
             ctx.master.addons.remove(addon)  # gone, but its `done` is a coroutine, which is ours to await
         await addon.done()
+
+    def refuse(flows: Sequence[Flow]) -> None:
+        refused()
+        raise exceptions.CommandError("ccflare does not replay requests: a replay would go around its accounts")
+
+    ctx.master.commands.add("replay.client", refuse)  # mitmproxy keeps the commands of an addon that is gone
 
 
 def apply() -> None:

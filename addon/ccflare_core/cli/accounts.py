@@ -15,6 +15,7 @@ from ccflare_core.cli.console import (
     add_command,
     add_common,
     guarded,
+    open_store,
     read_settings,
     whole_number,
 )
@@ -23,6 +24,7 @@ from ccflare_core.cli.login import add_login_options, log_in
 from ccflare_core.cli.output import render
 from ccflare_core.cli.tables import account_table
 from ccflare_core.engines import is_made
+from ccflare_core.key_sources import choose
 from ccflare_core.reports import Reports, Use
 from ccflare_core.standing import Standing, standing
 from ccflare_core.store import Store
@@ -137,15 +139,12 @@ def _set_priority(console: Console, arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def _found(console: Console, arguments: argparse.Namespace) -> Iterator[tuple[Store, Account]]:
-    """The open store and the named account, without its secrets: nothing here needs the key."""
-    database = read_settings(console, arguments.database).database
-    if not is_made(database):
-        raise Refused(f"There are no accounts: {database} does not exist yet.")
-    store = Store.open(database, None)
-    try:
-        yield store, store.account_by_name(arguments.name)
-    finally:
-        store.close()
+    """The open store and the named account, without its secrets: the key is needed for the audit log only."""
+    settings = read_settings(console, arguments.database)
+    if not is_made(settings.database):
+        raise Refused(f"There are no accounts: {settings.database} does not exist yet.")
+    with open_store(console, settings, choose(settings, console.environ)) as store:
+        yield store, store.account_by_name(arguments.name, secrets=False)
 
 
 def _list(console: Console, arguments: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ccflare_core.accounts import Account, Kind, valid_name
-from ccflare_core.cli.console import OK, Console, Refused, read_settings
+from ccflare_core.cli.console import OK, Console, Refused, open_store, read_settings
 from ccflare_core.cli.credentials import Tokens, parse_api_key, parse_setup_token, parse_tokens
 from ccflare_core.cli.tables import kind
 from ccflare_core.key_sources import choose
@@ -97,9 +97,6 @@ def described(account: Account, now: float) -> str:
 @contextmanager
 def opened(console: Console, settings: Settings) -> Iterator[Store]:
     """The store with its key, which opens everything that is in it: another one must not seal what is new."""
-    store = Store.open(settings.database, choose(settings, console.environ), wall=console.now)
-    try:
+    with open_store(console, settings, choose(settings, console.environ)) as store:
         store.accounts()
         yield store
-    finally:
-        store.close()

@@ -2,6 +2,7 @@
 
 import argparse
 import getpass
+import importlib
 import os
 import sys
 import time
@@ -15,8 +16,11 @@ from typing import Self, TextIO
 from ccflare_core import settings
 from ccflare_core.cli import ROOT
 from ccflare_core.cli.output import FORMATS, printable
+from ccflare_core.entries import By
 from ccflare_core.errors import CCFlareError
+from ccflare_core.key_sources import KeySource
 from ccflare_core.settings import Settings
+from ccflare_core.store import Store
 
 OK, REFUSED, USAGE = 0, 1, 2
 SECRET_LIMIT = 64 * 1024
@@ -94,6 +98,35 @@ def _browse(address: str) -> bool:
         return webbrowser.open(address)
     except (webbrowser.Error, OSError):
         return False
+
+
+def operator() -> By:
+    """Who sits at the console, for the audit log: the user that this process runs as, whatever the environment says."""
+    try:
+        pwd = importlib.import_module("pwd")
+        name = pwd.getpwuid(os.geteuid()).pw_name
+    except ImportError:  # there is none on Windows
+        name = getpass.getuser()
+    except KeyError:
+        name = str(os.geteuid())
+    return By(f"cli:{name}")
+
+
+@contextmanager
+def open_store(
+    console: Console, settings: Settings, source: KeySource | None, *, read_only: bool = False
+) -> Iterator[Store]:
+    """The store of the configured database. What is changed is audited as the operator's."""
+    second = None if read_only else settings.audit_path
+    store = Store.open(
+        settings.database, source, read_only=read_only, by=operator(), audit_file=second, wall=console.now
+    )
+    try:
+        yield store
+    finally:
+        store.close()
+        if store.audit.file and store.audit.file.trouble:
+            console.complain(store.audit.file.trouble)
 
 
 class Parser(argparse.ArgumentParser):

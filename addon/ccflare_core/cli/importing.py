@@ -51,7 +51,7 @@ def bring(console: Console, arguments: argparse.Namespace) -> int:
         found = without_known(found, store.accounts())
         added = [each.account for each in found if each.account]
         for account in added:
-            store.add_account(account)
+            store.add_account(account, imported_from=arguments.source)
     _show(console, arguments, found, "added")
     if added:
         console.complain(_warning(arguments.source))

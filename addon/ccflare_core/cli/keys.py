@@ -16,6 +16,7 @@ from ccflare_core.cli.console import (
     add_command,
     add_common,
     guarded,
+    open_store,
     read_settings,
 )
 from ccflare_core.cli.output import Column, Table, count, iso, moment, render
@@ -136,7 +137,9 @@ def _rewrap(console: Console, arguments: argparse.Namespace) -> int:
 
 def _rewrap_all(console: Console, store: Store, keys: DataKeys) -> int:
     work = store.resealing()
+    store.note("key.rewrap", "", stage="begin")
     done = _drained(work.rewrap())
+    store.note("key.rewrap", "", "failed" if work.left else "ok", stage="end", values=done, left=len(work.left))
     console.say(f"Sealed {_values(done)} with the newest key.")
     _scrub(console, store)
     if work.left:
@@ -189,7 +192,9 @@ def _say_what_is_left(console: Console, settings: Settings, name: str, *, is_giv
 
 def _migrate(console: Console, arguments: argparse.Namespace) -> int:
     with _changing(console, arguments) as (store, _):
+        store.note("key.migrate", stage="begin")
         done = _drained(store.resealing().seal_clear())
+        store.note("key.migrate", stage="end", values=done)
         console.say(f"Sealed {_values(done)} that were stored in clear.")
         _scrub(console, store, whole=True)
     return OK
@@ -228,8 +233,5 @@ def _opened(
 ) -> Iterator[Store]:
     if not is_made(settings.database):
         raise Refused(f"There are no keys: {settings.database} does not exist yet.")
-    store = Store.open(settings.database, source, read_only=read_only, wall=console.now)
-    try:
+    with open_store(console, settings, source, read_only=read_only) as store:
         yield store
-    finally:
-        store.close()

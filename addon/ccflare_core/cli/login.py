@@ -5,6 +5,7 @@ Whatever goes wrong before that leaves nothing behind but the sentence that says
 
 import argparse
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,7 @@ from ccflare_core.accounts import Account, Kind
 from ccflare_core.cli.adding import checked_name, described, new_id, opened
 from ccflare_core.cli.console import OK, Console, Refused, read_settings, trusted_ca
 from ccflare_core.cli.output import local
-from ccflare_core.errors import StoreError, TokenRejected, TokenUnavailable
+from ccflare_core.errors import CCFlareError, StoreError, TokenRejected, TokenUnavailable
 from ccflare_core.fetch import Answer, Fetcher
 from ccflare_core.oauth import Mode, PendingLogin, Tokens
 from ccflare_core.pinning import PinGuard
@@ -47,8 +48,13 @@ def log_in(console: Console, arguments: argparse.Namespace, *, may_renew: bool =
         if account and not may_renew:
             raise Refused(f"There is an account called {name} already: `login` renews its login.")
         login = _Login(console, settings.endpoints, fetcher, store, name, account, arguments.priority)
-        pending, code = _allowed(console, settings, store, name, _mode(arguments, account), not arguments.no_browser)
-        stored = login.redeem(pending, code)
+        mode, browse = _mode(arguments, account), not arguments.no_browser
+        try:
+            stored = login.redeem(*_allowed(console, settings, store, name, mode, browse))
+        except CCFlareError as error:
+            with contextlib.suppress(StoreError):  # nothing was done, and the person hears of it in any case
+                store.note("login.done", name, "failed", mode=mode.value, reason=str(error))
+            raise
     verb = "Added" if account is None else "Renewed the login of"
     console.say(f"{verb} {name} ({described(stored, console.now())}).")
     return OK
@@ -178,7 +184,8 @@ class _Login:
     def _store_account(self, kind: Kind, **fields: Any) -> Account:
         if self._account is None:
             account = Account(new_id(), self._name, kind, self._priority or 0, created_at=self._console.now(), **fields)
-            self._store.add_account(account)
+            with self._store.audited("login.done", self._name):
+                self._store.add_account(account)
             return account
         if self._priority is not None:
             fields["priority"] = self._priority

@@ -52,7 +52,7 @@ def _parser() -> Parser:
     add_common(parser)
     parser.add_argument(
         "--since",
-        type=_since,
+        type=span,
         default="24h",
         metavar="WHEN",
         help="24h, 7d, 30m, 2w, a date such as 2026-11-01, or all (default: 24h)",
@@ -79,7 +79,7 @@ class Since(NamedTuple):
         return Period(self.at if self.ago is None else max(now - self.ago, 0.0), now + 0.001)
 
 
-def _since(text: str) -> Since:
+def span(text: str) -> Since:
     if text == "all":
         return Since("ever")
     if match := re.fullmatch(r"([1-9]\d{0,5})([mhdw])", text):

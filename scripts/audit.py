@@ -1,0 +1,12 @@
+#!/usr/bin/env python3
+"""Show and check the audit log: show, verify, restart."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "addon"))
+
+from ccflare_core.cli import run
+
+if __name__ == "__main__":
+    sys.exit(run("audit"))
