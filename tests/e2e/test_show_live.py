@@ -51,6 +51,14 @@ def test_the_exact_bytes_come_back(shown: tuple[Rig, bytes]) -> None:
     assert show(rig, "--raw", "response").encode() == b"".join(stream(COUNTS[0], "tool"))
 
 
+def test_r38_who_reads_a_body_is_in_the_audit_log(shown: tuple[Rig, bytes]) -> None:
+    rig, _ = shown
+    show(rig, "--raw", "request")
+    [row] = rig.proxy.rows("SELECT * FROM audit_log WHERE action = 'data.read' ORDER BY id DESC LIMIT 1")
+    assert (row["target"], row["detail"]) == (rig.row()["id"], '{"part":"request"}')
+    assert row["actor"].startswith("cli:")
+
+
 def test_for_programs_it_is_json(shown: tuple[Rig, bytes]) -> None:
     found = json.loads(show(shown[0], "--format", "json"))
 

@@ -8,9 +8,10 @@ from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from ccflare_core.cli.console import OK, Console, Parser, Refused, add_common, guarded, read_settings
+from ccflare_core.cli.console import OK, Console, Parser, Refused, add_common, guarded, open_store, read_settings
 from ccflare_core.cli.output import DASH, Column, Table, count, duration, moment, money, printable, render
 from ccflare_core.conversation import Part, Request, Turn, decoded, read_answer, read_request
+from ccflare_core.engines import is_made
 from ccflare_core.key_sources import choose
 from ccflare_core.settings import Settings
 from ccflare_core.store import Store
@@ -74,17 +75,18 @@ def _parser() -> Parser:
 
 def _run(console: Console, arguments: argparse.Namespace) -> int:
     settings = read_settings(console, arguments.database)
-    store = Store.open(settings.database, choose(settings, console.environ), read_only=True)
-    try:
+    if not is_made(settings.database):
+        raise Refused("There is no database yet: start the proxy and send a request first.")
+    with open_store(console, settings, choose(settings, console.environ)) as store:
         row = _find(store, arguments.request, arguments.session)
         if arguments.curl:
             console.say(curl(row, settings, _content_coding(store, row["id"])))
-        elif arguments.raw:
+            return OK
+        store.note("data.read", row["id"], part=arguments.raw or "conversation")  # or it is not shown
+        if arguments.raw:
             _write_raw(console, store, row["id"], arguments.raw, undo=arguments.decoded)
         else:
             _show(console, _read(store, row), arguments)
-    finally:
-        store.close()
     return OK
 
 
