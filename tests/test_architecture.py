@@ -40,7 +40,7 @@ DATABASE = {
 }
 WITH_IO = DATABASE | {"backlog", "cli", "fetch", "files", "importing", "transcript", "vault", "watch", "writer"}
 WITH_IO |= {"audit_check", "audit_file", "auditor", "pinning", "refresh", "tokens", "usage_poll"}
-WITH_IO |= {"hsm", "indirection", "key_sources", "os_keyring", "passphrase"}
+WITH_IO |= {"hsm", "indirection", "key_sources", "os_keyring", "passphrase", "searching"}
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -29,7 +29,8 @@ A request's life, in the order of reading:
     data_keys   the ring of keys that seal              sealed      all that they have sealed
     key_sources the key that wraps them                 passphrase, os_keyring, hsm, indirection
 
-    reports     questions to the record                 traffic, standing, conversation
+    reports     questions to the record                 traffic, standing
+    searching   a text in what was recorded             conversation
     oauth       logins and tokens, without I/O          fetch       the HTTP client for them
     pins        the keys an upstream may have           pinning     whether it has one of them
     tokens      who refreshes tokens and when           renewals, validity

@@ -1,0 +1,130 @@
+"""`scripts/search.py`: where in the recorded conversations a text stands."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+
+from ccflare_core.cli.console import OK, Console, Parser, Refused, add_common, guarded, read_settings, whole_number
+from ccflare_core.cli.output import Column, Table, clip, iso, moment, render
+from ccflare_core.key_sources import choose
+from ccflare_core.searching import ROLES, Hit, Query, Search
+from ccflare_core.store import Store
+
+_LIMIT = 20
+_EXAMPLES = """\
+examples:
+  scripts/search.py "connection pool"
+  scripts/search.py "TODO" --role tool --limit 5
+  scripts/search.py --regex "E[0-9]{4}" --session 4f1c0a3e-…
+"""
+
+
+def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
+    """Search and give the exit code: 0 found, 1 nothing found or nothing to search, 2 misused."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    console = console or Console.real()
+    return guarded(console, partial(_run, console, arguments))
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="search.py",
+        description="Find a text in recorded conversations, in capitals or not. The latest hits come first.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("text", metavar="TEXT", help="what to look for, as it stands there")
+    add_common(parser)
+    parser.add_argument("--session", metavar="ID", help="in this session alone")
+    parser.add_argument("--role", choices=ROLES, help="what this one said; a tool's calls and results are the tool's")
+    parser.add_argument("--regex", action="store_true", help="TEXT is a regular expression of Python's")
+    parser.add_argument(
+        "--limit", type=whole_number(1, 10_000), default=_LIMIT, metavar="N", help=f"at most N hits (default: {_LIMIT})"
+    )
+    return parser
+
+
+def _run(console: Console, arguments: argparse.Namespace) -> int:
+    try:
+        query = Query(arguments.text, is_pattern=arguments.regex)
+    except ValueError as error:
+        raise Refused(
+            f"This is no regular expression ({error}); leave out --regex to look for it as it stands."
+        ) from None
+    settings = read_settings(console, arguments.database)
+    store = Store.open(settings.database, choose(settings, console.environ), read_only=True)
+    try:
+        search = Search(store.transcripts, _moments(store), _progress(console, store))
+        hits = search.run(query, limit=arguments.limit, session=arguments.session, role=arguments.role)
+    finally:
+        store.close()
+    _end_progress(console)
+    console.say(render([_table(hits, arguments.limit, console.now())], arguments.format))
+    return OK if hits else 1
+
+
+def _moments(store: Store) -> Callable[[str], tuple[float, str | None]]:
+    """Gives a request's time and session."""
+
+    @lru_cache(1000)
+    def find(request_id: str) -> tuple[float, str | None]:
+        found = store.query("SELECT timestamp, session_id FROM requests WHERE id = ?", (request_id,))
+        return (found[0][0] / 1000, found[0][1]) if found else (0.0, None)
+
+    return find
+
+
+def _progress(console: Console, store: Store) -> Callable[[int], None]:
+    """Shows on a terminal how much is looked through."""
+    if not console.stderr.isatty():
+        return lambda done: None
+    sql = "SELECT (SELECT COUNT(*) FROM blocks) + (SELECT COUNT(*) FROM payloads WHERE chapter_id IS NULL)"
+    total = max(1, int(store.query(sql)[0][0]))
+
+    def show(done: int) -> None:
+        if done % max(1, total // 50) == 0:
+            filled = min(30, 30 * done // total)
+            console.stderr.write(f"\r[{'#' * filled}{'.' * (30 - filled)}] {min(100, 100 * done // total)} %")
+            console.stderr.flush()
+
+    return show
+
+
+def _end_progress(console: Console) -> None:
+    if console.stderr.isatty():
+        console.stderr.write("\r\x1b[K")
+        console.stderr.flush()
+
+
+def _table(hits: Sequence[Hit], limit: int, now: float) -> Table[Hit]:
+    return Table(
+        key="hits",
+        title="",
+        rows=hits,
+        fields=(
+            ("at", lambda hit: iso(hit.at)),
+            ("request_id", lambda hit: hit.request_id),
+            ("session_id", lambda hit: hit.session),
+            ("role", lambda hit: hit.role),
+            ("kind", lambda hit: hit.kind),
+            ("start", lambda hit: hit.start),
+            ("end", lambda hit: hit.end),
+            ("text", lambda hit: hit.text),
+        ),
+        columns=(
+            Column("At", lambda hit: moment(hit.at, now)),
+            Column("Session", lambda hit: clip(hit.session, 14)),
+            Column("Role", lambda hit: hit.role),
+            Column("Request", lambda hit: hit.request_id),
+            Column("Text", _snippet),
+        ),
+        empty="Nothing was found.",
+        note=f"The latest {limit}; --limit N shows more." if len(hits) == limit else "",
+    )
+
+
+def _snippet(hit: Hit) -> str:
+    """The match between »…«, on one line."""
+    before, match, after = (" ".join(part.split()) for part in hit.snippet)
+    return f"{before} »{match}« {after}".strip()
