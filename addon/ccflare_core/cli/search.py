@@ -4,8 +4,19 @@ import argparse
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
-from ccflare_core.cli.console import OK, Console, Parser, Refused, add_common, guarded, read_settings, whole_number
+from ccflare_core.cli.console import (
+    OK,
+    Console,
+    Parser,
+    Refused,
+    add_common,
+    guarded,
+    open_store,
+    read_settings,
+    whole_number,
+)
 from ccflare_core.cli.output import Column, Table, clip, iso, moment, render
+from ccflare_core.engines import is_made
 from ccflare_core.key_sources import choose
 from ccflare_core.searching import ROLES, Hit, Query, Search
 from ccflare_core.store import Store
@@ -53,12 +64,12 @@ def _run(console: Console, arguments: argparse.Namespace) -> int:
             f"This is no regular expression ({error}); leave out --regex to look for it as it stands."
         ) from None
     settings = read_settings(console, arguments.database)
-    store = Store.open(settings.database, choose(settings, console.environ), read_only=True)
-    try:
+    if not is_made(settings.database):
+        raise Refused("There is no database yet: start the proxy and send a request first.")
+    with open_store(console, settings, choose(settings, console.environ)) as store:
+        store.note("data.read", arguments.session or "", part="search")  # or nothing is read
         search = Search(store.transcripts, _moments(store), _progress(console, store))
         hits = search.run(query, limit=arguments.limit, session=arguments.session, role=arguments.role)
-    finally:
-        store.close()
     _end_progress(console)
     console.say(render([_table(hits, arguments.limit, console.now())], arguments.format))
     return OK if hits else 1
