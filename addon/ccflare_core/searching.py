@@ -30,12 +30,12 @@ class Query:
             raise ValueError(str(error)) from None
         runs = [] if is_pattern else _PLAIN.findall(text)
         # Two characters of other alphabets have an ASCII letter as their other case: the Kelvin sign, the long s.
-        self._bait = re.sub("[ks]", " ", max(runs, key=len, default="").lower()).split(" ")
-        self._bait_bytes = max(self._bait, key=len, default="").encode()
+        pieces = (piece for run in runs for piece in re.split("[ks]", run.lower()))
+        self._bait = max(pieces, key=len, default="").encode()
 
     def may_be_in(self, data: bytes) -> bool:
         """Whether JSON text of these bytes has to be read."""
-        return self._bait_bytes in data.lower()
+        return self._bait in data.lower()
 
     def find(self, text: str) -> tuple[int, int] | None:
         """Where it stands first."""
