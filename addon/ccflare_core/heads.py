@@ -3,6 +3,7 @@
 Whatever is not named here passes as it came, in its order and its spelling.
 """
 
+import itertools
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -17,8 +18,6 @@ HEAD_FIELDS = 200
 TARGET_BYTES = 16 * 1024
 """What the target of a request may have."""
 
-_SPLITTING = re.compile(rb"[\r\n\x00]")
-"""What a field's value has inside only if its line was folded, or if it means to be two lines to somebody else."""
 _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,20}")
 _VERSIONS = {b"h2": (b"HTTP/2.0",), b"h3": (b"HTTP/3",)}
 _HTTP1 = (b"HTTP/1.0", b"HTTP/1.1")
@@ -52,9 +51,9 @@ def refuse_request(line: Line, fields: Sequence[Header]) -> Refusal | None:
         return Refusal(400, "The request's first line has characters that do not belong there.")
     if line.version not in _VERSIONS.get(line.protocol or b"", _HTTP1):
         return Refusal(400, "The request is of a version of HTTP that its connection does not speak.")
-    if _SPLITTING.search(joined):
+    if _is_split(joined):
         return Refusal(400, "A header field of the request has a line break or a NUL inside.")
-    if sum(len(name) == 4 and name.lower() == b"host" for name, _ in fields) > 1:
+    if _hosts(_names(fields)) > 1:
         return Refusal(400, "The request names its host more than once.")
     return None
 
@@ -64,7 +63,7 @@ def unfit_answer(fields: Sequence[Header]) -> str | None:
     joined = _joined(fields)
     if problem := _oversize(fields, joined):
         return f"the answer's {problem}"
-    return "the answer's header has a line break or a NUL inside a field" if _SPLITTING.search(joined) else None
+    return "the answer's header has a line break or a NUL inside a field" if _is_split(joined) else None
 
 
 def _oversize(fields: Sequence[Header], joined: bytes) -> str | None:
@@ -74,7 +73,21 @@ def _oversize(fields: Sequence[Header], joined: bytes) -> str | None:
 
 
 def _joined(fields: Sequence[Header]) -> bytes:
-    return b"".join([part for header in fields for part in header])
+    return b"".join(itertools.chain.from_iterable(fields))
+
+
+def _is_split(joined: bytes) -> bool:
+    """Whether a line was folded, or means to be two lines to somebody else."""
+    return b"\r" in joined or b"\n" in joined or b"\0" in joined
+
+
+def _names(fields: Sequence[Header]) -> tuple[bytes, ...]:
+    return next(zip(*fields, strict=True), ())
+
+
+@lru_cache(512)
+def _hosts(names: tuple[bytes, ...]) -> int:
+    return sum(name.lower() == b"host" for name in names)
 
 
 # What a field is about, by its name.
@@ -117,23 +130,37 @@ def toward_client(fields: Sequence[Header], *, leased: bool) -> tuple[Header, ..
     return _passing(fields, _LOCAL | _UPGRADE | _ACCOUNT if leased else _LOCAL)
 
 
-@lru_cache(1024)
+class _Plan(NamedTuple):
+    """What becomes of fields with certain names."""
+
+    passes: tuple[bool, ...]
+    connections: tuple[int, ...]
+    """The places of those that pass."""
+    upgrades: bool
+    """Whether one that passes is an Upgrade."""
+
+
+@lru_cache(512)
+def _plan(names: tuple[bytes, ...], dropped: int) -> _Plan:
+    """Made once for a client or an upstream: they send the same names with every message."""
+    marks = [_mark(name.lower()) for name in names]
+    kept = [(place, mark) for place, mark in enumerate(marks) if not mark & dropped]
+    return _Plan(
+        passes=tuple(not mark & dropped for mark in marks),
+        connections=tuple(place for place, mark in kept if mark & _CONNECTION),
+        upgrades=any(mark & _UPGRADE for _, mark in kept),
+    )
+
+
 def _mark(name: bytes) -> int:
-    lower = name.lower()
-    return _MARKS.get(lower, 0) | sum(mark for prefix, mark in _PREFIXES.items() if lower.startswith(prefix))
+    return _MARKS.get(name, 0) | sum(mark for prefix, mark in _PREFIXES.items() if name.startswith(prefix))
 
 
 def _passing(fields: Sequence[Header], dropped: int) -> tuple[Header, ...]:
-    kept = []
-    is_plain = True
-    for header in fields:
-        mark = _mark(header[0])
-        if mark & dropped:
-            continue
-        kept.append(header)
-        if mark & _UPGRADE or (mark & _CONNECTION and header[1].lower() not in _PERSISTENCE):
-            is_plain = False
-    return tuple(kept) if is_plain else _without_named(kept)
+    plan = _plan(_names(fields), dropped)
+    passing = tuple(itertools.compress(fields, plan.passes))
+    is_plain = all(fields[place][1].lower() in _PERSISTENCE for place in plan.connections)
+    return passing if is_plain and not plan.upgrades else _without_named(passing)
 
 
 def _without_named(fields: Sequence[Header]) -> tuple[Header, ...]:

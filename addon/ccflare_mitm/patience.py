@@ -27,7 +27,7 @@ class ReaderStalled(events.Event):
 
 
 class Patience:
-    """A stream's deadlines. Keeping them costs one reading of the clock for each event: somebody else looks at them.
+    """A stream's deadlines, which somebody else looks at.
 
     Two can pass: that of the phase, which begins anew with every sign of life, and one that nothing moves.
     """
@@ -35,7 +35,7 @@ class Patience:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self.heard_at = clock()
-        """The last sign of life. Written by the stream itself for each chunk."""
+        """The last sign of life."""
         self.phase: Phase | None = None
         self.seconds = 0.0
         self._end: float | None = None

@@ -65,16 +65,20 @@ class Http1Client(WithoutTrailers, _http1.Http1Client):
 
     def read_headers(self, event: events.ConnectionEvent) -> CommandGenerator[None]:
         """As mitmproxy's, past interim answers (RFC 9110, 15.2) and up to a head of our own limit."""
-        is_interim = True
-        while is_interim:
-            is_interim = False
-            for command in super().read_headers(event):
-                if is_interim := self._is_interim(command):
-                    # The head is out of the buffer, and mitmproxy has not gone on to the body yet: so nor do we.
-                    self.response = None
-                    event = events.DataReceived(self.conn, b"")
+        while True:
+            commands_of_head = super().read_headers(event)
+            for command in commands_of_head:
+                status = self._status(command)
+                if status is not None and status < 200 and status != SWITCHING:
                     break
                 yield command
+                if status is not None:
+                    yield from commands_of_head
+            else:
+                break
+            # The interim head is out of the buffer, and mitmproxy has not gone on to a body yet: so nor do we.
+            self.response = None
+            event = events.DataReceived(self.conn, b"")
         if self.state == self.read_headers and self.stream_id is not None and len(self.buf) > HEAD_WITH_LINES:
             yield commands.CloseConnection(self.conn)
             problem = f"the answer's head is larger than {HEAD_WITH_LINES} bytes"
@@ -82,11 +86,11 @@ class Http1Client(WithoutTrailers, _http1.Http1Client):
             yield ReceiveHttp(ResponseProtocolError(self.stream_id, problem, ErrorCode.GENERIC_SERVER_ERROR))
 
     @staticmethod
-    def _is_interim(command: commands.Command) -> bool:
-        if not (isinstance(command, ReceiveHttp) and isinstance(command.event, ResponseHeaders)):
-            return False
-        status = command.event.response.status_code
-        return status < 200 and status != SWITCHING
+    def _status(command: commands.Command) -> int | None:
+        """The status of a head that this command hands over, if it does."""
+        if isinstance(command, ReceiveHttp) and isinstance(command.event, ResponseHeaders):
+            return command.event.response.status_code
+        return None
 
 
 class Http2Server(_http2.Http2Server):

@@ -155,6 +155,7 @@ class Reaper:
             return self._close_silent(watch, now, settings)
         errand, waiting, streams = Errand(layer), layer.waiting_bytes(), layer.open_streams()
         for stream in streams:
+            stream.look()
             if unread and stream.patience.phase is Phase.ANSWER:
                 stream.patience.heard_at = now  # its upstream is not read while the client lags behind
             if stream.patience.is_over(now):

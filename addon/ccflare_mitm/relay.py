@@ -78,6 +78,7 @@ class RelayStream(HttpStream):
         self._facts = NO_HEAD
         self._tap: Callable[[bytes], None] = ignore
         self._last = b""
+        self._passed = 0
         self._relaying = False
         self._ended = False
         self._discarding = False
@@ -124,7 +125,8 @@ class RelayStream(HttpStream):
 
     def _relay(self, event: events.Event) -> CommandGenerator[None]:
         if isinstance(event, ResponseData):
-            self._note(event.data)
+            self._tap(event.data)
+            self._last = event.data
             yield from self.server_state(ResponseData(self.stream_id, event.data))
         elif isinstance(event, ResponseTrailers):
             yield from self.server_state(ResponseTrailers(self.stream_id, event.trailers))
@@ -133,15 +135,12 @@ class RelayStream(HttpStream):
                 self._close_attempt()
             yield from self._end_relay()
 
-    def _relay_framed(self, data: bytes) -> commands.SendData:
-        """A chunk on its short way."""
-        self._note(data)
-        return commands.SendData(self.context.client, b"%x\r\n%s\r\n" % (len(data), data))
-
-    def _note(self, data: bytes) -> None:
-        self._tap(data)
-        self._last = data
-        self.patience.heard_at = self.patience.clock()
+    def look(self) -> None:
+        """Count what has passed since the last look as a sign of life: for each chunk that would cost too much."""
+        if self.patience.phase is Phase.ANSWER and self._exchange is not None:
+            size = self._exchange.capture.size
+            if size != self._passed:
+                self._passed, self.patience.heard_at = size, self.patience.clock()
 
     def _choose_framing(self) -> Framing:
         """Whether the chunks of this answer can go straight to the client's socket.

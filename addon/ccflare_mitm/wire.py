@@ -84,7 +84,9 @@ class FailoverStream(RelayStream):
                 and isinstance(event, ResponseData)
                 and event.stream_id == self._attempt
             ):
-                yield self._relay_framed(event.data)
+                self._tap(event.data)
+                self._last = event.data
+                yield commands.SendData(self.context.client, b"%x\r\n%s\r\n" % (len(event.data), event.data))
             else:
                 yield from self._dispatch(event)
         except Exception:
@@ -338,7 +340,7 @@ class FailoverStream(RelayStream):
         self._exchange.delivering(response.status_code, response.headers.fields)
         self._tap = self._exchange.capture.add
         leased = self._credential is not None
-        response.headers = http.Headers(heads.toward_client(response.headers.fields, leased=leased))
+        response.headers.fields = heads.toward_client(response.headers.fields, leased=leased)
         yield from self._pass_on(head, held)
 
     def _drop_attempt(self) -> CommandGenerator[None]:
@@ -371,6 +373,7 @@ class FailoverStream(RelayStream):
 
     def _deadline_passed(self) -> CommandGenerator[None]:
         patience, settings, now = self.patience, self._parent.services.settings(), self.patience.clock()
+        self.look()
         if not patience.is_over(now):
             return
         seconds, is_at_end, phase = patience.seconds, patience.is_at_end(now), patience.phase
