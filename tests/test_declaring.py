@@ -147,7 +147,7 @@ def test_all_mistakes_from_everywhere_are_told_at_once(start: Start) -> None:
 def test_a_mistake_says_what_is_allowed(start: Start) -> None:
     start.say("ccflare_record=some")
 
-    assert start.problems() == ["ccflare_record: 'some' cannot be used; allowed is full, metadata or off"]
+    assert start.problems() == ["ccflare_record: 'some' cannot be used; allowed is full, redacted, metadata or off"]
 
 
 @pytest.mark.parametrize("text", ["", "=", "=x", "=1.5", "=--5", "=-", "=+", "=9" + "9" * 5000, "=0x10", "=601"])

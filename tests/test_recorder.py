@@ -6,6 +6,7 @@ import pytest
 
 from ccflare_core.exchange import Exchange
 from ccflare_core.limits import Kind
+from ccflare_core.modes import Mode
 from ccflare_core.recorder import Recorder, final_columns, total_of
 from ccflare_core.records import (
     AttemptMade,
@@ -46,7 +47,7 @@ class Desk(Bench):
         recorder = Recorder(
             self.rows,
             run_id="run-1",
-            mode=lambda: self.mode,
+            mode=lambda opening: Mode(self.mode),
             body_limit=lambda: body_limit,
             wall=lambda: self.clock.wall,
             account_name=lambda id: names.get(id, id),

@@ -23,6 +23,8 @@ A request's life, in the order of reading:
     database    what it needs of a database             engines, sqlite, postgres, location
     audit       who did what, as a chain of rows        entries, audit_file, audit_check, configurations
     auditor     the proxy's side of it                  bursts
+    modes       how much is written down                privacy     bodies without their secrets
+    redact      what a secret looks like                deltas      the text that events tell in pieces
     blocks      bodies into blocks, each kept once      bodies      back, and freed
     splitting   where a body is cut                     transcript  the format of what is kept
     vault       sealing and opening

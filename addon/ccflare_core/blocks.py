@@ -219,4 +219,4 @@ def _whole_row(draft: Draft) -> Row:
 
 def _facts(payload: Payload, form: str) -> tuple[Any, ...]:
     kind = (payload.content_type, payload.content_encoding, payload.size, payload.truncated)
-    return (payload.request_id, payload.part, form, *kind)
+    return (payload.request_id, payload.part, form, *kind, payload.redactions, payload.withheld)

@@ -21,7 +21,7 @@ _AT_ONCE = 500
 
 
 class Body(NamedTuple):
-    """A recorded body: its bytes as they were on the wire, and what its head said of them."""
+    """A recorded body and what its head said of it: its bytes as they were on the wire, or decoded without secrets."""
 
     content: bytes
     content_type: str
@@ -46,11 +46,11 @@ class Transcripts:
         self._execute: Callable[..., Any] = database.execute_sql
 
     def body(self, request_id: str, part: str) -> Body | None:
-        """The request's body of the `part` "request" or "response"; None if none is kept.
+        """The request's body of the `part` "request" or "response"; None if none is kept, or it was withheld.
 
         Raises VaultError if it does not open, or is not what was recorded.
         """
-        is_it = (PayloadRow.request == request_id) & (PayloadRow.part == part)
+        is_it = (PayloadRow.request == request_id) & (PayloadRow.part == part) & ~PayloadRow.withheld
         for row in self._payloads(PayloadRow.select().where(is_it)):
             return Body(self._content(row), row.content_type, row.content_encoding, row.truncated)
         return None

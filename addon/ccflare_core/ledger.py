@@ -15,6 +15,7 @@ from peewee import Database, Value, fn
 from ccflare_core.blocks import Blocks
 from ccflare_core.cooldowns import Cooldown
 from ccflare_core.models import AttemptRow, CooldownRow, PayloadRow, RequestRow, WindowRow
+from ccflare_core.privacy import without_secrets
 from ccflare_core.quota import Window
 from ccflare_core.records import (
     AttemptMade,
@@ -72,6 +73,8 @@ _PAYLOAD = (
     PayloadRow.content_encoding,
     PayloadRow.size,
     PayloadRow.truncated,
+    PayloadRow.redactions,
+    PayloadRow.withheld,
     PayloadRow.body,
     PayloadRow.chapter,
 )
@@ -103,7 +106,7 @@ class Ledger:
         self._finished = attrgetter(*finished)
 
     def prepare(self, batch: Iterable[Record]) -> dict[type, list[Any]]:
-        """The batch as rows by kind; bodies are compressed and sealed here, before a transaction is open."""
+        """The batch as rows by kind. What a body takes (secrets out, packed, sealed) is done before a transaction."""
         rows: dict[type, list[Any]] = defaultdict(list)
         payloads: list[Payload] = []
         for record in batch:
@@ -114,7 +117,7 @@ class Ledger:
                     name, status, utilization, resets_at = window
                     rows[WindowRead].append((account_id, at_ms, name, status, utilization, to_ms(resets_at)))
                 case Payload():
-                    payloads.append(record)
+                    payloads.append(without_secrets(record))
                 case CooldownSet() | CooldownCleared():
                     rows[CooldownSet].append(record)  # one list: their order matters
                 case _:

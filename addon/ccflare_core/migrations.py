@@ -178,6 +178,13 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE TRIGGER audit_head_whole BEFORE TRUNCATE ON audit_head EXECUTE FUNCTION audit_refuse()",
         ),
     ),
+    Migration(
+        "0008_privacy",
+        (
+            "ALTER TABLE payloads ADD COLUMN redactions INTEGER",
+            "ALTER TABLE payloads ADD COLUMN withheld BOOLEAN NOT NULL DEFAULT FALSE",
+        ),
+    ),
 )
 
 _BOOK = "CREATE TABLE IF NOT EXISTS migrations (name TEXT NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)"

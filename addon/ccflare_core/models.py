@@ -250,6 +250,10 @@ class PayloadRow(Model):
     content_encoding = TextField()
     size = BigIntegerField()
     truncated = BooleanField()
+    redactions = IntegerField(null=True)
+    """How many secrets were blanked; NULL if the body was not searched."""
+    withheld = BooleanField()
+    """Whether the body was to be searched and could not be, and so is not kept."""
     body = BlobField()
     chapter = ForeignKeyField(ChapterRow, null=True, backref="+")
     """Where the body's blocks are noted; NULL if it has none."""

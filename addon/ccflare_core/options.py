@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from ccflare_core import location, oauth, pins
+from ccflare_core import location, modes, oauth, pins
 
 Value = str | int | bool
 
@@ -171,6 +171,14 @@ def _are_scopes(text: str) -> bool:
     return _SCOPES.fullmatch(text) is not None
 
 
+def _are_rules(text: str) -> bool:
+    try:
+        modes.parse_rules(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _is_address(text: str) -> bool:
     return _ADDRESS.fullmatch(text) is not None
 
@@ -248,8 +256,11 @@ OPTIONS: tuple[Option, ...] = (
     _choice("ccflare_passthrough", "auto|never|always", "auto",
             "When requests go out with the client's own credential. auto: while there is no account; always: whenever "
             "none is free."),
-    _choice("ccflare_record", "full|metadata|off", "full",
-            "What is kept of an exchange: figures and sealed bodies, figures only, or nothing."),
+    _choice("ccflare_record", "full|redacted|metadata|off", "redacted",
+            "What is kept of an exchange: figures and sealed bodies, these without secrets, figures only, or nothing."),
+    Option("ccflare_record_paths", str, "",
+           "Other modes for some paths, such as /v1/files*=off, /v1/messages=full. The first that matches counts.",
+           check=_are_rules, form="rules like /v1/files*=off with commas between them"),
     _number("ccflare_body_limit_bytes", 64 * MIB, 1, 1024 * MIB,
             "The largest request body; a larger one is refused with 413."),
     _number("ccflare_client_connections", 0, 0, 100_000,

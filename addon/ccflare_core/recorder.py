@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ccflare_core.exchange import Exchange
+from ccflare_core.modes import Mode
 from ccflare_core.narration import log_exchange, warn_of_cooldown
 from ccflare_core.pool import Report
 from ccflare_core.records import (
@@ -16,7 +17,7 @@ from ccflare_core.records import (
     Record,
     WindowRead,
 )
-from ccflare_core.steps import Attempt, Outcome, Ticket
+from ccflare_core.steps import Attempt, Opening, Outcome, Ticket
 from ccflare_core.usage import Usage
 
 
@@ -29,8 +30,8 @@ class Sink(Protocol):
 class Recorder:
     """Writes down every exchange; never raises, never waits.
 
-    `mode` is asked each time, since it can change while running: "full" keeps bodies too, "metadata" only the
-    figures, "off" nothing. What the pool learned is kept in every mode: it is state, not history.
+    `mode` is asked each time, since it can change while running. What the pool learned is kept in every mode: it is
+    state, not history.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Recorder:
         sink: Sink,
         *,
         run_id: str,
-        mode: Callable[[], str],
+        mode: Callable[[Opening], Mode],
         body_limit: Callable[[], int],
         wall: Callable[[], float],
         account_name: Callable[[str], str],
@@ -52,9 +53,9 @@ class Recorder:
 
     def started(self, exchange: Exchange) -> None:
         """Open the exchange's row."""
-        if self._mode() == "off":
-            return
         opening = exchange.opening
+        if self._mode(opening) is Mode.OFF:
+            return
         self._sink.put(
             ExchangeStarted(
                 id=exchange.id,
@@ -72,7 +73,7 @@ class Recorder:
 
     def attempted(self, exchange: Exchange, attempt: Attempt) -> None:
         """Note one attempt."""
-        if self._mode() == "off":
+        if self._mode(exchange.opening) is Mode.OFF:
             return
         verdict = attempt.verdict
         self._sink.put(
@@ -103,14 +104,14 @@ class Recorder:
     def finished(self, exchange: Exchange) -> None:
         """Close the exchange's row, keep its bodies if asked to, and say so in the log."""
         log_exchange(exchange)
-        mode = self._mode()
-        if mode == "off":
+        mode = self._mode(exchange.opening)
+        if mode is Mode.OFF:
             return
-        if mode == "full" and exchange.ticket is Ticket.LEASE:
-            self._keep_bodies(exchange)
+        if mode.keeps_bodies and exchange.ticket is Ticket.LEASE:
+            self._keep_bodies(exchange, redact=mode is Mode.REDACTED)
         self._sink.put(final_columns(exchange))
 
-    def _keep_bodies(self, exchange: Exchange) -> None:
+    def _keep_bodies(self, exchange: Exchange, *, redact: bool) -> None:
         body, limit = exchange.request_body, self._body_limit()
         if body:
             self._sink.put(
@@ -123,6 +124,7 @@ class Recorder:
                     size=len(body),
                     truncated=len(body) > limit,
                     session_id=exchange.facts.session_id,
+                    redact=redact,
                 )
             )
         capture = exchange.capture
@@ -136,6 +138,7 @@ class Recorder:
                     body=capture.body,
                     size=capture.size,
                     truncated=capture.truncated,
+                    redact=redact,
                 )
             )
 

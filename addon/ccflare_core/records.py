@@ -109,6 +109,8 @@ class Payload:
     """A row of `payloads`: the body of the `part` "request" or "response", as far as it was captured.
 
     `size` is the number of bytes that went over the wire. Bodies of one session have most of their content in common.
+    A body to `redact` is searched for secrets before it is stored (see privacy.py); `redactions` says how many were
+    blanked, None that nobody looked. One that could not be searched is `withheld`.
     """
 
     request_id: str
@@ -119,6 +121,9 @@ class Payload:
     size: int
     truncated: bool
     session_id: str | None = None
+    redact: bool = False
+    redactions: int | None = None
+    withheld: bool = False
 
 
 Record = ExchangeStarted | ExchangeFinished | AttemptMade | WindowRead | CooldownSet | CooldownCleared | Payload

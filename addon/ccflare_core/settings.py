@@ -17,6 +17,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ccflare_core import location
 from ccflare_core.errors import ConfigError
 from ccflare_core.location import Location
+from ccflare_core.modes import Rule, parse_rules
 from ccflare_core.oauth import Endpoints
 from ccflare_core.options import (
     CONFIG_PATH,
@@ -76,6 +77,7 @@ class Settings:
     retry_backoff: int
     passthrough: str
     record: str
+    record_paths: tuple[Rule, ...]
     body_limit_bytes: int
     client_connections: int
     client_head_seconds: int
@@ -127,6 +129,7 @@ class Settings:
         fields["audit_path"] = _audit_path(fields.pop("audit_file"), fields["database"], environ)
         fields["prices_path"] = _absolute(fields.pop("prices"))
         fields["agents_path"] = _absolute(fields.pop("agents"))
+        fields["record_paths"] = parse_rules(fields["record_paths"])
         fields["pkcs11_module"] = _absolute(fields["pkcs11_module"])
         fields["client_ca"] = _absolute(fields["client_ca"])
         fields["upstream_pins"] = Pins.parse(fields["upstream_pins"])

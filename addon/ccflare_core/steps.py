@@ -57,6 +57,8 @@ class Opening:
     """The peer's address."""
     door: str
     user_agent: str = ""
+    record: str | None = None
+    """The mode beyond which the client's key lets nothing be recorded; None: as everybody's."""
 
 
 @dataclass(frozen=True, slots=True)

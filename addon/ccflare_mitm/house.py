@@ -25,6 +25,7 @@ from ccflare_core.errors import StoreError
 from ccflare_core.exchange import Exchanges
 from ccflare_core.fetch import Fetcher
 from ccflare_core.key_sources import choose
+from ccflare_core.modes import Mode, record_mode
 from ccflare_core.options import Origin
 from ccflare_core.pinning import PinGuard
 from ccflare_core.pool import AccountPool
@@ -33,7 +34,7 @@ from ccflare_core.recorder import Recorder
 from ccflare_core.records import CooldownCleared
 from ccflare_core.refresh import Refresher
 from ccflare_core.settings import Settings
-from ccflare_core.steps import Outcome
+from ccflare_core.steps import Opening, Outcome
 from ccflare_core.store import Store
 from ccflare_core.tokens import TokenKeeper
 from ccflare_core.usage_poll import PATH, UsagePoll
@@ -87,7 +88,7 @@ class House:
         recorder = Recorder(
             self._writer,
             run_id=self._run_id,
-            mode=lambda: self.settings.record,
+            mode=self._record_mode,
             body_limit=lambda: self.settings.capture_limit_bytes,
             wall=time.time,  # noqa: TID251
             account_name=self._account_name,
@@ -174,6 +175,10 @@ class House:
         self._start(self._follow_prices(), "prices")
         self._start(self.auditor.run(), "audit")
         self._start(self.reaper.run(), "reaper")
+
+    def _record_mode(self, opening: Opening) -> Mode:
+        settings = self.settings
+        return record_mode(settings.record, settings.record_paths, opening.path, opening.record)
 
     def greeting(self) -> str:
         """One line that tells a person what they have started."""
