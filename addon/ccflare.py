@@ -20,6 +20,7 @@ from mitmproxy.proxy.layer import NextLayer
 from mitmproxy.tls import ClientHelloData, TlsData
 
 from ccflare_core.errors import CCFlareError, ConfigError, StoreError
+from ccflare_core.process import hide_memory
 from ccflare_core.settings import Settings
 from ccflare_core.steps import Outcome
 from ccflare_mitm import contract, declaring, dumps, gate, layer, listener, logs, refusals, tls, tuning
@@ -66,6 +67,8 @@ class CCFlare:
         if self._settings is None:
             give_up(ConfigError("The options could not be read."))
         stop_reloading()
+        if not (self._settings.debuggable or hide_memory()):
+            logger.warning("core dumps cannot be switched off here: one would hold the accounts' credentials")
         await tuning.forbid_replay(self._replay_refused)
         try:
             self._house = House(self._settings, os.environ, asyncio.get_running_loop())
@@ -123,7 +126,11 @@ class CCFlare:
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         """Who asks, for what, by which door; refuse it, answer it or aim it at the upstream."""
-        self._open_house().gate.enter(flow)
+        house = self._open_house()
+        try:
+            house.gate.enter(flow)
+        finally:
+            house.veil.hide(flow.request)
 
     def request(self, flow: http.HTTPFlow) -> None:
         """Read what it needs and give it a ticket. The wire takes it from here."""

@@ -377,6 +377,12 @@ class Proxy:
         assert done.returncode == 0, f"{name} {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
 
+    def start_script(self, name: str, *arguments: str) -> "subprocess.Popen[str]":
+        """A script on this database that talks through pipes, for who wants to answer it."""
+        command = [sys.executable, str(REPOSITORY / "scripts" / name), "--database", str(self.database), *arguments]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=self._environment)
+
     def add_api_key(self, name: str, key: str, *, priority: int = 0) -> None:
         """Add an account with an API key."""
         self.accounts("add", name, "--api-key", "-", "--priority", str(priority), stdin=key)

@@ -41,6 +41,7 @@ DATABASE = {
 WITH_IO = DATABASE | {"backlog", "cli", "fetch", "files", "importing", "transcript", "vault", "watch", "writer"}
 WITH_IO |= {"audit_check", "audit_file", "auditor", "pinning", "refresh", "tokens", "usage_poll"}
 WITH_IO |= {"hsm", "indirection", "key_sources", "os_keyring", "passphrase", "searching"}
+WITH_IO |= {"permissions", "process"}
 
 
 def imports(path: Path) -> Iterator[str]:

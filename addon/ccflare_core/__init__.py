@@ -24,6 +24,8 @@ A request's life, in the order of reading:
     audit       who did what, as a chain of rows        entries, audit_file, audit_check, configurations
     auditor     the proxy's side of it                  bursts
     modes       how much is written down                privacy     bodies without their secrets
+    room        how much memory that may take           process     this process and its memory
+    permissions who else can reach our files
     redact      what a secret looks like                deltas      the text that events tell in pieces
     blocks      bodies into blocks, each kept once      bodies      back, and freed
     splitting   where a body is cut                     transcript  the format of what is kept

@@ -1,21 +1,24 @@
 """What passes by on its way to the client: kept within a bound, and read for its usage at the end."""
 
+from ccflare_core.room import Room
 from ccflare_core.usage import Reading, UsageReader
 
 
 class Capture:
-    """Collects an answer's body up to `limit` bytes; its usage is read from all of it, kept or not.
+    """Collects an answer's body up to `limit` bytes, as far as there is room; its usage is read from all of it.
 
     `add` is called for every chunk of every stream, so all it does is append. The body is parsed once, at the
-    end. Only past the limit is each chunk parsed as it comes.
+    end. Only once no more is kept is each chunk parsed as it comes.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, room: Room | None = None) -> None:
         self.size = 0
         """Bytes that passed."""
         self.content_type = ""
         self.content_encoding = ""
         self._limit = limit
+        self._room = room or Room()
+        self._taken = 0
         self._chunks: list[bytes] = []
         self._reader: UsageReader | None = None
 
@@ -29,12 +32,23 @@ class Capture:
         if self._reader is not None:
             self._reader.feed(chunk)
         elif self.size > self._limit:
-            self._reader = UsageReader(self.content_type, self.content_encoding)
-            self._reader.feed(self.body)
-            self._reader.feed(chunk)
+            self._keep_no_more(chunk)
             self._chunks.append(chunk[: max(0, len(chunk) - (self.size - self._limit))])
-        else:
+        elif self._room.take(len(chunk)):
+            self._taken += len(chunk)
             self._chunks.append(chunk)
+        else:
+            self._keep_no_more(chunk)
+
+    def _keep_no_more(self, chunk: bytes) -> None:
+        self._reader = UsageReader(self.content_type, self.content_encoding)
+        self._reader.feed(self.body)
+        self._reader.feed(chunk)
+
+    def let_go(self) -> None:
+        """Give the room back: the exchange is over, and its body on the way to the database."""
+        self._room.give_back(self._taken)
+        self._taken = 0
 
     @property
     def truncated(self) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol
 
-from ccflare_core import answers, limits
+from ccflare_core import answers, limits, redact
 from ccflare_core.accounts import Header
 from ccflare_core.agents import Agents
 from ccflare_core.answers import Answer
@@ -26,6 +26,7 @@ from ccflare_core.pool import AccountPool, Exhausted, Lease, Report
 from ccflare_core.pricing import PriceList
 from ccflare_core.provenance import Provenance
 from ccflare_core.renewals import NoRenewer, Refused, Renewer
+from ccflare_core.room import Room
 from ccflare_core.routes import COUNT_TOKENS
 from ccflare_core.settings import Settings
 from ccflare_core.steps import Attempt, Opening, Outcome, Send, Step, Ticket, Wait
@@ -65,6 +66,7 @@ class Exchanges:
     budget: RetryBudget = field(default_factory=RetryBudget)
     tokens: Renewer = field(default_factory=NoRenewer)
     agents: Agents = field(default_factory=Agents)
+    room: Room = field(default_factory=Room)
     open: dict[str, "Exchange"] = field(default_factory=dict)
 
     def begin(self, opening: Opening) -> "Exchange":
@@ -100,7 +102,7 @@ class Exchange:
         """The name of the agent whose request it is."""
         self.original_model: str | None = None
         """What the client asked for, where the agent's definition has put another model in its place."""
-        self.capture = Capture(shared.settings.capture_limit_bytes)
+        self.capture = Capture(shared.settings.capture_limit_bytes, shared.room)
         self.lease: Lease | None = None
         self.choice_reason = ""
         self.attempts: list[Attempt] = []
@@ -355,12 +357,14 @@ class Exchange:
             self._note(self.lease, limits.unanswered())
         self._tally(cut=outcome is not None)
         self.outcome = outcome or self._outcome()
-        self.error = error or (self.reading.error if self.reading else None)
+        problem = error or (self.reading.error if self.reading else None)
+        self.error = redact.text(problem) if problem else None  # the upstream may quote what it was sent
         self._give_back()
         if self.lease is not None:
             self._shared.pool.release(self.lease)
         self._shared.open.pop(self.id, None)
         self._shared.recorder.finished(self)
+        self.capture.let_go()
 
     def _tally(self, *, cut: bool) -> None:
         """Read usage and cost. A mistake in that must not cost the client its answer, nor the pool a lease."""

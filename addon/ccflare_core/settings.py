@@ -90,6 +90,8 @@ class Settings:
     stream_idle_seconds: int
     exchange_seconds: int
     capture_limit_bytes: int
+    capture_budget_bytes: int
+    memory_soft_limit_bytes: int
     drain_seconds: int
     inspector_flows: int
     forward_other_hosts: bool
@@ -98,6 +100,7 @@ class Settings:
     client_ca: Path | None
     upstream_pins: Pins
     pins_mode: str
+    debuggable: bool
     tuning: bool
     client_id: str
     refresh_before_seconds: int

@@ -27,13 +27,16 @@ from ccflare_core.fetch import Fetcher
 from ccflare_core.key_sources import choose
 from ccflare_core.modes import Mode, record_mode
 from ccflare_core.options import Origin
+from ccflare_core.permissions import check, guarded_files, require
 from ccflare_core.pinning import PinGuard
 from ccflare_core.pool import AccountPool
 from ccflare_core.price_files import PriceWatch
+from ccflare_core.process import resident_bytes
 from ccflare_core.recorder import Recorder
 from ccflare_core.records import CooldownCleared
 from ccflare_core.refresh import Refresher
-from ccflare_core.settings import Settings
+from ccflare_core.room import MemoryWatch, Room
+from ccflare_core.settings import Settings, config_file
 from ccflare_core.steps import Opening, Outcome
 from ccflare_core.store import Store
 from ccflare_core.tokens import TokenKeeper
@@ -48,6 +51,7 @@ from ccflare_mitm.layer import is_outer_tls
 from ccflare_mitm.reaper import Reaper
 from ccflare_mitm.services import Services
 from ccflare_mitm.tls import ClientAuthority, UpstreamKeys
+from ccflare_mitm.veil import Veil
 
 logger = logging.getLogger("ccflare")
 
@@ -58,6 +62,7 @@ PRICES_SECONDS = 2.0
 
 CONSOLE = By("console")
 """Who gives commands inside of mitmproxy, as the audit log calls them."""
+MEMORY_SECONDS = 1.0
 REFRESH_SECONDS = 20.0
 """How long the end waits for a refresh: its own time limit, and that of a locked database."""
 
@@ -67,13 +72,15 @@ T = TypeVar("T")
 class House:
     """Wires the parts together.
 
-    Both making it and `open` raise CCFlareError if the database, the key, the prices or the agents cannot be used.
+    Both making it and `open` raise CCFlareError if the database, the key, the prices or the agents cannot be used. So
+    does `open` if a file that holds a secret is open to other users.
     """
 
     def __init__(self, settings: Settings, environ: Mapping[str, str], loop: asyncio.AbstractEventLoop) -> None:
         self.settings = settings
         self._loop = loop
         self._run_id = secrets.token_hex(8)
+        self._config = config_file(environ, Path(__file__).resolve().parents[2])
         source = choose(settings, environ)
         self._writer = Writer(
             lambda: Store.open(settings.database, source, audit_file=settings.audit_path),
@@ -104,6 +111,10 @@ class House:
         self.keeper = self._make_keeper(pool)
         self._poll = self._make_poll(pool, recorder)
         self._tasks: list[asyncio.Task[None]] = []
+        self._room = Room(lambda: self.settings.capture_budget_bytes)
+        self._memory = MemoryWatch(
+            self._room, occupied=resident_bytes, limit=lambda: self.settings.memory_soft_limit_bytes
+        )
         self._prices = PriceWatch(lambda: self.settings.prices_path, self._warn)
         self.exchanges = Exchanges(
             settings,
@@ -111,15 +122,18 @@ class House:
             recorder,
             self._prices.start(),
             tokens=self.keeper,
+            room=self._room,
             agents=Agents.load(settings.agents_path),
         )
         self.gate = Gate(self.exchanges, Admin(self.exchanges, self.keeper.state).answer, auditor=self.auditor)
         self.reaper = Reaper(ctx.master.addons.get("proxyserver").connections, lambda: self.settings)
+        self.veil = Veil()
         self.services = Services(
             find=self.gate.find,
             approve=self.keys.approve,
             settings=lambda: self.settings,
             claim=self.gate.note_claim,
+            reveal=self.veil.reveal,
             hooks=HookRunner(ctx.master.addons),
             watch=self.reaper.watch,
             let_go=self.reaper.let_go,
@@ -151,8 +165,15 @@ class House:
         return asyncio.wrap_future(self._writer.call(function))
 
     def open(self) -> None:
-        """Start the writer, close what a dead run left open, take up what it knew, and keep the tokens alive."""
+        """Look at the files, start the writer, close what a dead run left open, and take up what it knew.
+
+        From then on tokens are kept alive, and memory is watched.
+        """
+        files = guarded_files(self.settings, Path(ctx.options.confdir).expanduser(), self._config)
+        require(files)
         self._writer.start()
+        for finding in check(files):
+            logger.warning("%s", finding)
         pool = self.exchanges.pool
 
         def begin(store: Store) -> int:
@@ -175,10 +196,17 @@ class House:
         self._start(self._follow_prices(), "prices")
         self._start(self.auditor.run(), "audit")
         self._start(self.reaper.run(), "reaper")
+        self._start(self._watch_memory(), "memory")
 
     def _record_mode(self, opening: Opening) -> Mode:
         settings = self.settings
-        return record_mode(settings.record, settings.record_paths, opening.path, opening.record)
+        mode = record_mode(settings.record, settings.record_paths, opening.path, opening.record)
+        return Mode.METADATA if mode.keeps_bodies and self._room.is_closed else mode
+
+    async def _watch_memory(self) -> None:
+        while True:
+            self._memory.look()
+            await asyncio.sleep(MEMORY_SECONDS)
 
     def greeting(self) -> str:
         """One line that tells a person what they have started."""

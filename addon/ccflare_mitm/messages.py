@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from mitmproxy import http
 
-from ccflare_core.accounts import Credential, inject
+from ccflare_core.accounts import Credential, Header, inject
 from ccflare_core.answers import Answer
 from ccflare_core.decoding import Decoder
 from ccflare_core.heads import toward_upstream
@@ -53,13 +53,13 @@ def read_head(response: http.Response) -> Head:
     )
 
 
-def with_credential(request: http.Request, credential: Credential | None) -> http.Request:
-    """A copy of `request` to send, with an account's credential in place of the client's; the body stays aside.
+def with_credential(request: http.Request, fields: tuple[Header, ...], credential: Credential | None) -> http.Request:
+    """A copy of `request` to send, its header `fields` with an account's credential in place of the client's.
 
-    Fields that were meant for us, or that tell of the client, are left out.
+    The body stays aside, and so do fields that were meant for us, or that tell of the client.
     """
     data = request.data
-    fields = toward_upstream(data.headers.fields, leased=credential is not None)
+    fields = toward_upstream(fields, leased=credential is not None)
     if credential is not None:
         fields = inject(fields, credential)
     if data.content and request.is_http2 and "content-length" not in data.headers:

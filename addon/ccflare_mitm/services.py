@@ -7,6 +7,7 @@ from typing import Any
 from mitmproxy import http
 from mitmproxy.connection import Client, Connection
 
+from ccflare_core.accounts import Header
 from ccflare_core.exchange import Exchange
 from ccflare_core.options import Origin
 from ccflare_core.settings import Settings
@@ -25,6 +26,8 @@ class Services:
     """The options as they are now."""
     claim: Callable[[http.Request], None]
     """Told of each request as it came, before mitmproxy puts the target's name in its Host."""
+    reveal: Callable[[http.Request], tuple[Header, ...]]
+    """A request's header fields as the client sent them; in its flow, credentials are blanked."""
     hooks: HookRunner
     watch: Callable[[Any], None]
     """Told of each HTTP layer of ours, to keep its deadlines."""

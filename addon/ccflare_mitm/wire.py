@@ -246,7 +246,8 @@ class FailoverStream(RelayStream):
         self._is_reused = connection in self._parent.used
         self._parent.used.add(connection)
         self._attempt = attempt = self._parent.open_attempt(self)
-        request = with_credential(self.flow.request, self._credential)
+        fields = self._parent.services.reveal(self.flow.request)
+        request = with_credential(self.flow.request, fields, self._credential)
         body, trailers = self.flow.request.raw_content, self.flow.request.trailers
         if connection.alpn != b"h2" or self._credential is not None:
             # mitmproxy's HTTP/1 cannot send any, and nobody has looked at what is in them. They may be left out

@@ -58,7 +58,7 @@ def refusal(folder: Path, *arguments: str, **variables: str) -> list[str]:
 
 def addresses(folder: Path, *arguments: str, **variables: str) -> set[tuple[str, int]]:
     """Where a running proxy listens."""
-    with Started(folder, *arguments, **variables) as process:
+    with Started(folder, *arguments, "--set", "ccflare_debuggable=true", **variables) as process:
         eventually(lambda: "listening at" in process.log or process.poll() is not None, timeout=20)
         assert process.poll() is None, process.log
         return listening(process.pid)

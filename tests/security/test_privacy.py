@@ -16,7 +16,7 @@ from ccflare_core.privacy import without_secrets
 from ccflare_core.records import Payload
 from ccflare_core.settings import Settings
 from ccflare_core.store import Store
-from database_kit import open_store, started
+from database_kit import open_store, start_python, started
 from fake_upstream import Answer, FakeUpstream, encoded, event, message_json, sse
 from harness import Proxy, StartProxy, claude_request, via_base_url
 
@@ -57,9 +57,7 @@ def test_r47_bodies_with_their_secrets_are_kept_only_if_asked_for() -> None:
     ("options", "kept"),
     [
         ({}, True),
-        ({"ccflare_record": "full"}, True),
-        ({"ccflare_record": "full", "ccflare_record_paths": "/v1/messages=metadata"}, False),
-        ({"ccflare_record": "off", "ccflare_record_paths": "/v1/files*=off, /v1/m*=redacted"}, True),
+        ({"ccflare_record": "full", "ccflare_record_paths": "/v1/files*=off, /v1/messages=metadata"}, False),
     ],
 )
 def test_r47_modes_in_general_and_by_path(
@@ -77,9 +75,7 @@ def test_r47_modes_in_general_and_by_path(
 
     bodies = stored(proxy)
     assert sorted(bodies) == (["request", "response"] if kept else [])
-    if options.get("ccflare_record") == "full":
-        assert bodies == ({"request": asked.body, "response": reply.body} if kept else {})
-    elif kept:
+    if kept:
         assert bodies["request"] == asked.body.replace(KEY.encode(), b"[redacted:anthropic-key]")
         assert bodies["response"] == reply.body.replace(KEY.encode(), b"[redacted:anthropic-key]")
         counts = proxy.rows("SELECT part, redactions, withheld FROM payloads ORDER BY part")
@@ -208,3 +204,99 @@ def test_r49_an_error_in_the_search_withholds(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(redact, "_aws_keys", fail)
     kept = without_secrets(payload(KEY.encode()))
     assert (kept.withheld, kept.body) == (True, b"")
+
+
+# -- R52: files
+
+
+OPEN = {
+    "home/data/ccflare.key": "the key file",
+    "confdir/config.yaml": "a configuration with a password",
+}
+
+
+def test_r52_secrets_that_others_can_read_stop_the_start(tmp_path: Path) -> None:
+    with contextlib.closing(Proxy(folder=tmp_path)) as proxy:
+        proxy.add_api_key("one", "sk-ant-api03-one")
+        (tmp_path / "confdir" / "config.yaml").write_text("web_password: hunter2\n")
+        for name in OPEN:
+            (tmp_path / name).chmod(0o644)
+        with pytest.raises(RuntimeError) as refusal:
+            proxy.start()
+    for name, what in OPEN.items():
+        path = tmp_path / name
+        assert f"ccflare: {path}: {what} is open to other users: run `chmod 600 {path}`" in str(refusal.value)
+    assert "listening" not in proxy.log()
+    assert "Traceback" not in proxy.log()
+
+
+def test_r52_the_database_is_taken_back_from_others_and_an_open_folder_is_told(tmp_path: Path) -> None:
+    with contextlib.closing(Proxy(folder=tmp_path)) as proxy:
+        proxy.add_api_key("one", "sk-ant-api03-one")
+        proxy.database.chmod(0o644)
+        proxy.database.parent.chmod(0o755)
+        proxy.start()
+        assert proxy.database.stat().st_mode & 0o777 == 0o600
+        assert "other users can look into this folder: run `chmod 700" in proxy.log()
+        assert "the database is open" not in proxy.log()
+
+
+# -- R53, R59: memory
+
+
+def test_r53_all_answers_together_keep_no_more_than_the_budget(upstream: FakeUpstream, start_proxy: StartProxy) -> None:
+    proxy = start_proxy(upstream, accounts={"one": "sk-ant-api03-one"}, ccflare_capture_budget_bytes=500)
+    with via_base_url(proxy) as client:
+        reply = client.request(*claude_request(3000, session="big"))
+    assert b"message_stop" in reply.body
+    [row] = proxy.rows("SELECT size, truncated FROM payloads WHERE part = 'response'", until=bool)
+    assert (row["size"], row["truncated"]) == (len(reply.body), 1)
+    [usage] = proxy.rows("SELECT outcome, output_tokens FROM requests", until=lambda rows: rows[0]["outcome"])
+    assert usage["outcome"] == "ok"
+    assert usage["output_tokens"]
+
+
+def test_r59_with_too_much_memory_in_use_traffic_goes_on_without_bodies(
+    upstream: FakeUpstream, start_proxy: StartProxy
+) -> None:
+    proxy = start_proxy(upstream, accounts={"one": "sk-ant-api03-one"}, ccflare_memory_soft_limit_bytes=1024)
+    proxy.wait_for_log("no bodies are recorded until it is less")
+    with via_base_url(proxy) as client:
+        assert client.request(*claude_request(3000)).status == 200
+    proxy.stop()
+    assert [row["outcome"] for row in proxy.rows("SELECT outcome FROM requests")] == ["ok"]
+    assert proxy.rows("SELECT * FROM payloads") == []
+
+
+# -- R25, R26: the process
+
+_LOOK = """
+import ctypes, os, pathlib, sys
+from ccflare_core.process import hide_memory
+if os.geteuid() == 0:
+    os.setuid(65534)
+    ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # as a process begins
+if sys.argv[1] == "hidden":
+    hide_memory()
+parent = os.getpid()
+if os.fork() == 0:
+    try:
+        print("seen", len(pathlib.Path(f"/proc/{parent}/environ").read_bytes()) > 0)
+    except PermissionError:
+        print("refused")
+    sys.stdout.flush()
+    os._exit(0)
+os.wait()
+"""
+
+
+@pytest.mark.parametrize(("how", "outcome"), [("hidden", "refused\n"), ("open", "seen True\n")])
+def test_r26_another_process_of_the_same_user_cannot_look_inside(how: str, outcome: str) -> None:
+    child = start_python(_LOOK, how)
+    assert child.communicate(timeout=10)[0] == outcome
+
+
+def test_r26_the_proxy_leaves_no_core_dump(upstream: FakeUpstream, start_proxy: StartProxy) -> None:
+    proxy = start_proxy(upstream)
+    limits = Path(f"/proc/{proxy.pid}/limits").read_text().splitlines()
+    assert [line.split()[4:6] for line in limits if line.startswith("Max core file size")] == [["0", "0"]]

@@ -19,6 +19,7 @@ from ccflare_core.cli.output import FORMATS, printable
 from ccflare_core.entries import By
 from ccflare_core.errors import CCFlareError
 from ccflare_core.key_sources import KeySource
+from ccflare_core.process import hide_memory
 from ccflare_core.settings import Settings
 from ccflare_core.store import Store
 
@@ -46,7 +47,8 @@ class Console:
 
     @classmethod
     def real(cls) -> Self:
-        """This process's own."""
+        """This process's own, which nobody can look into from now on."""
+        hide_memory()
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")  # a bar must not end a command on an ASCII terminal
