@@ -22,9 +22,10 @@ type Handler = Callable[..., Any]
 
 @dataclass
 class ResumeHook(commands.StartHook):
-    """Has no handlers: mitmproxy's server waits with its completion until the user resumes an intercepted flow."""
+    """Has no handlers: mitmproxy's server waits with its completion until an intercepted flow is resumed."""
 
     flow: flow.Flow
+    name = "ccflare_wait_for_resume"  # its own would be `resume`, which other addons have as a command
 
 
 class HookRunner:

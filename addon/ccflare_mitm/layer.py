@@ -150,7 +150,9 @@ class FailoverLayer(HttpLayer):
         if not isinstance(subject, flow.Flow) or not subject.intercepted:
             return None
         self._intercepted[subject] = hook
-        return ResumeHook(subject)
+        held = ResumeHook(subject)
+        held.blocking = self  # type: ignore[assignment]  # already taken care of: only this stream waits, not all of us
+        return held
 
     def make_stream(self, stream_id: int) -> CommandGenerator[None]:
         stream = FailoverStream(fork(self.context), stream_id, self)
