@@ -23,6 +23,7 @@ from ccflare_core.errors import CCFlareError, ConfigError, StoreError
 from ccflare_core.process import hide_memory
 from ccflare_core.settings import Settings
 from ccflare_core.steps import Outcome
+from ccflare_core.store import has_client_keys
 from ccflare_mitm import contract, declaring, dumps, gate, layer, listener, logs, refusals, tls, tuning
 from ccflare_mitm.house import CONSOLE, House
 
@@ -53,7 +54,7 @@ class CCFlare:
         try:
             self._settings = Settings.build(declaring.current())
             refusals.check(ctx.options, os.environ)
-            listener.check_addresses(allow_remote=self._settings.allow_remote)
+            listener.check_addresses(self._settings, self._has_client_keys)
             if self._house is not None:
                 self._house.change(self._settings)
         except ConfigError as error:
@@ -73,6 +74,7 @@ class CCFlare:
         try:
             self._house = House(self._settings, os.environ, asyncio.get_running_loop())
             self._house.open()
+            listener.check_addresses(self._settings, self._has_client_keys)
         except CCFlareError as error:
             give_up(error)
         if self._settings.tuning:
@@ -95,6 +97,9 @@ class CCFlare:
         """Let mitmproxy decide on the protocol and put our HTTP layer in the place of its own."""
         try:
             if self._open_house().settings.requires_client_tls and layer.refuse_plaintext(data):
+                return
+            if gate.is_foreign_tunnel(data.context, self._open_house().upstream()) and not self._has_entered(data):
+                data.layer = layer.Refused(data.context)
                 return
             ctx.master.addons.get("nextlayer").next_layer(data)
             layer.adopt(data, self._open_house().services)
@@ -121,6 +126,10 @@ class CCFlare:
     def tls_established_server(self, data: TlsData) -> None:
         """Remember the keys by which an upstream was verified; the wire asks for them."""
         self._open_house().keys.note(data)
+
+    def http_connect(self, flow: http.HTTPFlow) -> None:
+        """Who opens a tunnel?"""
+        self._open_house().gate.connect(flow)
 
     # A request
 
@@ -187,6 +196,14 @@ class CCFlare:
         self._set_paused(name, False)
 
     # Pieces
+
+    def _has_client_keys(self) -> bool:
+        if self._house is not None:
+            return self._house.guard.has_keys
+        return self._settings is not None and has_client_keys(self._settings.database)
+
+    def _has_entered(self, data: NextLayer) -> bool:
+        return self._open_house().gate.has_entered(data.context.client)
 
     def _set_paused(self, name: str, paused: bool) -> None:
         try:

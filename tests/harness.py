@@ -387,6 +387,10 @@ class Proxy:
         """Add an account with an API key."""
         self.accounts("add", name, "--api-key", "-", "--priority", str(priority), stdin=key)
 
+    def add_client_key(self, name: str, *arguments: str) -> str:
+        """Make a client key; its secret."""
+        return self.run_script("keys.py", "client", "add", name, *arguments).strip()
+
     def add_tokens(
         self,
         name: str,
@@ -656,13 +660,22 @@ def via_reverse(proxy: Proxy) -> RawClient:
 
 
 def via_connect(
-    proxy: Proxy, host: str, port: int = 443, ca_file: Path | None = None, *, alpn: str = "http/1.1"
+    proxy: Proxy,
+    host: str,
+    port: int = 443,
+    ca_file: Path | None = None,
+    *,
+    alpn: str = "http/1.1",
+    headers: Sequence[Header] = (),
 ) -> RawClient:
-    """Door (b): HTTPS_PROXY, so a tunnel with TLS inside that trusts mitmproxy's CA or the one given."""
+    """Door (b): HTTPS_PROXY, so a tunnel with TLS inside that trusts mitmproxy's CA or the one given.
+
+    `headers` are those of the CONNECT.
+    """
     client = RawClient("127.0.0.1", proxy.port)
     try:
         client.authority = f"{host}:{port}"
-        client.send_request("CONNECT", client.authority)
+        client.send_request("CONNECT", client.authority, headers)
         head = client.read_head()
         if head.status != 200:
             raise ConnectionRefusedError(f"CONNECT {host}:{port}: {head.status} {head.reason}")
@@ -690,9 +703,9 @@ class Http2Client:
         self._flush()
 
     @classmethod
-    def via_connect(cls, proxy: Proxy, host: str, port: int = 443) -> Self:
+    def via_connect(cls, proxy: Proxy, host: str, port: int = 443, headers: Sequence[Header] = ()) -> Self:
         """Through a tunnel, as via_connect()."""
-        return cls(via_connect(proxy, host, port, alpn="h2").detach(), host)
+        return cls(via_connect(proxy, host, port, alpn="h2", headers=headers).detach(), host)
 
     @classmethod
     def to(cls, upstream: FakeUpstream) -> Self:

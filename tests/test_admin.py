@@ -8,9 +8,9 @@ import pytest
 from mitmproxy.test import tflow, tutils
 
 from ccflare_core.accounts import Account, Kind
-from ccflare_core.answers import Answer
-from ccflare_mitm.admin import Admin, iso
+from ccflare_mitm.admin import iso
 from exchange_kit import EPOCH, STREAM, Bench, Reply, account, limited
+from guard_kit import a_gate
 
 SECRET = "sk-ant-secret"
 USED = Reply(
@@ -24,10 +24,12 @@ USED = Reply(
 )
 
 
-def answer(bench: Bench, path: str = "/ccflare/health", method: str = "GET") -> Answer:
-    request = tutils.treq(path=path.encode(), method=method.encode())
-    admin = Admin(bench.exchanges, token_state=lambda account: f"of {account.name}", wall=lambda: bench.clock.wall)
-    return admin.answer(tflow.tflow(req=request))
+def answer(bench: Bench, path: str = "/ccflare/health", method: str = "GET") -> Reply:
+    flow = tflow.tflow(req=tutils.treq(host="127.0.0.1", port=8080, path=path.encode(), method=method.encode()))
+    flow.client_conn.sockname = ("127.0.0.1", 8080)
+    a_gate(bench).enter(flow)
+    assert flow.response is not None
+    return Reply(flow.response.status_code, flow.response.headers.fields, flow.response.content or b"")
 
 
 def health(bench: Bench) -> dict[str, Any]:
@@ -125,7 +127,9 @@ def test_ready_means_that_a_request_can_be_routed_now(ids: str, paused: bool, pa
         ("/ccflare/health", "POST", 405),
         ("/ccflare/", "GET", 404),
         ("/ccflare/healthy", "GET", 404),
-        ("/ccflare/accounts", "DELETE", 404),
+        ("/ccflare/accounts", "DELETE", 405),
+        ("/ccflare/accounts", "GET", 200),
+        ("/ccflare/accounts/max-a/pause", "GET", 403),
     ],
 )
 def test_which_pages_there_are(path: str, method: str, status: int) -> None:

@@ -23,6 +23,7 @@ DATABASE = {
     "configurations",
     "blocks",
     "bodies",
+    "clients",
     "data_keys",
     "database",
     "engines",

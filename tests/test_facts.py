@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccflare_core.facts import PARSE_LIMIT, Facts, family, read_facts
+from ccflare_core.facts import PARSE_LIMIT, Facts, family, models_asked, read_facts
 
 SESSION = "0f8fad5b-d9cb-469f-a165-70867728950e"
 USER_ID = json.dumps({"device_id": "d" * 64, "account_uuid": "", "session_id": SESSION})
@@ -198,3 +198,56 @@ def test_the_glance_and_the_parse_agree(
     sayable = model.encode("utf-8", "replace").decode()
     assert facts.model == (sayable if sayable.isprintable() else None)
     assert facts.stream == bool(stream)
+
+
+# --- every model that is asked for, for certain -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "models"),
+    [
+        (b'{"model":"a"}', ["a"]),
+        (b'{"x":{"model":"b"},"model":"a"}', ["a"]),
+        (b'{"requests":[{"params":{"model":"a"}},{"params":{"model":"b"}}]}', ["a", "b"]),
+        (b'{"model":"a","requests":[{"params":{"model":"b"}}]}', ["a", "b"]),
+    ],
+)
+def test_the_models_that_a_request_names(body: bytes, models: list[str] | None) -> None:
+    assert models_asked(body) == models
+
+
+def test_the_models_in_a_compressed_body() -> None:
+    body = gzip.compress(b'{"model":"a"}')
+    assert models_asked(body, content_encoding="gzip") == ["a"]
+    assert models_asked(body) is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'"model"',
+        b'{"model":1}',
+        b'{"model":null}',
+        b'{"model":"a","model":"b"}',
+        b'{"model":"a","\\u006dodel":"b"}',
+        b'{"model":"a","x":{"y":1,"y":2}}',
+        b'{"model":"a","requests":[{}]}',
+        b'{"model":"a","requests":[1]}',
+        b'{"model":"a","requests":7}',
+        b'{"requests":[{"params":{"model":"a"}},{"params":{"model":["b"]}}]}',
+        b'{"model":"a"} {"model":"b"}',
+        b'{"model":"' + b"a" * PARSE_LIMIT + b'"}',
+        b"[" * 100_000,
+    ],
+    ids=range(16),
+)
+def test_a_body_that_could_mean_another_model_tells_none(body: bytes) -> None:
+    assert models_asked(body) is None
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_raise_when_models_are_asked_for(body: bytes) -> None:
+    models_asked(body)

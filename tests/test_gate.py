@@ -14,13 +14,14 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.mode_specs import ProxyMode
 from mitmproxy.test import tflow, tutils
 
-from ccflare_core.answers import json_answer
 from ccflare_core.exchange import Exchange
+from ccflare_core.guard import TAKEN
 from ccflare_core.heads import HEAD_BYTES
 from ccflare_core.options import Origin
 from ccflare_core.steps import Outcome, Ticket
 from ccflare_mitm.gate import Gate, address_of, door_of, is_foreign_tunnel, is_loopback
 from exchange_kit import Bench
+from guard_kit import SECRET, a_gate, a_guard, a_key, an_admin
 
 UPSTREAM = Origin("https", "api.anthropic.com", 443)
 REVERSE = "reverse:https://api.anthropic.com"
@@ -61,7 +62,7 @@ def asked(
 
 
 def gate_of(bench: Bench) -> Gate:
-    return Gate(bench.exchanges, lambda flow: json_answer(200, {"page": flow.request.path}))
+    return a_gate(bench)
 
 
 def entered(flow: http.HTTPFlow, bench: Bench | None = None, **options: Any) -> Exchange | None:
@@ -268,7 +269,62 @@ def test_our_own_pages_are_answered_here() -> None:
 
     assert entered(flow) is None
     assert flow.response is not None
-    assert flow.response.json() == {"page": "/ccflare/health?x"}
+    assert flow.response.json()["status"] == "ok"
+
+
+# --- what a client key limits ---------------------------------------------------------------------------------------
+
+
+def with_key(flow: http.HTTPFlow, bench: Bench | None = None, **fields: Any) -> Exchange:
+    """The exchange of a request that presents a client key with these limits."""
+    flow.request.headers["x-api-key"] = SECRET
+    gate = a_gate(bench or Bench(), a_guard(a_key(**fields)))
+    gate.enter(flow)
+    gate.admit(flow)
+    exchange = gate.find(flow)
+    assert exchange is not None
+    return exchange
+
+
+def test_the_exchange_knows_its_client_key() -> None:
+    flow = asked()
+    exchange = with_key(flow)
+
+    assert (exchange.opening.client_key, exchange.opening.key) == ("ck_laptop", a_key())
+    assert exchange.opening.has_credential  # the client's own, beside the key
+    assert flow.request.headers["x-api-key"] == TAKEN.decode()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "outcome"),
+    [
+        ("POST", "/v1/messages", BODY, Outcome.REFUSED),
+        ("POST", "/v1/messages", b'{"model":"claude-haiku-4-5"}', None),
+        ("POST", "/v1/messages", b'{"model":"claude-haiku-4-5","model":"claude-opus-4-8"}', Outcome.REFUSED),
+        ("POST", "/v1/messages/batches", b'{"requests":[{"params":{"model":"claude-opus-4-8"}}]}', Outcome.REFUSED),
+        ("POST", "/v1/messages/count_tokens", b"{}", Outcome.REFUSED),
+        ("GET", "/v1/models", b"", None),
+        ("POST", "/v1/files", b"bytes", None),
+    ],
+)
+def test_a_key_may_be_for_some_models_only(method: str, path: str, body: bytes, outcome: Outcome | None) -> None:
+    flow = asked(path, method, body=body)
+
+    assert with_key(flow, models=("claude-haiku-*",)).outcome == outcome
+    if outcome:
+        assert refusal(flow) == (403, "This client key may not use this model.")
+
+
+def test_a_key_has_only_so_many_requests_open() -> None:
+    bench = Bench()
+    first, second = (with_key(asked(), bench, concurrency=2) for _ in range(2))
+    third = with_key(flow := asked(), bench, concurrency=2)
+
+    assert (first.outcome, second.outcome, third.outcome) == (None, None, Outcome.REFUSED)
+    assert flow.response is not None
+    assert (flow.response.status_code, flow.response.headers["retry-after"]) == (429, "1")
+    first.finish(Outcome.OK)
+    assert with_key(asked(), bench, concurrency=2).outcome is None
 
 
 # --- what fails closed ------------------------------------------------------------------------------------------------
@@ -288,7 +344,7 @@ def test_an_error_while_deciding_leaves_no_way_upstream() -> None:
             raise RuntimeError("broken")
 
     bench, flow = Bench(), asked("/v1/../x")
-    gate = Broken(bench.exchanges, lambda flow: json_answer(200, {}))
+    gate = Broken(bench.exchanges, a_guard(), an_admin(bench))
 
     with pytest.raises(RuntimeError, match="broken"):
         gate.enter(flow)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ccflare_core.accounts import Account, Kind
+from ccflare_core.client_keys import ClientKey
 from ccflare_core.facts import Facts
 from ccflare_core.limits import Kind as Answer
 from ccflare_core.limits import Rest, Scope, Verdict
@@ -122,6 +123,57 @@ def test_excluded_accounts_are_told_and_not_waited_for() -> None:
 
     reasons = (("max-a", "already tried", None), ("max-b", "already tried", None))
     assert exhausted == Exhausted(reasons, None, configured=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "served"),
+    [
+        (ClientKey("k", "k"), "a"),
+        (ClientKey("k", "k", accounts=("max-b",)), "b"),
+        (ClientKey("k", "k", not_accounts=("max-[ab]",)), "c"),
+    ],
+)
+def test_a_client_key_is_served_by_its_own_accounts(key: ClientKey, served: str) -> None:
+    pool = make_pool(Clock(), "abc")
+    assert acquired(pool, key=key).account.id == served
+
+
+def test_of_other_accounts_a_client_key_learns_nothing() -> None:
+    pool = make_pool(Clock(), "abc")
+    key = ClientKey("k", "k", accounts=("max-b",))
+    pool.release(acquired(pool))
+
+    exhausted = pool.acquire(opus(), exclude=frozenset("b"), key=key)
+
+    assert isinstance(exhausted, Exhausted)
+    assert [name for name, _, _ in exhausted.reasons] == ["max-b"]
+    nothing = pool.acquire(opus(), key=ClientKey("k", "k", accounts=("nobody",)))
+    assert nothing == Exhausted((), None, configured=True)
+
+
+def test_a_session_moves_off_an_account_that_its_key_may_not_use() -> None:
+    pool = make_pool(Clock())
+    pool.release(first := acquired(pool))
+    key = ClientKey("k", "k", not_accounts=(first.account.name,))
+    assert acquired(pool, key=key).account.id != first.account.id
+
+
+def test_low_priority_leaves_scarce_accounts_to_others() -> None:
+    clock = Clock()
+    pool = make_pool(clock, "ab")
+    low = ClientKey("k", "k", low_priority=True)
+    pool.learn("a", [Window("5h", "allowed", 0.8, clock.wall + 600)])
+    assert acquired(pool, opus("1"), key=low).account.id == "b"
+
+    pool.learn("b", [Window("7d", "allowed", 0.95, clock.wall + 3600)])
+    refused = pool.acquire(opus("2"), key=low)
+
+    assert isinstance(refused, Exhausted)
+    assert refused.reasons[0][1] == "kept for others above 80%"
+    assert refused.wait == pytest.approx(600)
+    assert acquired(pool, opus("2"), key=ClientKey("n", "n")).open
+    clock.pass_(601)
+    assert acquired(pool, opus("2"), key=low).account.id == "a"
 
 
 def test_a_lease_of_a_removed_account_can_still_be_reported_and_released() -> None:

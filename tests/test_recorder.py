@@ -104,7 +104,7 @@ def test_the_first_row() -> None:
 
     (row,) = desk.rows.of(ExchangeStarted)
     assert row[:5] == (exchange.id, EPOCH_MS, "POST", "/v1/messages", "127.0.0.1")
-    assert row[5:] == ("claude-cli/2.1", None, "base-url", "run-1", None)
+    assert row[5:] == ("claude-cli/2.1", None, "base-url", "run-1", None, None, None)
 
 
 def test_every_attempt_has_its_row() -> None:

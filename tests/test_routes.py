@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccflare_core.routes import Route, classify
+from ccflare_core.routes import Route, classify, runs_model
 
 RESOURCES = ("messages", "models", "files", "complete", "skills")
 
@@ -154,3 +154,20 @@ def test_no_path_that_gets_a_credential_is_ambiguous_or_unlisted(method: str, pa
 @given(st.text(), st.text())
 def test_any_text_has_a_route(method: str, target: str) -> None:
     assert classify(method, target) in Route
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "runs"),
+    [
+        ("POST", "/v1/messages", True),
+        ("POST", "/v1/messages/count_tokens", True),
+        ("POST", "/v1/messages/batches", True),
+        ("POST", "/v1/complete", True),
+        ("GET", "/v1/messages/batches", False),
+        ("POST", "/v1/messages/batches/b_1/cancel", False),
+        ("GET", "/v1/models", False),
+        ("POST", "/v1/files", False),
+    ],
+)
+def test_what_names_the_models_that_it_wants(method: str, path: str, runs: bool) -> None:
+    assert runs_model(method, path) is runs

@@ -7,6 +7,7 @@ A request's life, in the order of reading:
     facts       what a request asks for                 settings    where their values come from
     provenance  where it comes from                     agents      whose it is, by its prompt
     accounts    accounts, and the credential put in     spelling    misspelt names
+    guard       who may call                            client_keys, throttle
     selection   which account                           errors      what can go wrong
     pool        leases, cooldowns, affinity             seats, cooldowns
     exchange    the decisions between the attempts      steps       their words
@@ -41,6 +42,7 @@ A request's life, in the order of reading:
     refresh     one refresh, from lease to commit       logins      its side of the database
     usage_poll  how full idle accounts' windows are
     sessions    logins that wait for their code         importing   other programs' accounts
+    clients     the stored client keys
     cli         the commands behind scripts/
 """
 

@@ -18,7 +18,7 @@ from ccflare_core.entries import Record
 from ccflare_core.errors import StoreError, VaultError
 from ccflare_core.key_sources import KeySource
 from ccflare_core.models import DataKeyRow, RunRow
-from ccflare_core.sealed import count_of
+from ccflare_core.sealed import DIGESTS, count_of
 from ccflare_core.vault import KEY_BYTES, Vault, key_id
 
 _ALIVE_MS = 60_000
@@ -120,6 +120,11 @@ class DataKeys:
                 raise StoreError("this key seals what is new: run `scripts/keys.py rotate` first")
             if needing := count_of(self._database, wanted):
                 raise StoreError(f"{needing} values still need this key: run `scripts/keys.py rewrap` first")
+            if digests := count_of(self._database, wanted, DIGESTS):
+                raise StoreError(
+                    f"{digests} client keys still need this key: each moves to the newest one when it is next used; "
+                    "see `scripts/keys.py client list`, and rotate or revoke those that are not used"
+                )
             if self.vault is not None:
                 keep_key(self._database, self.vault, wanted)
             DataKeyRow.delete().where(DataKeyRow.id == wanted).execute(self._database)

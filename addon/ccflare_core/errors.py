@@ -5,7 +5,8 @@ CCFlareError
 ├── VaultError         a secret cannot be sealed or opened, or the key is unusable
 ├── StoreError         the database cannot be opened, read or written
 │   ├── Unusable           it cannot be used at all now, whatever is asked of it
-│   └── AuditError         its audit log cannot take an entry, so nothing that needs one can be done
+│   ├── AuditError         its audit log cannot take an entry, so nothing that needs one can be done
+│   └── NotFound           nothing in it has that name
 └── TokenError         an OAuth token could not be had
     ├── TokenRejected      the provider says the login is over: only its owner can mend it
     └── TokenUnavailable   anything else: try again later
@@ -40,6 +41,10 @@ class Unusable(StoreError):
 
 class AuditError(StoreError):
     """The audit log cannot be continued, or does not hold together."""
+
+
+class NotFound(StoreError):
+    """There is nothing of that name."""
 
 
 class TokenError(CCFlareError):

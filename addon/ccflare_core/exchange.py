@@ -19,6 +19,7 @@ from ccflare_core.accounts import Header
 from ccflare_core.agents import Agents
 from ccflare_core.answers import Answer
 from ccflare_core.capture import Capture
+from ccflare_core.client_keys import ClientKey
 from ccflare_core.facts import Facts
 from ccflare_core.failover import Deliver, Failover, NextAccount, RetryBudget, RetrySame
 from ccflare_core.limits import Kind, Verdict
@@ -75,6 +76,10 @@ class Exchanges:
         self.recorder.started(exchange)
         self.open[exchange.id] = exchange
         return exchange
+
+    def open_by(self, key: ClientKey) -> int:
+        """How many exchanges this client key has open."""
+        return sum(exchange.opening.client_key == key.id for exchange in self.open.values())
 
     def finish_all(self, outcome: Outcome) -> int:
         """End whatever is still open, as when the process stops. Returns how many that were."""
@@ -149,9 +154,9 @@ class Exchange:
         """Allow the wire to send this request as it came, with the client's own credential."""
         self.ticket = Ticket.PASS
 
-    def refuse(self, status: int, message: str) -> Answer:
-        """End here, with an answer of our own."""
-        answer = answers.error(status, message, request_id=self.id)
+    def refuse(self, status: int, message: str, retry_after: int | None = None) -> Answer:
+        """End here, with an answer of our own. `retry_after` is in seconds."""
+        answer = answers.error(status, message, request_id=self.id, retry_after=retry_after)
         self.answered(answer)
         return answer
 
@@ -208,8 +213,11 @@ class Exchange:
             return Deliver()
         return self._after(limits.classify(status, headers, event, self._shared.wall()), holding=True)
 
+    def _acquire(self) -> Lease | Exhausted:
+        return self._shared.pool.acquire(self.facts, exclude=frozenset(self._tried), key=self.opening.key)
+
     def _take_account(self) -> Step:
-        result = self._shared.pool.acquire(self.facts, exclude=frozenset(self._tried))
+        result = self._acquire()
         if isinstance(result, Exhausted):
             return self._without_account(result)
         return self._send(result)
@@ -226,7 +234,8 @@ class Exchange:
 
     def _without_account(self, result: Exhausted) -> Step:
         settings = self._shared.settings
-        if settings.passthrough == "always" or (settings.passthrough == "auto" and not result.configured):
+        wanted = settings.passthrough == "always" or (settings.passthrough == "auto" and not result.configured)
+        if wanted and (self.opening.has_credential or self.opening.key is None):
             self.ticket = Ticket.PASS
             self.choice_reason = "no account: the client's own credential"
             return Send(None)
@@ -281,7 +290,7 @@ class Exchange:
     def _move(self, lease: Lease, why: str, *, or_deliver: bool, holding: bool) -> Step:
         """To another account, if one is free; else what is in hand, or the pool's own answer."""
         self._tried.add(lease.account.id)
-        result = self._shared.pool.acquire(self.facts, exclude=frozenset(self._tried))
+        result = self._acquire()
         if isinstance(result, Lease):
             self._shared.pool.release(lease)
             return self._send(result)

@@ -78,6 +78,30 @@ def read_facts(
     )
 
 
+def models_asked(body: bytes, *, content_encoding: str = "") -> list[str] | None:
+    """Every model that a request names, those of a batch's requests too; None if they cannot be told for certain.
+
+    For a limit that a client would like to get around: a body that two parsers could read differently tells nothing.
+    """
+    content = _decoded(body, content_encoding)
+    if not content.whole or len(content.data) > PARSE_LIMIT:
+        return None
+    try:
+        parsed = json.loads(content.data, object_pairs_hook=_unambiguous)
+        asked = [parsed, *(each["params"] for each in parsed.get("requests", ()))]
+        models = [each["model"] for each in asked if "model" in each]
+    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+        return None
+    return models if models and all(_clean(model) for model in models) else None
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice in an object")
+    return found
+
+
 def _glance(body: _Body, session: str | None, client: str) -> Facts | None:
     """The same facts without parsing, where the order of keys allows it; else None.
 

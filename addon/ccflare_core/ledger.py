@@ -41,6 +41,8 @@ _STARTED = (
     RequestRow.door,
     RequestRow.run_id,
     RequestRow.model,
+    RequestRow.client_id,
+    RequestRow.client_name,
 )
 _TWICE = ("id", "model", "session_id")
 """What both records of an exchange have: the later one counts if it knows."""

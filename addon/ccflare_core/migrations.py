@@ -185,6 +185,22 @@ MIGRATIONS: tuple[Migration, ...] = (
             "ALTER TABLE payloads ADD COLUMN withheld BOOLEAN NOT NULL DEFAULT FALSE",
         ),
     ),
+    Migration(
+        "0009_client_keys",
+        (
+            """CREATE TABLE client_keys (
+                id TEXT NOT NULL PRIMARY KEY, name TEXT NOT NULL UNIQUE, role TEXT NOT NULL,
+                digest {blob}, old_digest {blob}, old_until BIGINT,
+                created_at BIGINT NOT NULL, expires_at BIGINT, revoked_at BIGINT,
+                requests_per_minute INTEGER, tokens_per_day BIGINT,
+                micro_dollars_per_day BIGINT, micro_dollars_per_month BIGINT,
+                models TEXT NOT NULL, accounts TEXT NOT NULL, not_accounts TEXT NOT NULL,
+                concurrency INTEGER, low_priority BOOLEAN NOT NULL, record TEXT)""",
+            "ALTER TABLE requests ADD COLUMN client_id TEXT",
+            "ALTER TABLE requests ADD COLUMN client_name TEXT",
+            "CREATE INDEX requests_client ON requests (client_id, timestamp) WHERE client_id IS NOT NULL",
+        ),
+    ),
 )
 
 _BOOK = "CREATE TABLE IF NOT EXISTS migrations (name TEXT NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)"

@@ -87,6 +87,36 @@ class DataKeyRow(Model):
         table_name = "data_keys"
 
 
+class ClientKeyRow(Model):
+    """What lets a client use this proxy; see clients.py. `digest` is NULL once the key is revoked.
+
+    `old_digest` is that of the secret before the last rotation, valid until `old_until`. Lists are JSON.
+    """
+
+    id = TextField(primary_key=True)
+    name = TextField(unique=True)
+    role = TextField()
+    digest = BlobField(null=True)
+    old_digest = BlobField(null=True)
+    old_until = BigIntegerField(null=True)
+    created_at = BigIntegerField()
+    expires_at = BigIntegerField(null=True)
+    revoked_at = BigIntegerField(null=True)
+    requests_per_minute = IntegerField(null=True)
+    tokens_per_day = BigIntegerField(null=True)
+    micro_dollars_per_day = BigIntegerField(null=True)
+    micro_dollars_per_month = BigIntegerField(null=True)
+    models = TextField()
+    accounts = TextField()
+    not_accounts = TextField()
+    concurrency = IntegerField(null=True)
+    low_priority = BooleanField()
+    record = TextField(null=True)
+
+    class Meta:
+        table_name = "client_keys"
+
+
 class CooldownRow(Model):
     """Until when an account, or one model family of it (`family`; "" is all), is left alone, and why."""
 
@@ -166,6 +196,9 @@ class RequestRow(Model):
     agent = TextField(null=True)
     request_class = TextField(null=True)
     original_model = TextField(null=True)
+    client_id = TextField(null=True)
+    """Which client key asked; NULL: none did."""
+    client_name = TextField(null=True)
 
     class Meta:
         table_name = "requests"
@@ -333,6 +366,7 @@ TABLES: tuple[type[Model], ...] = (
     RefreshLeaseRow,
     OAuthSessionRow,
     DataKeyRow,
+    ClientKeyRow,
     CooldownRow,
     RunRow,
     RequestRow,

@@ -45,7 +45,9 @@ def comment(exchange: Exchange) -> str:
 
 
 def _parts(exchange: Exchange) -> list[str]:
-    parts = [_account(exchange)]
+    key = exchange.opening.key
+    parts = [f"for {key.name}"] if key else []
+    parts.append(_account(exchange))
     reading = exchange.reading
     if model := (reading.model if reading else None) or exchange.facts.model:
         parts.append(model.removeprefix("claude-"))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ccflare_core.accounts import Account
+from ccflare_core.client_keys import ClientKey
 from ccflare_core.cooldowns import Cooldown, Moment, Obstacle
 from ccflare_core.facts import Facts
 from ccflare_core.limits import Verdict
@@ -153,19 +154,23 @@ class AccountPool:
             if seat := self._seats.get(account_id):
                 seat.learn(known, at)
 
-    def acquire(self, facts: Facts, *, exclude: frozenset[str] = frozenset()) -> Lease | Exhausted:
-        """A lease for this request, or why there is none. `exclude`: ids of accounts tried already."""
+    def acquire(
+        self, facts: Facts, *, exclude: frozenset[str] = frozenset(), key: ClientKey | None = None
+    ) -> Lease | Exhausted:
+        """A lease for this request, or why there is none.
+
+        `exclude`: ids of accounts tried already. `key` is the client's: some accounts may not be for it.
+        """
         at = self._now()
         family = facts.family or _NO_MODEL
-        obstacles = [seat.obstacle(family, at, exclude) for seat in self._seats.values()]
-        candidates = [
-            seat.candidate(obstacle, at.mono) for seat, obstacle in zip(self._seats.values(), obstacles, strict=True)
-        ]
+        seats = self._seats.values()
+        obstacles = [_reserved(seat, key, at) or seat.obstacle(family, at, exclude) for seat in seats]
+        candidates = [seat.candidate(obstacle, at.mono) for seat, obstacle in zip(seats, obstacles, strict=True)]
         session = self._session_of(facts)
         pinned = self._pins.get(session, at.mono)
         choice = choose(candidates, strategy=self._strategy, pinned=pinned, turn=self._turn)
         if choice.account_id is None:
-            return self._exhausted(family, at, exclude)
+            return self._exhausted(family, at, exclude, key)
         if choice.account_id != pinned:
             self._turn = 1 + [candidate.id for candidate in candidates].index(choice.account_id)
         self._pins.put(session, self._holder(pinned, choice.account_id, at.wall), at.mono)
@@ -231,14 +236,28 @@ class AccountPool:
         seat.lend(self._leases, family, at)
         return Lease(seat.account, choice, facts, at.mono, seat, self._leases)
 
-    def _exhausted(self, family: str, at: Moment, exclude: frozenset[str]) -> Exhausted:
-        found = [(seat.account.name, seat.obstacle(family, at, exclude)) for seat in self._seats.values()]
+    def _exhausted(self, family: str, at: Moment, exclude: frozenset[str], key: ClientKey | None) -> Exhausted:
+        seats = [seat for seat in self._seats.values() if _is_for(seat, key)]  # of others its client learns nothing
+        found = [(s.account.name, s.obstacle(family, at, exclude) or _reserved(s, key, at)) for s in seats]
         waits = [why.seconds for _, why in found if why is not None and why.seconds is not None]
         return Exhausted(
             reasons=tuple((name, why.reason, why.recovery(at.wall)) for name, why in found if why),
             wait=max(min(waits), _SHORTEST_WAIT) if waits else None,
             configured=bool(self._seats),
         )
+
+
+def _is_for(seat: Seat, key: ClientKey | None) -> bool:
+    return key is None or key.may_use_account(seat.account.name)
+
+
+def _reserved(seat: Seat, key: ClientKey | None, at: Moment) -> Obstacle | None:
+    """Why this account is not for this client; None if it is."""
+    if key is None:
+        return None
+    if not _is_for(seat, key):
+        return Obstacle("not for this client key", None)
+    return seat.scarcity(at) if key.low_priority else None
 
 
 class _Pins:

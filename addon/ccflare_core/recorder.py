@@ -68,6 +68,8 @@ class Recorder:
                 door=opening.door,
                 run_id=self._run_id,
                 model=None,
+                client_id=opening.client_key,
+                client_name=opening.key.name if opening.key else None,
             )
         )
 

@@ -25,6 +25,8 @@ class ExchangeStarted(NamedTuple):
     door: str
     run_id: str
     model: str | None
+    client_id: str | None = None
+    client_name: str | None = None
 
 
 class ExchangeFinished(NamedTuple):

@@ -27,12 +27,18 @@ COUNT_TOKENS = "/v1/messages/count_tokens"
 _INFERENCE = re.compile(
     r"/v1/(?:messages(?:/count_tokens|/batches(?:/.*)?)?|models(?:/.*)?|files(?:/.*)?|complete|skills(?:/.*)?)"
 )
+_RUNS_MODEL = re.compile(r"/v1/(?:messages(?:/count_tokens|/batches)?|complete)")
 _PRECONNECT = frozenset({"/", "/api/hello"})
 # Dot segments (also percent-encoded, or with a parameter behind), encoded slashes and backslashes, NULs: a path that
 # is one resource to our match and another one to the upstream must not carry a credential.
 _MALFORMED = re.compile(
     r"(?:^|/)(?:\.|%2e){1,2}(?:[/;]|$)|%2f|%5c|%00|\\|[\x00-\x20\x7f]|//|^(?!/)|%(?![0-9a-f]{2})", re.IGNORECASE
 )
+
+
+def runs_model(method: str, path: str) -> bool:
+    """Whether a request for this path (without a query) names the models that it wants to run or count for."""
+    return method == "POST" and _RUNS_MODEL.fullmatch(path) is not None
 
 
 def classify(method: str, target: str) -> Route:

@@ -14,7 +14,7 @@ from peewee import SQL, Database, Model, fn
 from ccflare_core import transcript
 from ccflare_core.database import as_store_errors
 from ccflare_core.errors import VaultError
-from ccflare_core.models import AccountRow, AuditKeyRow, BlockRow, OAuthSessionRow, PayloadRow
+from ccflare_core.models import AccountRow, AuditKeyRow, BlockRow, ClientKeyRow, OAuthSessionRow, PayloadRow
 from ccflare_core.vault import HEAD, Vault, head_of, place
 
 CLEAR = "clear"
@@ -99,13 +99,15 @@ _SECRETS = (
     *_simple(AuditKeyRow, "sealed"),
 )
 COLUMNS: tuple[Column, ...] = (*_SECRETS, _BLOCK, _BODY)
+DIGESTS: tuple[Column, ...] = (*_simple(ClientKeyRow, "digest", "old_digest"),)
+"""They need their key as sealed values do, but nobody can make one anew who does not know what it was made of."""
 
 
 def count_values(database: Database) -> Counter[str]:
     """How many values each key has sealed, by key id; CLEAR counts those that are not sealed."""
     found: Counter[str] = Counter()
     with as_store_errors():
-        for column in COLUMNS:
+        for column in (*COLUMNS, *DIGESTS):
             head = column.head()
             query = column.model.select(head, fn.COUNT(SQL("*"))).where(head.is_null(False)).group_by(head)
             for first, number in _rows(query, database):
@@ -113,12 +115,12 @@ def count_values(database: Database) -> Counter[str]:
     return found
 
 
-def count_of(database: Database, key_id: str) -> int:
-    """How many values this key has sealed."""
+def count_of(database: Database, key_id: str, columns: Iterable[Column] = COLUMNS) -> int:
+    """How many values in these columns this key has sealed."""
     with as_store_errors():
         return sum(
             column.model.select(fn.COUNT(SQL("*"))).where(column.head() == head_of(key_id)).bind(database).scalar()
-            for column in COLUMNS
+            for column in columns
         )
 
 

@@ -19,6 +19,9 @@ _ABOUT_A_WINDOW = frozenset({limits.Kind.WINDOW_SPENT, limits.Kind.MODEL_BUCKET_
 _JITTER = 60.0
 """Seconds by which two readings of one reset may differ; a real one moves by hours."""
 
+SCARCE = 0.8
+"""The share of a window from which on an account is not for clients of low priority."""
+
 _WINDOW_SECONDS = {"5h": 5 * 3600.0, "7d": 7 * 86400.0}
 
 
@@ -86,6 +89,11 @@ class Seat:
             if found:
                 return max(found, key=lambda why: why.seconds or 0.0)
         return Obstacle("already tried", None) if self.account.id in exclude else None
+
+    def scarcity(self, at: Moment) -> Obstacle | None:
+        """Why it is kept for clients that are not of low priority; None if there is enough for all."""
+        left = self._gauge.seconds_above(SCARCE, at.mono)
+        return None if left is None else Obstacle(f"kept for others above {SCARCE:.0%}", left)
 
     def candidate(self, obstacle: Obstacle | None, now: float) -> Candidate:
         """The account as the choice sees it, with this obstacle."""
@@ -227,6 +235,11 @@ class _Gauge:
             return False
         self._told[window.name] = window
         return True
+
+    def seconds_above(self, fraction: float, now: float) -> float | None:
+        """How long it takes until no window is as full as that; None if none is."""
+        ends = [end for used, end in self._used.values() if used >= fraction and now < end]
+        return max(ends) - now if ends else None
 
     def used(self, window: str, now: float) -> float:
         """The utilization as a fraction; 0 if it is unknown or the window has been reset since."""

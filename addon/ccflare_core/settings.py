@@ -96,6 +96,8 @@ class Settings:
     inspector_flows: int
     forward_other_hosts: bool
     allow_remote: bool
+    insecure_remote: bool
+    open_loopback: bool
     client_tls: str
     client_ca: Path | None
     upstream_pins: Pins

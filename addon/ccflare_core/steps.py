@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from ccflare_core.accounts import Credential
 from ccflare_core.answers import Answer
+from ccflare_core.client_keys import ClientKey
 from ccflare_core.failover import Deliver
 from ccflare_core.limits import Verdict
 
@@ -57,8 +58,20 @@ class Opening:
     """The peer's address."""
     door: str
     user_agent: str = ""
-    record: str | None = None
-    """The mode beyond which the client's key lets nothing be recorded; None: as everybody's."""
+    key: ClientKey | None = None
+    """The client key that asks; None: somebody of this machine without one."""
+    has_credential: bool = True
+    """Whether the client sent a credential of its own, with which its request could pass."""
+
+    @property
+    def client_key(self) -> str | None:
+        """The id of the client key."""
+        return self.key.id if self.key else None
+
+    @property
+    def record(self) -> str | None:
+        """The mode beyond which the client's key lets nothing be recorded; None: as everybody's."""
+        return self.key.record if self.key else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,13 +19,14 @@ from ccflare_core.accounts import Account, Kind
 from ccflare_core.audit import Audit
 from ccflare_core.audit_file import AuditFile
 from ccflare_core.bodies import Body, Transcripts
+from ccflare_core.clients import Clients
 from ccflare_core.configurations import Configurations
 from ccflare_core.cooldowns import Cooldown
 from ccflare_core.data_keys import DataKey, DataKeys, list_keys
 from ccflare_core.database import CommitUnknown, Engine, as_store_errors
-from ccflare_core.engines import open_engine
+from ccflare_core.engines import is_made, open_engine
 from ccflare_core.entries import By, Entry, Outcome, Secret
-from ccflare_core.errors import AuditError, StoreError, Unusable, VaultError
+from ccflare_core.errors import AuditError, NotFound, StoreError, Unusable, VaultError
 from ccflare_core.key_sources import KeySource
 from ccflare_core.ledger import Ledger, clear_cooldown, set_cooldown, to_ms
 from ccflare_core.location import Location
@@ -91,6 +92,7 @@ class Store:
         )
         self.sessions = Sessions(database, self.vault, transaction=self._transaction, wall=wall)
         self.transcripts = Transcripts(database, self.vault, self._transaction)
+        self.clients = Clients(database, self.vault, transaction=self._transaction, wall=wall, record=self._record)
         self.run_id: str | None = None
         """The run that was started through this store and has not ended."""
 
@@ -170,7 +172,7 @@ class Store:
         with as_store_errors():
             for row in query.bind(self._database):
                 return self._account(row, secrets=secrets)
-        raise StoreError(f"there is no account called {name}: `scripts/accounts.py list` shows all")
+        raise NotFound(f"there is no account called {name}: `scripts/accounts.py list` shows all")
 
     def add_account(self, account: Account, **detail: object) -> None:
         """Insert it; `detail` goes into the audit log. Raises StoreError if its name (or id) is taken."""
@@ -463,3 +465,14 @@ def _seconds(ms: int | None) -> float | None:
 
 def _cooldown(row: CooldownRow) -> Cooldown:
     return Cooldown(row.account_id, row.family, row.until / 1000, row.reason, row.source, row.streak)
+
+
+def has_client_keys(location: Location) -> bool:
+    """Whether the database has client keys; False also if there is none, or it cannot be read."""
+    try:
+        if not is_made(location):
+            return False
+        with contextlib.closing(Store.open(location, None, read_only=True)) as store:
+            return bool(store.clients.all())
+    except StoreError:
+        return False

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from ccflare_core.accounts import Account
 from ccflare_core.errors import CCFlareError
+from ccflare_core.guard import KeyRing
 from ccflare_core.store import Store
 
 LOOK_SECONDS = 0.25
@@ -47,12 +48,15 @@ class Watch:
         on_change: Callable[[list[Account]], None],
         voice: Voice,
         clock: Callable[[], float],
+        on_client_keys: Callable[[KeyRing], None] | None = None,
     ) -> None:
         self._store = store
         self._on_change = on_change
+        self._on_client_keys = on_client_keys
         self._voice = voice
         self._clock = clock
         self._accounts: list[Account] | None = None
+        self._ring: KeyRing | None = None
         self._looked_at = self._beat_at = float("-inf")
         self.is_stale = True
         """Whether the accounts may differ from those that were last told."""
@@ -63,7 +67,13 @@ class Watch:
         if accounts != self._accounts:
             self._on_change(list(accounts))
             self._accounts = accounts
+        self._tell_client_keys()
         self.is_stale = False
+
+    def _tell_client_keys(self) -> None:
+        if self._on_client_keys is not None and (ring := self._store.clients.ring()) != self._ring:
+            self._on_client_keys(ring)
+            self._ring = ring
 
     def look(self) -> None:
         """Do what is due. What the database refuses becomes a warning."""

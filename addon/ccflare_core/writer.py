@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from ccflare_core.accounts import Account
 from ccflare_core.backlog import Backlog, Marker
 from ccflare_core.errors import StoreError
+from ccflare_core.guard import KeyRing
 from ccflare_core.records import Record, storable
 from ccflare_core.store import Store
 from ccflare_core.watch import LOOK_SECONDS, Voice, Watch
@@ -26,7 +27,8 @@ _RETRY_SECONDS = (0.1, 5.0)
 class Writer:
     """Takes records from any thread, and owns the store they go to.
 
-    `on_change` gets the accounts when the writer starts and whenever they have changed, by whichever process;
+    `on_change` gets the accounts when the writer starts and whenever they have changed, by whichever process, and
+    `on_client_keys` the client keys;
     `on_trouble` gets sentences for the log. Both are called in the writer's thread.
     """
 
@@ -36,12 +38,14 @@ class Writer:
         *,
         on_change: Callable[[list[Account]], None],
         on_trouble: Callable[[str], None],
+        on_client_keys: Callable[[KeyRing], None] | None = None,
         max_rows: int = 20_000,
         max_payload_bytes: int = 64 * 1024 * 1024,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._open_store = open_store
         self._on_change = on_change
+        self._on_client_keys = on_client_keys
         self._voice = Voice(on_trouble, clock)
         self._clock = clock
         self._backlog = Backlog(max_rows, max_payload_bytes)
@@ -149,7 +153,7 @@ class Writer:
             try:
                 store = self._open_store()
                 stack.callback(store.close)
-                watch = Watch(store, self._on_change, self._voice, self._clock)
+                watch = Watch(store, self._on_change, self._voice, self._clock, self._on_client_keys)
                 watch.tell_accounts()
             except BaseException as error:
                 self._is_over = True

@@ -1,17 +1,54 @@
-"""The /ccflare/ pages that the proxy answers itself."""
+"""The /ccflare/ pages that the proxy answers itself: which there are, and who may see or do what."""
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import unquote
 
 from mitmproxy import http
 
 from ccflare_core.accounts import Account
 from ccflare_core.answers import Answer, error, json_answer
+from ccflare_core.client_keys import Permission
+from ccflare_core.errors import CCFlareError, NotFound
 from ccflare_core.exchange import Exchanges
+from ccflare_core.guard import Denied, Principal
 from ccflare_core.pool import AccountStatus
 from ccflare_core.validity import login_end, login_warning
+
+
+class Visit(NamedTuple):
+    """A request for one of our pages, by somebody who may make it."""
+
+    flow: http.HTTPFlow
+    who: Principal | Denied
+    """Denied only where a page is for everybody."""
+    address: str
+    name: str = ""
+    """What stands in the path in the place of `{name}`."""
+
+    @property
+    def actor(self) -> str:
+        """Who asks, for the audit log."""
+        return actor(self.who)
+
+    def may(self, permission: Permission) -> bool:
+        """Whether the visitor has this permission too."""
+        return isinstance(self.who, Principal) and self.who.may(permission)
+
+
+def actor(who: Principal | Denied) -> str:
+    """Somebody's name in the audit log; "" without a key."""
+    return f"client:{who.key.name}" if who.key else ""
+
+
+class Deeds(Protocol):
+    """What the pages can have done. Each raises CCFlareError if it cannot be, and audits it if it is."""
+
+    async def pause_account(self, visit: Visit, paused: bool) -> None: ...
+    async def revoke_client(self, visit: Visit) -> None: ...
 
 
 class Admin:
@@ -21,22 +58,41 @@ class Admin:
         self,
         exchanges: Exchanges,
         token_state: Callable[[Account], str],
+        deeds: Deeds,
         wall: Callable[[], float] = time.time,  # noqa: TID251
     ) -> None:
         self._exchanges = exchanges
         self._token_state = token_state
+        self._deeds = deeds
         self._wall = wall
 
-    def answer(self, flow: http.HTTPFlow) -> Answer:
-        """The answer to a request for one of our pages."""
-        request = flow.request
-        path = request.path.partition("?")[0]
-        if path not in ("/ccflare/health", "/ccflare/ready"):
-            return error(404, "There is no such page; /ccflare/health is one.", request_id="req_none")
-        if request.method not in ("GET", "HEAD"):
-            return error(405, "This page can only be read.", request_id="req_none")
+    def show_health(self, visit: Visit) -> Answer:
+        """That the proxy is alive; to who may see it, also how the accounts are."""
+        return json_answer(200, self.health() if visit.may(Permission.DASHBOARD_VIEW) else {"status": "ok"})
+
+    def show_ready(self, visit: Visit) -> Answer:
+        """Whether a request could be routed now."""
         health = self.health()
-        return json_answer(503 if path == "/ccflare/ready" and not health["ready"] else 200, health)
+        return json_answer(200 if health["ready"] else 503, health)
+
+    def show_accounts(self, visit: Visit) -> Answer:
+        """Each account as it stands."""
+        return json_answer(200, {"accounts": self.health()["accounts"]})
+
+    async def pause_account(self, visit: Visit) -> Answer:
+        """Take an account out of the pool."""
+        await self._deeds.pause_account(visit, True)
+        return json_answer(200, {"name": visit.name, "paused": True})
+
+    async def resume_account(self, visit: Visit) -> Answer:
+        """Put it back."""
+        await self._deeds.pause_account(visit, False)
+        return json_answer(200, {"name": visit.name, "paused": False})
+
+    async def revoke_client(self, visit: Visit) -> Answer:
+        """End a client key for good."""
+        await self._deeds.revoke_client(visit)
+        return json_answer(200, {"name": visit.name, "revoked": True})
 
     def health(self) -> dict[str, Any]:
         """Alive (this answer), and whether a request could be routed now, with each account's reason."""
@@ -58,6 +114,49 @@ class Admin:
             "login_expires_at": iso(login_end(account)),
             "warning": login_warning(account, self._wall()),
         }
+
+
+type Handler = Callable[[Admin, Visit], Answer | Awaitable[Answer]]
+
+
+class Page(NamedTuple):
+    """One page: what it takes to get its answer. `permission` None is for everybody, also without a key."""
+
+    path: str
+    methods: tuple[str, ...]
+    permission: Permission | None
+    handler: Handler
+
+    def match(self, path: str) -> re.Match[str] | None:
+        """Whether a path means this page; `{name}` in ours stands for one segment of it."""
+        pattern = re.escape(self.path).replace(re.escape("{name}"), "(?P<name>[^/]+)")
+        return re.fullmatch(pattern, path)
+
+
+READ, DO = ("GET", "HEAD"), ("POST",)
+PAGES: tuple[Page, ...] = (
+    Page("/ccflare/health", READ, None, Admin.show_health),
+    Page("/ccflare/ready", READ, Permission.DASHBOARD_VIEW, Admin.show_ready),
+    Page("/ccflare/accounts", READ, Permission.DASHBOARD_VIEW, Admin.show_accounts),
+    Page("/ccflare/accounts/{name}/pause", DO, Permission.ACCOUNTS_MANAGE, Admin.pause_account),
+    Page("/ccflare/accounts/{name}/resume", DO, Permission.ACCOUNTS_MANAGE, Admin.resume_account),
+    Page("/ccflare/clients/{name}/revoke", DO, Permission.ACCOUNTS_MANAGE, Admin.revoke_client),
+)
+NO_PAGE = error(404, "There is no such page; /ccflare/health is one.", request_id="req_none")
+NO_METHOD = error(405, "This page does not take this method.", request_id="req_none")
+
+
+def find_page(path: str) -> tuple[Page, str] | None:
+    """The page that a path (without a query) means, and the name in it; None if there is none."""
+    for page in PAGES:
+        if match := page.match(path):
+            return page, unquote(match.groupdict().get("name", ""))
+    return None
+
+
+def refusal(problem: CCFlareError) -> Answer:
+    """What to say if a deed could not be done."""
+    return error(404 if isinstance(problem, NotFound) else 503, str(problem), request_id="req_none")
 
 
 def describe(status: AccountStatus) -> dict[str, Any]:

@@ -1,12 +1,18 @@
-"""The gate: what each request is, by which door it came, and whether it may go on. First in a request's way."""
+"""The gate: what each request is, by which door it came, and whether it may go on. First in a request's way.
 
+Who calls is asked here and nowhere else, of every request and every CONNECT, and everything needs a permission: an
+inference or any other path that goes upstream `api.request`, one of our own pages what its line in `admin.PAGES` says.
+"""
+
+import asyncio
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from mitmproxy import http
+from mitmproxy.connection import Client
 from mitmproxy.net.http import url
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.mode_specs import ReverseMode
@@ -14,32 +20,39 @@ from mitmproxy.proxy.mode_specs import ReverseMode
 from ccflare_core.agents import with_model
 from ccflare_core.answers import Answer
 from ccflare_core.auditor import Auditor
+from ccflare_core.client_keys import ClientKey, Permission
+from ccflare_core.errors import CCFlareError
 from ccflare_core.exchange import Exchange, Exchanges
-from ccflare_core.facts import Facts, read_facts
+from ccflare_core.facts import Facts, models_asked, read_facts
+from ccflare_core.guard import TUNNEL_OVER, Denied, Guard, Principal, Why, forbidden, has_credential, take_keys
 from ccflare_core.heads import Line, refuse_request
 from ccflare_core.options import Origin
 from ccflare_core.provenance import read_provenance
-from ccflare_core.routes import Route, classify
+from ccflare_core.routes import Route, classify, runs_model
 from ccflare_core.steps import Opening, Outcome
+from ccflare_mitm.admin import NO_METHOD, NO_PAGE, Admin, Visit, actor, find_page, refusal
 from ccflare_mitm.messages import make_response
 
 FORBIDDEN = 403
+
+MANY = 2**31
+"""A number of open requests that no limit is above."""
+
+_FORWARDING = ("forwarded", "x-forwarded-for", "via")
+
 _LOOPBACK_NAME = re.compile(r"(?:.+\.)?localhost\.?", re.IGNORECASE)
 
 
 class Gate:
     """Sends each request on its way: with an account, as it came, answered here, or refused."""
 
-    def __init__(
-        self,
-        exchanges: Exchanges,
-        answer_control: Callable[[http.HTTPFlow], Answer],
-        *,
-        auditor: Auditor | None = None,
-    ) -> None:
+    def __init__(self, exchanges: Exchanges, guard: Guard, admin: Admin, *, auditor: Auditor | None = None) -> None:
         self._exchanges = exchanges
-        self._answer_control = answer_control
+        self._guard = guard
+        self._admin = admin
         self._auditor = auditor
+        self._tunnels: WeakKeyDictionary[Client, Principal] = WeakKeyDictionary()
+        self._working: set[asyncio.Task[None]] = set()
         self._of_flow: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
         self._claims: WeakKeyDictionary[http.Request, str] = WeakKeyDictionary()
 
@@ -52,9 +65,10 @@ class Gate:
         self._claims[request] = request.host_header or ""
 
     def enter(self, flow: http.HTTPFlow) -> None:
-        """The head is here: find out what it wants, and aim it at the upstream or answer it."""
+        """The head is here: find out who asks for what, and aim it at the upstream or answer it."""
         request = flow.request
         door = door_of(flow)
+        who = self._identify(flow)
         origin = self._exchanges.settings.upstream
         for_upstream = self._is_for_us(flow, origin)
         route = classify(request.method, request.path)
@@ -62,9 +76,12 @@ class Gate:
             flow.response = http.Response.make(200, b"", {"content-type": "text/plain"})
             return
         if for_upstream and route is Route.CONTROL:
-            flow.response = make_response(self._answer_control(flow))
+            self._serve_page(flow, who)
             return
-        exchange = self._open(flow, door)
+        if (refusal := self._refusal(flow, who, Permission.API_REQUEST)) is not None:
+            flow.response = make_response(refusal)
+            return
+        exchange = self._open(flow, door, who.key)
         try:
             self._decide(flow, exchange, route, for_upstream)
         except BaseException:
@@ -88,8 +105,99 @@ class Gate:
             self._refuse(flow, exchange, 503, halted)
         elif for_upstream and route is Route.INFERENCE and is_cross_site(flow.request):
             self._refuse(flow, exchange, 403, "A web page of another site may not use the accounts.")
+        elif (key := exchange.opening.key) and self._exchanges.open_by(key) > (key.concurrency or MANY):
+            self._refuse(flow, exchange, 429, "This client key has too many requests open.", retry_after=1)
         elif for_upstream:
             aim(flow.request, settings.upstream)
+
+    # Who asks
+
+    def connect(self, flow: http.HTTPFlow) -> None:
+        """A CONNECT is here: whoever opens a tunnel has to say who he is; what is asked inside it counts as his."""
+        who = self._identify(flow)
+        if isinstance(who, Denied):
+            self._audit(flow, who, who.why)
+            refusal: Answer | None = self._guard.refuse(who, address_of(flow), is_tunnel=True)
+        else:
+            origin, request = self._exchanges.settings.upstream, flow.request
+            is_foreign = (request.host.lower(), request.port) != (origin.host, origin.port)
+            refusal = self._refusal(flow, who, Permission.API_REQUEST) if is_foreign else None
+        if refusal is not None:
+            flow.response = make_response(refusal)
+        elif isinstance(who, Principal):
+            self._tunnels[flow.client_conn] = who
+
+    def has_entered(self, client: Client) -> bool:
+        """Whether this connection is a tunnel that `connect` has let in."""
+        return client in self._tunnels
+
+    def _identify(self, flow: http.HTTPFlow) -> Principal | Denied:
+        """Who asks, by the key that is presented, or else by the one that the tunnel was opened with.
+
+        From here on no key is in the flow.
+        """
+        presented, fields = take_keys(flow.request.headers.fields)
+        flow.request.headers.fields = fields
+        tunnel = self._tunnels.get(flow.client_conn)
+        if not presented and tunnel is not None and tunnel.key is not None:
+            return self._guard.recall(tunnel.key.id) or Denied(Why.EXPIRED, tunnel.key)
+        return self._guard.identify(presented, is_local=is_local(flow))
+
+    def _refusal(self, flow: http.HTTPFlow, who: Principal | Denied, needed: Permission) -> Answer | None:
+        """What to say to somebody who may not do this; None if he may."""
+        if isinstance(who, Principal):
+            if who.may(needed):
+                return None
+            self._audit(flow, who, f"no permission {needed}")
+            return forbidden(needed)
+        self._audit(flow, who, who.why)
+        if flow.client_conn in self._tunnels and flow.request.method != "CONNECT":
+            # Never a 401 in here: the client may have a login of its own, and take it for refused.
+            return TUNNEL_OVER
+        return self._guard.refuse(who, address_of(flow))
+
+    def _audit(self, flow: http.HTTPFlow, who: Principal | Denied, reason: str) -> None:
+        """Note a refusal. Those of one burst become one entry."""
+        if self._auditor is not None:
+            target = flow.request.path.partition("?")[0] or f"{flow.request.host}:{flow.request.port}"
+            self._auditor.denied(address_of(flow), reason, actor=actor(who), target=target)
+
+    # Our own pages
+
+    def _serve_page(self, flow: http.HTTPFlow, who: Principal | Denied) -> None:
+        request = flow.request
+        found = find_page(request.path.partition("?")[0])
+        page, name = found or (None, "")
+        needed = Permission.DASHBOARD_VIEW if page is None else page.permission
+        if needed is not None and (refusal := self._refusal(flow, who, needed)) is not None:
+            flow.response = make_response(refusal)
+        elif page is None or request.method not in page.methods:
+            flow.response = make_response(NO_METHOD if page else NO_PAGE)
+        else:
+            answer = page.handler(self._admin, Visit(flow, who, address_of(flow), name))
+            if isinstance(answer, Answer):
+                flow.response = make_response(answer)
+            else:
+                self._answer_later(flow, answer)
+
+    def _answer_later(self, flow: http.HTTPFlow, answer: Awaitable[Answer]) -> None:
+        """Hold the flow as one that a user intercepts, until its answer is there."""
+
+        async def work() -> None:
+            try:
+                try:
+                    flow.response = make_response(await answer)
+                except CCFlareError as problem:
+                    flow.response = make_response(refusal(problem))
+            finally:
+                flow.resume()  # without a response, if all failed: then the wire gives a 500
+
+        flow.intercept()
+        task = asyncio.get_running_loop().create_task(work())
+        self._working.add(task)
+        task.add_done_callback(self._working.discard)
+
+    # Its ticket
 
     def admit(self, flow: http.HTTPFlow) -> None:
         """The whole request is here: give it a ticket."""
@@ -106,7 +214,17 @@ class Gate:
             self._look_for_agent(request, exchange)
         body = request.raw_content or b""
         exchange.provenance = read_provenance(request.method, exchange.opening.path, request.headers.get, body)
+        if (key := exchange.opening.key) is not None and not self._may_run(key, exchange.opening, body, encoding):
+            self._refuse(flow, exchange, 403, "This client key may not use this model.")
+            return
         exchange.admit(self._facts(flow, body, encoding), body, encoding)
+
+    def _may_run(self, key: ClientKey, opening: Opening, body: bytes, encoding: str) -> bool:
+        """Whether the key may use every model that the body asks for, as it goes upstream."""
+        if not key.models or not runs_model(opening.method, opening.path):
+            return True
+        models = models_asked(body, content_encoding=encoding)
+        return bool(models) and all(key.may_use_model(model) for model in models or ())
 
     def _look_for_agent(self, request: http.Request, exchange: Exchange) -> None:
         """Note whose request it is. If its model is another one, that is all that changes in the body."""
@@ -131,7 +249,7 @@ class Gate:
             client=address_of(flow),
         )
 
-    def _open(self, flow: http.HTTPFlow, door: str) -> Exchange:
+    def _open(self, flow: http.HTTPFlow, door: str, key: ClientKey | None) -> Exchange:
         request = flow.request
         opening = Opening(
             method=request.method[:20],
@@ -139,11 +257,15 @@ class Gate:
             client=address_of(flow),
             door=door,
             user_agent=request.headers.get("user-agent", "")[:200],
+            key=key,
+            has_credential=has_credential(request.headers.fields),
         )
         return self._exchanges.begin(opening)
 
-    def _refuse(self, flow: http.HTTPFlow, exchange: Exchange, status: int, message: str) -> None:
-        flow.response = make_response(exchange.refuse(status, message))
+    def _refuse(
+        self, flow: http.HTTPFlow, exchange: Exchange, status: int, message: str, retry_after: int | None = None
+    ) -> None:
+        flow.response = make_response(exchange.refuse(status, message, retry_after))
         if status == FORBIDDEN and self._auditor is not None:
             self._auditor.denied(
                 address_of(flow), message, target=flow.request.path.partition("?")[0], request_id=exchange.id
@@ -222,6 +344,11 @@ def tells_of_leaving(message: str) -> bool:
 def address_of(flow: http.HTTPFlow) -> str:
     """The client's address, from the socket."""
     return str(flow.client_conn.peername[0]) if flow.client_conn.peername else ""
+
+
+def is_local(flow: http.HTTPFlow) -> bool:
+    """Whether a program of this machine asks for itself; a proxy on this machine asks for somebody else."""
+    return is_loopback(address_of(flow)) and not any(name in flow.request.headers for name in _FORWARDING)
 
 
 def aim(request: http.Request, origin: Origin) -> None:

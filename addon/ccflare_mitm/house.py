@@ -24,6 +24,7 @@ from ccflare_core.entries import By
 from ccflare_core.errors import StoreError
 from ccflare_core.exchange import Exchanges
 from ccflare_core.fetch import Fetcher
+from ccflare_core.guard import Guard, KeyRing
 from ccflare_core.key_sources import choose
 from ccflare_core.modes import Mode, record_mode
 from ccflare_core.options import Origin
@@ -48,6 +49,7 @@ from ccflare_mitm.gate import Gate
 from ccflare_mitm.hooks import HookRunner
 from ccflare_mitm.inspector import Inspector
 from ccflare_mitm.layer import is_outer_tls
+from ccflare_mitm.management import Management, renew_digest, report_denied
 from ccflare_mitm.reaper import Reaper
 from ccflare_mitm.services import Services
 from ccflare_mitm.tls import ClientAuthority, UpstreamKeys
@@ -86,6 +88,14 @@ class House:
             lambda: Store.open(settings.database, source, audit_file=settings.audit_path),
             on_change=self._accounts_changed,
             on_trouble=self._warn,
+            on_client_keys=self._client_keys_changed,
+        )
+        self.guard = Guard(
+            wall=time.time,  # noqa: TID251
+            clock=time.monotonic,
+            open_loopback=lambda: self.settings.open_loopback,
+            outdated=lambda key_id, secret: renew_digest(self._writer, key_id, secret),
+            report=report_denied,
         )
         pool = AccountPool(
             strategy=settings.strategy,
@@ -125,7 +135,9 @@ class House:
             room=self._room,
             agents=Agents.load(settings.agents_path),
         )
-        self.gate = Gate(self.exchanges, Admin(self.exchanges, self.keeper.state).answer, auditor=self.auditor)
+        management = Management(self._call, self._replace_accounts, self.guard.replace)
+        admin = Admin(self.exchanges, self.keeper.state, management)
+        self.gate = Gate(self.exchanges, self.guard, admin, auditor=self.auditor)
         self.reaper = Reaper(ctx.master.addons.get("proxyserver").connections, lambda: self.settings)
         self.veil = Veil()
         self.services = Services(
@@ -184,6 +196,7 @@ class House:
             store.start_run(self._run_id, host, os.getpid())
             pool.replace_accounts(store.accounts())
             pool.restore(store.cooldowns(), store.latest_windows())
+            self.guard.replace(store.clients.ring())
             return crashed
 
         crashed = self._writer.call(begin).result(timeout=FLUSH_SECONDS)
@@ -315,6 +328,10 @@ class House:
     def _accounts_changed(self, accounts: list[Account]) -> None:
         """Called by the writer's thread."""
         self._loop.call_soon_threadsafe(self._replace_accounts, accounts)
+
+    def _client_keys_changed(self, ring: KeyRing) -> None:
+        """Called by the writer's thread."""
+        self._loop.call_soon_threadsafe(self.guard.replace, ring)
 
     def _replace_accounts(self, accounts: list[Account]) -> None:
         self._clear(self.exchanges.pool.replace_accounts(self.keeper.overlay(accounts)))

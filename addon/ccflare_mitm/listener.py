@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from mitmproxy import ctx
 from mitmproxy.proxy import mode_specs
 
 from ccflare_core.errors import ConfigError
+from ccflare_core.settings import Settings
 from ccflare_mitm.gate import is_loopback
 
 logger = logging.getLogger("ccflare")
@@ -30,14 +32,27 @@ def postpone() -> None:
             task.cancel()
 
 
-def check_addresses(*, allow_remote: bool) -> None:
-    """Raise ConfigError if others than this machine could reach the proxy and nobody asked for that."""
-    for host in hosts():
-        if not allow_remote and not is_loopback(host):
+def check_addresses(settings: Settings, has_keys: Callable[[], bool]) -> None:
+    """Raise ConfigError if others than this machine could reach the proxy and nobody asked for that, or unsafely.
+
+    `has_keys` is asked only if it matters.
+    """
+    for host in remote_hosts():
+        where = f"listen_host: {host or 'every interface'} can be reached from other machines"
+        if not settings.allow_remote:
+            raise ConfigError(f"{where}; use 127.0.0.1, or set ccflare_allow_remote.")
+        if not settings.requires_client_tls and not settings.insecure_remote:
             raise ConfigError(
-                f"listen_host: {host or 'every interface'} can be reached from other machines; use 127.0.0.1, or set "
-                "ccflare_allow_remote if you have a firewall in front."
+                f"{where}, and client keys would travel in clear; set ccflare_client_tls to required, or "
+                "ccflare_insecure_remote if a reverse proxy in front of it speaks TLS."
             )
+        if not has_keys():
+            raise ConfigError(f"{where}, and there is no client key yet; make one: scripts/keys.py client add NAME.")
+
+
+def remote_hosts() -> list[str]:
+    """The addresses among `hosts()` that other machines can reach."""
+    return [host for host in hosts() if not is_loopback(host)]
 
 
 def hosts() -> list[str]:

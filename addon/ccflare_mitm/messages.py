@@ -8,6 +8,7 @@ from mitmproxy import http
 from ccflare_core.accounts import Credential, Header, inject
 from ccflare_core.answers import Answer
 from ccflare_core.decoding import Decoder
+from ccflare_core.guard import without_taken
 from ccflare_core.heads import toward_upstream
 
 COLLECTED_BYTES = 1024 * 1024
@@ -60,8 +61,7 @@ def with_credential(request: http.Request, fields: tuple[Header, ...], credentia
     """
     data = request.data
     fields = toward_upstream(fields, leased=credential is not None)
-    if credential is not None:
-        fields = inject(fields, credential)
+    fields = without_taken(fields) if credential is None else inject(fields, credential)
     if data.content and request.is_http2 and "content-length" not in data.headers:
         # HTTP/2 needs none, but an HTTP/1 upstream would take a body without one for the next request.
         fields = (*fields, (b"content-length", b"%d" % len(data.content)))

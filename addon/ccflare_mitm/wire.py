@@ -154,7 +154,8 @@ class FailoverStream(RelayStream):
         if not request:
             return False
         size = len(self.request_body_buf) or http1.expected_http_body_size(self.flow.request) or 0
-        limit = self._parent.services.body_limit
+        # Whoever has his answer already, a refusal, need not send more than a proxy would have in its buffers anyway.
+        limit = HOLD_BYTES if self.flow.response else self._parent.services.body_limit
         if size <= limit:
             return False
         if not self.request_body_buf:  # the hook has not seen this flow yet

@@ -106,8 +106,11 @@ def test_an_address_that_others_can_reach_is_refused(tmp_path: Path, port: int, 
 
 
 def test_an_address_that_others_can_reach_can_be_asked_for(tmp_path: Path, port: int) -> None:
-    found = addresses(tmp_path, "--listen-host", "0.0.0.0", "-p", str(port), "--set", "ccflare_allow_remote=true")
-    assert found == {("0.0.0.0", port)}
+    with contextlib.closing(Proxy(folder=tmp_path / "proxy")) as proxy:  # for its commands; it is not started
+        proxy.add_client_key("laptop")
+    wanted = {"ccflare_allow_remote": "true", "ccflare_insecure_remote": "true", "ccflare_database": proxy.database}
+    said = [word for name, value in wanted.items() for word in ("--set", f"{name}={value}")]
+    assert addresses(tmp_path, "--listen-host", "0.0.0.0", "-p", str(port), *said) == {("0.0.0.0", port)}
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:

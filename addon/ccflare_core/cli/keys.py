@@ -1,4 +1,4 @@
-"""`scripts/keys.py`: the keys that seal what is stored. All of it works while the proxy runs."""
+"""`scripts/keys.py`: the keys that seal what is stored, and those that clients call with; also while the proxy runs."""
 
 import argparse
 import time
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
+from ccflare_core.cli.clients import add_commands
 from ccflare_core.cli.console import (
     OK,
     REFUSED,
@@ -40,6 +41,7 @@ examples:
   scripts/keys.py rotate
   scripts/keys.py retire 3f9c2b7a10d4e586
   scripts/keys.py change-source passphrase
+  scripts/keys.py client add laptop --expires 90d --dollars-per-day 5
 
 Each value is sealed by a data key. The data keys lie in the database, wrapped by a key from the key source. rotate and
 retire are about the first, change-source is about the second. A key or passphrase is never an argument.
@@ -66,7 +68,7 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
 def _parser() -> Parser:
     parser = Parser(
         prog="keys.py",
-        description="Manage the keys that seal what is stored.",
+        description="Manage the keys that seal what is stored, and (client) those that clients call with.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -81,6 +83,7 @@ def _parser() -> Parser:
     retire.add_argument("key", metavar="KEY", help="its id, as `status` shows it")
     change = command("change-source", _change_source, "guard the keys by another key source, or by a new key of it")
     change.add_argument("source", choices=SOURCES, help="the new source")
+    add_commands(commands)
     command("migrate-plaintext", _migrate, "seal what an import has stored in clear, and wipe its traces")
     return parser
 

@@ -1,0 +1,91 @@
+"""Slows down who fails to say who he is, by address, in bounded memory. Pure."""
+
+import ipaddress
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil
+from typing import NamedTuple
+
+FREE = 10
+"""Failures in a row that cost nothing: a person has to find out about a wrong setting."""
+LONGEST_WAIT = 60
+"""Seconds. Claude Code gives up at once on more (measured)."""
+CALM = 60.0
+"""Seconds without a failure that end a burst."""
+FORGET = 900.0
+"""Seconds after which the failures of a source are forgotten."""
+_REPORT_SECONDS = 3600.0
+_MOST_SOURCES = 4096
+
+
+class Failure(NamedTuple):
+    """What follows from a failure."""
+
+    wait: int
+    """Seconds that this one is told to wait; 0: it gets its answer."""
+    to_report: int
+    """How many failures there were since the last report, if it is time for one; else 0."""
+
+
+@dataclass(slots=True)
+class _Record:
+    last: float
+    failures: int = 0
+    until: float = 0.0
+    unreported: int = 0
+    reported_at: float = float("-inf")
+
+
+class Throttle:
+    """Counts failures. Success does not end a wait, since a source may be many people; nor is it kept from anybody."""
+
+    def __init__(self, clock: Callable[[], float], most: int = _MOST_SOURCES) -> None:
+        self._clock = clock
+        self._most = most
+        self._records: OrderedDict[str, _Record] = OrderedDict()
+
+    def failed(self, address: str) -> Failure:
+        """Note one more failure from this address."""
+        now = self._clock()
+        record = self._record(source_of(address), now)
+        is_new = now - record.last >= CALM or record.reported_at == float("-inf")
+        record.last = now
+        record.unreported += 1
+        return Failure(self._wait(record, now), self._due(record, now, is_new=is_new))
+
+    def _record(self, source: str, now: float) -> _Record:
+        record = self._records.get(source)
+        if record is None or now - record.last >= FORGET:
+            record = self._records[source] = _Record(now)
+        self._records.move_to_end(source)
+        if len(self._records) > self._most:
+            self._records.popitem(last=False)
+        return record
+
+    def _wait(self, record: _Record, now: float) -> int:
+        if now < record.until:
+            return ceil(record.until - now)
+        record.failures += 1
+        if record.failures >= FREE:
+            record.until = now + min(2 ** min(record.failures - FREE, 16), LONGEST_WAIT)
+        return 0
+
+    def _due(self, record: _Record, now: float, *, is_new: bool) -> int:
+        if not is_new and now - record.reported_at < _REPORT_SECONDS:
+            return 0
+        number, record.unreported, record.reported_at = record.unreported, 0, now
+        return number
+
+
+def source_of(address: str) -> str:
+    """What counts as one source: an IPv4 address, or the /64 that an IPv6 host can choose its addresses from."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return address
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.IPv6Network((parsed, 64), strict=False))
