@@ -85,12 +85,14 @@ class CCFlare:
     # A connection
 
     def client_connected(self, client: Client) -> None:
-        """Turn away who is not from this machine, whatever the socket was bound to."""
-        if not (self._settings and self._settings.allow_remote) and not gate.is_loopback(client.peername[0]):
-            client.error = "ccflare serves this machine only"
-            if self._house is not None:
-                self._house.auditor.denied(client.peername[0], client.error)
-        elif self._house is not None and not self._house.reaper.takes_more():
+        """Hang up on whom the lists do not admit, whatever the socket was bound to, and if there is no room."""
+        client.error = "ccflare is not open"  # and so it stays if an error keeps us from looking
+        if (house := self._house) is None:
+            return
+        client.error = house.entrance.connected(client.peername[0])
+        if client.error:
+            house.auditor.denied(client.peername[0], client.error)
+        elif not house.reaper.takes_more():
             client.error = "ccflare has too many connections"
 
     def next_layer(self, data: NextLayer) -> None:
@@ -146,6 +148,10 @@ class CCFlare:
         self._open_house().gate.admit(flow)
 
     # Its end
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        """The answer's head goes out: a page of an allowed origin may read it."""
+        self._open_house().gate.share(flow)
 
     def response(self, flow: http.HTTPFlow) -> None:
         """The answer is with the client: show its story in the inspector."""

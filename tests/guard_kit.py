@@ -4,8 +4,11 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
+from ccflare_core.allowances import Allowances
 from ccflare_core.client_keys import ClientKey
+from ccflare_core.entrance import Entrance
 from ccflare_core.guard import Denied, Digest, Guard, KeyRing
+from ccflare_core.totp import Factor, SecondFactor
 from ccflare_mitm.admin import Admin, Visit
 from ccflare_mitm.gate import Gate
 from exchange_kit import EPOCH, Bench
@@ -57,5 +60,14 @@ def an_admin(bench: Bench, deeds: Deeds | None = None) -> Admin:
     return Admin(bench.exchanges, lambda account: f"of {account.name}", deeds or Deeds(), wall=lambda: bench.clock.wall)
 
 
-def a_gate(bench: Bench, guard: Guard | None = None, deeds: Deeds | None = None) -> Gate:
-    return Gate(bench.exchanges, guard or a_guard(), an_admin(bench, deeds))
+async def forget(factor: Factor, spent: str | None) -> None:
+    """Keep nothing of a second factor."""
+
+
+def a_gate(bench: Bench, guard: Guard | None = None, deeds: Deeds | None = None, *, kind: type[Gate] = Gate) -> Gate:
+    def wall() -> float:
+        return bench.clock.wall
+
+    entrance = Entrance(bench.exchanges.settings, Allowances(lambda: bench.clock.mono, wall, print))
+    factor = SecondFactor(wall, forget)
+    return kind(bench.exchanges, guard or a_guard(), an_admin(bench, deeds), entrance, factor)

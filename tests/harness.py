@@ -480,8 +480,10 @@ class RawClient:
     Every call is bounded by `timeout` (TimeoutError); a connection that ends too early raises Truncated.
     """
 
-    def __init__(self, host: str, port: int, *, tls: ssl.SSLContext | None = None, timeout: float = 10.0) -> None:
-        self._socket: socket.socket = socket.create_connection((host, port), timeout=timeout)
+    def __init__(
+        self, host: str, port: int, *, tls: ssl.SSLContext | None = None, timeout: float = 10.0, source: str = ""
+    ) -> None:
+        self._socket: socket.socket = socket.create_connection((host, port), timeout, (source, 0) if source else None)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.authority = f"{host}:{port}"
         self._buffer = b""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccflare_core.answers import Answer, error, exhausted, json_answer
+from ccflare_core.answers import SECURITY, Answer, error, exhausted, json_answer
 from ccflare_core.cooldowns import local_time
 from exchange_kit import EPOCH
 
@@ -30,8 +30,9 @@ def test_json_says_how_long_it_is_and_is_kept_by_nobody() -> None:
     assert dict(answer.headers) == {
         b"content-type": b"application/json",
         b"content-length": b"19",
-        b"cache-control": b"no-store",
+        **dict(SECURITY),
     }
+    assert dict(SECURITY)[b"cache-control"] == b"no-store"
 
 
 @pytest.mark.parametrize(

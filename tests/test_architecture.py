@@ -19,6 +19,7 @@ FILES = {
 
 # A module of the core is free of I/O unless it is named here.
 DATABASE = {
+    "blocklist",
     "audit",
     "configurations",
     "blocks",
@@ -27,6 +28,7 @@ DATABASE = {
     "data_keys",
     "database",
     "engines",
+    "factors",
     "ledger",
     "logins",
     "migrations",
@@ -40,7 +42,7 @@ DATABASE = {
     "store",
 }
 WITH_IO = DATABASE | {"backlog", "cli", "fetch", "files", "importing", "transcript", "vault", "watch", "writer"}
-WITH_IO |= {"audit_check", "audit_file", "auditor", "pinning", "refresh", "tokens", "usage_poll"}
+WITH_IO |= {"audit_check", "audit_file", "auditor", "pinning", "refresh", "tokens", "totp", "usage_poll"}
 WITH_IO |= {"hsm", "indirection", "key_sources", "os_keyring", "passphrase", "searching"}
 WITH_IO |= {"permissions", "process"}
 

@@ -342,6 +342,21 @@ def test_the_hold_is_one_span_however_often_the_pool_is_empty() -> None:
     assert bench.clock.wall - EPOCH == pytest.approx(20, abs=0.3)
 
 
+def test_r13_so_many_may_wait_for_an_account_and_the_next_one_is_told_at_once() -> None:
+    bench = Bench("a", max_waiting=1)
+    first, second = bench.begin(), bench.begin()
+    first.next_step()
+    assert judged(first, limited(20)) == Wait(0.25)
+
+    answer = second.next_step()
+
+    assert isinstance(answer, Answer)
+    assert (answer.status, dict(answer.headers)[b"retry-after"]) == (503, b"20")
+    assert isinstance(first.next_step(), Wait)
+    first.finish(Outcome.CLIENT_ABORT)
+    assert isinstance(bench.begin().next_step(), Wait)
+
+
 def test_a_client_that_leaves_ends_the_hold() -> None:
     bench = Bench("a")
     exchange = bench.begin()

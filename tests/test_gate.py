@@ -14,14 +14,15 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.mode_specs import ProxyMode
 from mitmproxy.test import tflow, tutils
 
+from ccflare_core.browser import is_loopback
 from ccflare_core.exchange import Exchange
 from ccflare_core.guard import TAKEN
 from ccflare_core.heads import HEAD_BYTES
 from ccflare_core.options import Origin
 from ccflare_core.steps import Outcome, Ticket
-from ccflare_mitm.gate import Gate, address_of, door_of, is_foreign_tunnel, is_loopback
+from ccflare_mitm.gate import Gate, address_of, door_of, is_foreign_tunnel
 from exchange_kit import Bench
-from guard_kit import SECRET, a_gate, a_guard, a_key, an_admin
+from guard_kit import SECRET, a_gate, a_guard, a_key
 
 UPSTREAM = Origin("https", "api.anthropic.com", 443)
 REVERSE = "reverse:https://api.anthropic.com"
@@ -315,16 +316,60 @@ def test_a_key_may_be_for_some_models_only(method: str, path: str, body: bytes, 
         assert refusal(flow) == (403, "This client key may not use this model.")
 
 
-def test_a_key_has_only_so_many_requests_open() -> None:
-    bench = Bench()
-    first, second = (with_key(asked(), bench, concurrency=2) for _ in range(2))
-    third = with_key(flow := asked(), bench, concurrency=2)
-
-    assert (first.outcome, second.outcome, third.outcome) == (None, None, Outcome.REFUSED)
+@pytest.mark.parametrize(("host", "status"), [("proxy.lan", 403), ("127.0.0.1", 200), ("panel.example", 200)])
+def test_our_own_pages_are_not_served_under_a_strangers_name(host: str, status: int) -> None:
+    flow = asked("/ccflare/health", "GET", ("http", host, 8080))
+    entered(flow, allow_remote=True, allowed_origins="http://panel.example:8080")
     assert flow.response is not None
-    assert (flow.response.status_code, flow.response.headers["retry-after"]) == (429, "1")
-    first.finish(Outcome.OK)
-    assert with_key(asked(), bench, concurrency=2).outcome is None
+    assert flow.response.status_code == status
+
+
+def test_r13_one_open_request_too_many_is_told_when_to_come_again() -> None:
+    bench = Bench(max_requests=1)
+    assert let_in(asked(), max_requests=1).ticket is Ticket.LEASE
+    bench.begin()
+
+    flow = asked()
+    entered(flow, bench)
+
+    assert refusal(flow) == (503, "Too many requests are open at the moment.")
+    assert flow.response is not None
+    assert flow.response.headers["retry-after"] == "1"
+
+
+def test_whose_a_forwarded_request_is() -> None:
+    options = {"trusted_proxies": "127.0.0.1", "allow_ips": "127.0.0.0/8"}
+    exchange = let_in(asked(headers=((b"X-Forwarded-For", b"127.0.0.7"),)), **options)
+    assert (exchange.opening.client, exchange.facts.client) == ("127.0.0.7", "127.0.0.7")
+
+    flow = asked(headers=((b"X-Forwarded-For", b"198.51.100.7"),))
+    assert let_in(flow, **options).outcome is Outcome.REFUSED
+    assert refusal(flow)[0] == 403
+
+
+def test_an_answer_is_shared_with_the_page_that_may_read_it_and_upstreams_word_does_not_count() -> None:
+    flow = asked(headers=((b"Origin", b"https://panel.example"),))
+    flow.response = http.Response.make(200, b"", {"Access-Control-Allow-Origin": "*"})
+
+    gate_of(Bench(allowed_origins="https://panel.example")).share(flow)
+
+    assert flow.response.headers.get_all("access-control-allow-origin") == ["https://panel.example"]
+
+
+def test_a_client_keys_limits_end_with_its_exchanges() -> None:
+    bench = Bench()
+    gate = a_gate(bench, a_guard(a_key(concurrency=1)))
+
+    def ask() -> http.HTTPFlow:
+        flow = asked(headers=((b"x-api-key", SECRET.encode()),))
+        gate.enter(flow)
+        return flow
+
+    first = gate.find(ask())
+    assert refusal(ask()) == (429, "The client key laptop has 1 requests open, which is all it may.")
+    assert first is not None
+    first.finish(Outcome.CLIENT_ABORT)
+    assert ask().response is None
 
 
 # --- what fails closed ------------------------------------------------------------------------------------------------
@@ -344,7 +389,7 @@ def test_an_error_while_deciding_leaves_no_way_upstream() -> None:
             raise RuntimeError("broken")
 
     bench, flow = Bench(), asked("/v1/../x")
-    gate = Broken(bench.exchanges, a_guard(), an_admin(bench))
+    gate = a_gate(bench, kind=Broken)
 
     with pytest.raises(RuntimeError, match="broken"):
         gate.enter(flow)

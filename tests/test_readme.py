@@ -46,12 +46,13 @@ def test_every_script_is_in_the_readme() -> None:
     assert [name for name in scripts if f"scripts/{name}" not in README] == []
 
 
-@pytest.mark.parametrize("script", ["accounts", "audit", "keys", "stats"])
+@pytest.mark.parametrize("script", ["access", "accounts", "audit", "keys", "stats"])
 def test_quoted_commands_are_understood(script: str) -> None:
     """Each is parsed by the script's own parser; what they do is tested elsewhere."""
-    from ccflare_core.cli import accounts, audit, keys, stats
+    from ccflare_core.cli import access, accounts, audit, keys, stats
 
-    parser = {"accounts": accounts, "audit": audit, "keys": keys, "stats": stats}[script]._parser()
+    modules = {"access": access, "accounts": accounts, "audit": audit, "keys": keys, "stats": stats}
+    parser = modules[script]._parser()
     lines = [command[1:] for command in quoted_commands() if command[0] == f"./scripts/{script}.py"]
     assert lines
     for arguments in lines:

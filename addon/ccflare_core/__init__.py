@@ -4,6 +4,8 @@ A request's life, in the order of reading:
 
     routes      what a path means to us                 options     the one table of options
     heads       which header fields go on
+    entrance    what is asked before the key            access, browser
+    allowances  how much a client may ask for           totp
     facts       what a request asks for                 settings    where their values come from
     provenance  where it comes from                     agents      whose it is, by its prompt
     accounts    accounts, and the credential put in     spelling    misspelt names
@@ -32,6 +34,7 @@ A request's life, in the order of reading:
     splitting   where a body is cut                     transcript  the format of what is kept
     vault       sealing and opening
     data_keys   the ring of keys that seal              sealed      all that they have sealed
+    blocklist   addresses that may not come             factors     the second factor's rows
     key_sources the key that wraps them                 passphrase, os_keyring, hsm, indirection
 
     reports     questions to the record                 traffic, standing

@@ -28,6 +28,16 @@ UNKNOWN_RETRY_AFTER = 60
 """Seconds. Longer than 60 makes Claude Code give up at once (measured), so the unknown is a wait it takes."""
 
 
+SECURITY: tuple[tuple[bytes, bytes], ...] = (
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+)
+"""What every answer of our own has. A page that needs scripts or styles brings a content-security-policy of its own."""
+
+
 class Answer(NamedTuple):
     """A complete answer of our own."""
 
@@ -44,18 +54,31 @@ def json_answer(status: int, content: Any, *, extra: Sequence[tuple[bytes, bytes
     headers = (
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
-        (b"cache-control", b"no-store"),
+        *SECURITY,
         *extra,
     )
     return Answer(status, headers, body, reason)
 
 
-def error(status: int, message: str, *, request_id: str, retry_after: int | None = None, **details: Any) -> Answer:
-    """An error in Anthropic's shape; `details` go beside the message. `retry_after` is in seconds."""
+def error(
+    status: int,
+    message: str,
+    *,
+    request_id: str,
+    retry_after: int | None = None,
+    is_final: bool = False,
+    **details: Any,
+) -> Answer:
+    """An error in Anthropic's shape; `details` go beside the message. `retry_after` is in seconds.
+
+    `is_final` keeps the SDKs from trying again by themselves: they would sleep for as long as `retry_after` says.
+    """
     problem = {"type": _ERROR_TYPES.get(status, "api_error"), "message": message, **details}
     extra = [(b"request-id", request_id.encode())]
     if retry_after is not None:
         extra.append((b"retry-after", b"%d" % retry_after))
+    if is_final:
+        extra.append((b"x-should-retry", b"false"))
     content = {"type": "error", "error": problem, "request_id": request_id}
     return json_answer(status, content, extra=extra, reason=message)
 

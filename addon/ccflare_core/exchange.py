@@ -19,7 +19,6 @@ from ccflare_core.accounts import Header
 from ccflare_core.agents import Agents
 from ccflare_core.answers import Answer
 from ccflare_core.capture import Capture
-from ccflare_core.client_keys import ClientKey
 from ccflare_core.facts import Facts
 from ccflare_core.failover import Deliver, Failover, NextAccount, RetryBudget, RetrySame
 from ccflare_core.limits import Kind, Verdict
@@ -69,6 +68,8 @@ class Exchanges:
     agents: Agents = field(default_factory=Agents)
     room: Room = field(default_factory=Room)
     open: dict[str, "Exchange"] = field(default_factory=dict)
+    held: set[str] = field(default_factory=set)
+    """The ids of those that wait for an account."""
 
     def begin(self, opening: Opening) -> "Exchange":
         """A new exchange with no ticket yet; its row is on the way to the database."""
@@ -76,10 +77,6 @@ class Exchanges:
         self.recorder.started(exchange)
         self.open[exchange.id] = exchange
         return exchange
-
-    def open_by(self, key: ClientKey) -> int:
-        """How many exchanges this client key has open."""
-        return sum(exchange.opening.client_key == key.id for exchange in self.open.values())
 
     def finish_all(self, outcome: Outcome) -> int:
         """End whatever is still open, as when the process stops. Returns how many that were."""
@@ -119,6 +116,8 @@ class Exchange:
         self.error: str | None = None
         self.reading: Reading | None = None
         self.cost: Decimal | None = None
+        self.at_end: Callable[[Exchange], None] = ignore
+        """Called once, when it has ended."""
         self._shared = shared
         self._started = shared.clock()
         self._attempt_at = (0.0, 0.0)
@@ -154,9 +153,9 @@ class Exchange:
         """Allow the wire to send this request as it came, with the client's own credential."""
         self.ticket = Ticket.PASS
 
-    def refuse(self, status: int, message: str, retry_after: int | None = None) -> Answer:
-        """End here, with an answer of our own. `retry_after` is in seconds."""
-        answer = answers.error(status, message, request_id=self.id, retry_after=retry_after)
+    def refuse(self, status: int, message: str, retry_after: int | None = None, *, is_final: bool = False) -> Answer:
+        """End here, with an answer of our own. `retry_after` is in seconds; `is_final`: see answers.error."""
+        answer = answers.error(status, message, request_id=self.id, retry_after=retry_after, is_final=is_final)
         self.answered(answer)
         return answer
 
@@ -224,6 +223,7 @@ class Exchange:
 
     def _send(self, lease: Lease) -> Step:
         self.lease = lease
+        self._shared.held.discard(self.id)
         self.choice_reason = self.choice_reason or lease.choice.reason
         self._attempt_at = (self._shared.clock(), self._shared.wall())
         self._under_way = True
@@ -242,10 +242,18 @@ class Exchange:
         now = self._shared.clock()
         if self._hold_until is None:
             self._hold_until = now + settings.hold_seconds
-        if result.wait is not None and now + result.wait <= self._hold_until:
+        if result.wait is not None and now + result.wait <= self._hold_until and self._may_wait():
             self._tried.clear()
             return Wait(min(max(result.wait, 0.02), HOLD_POLL))
         return answers.exhausted(result.reasons, result.wait, now=self._shared.wall(), request_id=self.id)
+
+    def _may_wait(self) -> bool:
+        """Whether there is room among those that wait; if so, it has it."""
+        held = self._shared.held
+        if self.id not in held and len(held) >= self._shared.settings.max_waiting:
+            return False
+        held.add(self.id)
+        return True
 
     # What an answer means for this exchange
 
@@ -372,6 +380,8 @@ class Exchange:
         if self.lease is not None:
             self._shared.pool.release(self.lease)
         self._shared.open.pop(self.id, None)
+        self._shared.held.discard(self.id)
+        self.at_end(self)
         self._shared.recorder.finished(self)
         self.capture.let_go()
 
@@ -391,3 +401,7 @@ class Exchange:
         if self.status is None or self.status >= 400 or ending is Ending.ERROR:
             return Outcome.UPSTREAM_ERROR
         return Outcome.TRUNCATED if ending is Ending.TRUNCATED else Outcome.OK
+
+
+def ignore(_: Exchange) -> None:
+    """Nothing is to be done at an end."""

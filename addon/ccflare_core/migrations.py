@@ -201,6 +201,17 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE INDEX requests_client ON requests (client_id, timestamp) WHERE client_id IS NOT NULL",
         ),
     ),
+    Migration(
+        "0010_access",
+        (
+            """CREATE TABLE blocked_addresses (
+                network TEXT NOT NULL PRIMARY KEY, created_at BIGINT NOT NULL, reason TEXT NOT NULL)""",
+            """CREATE TABLE second_factor (
+                id TEXT NOT NULL PRIMARY KEY, seed {blob} NOT NULL, created_at BIGINT NOT NULL, confirmed_at BIGINT,
+                last_step BIGINT NOT NULL, failures INTEGER NOT NULL, retry_at BIGINT NOT NULL)""",
+            "CREATE TABLE recovery_codes (digest TEXT NOT NULL PRIMARY KEY)",
+        ),
+    ),
 )
 
 _BOOK = "CREATE TABLE IF NOT EXISTS migrations (name TEXT NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)"

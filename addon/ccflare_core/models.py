@@ -117,6 +117,41 @@ class ClientKeyRow(Model):
         table_name = "client_keys"
 
 
+class BlockedAddressRow(Model):
+    """A network (CIDR, as access.py writes it) that may not connect."""
+
+    network = TextField(primary_key=True)
+    created_at = BigIntegerField()
+    reason = TextField()
+
+    class Meta:
+        table_name = "blocked_addresses"
+
+
+class SecondFactorRow(Model):
+    """What administrative requests have to show besides a key; see factors.py. There is one row at most."""
+
+    id = TextField(primary_key=True)
+    seed = BlobField()
+    created_at = BigIntegerField()
+    confirmed_at = BigIntegerField(null=True)
+    last_step = BigIntegerField()
+    failures = IntegerField()
+    retry_at = BigIntegerField()
+
+    class Meta:
+        table_name = "second_factor"
+
+
+class RecoveryCodeRow(Model):
+    """A code that can stand in for the second factor once, as a keyed hash."""
+
+    digest = TextField(primary_key=True)
+
+    class Meta:
+        table_name = "recovery_codes"
+
+
 class CooldownRow(Model):
     """Until when an account, or one model family of it (`family`; "" is all), is left alone, and why."""
 
@@ -367,6 +402,9 @@ TABLES: tuple[type[Model], ...] = (
     OAuthSessionRow,
     DataKeyRow,
     ClientKeyRow,
+    BlockedAddressRow,
+    SecondFactorRow,
+    RecoveryCodeRow,
     CooldownRow,
     RunRow,
     RequestRow,

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from ccflare_core import location, modes, oauth, pins
+from ccflare_core.access import are_networks
+from ccflare_core.browser import are_sites
 
 Value = str | int | bool
 
@@ -207,6 +209,11 @@ def _file(name: str, text: str, variable: str = "") -> Option:
     return Option(name, str, "", text, environment=variable or None, check=is_path, form="the path of a file")
 
 
+def _networks(name: str, text: str) -> Option:
+    form = "addresses and networks such as 10.0.0.0/8, with commas or spaces between"
+    return Option(name, str, "", text, check=are_networks, form=form)
+
+
 def _url(name: str, default: str, text: str) -> Option:
     return Option(
         name, str, default, text, check=_is_safe_url, form="https://… (or http://… on this machine) without user"
@@ -317,6 +324,20 @@ OPTIONS: tuple[Option, ...] = (
             "What comes of an upstream without a pinned key: nothing is sent to it, or a warning once an hour."),
     _switch("ccflare_debuggable", False,
             "Allow core dumps, and debuggers and profilers of the same user: they see the accounts' credentials."),
+    _networks("ccflare_allow_ips",
+              "Who may connect: addresses and networks (CIDR). Empty: this machine, or with ccflare_allow_remote all."),
+    _networks("ccflare_block_ips", "Who may not, whatever else is allowed."),
+    _networks("ccflare_trusted_proxies",
+              "Proxies in front whose X-Forwarded-For or Forwarded is believed. Empty: nobody's."),
+    Option("ccflare_allowed_origins", str, "",
+           "Origins (https://host:port) whose web pages may call the proxy and read its answers.", check=are_sites,
+           environment="ALLOWED_ORIGINS", form="origins such as https://ccflare.example:8443, no * and no path"),
+    _number("ccflare_requests_per_minute_per_ip", 0, 0, 1_000_000,
+            "How many requests a minute one address may send, a /64 counting as one. 0: any number."),
+    _number("ccflare_max_requests", 2048, 1, 1_000_000,
+            "How many requests may be open at once; others get a 503."),
+    _number("ccflare_max_waiting", 512, 0, 1_000_000,
+            "How many of them may wait for an account at once; others get a 503."),
     _switch("ccflare_tuning", True,
             "Make mitmproxy faster by leaving out what a proxy for a single API does not need."),
     Option("ccflare_client_id", str, "9d1c250a-e61b-44d9-88ed-5944d1962f5e",

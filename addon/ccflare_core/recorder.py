@@ -149,7 +149,7 @@ def final_columns(exchange: Exchange) -> ExchangeFinished:
     """The row of a finished exchange."""
     usage = exchange.reading.usage if exchange.reading else Usage()
     lease, status = exchange.lease, exchange.status
-    prompt = total_of(usage.input_tokens, usage.cache_read_input_tokens, usage.cache_creation_input_tokens)
+    prompt = prompt_tokens(usage)
     return ExchangeFinished(
         id=exchange.id,
         outcome=exchange.outcome or Outcome.CRASHED,
@@ -169,7 +169,7 @@ def final_columns(exchange: Exchange) -> ExchangeFinished:
         upstream_request_id=exchange.upstream_request_id,
         prompt_tokens=prompt,
         completion_tokens=usage.output_tokens,
-        total_tokens=total_of(prompt, usage.output_tokens),
+        total_tokens=total_tokens(exchange),
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         cache_read_input_tokens=usage.cache_read_input_tokens,
@@ -188,6 +188,18 @@ def final_columns(exchange: Exchange) -> ExchangeFinished:
         request_class=exchange.provenance.request_class,
         original_model=exchange.original_model,
     )
+
+
+def prompt_tokens(usage: Usage) -> int | None:
+    """All that was sent to the model, from the cache or not."""
+    return total_of(usage.input_tokens, usage.cache_read_input_tokens, usage.cache_creation_input_tokens)
+
+
+def total_tokens(exchange: Exchange) -> int | None:
+    """All that was sent to the model and came from it; None if nothing is known of it."""
+    if exchange.reading is None:
+        return None
+    return total_of(prompt_tokens(exchange.reading.usage), exchange.reading.usage.output_tokens)
 
 
 def total_of(*counts: int | None) -> int | None:

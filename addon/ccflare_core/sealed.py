@@ -14,7 +14,15 @@ from peewee import SQL, Database, Model, fn
 from ccflare_core import transcript
 from ccflare_core.database import as_store_errors
 from ccflare_core.errors import VaultError
-from ccflare_core.models import AccountRow, AuditKeyRow, BlockRow, ClientKeyRow, OAuthSessionRow, PayloadRow
+from ccflare_core.models import (
+    AccountRow,
+    AuditKeyRow,
+    BlockRow,
+    ClientKeyRow,
+    OAuthSessionRow,
+    PayloadRow,
+    SecondFactorRow,
+)
 from ccflare_core.vault import HEAD, Vault, head_of, place
 
 CLEAR = "clear"
@@ -97,6 +105,7 @@ _SECRETS = (
     *_simple(AccountRow, "access_token", "refresh_token", "api_key"),
     *_simple(OAuthSessionRow, "state", "verifier"),
     *_simple(AuditKeyRow, "sealed"),
+    *_simple(SecondFactorRow, "seed"),
 )
 COLUMNS: tuple[Column, ...] = (*_SECRETS, _BLOCK, _BODY)
 DIGESTS: tuple[Column, ...] = (*_simple(ClientKeyRow, "digest", "old_digest"),)

@@ -15,6 +15,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from ccflare_core import location
+from ccflare_core.access import Networks
+from ccflare_core.browser import Sites
 from ccflare_core.errors import ConfigError
 from ccflare_core.location import Location
 from ccflare_core.modes import Rule, parse_rules
@@ -103,6 +105,13 @@ class Settings:
     upstream_pins: Pins
     pins_mode: str
     debuggable: bool
+    allow_ips: Networks
+    block_ips: Networks
+    trusted_proxies: Networks
+    allowed_origins: Sites
+    requests_per_minute_per_ip: int
+    max_requests: int
+    max_waiting: int
     tuning: bool
     client_id: str
     refresh_before_seconds: int
@@ -136,6 +145,9 @@ class Settings:
         fields["agents_path"] = _absolute(fields.pop("agents"))
         fields["record_paths"] = parse_rules(fields["record_paths"])
         fields["pkcs11_module"] = _absolute(fields["pkcs11_module"])
+        for name in ("allow_ips", "block_ips", "trusted_proxies"):
+            fields[name] = Networks.parse(fields[name])
+        fields["allowed_origins"] = Sites.parse(fields["allowed_origins"])
         fields["client_ca"] = _absolute(fields["client_ca"])
         fields["upstream_pins"] = Pins.parse(fields["upstream_pins"])
         settings = cls(**fields)

@@ -18,6 +18,7 @@ import peewee
 from ccflare_core.accounts import Account, Kind
 from ccflare_core.audit import Audit
 from ccflare_core.audit_file import AuditFile
+from ccflare_core.blocklist import Blocklist
 from ccflare_core.bodies import Body, Transcripts
 from ccflare_core.clients import Clients
 from ccflare_core.configurations import Configurations
@@ -27,6 +28,7 @@ from ccflare_core.database import CommitUnknown, Engine, as_store_errors
 from ccflare_core.engines import is_made, open_engine
 from ccflare_core.entries import By, Entry, Outcome, Secret
 from ccflare_core.errors import AuditError, NotFound, StoreError, Unusable, VaultError
+from ccflare_core.factors import Factors
 from ccflare_core.key_sources import KeySource
 from ccflare_core.ledger import Ledger, clear_cooldown, set_cooldown, to_ms
 from ccflare_core.location import Location
@@ -93,6 +95,8 @@ class Store:
         self.sessions = Sessions(database, self.vault, transaction=self._transaction, wall=wall)
         self.transcripts = Transcripts(database, self.vault, self._transaction)
         self.clients = Clients(database, self.vault, transaction=self._transaction, wall=wall, record=self._record)
+        self.blocklist = Blocklist(database, transaction=self._transaction, wall=wall, record=self._record)
+        self.factors = Factors(database, self.vault, transaction=self._transaction, wall=wall, record=self._record)
         self.run_id: str | None = None
         """The run that was started through this store and has not ended."""
 

@@ -49,7 +49,10 @@ class Watch:
         voice: Voice,
         clock: Callable[[], float],
         on_client_keys: Callable[[KeyRing], None] | None = None,
+        also: Callable[[Store], None] = lambda store: None,
     ) -> None:
+        """`also` is shown the store at first and whenever it has changed."""
+        self._also = also
         self._store = store
         self._on_change = on_change
         self._on_client_keys = on_client_keys
@@ -68,6 +71,7 @@ class Watch:
             self._on_change(list(accounts))
             self._accounts = accounts
         self._tell_client_keys()
+        self._also(self._store)
         self.is_stale = False
 
     def _tell_client_keys(self) -> None:

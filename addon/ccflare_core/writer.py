@@ -29,7 +29,8 @@ class Writer:
 
     `on_change` gets the accounts when the writer starts and whenever they have changed, by whichever process, and
     `on_client_keys` the client keys;
-    `on_trouble` gets sentences for the log. Both are called in the writer's thread.
+    `on_trouble` gets sentences for the log, and `also` is shown the store whenever it has changed. All are called
+    in the writer's thread.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Writer:
         on_change: Callable[[list[Account]], None],
         on_trouble: Callable[[str], None],
         on_client_keys: Callable[[KeyRing], None] | None = None,
+        also: Callable[[Store], None] = lambda store: None,
         max_rows: int = 20_000,
         max_payload_bytes: int = 64 * 1024 * 1024,
         clock: Callable[[], float] = time.monotonic,
@@ -46,6 +48,7 @@ class Writer:
         self._open_store = open_store
         self._on_change = on_change
         self._on_client_keys = on_client_keys
+        self._also = also
         self._voice = Voice(on_trouble, clock)
         self._clock = clock
         self._backlog = Backlog(max_rows, max_payload_bytes)
@@ -153,7 +156,7 @@ class Writer:
             try:
                 store = self._open_store()
                 stack.callback(store.close)
-                watch = Watch(store, self._on_change, self._voice, self._clock, self._on_client_keys)
+                watch = Watch(store, self._on_change, self._voice, self._clock, self._on_client_keys, also=self._also)
                 watch.tell_accounts()
             except BaseException as error:
                 self._is_over = True

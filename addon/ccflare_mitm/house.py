@@ -17,11 +17,14 @@ from mitmproxy.tls import TlsData
 from mitmproxy.utils import asyncio_utils
 
 from ccflare_core import __version__
+from ccflare_core.access import Networks
 from ccflare_core.accounts import Account
 from ccflare_core.agents import Agents
+from ccflare_core.allowances import Allowances, Use, month_start
 from ccflare_core.auditor import Auditor
+from ccflare_core.entrance import Entrance
 from ccflare_core.entries import By
-from ccflare_core.errors import StoreError
+from ccflare_core.errors import CCFlareError, StoreError
 from ccflare_core.exchange import Exchanges
 from ccflare_core.fetch import Fetcher
 from ccflare_core.guard import Guard, KeyRing
@@ -38,9 +41,11 @@ from ccflare_core.records import CooldownCleared
 from ccflare_core.refresh import Refresher
 from ccflare_core.room import MemoryWatch, Room
 from ccflare_core.settings import Settings, config_file
+from ccflare_core.spending import has_other_runs, uses_since
 from ccflare_core.steps import Opening, Outcome
 from ccflare_core.store import Store
 from ccflare_core.tokens import TokenKeeper
+from ccflare_core.totp import Factor, SecondFactor
 from ccflare_core.usage_poll import PATH, UsagePoll
 from ccflare_core.writer import Writer
 from ccflare_mitm.admin import Admin
@@ -59,6 +64,8 @@ logger = logging.getLogger("ccflare")
 
 FLUSH_SECONDS = 10.0
 DRAIN_POLL = 0.05
+SPENDING_SECONDS = 60.0
+"""How often to ask what other proxies on the same database have used."""
 PRICES_SECONDS = 2.0
 """How often the price file is looked at."""
 
@@ -89,6 +96,7 @@ class House:
             on_change=self._accounts_changed,
             on_trouble=self._warn,
             on_client_keys=self._client_keys_changed,
+            also=self._rules_changed,
         )
         self.guard = Guard(
             wall=time.time,  # noqa: TID251
@@ -137,7 +145,10 @@ class House:
         )
         management = Management(self._call, self._replace_accounts, self.guard.replace)
         admin = Admin(self.exchanges, self.keeper.state, management)
-        self.gate = Gate(self.exchanges, self.guard, admin, auditor=self.auditor)
+        self._allowances = Allowances(time.monotonic, time.time, self._warn)  # noqa: TID251
+        self.entrance = Entrance(settings, self._allowances)
+        self._factor = SecondFactor(time.time, self._keep_factor)  # noqa: TID251
+        self.gate = Gate(self.exchanges, self.guard, admin, self.entrance, self._factor, auditor=self.auditor)
         self.reaper = Reaper(ctx.master.addons.get("proxyserver").connections, lambda: self.settings)
         self.veil = Veil()
         self.services = Services(
@@ -197,6 +208,8 @@ class House:
             pool.replace_accounts(store.accounts())
             pool.restore(store.cooldowns(), store.latest_windows())
             self.guard.replace(store.clients.ring())
+            self._take_rules(store.blocklist.networks(), store.factors.get())
+            self._allowances.restore(uses_since(store.query, month_start(now), but=self._run_id))
             return crashed
 
         crashed = self._writer.call(begin).result(timeout=FLUSH_SECONDS)
@@ -206,6 +219,7 @@ class House:
             logger.warning("%s has one pin only: if its key is replaced, nothing can be sent to it", host)
         self._start(self.keeper.run(), "tokens")
         self._start(self._poll.run(), "usage")
+        self._start(self._watch_spending(), "spending")
         self._start(self._follow_prices(), "prices")
         self._start(self.auditor.run(), "audit")
         self._start(self.reaper.run(), "reaper")
@@ -220,6 +234,24 @@ class House:
         while True:
             self._memory.look()
             await asyncio.sleep(MEMORY_SECONDS)
+
+    async def _watch_spending(self) -> None:
+        """Learn now and then what other proxies on this database let the client keys use."""
+
+        def look(store: Store) -> list[Use] | None:
+            if not has_other_runs(store.query, self._run_id):
+                return None
+            return uses_since(store.query, month_start(time.time()), but=self._run_id)  # noqa: TID251
+
+        while True:
+            await asyncio.sleep(SPENDING_SECONDS)
+            try:
+                uses = await self._call(look)
+            except CCFlareError as error:
+                self._warn(f"what other proxies have used is not known: {error}")
+                continue
+            if uses is not None:
+                self._allowances.restore(uses)
 
     def greeting(self) -> str:
         """One line that tells a person what they have started."""
@@ -251,6 +283,7 @@ class House:
     def _take_settings(self, settings: Settings, authority: ClientAuthority | None) -> None:
         self._client_authority = authority
         self.settings = self.exchanges.settings = settings
+        self.entrance.change(settings)
 
     def upstream(self) -> Origin:
         """Where requests go."""
@@ -332,6 +365,17 @@ class House:
     def _client_keys_changed(self, ring: KeyRing) -> None:
         """Called by the writer's thread."""
         self._loop.call_soon_threadsafe(self.guard.replace, ring)
+
+    def _rules_changed(self, store: Store) -> None:
+        """Called by the writer's thread."""
+        self._loop.call_soon_threadsafe(self._take_rules, store.blocklist.networks(), store.factors.get())
+
+    def _take_rules(self, blocked: Networks, factor: Factor | None) -> None:
+        self.entrance.ban(blocked)
+        self._factor.replace(factor)
+
+    async def _keep_factor(self, factor: Factor, spent: str | None) -> None:
+        await self._call(lambda store: store.factors.keep(factor, spent))
 
     def _replace_accounts(self, accounts: list[Account]) -> None:
         self._clear(self.exchanges.pool.replace_accounts(self.keeper.overlay(accounts)))

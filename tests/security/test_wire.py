@@ -29,7 +29,8 @@ BODY = b'{"model":"claude-haiku-4-5","messages":[]}'
 @pytest.fixture(scope="module")
 def bench() -> Iterator[Rig]:
     """A proxy with short deadlines, so that what waits for more is over soon."""
-    with FakeUpstream() as upstream, Rig.running(upstream, ccflare_client_body_idle_seconds=1) as rig:
+    options = {"ccflare_client_body_idle_seconds": 1, "ccflare_open_loopback": True}
+    with FakeUpstream() as upstream, Rig.running(upstream, **options) as rig:
         yield rig
         assert "Traceback" not in rig.proxy.log()
 
@@ -227,8 +228,21 @@ OF_THE_CLIENT: tuple[Header, ...] = (
 )
 
 
-def test_r46_an_account_is_told_nothing_of_the_client(rig: Rig, client: RawClient) -> None:
-    genuine = claude_request(3000, session=rig.session)
+@pytest.fixture(scope="module")
+def key(bench: Rig) -> Header:
+    """What it takes to be served when something stands in between, as Forwarded and Via tell."""
+    key = (b"Authorization", b"Bearer " + bench.proxy.add_client_key("remote").encode())
+
+    def status() -> int:
+        with bench.client() as client:
+            return client.request("GET", "/v1/models", (key, (b"Via", b"1.1 x"))).status
+
+    eventually(status, lambda status: status == 200)
+    return key
+
+
+def test_r46_an_account_is_told_nothing_of_the_client(rig: Rig, client: RawClient, key: Header) -> None:
+    genuine = claude_request(3000, session=rig.session, credential=key)
     fields = (*genuine.headers, *LOCAL, *OF_THE_CLIENT)
     assert client.request(genuine.method, genuine.target, fields, genuine.body).status == 200
 
@@ -238,8 +252,8 @@ def test_r46_an_account_is_told_nothing_of_the_client(rig: Rig, client: RawClien
     assert_strict(rig.requests[0])
 
 
-def test_r46_with_its_own_credential_a_client_may_say_what_it_likes(rig: Rig, client: RawClient) -> None:
-    client.request("GET", "/api/oauth/profile", (*LOCAL, *OF_THE_CLIENT))
+def test_r46_with_its_own_credential_a_client_may_say_what_it_likes(rig: Rig, client: RawClient, key: Header) -> None:
+    client.request("GET", "/api/oauth/profile", (key, *LOCAL, *OF_THE_CLIENT))
 
     sent = {name.lower() for name, _ in rig.upstream.requests[-1].headers}
     assert not sent & {b"x-named", b"keep-alive", b"proxy-authorization", b"x-ccflare-anything", b"upgrade"}

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
+from ccflare_core.cli import mfa
 from ccflare_core.cli.clients import add_commands
 from ccflare_core.cli.console import (
     OK,
@@ -85,6 +86,7 @@ def _parser() -> Parser:
     change.add_argument("source", choices=SOURCES, help="the new source")
     add_commands(commands)
     command("migrate-plaintext", _migrate, "seal what an import has stored in clear, and wipe its traces")
+    mfa.add_commands(commands)
     return parser
 
 

@@ -1,0 +1,168 @@
+"""What a browser is told and believed: which pages may call us, and with which headers our own answers go out. Pure.
+
+A browser sends requests for any page to any address that it reaches, ours included. It says for whom in three headers
+that a page cannot forge: Host (a name that DNS rebinding points at us is still the page's name), Origin and
+Sec-Fetch-Site. CORS only decides who may read an answer; a plain POST has done its work by then.
+"""
+
+import re
+from collections.abc import Mapping
+from ipaddress import ip_address
+from typing import NamedTuple, Self
+
+Header = tuple[bytes, bytes]
+
+_LOOPBACK_NAME = re.compile(r"(?:.+\.)?localhost\.?", re.IGNORECASE)
+_ORIGIN = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?)(?::(\d{1,5}))?", re.IGNORECASE)
+_SEPARATORS = re.compile(r"[,\s]+")
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+HSTS: Header = (b"strict-transport-security", b"max-age=31536000")
+PREFLIGHT_SECONDS = 600
+
+
+class Site(NamedTuple):
+    """An origin as browsers write it; the port is a number also where it is the scheme's own."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """The origin in `text`; None for `null` and all else that names none."""
+        if (match := _ORIGIN.fullmatch(text)) is None:
+            return None
+        port = int(match[3] or (443 if match[1].lower() == "https" else 80))
+        return cls(match[1].lower(), match[2].lower(), port) if 0 < port < 65_536 else None
+
+
+class Sites(frozenset[Site]):
+    """The origins whose pages may call us and read the answers. Exact ones: there is no pattern."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The origins in `text`, with commas or spaces between. ValueError names the first that is none."""
+        found = {word: Site.parse(word) for word in _SEPARATORS.split(text) if word}
+        for word, site in found.items():
+            if site is None:
+                raise ValueError(f"{word!r} is no origin such as https://ccflare.example:8443")
+        return cls(site for site in found.values() if site is not None)
+
+    def have(self, origin: str) -> bool:
+        """Whether this value of an Origin header is one of them."""
+        return Site.parse(origin) in self
+
+    def name(self, host: str) -> bool:
+        """Whether one of them is on this host."""
+        return any(site.host.strip("[]") == host for site in self)
+
+
+def are_sites(text: str) -> bool:
+    """Whether `Sites.parse` takes it."""
+    try:
+        Sites.parse(text)
+    except ValueError:
+        return False
+    return True
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` names this machine by an address or name that no DNS server decides on."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return _LOOPBACK_NAME.fullmatch(host) is not None
+
+
+def is_address(host: str) -> bool:
+    """Whether `host` is an IP address and no name."""
+    try:
+        ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+class Asked(NamedTuple):
+    """What a request says of itself: `site` is where it went.
+
+    `is_vouched` says that nobody can have led a browser here by that name: a certificate stands for it.
+    """
+
+    method: str
+    site: Site
+    headers: Mapping[str, str]
+    is_vouched: bool = False
+
+    @property
+    def origin(self) -> str | None:
+        """The page that asks, if a browser names one."""
+        return self.headers.get("origin")
+
+    @property
+    def is_preflight(self) -> bool:
+        """Whether a browser asks if it may ask."""
+        return self.method == "OPTIONS" and "access-control-request-method" in self.headers
+
+
+def objection(asked: Asked, sites: Sites) -> str | None:
+    """Why one of our own pages is not for this request; None if it is.
+
+    Our own page, a page of `sites` and whoever is no browser may ask. From elsewhere only a link leads here.
+    """
+    if not (asked.is_vouched or _is_own_name(asked.site.host, sites)):
+        return "This page is not served under that name."
+    if asked.origin is not None:
+        own = Site.parse(asked.origin)
+        if own is not None and (own == asked.site or own in sites):
+            return None
+        return "A web page of another site may not use this."
+    if asked.headers.get("sec-fetch-site", "none") in ("none", "same-origin") or _is_link(asked):
+        return None
+    return "A web page of another site may not use this."
+
+
+def _is_own_name(host: str, sites: Sites) -> bool:
+    """Whether it is a name that no stranger's DNS can have pointed at us."""
+    return is_address(host) or is_loopback(host) or sites.name(host)
+
+
+def _is_link(asked: Asked) -> bool:
+    fetch = asked.headers.get("sec-fetch-mode"), asked.headers.get("sec-fetch-dest")
+    return asked.method == "GET" and fetch == ("navigate", "document")
+
+
+def may_share(asked: Asked, sites: Sites) -> tuple[Header, ...]:
+    """The headers that let the asking page read the answer: for exactly its origin, if that is one of `sites`."""
+    vary = (b"vary", b"Origin")
+    if asked.origin is None or not sites.have(asked.origin):
+        return (vary,) if sites else ()
+    origin = asked.origin.encode()
+    return (vary, (b"access-control-allow-origin", origin), (b"access-control-allow-credentials", b"true"))
+
+
+def preflight(asked: Asked, sites: Sites) -> tuple[Header, ...]:
+    """The headers of the answer to a preflight of one of `sites`: it may send what it asks to send."""
+    wanted = asked.headers.get("access-control-request-headers", "")
+    headers = wanted.encode() if re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{0,2000}", wanted) else b""
+    return (
+        *may_share(asked, sites),
+        (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, PATCH, DELETE"),
+        (b"access-control-allow-headers", headers),
+        (b"access-control-max-age", b"%d" % PREFLIGHT_SECONDS),
+    )
+
+
+def transport_security(asked: Asked) -> tuple[Header, ...]:
+    """HSTS for a name of ours; never for an address or this machine's name, where it would break other programs."""
+    if asked.site.scheme != "https":
+        return ()
+    return () if is_address(asked.site.host) or is_loopback(asked.site.host) else (HSTS,)
+
+
+def is_unsafe(method: str) -> bool:
+    """Whether a request with this method may change something."""
+    return method.upper() not in _SAFE

@@ -1,0 +1,71 @@
+"""What a client key may use, on a running proxy: its rate, and budgets that no restart renews."""
+
+import time
+
+import pytest
+
+from fake_upstream import FakeUpstream
+from harness import Proxy, Reply, StartProxy, claude_request, eventually, via_base_url
+
+ACCOUNT = "sk-ant-oat01-account"
+
+
+def ask(proxy: Proxy, key: str, model: str = "claude-opus-4-8") -> Reply:
+    """An exchange of 22 tokens, which cost $0.00031 with this model."""
+    with via_base_url(proxy) as client:
+        return client.request(*claude_request(size=3000, model=model, credential=(b"x-api-key", key.encode())))
+
+
+def wait_for_key(proxy: Proxy, key: str) -> None:
+    """Ask until the proxy has heard of a new key, which is then used once."""
+    eventually(lambda: ask(proxy, key).status, lambda status: status == 200)
+
+
+def is_over(reply: Reply, words: str) -> bool:
+    """Whether this is the refusal of a budget that is used up: not to be tried again before midnight (UTC)."""
+    error = reply.json()["error"]
+    until_midnight = 86_400 - time.time() % 86_400
+    assert (reply.status, error["type"], reply.header("x-should-retry")) == (429, "rate_limit_error", "false")
+    assert int(reply.header("retry-after") or 0) == pytest.approx(until_midnight, abs=5)
+    return words in error["message"]
+
+
+def test_r05_one_request_too_many_of_a_key_and_nobody_else_notices(
+    upstream: FakeUpstream, start_proxy: StartProxy
+) -> None:
+    proxy = start_proxy(upstream, accounts={"work": ACCOUNT})
+    key, other = (proxy.add_client_key(name, "--requests-per-minute", "2") for name in ("laptop", "desktop"))
+    wait_for_key(proxy, other)
+    before = len(upstream.requests)
+
+    replies = [ask(proxy, key) for _ in range(3)]
+
+    assert [reply.status for reply in replies] == [200, 200, 429]
+    assert 1 <= int(replies[-1].header("retry-after") or 0) <= 30
+    assert replies[-1].header("x-should-retry") is None
+    assert ask(proxy, other).status == 200
+    assert len(upstream.requests) == before + 3
+    [refused] = proxy.rows("SELECT * FROM requests WHERE status_code = 429", until=bool)
+    assert (refused["outcome"], refused["client_name"], refused["attempts"]) == ("refused", "laptop", 0)
+    assert proxy.rows("SELECT * FROM cooldowns") == []
+
+
+def test_r05_budgets_survive_a_kill_and_a_restart(upstream: FakeUpstream, start_proxy: StartProxy) -> None:
+    proxy = start_proxy(upstream, accounts={"work": ACCOUNT})
+    budgets = {
+        proxy.add_client_key("tokens", "--tokens-per-day", "60"): "has used its 60 tokens of today",
+        proxy.add_client_key("dollars", "--dollars-per-day", "0.0009"): "has used its $0.0009 of today",
+    }
+    for key, words in budgets.items():
+        wait_for_key(proxy, key)
+        assert [ask(proxy, key).status for _ in range(2)] == [200, 200]
+        assert is_over(ask(proxy, key), words)
+    proxy.rows("SELECT * FROM requests WHERE outcome = 'ok'", until=lambda rows: len(rows) == 6)
+
+    for end in (proxy.kill, proxy.stop):
+        end()
+        proxy.start()
+        assert all(is_over(ask(proxy, key), words) for key, words in budgets.items())
+
+    assert len(upstream.requests) == 6
+    assert proxy.rows("SELECT * FROM cooldowns") == []
