@@ -24,7 +24,7 @@ from ccflare_core.process import hide_memory
 from ccflare_core.settings import Settings
 from ccflare_core.steps import Outcome
 from ccflare_core.store import has_client_keys
-from ccflare_mitm import contract, declaring, dumps, gate, layer, listener, logs, refusals, tls, tuning
+from ccflare_mitm import contract, declaring, doors, dumps, layer, listener, logs, refusals, tls, tuning
 from ccflare_mitm.house import CONSOLE, House
 
 logger = logging.getLogger("ccflare")
@@ -100,7 +100,7 @@ class CCFlare:
         try:
             if self._open_house().settings.requires_client_tls and layer.refuse_plaintext(data):
                 return
-            if gate.is_foreign_tunnel(data.context, self._open_house().upstream()) and not self._has_entered(data):
+            if doors.is_foreign_tunnel(data.context, self._open_house().upstream()) and not self._has_entered(data):
                 data.layer = layer.Refused(data.context)
                 return
             ctx.master.addons.get("nextlayer").next_layer(data)
@@ -113,7 +113,7 @@ class CCFlare:
     def tls_clienthello(self, data: ClientHelloData) -> None:
         """Leave the TLS of other hosts alone."""
         house = self._open_house()
-        if gate.is_foreign_tunnel(data.context, house.upstream()):
+        if doors.is_foreign_tunnel(data.context, house.upstream()):
             data.ignore_connection = True
             house.reaper.let_go(data.context.client)
 
@@ -131,7 +131,7 @@ class CCFlare:
 
     def http_connect(self, flow: http.HTTPFlow) -> None:
         """Who opens a tunnel?"""
-        self._open_house().gate.connect(flow)
+        self._open_house().gate.reception.connect(flow)
 
     # A request
 
@@ -151,7 +151,7 @@ class CCFlare:
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """The answer's head goes out: a page of an allowed origin may read it."""
-        self._open_house().gate.share(flow)
+        self._open_house().gate.threshold.share(flow)
 
     def response(self, flow: http.HTTPFlow) -> None:
         """The answer is with the client: show its story in the inspector."""
@@ -165,7 +165,7 @@ class CCFlare:
         house = self._open_house()
         if exchange := house.gate.find(flow):
             why = flow.error.msg if flow.error else ""
-            exchange.finish(Outcome.CLIENT_ABORT if gate.tells_of_leaving(why) else Outcome.REFUSED, why)
+            exchange.finish(Outcome.CLIENT_ABORT if doors.tells_of_leaving(why) else Outcome.REFUSED, why)
         house.show(flow)
 
     # The end
@@ -209,7 +209,7 @@ class CCFlare:
         return self._settings is not None and has_client_keys(self._settings.database)
 
     def _has_entered(self, data: NextLayer) -> bool:
-        return self._open_house().gate.has_entered(data.context.client)
+        return self._open_house().gate.reception.has_entered(data.context.client)
 
     def _set_paused(self, name: str, paused: bool) -> None:
         try:

@@ -20,7 +20,8 @@ from ccflare_core.guard import TAKEN
 from ccflare_core.heads import HEAD_BYTES
 from ccflare_core.options import Origin
 from ccflare_core.steps import Outcome, Ticket
-from ccflare_mitm.gate import Gate, address_of, door_of, is_foreign_tunnel
+from ccflare_mitm.doors import address_of, door_of, is_foreign_tunnel
+from ccflare_mitm.gate import Gate
 from exchange_kit import Bench
 from guard_kit import SECRET, a_gate, a_guard, a_key
 
@@ -116,7 +117,7 @@ def test_a_reverse_proxy_is_no_door_for_other_names(forwarding: bool) -> None:
     flow = asked(address=UPSTREAM, mode=REVERSE)
     gate = gate_of(Bench(forward_other_hosts=forwarding))
     flow.request.host_header = "evil.example"
-    gate.note_claim(flow.request)
+    gate.names.note(flow.request)
     flow.request.host_header = UPSTREAM[1]  # mitmproxy does this before the hook
 
     gate.enter(flow)
@@ -351,7 +352,7 @@ def test_an_answer_is_shared_with_the_page_that_may_read_it_and_upstreams_word_d
     flow = asked(headers=((b"Origin", b"https://panel.example"),))
     flow.response = http.Response.make(200, b"", {"Access-Control-Allow-Origin": "*"})
 
-    gate_of(Bench(allowed_origins="https://panel.example")).share(flow)
+    gate_of(Bench(allowed_origins="https://panel.example")).threshold.share(flow)
 
     assert flow.response.headers.get_all("access-control-allow-origin") == ["https://panel.example"]
 

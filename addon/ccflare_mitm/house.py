@@ -155,7 +155,7 @@ class House:
             find=self.gate.find,
             approve=self.keys.approve,
             settings=lambda: self.settings,
-            claim=self.gate.note_claim,
+            claim=self.gate.names.note,
             reveal=self.veil.reveal,
             hooks=HookRunner(ctx.master.addons),
             watch=self.reaper.watch,

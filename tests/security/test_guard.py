@@ -151,9 +151,9 @@ def test_r01_where_a_key_may_stand(house: House, header: object) -> None:
 def test_r01_a_tunnel_without_a_key_gets_a_407() -> None:
     for headers, status in (((), 407), ((basic(WRONG),), 407), ((basic(SECRET),), 0)):
         gate = a_gate(Bench(), a_guard(a_key()))
-        gate.connect(flow := asked(method="CONNECT", address=("https", "example.com", 443), headers=headers))
+        gate.reception.connect(flow := asked(method="CONNECT", address=("https", "example.com", 443), headers=headers))
         assert (flow.response.status_code if flow.response else 0) == status
-        assert gate.has_entered(flow.client_conn) == (status == 0)
+        assert gate.reception.has_entered(flow.client_conn) == (status == 0)
         assert status == 0 or (flow.response and flow.response.headers["proxy-authenticate"] == 'Basic realm="ccflare"')
 
 
@@ -208,21 +208,21 @@ def test_r01_a_key_outlives_the_data_key_that_its_digest_was_made_with(house: Ho
 # --- R2: what fails, fails closed -------------------------------------------------------------------------------------
 
 CALLEES = (
-    ("ccflare_mitm.gate", "take_keys"),
+    ("ccflare_mitm.reception", "take_keys"),
     ("ccflare_core.access.Access", "admits"),
     ("ccflare_core.access.Access", "serves"),
     ("ccflare_core.access.Access", "caller"),
     ("ccflare_core.allowances.Allowances", "admit_address"),
     ("ccflare_core.entrance.Entrance", "meet"),
     ("ccflare_core.entrance.Entrance", "admit_key"),
-    ("ccflare_mitm.gate", "is_loopback"),
+    ("ccflare_mitm.doors", "is_loopback"),
     ("ccflare_mitm.gate", "address_of"),
     ("ccflare_mitm.gate", "door_of"),
     ("ccflare_mitm.gate", "classify"),
     ("ccflare_mitm.gate", "make_response"),
     ("ccflare_mitm.gate", "has_credential"),
-    ("ccflare_mitm.gate.Gate", "_identify"),
-    ("ccflare_mitm.gate.Gate", "_refusal"),
+    ("ccflare_mitm.reception.Reception", "identify"),
+    ("ccflare_mitm.reception.Reception", "refusal"),
     ("ccflare_mitm.gate.Gate", "_open"),
     ("ccflare_core.guard", "is_key"),
     ("ccflare_core.guard", "_credentials"),
@@ -301,11 +301,11 @@ class Saboteur:
 addons = [Saboteur()]
 """
 PLACES = (
-    "ccflare_mitm.gate:Gate.connect",
-    "ccflare_mitm.gate:Gate._identify",
-    "ccflare_mitm.gate:Gate._refusal",
-    "ccflare_mitm.gate.take_keys",
-    "ccflare_mitm.gate.is_foreign_tunnel",
+    "ccflare_mitm.reception:Reception.connect",
+    "ccflare_mitm.reception:Reception.identify",
+    "ccflare_mitm.reception:Reception.refusal",
+    "ccflare_mitm.reception.take_keys",
+    "ccflare_mitm.doors.is_foreign_tunnel",
     "ccflare_core.guard:Guard.identify",
     "ccflare_core.guard:Guard._judge",
     "ccflare_core.guard:KeyRing.find",
@@ -346,7 +346,7 @@ def test_r02_in_a_running_proxy_nothing_goes_upstream(tmp_path: Path, tls_upstre
                 status_of(lambda: tunnelled(tls_upstream)),
                 status_of(lambda: tunnelled(foreign)),
             }
-            served = {200} if place.endswith("Gate.connect") else set()  # by the base URL, which needs no CONNECT
+            served = {200} if place.endswith("Reception.connect") else set()  # by the base URL, which needs no CONNECT
             assert statuses <= {0, 401, 500} | served, place
         assert len(tls_upstream.requests) == 1
         assert foreign.connections == 0
@@ -401,7 +401,7 @@ def test_r03_no_key_is_in_what_the_inspector_shows() -> None:
     gate = a_gate(Bench(), a_guard(a_key()))
 
     gate.enter(flow)
-    gate.connect(connect)
+    gate.reception.connect(connect)
 
     assert SECRET not in repr(flow.get_state())
     assert base64.b64encode(f"key:{SECRET}".encode()).decode() not in repr((flow.get_state(), connect.get_state()))
