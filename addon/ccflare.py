@@ -19,13 +19,19 @@ from mitmproxy.connection import Client
 from mitmproxy.proxy.layer import NextLayer
 from mitmproxy.tls import ClientHelloData, TlsData
 
-from ccflare_core.errors import CCFlareError, ConfigError, StoreError
-from ccflare_core.process import hide_memory
-from ccflare_core.settings import Settings
-from ccflare_core.steps import Outcome
-from ccflare_core.store import has_client_keys
-from ccflare_mitm import contract, declaring, doors, dumps, layer, listener, logs, refusals, tls, tuning
-from ccflare_mitm.house import CONSOLE, House
+try:
+    from ccflare_core.errors import CCFlareError, ConfigError, StoreError
+    from ccflare_core.process import hide_memory
+    from ccflare_core.settings import Settings
+    from ccflare_core.steps import Outcome
+    from ccflare_core.store import has_client_keys
+    from ccflare_mitm import contract, declaring, doors, dumps, layer, listener, logs, refusals, tls, tuning
+    from ccflare_mitm.house import CONSOLE, House
+except ModuleNotFoundError as missing:
+    # mitmproxy would go on without an addon that it cannot load, and listen, and forward whatever comes.
+    sys.exit(
+        f"ccflare: this Python has no package {missing.name}: start it with scripts/run, which installs what it needs"
+    )
 
 logger = logging.getLogger("ccflare")
 

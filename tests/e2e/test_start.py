@@ -149,6 +149,14 @@ def test_an_unusable_key_stops_the_start(tmp_path: Path) -> None:
     assert "too short" not in sentence
 
 
+def test_a_package_that_is_missing_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "peewee.py").write_text("raise ModuleNotFoundError('No module named peewee', name='peewee')")
+
+    (sentence,) = refusal(tmp_path / "home", PYTHONPATH=str(tmp_path))
+
+    assert sentence.startswith("this Python has no package peewee:")
+
+
 def test_a_log_of_all_that_is_sent_stops_the_start(tmp_path: Path) -> None:
     [sentence] = refusal(tmp_path, "--set", "proxy_debug=true")
     assert sentence.startswith("proxy_debug: ")
