@@ -46,6 +46,7 @@ A request's life, in the order of reading:
     usage_poll  how full idle accounts' windows are
     sessions    logins that wait for their code         importing   other programs' accounts
     clients     the stored client keys
+    doctor      what is well, and what to do            hazards, leaks
     cli         the commands behind scripts/
 """
 

@@ -10,26 +10,8 @@ from mitmproxy.net.tls import INSECURE_TLS_MIN_VERSIONS, Version
 from mitmproxy.proxy import mode_specs
 
 from ccflare_core.errors import ConfigError
+from ccflare_core.hazards import OPTIONS, VARIABLES
 from ccflare_mitm import dumps
-
-# Option, or variable, and why it is refused once it is set at all.
-OPTIONS = (
-    ("proxy_debug", "it would write the accounts' credentials into the log; leave it off"),
-    (
-        "ssl_insecure",
-        "it would take anyone for the upstream and give them the accounts' credentials; for a certificate authority of "
-        "your own set ssl_verify_upstream_trusted_ca",
-    ),
-    ("ignore_hosts", "it would lead connections past the gate; remove it"),
-    ("allow_hosts", "it would lead connections past the gate; remove it, other hosts' TLS is not opened anyway"),
-    ("tcp_hosts", "it would lead connections past the gate; remove it"),
-    ("udp_hosts", "it would lead connections past the gate; remove it"),
-    ("map_remote", "it would send requests, and the clients' own credentials, elsewhere; set ccflare_upstream"),
-    ("stickyauth", "it would send one client's credential with the requests of another; remove it"),
-    ("stickycookie", "it would send one client's cookies with the requests of another; remove it"),
-    ("proxyauth", "it takes the header that clients send their key in; remove it"),
-)
-VARIABLES = ("SSLKEYLOGFILE", "MITMPROXY_SSLKEYLOGFILE")
 
 TRUST = ("ssl_verify_upstream_trusted_ca", "ssl_verify_upstream_trusted_confdir", "ccflare_client_ca")
 """Whoever can write these decides whom we trust."""

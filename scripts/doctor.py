@@ -1,0 +1,12 @@
+#!/usr/bin/env python3
+"""Check this installation: host, options, files, keys, database, accounts, the running proxy."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "addon"))
+
+from ccflare_core.cli import run
+
+if __name__ == "__main__":
+    sys.exit(run("doctor"))
