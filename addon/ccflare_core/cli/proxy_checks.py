@@ -23,6 +23,7 @@ from ccflare_core.store import Store
 _SECONDS = 3.0
 _ALIVE_MS = 180_000
 _EVIL = "http://evil.example"
+_REFUSED = (400, 401, 403, 404, 405, 421, 429)
 _TELLING = ("traceback", 'file "/', "site-packages")
 
 
@@ -122,14 +123,14 @@ def _probes(proxy: Proxy, *, has_keys: bool) -> Iterator[tuple[str, str, Seen, b
     allowed = preflight.headers.get("access-control-allow-origin", "")
     yield "proxy.cors", "a preflight of another site's page", preflight, allowed not in ("*", _EVIL)
     posted = _ask(proxy, "POST", "/ccflare/accounts/none/pause", {"Origin": _EVIL})
-    yield "proxy.origin", "a change by another site's page", posted, posted.status in (401, 403, 404, 405)
+    yield "proxy.origin", "a change by another site's page", posted, posted.status in _REFUSED
     rebound = _ask(proxy, "GET", "/ccflare/health", {"Host": "evil.example"})
-    yield "proxy.host", "a page under a foreign name", rebound, rebound.status in (400, 401, 403, 421)
+    yield "proxy.host", "a page under a foreign name", rebound, rebound.status in _REFUSED
     changed = _ask(proxy, "POST", "/ccflare/accounts/none/pause")
-    yield "proxy.changes", "a change without a key", changed, changed.status in (401, 403, 404, 405)
+    yield "proxy.changes", "a change without a key", changed, changed.status in _REFUSED
     if has_keys and not proxy.options.get("ccflare_open_loopback"):
         asked = _ask(proxy, "GET", "/v1/models")
-        yield "proxy.keys", "a request to the API without a key", asked, asked.status == 401
+        yield "proxy.keys", "a request to the API without a key", asked, asked.status in _REFUSED
 
 
 def _leaky(check: str, found: list[str]) -> Result:

@@ -1,0 +1,130 @@
+"""Operations: what an owner can check, find out and do, and what the project checks of itself."""
+
+import ast
+import json
+import re
+import subprocess
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ccflare_core import doctor
+from ccflare_core.cli import host_checks
+from ccflare_core.doctor import Activity, Level
+from fake_upstream import FakeUpstream
+from harness import Proxy, via_base_url
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted((ROOT / "addon").rglob("*.py"))
+
+HARMLESS = {"tokens.py", "usage_poll.py", "exchange.py", "failover.py", "blocks.py"}
+"""Where the `random` module spreads times out, or tells two writers apart; nobody gains anything by guessing these."""
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[FakeUpstream, Proxy]]:
+    """A proxy with an account and a client key."""
+    with FakeUpstream() as upstream:
+        proxy = Proxy(upstream)
+        proxy.add_tokens("max-1", "sk-ant-oat01-one")
+        proxy.run_script("keys.py", "client", "add", "me")
+        with proxy:
+            yield upstream, proxy
+
+
+@pytest.fixture(scope="module")
+def findings(served: tuple[FakeUpstream, Proxy]) -> dict[str, set[str]]:
+    """What the doctor says of it: the levels of each check."""
+    _, proxy = served
+    proxy.log_file.chmod(0o600)
+    levels: dict[str, set[str]] = {}
+    for row in json.loads(proxy.run_script("doctor.py", "--log", str(proxy.log_file), "--format", "json")):
+        levels.setdefault(row["check"], set()).add(row["level"])
+    return levels
+
+
+def test_r29_whatever_must_not_be_guessed_comes_from_the_systems_randomness() -> None:
+    importing = {path.name for path in SOURCES if "random" in imported(path)}
+    assert importing <= HARMLESS
+    assert {path.name for path in SOURCES if re.search(r"uuid[134]?\.uuid[135]\(", path.read_text())} == set()
+
+
+def imported(path: Path) -> set[str]:
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import)]
+    return {alias.name for node in nodes for alias in node.names}
+
+
+def test_r69_the_doctor_warns_of_what_is_unusual() -> None:
+    events = Counter({("auth.denied", "denied"): 50, ("token.refresh", "failed"): 5, ("config.change", "ok"): 30})
+    odd = doctor.activity(Activity(100, 60, ("203.0.113.7",), events), is_remote=False)
+    assert {result.check for result in odd if result.level is Level.WARN} == {
+        *("activity.denied", "activity.refreshes", "activity.changes", "activity.failures", "activity.addresses")
+    }
+
+
+def test_r74_a_tracked_or_readable_env_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_checks, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("ccflare_PASSPHRASE=x")
+    (tmp_path / ".env").chmod(0o640)
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    subprocess.run(["git", "-C", str(tmp_path), "add", "-f", ".env"], check=True)
+
+    results = [*host_checks.files(None, {}, {}), *host_checks.code()]
+
+    assert [r.check for r in results if r.level is Level.FAIL] == ["files.env", "code.tracked"]
+
+
+def test_r78_the_doctor_tries_each_box_of_the_checklist(findings: dict[str, set[str]]) -> None:
+    """The review's deployment checklist, box by box, on a proxy that runs."""
+    boxes = {
+        "network": {"access.address", "proxy.host", "options.web_host"},
+        "tokens": {"keys.source", "keys.place", "keys.sealed", "keys.age", "files.private", "accounts.token"},
+        "access": {"access.keys", "access.review", "proxy.changes", "database.audit"},
+        "data": {"database.backup", "database.growth", "database.disk", "database.whole"},
+        "monitoring": {f"activity.{name}" for name in ("denied", "refreshes", "changes", "failures", "addresses")},
+    }
+    assert {box: checks - findings.keys() for box, checks in boxes.items() if checks - findings.keys()} == {}
+
+
+def test_r80_security_lint_is_on_for_all_that_is_not_a_test() -> None:
+    lint = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]
+    assert "S" in lint["select"]
+    assert not [rule for rule in lint["ignore"] if rule.startswith("S")]
+    assert [place for place, rules in lint["per-file-ignores"].items() if "S" in rules] == ["tests/**"]
+
+
+def test_r81_the_reviews_manual_checklist(findings: dict[str, set[str]]) -> None:
+    """No credential in the code, no page for strangers, no telling error, private files, a clean log."""
+    for check in ("code.secrets", "proxy.changes", "proxy.errors", "proxy.headers", "files.private", "files.logs"):
+        assert findings[check] == {"ok"}, check
+
+
+def test_r82_strangers_learn_nothing_and_change_nothing(served: tuple[FakeUpstream, Proxy]) -> None:
+    """The review's three curl commands, with its own paths and with ours."""
+    upstream, proxy = served
+    evil = ((b"Origin", b"http://evil.com"), (b"Access-Control-Request-Method", b"GET"))
+    for path in ("/api/accounts", "/ccflare/accounts"):
+        with via_base_url(proxy) as client:
+            assert client.request("GET", path).status in (401, 403, 404, 429)
+        with via_base_url(proxy) as client:
+            assert client.request("OPTIONS", path, evil).header("access-control-allow-origin") is None
+    with via_base_url(proxy) as client:
+        head = client.request("HEAD", "/ccflare/health").head
+    assert [name for name in ("server", "via", "x-powered-by") if head.header(name)] == []
+    assert upstream.requests == []
+
+
+ALLOWED_IN_SQL = re.compile(r"[A-Z_]+|columns|conditions?|', '\.join\((names|Row\._fields)\)")
+
+
+def test_r83_no_value_is_written_into_a_statement() -> None:
+    """Ruff's S608 finds statements that are put together. Those that may be have names and numbers in them."""
+    for path in SOURCES:
+        for line in path.read_text().splitlines():
+            if "S608" in line:
+                odd = [part for part in re.findall(r"\{([^{}]+)\}", line) if not part.endswith(":d")]
+                assert [part for part in odd if not ALLOWED_IN_SQL.fullmatch(part)] == [], f"{path.name}: {line}"
