@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from ccflare_core.audit_check import Check, Report
+from ccflare_core.cli import incident
 from ccflare_core.cli.audit_rows import find_rows, row_table
 from ccflare_core.cli.console import (
     OK,
@@ -39,6 +40,8 @@ examples:
   scripts/audit.py show --action '*.refresh' --outcome failed --format json
   scripts/audit.py show --secret - < key.txt      what was done with this key
   scripts/audit.py verify
+  scripts/audit.py who-used max-1 --between 2026-11-01T14:00 2026-11-01T18:00
+  scripts/audit.py bundle evidence.zip --between 7d now
 """
 
 
@@ -75,6 +78,7 @@ def _parser() -> Parser:
     verify.add_argument(
         "--anchor", metavar="TEXT", action="append", default=[], help="an anchor that the proxy has logged; repeatable"
     )
+    incident.add_commands(commands)
     restart = add_command(commands, "restart", _restart, "go on writing behind a break; verify names it all the same")
     restart.add_argument("--yes", action="store_true", help="do it; without this nothing is changed")
     return parser

@@ -157,5 +157,6 @@ class Examination:
     def _access(self, store: Store, settings: Settings) -> Results:
         host = str(self._merged.get("listen_host", "127.0.0.1"))
         keys = store_checks.valid_keys(store, self._now)
-        yield from doctor.door(Door(host, settings.allow_remote, settings.requires_client_tls, keys))
+        has_tls = settings.requires_client_tls or settings.insecure_remote
+        yield from doctor.door(Door(host, settings.allow_remote, has_tls, keys))
         yield from store_checks.client_keys(store, self._now)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
-from ccflare_core.cli import mfa
+from ccflare_core.cli import mfa, renewing
 from ccflare_core.cli.clients import add_commands
 from ccflare_core.cli.console import (
     OK,
@@ -79,6 +79,8 @@ def _parser() -> Parser:
     command("status", _status, "show the keys, and how many values need each")
     rotate = command("rotate", _rotate, "make a key that seals from now on, and seal all that is stored with it")
     rotate.add_argument("--later", action="store_true", help="leave what is stored to a later `rewrap`")
+    everything = command("rotate-all", _rotate_all, "after a theft: a new data key, new secrets for client keys")
+    everything.add_argument("--yes", action="store_true", help="do it; without this nothing is changed")
     command("rewrap", _rewrap, "seal with the newest key what older ones have sealed; goes on where it was stopped")
     retire = command("retire", _retire, "delete a key that nothing needs any more")
     retire.add_argument("key", metavar="KEY", help="its id, as `status` shows it")
@@ -133,6 +135,22 @@ def _rotate(console: Console, arguments: argparse.Namespace) -> int:
     with _changing(console, arguments) as (store, keys):
         console.say(f"The key {keys.rotate()} seals from now on.")
         return OK if arguments.later else _rewrap_all(console, store, keys)
+
+
+def _rotate_all(console: Console, arguments: argparse.Namespace) -> int:
+    if not arguments.yes:
+        raise Refused("This ends the secrets of all client keys at once; --yes does it and shows the new ones.")
+    with _changing(console, arguments) as (store, keys):
+        keys.rotate()
+        renewed = renewing.renew_clients(store)
+        console.say(render([renewing.secret_table(renewed)], arguments.format))
+        done = _drained(store.resealing().rewrap())
+        old = renewing.retire_old(keys)
+        store.note("key.rotate_all", "", clients=len(renewed), values=done, retired=old)
+        _scrub(console, store)
+        console.complain(f"Sealed {_values(done)} with a new data key; the older ones ({len(old)}) are deleted.")
+        renewing.say_what_is_left(console, store)
+    return OK
 
 
 def _rewrap(console: Console, arguments: argparse.Namespace) -> int:
