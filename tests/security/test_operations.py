@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
@@ -89,6 +90,50 @@ def test_r78_the_doctor_tries_each_box_of_the_checklist(findings: dict[str, set[
         "monitoring": {f"activity.{name}" for name in ("denied", "refreshes", "changes", "failures", "addresses")},
     }
     assert {box: checks - findings.keys() for box, checks in boxes.items() if checks - findings.keys()} == {}
+
+
+HOLE = '{"id": "X-1", "fix_versions": ["2"]}'
+
+
+@pytest.mark.parametrize(
+    ("program", "code", "said"),
+    [
+        (
+            f"""echo '{{"dependencies": [{{"name": "h11", "version": "1", "vulns": [{HOLE}]}}]}}'""",
+            1,
+            "h11 1: X-1, mended in 2",
+        ),
+        ("""echo '{"dependencies": [{"name": "h11", "version": "2", "vulns": []}]}'""", 0, ""),
+        ("echo no connection; exit 1", 0, "no advisory feed"),
+        ("sleep 60", 0, "longer than"),
+        (None, 0, "not installed"),
+    ],
+)
+def test_r79_a_known_hole_fails_the_check_and_a_missing_feed_is_a_warning(
+    program: str | None, code: int, said: str, tmp_path: Path
+) -> None:
+    if program is not None:
+        (tmp_path / "pip-audit").write_text(f"#!/bin/sh\n{program}\n")
+        (tmp_path / "pip-audit").chmod(0o700)
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", BARE, str(ROOT / "scripts" / "_advisories.py"), "1.5"],
+        capture_output=True,
+        text=True,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        timeout=60,
+    )
+    assert done.returncode == code, done.stderr
+    assert said in done.stdout + done.stderr
+    assert time.monotonic() - began < 30
+
+
+BARE = """
+import runpy, sys
+sys.argv, sys.executable = sys.argv[1:], "/none/python"
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""An environment without a pip-audit of its own."""
 
 
 def test_r80_security_lint_is_on_for_all_that_is_not_a_test() -> None:
