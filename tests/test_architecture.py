@@ -29,6 +29,7 @@ DATABASE = {
     "database",
     "engines",
     "factors",
+    "history",
     "ledger",
     "logins",
     "migrations",
@@ -45,6 +46,7 @@ WITH_IO = DATABASE | {"backlog", "cli", "fetch", "files", "importing", "transcri
 WITH_IO |= {"audit_check", "audit_file", "auditor", "pinning", "refresh", "tokens", "totp", "usage_poll"}
 WITH_IO |= {"hsm", "indirection", "key_sources", "os_keyring", "passphrase", "searching"}
 WITH_IO |= {"permissions", "process"}
+WITH_IO |= {"backup", "exports", "retention"}
 
 
 def imports(path: Path) -> Iterator[str]:

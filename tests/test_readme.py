@@ -47,7 +47,7 @@ def test_every_script_is_in_the_readme() -> None:
     assert [name for name in scripts if f"scripts/{name}" not in README] == []
 
 
-@pytest.mark.parametrize("script", ["access", "accounts", "audit", "doctor", "keys", "stats"])
+@pytest.mark.parametrize("script", ["access", "accounts", "audit", "doctor", "keys", "maintain", "prices", "stats"])
 def test_quoted_commands_are_understood(script: str) -> None:
     """Each is parsed by the script's own parser; what they do is tested elsewhere."""
     parser = importlib.import_module(f"ccflare_core.cli.{script}")._parser()

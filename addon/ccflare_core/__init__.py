@@ -32,6 +32,8 @@ A request's life, in the order of reading:
     redact      what a secret looks like                deltas      the text that events tell in pieces
     blocks      bodies into blocks, each kept once      bodies      back, and freed
     splitting   where a body is cut                     transcript  the format of what is kept
+    retention   what is too old or too much goes        history     finding and deleting it
+    backup      the whole of it in one sealed file      exports     as other programs read it
     vault       sealing and opening
     data_keys   the ring of keys that seal              sealed      all that they have sealed
     blocklist   addresses that may not come             factors     the second factor's rows

@@ -34,6 +34,14 @@ class DataKey(NamedTuple):
     source: str
 
 
+class Wrapped(NamedTuple):
+    """A data key that only the key source of this name can unwrap."""
+
+    id: str
+    source: str
+    wrapped: bytes
+
+
 class DataKeys:
     """A part of the store: the ring of keys, and its changes."""
 
@@ -92,6 +100,11 @@ class DataKeys:
                 except VaultError as error:
                     self._refused[row.id] = f"a new data key cannot be used, restart the proxy: {error}"
         self._take(ids)
+
+    def newest(self) -> Wrapped:
+        """The key that seals, as it is stored."""
+        row = self._rows()[0]
+        return Wrapped(row.id, row.source, bytes(row.wrapped))
 
     def rotate(self) -> str:
         """Make a key that seals from now on; its id.
@@ -186,10 +199,7 @@ class DataKeys:
         return {"id": new, "wrapped": wrapped, "source": self._source.name, "source_at": now, "created_at": now}
 
     def _unwrap(self, row: DataKeyRow) -> bytes:
-        key = self._source.unwrap(bytes(row.wrapped), _context(row.id))
-        if key_id(key).hex() != row.id:
-            raise VaultError("a data key is not the one that its row names: restore the database from a backup")
-        return key
+        return unwrap(self._source, Wrapped(row.id, row.source, bytes(row.wrapped)))
 
     def _check_runs(self, since: int) -> None:
         is_live = RunRow.ended_at.is_null() & (RunRow.heartbeat_at > self._now() - _ALIVE_MS)
@@ -213,6 +223,14 @@ def list_keys(database: Database) -> list[DataKey]:
     with as_store_errors():
         rows = DataKeyRow.select().order_by(DataKeyRow.number.desc()).bind(database)
         return [DataKey(row.id, row.number, row.created_at / 1000, row.source) for row in rows]
+
+
+def unwrap(source: KeySource, key: Wrapped) -> bytes:
+    """The data key itself. Raises VaultError if the source cannot unwrap it, or it is another one."""
+    found = source.unwrap(key.wrapped, _context(key.id))
+    if key_id(found).hex() != key.id:
+        raise VaultError("a data key is not the one that its row names: restore the database from a backup")
+    return found
 
 
 def _context(key_id: str) -> bytes:

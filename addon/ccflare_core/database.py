@@ -8,11 +8,19 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import peewee
 
 from ccflare_core.errors import StoreError, Unusable
+
+
+class Space(NamedTuple):
+    """Bytes: of pages that hold something, of pages that wait for new rows, and what the disk has left."""
+
+    used: int
+    spare: int
+    disk: int
 
 
 class Engine(Protocol):
@@ -48,6 +56,15 @@ class Engine(Protocol):
 
     def log_bytes(self) -> int:
         """The size of a log that grows while some reader keeps a transaction open; 0 if there is none."""
+
+    def space(self) -> Space | None:
+        """What the database takes; None where that is a server's affair."""
+
+    def shrink(self, pages: int) -> None:
+        """Give up to so many spare pages back to the disk, in one short transaction."""
+
+    def problems(self) -> list[str]:
+        """What a look through all of it finds damaged, a few lines at most. It keeps nobody else waiting."""
 
     def close(self) -> None:
         """Close the connection; a second time is harmless."""

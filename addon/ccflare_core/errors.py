@@ -5,6 +5,7 @@ CCFlareError
 ├── VaultError         a secret cannot be sealed or opened, or the key is unusable
 ├── StoreError         the database cannot be opened, read or written
 │   ├── Unusable           it cannot be used at all now, whatever is asked of it
+│   │   └── Gone               its file is no longer there, and waiting will not bring it back
 │   ├── AuditError         its audit log cannot take an entry, so nothing that needs one can be done
 │   └── NotFound           nothing in it has that name
 └── TokenError         an OAuth token could not be had
@@ -37,6 +38,10 @@ class StoreError(CCFlareError):
 
 class Unusable(StoreError):
     """The database itself cannot be read or written at the moment."""
+
+
+class Gone(Unusable):
+    """The database's file was deleted or replaced under an open connection."""
 
 
 class AuditError(StoreError):

@@ -131,6 +131,16 @@ class Postgres:
         """See Engine; the server looks after its log by itself."""
         return 0
 
+    def space(self) -> None:
+        """See Engine; what is deleted makes room within the server's files, which do not shrink by that."""
+
+    def shrink(self, pages: int) -> None:
+        """See Engine; the server does it by itself."""
+
+    def problems(self) -> list[str]:
+        """See Engine; the server keeps the references right, and its owner has `pg_amcheck` for the rest."""
+        return []
+
     def close(self) -> None:
         """See Engine."""
         self.database.autoconnect = False

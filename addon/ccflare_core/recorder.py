@@ -50,11 +50,13 @@ class Recorder:
         self._body_limit = body_limit
         self._wall = wall
         self._account_name = account_name
+        self._left_out: set[str] = set()  # the open exchanges that have no row
 
     def started(self, exchange: Exchange) -> None:
         """Open the exchange's row."""
         opening = exchange.opening
         if self._mode(opening) is Mode.OFF:
+            self._left_out.add(exchange.id)
             return
         self._sink.put(
             ExchangeStarted(
@@ -75,7 +77,7 @@ class Recorder:
 
     def attempted(self, exchange: Exchange, attempt: Attempt) -> None:
         """Note one attempt."""
-        if self._mode(exchange.opening) is Mode.OFF:
+        if self._mode(exchange.opening) is Mode.OFF or exchange.id in self._left_out:
             return
         verdict = attempt.verdict
         self._sink.put(
@@ -107,7 +109,8 @@ class Recorder:
         """Close the exchange's row, keep its bodies if asked to, and say so in the log."""
         log_exchange(exchange)
         mode = self._mode(exchange.opening)
-        if mode is Mode.OFF:
+        if exchange.id in self._left_out:
+            self._left_out.remove(exchange.id)
             return
         if mode.keeps_bodies and exchange.ticket is Ticket.LEASE:
             self._keep_bodies(exchange, redact=mode is Mode.REDACTED)

@@ -94,6 +94,10 @@ class Settings:
     capture_limit_bytes: int
     capture_budget_bytes: int
     memory_soft_limit_bytes: int
+    payload_days: int
+    request_days: int
+    database_limit_bytes: int
+    minimum_free_bytes: int
     drain_seconds: int
     inspector_flows: int
     forward_other_hosts: bool

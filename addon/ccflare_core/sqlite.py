@@ -7,6 +7,8 @@ stat and chmod are harmless.
 
 import contextlib
 import os
+import shutil
+import sqlite3
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,8 +16,8 @@ from typing import Any
 
 import peewee
 
-from ccflare_core.database import as_store_errors, naming
-from ccflare_core.errors import StoreError
+from ccflare_core.database import Space, as_store_errors, explain, naming
+from ccflare_core.errors import Gone, StoreError
 from ccflare_core.files import draft, make_private_folder, publish
 from ccflare_core.migrations import migrate, pending
 
@@ -25,6 +27,9 @@ APPLICATION_ID = 0x63636631
 _BUSY_SECONDS = 5
 _QUICK_CHECK_BYTES = 256 * 1024 * 1024
 _JOURNAL_BYTES = 64 * 1024 * 1024
+_INCREMENTAL = 2
+_COPIED_PAGES = 2000
+_SHARED_FIRST, _SHARED_SIZE = 0x40000002, 510
 _WRITING = (
     ("foreign_keys", 1),
     ("synchronous", "FULL"),
@@ -48,7 +53,7 @@ class SQLite:
         """See Engine: an IMMEDIATE transaction has the file's only write lock from its beginning."""
         if self._identify() != self._identity:
             # SQLite would go on writing into a file that no longer has a name.
-            raise StoreError("the database file was deleted or replaced while in use: restore it, then restart")
+            raise Gone("the database file was deleted or replaced while in use: restore it, then restart")
         with as_store_errors(), self.database.atomic():
             yield
 
@@ -79,12 +84,41 @@ class SQLite:
         """
         with as_store_errors():
             if whole:
+                self.database.pragma("auto_vacuum", _INCREMENTAL)  # it is VACUUM that changes a file without it
                 self._execute("VACUUM")
             return not self._execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
 
     def log_bytes(self) -> int:
         """See Engine: the write-ahead log."""
         return file_size(beside(self._path, "-wal"))
+
+    def space(self) -> Space:
+        """See Engine."""
+        with as_store_errors():
+            size, all_pages, spare = (
+                int(self.database.pragma(name)) for name in ("page_size", "page_count", "freelist_count")
+            )
+        return Space((all_pages - spare) * size, spare * size, free_bytes(self._path))
+
+    def shrink(self, pages: int) -> None:
+        """See Engine."""
+        with self.transaction():
+            self._execute(f"PRAGMA incremental_vacuum({pages:d})").fetchall()  # a page for each row that is fetched
+
+    def problems(self) -> list[str]:
+        """See Engine: a connection of its own sees the file as it is, and not the pages that this one remembers."""
+        if self._identify() != self._identity:
+            return ["the database file was deleted or replaced while in use"]
+        try:
+            with contextlib.closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)) as other:
+                found = [row[0] for row in other.execute("PRAGMA quick_check(5)")]
+                broken = other.execute("PRAGMA foreign_key_check").fetchmany(5)
+        except sqlite3.DatabaseError as error:
+            return [explain(error)]
+        found += [
+            f"row {row} of {table} refers to a row of {parent} that is not there" for table, row, parent, _ in broken
+        ]
+        return [line for line in found if line != "ok"]
 
     def close(self) -> None:
         """See Engine."""
@@ -169,6 +203,7 @@ def _create(path: Path, now_ms: int) -> None:
         raise StoreError("the file is missing although its -wal is there: restore it, or move the -wal away")
     with draft(path) as new:
         with _connected(new, "rw") as database:
+            database.pragma("auto_vacuum", _INCREMENTAL)  # before anything is written
             database.pragma("application_id", APPLICATION_ID)
             migrate(database, now_ms)
             database.pragma("journal_mode", "wal")
@@ -200,6 +235,66 @@ def _make_private(path: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             if file.stat().st_mode & 0o077:
                 file.chmod(0o600)
+
+
+def copy(path: Path, target: Path, progress: Callable[[int, int], None]) -> None:
+    """Write what the database is now into the empty file `target`, while others go on writing. Raises StoreError.
+
+    `progress` is told how many of how many pages are done. In WAL mode a reader keeps nobody waiting, and what it
+    has begun to read stays the same to it: so a copy of one moment is made in steps, and never begun again.
+    """
+    with naming(path), _connected(path, "ro") as source, contextlib.closing(sqlite3.connect(target)) as new:
+        new.execute("PRAGMA synchronous = OFF")  # whoever needs it to last syncs it
+        with source.atomic("DEFERRED"):
+            source.execute_sql("SELECT COUNT(*) FROM sqlite_master").fetchall()  # type: ignore[no-untyped-call]
+            source.connection().backup(  # type: ignore[no-untyped-call]
+                new,
+                pages=_COPIED_PAGES,
+                progress=lambda status, left, total: progress(total - left, total),
+                sleep=0,
+            )
+
+
+def set_aside(path: Path, word: str) -> Path | None:
+    """Give the database another name, with all that lies beside it; which one. None if there is no database.
+
+    Raises StoreError while any process has it open.
+    """
+    with naming(path):
+        if not path.exists() and not beside(path, "-wal").exists():
+            return None
+        if path.exists():
+            _check_unused(path)
+        aside = beside(path, f".{word}")
+        for suffix in ("", "-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                beside(path, suffix).rename(beside(aside, suffix))
+        return aside
+
+
+def _check_unused(path: Path) -> None:
+    """Raise StoreError if a process has the database open. It does not have to be a sound one.
+
+    Whoever uses a database in WAL mode has a lock on these bytes as long as it is open
+    (https://www.sqlite.org/src/file/src/os.h, SHARED_FIRST). No connection of this process may be open: see the module.
+    """
+    try:
+        import fcntl
+    except ImportError:  # on Windows an open file cannot be renamed in the first place
+        return
+    with path.open("rb+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, _SHARED_SIZE, _SHARED_FIRST)
+        except OSError:
+            raise StoreError("a program has the database open: stop the proxy, and whatever else uses it") from None
+
+
+def free_bytes(path: Path) -> int:
+    """What the disk has left for the file at `path`, or for a new one there. A huge number if it cannot be asked."""
+    try:
+        return shutil.disk_usage(path.parent).free
+    except OSError:
+        return 2**63
 
 
 def beside(path: Path, suffix: str) -> Path:

@@ -8,7 +8,7 @@ or not as asked.
 import contextlib
 import os
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,12 @@ from ccflare_core.clients import Clients
 from ccflare_core.configurations import Configurations
 from ccflare_core.cooldowns import Cooldown
 from ccflare_core.data_keys import DataKey, DataKeys, list_keys
-from ccflare_core.database import CommitUnknown, Engine, as_store_errors
+from ccflare_core.database import CommitUnknown, Engine, Space, as_store_errors
 from ccflare_core.engines import is_made, open_engine
 from ccflare_core.entries import By, Entry, Outcome, Secret
 from ccflare_core.errors import AuditError, NotFound, StoreError, Unusable, VaultError
 from ccflare_core.factors import Factors
+from ccflare_core.history import History
 from ccflare_core.key_sources import KeySource
 from ccflare_core.ledger import Ledger, clear_cooldown, set_cooldown, to_ms
 from ccflare_core.location import Location
@@ -97,6 +98,7 @@ class Store:
         self.clients = Clients(database, self.vault, transaction=self._transaction, wall=wall, record=self._record)
         self.blocklist = Blocklist(database, transaction=self._transaction, wall=wall, record=self._record)
         self.factors = Factors(database, self.vault, transaction=self._transaction, wall=wall, record=self._record)
+        self.history = History(database, self.transcripts, self._transaction)
         self.run_id: str | None = None
         """The run that was started through this store and has not ended."""
 
@@ -288,14 +290,31 @@ class Store:
 
     def latest_windows(self) -> dict[str, tuple[Window, ...]]:
         """The last reading of each window, by account id."""
-        newest = WindowRow.select(peewee.fn.MAX(WindowRow.id)).group_by(WindowRow.account_id, WindowRow.name)
-        query = WindowRow.select().where(WindowRow.id.in_(newest)).order_by(WindowRow.name)
-        found: dict[str, list[Window]] = defaultdict(list)
         with as_store_errors():
-            for row in query.bind(self._database):
-                window = Window(row.name, row.status, row.utilization, _seconds(row.resets_at))
-                found[row.account_id].append(window)
-        return {account_id: tuple(windows) for account_id, windows in found.items()}
+            return {account_id: windows for account_id in self._read_ids() if (windows := self._latest(account_id))}
+
+    def _read_ids(self) -> Iterator[str]:
+        """The accounts that have readings, from step to step through the index: all readings are too many to group."""
+        found: str | None = self._first(WindowRow.account_id)
+        while found is not None:
+            yield found
+            found = self._first(WindowRow.account_id, WindowRow.account_id > found)
+
+    def _latest(self, account_id: str) -> tuple[Window, ...]:
+        """The last reading of each window of the account."""
+        windows, is_its = [], WindowRow.account_id == account_id
+        name: str | None = self._first(WindowRow.name, is_its)
+        while name is not None:
+            newest = WindowRow.select().where(is_its & (WindowRow.name == name))
+            row = newest.order_by(WindowRow.at.desc(), WindowRow.id.desc()).limit(1).bind(self._database)[0]
+            windows.append(Window(row.name, row.status, row.utilization, _seconds(row.resets_at)))
+            name = self._first(WindowRow.name, is_its & (WindowRow.name > name))
+        return tuple(windows)
+
+    def _first(self, column: Any, condition: Any = None) -> Any:
+        """The lowest value of a column of `windows`; None if there is none."""
+        query = WindowRow.select(peewee.fn.MIN(column))
+        return (query if condition is None else query.where(condition)).bind(self._database).scalar()
 
     def start_run(self, run_id: str, host: str, pid: int) -> None:
         """Note that this process has begun to serve."""
@@ -424,6 +443,18 @@ class Store:
     def log_bytes(self) -> int:
         """The size of the write-ahead log, which grows while some reader keeps a transaction open."""
         return self._engine.log_bytes()
+
+    def space(self) -> Space | None:
+        """What the database takes and its disk has left; None where that is a server's affair."""
+        return self._engine.space()
+
+    def shrink(self, pages: int) -> None:
+        """Give up to so many spare pages back to the disk, in one short transaction."""
+        self._engine.shrink(pages)
+
+    def problems(self) -> list[str]:
+        """What a look through the whole file finds damaged, a few lines at most."""
+        return self._engine.problems()
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

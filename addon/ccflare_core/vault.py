@@ -26,6 +26,8 @@ KEY_BYTES = 32
 HEAD = 1 + 8
 """How many of the first bytes of a sealed value tell its layout and its key."""
 
+Purpose = Literal["audit", "backup", "blocks", "pepper"]
+
 _VERSION = b"\x01"
 _NONCE = 12
 _TAG = 16
@@ -44,7 +46,7 @@ class _DataKey:
 
     def __init__(self, key: bytes) -> None:
         self.id = key_id(key)
-        self.macs = {purpose: _derive(key, purpose) for purpose in ("audit", "blocks", "pepper")}
+        self.macs = {purpose: _derive(key, purpose) for purpose in ("audit", "backup", "blocks", "pepper")}
         self._tokens = AESGCM(_derive(key, "tokens"))
         self._payloads = AESGCM(_derive(key, "payloads"))
 
@@ -116,7 +118,9 @@ class Vault:
         """The same secret for another place. Raises VaultError like `open`."""
         return self.seal(self.open(sealed, place), other)
 
-    def mac(self, purpose: Literal["audit", "blocks", "pepper"], data: bytes, key_id: str | None = None) -> bytes:
+    def mac(
+        self, purpose: Literal["audit", "backup", "blocks", "pepper"], data: bytes, key_id: str | None = None
+    ) -> bytes:
         """HMAC-SHA256 of `data`, under the newest key's key for this purpose or that of another key.
 
         Whoever stores it stores the key's id with it. Raises VaultError if the ring has no such key.
@@ -135,6 +139,26 @@ class Vault:
         if wanted not in self._ring:
             raise VaultError(f"the data key {key_id} is not in the ring: it was retired")
         return self._ring[wanted]
+
+
+class Chunks:
+    """Seals a stream piece by piece. None can be changed, moved or left out, nor the end be cut off, unseen."""
+
+    def __init__(self, key: bytes, context: bytes) -> None:
+        """The key is for this one stream. `context` is authenticated with each piece."""
+        self._cipher = AESGCM(key)
+        self._context = context
+
+    def seal(self, number: int, plain: bytes, *, is_last: bool) -> bytes:
+        """The piece with this number, 16 bytes longer."""
+        return self._cipher.encrypt(_counted(number, is_last), plain, self._context)
+
+    def open(self, number: int, sealed: bytes, *, is_last: bool) -> bytes:
+        """What `seal` was given. Raises one VaultError whatever the reason."""
+        try:
+            return self._cipher.decrypt(_counted(number, is_last), sealed, self._context)
+        except (InvalidTag, ValueError):
+            raise VaultError(_DOES_NOT_OPEN) from None
 
 
 def is_sealed(value: bytes | str) -> TypeGuard[bytes]:
@@ -164,6 +188,11 @@ def unwrap_key(wrapping: bytes, wrapped: bytes, context: bytes) -> bytes:
         return AESGCM(wrapping).decrypt(wrapped[:_NONCE], wrapped[_NONCE:], context)
     except (InvalidTag, ValueError):
         raise VaultError("a data key does not unwrap: it was wrapped by another key, or changed") from None
+
+
+def _counted(number: int, is_last: bool) -> bytes:
+    """A nonce that says where in the stream a piece belongs."""
+    return number.to_bytes(_NONCE - 1, "big") + bytes([is_last])
 
 
 def _bound(head: bytes, place: str) -> bytes:

@@ -12,6 +12,10 @@ LOOK_SECONDS = 0.25
 """How often to look; a change by another process is to be known within a second."""
 
 _BEAT_SECONDS = 15.0
+_CHECK_SECONDS = 30.0
+_CHECK_SHARE = 500
+"""The next check for damage comes so many times later than the last one took, if that is later still."""
+
 _WARN_SECONDS = 60.0
 _LOG_BYTES = 256 * 1024 * 1024
 
@@ -61,6 +65,7 @@ class Watch:
         self._accounts: list[Account] | None = None
         self._ring: KeyRing | None = None
         self._looked_at = self._beat_at = float("-inf")
+        self._check_at = clock() + _CHECK_SECONDS
         self.is_stale = True
         """Whether the accounts may differ from those that were last told."""
 
@@ -90,6 +95,8 @@ class Watch:
             if now - self._beat_at >= _BEAT_SECONDS:
                 self._beat_at = now
                 self._beat()
+            if now >= self._check_at:
+                self._look_for_damage()
         except CCFlareError as error:
             self._voice.warn(str(error), str(error))
 
@@ -104,6 +111,15 @@ class Watch:
     def _look_for_keys(self) -> None:
         if trouble := self._store.look_for_keys():
             self._voice.warn("keys", trouble)
+
+    def _look_for_damage(self) -> None:
+        """SQLite goes on writing into a file whose pages something else has spoilt, so look for that."""
+        began = self._clock()
+        problems = self._store.problems()
+        took = self._clock() - began
+        self._check_at = began + max(_CHECK_SECONDS, _CHECK_SHARE * took)
+        if problems:
+            self._voice.warn("damage", f"the database is damaged ({problems[0]}): stop the proxy and restore a backup")
 
     def _beat(self) -> None:
         if self._store.run_id is not None:

@@ -11,10 +11,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import Protocol
 
 from ccflare_core.accounts import Account
 from ccflare_core.backlog import Backlog, Marker
-from ccflare_core.errors import StoreError
+from ccflare_core.errors import CCFlareError, Gone, StoreError
 from ccflare_core.guard import KeyRing
 from ccflare_core.records import Record, storable
 from ccflare_core.store import Store
@@ -22,6 +23,16 @@ from ccflare_core.watch import LOOK_SECONDS, Voice, Watch
 
 _LINGER_SECONDS = 0.05
 _RETRY_SECONDS = (0.1, 5.0)
+
+
+class Upkeep(Protocol):
+    """Work on the store that is done in small steps while there is nothing more urgent, see retention.py."""
+
+    def due_in(self) -> float:
+        """Seconds until the next step."""
+
+    def work(self, store: Store) -> None:
+        """Do a step, if it is time. CCFlareError becomes a warning."""
 
 
 class Writer:
@@ -41,6 +52,7 @@ class Writer:
         on_trouble: Callable[[str], None],
         on_client_keys: Callable[[KeyRing], None] | None = None,
         also: Callable[[Store], None] = lambda store: None,
+        upkeep: Upkeep | None = None,
         max_rows: int = 20_000,
         max_payload_bytes: int = 64 * 1024 * 1024,
         clock: Callable[[], float] = time.monotonic,
@@ -50,6 +62,7 @@ class Writer:
         self._on_client_keys = on_client_keys
         self._also = also
         self._voice = Voice(on_trouble, clock)
+        self._upkeep = upkeep
         self._clock = clock
         self._backlog = Backlog(max_rows, max_payload_bytes)
         self._thread: threading.Thread | None = None
@@ -66,6 +79,7 @@ class Writer:
         self._markers: list[Marker] = []
         self._lost = 0
         self._trouble: str | None = None
+        self._is_gone = False
         self._retry_at = 0.0
         self._retry_seconds = _RETRY_SECONDS[0]
         self._reported = (0, 0)
@@ -121,7 +135,7 @@ class Writer:
         """Whether everything that was put before is in the database (or dropped) within `timeout` seconds."""
         marker: Marker = Future()
         with self._lock:
-            if self._is_over:
+            if self._is_over or self._is_gone:
                 return False
             self._backlog.mark(marker)
         self._hurry()
@@ -174,6 +188,8 @@ class Writer:
     def _goes_on(self) -> bool:
         if self._deadline is None:
             return True
+        if self._is_gone:  # no time would be enough
+            return False
         return self._clock() < self._deadline and bool(self._calls or self._batch or self._backlog)
 
     def _turn(self, store: Store, watch: Watch) -> None:
@@ -185,11 +201,19 @@ class Writer:
             self._write(store)
         self._warn_of_drops()
         watch.look()
+        if self._upkeep is not None and self._trouble is None and self._deadline is None:
+            self._keep_up(self._upkeep, store)
+
+    def _keep_up(self, upkeep: Upkeep, store: Store) -> None:
+        try:
+            upkeep.work(store)
+        except CCFlareError as error:
+            self._voice.warn("upkeep", f"what is too old or too much cannot be deleted: {error}")
 
     def _wait(self) -> None:
         """Until there is something to do, and then a little, for more of it to come together."""
         if not (self._calls or self._batch or self._backlog or self._deadline is not None):
-            self._arrived.wait(LOOK_SECONDS)
+            self._arrived.wait(LOOK_SECONDS if self._upkeep is None else min(LOOK_SECONDS, self._upkeep.due_in()))
         self._arrived.clear()
         if self._trouble is not None:
             self._urgent.wait(min(LOOK_SECONDS, max(0.0, self._retry_at - self._clock())))
@@ -204,13 +228,19 @@ class Writer:
             if self._batch:
                 self._write_batch(store)
         except StoreError as error:
+            self._is_gone = isinstance(error, Gone)
             self._fail(str(error))
+            if self._is_gone:
+                self._settle_markers(is_written=False)
             return
-        for marker in self._markers:
-            marker.set_result(True)
-        self._markers = []
+        self._settle_markers(is_written=True)
         if self._trouble is not None:
             self._recover()
+
+    def _settle_markers(self, *, is_written: bool) -> None:
+        for marker in self._markers:
+            marker.set_result(is_written)
+        self._markers = []
 
     def _write_batch(self, store: Store) -> None:
         try:
@@ -244,7 +274,7 @@ class Writer:
         self._retry_seconds = min(2 * self._retry_seconds, _RETRY_SECONDS[1])
 
     def _recover(self) -> None:
-        self._trouble = None
+        self._trouble, self._is_gone = None, False
         self._retry_at = 0.0
         self._retry_seconds = _RETRY_SECONDS[0]
         self._voice.say(f"recording works again; {len(self._backlog)} rows still wait")

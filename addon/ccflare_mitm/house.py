@@ -39,6 +39,7 @@ from ccflare_core.process import resident_bytes
 from ccflare_core.recorder import Recorder
 from ccflare_core.records import CooldownCleared
 from ccflare_core.refresh import Refresher
+from ccflare_core.retention import Policy, Retention
 from ccflare_core.room import MemoryWatch, Room
 from ccflare_core.settings import Settings, config_file
 from ccflare_core.spending import has_other_runs, uses_since
@@ -91,12 +92,14 @@ class House:
         self._run_id = secrets.token_hex(8)
         self._config = config_file(environ, Path(__file__).resolve().parents[2])
         source = choose(settings, environ)
+        self._retention = Retention(self._policy, self._warn)
         self._writer = Writer(
             lambda: Store.open(settings.database, source, audit_file=settings.audit_path),
             on_change=self._accounts_changed,
             on_trouble=self._warn,
             on_client_keys=self._client_keys_changed,
             also=self._rules_changed,
+            upkeep=self._retention,
         )
         self.guard = Guard(
             wall=time.time,  # noqa: TID251
@@ -228,7 +231,8 @@ class House:
     def _record_mode(self, opening: Opening) -> Mode:
         settings = self.settings
         mode = record_mode(settings.record, settings.record_paths, opening.path, opening.record)
-        return Mode.METADATA if mode.keeps_bodies and self._room.is_closed else mode
+        mode = Mode.METADATA if mode.keeps_bodies and self._room.is_closed else mode
+        return self._retention.allowed(mode)
 
     async def _watch_memory(self) -> None:
         while True:
@@ -350,6 +354,10 @@ class House:
             self._writer.call(lambda store: self.auditor.end(store, scope()))
             self._writer.call(lambda store: store.end_run(self._run_id))
         self._writer.close(FLUSH_SECONDS / 2)
+
+    def _policy(self) -> Policy:
+        now = self.settings
+        return Policy(now.payload_days, now.request_days, now.database_limit_bytes, now.minimum_free_bytes)
 
     def _warn(self, trouble: str) -> None:
         logger.warning("%s", trouble)

@@ -143,6 +143,14 @@ def count(number: int | None) -> str:
     return f"{number / 1e3:.0f}k"
 
 
+def size(number: int) -> str:
+    """`340 bytes`, `4.2 kB`, `12.0 MB`, `3.1 GB`, by powers of 1000."""
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= limit:
+            return f"{number / limit:.1f} {unit}"
+    return f"{number} bytes"
+
+
 def money(usd: float | None, unknown: int = 0) -> str:
     """`$12.34`, below a dollar `$0.0123`; `?` for an unknown amount, `$1.23 + ?` if a part is known."""
     if usd is None or (unknown and not usd):

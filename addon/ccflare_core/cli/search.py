@@ -16,6 +16,7 @@ from ccflare_core.cli.console import (
     whole_number,
 )
 from ccflare_core.cli.output import Column, Table, clip, iso, moment, render
+from ccflare_core.cli.progress import progress
 from ccflare_core.engines import is_made
 from ccflare_core.key_sources import choose
 from ccflare_core.searching import ROLES, Hit, Query, Search
@@ -68,9 +69,10 @@ def _run(console: Console, arguments: argparse.Namespace) -> int:
         raise Refused("There is no database yet: start the proxy and send a request first.")
     with open_store(console, settings, choose(settings, console.environ)) as store:
         store.note("data.read", arguments.session or "", part="search")  # or nothing is read
-        search = Search(store.transcripts, _moments(store), _progress(console, store))
-        hits = search.run(query, limit=arguments.limit, session=arguments.session, role=arguments.role)
-    _end_progress(console)
+        with progress(console) as show:
+            total = _total(store)
+            search = Search(store.transcripts, _moments(store), lambda done: show(done, total))
+            hits = search.run(query, limit=arguments.limit, session=arguments.session, role=arguments.role)
     console.say(render([_table(hits, arguments.limit, console.now())], arguments.format))
     return OK if hits else 1
 
@@ -86,26 +88,10 @@ def _moments(store: Store) -> Callable[[str], tuple[float, str | None]]:
     return find
 
 
-def _progress(console: Console, store: Store) -> Callable[[int], None]:
-    """Shows on a terminal how much is looked through."""
-    if not console.stderr.isatty():
-        return lambda done: None
+def _total(store: Store) -> int:
+    """How much there is to look through."""
     sql = "SELECT (SELECT COUNT(*) FROM blocks) + (SELECT COUNT(*) FROM payloads WHERE chapter_id IS NULL)"
-    total = max(1, int(store.query(sql)[0][0]))
-
-    def show(done: int) -> None:
-        if done % max(1, total // 50) == 0:
-            filled = min(30, 30 * done // total)
-            console.stderr.write(f"\r[{'#' * filled}{'.' * (30 - filled)}] {min(100, 100 * done // total)} %")
-            console.stderr.flush()
-
-    return show
-
-
-def _end_progress(console: Console) -> None:
-    if console.stderr.isatty():
-        console.stderr.write("\r\x1b[K")
-        console.stderr.flush()
+    return int(store.query(sql)[0][0])
 
 
 def _table(hits: Sequence[Hit], limit: int, now: float) -> Table[Hit]:
