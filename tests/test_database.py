@@ -12,6 +12,7 @@ from ccflare_core.errors import StoreError
 from ccflare_core.migrations import MIGRATIONS
 from ccflare_core.sqlite import APPLICATION_ID
 from ccflare_core.store import Store
+from ccflare_core.watch import Voice, Watch
 from database_kit import KEY, an_account, open_store, start_python, started
 
 
@@ -199,6 +200,51 @@ def test_damage_that_shows_while_rows_are_fetched_is_told(path: Path) -> None:
     store = Store.open(path, None, read_only=True)
     with pytest.raises(StoreError, match="damaged"):
         store.query("SELECT user_agent FROM requests")
+    store.close()
+
+
+# -- damage at run time
+
+
+def tail(path: Path) -> None:
+    with path.open("rb+") as file:
+        file.truncate(8192)
+
+
+def head(path: Path) -> None:
+    with path.open("rb+") as file:
+        file.write(b"x" * 4096)
+
+
+def middle(path: Path) -> None:
+    with path.open("rb+") as file:
+        file.seek(8192)
+        file.write(b"\xa5" * (path.stat().st_size - 8192))
+
+
+def nothing_left(path: Path) -> None:
+    with path.open("rb+") as file:
+        file.truncate(0)
+
+
+@pytest.mark.parametrize(
+    "damage", [tail, head, middle, nothing_left, Path.unlink, lambda path: path.rename(f"{path}.x")]
+)
+def test_a_file_that_is_spoilt_while_in_use_is_told_within_a_minute(damage: Callable[[Path], None], path: Path) -> None:
+    store, told, now = open_store(path), list[str](), 0.0
+    store.write([started(f"r{number}") for number in range(100)])
+    store.scrub()
+    watch = Watch(store, lambda accounts: None, Voice(told.append, lambda: now), lambda: now)
+    for _ in range(30):
+        now += 1
+        watch.look()
+    assert told == []
+    damage(path)
+    for _ in range(60):
+        now += 1
+        watch.look()
+    assert any("damaged" in text or "deleted or replaced" in text for text in told)
+    assert len(told) <= 3
     store.close()
 
 

@@ -129,10 +129,10 @@ class History:
             return self._transcripts.delete_payloads(batch)
         return 0
 
-    def delete_oldest(self, before: float) -> int:
-        """Delete one batch of the oldest requests, those that have ended and began before this moment; how many."""
+    def oldest(self, before: float) -> list[str]:
+        """The ids of a few of the oldest requests, of those that have ended and began before this moment."""
         is_old = (RequestRow.timestamp < _ms(before)) & RequestRow.outcome.is_null(False)
-        return sum(self.delete(self._ids(is_old, RequestRow.timestamp, _REQUESTS)))
+        return self._ids(is_old, RequestRow.timestamp, _REQUESTS)
 
     def thin_windows(self, before: float, delete_before: float) -> Iterator[int]:
         """Of the readings from before `before` keep each window's last of an hour, and from `delete_before` on none.

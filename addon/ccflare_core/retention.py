@@ -95,15 +95,14 @@ class Retention:
             self._due_at = now + max(_PAUSE_SECONDS, _SHARE * (now - began))
 
     def _step(self, store: Store, now: float) -> None:
+        is_full = self._look(store.space())
         if self._steps is None:
-            is_full = self._look(store.space())
             if now - self._round_at < (_FULL_SECONDS if is_full else _ROUND_SECONDS):
                 return
             self._round_at = now
             self._steps = self._round(store)
         if next(self._steps, None) is None:
             self._steps = None
-            self._look(store.space())
 
     def _round(self, store: Store) -> Iterator[int]:
         """All there is to do, with a yield after each step."""
@@ -111,8 +110,8 @@ class Retention:
         days, age = policy.request_days or 100 * 365, policy.payload_days or 100 * 365
         while store.history.delete_oldest_bodies(now - age * DAY):
             yield 1
-        while store.history.delete_oldest(now - days * DAY):
-            yield 1
+        while ids := store.history.oldest(now - days * DAY):
+            yield from store.history.delete(ids)
         yield from self._thin(store, _WINDOW_DAYS * DAY, days * DAY)
         while store.transcripts.sweep():
             yield 1
@@ -133,8 +132,8 @@ class Retention:
                 yield 1
         if _is_over(store.space(), limit, _END):
             yield from self._thin(store, _HOUR, _WINDOW_DAYS * DAY)
-        while _is_over(store.space(), limit, _END) and history.delete_oldest(now - _HOUR):
-            yield 1
+        while _is_over(store.space(), limit, _END) and (ids := history.oldest(now - _HOUR)):
+            yield from history.delete(ids)
 
     def _thin(self, store: Store, age: int, greatest_age: int) -> Iterator[int]:
         """Once an hour: it looks at all readings."""

@@ -109,6 +109,8 @@ class SQLite:
         """See Engine: a connection of its own sees the file as it is, and not the pages that this one remembers."""
         if self._identify() != self._identity:
             return ["the database file was deleted or replaced while in use"]
+        if not file_size(self._path):  # SQLite would take it for a new one, and delete its log
+            return ["the file is empty, so something has cut it off"]
         try:
             with contextlib.closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)) as other:
                 found = [row[0] for row in other.execute("PRAGMA quick_check(5)")]
@@ -243,16 +245,12 @@ def copy(path: Path, target: Path, progress: Callable[[int, int], None]) -> None
     `progress` is told how many of how many pages are done. In WAL mode a reader keeps nobody waiting, and what it
     has begun to read stays the same to it: so a copy of one moment is made in steps, and never begun again.
     """
-    with naming(path), _connected(path, "ro") as source, contextlib.closing(sqlite3.connect(target)) as new:
-        new.execute("PRAGMA synchronous = OFF")  # whoever needs it to last syncs it
-        with source.atomic("DEFERRED"):
-            source.execute_sql("SELECT COUNT(*) FROM sqlite_master").fetchall()  # type: ignore[no-untyped-call]
-            source.connection().backup(  # type: ignore[no-untyped-call]
-                new,
-                pages=_COPIED_PAGES,
-                progress=lambda status, left, total: progress(total - left, total),
-                sleep=0,
-            )
+    with naming(path), _connected(path, "ro") as database, contextlib.closing(database):
+        connection: sqlite3.Connection = database.connection()  # type: ignore[no-untyped-call]
+        with contextlib.closing(sqlite3.connect(target)) as new, database.atomic("DEFERRED"):
+            connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchall()
+            new.execute("PRAGMA synchronous = OFF")  # whoever needs it to last syncs it
+            connection.backup(new, pages=_COPIED_PAGES, progress=lambda _, left, all_: progress(all_ - left, all_))
 
 
 def set_aside(path: Path, word: str) -> Path | None:

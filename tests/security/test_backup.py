@@ -1,0 +1,249 @@
+"""Backups: worth nothing without the key, whole or not at all, and never in the way of what runs."""
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bodies_kit import contents, is_sound, record, turns
+from ccflare_core import backup, sqlite
+from ccflare_core.cli.maintain import main
+from ccflare_core.errors import StoreError, VaultError
+from ccflare_core.key_sources import GivenKey, KeyFile
+from ccflare_core.store import Store
+from ccflare_core.vault import Chunks
+from database_kit import NOW, SECRETS, an_account, exchange, payload, started
+from desk import Desk
+
+TURNS = 6
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "here" / "ccflare.db"
+
+
+@pytest.fixture
+def key(path: Path) -> KeyFile:
+    return KeyFile(path.with_suffix(".key"))
+
+
+@pytest.fixture
+def store(path: Path, key: KeyFile) -> Iterator[Store]:
+    with contextlib.closing(Store.open(path, key, wall=lambda: NOW)) as store:
+        store.add_account(an_account())
+        record(store, list(turns(TURNS)))
+        yield store
+
+
+def run(path: Path, *argv: str, code: int = 0) -> Desk:
+    desk = Desk(now=NOW)
+    assert main([*argv, "--database", str(path)], desk.console()) == code, desk.complained
+    return desk
+
+
+@pytest.fixture
+def made(path: Path, store: Store, tmp_path: Path) -> Path:
+    """A backup."""
+    target = tmp_path / "a.backup"
+    run(path, "backup", str(target))
+    return target
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Store]:
+    with contextlib.closing(Store.open(path, KeyFile(path.with_suffix(".key")), wall=lambda: NOW)) as store:
+        yield store
+
+
+def is_complete(path: Path) -> bool:
+    with opened(path) as store:
+        whole = is_sound(store) and not store.problems()
+        return whole and store.accounts() == [an_account()] and contents(store, TURNS) == list(turns(TURNS))
+
+
+def stray(folder: Path) -> list[str]:
+    """Files with passing names."""
+    return [file.name for file in folder.rglob("*") if len(file.suffix) == 17]
+
+
+def test_r28_a_backup_is_restored_on_another_machine_that_has_the_key(path: Path, made: Path, tmp_path: Path) -> None:
+    there = tmp_path / "there" / "ccflare.db"
+    assert "missing" in run(there, "restore", str(made), code=1).complained
+    assert not there.exists()
+    shutil.copy(path.with_suffix(".key"), there.with_suffix(".key"))
+    run(there, "restore", str(made))
+    assert is_complete(there)
+    with opened(there) as store:
+        assert [a for (a,) in store.query("SELECT action FROM audit_log ORDER BY id")][-2:] == [
+            "backup.make",
+            "backup.restore",
+        ]
+    assert stray(tmp_path) == []
+
+
+def test_r28_without_the_key_it_is_worth_nothing(made: Path, tmp_path: Path) -> None:
+    content = made.read_bytes()
+    for planted in (*SECRETS, "SQLite format 3", "max-1", "claude-opus", "s-1/0", "CREATE TABLE"):
+        assert planted.encode() not in content
+    stranger = KeyFile(tmp_path / "there" / "ccflare.key")
+    (tmp_path / "there").mkdir()
+    stranger.wrap(b"x" * 32, b"")
+    assert "not the one" in run(tmp_path / "there" / "ccflare.db", "restore", str(made), code=1).complained
+    assert not (tmp_path / "there" / "ccflare.db").exists()
+
+
+def test_r28_another_key_source_is_named(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(VaultError, match="set ccflare_key_source to file"):
+        backup.unpack(made, GivenKey(b"k" * 32), tmp_path / "x", lambda done, total: None)
+
+
+def test_r52_a_backup_is_its_owners_alone_and_never_written_over(path: Path, made: Path) -> None:
+    before = made.read_bytes()
+    assert stat.S_IMODE(made.stat().st_mode) == 0o600
+    assert "already" in run(path, "backup", str(made), code=1).complained
+    assert made.read_bytes() == before
+    assert "check the path" in run(path, "backup", str(made / "x"), code=1).complained
+
+
+def cut_at_a_piece(content: bytes) -> bytes:
+    return content[: content.rindex(b"}", 0, 800) + 1 + 1024 * 1024 + 16]
+
+
+def two_pieces_swapped(content: bytes) -> bytes:
+    at, size = content.rindex(b"}", 0, 800) + 1, 1024 * 1024 + 16
+    return content[:at] + content[at + size : at + 2 * size] + content[at : at + size] + content[at + 2 * size :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-1],
+        lambda content: content + b"x",
+        cut_at_a_piece,
+        two_pieces_swapped,
+        lambda content: content.replace(b'"made_at": "20', b'"made_at": "21'),
+        lambda content: content[:50],
+        lambda content: b"",
+        lambda content: b"PK" + content,
+    ],
+)
+def test_r28_what_was_changed_or_cut_is_refused_and_nothing_happens(
+    path: Path, store: Store, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    for number in range(30):
+        store.write([started(f"big-{number}"), payload(f"big-{number}", os.urandom(100_000))])
+    target = tmp_path / "a.backup"
+    run(path, "backup", str(target))
+    target.write_bytes(damage(target.read_bytes()))
+    store.close()
+    said = run(path, "restore", str(target), code=1).complained
+    assert "backup" in said
+    assert sorted(file.name for file in path.parent.iterdir()) == ["ccflare.audit.jsonl", "ccflare.db", "ccflare.key"]
+    assert is_complete(path)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.binary(max_size=40), min_size=1, max_size=6), st.data())
+def test_r28_pieces_open_in_their_order_and_with_their_end_alone(pieces: list[bytes], data: st.DataObject) -> None:
+    chunks = Chunks(b"k" * 32, b"head")
+    sealed = [chunks.seal(n, piece, is_last=n == len(pieces) - 1) for n, piece in enumerate(pieces)]
+    assert [chunks.open(n, each, is_last=n == len(pieces) - 1) for n, each in enumerate(sealed)] == pieces
+    n, wrong = data.draw(st.integers(0, len(pieces) - 1)), data.draw(st.integers(0, 9))
+    is_last = data.draw(st.booleans())
+    if (wrong, is_last) != (n, n == len(pieces) - 1):
+        with pytest.raises(VaultError):
+            chunks.open(wrong, sealed[n], is_last=is_last)
+    with pytest.raises(VaultError):
+        Chunks(b"k" * 32, b"another head").open(n, sealed[n], is_last=n == len(pieces) - 1)
+
+
+def test_r28_the_old_database_is_kept_aside(path: Path, store: Store, made: Path) -> None:
+    store.write(exchange("later"))
+    store.close()
+    said = run(path, "restore", str(made))
+    assert is_complete(path)
+    (aside,) = [file for file in path.parent.iterdir() if "before-restore" in file.name]
+    assert str(aside) in said.said
+    assert stat.S_IMODE(aside.stat().st_mode) == 0o600
+    with contextlib.closing(Store.open(aside, KeyFile(path.with_suffix(".key")))) as old:
+        assert old.query("SELECT COUNT(*) FROM requests WHERE id = 'later'") == [(1,)]
+
+
+def test_r28_nothing_is_replaced_under_a_program_that_has_it_open(path: Path, made: Path) -> None:
+    holder = sqlite3.connect(path)
+    holder.execute("SELECT COUNT(*) FROM requests").fetchall()
+    child = os.fork()
+    if not child:  # in another process, as in life: a process does not see its own locks
+        code = main(["restore", str(made), "--database", str(path)], Desk(now=NOW).console())
+        os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    assert holder.execute("SELECT COUNT(*) FROM requests").fetchone() == (TURNS,)
+    holder.close()
+    assert stray(path.parent) == []
+
+
+@pytest.mark.parametrize("damage", [b"", b"no database at all" * 500, None])
+def test_r28_a_damaged_or_missing_database_is_replaced(
+    path: Path, store: Store, made: Path, damage: bytes | None
+) -> None:
+    store.close()
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage)
+    run(path, "restore", str(made))
+    assert is_complete(path)
+
+
+def test_r28_a_backup_under_load_is_of_one_moment(path: Path, store: Store, tmp_path: Path) -> None:
+    for number in range(40):
+        store.write([started(f"big-{number}"), payload(f"big-{number}", os.urandom(100_000))])
+    is_over, waits = threading.Event(), list[float]()
+
+    def write_on() -> None:
+        with opened(path) as other:
+            for number in range(100_000):
+                if is_over.is_set():
+                    return
+                began = time.perf_counter()
+                other.write([started(f"x-{number}"), payload(f"x-{number}", b"x" * 5000)])
+                waits.append(time.perf_counter() - began)
+
+    writer = threading.Thread(target=write_on)
+    writer.start()
+    target = tmp_path / "b.backup"
+    run(path, "backup", str(target))
+    is_over.set()
+    writer.join()
+    there = tmp_path / "there" / "ccflare.db"
+    there.parent.mkdir()
+    shutil.copy(path.with_suffix(".key"), there.with_suffix(".key"))
+    run(there, "restore", str(target))
+    with opened(there) as restored:
+        pairs = restored.query(
+            "SELECT (SELECT COUNT(*) FROM requests), (SELECT COUNT(DISTINCT request_id) FROM payloads)"
+        )
+        assert pairs[0][0] == pairs[0][1]
+        assert restored.problems() == []
+    assert len(waits) > 3
+    assert sorted(waits)[len(waits) * 9 // 10] < 0.5
+
+
+def test_a_copy_leaves_nothing_beside_it(path: Path, store: Store, tmp_path: Path) -> None:
+    (tmp_path / "copy.db").touch()
+    seen: list[tuple[int, int]] = []
+    sqlite.copy(path, tmp_path / "copy.db", lambda done, total: seen.append((done, total)))
+    assert seen[-1][0] == seen[-1][1] > 0
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith("copy")] == ["copy.db"]
+    with pytest.raises(StoreError):
+        sqlite.copy(tmp_path / "none.db", tmp_path / "copy.db", lambda done, total: None)
