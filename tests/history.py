@@ -29,7 +29,7 @@ class History:
 
     def __init__(self, location: Location, source: KeySource = KEY) -> None:
         self.location = location
-        self.store = Store.open(location, source)
+        self.store = Store.open(location, source, wall=lambda: NOON)
         self._numbers = itertools.count(1)
 
     def __enter__(self) -> Self:
@@ -53,19 +53,24 @@ class History:
         path: str = "/v1/messages?beta=true",
         session: str | None = "session-1",
         client: str = "127.0.0.1",
+        key: str | None = None,
         model: str | None = "claude-opus-4-8",
         outcome: str | None = "ok",
         **finished: Any,
     ) -> str:
-        """One request and, unless `outcome` is None, its end with these columns of ExchangeFinished."""
-        key = f"request-{next(self._numbers)}"
+        """One request and, unless `outcome` is None, its end with these columns of ExchangeFinished.
+
+        `key` names the client's key, whose id is its name in capitals.
+        """
+        request_id, key_id = f"request-{next(self._numbers)}", key and key.upper()
         started = ExchangeStarted(
-            key, round(at * 1000), "POST", path, client, "claude-cli/2.1.330", session, "base", "run", model
+            *(request_id, round(at * 1000), "POST", path, client, "claude-cli/2.1.330", session, "base", "run", model),
+            *(key_id, key),
         )
         self.store.write([started])
         if outcome is not None:
             end = ExchangeFinished(
-                key,
+                request_id,
                 outcome,
                 outcome == "ok",
                 account_used=account and account.upper(),
@@ -73,7 +78,7 @@ class History:
                 **{"attempts": 1, **finished},
             )
             self.store.write([end])
-        return key
+        return request_id
 
     def attempt(self, request: str, at: float, account: str, verdict: str, reason: str, status: int) -> None:
         """One try upstream of a request."""
@@ -81,11 +86,22 @@ class History:
         self.store.write([made])
 
     def window(
-        self, account: str, name: str, utilization: float | None, resets_at: float | None, status: str = "allowed"
+        self,
+        account: str,
+        name: str,
+        utilization: float | None,
+        resets_at: float | None,
+        status: str = "allowed",
+        at: float = NOON,
     ) -> None:
         """A reading of a limit."""
         reading = Window(name, status, utilization, resets_at)
-        self.store.write([WindowRead(account.upper(), round(NOON * 1000), reading)])
+        self.store.write([WindowRead(account.upper(), round(at * 1000), reading)])
+
+    def add_up(self) -> None:
+        """Have the past added up, as the proxy does it in the background."""
+        while self.store.usage.step():
+            pass
 
     def cooldown(self, account: str, until: float, reason: str, family: str = "") -> None:
         """A rest of an account, or of one model family on it."""

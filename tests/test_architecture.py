@@ -36,6 +36,7 @@ DATABASE = {
     "models",
     "postgres",
     "reports",
+    "rollup",
     "sealed",
     "sessions",
     "sqlite",

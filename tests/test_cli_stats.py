@@ -211,9 +211,9 @@ class TestOptions:
     def test_a_view_can_be_split_once_more(self, past: History) -> None:
         a_day(past)
 
-        rows = ask_json(past, "models", "--by", "client")
+        rows = ask_json(past, "models", "--by", "address")
 
-        assert [(row["model"], row["client"], row["requests"]) for row in rows] == [
+        assert [(row["model"], row["address"], row["requests"]) for row in rows] == [
             ("claude-opus-4-8", "127.0.0.1", 5),
             ("claude-zephyr-1", "127.0.0.1", 1),
         ]

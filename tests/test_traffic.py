@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccflare_core.traffic import By, Period, Spread, Traffic, ordered, slices, spread
+from ccflare_core.traffic import By, Period, Spread, Traffic, labels, ordered, spread, stretches
 from history import NOON, at_local
 
 
@@ -57,31 +57,29 @@ def test_cache_hit_rate_is_a_share_of_the_whole_prompt() -> None:
     assert Traffic().cache_hit_rate is None
 
 
-def test_hours_are_cut_to_the_period() -> None:
-    found = [*slices(Period(at_local(24, 10, 30), at_local(24, 12)), By.HOUR)]
-
-    assert found == [
-        ("2026-11-24 10:00", Period(at_local(24, 10, 30), at_local(24, 11))),
-        ("2026-11-24 11:00", Period(at_local(24, 11), at_local(24, 12))),
-    ]
+def test_labels_are_those_of_the_hours_that_are_touched() -> None:
+    assert labels(Period(at_local(24, 10, 30), at_local(24, 12)), By.HOUR) == ["2026-11-24 10:00", "2026-11-24 11:00"]
+    assert labels(Period(at_local(24, 10), at_local(24, 11) + 0.001), By.HOUR)[-1] == "2026-11-24 11:00"
 
 
 @pytest.mark.usefixtures("berlin")
-def test_days_are_local_and_as_long_as_the_clock_makes_them() -> None:
+def test_the_period_is_cut_where_the_clock_is_changed() -> None:
     def midnight(day: int) -> float:
         return time.mktime((2026, 10, day, 0, 0, 0, 0, 0, -1))
 
-    found = [*slices(Period(midnight(24), midnight(27)), By.DAY)]
+    summer, winter = stretches(Period(midnight(24), midnight(27)))
 
-    assert [label for label, _ in found] == ["2026-10-24", "2026-10-25", "2026-10-26"]
-    assert [(part.until - part.since) / 3600 for _, part in found] == [24, 25, 24]
+    assert (summer.ahead, winter.ahead) == (7200, 3600)
+    assert summer.period.until == winter.period.since == midnight(25) + 3 * 3600
+    assert labels(Period(midnight(24), midnight(27)), By.DAY) == ["2026-10-24", "2026-10-25", "2026-10-26"]
+    assert labels(Period(midnight(25), midnight(26)), By.HOUR).count("2026-10-25 02:00") == 1
 
 
-@given(st.floats(0, 4e9), st.floats(0.001, 40 * 86_400), st.sampled_from([By.HOUR, By.DAY]))
-def test_slices_cover_the_period_without_a_gap(since: float, length: float, by: By) -> None:
+@given(st.floats(0, 4e9), st.floats(0.001, 40 * 86_400))
+def test_stretches_cover_the_period_without_a_gap(since: float, length: float) -> None:
     period = Period(since, since + length)
 
-    parts = [part for _, part in slices(period, by)]
+    parts = [part for part, _ in stretches(period)]
 
     assert parts[0].since == period.since
     assert parts[-1].until == period.until

@@ -40,6 +40,8 @@ A request's life, in the order of reading:
     key_sources the key that wraps them                 passphrase, os_keyring, hsm, indirection
 
     reports     questions to the record                 traffic, standing
+    tally       adding up, from two sources             measures    what each figure is
+    rollup      what is over, added up once
     searching   a text in what was recorded             conversation
     oauth       logins and tokens, without I/O          fetch       the HTTP client for them
     pins        the keys an upstream may have           pinning     whether it has one of them

@@ -212,6 +212,56 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE TABLE recovery_codes (digest TEXT NOT NULL PRIMARY KEY)",
         ),
     ),
+    Migration(
+        "0011_usage",
+        (
+            # What is added up of a quarter of an hour, see measures.py; sums that are nothing are 0.
+            """CREATE TABLE usage_slots (
+                slot BIGINT NOT NULL, account_used TEXT, model TEXT, session_id TEXT, client_ip TEXT NOT NULL,
+                client_id TEXT, project TEXT, agent TEXT, is_inference BOOLEAN NOT NULL,
+                requests BIGINT NOT NULL, open BIGINT NOT NULL, ok BIGINT NOT NULL, client_aborts BIGINT NOT NULL,
+                refused BIGINT NOT NULL, moved BIGINT NOT NULL, failovers BIGINT NOT NULL,
+                input_tokens BIGINT NOT NULL, output_tokens BIGINT NOT NULL, cache_read_tokens BIGINT NOT NULL,
+                cache_creation_tokens BIGINT NOT NULL, thinking_tokens BIGINT NOT NULL, web_searches BIGINT NOT NULL,
+                cost_usd DOUBLE PRECISION NOT NULL, unknown_costs BIGINT NOT NULL,
+                first_ms BIGINT NOT NULL, last_ms BIGINT NOT NULL, switches BIGINT NOT NULL,
+                rebilled_tokens BIGINT NOT NULL, rebilled_1h_tokens BIGINT NOT NULL,
+                latencies {blob} NOT NULL, first_bytes {blob} NOT NULL)""",
+            "CREATE INDEX usage_slots_slot ON usage_slots (slot)",
+            "CREATE TABLE usage_todo (slot BIGINT NOT NULL PRIMARY KEY)",
+            "INSERT INTO usage_todo SELECT DISTINCT timestamp / 900000 FROM requests",
+            "DROP INDEX requests_model",
+            "CREATE INDEX requests_failed ON requests (timestamp) WHERE outcome NOT IN ('ok', 'client_abort')",
+            "CREATE INDEX requests_moved ON requests (timestamp) WHERE attempts > 1",
+            "DROP INDEX windows_reading",
+            "CREATE INDEX windows_reading ON windows (account_id, name, at, utilization)",
+        ),
+        sqlite=(
+            """CREATE TRIGGER requests_added AFTER INSERT ON requests
+                BEGIN INSERT INTO usage_todo VALUES (NEW.timestamp / 900000) ON CONFLICT DO NOTHING; END""",
+            """CREATE TRIGGER requests_changed AFTER UPDATE ON requests
+                BEGIN INSERT INTO usage_todo VALUES (NEW.timestamp / 900000) ON CONFLICT DO NOTHING; END""",
+            # What was deleted is to be gone from the sums at once: they name sessions and addresses.
+            """CREATE TRIGGER requests_deleted AFTER DELETE ON requests
+                BEGIN
+                    INSERT INTO usage_todo VALUES (OLD.timestamp / 900000) ON CONFLICT DO NOTHING;
+                    DELETE FROM usage_slots WHERE slot = OLD.timestamp / 900000;
+                END""",
+        ),
+        postgres=(
+            """CREATE FUNCTION usage_note() RETURNS trigger LANGUAGE plpgsql AS $$
+                BEGIN
+                    INSERT INTO usage_todo VALUES (COALESCE(NEW.timestamp, OLD.timestamp) / 900000)
+                        ON CONFLICT DO NOTHING;
+                    IF TG_OP = 'DELETE' THEN
+                        DELETE FROM usage_slots WHERE slot = OLD.timestamp / 900000;
+                    END IF;
+                    RETURN NULL;
+                END $$""",
+            """CREATE TRIGGER requests_usage AFTER INSERT OR UPDATE OR DELETE ON requests
+                FOR EACH ROW EXECUTE FUNCTION usage_note()""",
+        ),
+    ),
 )
 
 _BOOK = "CREATE TABLE IF NOT EXISTS migrations (name TEXT NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)"

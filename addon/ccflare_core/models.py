@@ -239,6 +239,58 @@ class RequestRow(Model):
         table_name = "requests"
 
 
+class UsageSlotRow(Model):
+    """What the requests of a quarter of an hour add up to, by the combinations of DIMENSIONS; see measures.py.
+
+    `slot` counts the quarters since the epoch. The last two columns are packed durations.
+    """
+
+    slot = BigIntegerField()
+    account_used = TextField(null=True)
+    model = TextField(null=True)
+    session_id = TextField(null=True)
+    client_ip = TextField()
+    client_id = TextField(null=True)
+    project = TextField(null=True)
+    agent = TextField(null=True)
+    is_inference = BooleanField()
+    requests = BigIntegerField()
+    open = BigIntegerField()
+    ok = BigIntegerField()
+    client_aborts = BigIntegerField()
+    refused = BigIntegerField()
+    moved = BigIntegerField()
+    failovers = BigIntegerField()
+    input_tokens = BigIntegerField()
+    output_tokens = BigIntegerField()
+    cache_read_tokens = BigIntegerField()
+    cache_creation_tokens = BigIntegerField()
+    thinking_tokens = BigIntegerField()
+    web_searches = BigIntegerField()
+    cost_usd = DoubleField()
+    unknown_costs = BigIntegerField()
+    first_ms = BigIntegerField()
+    last_ms = BigIntegerField()
+    switches = BigIntegerField()
+    rebilled_tokens = BigIntegerField()
+    rebilled_1h_tokens = BigIntegerField()
+    latencies = BlobField()
+    first_bytes = BlobField()
+
+    class Meta:
+        table_name = "usage_slots"
+        primary_key = False
+
+
+class UsageTodoRow(Model):
+    """A slot of which `usage_slots` says nothing, or nothing true any more. Triggers on `requests` write it."""
+
+    slot = BigIntegerField(primary_key=True)
+
+    class Meta:
+        table_name = "usage_todo"
+
+
 class AttemptRow(Model):
     """One try upstream within an exchange. `windows` is a JSON list, see ledger.py."""
 
@@ -408,6 +460,8 @@ TABLES: tuple[type[Model], ...] = (
     CooldownRow,
     RunRow,
     RequestRow,
+    UsageSlotRow,
+    UsageTodoRow,
     AttemptRow,
     WindowRow,
     ChapterRow,

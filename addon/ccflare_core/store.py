@@ -37,6 +37,7 @@ from ccflare_core.logins import Logins, refresh_digest
 from ccflare_core.models import AccountRow, CooldownRow, RefreshLeaseRow, RequestRow, RunRow, WindowRow
 from ccflare_core.quota import Window
 from ccflare_core.records import Record
+from ccflare_core.rollup import Rollup
 from ccflare_core.sealed import Resealing, count_values
 from ccflare_core.sessions import Sessions
 from ccflare_core.vault import Vault, is_sealed, place
@@ -99,6 +100,7 @@ class Store:
         self.blocklist = Blocklist(database, transaction=self._transaction, wall=wall, record=self._record)
         self.factors = Factors(database, self.vault, transaction=self._transaction, wall=wall, record=self._record)
         self.history = History(database, self.transcripts, self._transaction)
+        self.usage = Rollup(database, self.query, self._transaction, wall=wall)
         self.run_id: str | None = None
         """The run that was started through this store and has not ended."""
 

@@ -6,12 +6,16 @@ The database adds up. Local hours and days, percentiles and the order of groups 
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from ccflare_core.measures import milliseconds
+
 Keys = tuple[str | None, ...]
+
+_DAY = 86_400
 
 
 class Period(NamedTuple):
@@ -33,11 +37,19 @@ class By(StrEnum):
     ACCOUNT = "account"
     MODEL = "model"
     SESSION = "session"
+    PROJECT = "project"
+    AGENT = "agent"
     CLIENT = "client"
+    ADDRESS = "address"
 
     @property
     def is_time(self) -> bool:
         return self in (By.HOUR, By.DAY)
+
+    @property
+    def seconds(self) -> int:
+        """The length of an hour or of a day; 0 of what is no time."""
+        return {By.HOUR: 3600, By.DAY: 86_400}.get(self, 0)
 
 
 class Spread(NamedTuple):
@@ -56,7 +68,8 @@ class Traffic:
 
     `keys` name the group (None: the requests have no such value). Times are seconds. The kinds of input
     tokens do not overlap: `input_tokens` are those that the cache did not touch. The latencies are those of
-    the requests that ended ok. `cost_usd` is the known part; `unknown_costs` requests come on top.
+    the requests that ended ok. `cost_usd` is the known part; `unknown_costs` requests come on top. The `rebilled`
+    tokens (those of a 1 h cache are among them) are told of the cache alone, see measures.py.
     """
 
     keys: Keys = ()
@@ -75,6 +88,9 @@ class Traffic:
     web_searches: int = 0
     cost_usd: float = 0.0
     unknown_costs: int = 0
+    switches: int = 0
+    rebilled_tokens: int = 0
+    rebilled_1h_tokens: int = 0
     first_at: float | None = None
     last_at: float | None = None
     latency: Spread = NOT_MEASURED
@@ -84,6 +100,11 @@ class Traffic:
     def finished(self) -> int:
         """Those that count for the success rate: neither open, nor left by the client, nor refused by us."""
         return self.requests - self.open - self.client_aborts - self.refused
+
+    @property
+    def errors(self) -> int:
+        """The finished that did not end ok."""
+        return self.finished - self.ok
 
     @property
     def success_rate(self) -> float | None:
@@ -102,37 +123,66 @@ class Traffic:
 
 
 def spread(histogram: Counter[int]) -> Spread:
-    """Both percentiles of a histogram of milliseconds, by the nearest rank."""
+    """Both percentiles of the codes of durations (measures.py), by the nearest rank."""
     return Spread(_percentile(histogram, 0.5), _percentile(histogram, 0.95))
 
 
 def _percentile(histogram: Counter[int], share: float) -> float | None:
     rank = math.ceil(share * histogram.total())
-    for ms in sorted(histogram):
-        rank -= histogram[ms]
+    for code in sorted(histogram):
+        rank -= histogram[code]
         if rank <= 0:
-            return ms / 1000
+            return milliseconds(code) / 1000
     return None
 
 
-def slices(period: Period, by: By) -> Iterator[tuple[str, Period]]:
-    """The local hours (`2026-11-24 14:00`) or days that the period touches, those at its ends cut to it."""
-    start = period.since
-    while start < period.until:
-        here = time.localtime(start)
-        until = _next_hour(start, here) if by is By.HOUR else _next_day(start, here)
-        label = time.strftime("%Y-%m-%d %H:00" if by is By.HOUR else "%Y-%m-%d", here)
-        yield label, Period(start, min(until, period.until))
-        start = until
+class Stretch(NamedTuple):
+    """A part of a period in which the local clock is `ahead` seconds before UTC."""
+
+    period: Period
+    ahead: int
 
 
-def _next_hour(at: float, here: time.struct_time) -> float:
-    return at - at % 1 + 3600 - here.tm_min * 60 - here.tm_sec
+def stretches(period: Period) -> list[Stretch]:
+    """The period, cut where the local clock is changed."""
+    found: list[Stretch] = []
+    start = at = period.since
+    while at < period.until:
+        following = min(at + _DAY, period.until)
+        if _ahead(following) != _ahead(at):
+            change = _change(at, following)
+            found.append(Stretch(Period(start, change), _ahead(at)))
+            start = change
+        at = following
+    return [*found, Stretch(Period(start, period.until), _ahead(start))] if start < period.until else found
 
 
-def _next_day(at: float, here: time.struct_time) -> float:
-    midnight = time.mktime((here.tm_year, here.tm_mon, here.tm_mday + 1, 0, 0, 0, 0, 0, -1))
-    return max(midnight, at + 60)  # where clocks go forward at midnight, mktime may answer the hour before
+def labels(period: Period, by: By) -> list[str]:
+    """The local hours or days that the period touches, in order."""
+    found: dict[str, None] = {}
+    for part, ahead in stretches(period):
+        first, last = (math.floor((at + ahead) / by.seconds) for at in part)
+        is_touched = (part.until + ahead) % by.seconds > 0
+        found |= dict.fromkeys(label(number, by) for number in range(first, last + is_touched))
+    return [*found]
+
+
+def label(number: int, by: By) -> str:
+    """`2026-11-24 14:00` or `2026-11-24`: the name of the local hour or day that has this number since the epoch."""
+    return time.strftime("%Y-%m-%d %H:00" if by is By.HOUR else "%Y-%m-%d", time.gmtime(number * by.seconds))
+
+
+def _ahead(at: float) -> int:
+    return time.localtime(at).tm_gmtoff
+
+
+def _change(before: float, after: float) -> float:
+    """The first whole second between the two at which the clock shows the time of `after`."""
+    low, high = math.floor(before), math.ceil(after)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _ahead(middle) == _ahead(after) else (middle, high)
+    return min(float(high), after)
 
 
 def ordered(groups: Sequence[Traffic], by: Sequence[By]) -> list[Traffic]:
