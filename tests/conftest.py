@@ -25,13 +25,16 @@ settings.load_profile("ccflare")
 # Neither is a Python package. Where CI runs they are always there, so nothing is left out silently.
 HSM_IS_MISSING = not os.environ.get("CI") and (find_spec("pkcs11") is None or shutil.which("softhsm2-util") is None)
 POSTGRES_IS_MISSING = not os.environ.get("CI") and not postgres_kit.IS_HERE
-collect_ignore = ["security/test_hsm.py"] * HSM_IS_MISSING + ["test_postgres.py"] * POSTGRES_IS_MISSING
+PLOT_IS_MISSING = not os.environ.get("CI") and find_spec("matplotlib") is None
+collect_ignore = ["test_plot.py"] * PLOT_IS_MISSING
+collect_ignore += ["security/test_hsm.py"] * HSM_IS_MISSING + ["test_postgres.py"] * POSTGRES_IS_MISSING
 
 
 def pytest_report_header() -> list[str]:
     """Say what is left out."""
     told = ["without SoftHSM2: tests/security/test_hsm.py is left out"] if HSM_IS_MISSING else []
     told += ["without a PostgreSQL server: the tests that need one are left out"] if POSTGRES_IS_MISSING else []
+    told += ["without matplotlib: tests/test_plot.py is left out"] if PLOT_IS_MISSING else []
     return told
 
 

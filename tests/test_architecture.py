@@ -121,6 +121,7 @@ def test_no_two_modules_need_each_other() -> None:
         ("keyring", {"os_keyring"}),
         ("mitmproxy.proxy.layers", {"wire", "relay", "layer", "peers", "reaper", "contract"}),
         ("tabulate", {"cli.output"}),
+        ("matplotlib", {"cli.plot"}),
     ],
 )
 def test_what_is_used_in_few_places_only(package: str, allowed: set[str]) -> None:

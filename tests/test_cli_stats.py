@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ccflare_core.cli.stats import main
+from ccflare_core.cli.views import VIEWS
 from ccflare_core.location import Location
 from desk import Desk
 from history import NOON, History, at_local
@@ -173,7 +174,7 @@ class TestViews:
                 outcome="ok" if number % 3 else "upstream_error",
             )
 
-        for view in ("summary", "accounts", "models", "sessions", "requests", "errors"):
+        for view in VIEWS:
             assert max(map(len, ask(past, view).splitlines())) <= 120
 
     def test_what_clients_send_cannot_steer_the_terminal(self, past: History) -> None:
@@ -229,6 +230,14 @@ class TestOptions:
             ("--limit", "0"),
             ("requests", "--by", "day"),
             ("models", "--by", "model"),
+            ("compare", "--since", "all"),
+            ("compare", "--by", "day"),
+            ("timeline", "--by", "model"),
+            ("cache", "--by", "model"),
+            ("models", "--plot", "x.svg"),
+            ("timeline", "--plot", "x.gif"),
+            ("timeline", "--watch", "0"),
+            ("timeline", "--watch", "5", "--format", "json"),
         ],
     )
     def test_misuse_exits_with_2(

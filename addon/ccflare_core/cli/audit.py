@@ -25,7 +25,7 @@ from ccflare_core.cli.console import (
     whole_number,
 )
 from ccflare_core.cli.output import count, render
-from ccflare_core.cli.stats import span
+from ccflare_core.cli.periods import span
 from ccflare_core.engines import is_made
 from ccflare_core.key_sources import KeySource, choose
 from ccflare_core.settings import Settings

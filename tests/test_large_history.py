@@ -1,0 +1,114 @@
+"""A large record is no slow one: every view answers within a second, and by an index.
+
+A million requests take a minute to make, so there are fewer of them here, and in proportion less time. The real thing:
+`CCFLARE_LARGE_HISTORY=1000000 pytest tests/test_large_history.py`, or `scripts/bench stats`.
+"""
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ccflare_core.cli.views import SPLITS, VIEWS, Question, Views
+from ccflare_core.pricing import PriceList
+from ccflare_core.reports import Reports
+from ccflare_core.store import Store
+from ccflare_core.traffic import By, Period
+from history import NOON
+from large_history import make_large_history
+
+REQUESTS = int(os.environ.get("CCFLARE_LARGE_HISTORY", "100_000"))
+SECONDS = REQUESTS / 1_000_000
+_FIXED_SECONDS = 0.05
+EVER, DAY = Period(0, NOON + 0.001), Period(NOON - 86_400, NOON + 0.001)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The database."""
+    path = tmp_path_factory.mktemp("large") / "ccflare.db"
+    make_large_history(path, REQUESTS)
+    yield path
+    path.unlink()
+
+
+@pytest.fixture
+def store(large: Path) -> Iterator[Store]:
+    with closing(Store.open(large, None, read_only=True)) as store:
+        yield store
+
+
+def question(view: str, period: Period) -> Question:
+    if view == "compare" and period is EVER:
+        period = Period(NOON - 180 * 86_400, NOON)
+    return Question(view, period, "ever", None, None, NOON)
+
+
+@pytest.mark.parametrize("period", [DAY, EVER], ids=["day", "ever"])
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_is_quick(store: Store, view: str, period: Period) -> None:
+    took = []
+    for _ in range(2):
+        began = time.thread_time()  # what else the machine does is not ours
+        assert Views(store, PriceList()).tables(question(view, period))
+        took.append(time.thread_time() - began)
+
+    assert min(took) < SECONDS + _FIXED_SECONDS
+
+
+def test_the_sums_are_those_of_the_requests(store: Store) -> None:
+    requests, cost = store.query("SELECT COUNT(*), SUM(cost_usd) FROM requests WHERE path LIKE '/v1/%'")[0]
+
+    total, models = Reports(store.query).total_and_split(EVER, (By.MODEL,))
+
+    assert total.requests == sum(model.requests for model in models) == requests
+    assert total.cost_usd == pytest.approx(cost)
+    assert total.requests + Reports(store.query).others(EVER) == store.query("SELECT COUNT(*) FROM requests")[0][0]
+
+
+class Asked:
+    """Passes queries on to a store and remembers them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.queries: list[tuple[str, Sequence[object]]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        self.queries.append((sql, parameters))
+        return self._store.query(sql, parameters)
+
+
+INDEXES = {
+    **dict.fromkeys(("summary", *SPLITS, "cache", "timeline", "compare"), "usage_slots_slot"),
+    "windows": "windows_reading",
+    "requests": "requests_timestamp",
+    "errors": "requests_failed",
+}
+
+
+@pytest.mark.parametrize("period", [DAY, EVER], ids=["day", "ever"])
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_goes_by_an_index(store: Store, large: Path, view: str, period: Period) -> None:
+    asked: Any = Asked(store)
+
+    Views(asked, PriceList()).tables(question(view, period))
+
+    with closing(sqlite3.connect(large)) as database:
+        plan = [
+            str(step[3])
+            for sql, parameters in asked.queries
+            for step in database.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)
+        ]
+    scanned = {step.split()[1] for step in plan if step.startswith("SCAN")}
+    assert not scanned & {"requests", "r", "used", "attempts", "a", "usage_slots", "windows"}
+    assert INDEXES[view] in " ".join(plan)
+    if view == "errors":
+        assert "requests_moved" in " ".join(plan)
