@@ -11,8 +11,8 @@ from typing import Any
 
 from ccflare_core import exports
 from ccflare_core.cli.console import OK, Console, Parser, Refused, open_store, read_settings
+from ccflare_core.cli.periods import span
 from ccflare_core.cli.progress import progress
-from ccflare_core.cli.stats import span
 from ccflare_core.engines import is_made
 from ccflare_core.files import draft, publish
 from ccflare_core.history import Selection

@@ -14,7 +14,7 @@ from ccflare_core import __version__
 from ccflare_core.audit_check import Check
 from ccflare_core.cli.console import OK, Console, Parser, Refused, add_command, open_store, read_settings
 from ccflare_core.cli.output import Column, Table, clip, count, iso, moment, money, render
-from ccflare_core.cli.stats import span
+from ccflare_core.cli.periods import span
 from ccflare_core.engines import is_made
 from ccflare_core.entries import Row, stamp
 from ccflare_core.files import draft, publish

@@ -21,8 +21,8 @@ from ccflare_core.cli.console import (
     read_settings,
 )
 from ccflare_core.cli.output import DASH, Column, Table, count, iso, moment, render, size
+from ccflare_core.cli.periods import Since, span
 from ccflare_core.cli.progress import progress
-from ccflare_core.cli.stats import Since, span
 from ccflare_core.engines import is_made
 from ccflare_core.entries import stamp
 from ccflare_core.errors import VaultError
