@@ -435,7 +435,7 @@ def test_what_is_wrong_with_the_values_is_no_trouble_of_the_database(state: str)
 def test_a_value_that_fits_no_index_is_the_records_fault(server: Server) -> None:
     writer = Writer(lambda: open_store(server), on_change=lambda _: None, on_trouble=lambda _: None)
     writer.start()
-    writer.put(started("r1")._replace(model=random.Random(1).randbytes(5000).hex()))
+    writer.put(started("r1")._replace(session_id=random.Random(1).randbytes(5000).hex()))
     writer.put(started("r2"))
     assert writer.flush(10)
     assert writer.call(lambda store: store.query("SELECT id FROM requests")).result(10) == [("r2",)]
