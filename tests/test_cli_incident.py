@@ -12,6 +12,7 @@ import pytest
 
 from ccflare_core.cli import audit, keys
 from ccflare_core.clients import new_key
+from ccflare_core.location import Location
 from ccflare_core.store import Store
 from desk import Desk
 from history import KEY, NOON, History
@@ -21,8 +22,9 @@ Run = Callable[..., Desk]
 
 
 @pytest.fixture
-def history(tmp_path: Path) -> Iterator[History]:
-    with History(tmp_path / "ccflare.db") as history:
+def history(location: Location) -> Iterator[History]:
+    """Two accounts with a past."""
+    with History(location) as history:
         for name in ("max-1", "max-2"):
             history.account(name)
         history.exchange(NOON - 7200, "max-1")
@@ -33,9 +35,9 @@ def history(tmp_path: Path) -> Iterator[History]:
 
 
 @pytest.fixture
-def run(history: History) -> Run:
+def run(history: History, tmp_path: Path) -> Run:
     def run(*argv: str, code: int = 0, main: Callable[..., int] = audit.main) -> Desk:
-        desk = Desk(environ={"ccflare_ENCRYPTION_KEY": HEX_KEY})
+        desk = Desk(environ={"ccflare_ENCRYPTION_KEY": HEX_KEY, "XDG_DATA_HOME": str(tmp_path)})
         assert main([*argv, "--database", str(history.location)], desk.console()) == code, desk.complained
         return desk
 

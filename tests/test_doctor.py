@@ -21,7 +21,8 @@ from ccflare_core.cli import host_checks
 from ccflare_core.cli.doctor import main
 from ccflare_core.clients import new_key
 from ccflare_core.doctor import DAY, GIB, MIB, Activity, Door, Level, Result
-from ccflare_core.location import Server
+from ccflare_core.location import Location, Server
+from ccflare_core.options import OPTIONS
 from desk import Desk
 from fake_upstream import FakeUpstream
 from harness import Proxy, StartProxy, eventually
@@ -29,6 +30,9 @@ from history import NOON, History
 
 HEX_KEY = bytes(range(32)).hex()
 REAL_TOKEN = "sk-ant-api03-" + "aB3-dE6_gH9jK2mN5pQ8sT1vW4yZ7" * 3 + "AA"  # allow-secret: made up for this test
+
+QUICK = [argument for area in doctor.AREAS if area != "code" for argument in ("--only", area)]
+"""All but the search of the checkout, which takes half a second."""
 
 Found = dict[str, list[Result]]
 Run = Callable[..., Found]
@@ -63,7 +67,9 @@ def run(tmp_path: Path, history: History) -> Run:
             **environ,
         }
         desk = Desk(environ=variables, now=now)
-        assert main([*argv, "--format", "json"], desk.console()) == code, desk.said + desk.complained
+        assert main([*argv, *([] if "--only" in argv else QUICK), "--format", "json"], desk.console()) == code, (
+            desk.said + desk.complained
+        )
         found: Found = defaultdict(list)
         for row in json.loads(desk.said):
             found[row["check"]].append(Result(row["check"], Level(row["level"]), row["found"], row["remedy"]))
@@ -79,7 +85,7 @@ def level(found: Found, check: str) -> Level:
 
 
 def test_where_all_is_well_nothing_fails_and_each_trouble_has_a_remedy(run: Run) -> None:
-    found = run()
+    found = run(*QUICK, "--only", "code")
     results = [result for each in found.values() for result in each]
 
     assert {result.area for result in results} == set(doctor.AREAS) - {"upstream"}
@@ -103,6 +109,8 @@ def test_a_person_gets_a_table_of_what_is_not_well(history: History, tmp_path: P
         ("options.valid", "ccflare_hold_seconds: -1", Level.FAIL),
         ("options.hazards", "ssl_insecure: true", Level.FAIL),
         ("options.hazards", "validate_inbound_headers: false", Level.FAIL),
+        ("options.risks", "ccflare_record: full", Level.WARN),
+        ("options.risks", "ccflare_forward_other_hosts: true", Level.WARN),
         ("options.web_host", "web_host: 0.0.0.0", Level.FAIL),
         ("options.web_password", "web_password: secret", Level.FAIL),
         ("options.web_password", "web_password: a-rather-long-password", Level.WARN),
@@ -150,6 +158,18 @@ def test_files_that_others_can_read(run: Run, tmp_path: Path, monkeypatch: pytes
     assert level(run(code=1), "files.env") is Level.FAIL
     (tmp_path / ".env").chmod(0o600)
     assert level(run(), "files.env") is Level.OK
+
+
+def test_other_machines_without_a_limit_are_a_risk() -> None:
+    remote: dict[str, object] = {"ccflare_allow_remote": True}
+    assert doctor.worst(doctor.option_risks(remote)) is Level.WARN
+    assert doctor.worst(doctor.option_risks({**remote, "ccflare_requests_per_minute_per_ip": 60})) is Level.OK
+
+
+def test_every_risk_is_an_option_with_that_value() -> None:
+    known = {option.name: option for option in OPTIONS}
+    assert [name for name, value, _, _ in doctor.RISKS if known[name].problem(value)] == []
+    assert [name for name, value, _, _ in doctor.RISKS if known[name].default == value] == []
 
 
 def test_a_key_beside_the_database(tmp_path: Path) -> None:
@@ -314,6 +334,17 @@ def test_a_server_without_verified_tls() -> None:
     assert _server(Server("postgresql://c@db.example/c?sslmode=require")).level is Level.FAIL
     assert _server(Server("postgresql://c@db.example/c")).level is Level.OK
     assert _server(Server("postgresql://c@127.0.0.1/c?sslmode=disable")).level is Level.OK
+
+
+def test_both_kinds_of_database_can_be_looked_at(location: Location, tmp_path: Path) -> None:
+    with History(location) as history:
+        history.account("max-1")
+        history.exchange(NOON - 60)
+    desk = Desk(environ={"ccflare_ENCRYPTION_KEY": HEX_KEY, "XDG_DATA_HOME": str(tmp_path)}, now=NOON)
+    areas = ("database", "keys", "accounts", "access", "activity", "proxy")
+    argv = [argument for area in areas for argument in ("--only", area)]
+    assert main([*argv, "--database", str(location), "--format", "json"], desk.console()) == 0, desk.said
+    assert [row for row in json.loads(desk.said) if row["check"] == "database.reads"] == []
 
 
 def test_the_running_proxy(start_proxy: StartProxy, upstream: FakeUpstream) -> None:

@@ -156,6 +156,28 @@ def option_hazards(source: str, options: Mapping[str, object]) -> list[Result]:
     return found
 
 
+RISKS: tuple[tuple[str, object, str, str], ...] = (
+    ("ccflare_record", "full", "bodies are kept with the secrets in them", "set it to redacted"),
+    ("ccflare_forward_other_hosts", True, "clients reach other services through the proxy", "leave it off"),
+    ("ccflare_open_loopback", True, "programs of this machine need no client key", "leave it off on a shared machine"),
+    ("ccflare_insecure_remote", True, "client keys come over the network in clear", "have TLS up to this machine"),
+    ("ccflare_audit_stop_after_seconds", 0, "requests go on when nothing can be audited", "leave it at its default"),
+    ("ccflare_pins_mode", "report-only", "an upstream with other keys is used all the same", "set it to enforce"),
+)
+"""Option, value, what comes of it, and what to do instead: allowed, but to be chosen knowingly."""
+
+
+def option_risks(options: Mapping[str, object]) -> Results:
+    """What in these options is weaker than it has to be."""
+    found = [
+        warn("options.risks", f"{name}: {why}", how) for name, value, why, how in RISKS if options.get(name) == value
+    ]
+    if options.get("ccflare_allow_remote") and not options.get("ccflare_requests_per_minute_per_ip"):
+        told = "other machines may send any number of requests"
+        found.append(warn("options.risks", told, "set ccflare_requests_per_minute_per_ip"))
+    yield from found or [ok("options.risks", "no option is weaker than its default")]
+
+
 def mitmweb(options: Mapping[str, object]) -> Results:
     """Whether mitmweb is for this machine alone, and asks for a password. Who is in can run code."""
     host = str(options.get("web_host") or "127.0.0.1")
@@ -245,7 +267,7 @@ def room(free: int, size: int, days: float) -> Results:
 
 def backup(age: float | None, *, is_used: bool) -> Result:
     """How old the newest backup is, in seconds; None if none was ever made."""
-    remedy = "run `scripts/maintain.py backup` regularly, and try once whether it can be restored"
+    remedy = "run `scripts/maintain.py backup FILE` regularly, and try once whether it can be restored"
     if age is None:
         return warn("database.backup", "no backup was ever made", remedy) if is_used else ok("database.backup", "empty")
     if age > 7 * DAY:

@@ -87,6 +87,7 @@ def options(sources: Mapping[str, Options], problems: Iterable[str], merged: Opt
     yield from doctor.checked("options.valid", problems, "all options are understood", "correct it where it stands")
     hazards = [result for name, each in sources.items() for result in doctor.option_hazards(name, each)]
     yield from hazards or [ok("options.hazards", "no option opens a hole")]
+    yield from doctor.option_risks(merged)
     yield from doctor.mitmweb(merged)
 
 
@@ -152,6 +153,9 @@ def logs(paths: Iterable[Path], known: Iterable[bytes]) -> Results:
         found = [f"{path}:{leak.line}: {leak.kind}" for leak in _leaks(path, secrets)]
         remedy = "renew that secret, then delete the file"
         yield from doctor.checked("files.logs", found[:20], f"no secret in {path}", remedy)
+        if path.stat().st_size > _LOG_BYTES:
+            told = f"only the first {_LOG_BYTES // 1024**2} MB of {path} were searched"
+            yield warn("files.logs", told, "split the file, or rotate logs earlier")
         if path.stat().st_mode & stat.S_IROTH:
             yield warn("files.logs", f"everybody can read {path}", "run chmod 600 on it")
 
