@@ -19,10 +19,12 @@ from ccflare_core import doctor, leaks
 from ccflare_core.accounts import Account, Kind
 from ccflare_core.cli import host_checks
 from ccflare_core.cli.doctor import main
+from ccflare_core.client_keys import Role
 from ccflare_core.clients import new_key
 from ccflare_core.doctor import DAY, GIB, MIB, Activity, Door, Level, Result
 from ccflare_core.location import Location, Server
 from ccflare_core.options import OPTIONS
+from ccflare_core.totp import code_at, step_at
 from desk import Desk
 from fake_upstream import FakeUpstream
 from harness import Proxy, StartProxy, eventually
@@ -233,9 +235,9 @@ def test_no_database_yet(run: Run, tmp_path: Path) -> None:
 
 
 def test_room_growth_and_backups() -> None:
-    assert [r.level for r in doctor.room(50 * MIB, MIB, 1)] == [Level.FAIL, Level.OK]
-    assert [r.level for r in doctor.room(500 * MIB, MIB, 1)] == [Level.WARN, Level.OK]
-    assert [r.level for r in doctor.room(2 * GIB, GIB, 2)] == [Level.OK, Level.WARN]
+    assert [r.level for r in doctor.room(200 * MIB, MIB, 1, 256 * MIB)] == [Level.FAIL, Level.OK]
+    assert [r.level for r in doctor.room(500 * MIB, MIB, 1, 0)] == [Level.WARN, Level.OK]
+    assert [r.level for r in doctor.room(2 * GIB, GIB, 2, 0)] == [Level.OK, Level.WARN]
     assert doctor.backup(None, is_used=True).level is Level.WARN
     assert doctor.backup(None, is_used=False).level is Level.OK
     assert doctor.backup(3 * DAY, is_used=True).level is Level.OK
@@ -306,6 +308,17 @@ def test_a_client_key_that_nobody_uses(run: Run) -> None:
     assert level(run("--only", "access", now=NOON + 91 * DAY), "access.review") is Level.WARN
 
 
+def test_an_administrator_without_a_second_factor(run: Run, history: History) -> None:
+    remote = "ccflare_allow_remote: true"
+    assert level(run("--only", "access", options=remote), "access.mfa") is Level.OK
+    history.store.clients.add(new_key("me", NOON, role=Role.ADMIN))
+    assert level(run("--only", "access", options=remote), "access.mfa") is Level.WARN
+    secret = history.store.factors.enable()
+    assert level(run("--only", "access", options=remote), "access.mfa") is Level.WARN
+    assert history.store.factors.confirm(code_at(secret.seed, step_at(time.time())))
+    assert level(run("--only", "access", options=remote), "access.mfa") is Level.OK
+
+
 def test_unusual_activity() -> None:
     events = Counter({("auth.denied", "denied"): 10, ("token.refresh", "failed"): 3, ("config.change", "ok"): 20})
     day = Activity(30, 10, ("127.0.0.1", "10.0.0.7"), events)
@@ -352,7 +365,7 @@ def test_the_running_proxy(start_proxy: StartProxy, upstream: FakeUpstream) -> N
     found = examined(proxy)
     assert {check for check in found if check.startswith("proxy.")} == {
         *("proxy.core", "proxy.health", "proxy.cors", "proxy.origin", "proxy.host", "proxy.changes"),
-        *("proxy.headers", "proxy.errors"),
+        *("proxy.headers", "proxy.errors", "proxy.endpoints"),
     }
     proxy.run_script("keys.py", "client", "add", "me")
     eventually(lambda: set(examined(proxy)), lambda checks: "proxy.keys" in checks)

@@ -158,6 +158,8 @@ def option_hazards(source: str, options: Mapping[str, object]) -> list[Result]:
 
 RISKS: tuple[tuple[str, object, str, str], ...] = (
     ("ccflare_record", "full", "bodies are kept with the secrets in them", "set it to redacted"),
+    ("ccflare_payload_days", 0, "bodies are kept for ever", "set a number of days"),
+    ("ccflare_request_days", 0, "the record is kept for ever", "set a number of days"),
     ("ccflare_forward_other_hosts", True, "clients reach other services through the proxy", "leave it off"),
     ("ccflare_open_loopback", True, "programs of this machine need no client key", "leave it off on a shared machine"),
     ("ccflare_insecure_remote", True, "client keys come over the network in clear", "have TLS up to this machine"),
@@ -248,19 +250,20 @@ def is_loopback(host: str) -> bool:
 # What is stored
 
 
-def room(free: int, size: int, days: float) -> Results:
-    """Whether the disk has room; `size` is the database's, grown in so many days."""
+def room(free: int, size: int, days: float, minimum: int) -> Results:
+    """Whether the disk has room; `size` is the database's, grown in so many days; below `minimum` less is kept."""
     told = f"{_size(free)} are free"
-    if free < 100 * MIB:
-        yield fail("database.disk", told, "free some space, or let less be kept (ccflare_record, retention)")
+    if free < max(minimum, 100 * MIB):
+        yield fail("database.disk", f"{told}, so less is recorded", "free some space")
     elif free < GIB:
-        yield warn("database.disk", told, "free some space, or let less be kept (ccflare_record, retention)")
+        yield warn("database.disk", told, "free some space, or set ccflare_database_limit_bytes")
     else:
         yield ok("database.disk", told)
     daily = size / max(days, 1.0)
     growth = f"{_size(size)}, {_size(round(daily))} more each day" if days >= 1 else _size(size)
     if days >= 1 and daily * 30 > free:
-        yield warn("database.growth", f"{growth}: the disk is full in {free / daily:.0f} days", "let less be kept")
+        told = f"{growth}: the disk is full in {free / daily:.0f} days"
+        yield warn("database.growth", told, "let less be kept: ccflare_payload_days, ccflare_database_limit_bytes")
     else:
         yield ok("database.growth", growth)
 

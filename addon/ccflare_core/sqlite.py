@@ -172,12 +172,6 @@ def open_to_read(path: Path) -> SQLite:
             return SQLite(database, path)
 
 
-def is_whole(path: Path) -> bool:
-    """Whether all pages, rows and indexes of the file hold together. It is read from end to end."""
-    with naming(path), _connected(path, "ro") as database, contextlib.closing(database):
-        return bool(database.pragma("quick_check(1)") == "ok")
-
-
 @contextlib.contextmanager
 def _connected(path: Path, mode: str) -> Iterator[peewee.SqliteDatabase]:
     """An open connection, closed again if the block fails. SQLite keeps it to the thread that made it."""

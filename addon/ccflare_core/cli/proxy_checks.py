@@ -23,7 +23,17 @@ from ccflare_core.store import Store
 _SECONDS = 3.0
 _ALIVE_MS = 180_000
 _EVIL = "http://evil.example"
+_PAGES = (
+    "/ccflare/",
+    "/ccflare/ready",
+    "/ccflare/accounts",
+    "/ccflare/clients",
+    "/ccflare/dashboard",
+    "/ccflare/metrics",
+)
+"""Pages of ours, of today or tomorrow, that are for those who may see them."""
 _REFUSED = (400, 401, 403, 404, 405, 421, 429)
+_NAMING = ("server", "via", "x-powered-by")
 _TELLING = ("traceback", 'file "/', "site-packages")
 
 
@@ -94,6 +104,7 @@ def proxies(store: Store, now: float) -> Results:
 
 
 def _stranger(proxy: Proxy, *, has_keys: bool) -> Iterator[Result]:
+    is_closed = has_keys and not proxy.options.get("ccflare_open_loopback")
     if proxy.asks_for_certificate:
         yield ok("proxy.health", f"{proxy} listens and asks for a client's certificate; the rest was not tried")
         return
@@ -104,20 +115,23 @@ def _stranger(proxy: Proxy, *, has_keys: bool) -> Iterator[Result]:
         if well
         else fail("proxy.health", f"{proxy}: {health.status}", "see its log")
     )
-    for name, text, seen, is_well in _probes(proxy, has_keys=has_keys):
+    for name, text, seen, is_well in _probes(proxy, is_closed=is_closed):
         told = f"{text}: {seen.status}"
-        yield (
-            ok(name, told) if is_well else fail(name, told, "something has let it through: stop the proxy and see why")
-        )
-    yield _leaky(
-        "proxy.headers", [f"{k}: {v}" for k, v in health.headers.items() if k in ("server", "via", "x-powered-by")]
-    )
-    yield _leaky(
-        "proxy.errors", [word for word in _TELLING if word in _ask(proxy, "GET", "/ccflare/%00..").body.lower()]
-    )
+        yield ok(name, told) if is_well else fail(name, told, "it was let through: stop the proxy, report the fault")
+    yield _endpoints([page for page in _PAGES if _ask(proxy, "GET", page).status == 200], is_closed=is_closed)
+    yield _leaky("proxy.headers", [f"{name}: {health.headers[name]}" for name in _NAMING if name in health.headers])
+    odd = _ask(proxy, "GET", "/ccflare/%00..").body.lower()
+    yield _leaky("proxy.errors", [word for word in _TELLING if word in odd])
 
 
-def _probes(proxy: Proxy, *, has_keys: bool) -> Iterator[tuple[str, str, Seen, bool]]:
+def _endpoints(shown: list[str], *, is_closed: bool) -> Result:
+    told = f"without a key strangers are shown {', '.join(('/ccflare/health', *shown))}"
+    if shown and is_closed:
+        return fail("proxy.endpoints", told, "stop the proxy, report the fault")
+    return ok("proxy.endpoints", told)
+
+
+def _probes(proxy: Proxy, *, is_closed: bool) -> Iterator[tuple[str, str, Seen, bool]]:
     """Requests that must be refused: none of them can reach the upstream with an account's credential."""
     preflight = _ask(proxy, "OPTIONS", "/ccflare/accounts", {"Origin": _EVIL, "Access-Control-Request-Method": "POST"})
     allowed = preflight.headers.get("access-control-allow-origin", "")
@@ -128,7 +142,7 @@ def _probes(proxy: Proxy, *, has_keys: bool) -> Iterator[tuple[str, str, Seen, b
     yield "proxy.host", "a page under a foreign name", rebound, rebound.status in _REFUSED
     changed = _ask(proxy, "POST", "/ccflare/accounts/none/pause")
     yield "proxy.changes", "a change without a key", changed, changed.status in _REFUSED
-    if has_keys and not proxy.options.get("ccflare_open_loopback"):
+    if is_closed:
         asked = _ask(proxy, "GET", "/v1/models")
         yield "proxy.keys", "a request to the API without a key", asked, asked.status in _REFUSED
 

@@ -1,6 +1,5 @@
 """What `doctor.py` looks at in the database: keys, contents, accounts, client keys, the audit log, the last day."""
 
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -8,9 +7,10 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from ccflare_core import doctor, sqlite
+from ccflare_core import doctor
 from ccflare_core.audit_check import Check
 from ccflare_core.cli.console import Console, open_store
+from ccflare_core.client_keys import Permission
 from ccflare_core.doctor import DAY, Activity, Results, fail, ok, warn
 from ccflare_core.engines import is_made
 from ccflare_core.entries import stamp
@@ -70,13 +70,12 @@ def opened(
 
 def database(store: Store, settings: Settings, now: float) -> Results:
     """Whether it is whole, has room, is backed up, and holds nothing in clear."""
-    yield from doctor.checked("database.whole", _damage(settings), "it is whole", "restore a backup")
-    if isinstance(settings.database, Path):
+    yield from doctor.checked("database.whole", store.problems(), "it is whole", "restore a backup")
+    if (space := store.space()) is not None:
         first = store.query("SELECT MIN(timestamp) FROM requests")[0][0]
         days = (now - first / 1000) / DAY if first else 0.0
-        free = shutil.disk_usage(settings.database.parent).free
-        yield from doctor.room(free, sqlite.file_size(settings.database), days)
-    else:
+        yield from doctor.room(space.disk, space.used, days, settings.minimum_free_bytes)
+    if isinstance(settings.database, Server):
         yield _server(settings.database)
     made = store.query("SELECT MAX(ts_utc) FROM audit_log WHERE action = 'backup.make' AND outcome = 'ok'")[0][0]
     age = now - datetime.fromisoformat(made).timestamp() if made else None
@@ -84,12 +83,6 @@ def database(store: Store, settings: Settings, now: float) -> Results:
     newest = store.query("SELECT MAX(timestamp) FROM requests")[0][0] or 0
     if newest / 1000 > now + 60:
         yield fail("host.clock", "requests are recorded that lie in the future", "set the clock, by NTP")
-
-
-def _damage(settings: Settings) -> list[str]:
-    if isinstance(settings.database, Server):
-        return []
-    return [] if sqlite.is_whole(settings.database) else [f"{settings.database} is damaged"]
 
 
 def _server(server: Server) -> doctor.Result:
@@ -173,3 +166,20 @@ def client_keys(store: Store, now: float) -> Results:
     yield from doctor.checked(
         "access.review", idle, "no client key lies idle", "run `scripts/keys.py client revoke` on it", warn
     )
+
+
+def second_factor(store: Store, now: float, *, is_remote: bool) -> Results:
+    """Whether a stolen administrator's key is enough to change something."""
+    managing = [
+        key.name
+        for key in store.clients.all()
+        if key.is_valid(now) and Permission.ACCOUNTS_MANAGE in key.role.permissions
+    ]
+    factor = store.factors.get()
+    if factor is not None and factor.is_confirmed:
+        yield ok("access.mfa", "changes over HTTP need a second factor")
+    elif managing and is_remote:
+        told = f"whoever has the key {managing[0]} can change accounts from another machine"
+        yield warn("access.mfa", told, "run `scripts/keys.py mfa enable`, then `confirm`")
+    else:
+        yield ok("access.mfa", "no second factor, and no key that changes anything from another machine")
