@@ -52,12 +52,10 @@ class Drill:
         finally:
             connection.close()
 
-    def play(self) -> None:
-        """The whole story. Raises RuntimeError where it goes wrong."""
-        laptop, stolen = (self.quietly("keys.py", "client", "add", name).strip() for name in ("laptop", "ci"))
+    def play(self, laptop: str, stolen: str) -> None:
+        """The whole story, with the secrets of two client keys. Raises RuntimeError where it goes wrong."""
         say("1. A laptop works. Somebody else has got hold of the key of a build server, and uses it from elsewhere.\n")
-        soon(lambda: self.ask(laptop, OWNER, "claude-cli/2") == 200, "the laptop is served")
-        must([self.ask(laptop, OWNER, "claude-cli/2") for _ in range(3)] == [200] * 3, "the laptop is served")
+        must([self.ask(laptop, OWNER, "claude-cli/2") for _ in range(4)] == [200] * 4, "the laptop is served")
         must([self.ask(stolen, THIEF, "curl/8") for _ in range(8)] == [200] * 8, "the thief is served")
 
         say("2. Use is higher than it should be. Who was it?\n")
@@ -86,14 +84,18 @@ class Drill:
 
     def suspect(self) -> tuple[str, str]:
         """The key and address that an account has served and its owner does not know."""
-        found: list[tuple[str, str]] = []
-        for account in ACCOUNTS:
-            arguments = ("who-used", account, "--between", "1h", "now")
-            say(self.run("audit.py", *arguments))
-            uses = json.loads(self.quietly("audit.py", "--format", "json", *arguments))
-            found += [(use["client"], use["ip"]) for use in uses if use["ip"] != OWNER]
-        must(len(set(found)) == 1, f"one stranger is found: {set(found)}")
-        return found[0]
+        arguments = [("who-used", account, "--between", "1h", "now") for account in ACCOUNTS]
+        found: set[tuple[str, str]] = set()
+        deadline = time.monotonic() + SECONDS
+        while not found and time.monotonic() < deadline:  # what was just served may not be written down yet
+            uses = [
+                use for each in arguments for use in json.loads(self.quietly("audit.py", "--format", "json", *each))
+            ]
+            found = {(use["client"], use["ip"]) for use in uses if use["ip"] != OWNER}
+        for each in arguments:
+            say(self.run("audit.py", *each))
+        must(len(found) == 1, f"one stranger is found: {found}")
+        return found.pop()
 
     def keep_evidence(self) -> None:
         file = self._folder / "evidence.zip"
@@ -132,10 +134,11 @@ def main() -> int:
         for account, token in ACCOUNTS.items():
             tokens = json.dumps({"access_token": token, "refresh_token": f"{token}-r", "expires_in": 28800})
             drill.quietly("accounts.py", "add", account, "--tokens", "-", stdin=tokens)
+        secrets = [drill.quietly("keys.py", "client", "add", key).strip() for key in ("laptop", "ci")]
         log = stack.enter_context(proxy_process(port, upstream, folder, environment))
         wait_for(port, log)
         try:
-            drill.play()
+            drill.play(*secrets)
         except RuntimeError as error:
             say(f"\nThe drill failed: {error}\n\nThe proxy's log:\n{log.read_text()}")
             return 1

@@ -80,6 +80,18 @@ def test_what_is_not_done_has_no_test() -> None:
     assert undone & done == set()
 
 
+def test_every_promise_names_requirements_that_are_proved() -> None:
+    promises = re.split(r"^- \*\*", TEXT.partition("## What is promised")[2].partition("\n## ")[0], flags=re.MULTILINE)[
+        1:
+    ]
+    proved = set().union(*(numbers for numbers, proof in rows() if list(named(proof))))
+    assert promises
+    for promise in promises:
+        (numbers,) = re.findall(r"\((R\d[^()]*)\)\s*$", promise) or [""]
+        assert numbers, promise
+        assert {int(number) for number in re.findall(r"\d+", numbers)} <= proved
+
+
 def test_the_reporting_process_has_its_times_and_severities() -> None:
     reporting = TEXT.partition("## Reporting")[2].partition("\n## ")[0]
     for word in ("48 hours", "7 days", "Critical", "High", "Medium", "Low"):
