@@ -161,7 +161,7 @@ def test_a_budget_that_is_used_up_is_nothing_to_wait_for(desk: Desk) -> None:
     desk.use(key, 1, "0.1")
     denial = desk.allowances.admit_key(key)
     assert denial is not None
-    assert denial.is_spent
+    assert denial.is_final
 
 
 def test_an_exchange_belongs_to_the_day_on_which_it_began(desk: Desk) -> None:

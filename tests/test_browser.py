@@ -1,5 +1,7 @@
 """What a browser is believed, and what it is told."""
 
+from dataclasses import replace
+
 import pytest
 
 from ccflare_core.browser import (
@@ -38,7 +40,7 @@ def test_a_name_that_dns_may_have_pointed_here_is_refused(host: str) -> None:
 
 
 def test_a_certificate_can_vouch_for_a_name() -> None:
-    assert objection(asked("https://api.anthropic.com")._replace(is_vouched=True), SITES) is None
+    assert objection(replace(asked("https://api.anthropic.com"), is_vouched=True), SITES) is None
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])

@@ -50,7 +50,7 @@ class Denial(NamedTuple):
 
     message: str
     retry_after: int
-    is_spent: bool = False
+    is_final: bool = False
     """Whether waiting out a retry or two is no use: a budget is used up."""
 
 
@@ -205,7 +205,7 @@ def _source(address: Address | None) -> str:
 
 
 def _spent(message: str, now: datetime, until: datetime) -> Denial:
-    return Denial(message, max(1, math.ceil((until - now).total_seconds())), is_spent=True)
+    return Denial(message, max(1, math.ceil((until - now).total_seconds())), is_final=True)
 
 
 def _midnight(day: date) -> datetime:

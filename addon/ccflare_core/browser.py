@@ -7,6 +7,7 @@ Sec-Fetch-Site. CORS only decides who may read an answer; a plain POST has done 
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import NamedTuple, Self
 
@@ -86,7 +87,8 @@ def is_address(host: str) -> bool:
     return True
 
 
-class Asked(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Asked:
     """What a request says of itself: `site` is where it went.
 
     `is_vouched` says that nobody can have led a browser here by that name: a certificate stands for it.
@@ -94,7 +96,7 @@ class Asked(NamedTuple):
 
     method: str
     site: Site
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     is_vouched: bool = False
 
     @property

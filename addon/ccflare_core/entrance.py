@@ -83,7 +83,7 @@ class Entrance:
     def admit_key(self, key: Limited) -> Refusal | None:
         """Why one more request of this client key may not go on. If it may, call `ended` once it is over."""
         denial = self._allowances.admit_key(key)
-        return Refusal(429, denial.message, denial.retry_after, is_final=denial.is_spent) if denial else None
+        return Refusal(429, denial.message, denial.retry_after, is_final=denial.is_final) if denial else None
 
     def ended(self, key: Limited, began_at: float, tokens: int | None, dollars: Decimal | None) -> None:
         """A request that `admit_key` has let go on is over; see allowances.py."""

@@ -344,7 +344,7 @@ OPTIONS: tuple[Option, ...] = (
             "How many requests a minute one address may send, a /64 counting as one. 0: any number."),
     _number("ccflare_max_requests", 2048, 1, 1_000_000,
             "How many requests may be open at once; others get a 503."),
-    _number("ccflare_max_waiting", 512, 0, 1_000_000,
+    _number("ccflare_max_waiting", 2048, 0, 1_000_000,
             "How many of them may wait for an account at once; others get a 503."),
     _switch("ccflare_tuning", True,
             "Make mitmproxy faster by leaving out what a proxy for a single API does not need."),
