@@ -9,14 +9,14 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from ccflare_core.cli.console import OK, Console, Parser, Refused, add_common, guarded, open_store, read_settings
-from ccflare_core.cli.output import DASH, Column, Table, count, duration, moment, money, printable, render
+from ccflare_core.cli.output import DASH, Column, Table, clip, count, duration, moment, money, printable, render
 from ccflare_core.conversation import Part, Request, Turn, decoded, read_answer, read_request
 from ccflare_core.engines import is_made
 from ccflare_core.key_sources import choose
 from ccflare_core.settings import Settings
 from ccflare_core.store import Store
 
-_TURNS, _LINES, _WIDTH = 12, 30, 2000
+_TURNS, _LINES, _WIDTH = 12, 30, 300
 """How many of the last turns are shown, and how many lines and characters of each part, without --full."""
 
 _ID = re.compile(r"[\w-]{4,100}", re.ASCII)
@@ -282,7 +282,7 @@ def _part(part: Part, *, full: bool) -> Iterator[str]:
         name = " ".join(filter(None, (part.name, part.id)))
         yield f"[{printable(part.kind)}{f' {printable(name)}' if name else ''}{', an error' if part.is_error else ''}]"
     lines = part.text.splitlines()
-    shown = lines if full else [line[:_WIDTH] for line in lines[:_LINES]]
+    shown = lines if full else [clip(line, _WIDTH) if line else "" for line in lines[:_LINES]]
     yield from (printable(line.replace("\t", "    ")) for line in shown)
     if len(shown) < len(lines):
         yield f"… {len(lines) - len(shown)} more lines; --full shows all."
