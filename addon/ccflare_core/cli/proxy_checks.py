@@ -6,6 +6,7 @@ import json
 import socket
 import ssl
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -51,12 +52,13 @@ class Proxy(NamedTuple):
         return f"{self.host}:{self.port}"
 
 
-class Seen(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Seen:
     """An answer of the proxy."""
 
     status: int
-    headers: Mapping[str, str]
-    body: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: str = field(repr=False)
 
 
 def running(store: Store, now: float) -> list[Proxy]:

@@ -1,6 +1,6 @@
 """`scripts/keys.py rotate-all`: after a theft, everything that this program can renew by itself, in one go."""
 
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 from ccflare_core.accounts import Kind
 from ccflare_core.cli.console import Console
@@ -9,11 +9,12 @@ from ccflare_core.data_keys import DataKeys
 from ccflare_core.store import Store
 
 
-class Renewed(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Renewed:
     """A client key with its new secret."""
 
     name: str
-    secret: str
+    secret: str = field(repr=False)
 
 
 def renew_clients(store: Store) -> list[Renewed]:
