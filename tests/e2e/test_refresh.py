@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
 from ccflare_core.accounts import Account, Kind
 from ccflare_core.key_sources import KeyFile
 from ccflare_core.location import Location
@@ -26,7 +28,7 @@ from fake_upstream import (
 )
 from harness import Proxy, StartProxy, claude_request, eventually, via_base_url, via_connect
 
-ROUNDS = 25
+ROUNDS = 50
 
 
 @contextlib.contextmanager
@@ -317,6 +319,7 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
+@pytest.mark.timeout(400)
 def test_kill_9_at_any_moment_spends_nothing_twice_and_loses_nothing_that_was_committed(
     upstream: FakeUpstream, location: Location
 ) -> None:
