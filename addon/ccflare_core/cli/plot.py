@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,8 @@ def plot_windows(pasts: Sequence[WindowPast], by: By, title: str, path: Path) ->
 
 
 def _figure(title: str, panels: int) -> tuple[Any, Sequence[Any]]:
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise Refused("A plot needs matplotlib: run `pip install '.[plot]'`.") from None
-    with rc_context(_LOOKS):
-        figure = Figure(figsize=(11, 1 + 2.2 * panels), layout="constrained")
+    with _library("matplotlib").rc_context(_LOOKS):
+        figure = _library("matplotlib.figure").Figure(figsize=(11, 1 + 2.2 * panels), layout="constrained")
         axes = figure.subplots(panels, sharex=True, squeeze=False)[:, 0]
     figure.suptitle(title)
     axes[-1].tick_params(axis="x", rotation=30)
@@ -67,15 +63,21 @@ def _figure(title: str, panels: int) -> tuple[Any, Sequence[Any]]:
 
 
 def _save(figure: Any, path: Path) -> None:
-    from matplotlib import rc_context
-
     # Without a date and a version, the same figures give the same file.
     metadata = {"Date": None} if path.suffix.lower() == ".svg" else {"Software": None}
     try:
-        with rc_context(_LOOKS):
+        with _library("matplotlib").rc_context(_LOOKS):
             figure.savefig(path, metadata=metadata)
     except OSError as error:
         raise Refused(f"{path} cannot be written: {error.strerror or error}.") from None
+
+
+def _library(module: str) -> Any:
+    """A module of matplotlib. Raises Refused if it is not installed."""
+    try:
+        return import_module(module)
+    except ImportError:
+        raise Refused("A plot needs matplotlib: run `pip install '.[plot]'`.") from None
 
 
 def _time(label: str, by: By) -> datetime:
