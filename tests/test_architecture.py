@@ -38,6 +38,7 @@ DATABASE = {
     "reports",
     "rollup",
     "sealed",
+    "search_index",
     "sessions",
     "sqlite",
     "statements",

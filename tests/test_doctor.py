@@ -112,6 +112,7 @@ def test_a_person_gets_a_table_of_what_is_not_well(history: History, tmp_path: P
         ("options.hazards", "validate_inbound_headers: false", Level.FAIL),
         ("options.risks", "ccflare_record: full", Level.WARN),
         ("options.risks", "ccflare_forward_other_hosts: true", Level.WARN),
+        ("options.risks", "ccflare_search_index: plain", Level.WARN),
         ("options.web_host", "web_host: 0.0.0.0", Level.FAIL),
         ("options.web_password", "web_password: secret", Level.FAIL),
         ("options.web_password", "web_password: a-rather-long-password", Level.WARN),

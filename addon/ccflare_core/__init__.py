@@ -43,7 +43,7 @@ A request's life, in the order of reading:
     tally       adding up, from two sources             measures    what each figure is
     rollup      what is over, added up once             cache       what a prompt cache did
     forecast    when a limit will be reached            limit_history
-    searching   a text in what was recorded             conversation
+    searching   a text in what was recorded             conversation, search_index
     oauth       logins and tokens, without I/O          fetch       the HTTP client for them
     pins        the keys an upstream may have           pinning     whether it has one of them
     tokens      who refreshes tokens and when           renewals, validity

@@ -174,7 +174,7 @@ class Transcripts:
     def _content(self, row: PayloadRow) -> bytes:
         if row.format == transcript.RECIPE:
             recipe = self._recipe(row)
-            found = self._fetch({*recipe.blocks})
+            found = self.fetch({*recipe.blocks})
             if missing := [block for block in recipe.blocks if block not in found]:
                 raise VaultError(f"a stored body has lost {len(missing)} of its blocks: restore a backup")
             return transcript.assemble(recipe, [found[block] for block in recipe.blocks])
@@ -191,7 +191,8 @@ class Transcripts:
         request_id, part = _key(row)
         return transcript.decode(bytes(row.body), self._with_key(), transcript.body_place(part, request_id))
 
-    def _fetch(self, wanted: Iterable[int]) -> dict[int, bytes]:
+    def fetch(self, wanted: Iterable[int]) -> dict[int, bytes]:
+        """Content by id of those of these blocks that are there."""
         found: dict[int, bytes] = {}
         for some in batched(wanted, _AT_ONCE):
             query = BlockRow.select(BlockRow.id, BlockRow.address, BlockRow.body).where(BlockRow.id.in_(some))

@@ -160,6 +160,7 @@ RISKS: tuple[tuple[str, object, str, str], ...] = (
     ("ccflare_record", "full", "bodies are kept with the secrets in them", "set it to redacted"),
     ("ccflare_payload_days", 0, "bodies are kept for ever", "set a number of days"),
     ("ccflare_request_days", 0, "the record is kept for ever", "set a number of days"),
+    ("ccflare_search_index", "plain", "what was said lies in clear in the database's file", "set it to none"),
     ("ccflare_forward_other_hosts", True, "clients reach other services through the proxy", "leave it off"),
     ("ccflare_open_loopback", True, "programs of this machine need no client key", "leave it off on a shared machine"),
     ("ccflare_insecure_remote", True, "client keys come over the network in clear", "have TLS up to this machine"),

@@ -268,6 +268,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("ccflare_record_paths", str, "",
            "Other modes for some paths, such as /v1/files*=off, /v1/messages=full. The first that matches counts.",
            check=_are_rules, form="rules like /v1/files*=off with commas between them"),
+    _choice("ccflare_search_index", "none|plain", "none",
+            "Whether searches have an index. plain: what was recorded lies in clear in the database (SQLite only)."),
     _number("ccflare_body_limit_bytes", 64 * MIB, 1, 1024 * MIB,
             "The largest request body; a larger one is refused with 413."),
     _number("ccflare_client_connections", 0, 0, 100_000,

@@ -1,15 +1,16 @@
-"""Full-text search in what was recorded, by opening and reading all of it: no index, so no plain text on the disk.
+"""Full-text search in what was recorded, by opening and reading it. No index is needed, so no plain text on the disk.
 
 That is quick because a conversation is stored once, however often it was sent (see blocks.py): of 1 GB that went over
 the wire some 20 MB are left to read. Each unique block is looked through as bytes first. Only where the text may be is
-a whole request put together and read, and then the earliest one that has it.
+a whole request put together and read, and then the earliest one that has it. Whoever wants an index nevertheless:
+search_index.py.
 """
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from ccflare_core.bodies import Body, Transcripts
+from ccflare_core.bodies import Body
 from ccflare_core.conversation import Part, Turn, decoded, read_answer, read_request
 
 ROLES = ("user", "assistant", "tool", "system")
@@ -31,11 +32,13 @@ class Query:
         runs = [] if is_pattern else _PLAIN.findall(text)
         # Two characters of other alphabets have an ASCII letter as their other case: the Kelvin sign, the long s.
         pieces = (piece for run in runs for piece in re.split("[ks]", run.lower()))
-        self._bait = max(pieces, key=len, default="").encode()
+        self.bait = max(pieces, key=len, default="")
+        """What JSON text of it holds in any case, in small letters or capitals; maybe nothing."""
+        self._bytes = self.bait.encode()
 
     def may_be_in(self, data: bytes) -> bool:
         """Whether JSON text of these bytes has to be read."""
-        return self._bait in data.lower()
+        return self._bytes in data.lower()
 
     def find(self, text: str) -> tuple[int, int] | None:
         """Where it stands first."""
@@ -62,23 +65,39 @@ class Hit(NamedTuple):
         return before[-_AROUND:], self.text[self.start : self.end], after[:_AROUND]
 
 
+class Source(Protocol):
+    """What is to be looked through: all the Transcripts, or what an index has chosen of them."""
+
+    def blocks(self, session: str | None = None) -> Iterator[tuple[int, bytes]]:
+        """Id and content of each block, the oldest first."""
+
+    def wholes(self, session: str | None = None) -> Iterator[tuple[str, str, Body]]:
+        """Request id, part and body of what is not in blocks."""
+
+    def requests_of(self, block: int) -> list[str]:
+        """The ids of the requests that have the block, the oldest first."""
+
+    def body(self, request_id: str, part: str) -> Body | None:
+        """A body."""
+
+
 class Search:
     """Finds hits, the latest first. `moment` gives a request's time (epoch seconds) and session."""
 
     def __init__(
         self,
-        transcripts: Transcripts,
+        source: Source,
         moment: Callable[[str], tuple[float, str | None]],
         progress: Callable[[int], None] = lambda done: None,
     ) -> None:
-        self._transcripts = transcripts
+        self._source = source
         self._moment = moment
         self._progress = progress
         self._done = 0
 
     def run(self, query: Query, *, limit: int, session: str | None = None, role: str | None = None) -> list[Hit]:
         """At most `limit` hits. What was said is found once, in the request or answer that had it first."""
-        blocks = self._looked_through(self._transcripts.blocks(session), query)
+        blocks = self._looked_through(self._source.blocks(session), query)
         wholes = self._wholes(query, session)
         found: dict[tuple[str | None, str, str, str], Hit] = {}
         for hits in (self._in_blocks(query, blocks, session), self._in_wholes(query, wholes)):
@@ -105,8 +124,8 @@ class Search:
 
     def _wholes(self, query: Query, session: str | None) -> list[tuple[str, str]]:
         kept = []
-        for request_id, part, body in self._transcripts.wholes(session):
-            if query.may_be_in(_readable(body)):
+        for request_id, part, body in self._source.wholes(session):
+            if query.may_be_in(readable(body)):
                 kept.append((request_id, part))
             self._step()
         return sorted(kept, reverse=True)  # the ids of requests begin with their time
@@ -119,7 +138,7 @@ class Search:
         turns_of: dict[str, tuple[Turn, ...]] = {}
         for number, content in reversed(blocks):
             # Sessions share blocks.
-            having = self._transcripts.requests_of(number)
+            having = self._source.requests_of(number)
             first = next((each for each in having if session in (None, self._moment(each)[1])), None)
             if first is None:
                 continue
@@ -133,7 +152,7 @@ class Search:
             yield from self._hits(query, request_id, self._turns(request_id, part))
 
     def _turns(self, request_id: str, part: str) -> tuple[Turn, ...]:
-        body = self._transcripts.body(request_id, part)
+        body = self._source.body(request_id, part)
         if body is None:
             return ()
         if part == "request":
@@ -153,7 +172,7 @@ def role_of(turn: Turn, part: Part) -> str:
     return "tool" if part.kind.endswith(("tool_use", "_result")) else turn.role
 
 
-def _readable(body: Body) -> bytes:
+def readable(body: Body) -> bytes:
     """What a body says, as JSON text; of a stream the pieces of its text put together."""
     content = decoded(body.content, body.content_encoding)
     if body.content_type.startswith("text/event-stream"):

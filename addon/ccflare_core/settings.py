@@ -80,6 +80,7 @@ class Settings:
     passthrough: str
     record: str
     record_paths: tuple[Rule, ...]
+    search_index: str
     body_limit_bytes: int
     client_connections: int
     client_head_seconds: int
@@ -154,6 +155,8 @@ class Settings:
         fields["allowed_origins"] = Sites.parse(fields["allowed_origins"])
         fields["client_ca"] = _absolute(fields["client_ca"])
         fields["upstream_pins"] = Pins.parse(fields["upstream_pins"])
+        if fields["search_index"] == "plain" and isinstance(fields["database"], location.Server):
+            raise ConfigError("ccflare_search_index: plain works with an SQLite file only; allowed is none")
         settings = cls(**fields)
         settings._check_pins()
         return settings

@@ -39,6 +39,7 @@ from ccflare_core.quota import Window
 from ccflare_core.records import Record
 from ccflare_core.rollup import Rollup
 from ccflare_core.sealed import Resealing, count_values
+from ccflare_core.search_index import SearchIndex
 from ccflare_core.sessions import Sessions
 from ccflare_core.vault import Vault, is_sealed, place
 
@@ -100,6 +101,13 @@ class Store:
         self.blocklist = Blocklist(database, transaction=self._transaction, wall=wall, record=self._record)
         self.factors = Factors(database, self.vault, transaction=self._transaction, wall=wall, record=self._record)
         self.history = History(database, self.transcripts, self._transaction)
+        self.search_index = SearchIndex(
+            database,
+            self.transcripts,
+            query=self.query,
+            transaction=self._transaction,
+            scrub=lambda: engine.scrub(whole=False),
+        )
         self.usage = Rollup(database, self.query, self._transaction, wall=wall)
         self.run_id: str | None = None
         """The run that was started through this store and has not ended."""
@@ -437,6 +445,7 @@ class Store:
 
         False if a reader stands in the way for longer than five seconds.
         """
+        self.search_index.sweep(whole=whole)
         return self._engine.scrub(whole=whole)
 
     def _key_id(self) -> str | None:

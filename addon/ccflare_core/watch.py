@@ -1,4 +1,4 @@
-"""What the writer's thread looks after beside its rows: changed accounts, the heartbeat, sums, the size of the log."""
+"""What the writer's thread looks after beside its rows: changed accounts, heartbeat, sums, index, size of the log."""
 
 import contextlib
 from collections.abc import Callable
@@ -17,6 +17,7 @@ _CHECK_SHARE = 500
 """The next check for damage comes so many times later than the last one took, if that is later still."""
 
 _SUM_SECONDS = 30.0
+_INDEX_SECONDS = 1.0
 _WARN_SECONDS = 60.0
 _LOG_BYTES = 256 * 1024 * 1024
 
@@ -65,7 +66,7 @@ class Watch:
         self._clock = clock
         self._accounts: list[Account] | None = None
         self._ring: KeyRing | None = None
-        self._looked_at = self._beat_at = self._sum_at = float("-inf")
+        self._looked_at = self._beat_at = self._sum_at = self._index_at = float("-inf")
         self._check_at = clock() + _CHECK_SECONDS
         self.is_stale = True
         """Whether the accounts may differ from those that were last told."""
@@ -101,6 +102,8 @@ class Watch:
             if now >= self._sum_at:
                 # A long past is added up in many small steps, between which rows are written.
                 self._sum_at = now if self._store.usage.step() else now + _SUM_SECONDS
+            if now >= self._index_at:
+                self._index_at = now if self._store.search_index.step() else now + _INDEX_SECONDS
         except CCFlareError as error:
             self._voice.warn(str(error), str(error))
 

@@ -206,6 +206,7 @@ class House:
             now = time.time()  # noqa: TID251
             host = socket.gethostname()
             crashed = store.close_dead_runs(host, is_alive, now)
+            store.search_index.begin(plain=self.settings.search_index == "plain")
             self.auditor.begin(store, scope(), in_use(), version=__version__, run=self._run_id, pid=os.getpid())
             store.start_run(self._run_id, host, os.getpid())
             pool.replace_accounts(store.accounts())
@@ -271,8 +272,8 @@ class House:
     def change(self, settings: Settings) -> None:
         """Go on with these settings as soon as the change is audited.
 
-        Where the database, the key and the strategy are stays until a restart. Raises ConfigError, and goes on as
-        before, if the authority of the clients' certificates cannot be used.
+        Where the database, the key and the strategy are stays until a restart, and whether searches have an index.
+        Raises ConfigError, and goes on as before, if the authority of the clients' certificates cannot be used.
         """
         authority, options = client_authority(settings), in_use()
 
