@@ -27,6 +27,8 @@ def main(seconds: float = SECONDS) -> int:
         return warn(f"pip-audit took longer than {seconds:g} s")
     try:
         packages_found = json.loads(said)["dependencies"]
+        if all(each.get("skip_reason") for each in packages_found):
+            return warn("the feed knows none of the packages")
         holes = [(each["name"], each["version"], hole) for each in packages_found for hole in each.get("vulns", ())]
         told = [f"{name} {version}: {hole['id']}, {fixed(hole)}" for name, version, hole in holes]
     except (ValueError, KeyError, TypeError):
