@@ -182,7 +182,7 @@ def test_a_valid_token_is_used_while_the_endpoint_is_down(upstream: FakeUpstream
 
     assert ask(proxy) == 200
 
-    assert "back-off until" in health(proxy)["max"]["token"]
+    eventually(lambda: health(proxy)["max"]["token"], lambda state: "back-off until" in state)
     assert len(sent(upstream, TOKEN)) == 1
 
 
