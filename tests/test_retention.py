@@ -258,7 +258,7 @@ def test_the_pause_is_longer_than_the_step(in_file: Store) -> None:
     retention = Retention(lambda: Policy(7, 0, 0, 0), told.append, wall=lambda: NOW)
     began = time.monotonic()
     retention.work(in_file)
-    assert retention.due_in() >= 0.02
+    assert retention.due_in() > 0.019  # 20 ms, some of which are over by now
     assert retention.due_in() + 0.01 >= 3 * (time.monotonic() - began - 0.02) / 2
 
 
