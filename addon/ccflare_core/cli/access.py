@@ -3,22 +3,22 @@
 import argparse
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 
 from ccflare_core.access import Network
 from ccflare_core.cli.console import (
     OK,
     Console,
     Parser,
-    Refused,
     add_command,
     add_common,
-    guarded,
+    add_group,
+    dispatch,
+    open_made_store,
     open_store,
     read_settings,
+    script_parser,
 )
 from ccflare_core.cli.output import Column, Table, iso, moment, render
-from ccflare_core.engines import is_made
 from ccflare_core.key_sources import choose
 from ccflare_core.store import Store
 
@@ -35,20 +35,13 @@ all is said by the options ccflare_allow_ips and ccflare_block_ips.
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
     """Run one command and give its exit code: 0 done, 1 refused, 2 misused."""
-    arguments = _parser().parse_args(argv)
-    console = console or Console.real()
-    return guarded(console, partial(arguments.command, console, arguments))
+    return dispatch(_parser(), argv, console)
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="access.py",
-        description="Block addresses.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = script_parser("access.py", "Block addresses.", _EXAMPLES)
     add_common(parser)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = add_group(parser)
     add_command(commands, "list", _list, "show what is blocked, and why")
     block = add_command(commands, "block", _block, "let nobody of this address or network come")
     block.add_argument("--reason", default="", help="why, for whoever reads the list")
@@ -109,7 +102,6 @@ def _opened(
     console: Console, arguments: argparse.Namespace, *, read_only: bool = False
 ) -> AbstractContextManager[Store]:
     settings = read_settings(console, arguments.database)
-    if read_only and not is_made(settings.database):
-        raise Refused(f"Nothing is blocked: {settings.database} does not exist yet.")
-    source = None if read_only else choose(settings, console.environ)
-    return open_store(console, settings, source, read_only=read_only)
+    if read_only:
+        return open_made_store(console, settings, None, "Nothing is blocked", read_only=True)
+    return open_store(console, settings, choose(settings, console.environ))

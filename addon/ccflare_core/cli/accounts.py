@@ -14,9 +14,11 @@ from ccflare_core.cli.console import (
     Refused,
     add_command,
     add_common,
-    guarded,
+    add_group,
+    dispatch,
     open_store,
     read_settings,
+    script_parser,
     whole_number,
 )
 from ccflare_core.cli.importing import add_import_options, bring
@@ -44,20 +46,13 @@ A key or token is never an argument: it is typed when asked for, or comes on std
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
     """Run one command and give its exit code: 0 done, 1 refused or not found, 2 misused."""
-    arguments = _parser().parse_args(argv)
-    console = console or Console.real()
-    return guarded(console, partial(arguments.command, console, arguments))
+    return dispatch(_parser(), argv, console)
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="accounts.py",
-        description="Manage the accounts that the proxy serves from.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = script_parser("accounts.py", "Manage the accounts that the proxy serves from.", _EXAMPLES)
     add_common(parser)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = add_group(parser)
     priority = whole_number(-1000, 1000)
 
     login = _command(commands, "login", log_in, "log in as an account in the browser, for the first time or again")

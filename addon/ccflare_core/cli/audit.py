@@ -3,9 +3,7 @@
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ccflare_core.audit_check import Check, Report
@@ -19,20 +17,21 @@ from ccflare_core.cli.console import (
     Refused,
     add_command,
     add_common,
-    guarded,
+    add_group,
+    dispatch,
+    open_made_store,
     open_store,
     read_settings,
+    script_parser,
     whole_number,
 )
 from ccflare_core.cli.output import count, render
 from ccflare_core.cli.periods import span
-from ccflare_core.engines import is_made
-from ccflare_core.key_sources import KeySource, choose
-from ccflare_core.settings import Settings
-from ccflare_core.store import Store
+from ccflare_core.key_sources import choose
 
 _LIMIT = 50
 _TELL_SECONDS = 2.0
+_NOTHING = "There is no audit log"
 _EXAMPLES = """\
 examples:
   scripts/audit.py show
@@ -47,20 +46,13 @@ examples:
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
     """Run one command and give its exit code: 0 done, 1 refused or something is wrong with the log, 2 misused."""
-    arguments = _parser().parse_args(argv)
-    console = console or Console.real()
-    return guarded(console, partial(arguments.command, console, arguments))
+    return dispatch(_parser(), argv, console)
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="audit.py",
-        description="Show and check the audit log.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = script_parser("audit.py", "Show and check the audit log.", _EXAMPLES)
     add_common(parser)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = add_group(parser)
     show = add_command(commands, "show", _show, "show what was done, the newest last")
     for name, what in (("action", "what was done: account, account.add, 'key.*'"), ("actor", "who: proxy, 'cli:*'")):
         show.add_argument(f"--{name}", metavar="PATTERN", help=f"{what}; * stands for anything")
@@ -87,7 +79,7 @@ def _parser() -> Parser:
 def _show(console: Console, arguments: argparse.Namespace) -> int:
     settings, now = read_settings(console, arguments.database), console.now()
     source = choose(settings, console.environ) if arguments.secret else None
-    with _opened(console, settings, source) as store:
+    with open_made_store(console, settings, source, _NOTHING, read_only=True) as store:
         secret = console.secret("Secret: ") if arguments.secret else ""
         marks = [store.audit.signer.digest(secret, key) for key in store.audit.signer.key_ids()] if secret else []
         rows = find_rows(store, arguments, now, marks)
@@ -100,7 +92,10 @@ def _verify(console: Console, arguments: argparse.Namespace) -> int:
     if arguments.file is not None and not arguments.file.exists():
         raise Refused(f"There is no file {arguments.file}; name the second copy of the audit log.")
     file = arguments.file or settings.audit_path
-    with _opened(console, settings, choose(settings, console.environ)) as store, store.snapshot():
+    with (
+        open_made_store(console, settings, choose(settings, console.environ), _NOTHING, read_only=True) as store,
+        store.snapshot(),
+    ):
         used = store.query("SELECT (SELECT COUNT(*) FROM accounts) + (SELECT COUNT(*) FROM runs)")
         check = Check(store.audit, _teller(console))
         report = check.run(file, tuple(arguments.anchor), is_used=bool(used[0][0]))
@@ -151,11 +146,3 @@ def _restart(console: Console, arguments: argparse.Namespace) -> int:
         store.audit.restart(store.by, problem)
     console.say(f"The audit log goes on. What was found is its newest entry: {problem}.")
     return OK
-
-
-@contextmanager
-def _opened(console: Console, settings: Settings, source: KeySource | None) -> Iterator[Store]:
-    if not is_made(settings.database):
-        raise Refused(f"There is no audit log: {settings.database} does not exist yet.")
-    with open_store(console, settings, source, read_only=True) as store:
-        yield store

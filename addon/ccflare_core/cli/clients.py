@@ -3,8 +3,8 @@
 import argparse
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from functools import partial
@@ -16,6 +16,8 @@ from ccflare_core.cli.console import (
     Parser,
     Refused,
     add_command,
+    add_group,
+    open_made_store,
     open_store,
     read_settings,
     whole_number,
@@ -35,7 +37,7 @@ _NONE = "none"
 def add_commands(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add `client` with its own commands to those of `keys.py`."""
     client = subparsers.add_parser("client", help="manage the keys that clients call with")
-    commands = client.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = add_group(client)
     add = _command(commands, "add", _add, "make a key and show it, once")
     _add_fields(add, again="")
     listed = add_command(commands, "list", _list, "show all keys, what they may, and what they have used")
@@ -240,13 +242,12 @@ def _time(name: str, row: Row) -> str | None:
     return iso(getattr(row.key, name))
 
 
-@contextmanager
-def _opened(console: Console, arguments: argparse.Namespace, *, make: bool = False) -> Iterator[Store]:
+def _opened(console: Console, arguments: argparse.Namespace, *, make: bool = False) -> AbstractContextManager[Store]:
     settings = read_settings(console, arguments.database)
-    if not make and not is_made(settings.database):
-        raise Refused(f"There are no client keys: {settings.database} does not exist yet.")
-    with open_store(console, settings, choose(settings, console.environ)) as store:
-        yield store
+    source = choose(settings, console.environ)
+    if make:
+        return open_store(console, settings, source)
+    return open_made_store(console, settings, source, "There are no client keys")
 
 
 # What can be said on the command line

@@ -7,15 +7,17 @@ import os
 import sys
 import time
 import webbrowser
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Self, TextIO
 
 from ccflare_core import settings
 from ccflare_core.cli import ROOT
 from ccflare_core.cli.output import FORMATS, printable
+from ccflare_core.engines import is_made
 from ccflare_core.entries import By
 from ccflare_core.errors import CCFlareError
 from ccflare_core.key_sources import KeySource
@@ -81,6 +83,10 @@ class Console:
         return text.strip()
 
 
+type Command = Callable[[Console, argparse.Namespace], int]
+"""What does a subcommand's work, and gives the exit code."""
+
+
 @contextmanager
 def _as_text() -> Iterator[None]:
     try:
@@ -131,6 +137,17 @@ def open_store(
             console.complain(store.audit.file.trouble)
 
 
+@contextmanager
+def open_made_store(
+    console: Console, settings: Settings, source: KeySource | None, nothing: str, *, read_only: bool = False
+) -> Iterator[Store]:
+    """The same, of a database that is there already; Refused says that there is `nothing`."""
+    if not is_made(settings.database):
+        raise Refused(f"{nothing}: {settings.database} does not exist yet.")
+    with open_store(console, settings, source, read_only=read_only) as store:
+        yield store
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that takes no abbreviations and never repeats a stray argument: it may be a secret."""
 
@@ -141,6 +158,17 @@ class Parser(argparse.ArgumentParser):
         if message.startswith("unrecognized arguments"):
             message = "there are arguments that do not belong here"
         super().error(message)
+
+
+def script_parser(prog: str, description: str, examples: str) -> Parser:
+    """The parser of a script whose help ends with these examples."""
+    form = argparse.RawDescriptionHelpFormatter
+    return Parser(prog=prog, description=description, epilog=examples, formatter_class=form)
+
+
+def add_group(parser: Parser) -> "argparse._SubParsersAction[Parser]":
+    """Where a parser's subcommands go, of which one must be given."""
+    return parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
 
 def add_common(parser: argparse.ArgumentParser, *, again: bool = False) -> None:
@@ -154,7 +182,7 @@ def add_common(parser: argparse.ArgumentParser, *, again: bool = False) -> None:
 def add_command(
     commands: "argparse._SubParsersAction[Parser]",
     name: str,
-    function: Callable[[Console, argparse.Namespace], int],
+    function: Command,
     text: str,
 ) -> Parser:
     """A subcommand that calls `function`, with the common options; `text` is its line in the help."""
@@ -187,6 +215,15 @@ def trusted_ca(console: Console) -> Path | None:
     """The file that the configuration names for mitmproxy, with authorities to trust besides the usual ones."""
     named = settings.defaults(console.environ, ROOT).get("ssl_verify_upstream_trusted_ca")
     return Path(str(named)).expanduser() if named else None
+
+
+def dispatch(
+    parser: Parser, argv: Sequence[str] | None, console: Console | None, command: Command | None = None
+) -> int:
+    """The exit code of `command`, or else of the subcommand that was given; 2 if the arguments are wrong."""
+    arguments = parser.parse_args(argv)
+    console = console or Console.real()
+    return guarded(console, partial(command or arguments.command, console, arguments))
 
 
 def guarded(console: Console, command: Callable[[], int]) -> int:

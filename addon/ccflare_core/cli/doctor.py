@@ -2,12 +2,21 @@
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from ccflare_core import doctor
 from ccflare_core.cli import host_checks, proxy_checks, store_checks
-from ccflare_core.cli.console import OK, REFUSED, Console, Parser, add_common, guarded, read_settings, trusted_ca
+from ccflare_core.cli.console import (
+    OK,
+    REFUSED,
+    Console,
+    Parser,
+    add_common,
+    dispatch,
+    read_settings,
+    script_parser,
+    trusted_ca,
+)
 from ccflare_core.cli.output import Column, Table, clip, render
 from ccflare_core.doctor import AREAS, Door, Level, Result, Results, fail
 from ccflare_core.errors import CCFlareError
@@ -27,18 +36,11 @@ It only reads. The exit code is 1 if something fails, and 0 if all is well or th
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
     """Run the checks and give the exit code: 0 ok or warnings, 1 something fails, 2 misused."""
-    arguments = _parser().parse_args(argv)
-    console = console or Console.real()
-    return guarded(console, partial(_run, console, arguments))
+    return dispatch(_parser(), argv, console, _run)
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="doctor.py",
-        description="Check this installation.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = script_parser("doctor.py", "Check this installation.", _EXAMPLES)
     add_common(parser)
     parser.add_argument(
         "--only", action="append", choices=AREAS, metavar="AREA", help=f"repeatable: {', '.join(AREAS)}"

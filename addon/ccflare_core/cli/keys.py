@@ -17,15 +17,16 @@ from ccflare_core.cli.console import (
     Refused,
     add_command,
     add_common,
-    guarded,
-    open_store,
+    add_group,
+    dispatch,
+    open_made_store,
     read_settings,
+    script_parser,
 )
 from ccflare_core.cli.output import Column, Table, count, iso, moment, render
 from ccflare_core.data_keys import DataKey, DataKeys
-from ccflare_core.engines import is_made
 from ccflare_core.errors import VaultError
-from ccflare_core.key_sources import SOURCES, KeySource, choose, make
+from ccflare_core.key_sources import SOURCES, choose, make
 from ccflare_core.sealed import CLEAR, drain
 from ccflare_core.settings import Settings
 from ccflare_core.store import Store
@@ -36,6 +37,7 @@ _PAUSE_SECONDS = 0.02
 _GIVEN = {"environment": "ccflare_ENCRYPTION_KEY", "passphrase": "ccflare_PASSPHRASE"}
 """The sources whose new secret comes on stdin, and the variable that has to hold it afterwards."""
 
+_NOTHING = "There are no keys"
 _EXAMPLES = """\
 examples:
   scripts/keys.py status
@@ -61,20 +63,15 @@ class Use(NamedTuple):
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
     """Run one command and give its exit code: 0 done, 1 refused or not all done, 2 misused."""
-    arguments = _parser().parse_args(argv)
-    console = console or Console.real()
-    return guarded(console, partial(arguments.command, console, arguments))
+    return dispatch(_parser(), argv, console)
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="keys.py",
-        description="Manage the keys that seal what is stored, and (client) those that clients call with.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = script_parser(
+        "keys.py", "Manage the keys that seal what is stored, and (client) those that clients call with.", _EXAMPLES
     )
     add_common(parser)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = add_group(parser)
     command = partial(add_command, commands)
     command("status", _status, "show the keys, and how many values need each")
     rotate = command("rotate", _rotate, "make a key that seals from now on, and seal all that is stored with it")
@@ -94,7 +91,7 @@ def _parser() -> Parser:
 
 def _status(console: Console, arguments: argparse.Namespace) -> int:
     settings, now = read_settings(console, arguments.database), console.now()
-    with _opened(console, settings, None, read_only=True) as store:
+    with open_made_store(console, settings, None, _NOTHING, read_only=True) as store:
         rows = _uses(store)
     table = Table(
         key="keys",
@@ -117,7 +114,7 @@ def _status(console: Console, arguments: argparse.Namespace) -> int:
         empty="There is no key yet: the first start of the proxy makes one.",
     )
     console.say(render([table], arguments.format))
-    with _opened(console, settings, choose(settings, console.environ), read_only=True):
+    with open_made_store(console, settings, choose(settings, console.environ), _NOTHING, read_only=True):
         return OK  # or the sentence that says why the keys cannot be used
 
 
@@ -244,17 +241,7 @@ def _names(keys: Sequence[DataKey]) -> str:
 @contextmanager
 def _changing(console: Console, arguments: argparse.Namespace) -> Iterator[tuple[Store, DataKeys]]:
     settings = read_settings(console, arguments.database)
-    with _opened(console, settings, choose(settings, console.environ)) as store:
+    with open_made_store(console, settings, choose(settings, console.environ), _NOTHING) as store:
         if store.keys is None:
             raise Refused("The database has no keys.")
         yield store, store.keys
-
-
-@contextmanager
-def _opened(
-    console: Console, settings: Settings, source: KeySource | None, *, read_only: bool = False
-) -> Iterator[Store]:
-    if not is_made(settings.database):
-        raise Refused(f"There are no keys: {settings.database} does not exist yet.")
-    with open_store(console, settings, source, read_only=read_only) as store:
-        yield store

@@ -3,7 +3,7 @@
 import argparse
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import NamedTuple
 
@@ -16,14 +16,15 @@ from ccflare_core.cli.console import (
     Refused,
     add_command,
     add_common,
-    guarded,
-    open_store,
+    add_group,
+    dispatch,
+    open_made_store,
     read_settings,
+    script_parser,
 )
 from ccflare_core.cli.output import DASH, Column, Table, count, iso, moment, render, size
 from ccflare_core.cli.periods import Since, span
 from ccflare_core.cli.progress import progress
-from ccflare_core.engines import is_made
 from ccflare_core.entries import stamp
 from ccflare_core.errors import VaultError
 from ccflare_core.history import Extent, Selection
@@ -67,20 +68,13 @@ class Finding(NamedTuple):
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
     """Run one command and give its exit code: 0 done, 1 refused or something is wrong, 2 misused."""
-    arguments = _parser().parse_args(argv)
-    console = console or Console.real()
-    return guarded(console, partial(arguments.command, console, arguments))
+    return dispatch(_parser(), argv, console)
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="maintain.py",
-        description="Keep what is recorded small, sound and safe.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = script_parser("maintain.py", "Keep what is recorded small, sound and safe.", _EXAMPLES)
     add_common(parser)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = add_group(parser)
     cleanup = add_command(commands, "cleanup", _cleanup, "delete what is old; without --force only say what that is")
     cleanup.add_argument("--type", choices=_KINDS, help="only this (default: all but audit)")
     cleanup.add_argument(
@@ -283,9 +277,5 @@ def _trouble(look: Callable[[], object]) -> list[str]:
     return []
 
 
-@contextmanager
-def _opened(console: Console, settings: Settings) -> Iterator[Store]:
-    if not is_made(settings.database):
-        raise Refused(f"There is nothing to maintain: {settings.database} does not exist yet.")
-    with open_store(console, settings, choose(settings, console.environ)) as store:
-        yield store
+def _opened(console: Console, settings: Settings) -> AbstractContextManager[Store]:
+    return open_made_store(console, settings, choose(settings, console.environ), "There is nothing to maintain")

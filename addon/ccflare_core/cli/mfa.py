@@ -6,7 +6,17 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import NamedTuple
 
-from ccflare_core.cli.console import OK, REFUSED, Console, Parser, Refused, add_command, open_store, read_settings
+from ccflare_core.cli.console import (
+    OK,
+    REFUSED,
+    Console,
+    Parser,
+    Refused,
+    add_command,
+    add_group,
+    open_store,
+    read_settings,
+)
 from ccflare_core.cli.output import Column, Table, count, render
 from ccflare_core.engines import is_made
 from ccflare_core.key_sources import choose
@@ -25,7 +35,7 @@ class Shown(NamedTuple):
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add `mfa` and what follows it."""
     group = commands.add_parser("mfa", help="the second factor (TOTP) that administrative requests have to show")
-    nested = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    nested = add_group(group)
     command = partial(add_command, nested)
     command("status", _status, "show whether codes are asked for")
     command("enable", _enable, "make a seed and show it once, for an authenticator app")

@@ -4,7 +4,6 @@ import argparse
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +17,10 @@ from ccflare_core.cli.console import (
     Refused,
     add_command,
     add_common,
-    guarded,
+    add_group,
+    dispatch,
     read_settings,
+    script_parser,
     trusted_ca,
 )
 from ccflare_core.cli.output import DASH, Column, Table, render
@@ -60,20 +61,13 @@ class Change(NamedTuple):
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
     """Run one command and give its exit code: 0 done, 1 refused, 2 misused."""
-    arguments = _parser().parse_args(argv)
-    console = console or Console.real()
-    return guarded(console, partial(arguments.command, console, arguments))
+    return dispatch(_parser(), argv, console)
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="prices.py",
-        description="Show and update what tokens cost.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = script_parser("prices.py", "Show and update what tokens cost.", _EXAMPLES)
     add_common(parser)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = add_group(parser)
     add_command(commands, "show", _show, "show the prices in force, in USD per million tokens")
     update = add_command(commands, "update", _update, "take prices from a file or an address into ccflare_prices")
     update.add_argument("source", metavar="FILE|URL", help="YAML, or LiteLLM's catalog in JSON")

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 
 from ccflare_core.cli.console import (
     OK,
@@ -10,9 +10,10 @@ from ccflare_core.cli.console import (
     Parser,
     Refused,
     add_common,
-    guarded,
+    dispatch,
     open_store,
     read_settings,
+    script_parser,
     whole_number,
 )
 from ccflare_core.cli.output import Column, Table, clip, iso, moment, render
@@ -33,18 +34,12 @@ examples:
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
     """Search and give the exit code: 0 found, 1 nothing found or nothing to search, 2 misused."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    console = console or Console.real()
-    return guarded(console, partial(_run, console, arguments))
+    return dispatch(_parser(), argv, console, _run)
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="search.py",
-        description="Find a text in recorded conversations, in capitals or not. The latest hits come first.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = script_parser(
+        "search.py", "Find a text in recorded conversations, in capitals or not. The latest hits come first.", _EXAMPLES
     )
     parser.add_argument("text", metavar="TEXT", help="what to look for, as it stands there")
     add_common(parser)

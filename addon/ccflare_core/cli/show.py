@@ -4,11 +4,20 @@ import argparse
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from ccflare_core.cli.console import OK, Console, Parser, Refused, add_common, guarded, open_store, read_settings
+from ccflare_core.cli.console import (
+    OK,
+    Console,
+    Parser,
+    Refused,
+    add_common,
+    dispatch,
+    open_store,
+    read_settings,
+    script_parser,
+)
 from ccflare_core.cli.output import DASH, Column, Table, clip, count, duration, moment, money, printable, render
 from ccflare_core.conversation import Part, Request, Turn, decoded, read_answer, read_request
 from ccflare_core.engines import is_made
@@ -48,18 +57,11 @@ class Exchange(NamedTuple):
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
     """Show it and give the exit code: 0 shown, 1 not there or not readable, 2 misused."""
-    arguments = _parser().parse_args(argv)
-    console = console or Console.real()
-    return guarded(console, partial(_run, console, arguments))
+    return dispatch(_parser(), argv, console, _run)
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="show.py",
-        description="Show a recorded request and its answer.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = script_parser("show.py", "Show a recorded request and its answer.", _EXAMPLES)
     parser.add_argument("request", metavar="REQUEST_ID|last", help="its id, or the beginning of it, or `last`")
     add_common(parser)
     parser.add_argument(

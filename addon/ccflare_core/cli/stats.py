@@ -6,7 +6,17 @@ from functools import partial
 from pathlib import Path
 
 from ccflare_core import price_files
-from ccflare_core.cli.console import OK, Console, Parser, Refused, add_common, guarded, read_settings, whole_number
+from ccflare_core.cli.console import (
+    OK,
+    Console,
+    Parser,
+    Refused,
+    add_common,
+    guarded,
+    read_settings,
+    script_parser,
+    whole_number,
+)
 from ccflare_core.cli.output import render
 from ccflare_core.cli.periods import span
 from ccflare_core.cli.plot import FORMATS
@@ -60,12 +70,7 @@ def _mistake(arguments: argparse.Namespace) -> str | None:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="stats.py",
-        description="Show what the proxy has recorded.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = script_parser("stats.py", "Show what the proxy has recorded.", _EXAMPLES)
     parser.add_argument("view", nargs="?", choices=VIEWS, default="summary", help="default: summary")
     add_common(parser)
     parser.add_argument(
