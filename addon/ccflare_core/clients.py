@@ -21,6 +21,7 @@ from ccflare_core.entries import Record
 from ccflare_core.errors import NotFound, StoreError, VaultError
 from ccflare_core.guard import Digest, KeyRing
 from ccflare_core.models import ClientKeyRow, RequestRow
+from ccflare_core.records import to_ms, to_seconds
 from ccflare_core.vault import Vault, head_of
 
 _TIMES = ("created_at", "expires_at", "revoked_at")
@@ -67,7 +68,7 @@ class Clients:
         for row in self._rows():
             keys[row.id] = _key(row)
             if row.old_digest is not None:
-                digests[bytes(row.old_digest)] = Digest(row.id, _seconds(row.old_until))
+                digests[bytes(row.old_digest)] = Digest(row.id, to_seconds(row.old_until))
             if row.digest is not None:
                 digests[bytes(row.digest)] = Digest(row.id)
         used = {digest[len(head_of("")) : len(head_of(vault.key_id))].hex() for digest in digests}
@@ -80,7 +81,7 @@ class Clients:
         query = RequestRow.select(who, fn.COUNT(RequestRow.id), spent, fn.MAX(RequestRow.timestamp))
         rows: Any = query.where(who.is_null(False)).group_by(who).tuples().bind(self._database)
         with as_store_errors():
-            return {key: (number, cost, _seconds(last)) for key, number, cost, last in rows}
+            return {key: (number, cost, to_seconds(last)) for key, number, cost, last in rows}
 
     def add(self, key: ClientKey) -> str:
         """Store it and give the secret that stands for it, which nobody can ask for again.
@@ -188,7 +189,7 @@ def _told(key: ClientKey) -> dict[str, object]:
 
 def _columns(key: ClientKey) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(key, name) for name in _PLAIN}
-    row |= {name: None if (at := getattr(key, name)) is None else round(at * 1000) for name in _TIMES}
+    row |= {name: to_ms(getattr(key, name)) for name in _TIMES}
     row |= {name: json.dumps(getattr(key, name)) for name in _LISTS}
     row |= {f"micro_{name}": None if (sum_ := getattr(key, name)) is None else int(sum_ * _MICRO) for name in _DOLLARS}
     return {**row, "role": key.role.value}
@@ -196,13 +197,9 @@ def _columns(key: ClientKey) -> dict[str, Any]:
 
 def _key(row: ClientKeyRow) -> ClientKey:
     values = {name: getattr(row, name) for name in _PLAIN}
-    values |= {name: _seconds(getattr(row, name)) for name in _TIMES}
+    values |= {name: to_seconds(getattr(row, name)) for name in _TIMES}
     values |= {name: tuple(json.loads(getattr(row, name))) for name in _LISTS}
     for name in _DOLLARS:
         micro = getattr(row, f"micro_{name}")
         values[name] = None if micro is None else Decimal(micro) / _MICRO
     return ClientKey(**values, role=Role(row.role))
-
-
-def _seconds(ms: int | None) -> float | None:
-    return None if ms is None else ms / 1000

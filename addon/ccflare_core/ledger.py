@@ -26,6 +26,7 @@ from ccflare_core.records import (
     Payload,
     Record,
     WindowRead,
+    to_ms,
 )
 from ccflare_core.statements import Insert, Row, render
 from ccflare_core.vault import Vault
@@ -84,11 +85,6 @@ _PAYLOAD = (
 
 _FINISHED = tuple(getattr(RequestRow, name) for name in ExchangeFinished._fields if name not in _TWICE)
 _END = attrgetter(*(column.name for column in _FINISHED))
-
-
-def to_ms(seconds: float | None) -> int | None:
-    """Seconds since the epoch as the integer milliseconds of the tables."""
-    return None if seconds is None else round(seconds * 1000)
 
 
 class Ledger:

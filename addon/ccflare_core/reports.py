@@ -7,6 +7,7 @@ added up already. Percentiles come from histograms, exact to a millisecond below
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ccflare_core.records import to_seconds
 from ccflare_core.tally import Figures, Groups, Key, Query, Split, Tally, new_groups
 from ccflare_core.traffic import NOT_MEASURED, By, Period, Spread, Stretch, Traffic, label, ordered, spread, stretches
 
@@ -26,10 +27,6 @@ _NAMED = {
     By.CLIENT: ("client_keys", "client_id", "client_name"),
 }
 """Whose names stand in a table of their own, and where the name at the time of the request is."""
-
-
-def _seconds(ms: float | None) -> float | None:
-    return None if ms is None else ms / 1000
 
 
 def _spread(group: Figures, name: str) -> Spread:
@@ -154,8 +151,8 @@ class Reports:
         return Traffic(
             keys,
             **group.sums,
-            first_at=_seconds(group.first_ms),
-            last_at=_seconds(group.last_ms),
+            first_at=to_seconds(group.first_ms),
+            last_at=to_seconds(group.last_ms),
             latency=_spread(group, "latencies"),
             first_byte=_spread(group, "first_bytes"),
         )

@@ -31,12 +31,12 @@ from ccflare_core.errors import AuditError, NotFound, StoreError, Unusable, Vaul
 from ccflare_core.factors import Factors
 from ccflare_core.history import History
 from ccflare_core.key_sources import KeySource
-from ccflare_core.ledger import Ledger, clear_cooldown, set_cooldown, to_ms
+from ccflare_core.ledger import Ledger, clear_cooldown, set_cooldown
 from ccflare_core.location import Location
 from ccflare_core.logins import Logins, refresh_digest
 from ccflare_core.models import AccountRow, CooldownRow, RefreshLeaseRow, RequestRow, RunRow, WindowRow
 from ccflare_core.quota import Window
-from ccflare_core.records import Record
+from ccflare_core.records import Record, to_ms, to_seconds
 from ccflare_core.rollup import Rollup
 from ccflare_core.sealed import Resealing, count_values
 from ccflare_core.search_index import SearchIndex
@@ -262,7 +262,7 @@ class Store:
 
     def _account(self, row: AccountRow, *, secrets: bool = True) -> Account:
         values = {name: getattr(row, name) for name in _PLAIN}
-        values |= {name: _seconds(getattr(row, name)) for name in _TIMES}
+        values |= {name: to_seconds(getattr(row, name)) for name in _TIMES}
         values |= {name: self._unseal(row, name) if secrets else None for name in _SECRETS}
         return Account(id=row.id, **{**values, "kind": Kind(row.kind)})
 
@@ -317,7 +317,7 @@ class Store:
         while name is not None:
             newest = WindowRow.select().where(is_its & (WindowRow.name == name))
             row = newest.order_by(WindowRow.at.desc(), WindowRow.id.desc()).limit(1).bind(self._database)[0]
-            windows.append(Window(row.name, row.status, row.utilization, _seconds(row.resets_at)))
+            windows.append(Window(row.name, row.status, row.utilization, to_seconds(row.resets_at)))
             name = self._first(WindowRow.name, is_its & (WindowRow.name > name))
         return tuple(windows)
 
@@ -502,11 +502,7 @@ def _told(name: str, value: object) -> object:
 def _change(name: str, before: object, after: object) -> dict[str, object]:
     if name in _SECRETS:
         return {"after": _told(name, after)}
-    return {"before": _seconds(before) if name in _TIMES and isinstance(before, int) else before, "after": after}
-
-
-def _seconds(ms: int | None) -> float | None:
-    return None if ms is None else ms / 1000
+    return {"before": to_seconds(before) if name in _TIMES and isinstance(before, int) else before, "after": after}
 
 
 def _cooldown(row: CooldownRow) -> Cooldown:
