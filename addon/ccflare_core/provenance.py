@@ -2,7 +2,7 @@
 
 Claude Code tells its working directory in its system text. What a person typed, or a tool has read, stands in the
 messages, so only the system text is looked at: in the body's bytes, since parsing 500 kB would take 5 ms of the event
-loop, and this takes 20 us. What is found is a label for the record; nothing is ever opened by it.
+loop, and this takes 0.1 ms. What is found is a label for the record; nothing is ever opened by it.
 """
 
 import json
@@ -51,7 +51,9 @@ def system_text(body: bytes) -> bytes:
     It stands behind the messages, so the last place that looks like it is taken. A quotation of it in a message does
     not look like it: its quotes are escaped.
     """
-    start = max(body.rfind(mark) for mark in _SYSTEM)
+    start = -1
+    for mark in _SYSTEM:  # the likeliest first: what stands before it need not be looked through again
+        start = max(start, body.rfind(mark, start + 1))
     return body[start:] if start >= 0 else b""
 
 
