@@ -98,6 +98,23 @@ def test_what_tells_of_the_client_does_not_reach_an_account(name: str) -> None:
     assert toward_upstream(((name.encode(), b"1"), FIELD), leased=True) == (FIELD,)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "X-HTTP-Method",
+        "X-HTTP-Method-Override",
+        "X-Method-Override",
+        "X-Original-URL",
+        "X-Rewrite-URL",
+        "x_rewrite_url",
+    ],
+)
+def test_what_names_another_method_or_path_does_not_reach_an_account(name: str) -> None:
+    fields = ((name.encode(), b"/v1/organizations"), FIELD)
+    assert toward_upstream(fields, leased=True) == (FIELD,)
+    assert toward_upstream(fields, leased=False) == fields
+
+
 @pytest.mark.parametrize("name", ["Set-Cookie", "set-cookie2", "anthropic-organization-id", "Alt-Svc", "upgrade"])
 def test_what_tells_of_the_account_does_not_reach_the_client(name: str) -> None:
     field = (name.encode(), b"1")

@@ -94,7 +94,8 @@ def _hosts(names: tuple[bytes, ...]) -> int:
 _CONNECTION = 1
 _UPGRADE = 2
 _LOCAL = 4  # one connection, or a program and this proxy; never the next connection (RFC 9110, 7.6.1)
-_CLIENT = 8  # the client, its other logins or its way here: nothing for an account's upstream
+_CLIENT = 8  # the client, its other logins or its way here, or another method and path than those that were
+#              looked at: nothing for an account's upstream
 _ACCOUNT = 16  # the account's organization, or a way past this proxy: nothing for the client
 
 _MARKS = {
@@ -106,6 +107,7 @@ _MARKS = {
     b"forwarded": _CLIENT,
     b"via": _CLIENT,
     b"x-real-ip": _CLIENT,
+    b"x-method-override": _CLIENT,
     b"te": _CLIENT,
     b"trailer": _CLIENT,
     b"set-cookie": _ACCOUNT,
@@ -113,7 +115,14 @@ _MARKS = {
     b"anthropic-organization-id": _ACCOUNT,
     b"alt-svc": _ACCOUNT,
 }
-_PREFIXES = {b"proxy-": _LOCAL, b"x-ccflare-": _LOCAL, b"x-forwarded-": _CLIENT}
+_PREFIXES = {
+    b"proxy-": _LOCAL,
+    b"x-ccflare-": _LOCAL,
+    b"x-forwarded-": _CLIENT,
+    b"x-http-method": _CLIENT,
+    b"x-original-": _CLIENT,
+    b"x-rewrite-": _CLIENT,
+}
 
 _PERSISTENCE = frozenset({b"keep-alive", b"close"})
 # Without these a message is read differently by who gets it, so naming them in Connection removes nothing.
@@ -153,6 +162,7 @@ def _plan(names: tuple[bytes, ...], dropped: int) -> _Plan:
 
 
 def _mark(name: bytes) -> int:
+    name = name.replace(b"_", b"-")  # the same to servers that make variables of fields
     return _MARKS.get(name, 0) | sum(mark for prefix, mark in _PREFIXES.items() if name.startswith(prefix))
 
 
