@@ -246,6 +246,61 @@ def test_a_path_with_two_meanings_is_refused(path: str) -> None:
     assert refusal(flow) == (400, "The request's path has dot segments or encoded separators.")
 
 
+@pytest.mark.parametrize("has_account", [True, False])
+@pytest.mark.parametrize(
+    ("method", "path", "allow", "message"),
+    [
+        ("TRACE", "/v1/messages", "POST", "/v1/messages takes POST only, not TRACE."),
+        ("PUT", "/v1/messages?beta=true", "POST", "/v1/messages takes POST only, not PUT."),
+        ("post", "/v1/messages", "POST", "/v1/messages takes POST only, not post."),
+        ("PATCH", "/v1/files/file_1", "GET, DELETE", "/v1/files/{id} takes GET, DELETE only, not PATCH."),
+        ("OPTIONS", "/v1/models", "GET", "/v1/models takes GET only, not OPTIONS."),
+    ],
+)
+def test_a_method_that_the_api_does_not_have_is_refused(
+    method: str, path: str, allow: str, message: str, has_account: bool
+) -> None:
+    flow = asked(path, method)
+
+    exchange = let_in(flow, passthrough="auto" if has_account else "always")
+
+    assert (exchange.outcome, exchange.ticket) == (Outcome.REFUSED, Ticket.NONE)
+    assert refusal(flow) == (405, message)
+    assert flow.response is not None
+    assert flow.response.headers["allow"] == allow
+
+
+@pytest.mark.parametrize("method", ["TRACE", "PROPFIND", "get"])
+@pytest.mark.parametrize("path", ["/", "/api/oauth/profile", "/v1/code/sessions"])
+def test_an_odd_method_is_refused_on_every_other_path_too(method: str, path: str) -> None:
+    flow = asked(path, method)
+
+    assert let_in(flow).outcome is Outcome.REFUSED
+    assert refusal(flow)[0] == 405
+    assert flow.response is not None
+    assert flow.response.headers["allow"] == "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+
+
+@pytest.mark.parametrize("path", ["/v1/messages/", "/V1/messages", "/v1/%256dessages", "/v1/messages;x?beta=true"])
+def test_another_spelling_of_a_path_that_gets_an_account_is_refused(path: str) -> None:
+    flow = asked(path)
+
+    assert let_in(flow).ticket is Ticket.NONE
+    assert refusal(flow) == (400, "This is another spelling of /v1/messages: send it exactly so.")
+
+
+def test_a_method_that_another_addon_has_changed_gets_no_account() -> None:
+    gate, flow = gate_of(Bench()), asked()
+    gate.enter(flow)
+    flow.request.method = "TRACE"
+
+    gate.admit(flow)
+
+    exchange = gate.find(flow)
+    assert exchange is not None
+    assert exchange.ticket is not Ticket.LEASE
+
+
 @pytest.mark.parametrize(("too_many", "status"), [(0, None), (1, 431)])
 def test_a_flood_of_header_fields_is_refused(too_many: int, status: int | None) -> None:
     flow = asked(headers=((b"x", b""),))
@@ -301,6 +356,7 @@ def test_the_exchange_knows_its_client_key() -> None:
     ("method", "path", "body", "outcome"),
     [
         ("POST", "/v1/messages", BODY, Outcome.REFUSED),
+        ("POST", "/v1/complete", BODY, Outcome.REFUSED),
         ("POST", "/v1/messages", b'{"model":"claude-haiku-4-5"}', None),
         ("POST", "/v1/messages", b'{"model":"claude-haiku-4-5","model":"claude-opus-4-8"}', Outcome.REFUSED),
         ("POST", "/v1/messages/batches", b'{"requests":[{"params":{"model":"claude-opus-4-8"}}]}', Outcome.REFUSED),
@@ -315,6 +371,17 @@ def test_a_key_may_be_for_some_models_only(method: str, path: str, body: bytes, 
     assert with_key(flow, models=("claude-haiku-*",)).outcome == outcome
     if outcome:
         assert refusal(flow) == (403, "This client key may not use this model.")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("PUT", "/v1/messages", 405), ("PATCH", "/v1/messages", 405), ("POST", "/v1/messages/batches/", 400)],
+)
+def test_no_method_or_spelling_gets_past_a_keys_models(method: str, path: str, status: int) -> None:
+    flow = asked(path, method)
+
+    assert with_key(flow, models=("claude-haiku-*",)).ticket is Ticket.NONE
+    assert refusal(flow)[0] == status
 
 
 @pytest.mark.parametrize(("host", "status"), [("proxy.lan", 403), ("127.0.0.1", 200), ("panel.example", 200)])
@@ -386,7 +453,7 @@ def test_a_flow_that_the_gate_never_saw_is_not_admitted() -> None:
 
 def test_an_error_while_deciding_leaves_no_way_upstream() -> None:
     class Broken(Gate):
-        def _refuse(self, *_: object) -> None:
+        def _refuse(self, *_: object, **__: object) -> None:
             raise RuntimeError("broken")
 
     bench, flow = Bench(), asked("/v1/../x")

@@ -143,7 +143,12 @@ PAGES: tuple[Page, ...] = (
     Page("/ccflare/clients/{name}/revoke", DO, Permission.ACCOUNTS_MANAGE, Admin.revoke_client),
 )
 NO_PAGE = error(404, "There is no such page; /ccflare/health is one.", request_id="req_none")
-NO_METHOD = error(405, "This page does not take this method.", request_id="req_none")
+
+
+def no_method(page: Page) -> Answer:
+    """The answer to a method that the page does not take."""
+    answer = error(405, f"This page takes {', '.join(page.methods)} only.", request_id="req_none")
+    return answer._replace(headers=(*answer.headers, (b"allow", ", ".join(page.methods).encode())))
 
 
 def find_page(path: str) -> tuple[Page, str] | None:

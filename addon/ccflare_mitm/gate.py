@@ -1,9 +1,11 @@
 """The gate: what each request is, by which door it came, and whether it may go on. First in a request's way."""
 
+from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 from mitmproxy import http
 
+from ccflare_core import routes
 from ccflare_core.access import Caller
 from ccflare_core.agents import with_model
 from ccflare_core.auditor import Auditor
@@ -16,16 +18,18 @@ from ccflare_core.heads import Line, refuse_request
 from ccflare_core.options import Origin
 from ccflare_core.provenance import read_provenance
 from ccflare_core.recorder import total_tokens
-from ccflare_core.routes import Route, classify, runs_model
+from ccflare_core.routes import Route
 from ccflare_core.steps import Opening, Outcome
 from ccflare_core.totp import SecondFactor
 from ccflare_mitm.admin import Admin
 from ccflare_mitm.doors import Names, address_of, aim, door_of, is_cross_site, is_reverse, not_ours
-from ccflare_mitm.messages import make_response
+from ccflare_mitm.messages import make_response, method_of, route_of
 from ccflare_mitm.reception import Reception
 from ccflare_mitm.threshold import Threshold
 
 FORBIDDEN = 403
+_LENDABLE = (Route.INFERENCE, Route.WRONG_METHOD)
+"""The routes of paths that get an account's credential, if the method is one of theirs."""
 
 
 class Gate:
@@ -64,7 +68,7 @@ class Gate:
         who = self.reception.identify(flow, caller)
         settings = self._exchanges.settings
         for_upstream = self.names.mean(flow, settings.upstream, allow_remote=settings.allow_remote)
-        route = classify(request.method, request.path)
+        route = route_of(request)
         if problem is None:
             if for_upstream and self._serve(flow, route, who, caller):
                 return
@@ -104,12 +108,12 @@ class Gate:
             self._refuse(flow, exchange, *refusal)
         elif not for_upstream and (is_reverse(flow) or not settings.forward_other_hosts):
             self._refuse(flow, exchange, 403, not_ours(*self.names.of(flow), settings.upstream))
-        elif for_upstream and route is Route.MALFORMED:
-            self._refuse(flow, exchange, 400, "The request's path has dot segments or encoded separators.")
         elif self._auditor is not None and (halted := self._auditor.halted()):
             self._refuse(flow, exchange, 503, halted)
-        elif for_upstream and route is Route.INFERENCE and is_cross_site(flow.request, self._entrance.sites):
+        elif for_upstream and route in _LENDABLE and is_cross_site(flow.request, self._entrance.sites):
             self._refuse(flow, exchange, 403, "A web page of another site may not use the accounts.")
+        elif for_upstream and (refused := routes.refuse(method_of(flow.request), flow.request.path)):
+            self._refuse(flow, exchange, refused.status, refused.message, allow=refused.allow)
         elif (problem := self._over_its_limits(exchange)) is not None:
             self._refuse(flow, exchange, *problem)
         elif for_upstream:
@@ -134,7 +138,7 @@ class Gate:
             return
         request, origin = flow.request, self._exchanges.settings.upstream
         is_ours = (request.scheme, request.host, request.port) == origin
-        if not is_ours or classify(request.method, request.path) is not Route.INFERENCE:
+        if not is_ours or route_of(request) is not Route.INFERENCE:
             exchange.let_pass()
             return
         encoding = request.headers.get("content-encoding", "")
@@ -142,14 +146,14 @@ class Gate:
             self._look_for_agent(request, exchange)
         body = request.raw_content or b""
         exchange.provenance = read_provenance(request.method, exchange.opening.path, request.headers.get, body)
-        if (key := exchange.opening.key) is not None and not self._may_run(key, exchange.opening, body, encoding):
+        if (key := exchange.opening.key) is not None and not self._may_run(key, request, body, encoding):
             self._refuse(flow, exchange, 403, "This client key may not use this model.")
             return
         exchange.admit(self._facts(flow, body, encoding, exchange.opening.client), body, encoding)
 
-    def _may_run(self, key: ClientKey, opening: Opening, body: bytes, encoding: str) -> bool:
+    def _may_run(self, key: ClientKey, request: http.Request, body: bytes, encoding: str) -> bool:
         """Whether the key may use every model that the body asks for, as it goes upstream."""
-        if not key.models or not runs_model(opening.method, opening.path):
+        if not key.models or not routes.runs_model(method_of(request), request.path.partition("?")[0]):
             return True
         models = models_asked(body, content_encoding=encoding)
         return bool(models) and all(key.may_use_model(model) for model in models or ())
@@ -198,8 +202,11 @@ class Gate:
         message: str,
         retry_after: int | None = None,
         is_final: bool = False,
+        allow: Sequence[str] = (),
     ) -> None:
         flow.response = make_response(exchange.refuse(status, message, retry_after, is_final=is_final))
+        if allow:
+            flow.response.headers["allow"] = ", ".join(allow)
         if status == FORBIDDEN and self._auditor is not None:
             self._auditor.denied(
                 exchange.opening.client, message, target=flow.request.path.partition("?")[0], request_id=exchange.id

@@ -10,6 +10,7 @@ from ccflare_core.answers import Answer
 from ccflare_core.decoding import Decoder
 from ccflare_core.guard import without_taken
 from ccflare_core.heads import toward_upstream
+from ccflare_core.routes import Route, classify
 
 COLLECTED_BYTES = 1024 * 1024
 """Up to this size a complete answer is cheaper to collect first than to stream."""
@@ -52,6 +53,16 @@ def read_head(response: http.Response) -> Head:
         transfer_encoding=found.get(b"transfer-encoding", ""),
         length=int(length) if length.isdecimal() else None,
     )
+
+
+def method_of(request: http.Request) -> str:
+    """The method as it was sent. mitmproxy's own attribute is in capitals, whatever goes upstream."""
+    return request.data.method.decode("latin-1")
+
+
+def route_of(request: http.Request) -> Route:
+    """Which way this request goes, as it is now."""
+    return classify(method_of(request), request.path)
 
 
 def with_credential(request: http.Request, fields: tuple[Header, ...], credential: Credential | None) -> http.Request:

@@ -20,7 +20,7 @@ from ccflare_core.entrance import Entrance
 from ccflare_core.errors import CCFlareError
 from ccflare_core.guard import TUNNEL_OVER, Denied, Guard, Principal, Why, forbidden, take_keys
 from ccflare_core.options import Origin
-from ccflare_mitm.admin import NO_METHOD, NO_PAGE, Admin, Page, Visit, actor, find_page, refusal
+from ccflare_mitm.admin import NO_PAGE, Admin, Page, Visit, actor, find_page, no_method, refusal
 from ccflare_mitm.doors import address_of
 from ccflare_mitm.messages import make_response
 from ccflare_mitm.threshold import Threshold, refused
@@ -116,7 +116,7 @@ class Reception:
         if needed is not None and (refusal := self.refusal(flow, who, caller, needed)) is not None:
             flow.response = make_response(refusal)
         elif page is None or request.method not in page.methods:
-            flow.response = make_response(NO_METHOD if page else NO_PAGE)
+            flow.response = make_response(no_method(page) if page else NO_PAGE)
         elif browser.is_unsafe(request.method):
             self._answer_later(flow, self._do(page, Visit(flow, who, caller.text, name)))
         else:

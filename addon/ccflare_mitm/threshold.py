@@ -12,8 +12,9 @@ from ccflare_core.browser import Asked, Site
 from ccflare_core.entrance import Entrance, Refusal
 from ccflare_core.guard import NO_REQUEST
 from ccflare_core.options import Origin
-from ccflare_core.routes import Route, classify
+from ccflare_core.routes import Route
 from ccflare_core.totp import SecondFactor
+from ccflare_mitm.messages import route_of
 
 OTP = "x-ccflare-otp"
 """The header that a code of the second factor comes in."""
@@ -47,7 +48,8 @@ class Threshold:
             if refusal := self._entrance.object_to(asked):
                 return refused(refusal)
             return self._allow(asked) if asked.is_preflight else None
-        if route is Route.INFERENCE and flow.request.method == "OPTIONS" and self._entrance.sites:
+        if route is Route.WRONG_METHOD and flow.request.method == "OPTIONS" and self._entrance.sites:
+            # A path of the API: all others take the method.
             asked = self._asked(flow)
             if asked.is_preflight and self._entrance.sites.have(asked.origin or ""):
                 return self._allow(asked)
@@ -75,7 +77,7 @@ class Threshold:
             return
         asked = self._asked(flow)
         headers = browser.may_share(asked, sites)
-        if tls and not asked.is_vouched and classify(flow.request.method, flow.request.path) is Route.CONTROL:
+        if tls and not asked.is_vouched and route_of(flow.request) is Route.CONTROL:
             headers += browser.transport_security(asked)
         if headers:
             flow.response.headers.fields = replaced(flow.response.headers.fields, headers)

@@ -44,10 +44,10 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server
 from ccflare_core import heads
 from ccflare_core.accounts import Credential
 from ccflare_core.answers import Answer, error
-from ccflare_core.routes import Route, classify
+from ccflare_core.routes import Route
 from ccflare_core.sse import FirstEvent
 from ccflare_core.steps import Outcome, Send, Step, Wait
-from ccflare_mitm.messages import make_response, parse_error, read_head, with_credential
+from ccflare_mitm.messages import make_response, parse_error, read_head, route_of, with_credential
 from ccflare_mitm.patience import DeadlinePassed, Phase, ReaderStalled
 from ccflare_mitm.relay import SWITCHING, Framing, Parent, RelayStream
 
@@ -231,7 +231,7 @@ class FailoverStream(RelayStream):
         aimed_at = (request.scheme, request.host, request.port)
         if aimed_at != self._parent.services.upstream:
             return False
-        return classify(request.method, request.path) is Route.INFERENCE
+        return route_of(request) is Route.INFERENCE
 
     def _connected(self, event: GetHttpConnectionCompleted) -> CommandGenerator[None]:
         self._connecting = None

@@ -145,37 +145,134 @@ def is_untouched(server: socket.socket) -> bool:
 # --- whose credential -----------------------------------------------------------------------------------------------
 
 WITH_AN_ACCOUNT = (
-    "/v1/messages?beta=true",
-    "/v1/messages/count_tokens",
-    "/v1/messages/batches",
-    "/v1/messages/batches/msgbatch_1/results",
-    "/v1/models?limit=20",
-    "/v1/models/claude-opus-4-8",
-    "/v1/files",
-    "/v1/files/file_1/content",
-    "/v1/complete",
-    "/v1/skills",
+    ("POST", "/v1/messages"),
+    ("POST", "/v1/messages?beta=true"),
+    ("POST", "/v1/messages/count_tokens?beta=true"),
+    ("GET", "/v1/messages/batches"),
+    ("POST", "/v1/messages/batches"),
+    ("GET", "/v1/messages/batches/msgbatch_1"),
+    ("DELETE", "/v1/messages/batches/msgbatch_1"),
+    ("POST", "/v1/messages/batches/msgbatch_1/cancel"),
+    ("GET", "/v1/messages/batches/msgbatch_1/results"),
+    ("POST", "/v1/complete"),
+    ("GET", "/v1/models?limit=1000"),
+    ("GET", "/v1/models/claude-opus-4-8"),
+    ("POST", "/v1/files"),
+    ("DELETE", "/v1/files/file_1"),
+    ("GET", "/v1/files/file_1/content"),
+    ("GET", "/v1/skills"),
+    ("POST", "/v1/skills/skill_1/versions"),
+    ("GET", "/v1/skills/skill_1/versions/1759178010641129/content"),
 )
 WITH_THE_CLIENTS_OWN = (
+    "/",
     "/api/oauth/usage",
     "/api/oauth/profile",
     "/api/claude_code/settings",
     "/api/event_logging/v2/batch",
     "/v1/code/sessions",
     "/v1/mcp_servers?limit=1000",
+    "/v1/messages/cache_touch",
     "/v1/messages_of_another_kind",
-    "/V1/messages",
     "/v1/oauth/authorize",
+)
+NO_METHODS = (
+    *((method, "/v1/messages") for method in ("GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "post")),
+    ("PUT", "/v1/messages/count_tokens?beta=true"),
+    ("PATCH", "/v1/messages/batches"),
+    ("POST", "/v1/messages/batches/msgbatch_1/results"),
+    ("TRACE", "/v1/models"),
+    ("HEAD", "/v1/models"),
+    ("POST", "/v1/models/claude-opus-4-8"),
+    ("PUT", "/v1/files/file_1"),
+    ("PROPFIND", "/v1/skills"),
+    ("TRACE", "/"),
+    ("TRACE", "/api/oauth/usage"),
+    ("BREW", "/v1/code/sessions"),
+)
+OTHER_SPELLINGS = (
+    "/v1/messages/",
+    "/V1/messages",
+    "/v1/Messages?beta=true",
+    "/v1/messages.",
+    "/v1/messages;x",
+    "/v1/%6dessages",
+    "/v1/%256dessages",
+    "/v1/messages%252f",
+    "/v1/messages%3Fbeta=true",
+    "/v1/messages#x",
+    "/v1/x/%252e%252e/messages",
+    "/v1/messages/batches/",
+    "/v1/messages/batches/x/Cancel",
+    "/v1/files/%61",
+    "/v1/complete/",
 )
 
 
 def test_the_api_gets_the_accounts_credential(door: Door) -> None:
-    with arriving(door.upstream) as requests:
-        ask(door, *WITH_AN_ACCOUNT)
+    with arriving(door.upstream) as requests, door.enter() as client:
+        for method, target in WITH_AN_ACCOUNT:
+            client.request(method, target, (LOGIN,))
 
-    assert [request.target for request in requests] == list(WITH_AN_ACCOUNT)
+    assert [(request.method, request.target) for request in requests] == list(WITH_AN_ACCOUNT)
     assert {request.credential for request in requests} == {ACCOUNT}
     assert not any(CLIENT.encode() in value for request in requests for _, value in request.headers)
+
+
+def test_another_method_is_refused_and_nothing_goes_upstream(door: Door) -> None:
+    with arriving(door.upstream) as requests:
+        for method, target in NO_METHODS:
+            (reply,) = ask(door, target, method=method)
+            assert (method, target, reply.status) == (method, target, 405)
+            assert method not in (reply.header("allow") or method).split(", ")
+
+    assert requests == []
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "TRACE"])
+def test_another_spelling_is_refused_and_nothing_goes_upstream(door: Door, method: str) -> None:
+    with arriving(door.upstream) as requests:
+        for target in OTHER_SPELLINGS:
+            (reply,) = ask(door, target, method=method)
+            assert (target, reply.status) == (target, 400)
+            assert reply.json()["error"]["message"].startswith("This is another spelling of /v1/")
+
+    assert requests == []
+
+
+def test_http2_gets_no_further_with_another_method_or_spelling(https_proxy: Door) -> None:
+    no_methods = [asked for asked in NO_METHODS if asked[0] != "HEAD"]
+    bad = (*no_methods, *(("POST", target) for target in OTHER_SPELLINGS))
+    with arriving(https_proxy.upstream) as requests:
+        for method, target in bad:
+            with Http2Client.via_connect(https_proxy.proxy, "localhost", https_proxy.upstream.port) as client:
+                reply = client.request(method, target, (LOGIN,))
+            assert (method, target, reply.status) == (method, target, 405 if (method, target) in no_methods else 400)
+
+    assert requests == []
+
+
+def test_what_names_another_method_or_path_stays_here(door: Door) -> None:
+    fields = (
+        (b"X-HTTP-Method-Override", b"DELETE"),
+        (b"X-Original-URL", b"/v1/files/file_1"),
+        (b"X_Rewrite_Url", b"/v1/organizations/users"),
+    )
+    with arriving(door.upstream) as requests, door.enter() as client:
+        client.request("POST", "/v1/messages", (LOGIN, *fields), b"{}")
+        client.request("POST", "/api/oauth/usage", (LOGIN, *fields), b"{}")
+
+    names = [{name for name, _ in request.headers} & {name for name, _ in fields} for request in requests]
+    assert [request.credential for request in requests] == [ACCOUNT, CLIENT]
+    assert names == [set(), {name for name, _ in fields}]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+def test_other_paths_take_these_methods_with_the_clients_own(base_url: Door, method: str) -> None:
+    with arriving(base_url.upstream) as requests:
+        ask(base_url, "/api/oauth/usage", "/v1/code/sessions", method=method)
+
+    assert [(request.method, request.credential) for request in requests] == [(method, CLIENT)] * 2
 
 
 def test_all_other_paths_keep_the_clients_own(door: Door) -> None:

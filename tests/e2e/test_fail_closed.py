@@ -100,7 +100,7 @@ BEFORE_UPSTREAM = (
     "ccflare_mitm.gate:Gate._open",
     "ccflare_mitm.gate:Gate._decide",
     "ccflare_core.auditor:Auditor.halted",
-    "ccflare_mitm.gate.classify",
+    "ccflare_mitm.gate.route_of",
     "ccflare_mitm.gate.aim",
     "ccflare_mitm.gate.read_facts",
     "ccflare_mitm.layer.adopt",

@@ -80,6 +80,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         proxy.add_api_key("max", ACCOUNT)
         keys = {role.value: proxy.add_client_key(role.value, "--role", role.value) for role in Role}
         keys |= {"revoked": proxy.add_client_key("revoked"), "expired": proxy.add_client_key("expired")}
+        keys["haiku"] = proxy.add_client_key("haiku", "--models", "claude-haiku-*")
         proxy.run_script("keys.py", "client", "revoke", "revoked")
         with contextlib.closing(open_store(proxy)) as store:
             store.clients.change("expired", expires_at=time.time() - 1)
@@ -218,7 +219,7 @@ CALLEES = (
     ("ccflare_mitm.doors", "is_loopback"),
     ("ccflare_mitm.gate", "address_of"),
     ("ccflare_mitm.gate", "door_of"),
-    ("ccflare_mitm.gate", "classify"),
+    ("ccflare_mitm.gate", "route_of"),
     ("ccflare_mitm.gate", "make_response"),
     ("ccflare_mitm.gate", "has_credential"),
     ("ccflare_mitm.reception.Reception", "identify"),
@@ -523,6 +524,19 @@ async def test_r08_every_route_for_every_role(route: tuple[str, str, Permission 
     status = flow.response.status_code if flow.response else 0
     assert (str(status) if status in (401, 403) else "served") == expected(permission, role)
     assert bool(deeds.done) == (method == "POST" and path.startswith("/ccflare/") and status == 200)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_r08_no_method_and_no_spelling_gets_past_a_keys_models(house: House, door: str) -> None:
+    def ask(path: str, method: str) -> int:
+        return house.ask(door, house.keys["haiku"], path=path, method=method).status
+
+    with nothing_arrives(house):
+        assert [ask("/v1/messages", "PUT"), ask("/v1/messages", "PATCH"), ask("/v1/messages", "TRACE")] == [405] * 3
+        assert [ask("/v1/messages/batches/", "POST"), ask("/V1/messages", "POST")] == [400] * 2
+        assert [ask("/v1/messages", "POST"), ask("/v1/messages/batches", "POST"), ask("/v1/complete", "POST")] == [
+            403
+        ] * 3
 
 
 def test_r08_a_page_cannot_be_without_a_decision_on_its_permission() -> None:
