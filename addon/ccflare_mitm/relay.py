@@ -262,10 +262,17 @@ class RelayStream(HttpStream):
         self.patience.give_up()
         self.patience.wait_for(Phase.LEAVING, LINGER_SECONDS)
 
+    def send_response(self, already_streamed: bool = False) -> CommandGenerator[None]:
+        """As mitmproxy's, which over HTTP/2 would send a body after a HEAD too: an error that ends the connection."""
+        if self.flow.response is not None and self.flow.request.method == "HEAD":
+            self.flow.response.raw_content = b""
+        yield from super().send_response(already_streamed)
+
     def _send_whole(self, response: http.Response) -> CommandGenerator[None]:
         """Send an answer past mitmproxy's response handling, which is not in a state for it."""
+        body = b"" if self.flow.request.method == "HEAD" else response.raw_content or b""
         yield SendHttp(ResponseHeaders(self.stream_id, response, end_stream=False), self.context.client)
-        yield SendHttp(ResponseData(self.stream_id, response.raw_content or b""), self.context.client)
+        yield SendHttp(ResponseData(self.stream_id, body), self.context.client)
         yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
 
 

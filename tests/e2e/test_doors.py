@@ -241,13 +241,12 @@ def test_another_spelling_is_refused_and_nothing_goes_upstream(door: Door, metho
 
 
 def test_http2_gets_no_further_with_another_method_or_spelling(https_proxy: Door) -> None:
-    no_methods = [asked for asked in NO_METHODS if asked[0] != "HEAD"]
-    bad = (*no_methods, *(("POST", target) for target in OTHER_SPELLINGS))
+    bad = (*NO_METHODS, *(("POST", target) for target in OTHER_SPELLINGS))
     with arriving(https_proxy.upstream) as requests:
         for method, target in bad:
             with Http2Client.via_connect(https_proxy.proxy, "localhost", https_proxy.upstream.port) as client:
                 reply = client.request(method, target, (LOGIN,))
-            assert (method, target, reply.status) == (method, target, 405 if (method, target) in no_methods else 400)
+            assert (method, target, reply.status) == (method, target, 405 if (method, target) in NO_METHODS else 400)
 
     assert requests == []
 
@@ -350,6 +349,15 @@ def test_http2_on_both_sides(https_proxy: Door) -> None:
     assert event_data(replies[0].body.strip().split(b"\n\n")[-1]) == {"type": "message_stop"}
     assert [(r.protocol, r.credential) for r in requests] == [("HTTP/2", ACCOUNT), ("HTTP/2", CLIENT)]
     assert requests[0].body == request.body
+
+
+def test_our_answers_to_a_head_have_no_body_over_http2_either(https_proxy: Door) -> None:
+    with Http2Client.via_connect(https_proxy.proxy, "localhost", https_proxy.upstream.port) as client:
+        refused, page = client.request("HEAD", "/v1/models"), client.request("HEAD", "/ccflare/health")
+        served = client.request("GET", "/v1/models")
+
+    assert [(refused.status, refused.body), (page.status, page.body), served.status] == [(405, b""), (200, b""), 200]
+    assert int(page.header("content-length") or 0) > 0
 
 
 # --- streams --------------------------------------------------------------------------------------------------------
