@@ -25,7 +25,7 @@ try:
     from ccflare_core.settings import Settings
     from ccflare_core.steps import Outcome
     from ccflare_core.store import has_client_keys
-    from ccflare_mitm import contract, declaring, doors, dumps, layer, listener, logs, refusals, tls, tuning
+    from ccflare_mitm import contract, declaring, doors, dumps, layer, listener, logs, refusals, tls, tuning, upstream
     from ccflare_mitm.house import CONSOLE, House
 except ModuleNotFoundError as missing:
     # mitmproxy would go on without an addon that it cannot load, and listen, and forward whatever comes.
@@ -131,9 +131,17 @@ class CCFlare:
             tls.refuse_handshake(data)  # mitmproxy would go on with a handshake of its own, which asks for none
             raise
 
+    def tls_start_server(self, data: TlsData) -> None:
+        """Ask the upstream for the name that is its own, before mitmproxy asks for the client's."""
+        try:
+            upstream.aim_tls(data, self._open_house().target(data.context.client))
+        except Exception:
+            upstream.refuse_server_handshake(data)  # mitmproxy would go on with a handshake of its own
+            raise
+
     def tls_established_server(self, data: TlsData) -> None:
-        """Remember the keys by which an upstream was verified; the wire asks for them."""
-        self._open_house().keys.note(data)
+        """Remember what a server has proved of itself; the wire asks for it."""
+        self._open_house().proof.note(data)
 
     def http_connect(self, flow: http.HTTPFlow) -> None:
         """Who opens a tunnel?"""

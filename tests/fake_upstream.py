@@ -1461,6 +1461,8 @@ class FakeUpstream(Script):
         self.connections = 0
         self.bytes_received = 0
         self.malformed: list[bytes] = []
+        self.server_names: list[str | None] = []
+        """What the TLS of each connection has asked for (SNI)."""
         self._log = log
         self._requests: list[Request] = []
         self._changed = threading.Condition()
@@ -1480,6 +1482,7 @@ class FakeUpstream(Script):
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._tls.load_cert_chain(self._certificates.chain_file, self._certificates.key_file)
         self._tls.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1"])
+        self._tls.sni_callback = lambda _, name, __: self.server_names.append(name)
 
     @property
     def url(self) -> str:

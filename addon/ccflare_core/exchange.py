@@ -36,6 +36,12 @@ logger = logging.getLogger("ccflare")
 
 BAD_GATEWAY, TIMED_OUT = 502, 504
 
+_DISTRUST = {
+    Kind.NOT_PINNED: "certificate not pinned, see ccflare_upstream_pins",
+    Kind.NOT_TRUSTED: "no certificate that is good for the name in ccflare_upstream",
+}
+"""Why nothing is sent by a connection, for people."""
+
 HOLD_POLL = 0.25
 """Seconds between two looks at the pool while a request is held."""
 
@@ -188,11 +194,12 @@ class Exchange:
             return self._bad_gateway(why)
         return self._after(limits.failed_to_connect(why), holding=False)
 
-    def unpinned(self) -> Answer:
-        """The upstream has shown no pinned key. Another account would meet the same, so none is tried."""
+    def distrust(self, kind: Kind, why: str = "") -> Answer:
+        """The upstream has no pinned key, or no certificate for its name. Another account would meet the same."""
         if self.lease is not None:
-            self._note(self.lease, limits.not_pinned())
-        return self._bad_gateway("certificate not pinned, see ccflare_upstream_pins; nothing was sent")
+            self._note(self.lease, limits.unsent(kind))
+        what = _DISTRUST[kind]
+        return self._bad_gateway(f"{what} ({why}); nothing was sent" if why else f"{what}; nothing was sent")
 
     def too_late(self, why: str, *, asked: bool) -> Answer:
         """A deadline has passed before the answer's head; `asked` tells whether an upstream was at work on it.

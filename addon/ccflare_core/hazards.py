@@ -10,6 +10,11 @@ OPTIONS = (
         "it would take anyone for the upstream and give them the accounts' credentials; for a certificate authority of "
         "your own set ssl_verify_upstream_trusted_ca",
     ),
+    (
+        "keep_host_header",
+        "it would let clients say which name the upstream's certificate has to carry; remove it, requests say the Host "
+        "of ccflare_upstream",
+    ),
     ("ignore_hosts", "it would lead connections past the gate; remove it"),
     ("allow_hosts", "it would lead connections past the gate; remove it, other hosts' TLS is not opened anyway"),
     ("tcp_hosts", "it would lead connections past the gate; remove it"),

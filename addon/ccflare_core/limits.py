@@ -33,6 +33,8 @@ class Kind(StrEnum):
     CLIENT_ERROR = "client_error"
     NOT_PINNED = "not_pinned"
     """Nothing was sent: the upstream has shown no pinned key."""
+    NOT_TRUSTED = "not_trusted"
+    """Nothing was sent: whoever answered has no certificate that is good for the upstream's name."""
     UNANSWERED = "unanswered"
     """Nothing to judge: the client left, or the proxy stopped, before the upstream had answered."""
 
@@ -100,6 +102,7 @@ _LAW = {
     Kind.PERMISSION_DENIED: _Rule(Scope.ACCOUNT, Rest(300.0, "fixed", 300.0), "permission denied"),
     Kind.CLIENT_ERROR: _Rule(Scope.NONE, None, "{status} passed on"),
     Kind.NOT_PINNED: _Rule(Scope.NONE, None, "certificate not pinned"),
+    Kind.NOT_TRUSTED: _Rule(Scope.NONE, None, "certificate not trusted"),
     Kind.UNANSWERED: _Rule(Scope.NONE, None, "not answered yet"),
 }
 
@@ -150,15 +153,11 @@ def failed_to_connect(reason: str) -> Verdict:
 
 def unanswered() -> Verdict:
     """The verdict on an attempt that ended before there was anything to judge: nobody is to blame."""
-    return _unsent(Kind.UNANSWERED)
+    return unsent(Kind.UNANSWERED)
 
 
-def not_pinned() -> Verdict:
-    """The verdict when the upstream's key is none of the pinned ones: no account is to blame, and none would help."""
-    return _unsent(Kind.NOT_PINNED)
-
-
-def _unsent(kind: Kind) -> Verdict:
+def unsent(kind: Kind) -> Verdict:
+    """The verdict when nothing was sent, for a reason that no account is to blame for, and none would help."""
     scope, rest, reason = _LAW[kind]
     return Verdict(kind, 0, reason, scope, rest)
 

@@ -110,5 +110,5 @@ def aim(request: http.Request, origin: Origin) -> None:
 
 def _names_another(request: http.Request, origin: Origin) -> bool:
     """Whether a request for the upstream has a Host or authority that says something else (RFC 9112, 3.2.2)."""
-    said = {name.lower() for name in (request.headers.get("host"), request.authority) if name}
-    return not said <= {origin.host, f"{origin.host}:{origin.port}", url.hostport(*origin)}
+    said = {name for name in (request.headers.get("host"), request.authority) if name}
+    return not said <= {url.hostport(*origin)}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mitmproxy import ctx, http
+from mitmproxy.connection import Client
 from mitmproxy.tls import TlsData
 from mitmproxy.utils import asyncio_utils
 
@@ -45,6 +46,7 @@ from ccflare_core.settings import Settings, config_file
 from ccflare_core.spending import has_other_runs, uses_since
 from ccflare_core.steps import Opening, Outcome
 from ccflare_core.store import Store
+from ccflare_core.target import UpstreamTarget
 from ccflare_core.tokens import TokenKeeper
 from ccflare_core.totp import Factor, SecondFactor
 from ccflare_core.usage_poll import PATH, UsagePoll
@@ -58,7 +60,8 @@ from ccflare_mitm.layer import is_outer_tls
 from ccflare_mitm.management import Management, renew_digest, report_denied
 from ccflare_mitm.reaper import Reaper
 from ccflare_mitm.services import Services
-from ccflare_mitm.tls import ClientAuthority, UpstreamKeys
+from ccflare_mitm.tls import ClientAuthority
+from ccflare_mitm.upstream import UpstreamProof, target_for
 from ccflare_mitm.veil import Veil
 
 logger = logging.getLogger("ccflare")
@@ -124,7 +127,7 @@ class House:
         trusted = ctx.options.ssl_verify_upstream_trusted_ca
         self.auditor = Auditor(self._writer, stop_after=lambda: self.settings.audit_stop_after_seconds)
         guard = PinGuard(lambda: self.settings.upstream_pins, enforced=lambda: self.settings.pins_mode == "enforce")
-        self.keys = UpstreamKeys(guard)
+        self.proof = UpstreamProof(guard)
         self._client_authority = client_authority(settings)
         self._fetcher = Fetcher(
             ca_file=Path(trusted).expanduser() if trusted else None, pins=guard, egress=lambda: self.settings.egress
@@ -156,7 +159,8 @@ class House:
         self.veil = Veil()
         self.services = Services(
             find=self.gate.find,
-            approve=self.keys.approve,
+            target=self.target,
+            proof=self.proof,
             settings=lambda: self.settings,
             claim=self.gate.names.note,
             reveal=self.veil.reveal,
@@ -293,6 +297,10 @@ class House:
     def upstream(self) -> Origin:
         """Where requests go."""
         return self.settings.upstream
+
+    def target(self, client: Client) -> UpstreamTarget:
+        """Where credentials go, for a client that has come by this door."""
+        return target_for(self.settings, client)
 
     def start_client_tls(self, data: TlsData) -> None:
         """Make a client show its certificate at the proxy's door, if there is an authority for them."""

@@ -11,6 +11,7 @@ from ccflare_core.decoding import Decoder
 from ccflare_core.guard import without_taken
 from ccflare_core.heads import toward_upstream
 from ccflare_core.routes import Route, classify
+from ccflare_core.target import UpstreamTarget
 
 COLLECTED_BYTES = 1024 * 1024
 """Up to this size a complete answer is cheaper to collect first than to stream."""
@@ -65,14 +66,23 @@ def route_of(request: http.Request) -> Route:
     return classify(method_of(request), request.path)
 
 
-def with_credential(request: http.Request, fields: tuple[Header, ...], credential: Credential | None) -> http.Request:
+def with_credential(
+    request: http.Request, fields: tuple[Header, ...], credential: Credential | None, target: UpstreamTarget
+) -> http.Request:
     """A copy of `request` to send, its header `fields` with an account's credential in place of the client's.
+
+    With one it says the target's Host, whatever it said before.
 
     The body stays aside, and so do fields that were meant for us, or that tell of the client.
     """
     data = request.data
     fields = toward_upstream(fields, leased=credential is not None)
-    fields = without_taken(fields) if credential is None else inject(fields, credential)
+    authority = data.authority
+    if credential is None:
+        fields = without_taken(fields)
+    else:
+        fields = _with_host(inject(fields, credential), target.authority.encode())
+        authority = b""  # a head of HTTP/1 would have an absolute target by it
     if data.content and request.is_http2 and "content-length" not in data.headers:
         # HTTP/2 needs none, but an HTTP/1 upstream would take a body without one for the next request.
         fields = (*fields, (b"content-length", b"%d" % len(data.content)))
@@ -81,7 +91,7 @@ def with_credential(request: http.Request, fields: tuple[Header, ...], credentia
         port=data.port,
         method=data.method,
         scheme=data.scheme,
-        authority=data.authority,
+        authority=authority,
         path=data.path,
         http_version=data.http_version,
         headers=http.Headers(fields),
@@ -90,6 +100,15 @@ def with_credential(request: http.Request, fields: tuple[Header, ...], credentia
         timestamp_start=data.timestamp_start,
         timestamp_end=data.timestamp_end,
     )
+
+
+def _with_host(fields: tuple[Header, ...], host: bytes) -> tuple[Header, ...]:
+    """These fields with one Host, in its place if there was one, else first."""
+    at = next((n for n, (name, _) in enumerate(fields) if name.lower() == b"host"), None)
+    if at is None:
+        return ((b"Host", host), *fields)
+    after = (field for field in fields[at + 1 :] if field[0].lower() != b"host")
+    return (*fields[:at], (fields[at][0], host), *after)
 
 
 def make_response(answer: Answer) -> http.Response:

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from mitmproxy import http
-from mitmproxy.connection import Client, Connection
+from mitmproxy.connection import Client
 
 from ccflare_core.accounts import Header
 from ccflare_core.exchange import Exchange
-from ccflare_core.options import Origin
 from ccflare_core.settings import Settings
+from ccflare_core.target import UpstreamTarget
 from ccflare_mitm.hooks import HookRunner
+from ccflare_mitm.upstream import UpstreamProof
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +21,10 @@ class Services:
 
     find: Callable[[http.HTTPFlow], Exchange | None]
     """The exchange of a flow; None if the gate has not let it in."""
-    approve: Callable[[Connection], bool]
-    """Whether requests may be sent by a server connection: its key is pinned, or need not be."""
+    target: Callable[[Client], UpstreamTarget]
+    """Where a credential goes, for a client that has come by this door."""
+    proof: UpstreamProof
+    """Whether requests may be sent by a server connection."""
     settings: Callable[[], Settings]
     """The options as they are now."""
     claim: Callable[[http.Request], None]
@@ -33,11 +36,6 @@ class Services:
     """Told of each HTTP layer of ours, to keep its deadlines."""
     let_go: Callable[[Client], None]
     """Told of a client whose connection is passed on unopened."""
-
-    @property
-    def upstream(self) -> Origin:
-        """The only place that a credential may go to."""
-        return self.settings().upstream
 
     @property
     def body_limit(self) -> int:

@@ -1,20 +1,17 @@
-"""TLS on both sides: clients that must speak it and show a certificate, upstreams that must have a pinned key."""
+"""TLS to clients, which must show a certificate of an authority of ours if there is one. To upstreams: `upstream`."""
 
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from cryptography import x509
 from mitmproxy import ctx
 from mitmproxy.addons.tlsconfig import alpn_select_callback
-from mitmproxy.connection import Connection
 from mitmproxy.net import tls as net_tls
 from mitmproxy.tls import TlsData
 from OpenSSL import SSL
 from OpenSSL.crypto import X509StoreFlags
 
 from ccflare_core.errors import ConfigError
-from ccflare_core.pinning import PinGuard, spki_pin
 
 CLIENT_CIPHERS = ":".join(
     f"{exchange}-{cipher}"
@@ -86,32 +83,3 @@ def refuse_handshake(data: TlsData) -> None:
     """Give the other side a handshake that cannot succeed: ours has no certificate."""
     data.ssl_conn = SSL.Connection(SSL.Context(SSL.TLS_SERVER_METHOD))
     data.ssl_conn.set_accept_state()
-
-
-class UpstreamKeys:
-    """Knows by which keys each upstream connection was verified, and so whether it may be used.
-
-    That is asked for each request, before a byte of it is sent. So a connection that nobody has looked at, because of
-    an error or because its host was not pinned yet, is not used.
-    """
-
-    def __init__(self, guard: PinGuard) -> None:
-        self._guard = guard
-        self._seen: WeakKeyDictionary[Connection, list[str]] = WeakKeyDictionary()
-
-    def note(self, data: TlsData) -> None:
-        """TLS to an upstream is established: remember the keys of the chain that it was verified by."""
-        connection: Any = data.ssl_conn
-        if self._guard.covers(host_of(data.conn)):
-            self._seen[data.conn] = [spki_pin(c) for c in connection.get_verified_chain(as_cryptography=True) or ()]
-
-    def approve(self, connection: Connection) -> bool:
-        """Whether requests may be sent by this connection."""
-        host = host_of(connection)
-        return not self._guard.covers(host) or self._guard.accepts(host, self._seen.get(connection, ()))
-
-
-def host_of(connection: Connection) -> str:
-    """The host that a server connection is for, also if it leads through another proxy."""
-    address = getattr(connection, "address", None)
-    return str(address[0]) if address else ""

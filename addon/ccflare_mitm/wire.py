@@ -44,9 +44,11 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server
 from ccflare_core import heads
 from ccflare_core.accounts import Credential
 from ccflare_core.answers import Answer, error
+from ccflare_core.limits import Kind
 from ccflare_core.routes import Route
 from ccflare_core.sse import FirstEvent
 from ccflare_core.steps import Outcome, Send, Step, Wait
+from ccflare_core.target import UpstreamTarget
 from ccflare_mitm.messages import make_response, parse_error, read_head, route_of, with_credential
 from ccflare_mitm.patience import DeadlinePassed, Phase, ReaderStalled
 from ccflare_mitm.relay import SWITCHING, Framing, Parent, RelayStream
@@ -58,6 +60,9 @@ COLLECT_SECONDS = 5.0
 """How long an error's body may take before its head alone decides."""
 HOLD_BYTES = 64 * 1024
 """How much of an answer is held back at most before it is judged."""
+
+NOT_VERIFIED = "Certificate verify failed:"
+"""How mitmproxy begins to say that it trusts a server's certificate not; OpenSSL's reason follows."""
 
 NOT_ADMITTED = error(500, "The proxy did not admit this request.", request_id="req_none")
 
@@ -189,6 +194,10 @@ class FailoverStream(RelayStream):
 
     # Steps toward the upstream
 
+    @property
+    def _target(self) -> UpstreamTarget:
+        return self._parent.services.target(self.context.client)
+
     def _next_step(self) -> CommandGenerator[None]:
         if self._exchange is not None:
             yield from self._perform(self._exchange.next_step())
@@ -219,7 +228,9 @@ class FailoverStream(RelayStream):
             yield from self._answer(refusal)
             return
         self._credential = credential
-        command = GetHttpConnection((request.host, request.port), request.scheme == "https", self.flow.server_conn.via)
+        egress = self._target.egress_proxy
+        via: Any = egress and tuple(egress)
+        command = GetHttpConnection((request.host, request.port), request.scheme == "https", via)
         # "Blocking, and already taken care of": the answer comes to us as an event. If mitmproxy paused the stream
         # instead, neither a deadline nor a client that leaves would be seen while it connects.
         command.blocking = self  # type: ignore[assignment]
@@ -228,8 +239,7 @@ class FailoverStream(RelayStream):
         yield command
 
     def _may_carry_credential(self, request: http.Request) -> bool:
-        aimed_at = (request.scheme, request.host, request.port)
-        if aimed_at != self._parent.services.upstream:
+        if (request.scheme, (request.host, request.port)) != (self._target.scheme, self._target.address):
             return False
         return route_of(request) is Route.INFERENCE
 
@@ -239,16 +249,17 @@ class FailoverStream(RelayStream):
         if connection is None or self._exchange is None:
             yield from self._unreachable(str(problem))
             return
-        if not self._parent.services.approve(connection):
+        leased = self._credential is not None
+        if flaw := self._parent.services.proof.flaw(connection, self._target, leased=leased):
             yield commands.CloseConnection(connection)
-            yield from self._perform(self._exchange.unpinned())
+            yield from self._perform(self._exchange.distrust(flaw))
             return
         self.context.server = self.flow.server_conn = connection  # type: ignore[assignment]
         self._is_reused = connection in self._parent.used
         self._parent.used.add(connection)
         self._attempt = attempt = self._parent.open_attempt(self)
         fields = self._parent.services.reveal(self.flow.request)
-        request = with_credential(self.flow.request, fields, self._credential)
+        request = with_credential(self.flow.request, fields, self._credential, self._target)
         body, trailers = self.flow.request.raw_content, self.flow.request.trailers
         if connection.alpn != b"h2" or self._credential is not None:
             # mitmproxy's HTTP/1 cannot send any, and nobody has looked at what is in them. They may be left out
@@ -264,8 +275,13 @@ class FailoverStream(RelayStream):
         yield SendHttp(RequestEndOfMessage(attempt), connection)
 
     def _unreachable(self, why: str) -> CommandGenerator[None]:
-        if self._exchange is not None:
-            yield from self._perform(self._exchange.unreachable(why))
+        if self._exchange is None:
+            return
+        if why.startswith(NOT_VERIFIED):
+            step: Step = self._exchange.distrust(Kind.NOT_TRUSTED, why.removeprefix(NOT_VERIFIED).strip())
+        else:
+            step = self._exchange.unreachable(why)
+        yield from self._perform(step)
 
     # The upstream's answer, held until it is judged
 

@@ -268,7 +268,7 @@ def test_while_shaking_hands() -> None:
         assert_aborted(rig)
 
 
-@pytest.mark.parametrize("http2", [True, False], ids=["HTTP/2 upstream", "HTTP/1 upstream"])
+@pytest.mark.parametrize("http2", [True, False], ids=["HTTP/2 offered", "HTTP/1 only"])
 def test_a_reset_http2_stream_leaves_the_connection_to_the_others(http2: bool) -> None:
     gate = Gate()
     with FakeUpstream(tls=True, http2=http2) as upstream, Rig.running(upstream) as rig:

@@ -408,8 +408,8 @@ def test_a_second_loss_is_a_failure(rig: Rig) -> None:
     assert [rest.source for rest in rig.rests("a")] == ["upstream_failure"]
 
 
-def test_a_reset_stream_on_a_kept_http2_connection_is_a_failure() -> None:
-    """The connection goes on, so there is nothing to replace; each reset counts."""
+def test_a_connection_lost_under_an_http2_client_is_a_failure() -> None:
+    """Each of its requests has its own, so none was kept too long and is to be replaced; each loss counts."""
     with FakeUpstream(tls=True, http2=True) as upstream, Rig.running(upstream) as rig:
         rig.fresh("a", "b")
         rig.script("a", message_json(), always=Answer(before=(Cut(stream=True),)))
@@ -418,7 +418,7 @@ def test_a_reset_stream_on_a_kept_http2_connection_is_a_failure() -> None:
                 assert client.request(*claude_request(3000, session=rig.session)).status == 200
 
         assert "".join(rig.asked) == "aaab"
-        assert len({request.connection for request in rig.requests}) == 1
+        assert len({request.connection for request in rig.requests}) == 4
         assert [row["attempts"] for row in rig.rows(2)] == [1, 3]
 
 

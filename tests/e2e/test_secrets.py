@@ -95,7 +95,7 @@ def test_http2_and_whatever_goes_wrong_with_it(tls_upstream: FakeUpstream, tmp_p
             assert client.request(*claude_request(3000)).status == 200
         proxy.stop()
     asked = [(request.protocol, request.credential) for request in tls_upstream.requests]
-    assert asked == [("HTTP/2", API_KEY)] * 4 + [("HTTP/2", ACCESS)]
+    assert asked == [("HTTP/1.1", API_KEY)] * 4 + [("HTTP/1.1", ACCESS)]
     assert check_folder(tmp_path) > 5
 
 

@@ -404,6 +404,7 @@ def refusal(folder: Path, *arguments: str, **variables: str) -> list[str]:
 def test_r76_all_that_opens_a_hole_is_refused_at_once(tmp_path: Path) -> None:
     settings = {
         "ssl_insecure": "true",
+        "keep_host_header": "true",
         "ignore_hosts": "x",
         "tcp_hosts": "x",
         "map_remote": "|a|b",

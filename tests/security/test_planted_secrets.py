@@ -219,7 +219,7 @@ def check(search: Search, arguments: Arguments, folder: Path) -> None:
 
 
 def test_r03_mitmdump_with_every_output_and_a_crash(tls_upstream: FakeUpstream, tmp_path: Path) -> None:
-    """HTTP/2 on both sides, all that mitmproxy can log and dump, JSON logs, and a death by SIGABRT with a traceback."""
+    """HTTP/2 clients, all that mitmproxy can log and dump, JSON logs, and a death by SIGABRT with a traceback."""
     (tmp_path / "failing.py").write_text(FAILING)
     search = Search()
     proxy = Proxy(
