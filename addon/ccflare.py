@@ -124,7 +124,7 @@ class CCFlare:
             house.reaper.let_go(data.context.client)
 
     def tls_start_client(self, data: TlsData) -> None:
-        """Ask for a certificate, if clients must have one."""
+        """Ask for a certificate, if clients must have one; and for the protocol that the upstream is spoken to in."""
         try:
             self._open_house().start_client_tls(data)
         except Exception:

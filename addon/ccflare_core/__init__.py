@@ -45,6 +45,7 @@ A request's life, in the order of reading:
     forecast    when a limit will be reached            limit_history
     searching   a text in what was recorded             conversation, search_index
     oauth       logins and tokens, without I/O          fetch       the HTTP client for them
+    target      where a credential goes
     pins        the keys an upstream may have           pinning     whether it has one of them
     tokens      who refreshes tokens and when           renewals, validity
     refresh     one refresh, from lease to commit       logins      its side of the database

@@ -35,8 +35,9 @@ from ccflare_core.pins import Pins
 HTTP1 = b"http/1.1"
 """What is spoken to the upstream, whatever the client speaks.
 
-The clients that there are speak it themselves, and so their heads stay as they are, byte for byte. It costs clients of
-HTTP/2 a connection for each request: mitmproxy puts none of theirs on an HTTP/1 connection that has been used.
+The clients that there are speak it themselves, and so their heads stay as they are, byte for byte; those that offer it
+beside HTTP/2 are taken at that. One that speaks nothing but HTTP/2 pays with a connection, and a handshake, for each
+request: mitmproxy puts none of them on an HTTP/1 connection that has carried another.
 """
 
 DEFAULT_PORTS = {"http": 80, "https": 443}

@@ -60,7 +60,7 @@ from ccflare_mitm.layer import is_outer_tls
 from ccflare_mitm.management import Management, renew_digest, report_denied
 from ccflare_mitm.reaper import Reaper
 from ccflare_mitm.services import Services
-from ccflare_mitm.tls import ClientAuthority
+from ccflare_mitm.tls import ClientAuthority, prefer_http1
 from ccflare_mitm.upstream import UpstreamProof, target_for
 from ccflare_mitm.veil import Veil
 
@@ -303,9 +303,12 @@ class House:
         return target_for(self.settings, client)
 
     def start_client_tls(self, data: TlsData) -> None:
-        """Make a client show its certificate at the proxy's door, if there is an authority for them."""
+        """Begin TLS with a client. If there is an authority for them, it shows its certificate at the proxy's door."""
         if self._client_authority is not None and is_outer_tls(data.context):
             self._client_authority.demand_certificate(data)
+        else:
+            ctx.master.addons.get("tlsconfig").tls_start_client(data)
+        prefer_http1(data)
 
     def show(self, flow: http.HTTPFlow) -> None:
         """Tell a finished flow's story in the inspector, and bound the inspector's list."""

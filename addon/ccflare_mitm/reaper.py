@@ -13,7 +13,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -75,6 +75,10 @@ class Watch:
     unread: Standstill = field(default_factory=Standstill)
     streams: dict[int, Standstill] = field(default_factory=dict)
     """The same for each HTTP/2 stream whose window is closed."""
+
+
+UPSTREAM_CONNECTIONS = 100
+"""How many one client may have to a host: as many as it may have streams."""
 
 
 class Reaper:
@@ -140,6 +144,8 @@ class Reaper:
 
     def _watch(self, key: Any) -> Watch | None:
         if key not in self._watches and (handler := self._handlers.get(key)) is not None:
+            # mitmproxy has five for a client and a host, and a client's HTTP/2 streams have a connection upstream each.
+            handler.max_conns = defaultdict(lambda: asyncio.Semaphore(UPSTREAM_CONNECTIONS))
             watchdog = handler.timeout_watchdog
             self._watches[key] = Watch(handler, self._clock(), watchdog.timeout)
             if handler.client.transport_protocol == "tcp":

@@ -12,6 +12,7 @@ from OpenSSL import SSL
 from OpenSSL.crypto import X509StoreFlags
 
 from ccflare_core.errors import ConfigError
+from ccflare_core.target import HTTP1
 
 CLIENT_CIPHERS = ":".join(
     f"{exchange}-{cipher}"
@@ -77,6 +78,16 @@ class ClientAuthority:
         if store is not None and CRL in self.path.read_bytes():
             store.set_flags(X509StoreFlags.CRL_CHECK | X509StoreFlags.CRL_CHECK_ALL)
         return context
+
+
+def prefer_http1(data: TlsData) -> None:
+    """Agree with a client on the protocol that is spoken upstream, if it offers that among others.
+
+    mitmproxy does the same once it knows what the upstream speaks; else the client's first choice wins.
+    """
+    agreement = data.ssl_conn.get_app_data() if data.ssl_conn is not None else None
+    if isinstance(agreement, dict):
+        agreement["server_alpn"] = HTTP1
 
 
 def refuse_handshake(data: TlsData) -> None:

@@ -110,7 +110,7 @@ BEFORE_UPSTREAM = (
     "ccflare_mitm.wire:FailoverStream.make_server_connection",
     "ccflare_mitm.wire:FailoverStream._connect",
     "ccflare_mitm.wire:FailoverStream._connected",
-    "ccflare_mitm.house:House.target",
+    "ccflare_mitm.house.target_for",
     "ccflare_mitm.upstream:UpstreamProof.flaw",
     "ccflare_mitm.wire.with_credential",
     "ccflare_mitm.messages.inject",

@@ -20,7 +20,7 @@ from OpenSSL import SSL
 
 from ccflare import CCFlare
 from connect_proxy import ConnectProxy
-from fake_upstream import FakeUpstream, Header, Request
+from fake_upstream import FakeUpstream, Gate, Header, Request, sse
 from harness import ADDON, Http2Client, Proxy, RawClient, Reply, claude_request
 from rig import Rig
 
@@ -307,6 +307,42 @@ def test_without_sni_the_upstream_is_asked_for_its_name(way: Way, api: Place) ->
 
     assert reply.status == 200
     assert_went_to_the_api(api, rig.requests, rig.secret("a"))
+
+
+@pytest.mark.parametrize(
+    ("offered", "agreed"),
+    [(["h2", "http/1.1"], "http/1.1"), (["h2"], "h2"), (["http/1.1"], "http/1.1"), ([], None)],
+    ids=["both", "HTTP/2", "HTTP/1.1", "nothing"],
+)
+def test_what_a_client_offers_is_agreed_on_with_it_alone(offered: list[str], agreed: str | None, api: Place) -> None:
+    rig = api.arrive(WAYS[0])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(offered)
+    with enter(Way("regular", True, ""), rig.proxy, f"localhost:{api.upstream.port}") as client:
+        client.start_tls(context, EVIL)
+        inner = client.detach()
+        assert isinstance(inner, ssl.SSLSocket)
+        assert inner.selected_alpn_protocol() == agreed
+        reply = Http2Client(inner, EVIL).request(*ask(rig)) if agreed == "h2" else client.request(*ask(rig))
+
+    assert reply.status == 200
+    assert_went_to_the_api(api, rig.requests, rig.secret("a"))
+
+
+def test_the_streams_of_an_http2_client_do_not_wait_for_each_other(api: Place) -> None:
+    """Each has its own connection upstream, and mitmproxy would open no more than five of them."""
+    way = next(way for way in TUNNELS if way.is_http2)
+    rig, gate = api.arrive(way), Gate()
+    rig.script("a", *[sse(["one", "two"], gate=gate) for _ in range(12)])
+    with enter(way, rig.proxy, f"localhost:{api.upstream.port}") as client:
+        http2 = Http2Client(client.detach(), EVIL)
+        streams = [http2.send_request(*ask(rig)) for _ in range(12)]
+        assert [http2.read_head(stream).status for stream in streams] == [200] * 12
+        gate.open()
+        assert all(http2.read_body(stream).endswith(b'message_stop"}\n\n') for stream in streams)
+
+    assert len({request.connection for request in rig.requests}) == 12
 
 
 # --- what the owner says ----------------------------------------------------------------------------------------------
