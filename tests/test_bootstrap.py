@@ -32,6 +32,7 @@ case "$*" in
             printf '#!/bin/sh\\necho "%s -O=$PYTHONOPTIMIZE $*"\\n' "$name" >"${0%/python}/$name"
             chmod +x "${0%/python}/$name"
         done ;;
+    scripts/_clients.py) echo "clients" >>"$LOG"; exit 1 ;;
     "-m pytest"*) echo "pytest $*" ;;
     *) exit 1 ;;
 esac
@@ -305,6 +306,12 @@ def test_tests_run_in_parallel_unless_told_what_to_run(ready: Checkout) -> None:
 
     assert every.split("-n ")[1].split()[0] in ("2", "3", "4")
     assert one == "pytest -m pytest tests/test_x.py\n"
+
+
+def test_clients_that_cannot_be_installed_stop_no_test(ready: Checkout) -> None:
+    status, said, _ = ready.run("test", "--clients", "tests/test_x.py")
+    assert (status, said) == (0, "pytest -m pytest tests/test_x.py\n")
+    assert ready.installed()[-1] == "clients"
 
 
 def test_a_failed_installation_is_told_in_one_sentence_and_tried_again(checkout: Checkout) -> None:
