@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+import clients_kit
 import postgres_kit
 from ccflare_core.location import Location, Server
 from fake_upstream import FakeUpstream
@@ -26,8 +27,11 @@ settings.load_profile("ccflare")
 HSM_IS_MISSING = not os.environ.get("CI") and (find_spec("pkcs11") is None or shutil.which("softhsm2-util") is None)
 POSTGRES_IS_MISSING = not os.environ.get("CI") and not postgres_kit.IS_HERE
 PLOT_IS_MISSING = not os.environ.get("CI") and find_spec("matplotlib") is None
+# These are somebody else's programs, so no change waits for them.
+CLIENTS_ARE_MISSING = not clients_kit.are_installed()
 collect_ignore = ["test_plot.py"] * PLOT_IS_MISSING
 collect_ignore += ["security/test_hsm.py"] * HSM_IS_MISSING + ["test_postgres.py"] * POSTGRES_IS_MISSING
+collect_ignore += ["e2e/test_real_clients.py"] * CLIENTS_ARE_MISSING
 
 
 def pytest_report_header() -> list[str]:
@@ -35,6 +39,8 @@ def pytest_report_header() -> list[str]:
     told = ["without SoftHSM2: tests/security/test_hsm.py is left out"] if HSM_IS_MISSING else []
     told += ["without a PostgreSQL server: the tests that need one are left out"] if POSTGRES_IS_MISSING else []
     told += ["without matplotlib: tests/test_plot.py is left out"] if PLOT_IS_MISSING else []
+    without_clients = "without the real clients (`scripts/test --clients` brings them)"
+    told += [f"{without_clients}: tests/e2e/test_real_clients.py is left out"] if CLIENTS_ARE_MISSING else []
     return told
 
 

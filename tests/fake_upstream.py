@@ -424,6 +424,22 @@ def sse(
     return sse_answer(*steps, headers=headers)
 
 
+def sse_tool(name: str, asked: Mapping[str, object], *, model: str = "claude-opus-4-8") -> Answer:
+    """A streamed message that asks for one call of a tool."""
+    used = usage()
+    block = {"type": "tool_use", "id": _new_id("toolu"), "name": name, "input": {}}
+    part = {"type": "input_json_delta", "partial_json": json.dumps(asked)}
+    end = {"stop_reason": "tool_use", "stop_sequence": None}
+    return sse_answer(
+        event({"type": "message_start", "message": _message(model, [], None, used)}),
+        event({"type": "content_block_start", "index": 0, "content_block": block}),
+        event({"type": "content_block_delta", "index": 0, "delta": part}),
+        event({"type": "content_block_stop", "index": 0}),
+        event({"type": "message_delta", "delta": end, "usage": used}),
+        event({"type": "message_stop"}),
+    )
+
+
 def sse_answer(*steps: Step, headers: tuple[Header, ...] | None = None) -> Answer:
     """A 200 event stream of just these steps, with allowed_headers() unless others are given."""
     own = ((b"Content-Type", b"text/event-stream; charset=utf-8"), (b"Cache-Control", b"no-cache"))

@@ -1,0 +1,157 @@
+"""Claude Code 2.1.332 and the Python SDK 2.14.0, the programs themselves, through each door.
+
+A witness stands between them and us, a plain mitmdump: it knows which bytes a client sent, and what it was told.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from clients_kit import Door, Town, Visitor, a_town
+from detour import REFUSED
+from fake_upstream import Answer, Request, limited_5h, sse, sse_tool
+from harness import via_connect
+
+OWN = "sk-ant-api03-the-clients-own-key"
+LOGIN = "sk-ant-oat01-the-clients-own-token"
+WRONG = "ccf_" + "w" * 32
+FIVE_WORDS = "word 0 word 1 word 2 word 3 word 4 "
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    with a_town(tmp_path_factory.mktemp("town")) as town:
+        yield town
+
+
+@pytest.fixture(params=list(Door))
+def visitor(request: pytest.FixtureRequest, town: Town, tmp_path: Path) -> Visitor:
+    """Clients at each door, in front of two accounts as good as new, a first."""
+    visitor = Visitor(town, request.param, tmp_path)
+    visitor.rig.fresh("a", "b")
+    town.testimonies()
+    return visitor
+
+
+def is_silent_about(secret: str, requests: list[Request]) -> bool:
+    """Whether these requests have nothing of a credential in them."""
+    fields = [value for request in requests for _, value in request.headers]
+    return not any(secret.encode() in text for text in (*fields, *(request.body for request in requests)))
+
+
+def bodies(requests: list[Request]) -> list[str]:
+    return [hashlib.sha256(request.body).hexdigest() for request in requests]
+
+
+def tool_turn(request: Request) -> Answer:
+    """Ask for a command, and end once its output is there."""
+    if b'"tool_result"' in request.body:
+        return sse(["It says ", "so."])
+    return sse_tool("Bash", {"command": "echo $((6 * 7)) apples", "description": "Count"})
+
+
+# --- Claude Code ----------------------------------------------------------------------------------------------------
+
+
+def test_claude_code_has_a_turn(visitor: Visitor) -> None:
+    said = visitor.claude("Say hello.", ANTHROPIC_API_KEY=OWN)
+
+    assert (said.code, said.result, said.retries) == (0, FIVE_WORDS, [])
+    (request,) = visitor.arrived()
+    assert request.credential == visitor.rig.secret("a")
+    assert is_silent_about(OWN, [request])
+    assert [seen["body"] for seen in visitor.town.testimonies()] == bodies([request])
+    session = (request.header("x-claude-code-session-id"),)
+    sql = "SELECT * FROM requests WHERE session_id = ? AND outcome IS NOT NULL"
+    (row,) = visitor.rig.proxy.rows(sql, session, until=len)
+    assert (row["account_name"], row["outcome"], row["model"]) == (visitor.rig.name("a"), "ok", request.json()["model"])
+    assert (row["input_tokens"], row["output_tokens"]) == (12, 10)
+
+
+def test_claude_code_uses_a_tool(visitor: Visitor) -> None:
+    visitor.rig.upstream.always(tool_turn, credential=visitor.rig.secret("a"))
+
+    said = visitor.claude("Count.", "--allowedTools", "Bash", ANTHROPIC_AUTH_TOKEN=visitor.key)
+
+    assert (said.code, said.result, said.retries) == (0, "It says so.", [])
+    requests = visitor.arrived()
+    assert b"42 apples" in requests[1].body
+    assert [request.credential for request in requests] == [visitor.rig.secret("a")] * 2
+    assert is_silent_about(visitor.key, requests)
+    assert [seen["body"] for seen in visitor.town.testimonies()] == bodies(requests)
+
+
+def test_claude_code_sees_nothing_of_a_failover(visitor: Visitor) -> None:
+    visitor.rig.script("a", limited_5h(time.time() + 3600))
+
+    said = visitor.claude("Say hello.", CLAUDE_CODE_OAUTH_TOKEN=LOGIN)  # a 429 would end its session
+
+    assert (said.code, said.result, said.retries) == (0, FIVE_WORDS, [])
+    first, second = visitor.arrived()
+    assert (first.credential, second.credential) == (visitor.rig.secret("a"), visitor.rig.secret("b"))
+    assert is_silent_about(LOGIN, [first, second])
+    (seen,) = visitor.town.testimonies()
+    assert (seen["status"], [seen["body"]] * 2) == (200, bodies([first, second]))
+
+
+def test_claude_code_gives_up_at_once_with_a_wrong_key(visitor: Visitor) -> None:
+    said = visitor.claude("Say hello.", ANTHROPIC_API_KEY=WRONG)
+
+    assert (said.code, said.lines[-1]["is_error"], said.retries) == (1, True, [])
+    assert not visitor.rig.requests
+    statuses = [seen["status"] for seen in visitor.town.testimonies()]
+    assert statuses == [403 if visitor.door is Door.HTTPS_PROXY else 401]
+
+
+def test_no_other_host_is_reached(town: Town) -> None:
+    proxy = town.rigs[Door.HTTPS_PROXY].proxy
+    with pytest.raises(OSError):
+        via_connect(proxy, "elsewhere.invalid")
+    proxy.wait_for_log(f"elsewhere.invalid: {REFUSED}")
+
+
+# --- the Python SDK -------------------------------------------------------------------------------------------------
+
+
+def test_the_sdk_makes_each_kind_of_call(visitor: Visitor) -> None:
+    got = visitor.sdk("calls", ANTHROPIC_API_KEY=OWN)
+
+    assert got == {
+        "version": "2.14.0",
+        "create": "Hello.",
+        "request_id": True,
+        "stream": [f"word {number} " for number in range(5)],
+        "count_tokens": 2095,
+        "models": ["claude-opus-4-8", "claude-haiku-4-5-20251001"],
+    }
+    requests = visitor.arrived()
+    paths = ["/v1/messages", "/v1/messages", "/v1/messages/count_tokens", "/v1/models"]
+    assert [request.path for request in requests] == paths
+    assert {request.credential for request in requests} == {visitor.rig.secret("a")}
+    assert is_silent_about(OWN, requests)
+    assert [seen["body"] for seen in visitor.town.testimonies()] == bodies(requests)
+
+
+def test_the_sdk_sees_nothing_of_a_failover(visitor: Visitor) -> None:
+    visitor.rig.script("a", limited_5h(time.time() + 3600))
+
+    got = visitor.sdk("calls", ANTHROPIC_API_KEY=visitor.key)
+
+    assert (got["create"], "".join(got["stream"])) == ("Hello.", FIVE_WORDS)
+    first, second = visitor.rig.secret("a"), visitor.rig.secret("b")
+    assert [request.credential for request in visitor.arrived()] == [first, second, second, second, second]
+    assert is_silent_about(visitor.key, visitor.arrived())
+    assert [seen["status"] for seen in visitor.town.testimonies()] == [200] * 4
+
+
+def test_the_sdk_is_told_of_a_wrong_key(visitor: Visitor) -> None:
+    got = visitor.sdk("refused", ANTHROPIC_API_KEY=WRONG)
+
+    in_a_tunnel = {"error": "PermissionDeniedError", "status": 403}
+    elsewhere = {"error": "AuthenticationError", "status": 401}
+    assert got == (in_a_tunnel if visitor.door is Door.HTTPS_PROXY else elsewhere)
+    assert not visitor.rig.requests
+    assert len(visitor.town.testimonies()) == 1
