@@ -106,6 +106,21 @@ def test_claude_code_gives_up_at_once_with_a_wrong_key(visitor: Visitor) -> None
     assert statuses == [403 if visitor.door is Door.HTTPS_PROXY else 401]
 
 
+def test_the_proxys_address_holds_the_key(town: Town, tmp_path: Path) -> None:
+    visitor = Visitor(town, Door.HTTPS_PROXY, tmp_path)
+    visitor.rig.fresh("a")
+    address = f"http://key:{visitor.key}@127.0.0.1:{visitor.rig.proxy.port}"
+
+    said = visitor.claude("Say hello.", ANTHROPIC_API_KEY=OWN, HTTPS_PROXY=address)
+    got = visitor.sdk("calls", ANTHROPIC_API_KEY=OWN, HTTPS_PROXY=address)
+
+    assert (said.code, said.result, got["create"]) == (0, FIVE_WORDS, "Hello.")
+    sql = "SELECT client_id FROM requests WHERE account_name = ?"
+    rows = visitor.rig.proxy.rows(sql, (visitor.rig.name("a"),), until=lambda rows: len(rows) == 5)
+    assert all(row["client_id"] for row in rows)
+    assert is_silent_about(visitor.key, visitor.rig.requests)
+
+
 def test_no_other_host_is_reached(town: Town) -> None:
     proxy = town.rigs[Door.HTTPS_PROXY].proxy
     with pytest.raises(OSError):
