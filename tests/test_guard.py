@@ -169,6 +169,16 @@ def test_refusals_are_alike_and_a_burst_is_reported_once() -> None:
     assert isinstance(who(guard, SECRET), Principal)  # whoever has a key does not wait for his neighbour
 
 
+@pytest.mark.parametrize("is_tunnel", [False, True])
+def test_refusals_tell_programs_not_to_try_again_by_themselves(is_tunnel: bool) -> None:
+    guard = a_guard(a_key())
+
+    answers = [guard.refuse(Denied(Why.UNKNOWN), "10.0.0.9", is_tunnel=is_tunnel) for _ in range(20)]
+
+    assert {answer.status for answer in answers} == {407 if is_tunnel else 401, 429}
+    assert {dict(answer.headers)[b"x-should-retry"] for answer in answers} == {b"false"}
+
+
 # --- where a key stands -----------------------------------------------------------------------------------------------
 
 

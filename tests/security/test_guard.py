@@ -483,6 +483,7 @@ def test_r05_a_throttled_source_still_serves_who_has_a_key(house: House) -> None
         for _ in range(15):
             reply = client.request("GET", "/v1/models", ((b"x-api-key", WRONG.encode()),))
             statuses.append(reply.status)
+            assert reply.header("x-should-retry") == "false"
     assert statuses[-1] == 429
     assert 1 <= int(reply.header("retry-after") or 0) <= 60
     assert reply.json()["error"]["type"] == "rate_limit_error"
@@ -635,5 +636,6 @@ def test_r82_the_reviews_curl_tests(house: House) -> None:
         b"request-id",
         b"www-authenticate",
         b"retry-after",
+        b"x-should-retry",
         *dict(SECURITY),
     }
