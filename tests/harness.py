@@ -264,16 +264,7 @@ class Proxy:
 
         mitmproxy listens before it has looked for errors in the scripts, so a port that accepts is not enough.
         """
-        with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self._environment,
-                cwd=self.folder,
-                start_new_session=True,  # a Ctrl-C is for the tests, which then stop it
-            )
+        self._process = self._spawn()
         try:
             eventually(lambda: self.returncode is not None or serves(self.port), timeout=timeout)
         except TimeoutError:
@@ -282,6 +273,18 @@ class Proxy:
         if self.returncode is not None:
             raise RuntimeError(f"the proxy ended with {self.returncode}:\n{self.log()}")
         return self
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        with self.log_file.open("ab") as log:
+            return subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+                cwd=self.folder,
+                start_new_session=True,  # a Ctrl-C is for the tests, which then stop it
+            )
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = 20.0) -> int:
         """Send a signal and return the exit code; TimeoutError (and it is killed) if it does not end."""

@@ -171,9 +171,24 @@ def test_connections_are_shown_to_those_who_ask(terminal: Terminal, verbosity: s
 
 
 @pytest.mark.usefixtures("terminal")
-def test_without_a_terminal_there_is_nothing_to_dress() -> None:
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_the_console_has_no_terminal_log_and_its_screen_stays_its_own(
+    capsys: pytest.CaptureFixture[str], form: str
+) -> None:
     with taddons.context() as context:
-        context.options.add_option("termlog_verbosity", str, "info", "")
-        logs.configure("info", "json")
+        assert "termlog_verbosity" not in context.options
+        logs.configure("debug", form)
+        OURS.debug("asked")
 
-    assert OURS.level == logging.INFO
+    assert capsys.readouterr() == ("", "")
+    assert OURS.level == logging.DEBUG
+
+
+@pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize(("verbosity", "level"), [("info", logging.WARNING), ("debug", logging.NOTSET)])
+def test_connections_are_in_the_consoles_event_log_for_those_who_ask(verbosity: str, level: int) -> None:
+    with taddons.context() as context:
+        context.options.add_option("console_eventlog_verbosity", str, verbosity, "")
+        logs.configure("info", "text")
+
+    assert logging.getLogger(CONNECTIONS).level == level

@@ -11,6 +11,8 @@ from mitmproxy import ctx
 OURS = "ccflare"
 _CONNECTIONS = "mitmproxy.proxy.server"
 """Logs each connection made and lost at INFO: two lines a request that say nothing."""
+_VERBOSITIES = ("termlog_verbosity", "console_eventlog_verbosity")
+"""mitmproxy's own levels: mitmdump and mitmweb have the first, the console, which writes no log, the second."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -34,10 +36,12 @@ def configure(level: str, form: str) -> None:
     logger.setLevel(level.upper())
     # peewee logs statements with their parameters, which are what we store.
     logging.getLogger("peewee").setLevel(logging.WARNING)
-    verbose = ctx.options.termlog_verbosity == "debug"
+    verbose = any(getattr(ctx.options, name) == "debug" for name in _VERBOSITIES if name in ctx.options)
     logging.getLogger(_CONNECTIONS).setLevel(logging.NOTSET if verbose else logging.WARNING)
     terminal = ctx.master.addons.get("termlog")
-    if form == "json" and terminal is not None:
+    if terminal is None:
+        return  # the screen belongs to the console, whose event log has its own look
+    if form == "json":
         terminal.logger.setFormatter(JsonFormatter())
     if level == "debug" and not verbose and not logger.handlers:
         _show_debug(logger, form)
