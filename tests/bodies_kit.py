@@ -6,8 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import zstandard
-
+import zstd_kit
 from ccflare_core.records import Payload, Record
 from ccflare_core.store import Store
 from database_kit import started
@@ -126,7 +125,7 @@ ODD: dict[str, bytes] = {
     "no JSON": prose(random.Random(2), 20_000).encode(),
     "form": b"{" + b"a=1&" * 5000,
     "gzip": gzip.compress(_LAST, mtime=0),
-    "zstd": zstandard.compress(_LAST),
+    "zstd": zstd_kit.compress(_LAST),
     "random": random.Random(3).randbytes(50_000),
     "truncated": _LAST[: len(_LAST) * 2 // 3],
     "truncated in an escape": _LAST[: _LAST.index(b"\\n", 30_000) + 1],

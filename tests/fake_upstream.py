@@ -48,7 +48,6 @@ from typing import Any, NamedTuple, Protocol, Self
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import brotli
-import zstandard
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -65,6 +64,8 @@ from h2.events import (
     StreamReset,
 )
 from h2.exceptions import ProtocolError, StreamClosedError
+
+import zstd_kit
 
 Header = tuple[bytes, bytes]
 
@@ -667,11 +668,7 @@ def _compressor(encoding: str) -> tuple[Callable[[bytes], bytes], Callable[[], b
         packer = brotli.Compressor(quality=4)
         return lambda data: packer.process(data) + packer.flush(), packer.finish
     if encoding == "zstd":
-        writer = zstandard.ZstdCompressor().compressobj()
-        return (
-            lambda data: writer.compress(data) + writer.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK),
-            writer.flush,
-        )
+        return zstd_kit.compressor()
     squeezer = zlib.compressobj(wbits={"gzip": 31, "deflate": 15}[encoding])
     return lambda data: squeezer.compress(data) + squeezer.flush(zlib.Z_SYNC_FLUSH), squeezer.flush
 

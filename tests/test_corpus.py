@@ -9,8 +9,8 @@ from typing import Any
 
 import brotli
 import pytest
-import zstandard
 
+import zstd_kit
 from ccflare_core.capture import Capture
 from ccflare_core.usage import Reading
 from corpus import COLUMNS, Case, cases
@@ -20,7 +20,7 @@ ENCODERS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
     "deflate": zlib.compress,
     "br": lambda body: brotli.compress(body, quality=3),
-    "zstd": zstandard.compress,
+    "zstd": zstd_kit.compress,
 }
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import brotli
 import pytest
-import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+import zstd_kit
 from ccflare_core.sse import EVENT_LIMIT, FirstEvent, Splitter
 from ccflare_core.usage import DOCUMENT_LIMIT, Ending, Reading, Usage, UsageReader
 
@@ -62,7 +62,7 @@ ENCODERS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
     "deflate": zlib.compress,
     "br": brotli.compress,
-    "zstd": zstandard.compress,
+    "zstd": zstd_kit.compress,
 }
 
 

@@ -18,7 +18,7 @@ A request's life, in the order of reading:
     narration   the story in one line
     capture     what passed by
     usage       the tokens in it                        sse         its events
-    decoding    gzip, br, zstd on the side
+    decoding    gzip, br, zstd on the side              zstd        by the library that is here
     pricing     what they cost                          price_files prices in files
     recorder    facts into records                      records     what is written down
     writer      the one thread that writes              backlog, watch

@@ -7,8 +7,8 @@ How each library is kept from a decompression bomb:
 
 - gzip, deflate: `zlib` takes a maximal output length.
 - br: `brotli` >= 1.2 takes an output limit. An older one refuses the argument, and br then counts as corrupt.
-- zstd: `compression.zstd` (Python 3.14, or its backport) takes a maximal output length. `zstandard` does not,
-  so it gets little input at a time: a block of four bytes makes at most 128 KiB.
+- zstd: `compression.zstd` and its backport take a maximal output length. `zstandard` does not, so it gets little
+  input at a time: a block of four bytes makes at most 128 KiB.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from functools import partial
-from importlib import import_module
-from typing import Any, Final, Protocol
+from typing import Final
 
 import brotli
+
+from ccflare_core import zstd
+from ccflare_core.zstd import BoundedDecompressor
 
 PIECE = 256 * 1024
 """About how many bytes a piece of output has; what memory a bomb can take at once follows from it."""
@@ -143,18 +145,6 @@ class _Brotli:
                 yield piece
 
 
-class BoundedDecompressor(Protocol):
-    """What `compression.zstd`, `bz2` and `lzma` agree on."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def needs_input(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
-
-
 class Bounded:
     """A codec out of the standard library's kind of decompressor, one frame after the other."""
 
@@ -171,23 +161,18 @@ class Bounded:
 
 
 class _Zstandard:
-    def __init__(self, module: Any) -> None:
-        self._stream = module.ZstdDecompressor(max_window_size=1 << WINDOW_LOG).decompressobj(read_across_frames=True)
+    def __init__(self, library: zstd.Zstandard) -> None:
+        self._stream = library.stream(WINDOW_LOG)
 
     def __call__(self, chunk: bytes) -> Iterator[bytes]:
         return map(self._stream.decompress, _slices(chunk, ZSTANDARD_SLICE))
 
 
-def _zstd_maker() -> Callable[[], Codec]:
-    """What makes a zstd codec here: Python's own library, its backport, or the one that mitmproxy brings."""
-    for name in ("compression.zstd", "backports.zstd"):
-        try:
-            zstd = import_module(name)
-        except ImportError:
-            continue
-        options = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG}
-        return partial(Bounded, partial(zstd.ZstdDecompressor, options=options))
-    return partial(_Zstandard, import_module("zstandard"))
+def zstd_codec(library: zstd.Standard | zstd.Zstandard = zstd.LIBRARY) -> Codec:
+    """A zstd codec by this library."""
+    if isinstance(library, zstd.Standard):
+        return Bounded(partial(library.decompressor, WINDOW_LOG))
+    return _Zstandard(library)
 
 
 def _slices(data: bytes, size: int) -> Iterator[bytes]:
@@ -202,5 +187,5 @@ CODECS: Final[Mapping[str, Callable[[], Codec]]] = {
     "x-gzip": partial(_Zlib, zlib.MAX_WBITS | 16),
     "deflate": _Deflate,
     "br": _Brotli,
-    "zstd": _zstd_maker(),
+    "zstd": zstd_codec,
 }
