@@ -120,7 +120,7 @@ def test_no_two_modules_need_each_other() -> None:
         ("pkcs11", {"hsm"}),
         ("psycopg", {"postgres"}),
         ("keyring", {"os_keyring"}),
-        ("mitmproxy.proxy.layers", {"wire", "relay", "layer", "peers", "reaper", "contract"}),
+        ("mitmproxy.proxy.layers", {"wire", "relay", "layer", "peers", "reaper", "contract", "internals"}),
         ("tabulate", {"cli.output"}),
         ("matplotlib", {"cli.plot"}),
     ],

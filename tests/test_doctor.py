@@ -144,11 +144,31 @@ def test_variables_that_harm(run: Run, check: str, variables: dict[str, str], ex
 
 def test_versions_with_known_holes() -> None:
     installed = {each.package: "9999.0" for each in doctor.MINIMA} | {"h11": "0.14.0", "h2": "4.3.0rc1"}
+    installed |= {"mitmproxy": "12.3.1"}
     found = {r.check: r.level for r in doctor.versions((3, 11, 9), (1, 1, 1), installed)}
     bad = {check for check, each in found.items() if each is Level.FAIL}
     assert bad == {"host.python", "host.openssl", "host.h11"}
     (missing,) = [r for r in doctor.versions((3, 13), (3, 0, 1), {**installed, "h2": ""}) if r.check == "host.h2"]
     assert missing.level is Level.FAIL
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "expected"),
+    [
+        ("mitmproxy", "12.1.9", Level.FAIL),
+        ("mitmproxy", "12.2", Level.OK),
+        ("mitmproxy", "12.3.9", Level.OK),
+        ("mitmproxy", "12.4", Level.FAIL),
+        ("mitmproxy", "13.0.0.dev", Level.FAIL),
+        ("certifi", "2026.5.20", Level.FAIL),  # has emSign's authorities, seen
+        ("certifi", "2026.10.19.post1", Level.OK),
+    ],
+)
+def test_a_version_is_judged_by_its_range(package: str, version: str, expected: Level) -> None:
+    (found,) = [r for r in doctor.versions((3, 13), (3, 0), {package: version}) if r.check == f"host.{package}"]
+
+    assert found.level is expected
+    assert (package in found.remedy) is (expected is Level.FAIL)
 
 
 def test_files_that_others_can_read(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

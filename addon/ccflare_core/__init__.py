@@ -56,5 +56,18 @@ A request's life, in the order of reading:
     cli         the commands behind scripts/
 """
 
+from typing import NamedTuple
+
 __version__ = "0.1.0"
 """As in pyproject.toml."""
+
+
+class Range(NamedTuple):
+    """The versions from `oldest` on, and `before` that one."""
+
+    oldest: tuple[int, ...]
+    before: tuple[int, ...]
+
+
+MITMPROXY = Range((12, 2), (12, 4))
+"""What this is made for and tested with. As in pyproject.toml."""

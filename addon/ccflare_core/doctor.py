@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
+from ccflare_core import MITMPROXY
 from ccflare_core.accounts import Account, Kind
 from ccflare_core.hazards import OPTIONS, VARIABLES
 from ccflare_core.validity import login_warning, span, token_state
@@ -75,15 +76,17 @@ class Minimum(NamedTuple):
     package: str
     version: tuple[int, ...]
     why: str
+    before: tuple[int, ...] | None = None
+    """The version from which on it has not been tried."""
 
 
 MINIMA = (
-    Minimum("mitmproxy", (12, 2), "ccflare's stream layer is made for 12.2"),
+    Minimum("mitmproxy", MITMPROXY.oldest, "ccflare's stream layer is made for newer ones", MITMPROXY.before),
     Minimum("cryptography", (44, 0, 1), "CVE-2024-12797"),
     Minimum("h11", (0, 16), "CVE-2025-43859, requests can be smuggled"),
     Minimum("h2", (4, 3), "CVE-2025-57804, requests can be smuggled"),
     Minimum("tornado", (6, 5), "CVE-2025-47287, a request can stop mitmweb"),
-    Minimum("certifi", (2024, 7, 4), "CVE-2024-39689, it trusts an authority that is no longer trusted"),
+    Minimum("certifi", (2026, 10, 19), "it trusts emSign's authorities, and a key that they vouch for is public"),
 )
 OLDEST_PYTHON, OLDEST_OPENSSL = (3, 12), (3, 0)
 
@@ -96,9 +99,12 @@ def versions(python: tuple[int, ...], openssl: tuple[int, ...], installed: Mappi
             yield ok(check, text)
         else:
             yield fail(check, f"{text} gets no fixes any more", f"install {_dotted(oldest)} or newer")
-    for package, least, why in MINIMA:
+    for package, least, why, before in MINIMA:
         version = installed.get(package, "")
-        if _numbers(version) >= least:
+        if before is not None and _numbers(version) >= before:
+            told = f"{package} {version} is newer than what ccflare has been tried with"
+            yield fail(f"host.{package}", told, f"run `pip install '{package}>={_dotted(least)},<{_dotted(before)}'`")
+        elif _numbers(version) >= least:
             yield ok(f"host.{package}", f"{package} {version}")
         else:
             told = f"{package} {version}: {why}" if version else f"{package} is missing"

@@ -22,6 +22,8 @@ OPTIONS = (
     ("map_remote", "it would send requests, and the clients' own credentials, elsewhere; set ccflare_upstream"),
     ("stickyauth", "it would send one client's credential with the requests of another; remove it"),
     ("stickycookie", "it would send one client's cookies with the requests of another; remove it"),
+    ("emudhra", "it would sign what clients see with an authority whose key is public; leave it off"),
+    ("emudhra_old", "it would sign what clients see with an authority whose key is public; leave it off"),
     ("proxyauth", "it takes the header that clients send their key in; remove it"),
 )
 """Option, and why it is refused once it is set at all."""

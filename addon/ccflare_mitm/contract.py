@@ -1,20 +1,20 @@
 """What of mitmproxy's inside we stand on: checked at the start, and changed in one place."""
 
-import inspect
-from collections.abc import Callable
+import re
 from typing import Any
 
 from mitmproxy import version
 from mitmproxy.net.http import http1, status_codes
 from mitmproxy.proxy.layer import CommandGenerator
 from mitmproxy.proxy.layers import http as http_layers
-from mitmproxy.proxy.layers.http import HttpLayer, HttpStream, _http1, _http2
+from mitmproxy.proxy.layers.http import HttpStream, _http1
 from mitmproxy.proxy.layers.http._events import ErrorCode, ResponseProtocolError
-from mitmproxy.proxy.server import ConnectionHandler
 
+from ccflare_core import MITMPROXY
 from ccflare_core.answers import error
 from ccflare_core.errors import ConfigError
 from ccflare_mitm import peers
+from ccflare_mitm.internals import differences
 from ccflare_mitm.messages import make_response
 
 
@@ -27,30 +27,18 @@ def install() -> None:
     HttpStream.make_server_connection = refuse_connection  # type: ignore[method-assign]
 
 
-def check_contract() -> None:
-    """Raise ConfigError unless mitmproxy's inside is as this module knows it."""
-    expected: dict[Callable[..., Any], list[str]] = {
-        HttpLayer.make_stream: ["self", "stream_id"],
-        HttpLayer.event_to_child: ["self", "child", "event"],
-        HttpStream.__init__: ["self", "context", "stream_id"],
-        HttpStream.check_body_size: ["self", "request"],
-        HttpStream.make_server_connection: ["self"],
-        HttpStream.state_wait_for_response_headers: ["self", "event"],
-        HttpStream.send_response: ["self", "already_streamed"],
-        HttpStream.check_killed: ["self", "emit_error_hook"],
-        _http1.make_error_response: ["status_code", "message"],
-        _http1.Http1Client.read_headers: ["self", "event"],
-        _http1.Http1Connection.read_body: ["self", "event"],
-        _http2.Http2Server.handle_h2_event: ["self", "event"],
-        _http2.Http2Server.protocol_error: ["self", "message", "error_code"],
-        ConnectionHandler.server_event: ["self", "event"],
-        ConnectionHandler.close_connection: ["self", "connection", "half_close"],
-    }
-    changed = [f.__qualname__ for f, names in expected.items() if list(inspect.signature(f).parameters) != names]
-    if changed:
-        raise ConfigError(
-            f"mitmproxy {version.VERSION} differs inside ({', '.join(changed)}); install a version >= 12.2 and < 13."
-        )
+def check_contract(found: str = version.VERSION) -> None:
+    """Raise ConfigError unless mitmproxy is of a version that this was made for, and its inside as it is used."""
+    remedy = f"install mitmproxy>={_dotted(MITMPROXY.oldest)},<{_dotted(MITMPROXY.before)}, as scripts/run does."
+    numbers = tuple(map(int, re.findall(r"\d+", found)))
+    if not MITMPROXY.oldest <= numbers < MITMPROXY.before:
+        raise ConfigError(f"mitmproxy {found} has not been tried; {remedy}")
+    if changed := differences():
+        raise ConfigError(f"mitmproxy {found} differs inside ({', '.join(changed)}); {remedy}")
+
+
+def _dotted(numbers: tuple[int, ...]) -> str:
+    return ".".join(map(str, numbers))
 
 
 def refuse_connection(self: HttpStream) -> CommandGenerator[bool]:

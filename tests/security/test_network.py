@@ -433,6 +433,17 @@ def test_r76_modes_past_the_gate_are_refused(tmp_path: Path) -> None:
     assert all(sentence.startswith(f"mode: {mode}") for sentence, mode in zip(told, modes, strict=True))
 
 
+@pytest.mark.parametrize("name", ["emudhra", "emudhra_old"])
+async def test_r76_an_authority_whose_key_is_public_is_refused(name: str) -> None:
+    """Without a process: mitmproxy 12.2 has none of these options."""
+    with taddons.context(*default_addons(), loadcore=False) as context:
+        options = SimpleNamespace(**{key: option.current() for key, option in context.options._options.items()})
+        options.confdir, options.ccflare_client_ca = "/nowhere", ""
+        setattr(options, name, True)
+        with pytest.raises(ConfigError, match=f"^{name}: .*key is public"):
+            refusals.check(options, {})
+
+
 @pytest.mark.parametrize("name", ["tls_version_client_min", "tls_version_server_min"])
 async def test_r40_old_versions_are_refused(name: str) -> None:
     """Without a process: where OpenSSL has no SSLv3, mitmproxy itself stops at this option."""
