@@ -4,12 +4,13 @@ import json
 import time
 import urllib.request
 from collections.abc import Iterator
+from http.cookies import SimpleCookie
 from typing import Any
 
 import pytest
 
 from fake_upstream import FakeUpstream, limited_5h, overloaded
-from harness import Proxy, claude_request, eventually, via_base_url
+from harness import Proxy, RawClient, claude_request, eventually, via_base_url
 
 ONE, TWO = "sk-ant-api03-one", "sk-ant-api03-two"
 KEPT = 4
@@ -19,8 +20,24 @@ class Web:
     """mitmweb's own interface."""
 
     def __init__(self, proxy: Proxy) -> None:
-        self._address = f"http://127.0.0.1:{proxy.web_port}"
+        self._port = proxy.web_port
+        self._address = f"http://127.0.0.1:{self._port}"
         self._token = proxy.web_token
+        self._cookie = self._ask_for_cookie()
+
+    def _ask_for_cookie(self) -> str:
+        """The token against forged requests: newer versions of Tornado refuse one that they have not made.
+
+        A browser gets it when its page asks for updates, by WebSocket.
+        """
+        upgrade = ((b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"), (b"Sec-WebSocket-Version", b"13"))
+        key = (b"Sec-WebSocket-Key", b"dGhlIHNhbXBsZSBub25jZQ==")
+        with RawClient("127.0.0.1", self._port) as client:
+            client.send_request(
+                "GET", "/updates", (*upgrade, key, (b"Authorization", f"Bearer {self._token}".encode()))
+            )
+            cookie = SimpleCookie(client.read_head().header("set-cookie"))
+        return cookie["_mitmproxy_xsrf"].value
 
     def get(self, path: str) -> bytes:
         request = urllib.request.Request(self._address + path, headers={"Authorization": f"Bearer {self._token}"})
@@ -38,8 +55,8 @@ class Web:
             headers={
                 "Authorization": f"Bearer {self._token}",
                 "Content-Type": "application/json",
-                "X-XSRFToken": "2|aa|aa|1",
-                "Cookie": "_mitmproxy_xsrf=2|aa|aa|1",
+                "X-XSRFToken": self._cookie,
+                "Cookie": f"_mitmproxy_xsrf={self._cookie}",
             },
         )
         with urllib.request.urlopen(request, timeout=10) as answer:
