@@ -2,12 +2,25 @@
 # POSIX sh, run by dash too. The caller has set `root` (the repository) and `set -eu`.
 #
 #   bootstrap GROUP    GROUP is "run" (the program alone) or a dependency group of pyproject.toml
+#   use_mitmproxy N    before it: a second environment, .venv-N, with version N of mitmproxy (12.2: any 12.2.x)
 #
 # .venv/.ccflare/ is what this file knows about .venv: NAME.stamp for each group that is installed, `root` (where),
 # `lock` while a start installs, `unfinished` until it is done, install.log.
 
 venv=$root/.venv
 state=$venv/.ccflare
+# mitmproxy verifies upstreams with whatever certifi is there, and no older one will do (doctor.py says why).
+set_of_authorities='certifi>=2026.10.19'
+mitmproxy=mitmproxy # which of the versions that pyproject.toml allows
+
+use_mitmproxy() {
+    case $1 in
+        *[!0-9.]* | "") fail "--mitmproxy takes a version, such as 12.2" ;;
+    esac
+    mitmproxy="mitmproxy==$1.*"
+    venv=$root/.venv-$1
+    state=$venv/.ccflare
+}
 
 say() {
     printf 'ccflare: %s\n' "$*" >&2
@@ -67,7 +80,7 @@ find_python() {
 # --- is .venv current? ---------------------------------------------------------------------------------------------
 
 stamp() {
-    cksum <"$root/pyproject.toml"
+    cat "$root/pyproject.toml" "$root/scripts/_bootstrap.sh" | cksum
 }
 
 # Whether .venv can be used as a base: its last installation ended, it lies where it was made (its commands name
@@ -78,7 +91,7 @@ is_sound() {
         "$venv/bin/python" -I -S -c 'import sys; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1
 }
 
-# Whether group $1 was installed from pyproject.toml as it is now. Every group brings the program; dev brings all.
+# Whether group $1 was installed from pyproject.toml, and by this file, as they are now. Every group brings the program; dev brings all.
 is_current() {
     wanted=$(stamp)
     for installed in "$state"/*.stamp; do
@@ -99,7 +112,7 @@ lock() {
     mkdir -p "$state" || fail "$state cannot be made; check who may write to $root"
     waited=0
     until mkdir "$state/lock" 2>/dev/null && true 2>/dev/null >"$state/lock/$$"; do
-        [ "$waited" -ne 1 ] || say "waiting for another start, which is installing into .venv"
+        [ "$waited" -ne 1 ] || say "waiting for another start, which is installing into ${venv##*/}"
         [ "$waited" -lt 900 ] || fail "another start installs for 15 minutes now; stop it, or remove $state/lock"
         break_stale_lock
         sleep 1
@@ -176,18 +189,18 @@ install_packages() (
     [ "$1" = run ] || requirements "$1" >"$state/requirements.txt" || exit
     "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$venv/bin/python" -m ensurepip || exit
     "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
-        --editable "$root" --requirement "$state/requirements.txt"
+        --editable "$root" --requirement "$state/requirements.txt" "$set_of_authorities" "$mitmproxy"
 )
 
 install() {
     true >"$state/install.log"
     if is_sound; then
-        say "bringing .venv up to date with pyproject.toml"
+        say "bringing ${venv##*/} up to date with pyproject.toml"
         true >"$state/unfinished"
         # pip puts back what it could not replace, so after its own "no" .venv is as good as before.
         install_packages "$1" >>"$state/install.log" 2>&1 || { rm -f "$state/unfinished" && give_up; }
     else
-        say "installing into .venv; this takes about a minute, once"
+        say "installing into ${venv##*/}; this takes about a minute, once"
         true >"$state/unfinished"
         make_venv || give_up
         install_packages "$1" >>"$state/install.log" 2>&1 || give_up

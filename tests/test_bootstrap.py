@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ccflare_core.doctor import MINIMA
+
 ROOT = Path(__file__).parent.parent
 SHELL_SCRIPTS = ["scripts/_bootstrap.sh", "scripts/run", "scripts/test", "scripts/check"]
 SHELLS = [shell for shell in ("sh", "dash", "bash", "busybox") if shutil.which(shell)]
@@ -24,8 +26,9 @@ case "$*" in
         mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
     "-I - "*) echo "group-$4" ;;
     "-m pip --version") ;;
-    "-m pip install "*)
+    "-m pip install "*" certifi>="*" mitmproxy"*)
         echo "pip $(cat "${0%/bin/python}/.ccflare/requirements.txt")" >>"$LOG"
+        echo "$*" >"${0%/bin/python}/asked"
         sleep "${PIP_SECONDS:-0}"
         [ -z "${PIP_FAILS-}" ] || { echo "ERROR: no such package"; exit 1; }
         for name in mitmdump mitmweb mitmproxy; do
@@ -283,6 +286,40 @@ def test_a_venv_made_by_its_owner_is_kept(checkout: Checkout) -> None:
     status, _, _ = checkout.run("run")
 
     assert (status, checkout.installed()) == (0, ["pip"])
+
+
+def test_authorities_come_as_the_doctor_asks_for_them(ready: Checkout) -> None:
+    (certifi,) = [".".join(map(str, each.version)) for each in MINIMA if each.package == "certifi"]
+
+    assert (ready.root / ".venv" / "asked").read_text().endswith(f" certifi>={certifi} mitmproxy\n")
+
+
+def test_a_changed_bootstrap_brings_venv_up_to_date(ready: Checkout) -> None:
+    with (ready.root / "scripts" / "_bootstrap.sh").open("a") as script:
+        script.write("# changed\n")
+
+    ready.run("run")
+
+    assert ready.installed() == ["pip"]
+
+
+def test_another_mitmproxy_gets_an_environment_of_its_own(ready: Checkout) -> None:
+    status, output, errors = ready.run("test", "--mitmproxy", "12.2", "tests/test_x.py")
+
+    assert (status, output) == (0, "pytest -m pytest tests/test_x.py\n")
+    assert "installing into .venv-12.2;" in errors
+    assert ready.installed() == ["venv", "pip group-test"]
+    assert (ready.root / ".venv-12.2" / "asked").read_text().endswith(" mitmproxy==12.2.*\n")
+    assert ready.run("test", "--mitmproxy", "12.2")[2] == ""
+    ready.run("run")
+    assert ready.installed() == []
+
+
+@pytest.mark.parametrize("version", ["", "../x", "12.2;x", "new"])
+def test_a_mitmproxy_that_is_no_version_is_refused(ready: Checkout, version: str) -> None:
+    status, _, errors = ready.run("test", "--mitmproxy", version)
+
+    assert (status, errors) == (1, "ccflare: --mitmproxy takes a version, such as 12.2\n")
 
 
 def test_each_group_is_installed_once_and_dev_is_all_of_them(ready: Checkout) -> None:
