@@ -48,6 +48,7 @@ def test_there_is_one_range_of_versions() -> None:
     assert f"mitmproxy>={oldest},<{before}" in project["dependencies"]
     assert (judged.version, judged.before) == (MITMPROXY.oldest, MITMPROXY.before)
     assert f"mitmproxy {oldest} or 12.{MITMPROXY.before[1] - 1} is required" in (ROOT / "README.md").read_text()
+    assert f"./scripts/test --mitmproxy {oldest} " in (ROOT / ".ci" / "run").read_text()
     assert version.VERSION.startswith(tuple(f"12.{minor}" for minor in range(MITMPROXY.oldest[1], MITMPROXY.before[1])))
 
 
