@@ -163,6 +163,49 @@ def test_nobody_is_believed_who_is_not_on_the_list() -> None:
     assert caller == Caller(Address.parse("198.51.100.9"), "198.51.100.9", is_local=False)
 
 
+@pytest.mark.parametrize(
+    ("peer", "value", "client", "is_local"),
+    [
+        (PROXY, "127.0.0.1", PROXY, False),
+        (PROXY, "::1", PROXY, False),
+        (PROXY, "::ffff:127.0.0.1", PROXY, False),
+        (PROXY, "127.8.8.8", PROXY, False),
+        (PROXY, "192.0.2.1, 127.0.0.1", PROXY, False),  # its 127.0.0.1 is not the one on our list
+        (PROXY, "127.0.0.1, 10.0.0.3", "10.0.0.3", False),
+        (PROXY, "10.0.0.3, 127.0.0.1", PROXY, False),
+        ("127.0.0.1", "127.0.0.1, 10.0.0.3", "10.0.0.3", False),  # ours is only the last of them
+        ("127.0.0.1", "127.8.8.8", "127.8.8.8", True),
+        ("::1", "127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "127.8.8.8, 127.0.0.1", "127.8.8.8", True),
+        ("127.0.0.1", "192.0.2.1", "192.0.2.1", False),
+    ],
+)
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "Forwarded"])
+def test_loopback_is_the_machine_of_whoever_names_it(
+    name: str, peer: str, value: str, client: str, is_local: bool
+) -> None:
+    access = Access(Networks.parse("0.0.0.0/0"), trusted=Networks.parse("10.0.0.0/24 127.0.0.1 ::1"))
+    written = [f"[{hop}]:1" if ":" in hop else hop for hop in value.split(", ")]
+    hops = written if name == "X-Forwarded-For" else [f'for="{hop}"' for hop in written]
+
+    caller = access.caller(peer, [(name.encode(), ", ".join(hops).encode())])
+
+    assert (caller.text, caller.is_local) == (client, is_local)
+
+
+addresses = st.sampled_from(["127.0.0.1", "::1", "127.8.8.8", "10.0.0.3", "192.0.2.1", "::ffff:127.0.0.1", "unknown"])
+
+
+@given(st.lists(addresses, max_size=5), st.sampled_from([PROXY, "::ffff:10.0.0.9"]))
+def test_nobody_behind_another_machine_is_local(hops: list[str], peer: str) -> None:
+    access = Access(Networks.parse("0.0.0.0/0 ::/0"), trusted=Networks.parse("10.0.0.0/24 127.0.0.0/8 ::1"))
+
+    caller = access.caller(peer, [(b"x-forwarded-for", ", ".join(hops).encode())])
+
+    assert not caller.is_local
+    assert not THIS_MACHINE.have(caller.address)
+
+
 def test_two_headers_that_disagree_are_refused() -> None:
     def both(forwarded: bytes) -> Caller:
         return BEHIND_PROXY.caller(PROXY, [(b"X-Forwarded-For", b"192.0.2.1"), (b"Forwarded", forwarded)])

@@ -121,7 +121,7 @@ class Caller:
     address: Address | None
     text: str
     is_local: bool
-    """Whether it is a program on this machine that came straight here, or by a trusted proxy that says so."""
+    """Whether it is a program on this machine that came straight here, or by trusted proxies on this machine only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,30 +153,36 @@ class Access:
         """Whose request this is: the peer's, or that of whom a trusted proxy names.
 
         The rightmost address that is no trusted proxy's is the client: what stands left of it anyone can write. What
-        cannot be read counts as not said. ValueError if X-Forwarded-For and Forwarded name different clients: a proxy
-        in front sets one of them and passes on the other as its client wrote it.
+        cannot be read counts as not said. What a proxy on another machine calls 127.0.0.1 is that machine. ValueError
+        if X-Forwarded-For and Forwarded name different clients: a proxy in front sets one of them and passes on the
+        other as its client wrote it.
         """
         address = Address.parse(peer)
         signs = [(name.lower(), value) for name, value in headers if name.lower() in _FORWARDING]
         said = [(name, value) for name, value in signs if name in _NAMING]
-        if not said or not self.trusted.have(address):
+        if address is None or not said or not self.trusted.have(address):
             return Caller(address, peer, is_local=THIS_MACHINE.have(address) and not signs)
-        named = {self._client(name, said) for name in {name for name, _ in said}}
+        named = {self._client(address, name, said) for name in {name for name, _ in said}}
         if len(named) > 1:
             raise ValueError("X-Forwarded-For and Forwarded name different clients")
         (client,) = named
         if client is None:
             return Caller(address, peer, is_local=False)
-        return Caller(client, str(client), is_local=THIS_MACHINE.have(client))
+        return Caller(client, str(client), is_local=THIS_MACHINE.have(address) and THIS_MACHINE.have(client))
 
-    def _client(self, header: bytes, said: Sequence[Header]) -> Address | None:
+    def _client(self, peer: Address, header: bytes, said: Sequence[Header]) -> Address | None:
         joined = ",".join(value.decode("latin-1") for name, value in said if name == header)
         hops = joined.rsplit(",", MOST_HOPS)[-MOST_HOPS:]
-        client = None
+        client = peer
         for hop in reversed(hops):
-            client = read_hop(hop if header == b"x-forwarded-for" else _for(hop))
+            named = read_hop(hop if header == b"x-forwarded-for" else _for(hop))
+            if named is None:
+                return None
+            if THIS_MACHINE.have(named) and not THIS_MACHINE.have(client):
+                break  # that machine itself, be our own 127.0.0.1 on the list or not
+            client = named
             if not self.trusted.have(client):
-                return client
+                break
         return client
 
 

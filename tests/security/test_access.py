@@ -12,9 +12,12 @@ from collections.abc import Iterator
 import pytest
 
 from ccflare_core.totp import code_at, step_at
+from exchange_kit import Bench
 from fake_upstream import FakeUpstream, Header
+from guard_kit import a_gate, a_guard, a_key
 from harness import Http2Client, RawClient, Reply, Truncated, claude_request, eventually
 from rig import Rig
+from test_gate import asked
 
 PANEL, EVIL = b"https://panel.example", b"http://evil.com"
 PER_MINUTE = 120
@@ -102,6 +105,26 @@ def test_r14_nobody_else_is_believed(rig: Rig, client_key: bytes) -> None:
 def test_r14_who_comes_through_something_else_is_not_of_this_machine(rig: Rig) -> None:
     assert forwarded(rig, b"no key", b"127.0.0.1", peer="127.0.0.5").status == 401
     assert rig.asked == []
+
+
+@pytest.mark.parametrize("forwarded", [b"127.0.0.1", b"::1", b"::ffff:127.0.0.1", b"127.0.0.1, 192.0.2.9"])
+@pytest.mark.parametrize("name", [b"X-Forwarded-For", b"Forwarded"])
+def test_r14_a_trusted_proxy_on_another_machine_cannot_make_anybody_local(name: bytes, forwarded: bytes) -> None:
+    """Neither while there are no keys, nor where this machine's programs need none."""
+    hops = b", ".join(b'for="[%s]"' % hop if b":" in hop else b"for=" + hop for hop in forwarded.split(b", "))
+    headers = ((name, forwarded if name == b"X-Forwarded-For" else hops),)
+    options = {"allow_remote": True, "trusted_proxies": "192.0.2.9 127.0.0.1"}
+    for guard in (a_guard(), a_guard(a_key(), open_loopback=True)):
+        gate = a_gate(Bench(**options), guard)
+        gate.enter(remote := asked(peer="192.0.2.9", headers=headers))
+        gate.reception.connect(tunnel := asked(method="CONNECT", peer="192.0.2.9", headers=headers))
+        assert remote.response is not None
+        assert tunnel.response is not None
+        assert (remote.response.status_code, tunnel.response.status_code) == (401, 407)
+        assert not gate.reception.has_entered(tunnel.client_conn)
+
+        gate.enter(local := asked(peer="127.0.0.1", headers=((b"X-Forwarded-For", b"127.0.0.1"),)))
+        assert local.response is None
 
 
 def test_r14_a_block_holds_for_open_connections_too_and_can_be_lifted(rig: Rig) -> None:
