@@ -1,6 +1,7 @@
 """Who may call: which key counts, what it is for, and that none of it goes further."""
 
 import base64
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -14,6 +15,7 @@ from ccflare_core.guard import (
     PROXY_KEY_REQUIRED,
     TAKEN,
     Denied,
+    Digest,
     Guard,
     Principal,
     Why,
@@ -22,7 +24,7 @@ from ccflare_core.guard import (
     without_taken,
 )
 from exchange_kit import EPOCH
-from guard_kit import SECRET, a_guard, a_key, ring_of
+from guard_kit import PEPPER, SECRET, a_guard, a_key, digest, ring_of
 
 OTHER = "ccf_" + "o" * 32
 
@@ -116,7 +118,35 @@ def test_keys_that_are_all_over_do_not_open_the_door(over: ClientKey) -> None:
     assert guard.has_keys
     assert isinstance(who(guard), Denied)
     assert isinstance(who(guard, SECRET), Denied)
-    assert guard.recall(over.id) is None
+    assert guard.recall(Principal(over, over.role.permissions, SECRET)) == Denied(Why.EXPIRED, over)
+
+
+def test_a_caller_is_recalled_by_his_secret_and_not_by_his_keys_name() -> None:
+    now = EPOCH
+    guard = a_guard(key := a_key(), now=lambda: now)
+    caller = who(guard, SECRET)
+    assert isinstance(caller, Principal)
+    assert guard.recall(caller) == caller
+    assert SECRET not in repr(caller)
+
+    rotated = ring_of(key, secrets=(OTHER,))
+    in_grace = {**rotated.digests, digest(SECRET, PEPPER): Digest(key.id, EPOCH + 60)}
+    guard.replace(replace(rotated, digests=in_grace))
+    assert guard.recall(caller) == caller
+    now = EPOCH + 60
+    assert guard.recall(caller) == Denied(Why.EXPIRED, key)
+    now = EPOCH
+    guard.replace(rotated)
+    assert guard.recall(caller) == Denied(Why.EXPIRED, key)
+    guard.replace(ring_of(replace(key, expires_at=EPOCH)))
+    assert guard.recall(caller) == Denied(Why.EXPIRED, key)
+
+
+def test_a_caller_without_a_key_is_recalled_until_there_is_one() -> None:
+    guard = a_guard()
+    assert guard.recall(LOCAL) == LOCAL
+    guard.replace(ring_of(a_key()))
+    assert guard.recall(LOCAL) == Denied(Why.MISSING)
 
 
 def test_loopback_can_be_kept_open_but_not_for_a_wrong_key() -> None:

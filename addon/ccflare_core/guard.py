@@ -44,6 +44,8 @@ class Principal:
 
     key: ClientKey | None
     permissions: frozenset[Permission]
+    proof: str | None = field(default=None, repr=False, compare=False)
+    """The secret that was presented."""
 
     def may(self, permission: Permission) -> bool:
         """Whether he has this permission."""
@@ -152,10 +154,10 @@ class Guard:
             return LOCAL
         return Denied(Why.UNKNOWN if presented else Why.MISSING)
 
-    def recall(self, key_id: str) -> Principal | None:
-        """Somebody who presented this key before, if it is still valid."""
-        key = self._known.keys.get(key_id)
-        return None if key is None or not key.is_valid(self._wall()) else _with(key)
+    def recall(self, who: Principal) -> Principal | Denied:
+        """Who that is by now, by what he presented then: another secret of the same key does not count for it."""
+        now = self.identify(() if who.proof is None else (who.proof,), is_local=who.key is None)
+        return Denied(Why.EXPIRED, who.key) if isinstance(now, Denied) and who.key is not None else now
 
     def _judge(self, found: Found, secret: str) -> Principal | Denied:
         key, now = found.key, self._wall()
@@ -166,7 +168,7 @@ class Guard:
         if not found.is_current and key.id not in self._renewing:
             self._renewing.add(key.id)
             self._outdated(key.id, secret)
-        return _with(key)
+        return _with(key, secret)
 
     def refuse(self, denied: Denied, source: str, *, is_tunnel: bool = False) -> Answer:
         """What to tell somebody at this address who was denied: the same whatever the reason.
@@ -181,8 +183,8 @@ class Guard:
         return PROXY_KEY_REQUIRED if is_tunnel else KEY_REQUIRED
 
 
-def _with(key: ClientKey) -> Principal:
-    return Principal(key, key.role.permissions)
+def _with(key: ClientKey, secret: str) -> Principal:
+    return Principal(key, key.role.permissions, secret)
 
 
 def _challenge(status: int, name: bytes, scheme: bytes, message: str) -> Answer:

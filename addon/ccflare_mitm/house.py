@@ -149,13 +149,14 @@ class House:
             room=self._room,
             agents=Agents.load(settings.agents_path),
         )
-        management = Management(self._call, self._replace_accounts, self.guard.replace)
+        management = Management(self._call, self._replace_accounts, self._take_client_keys)
         admin = Admin(self.exchanges, self.keeper.state, management)
         self._allowances = Allowances(time.monotonic, time.time, self._warn)  # noqa: TID251
         self.entrance = Entrance(settings, self._allowances)
         self._factor = SecondFactor(time.time, self._keep_factor)  # noqa: TID251
         self.gate = Gate(self.exchanges, self.guard, admin, self.entrance, self._factor, auditor=self.auditor)
-        self.reaper = Reaper(ctx.master.addons.get("proxyserver").connections, lambda: self.settings)
+        connections = ctx.master.addons.get("proxyserver").connections
+        self.reaper = Reaper(connections, lambda: self.settings, is_over=self.gate.reception.is_over)
         self.veil = Veil()
         self.services = Services(
             find=self.gate.find,
@@ -384,7 +385,11 @@ class House:
 
     def _client_keys_changed(self, ring: KeyRing) -> None:
         """Called by the writer's thread."""
-        self._loop.call_soon_threadsafe(self.guard.replace, ring)
+        self._loop.call_soon_threadsafe(self._take_client_keys, ring)
+
+    def _take_client_keys(self, ring: KeyRing) -> None:
+        self.guard.replace(ring)
+        self.reaper.hurry()
 
     def _rules_changed(self, store: Store) -> None:
         """Called by the writer's thread."""

@@ -26,6 +26,10 @@ class ReaderStalled(events.Event):
     """To a stream: its client does not take what it is sent."""
 
 
+class TunnelOver(events.Event):
+    """To a stream: the key that its client's tunnel was opened with is over."""
+
+
 class Patience:
     """A stream's deadlines, which somebody else looks at.
 

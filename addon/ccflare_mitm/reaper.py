@@ -1,4 +1,4 @@
-"""Looks at every client's connection twice a second, and ends what nobody will end.
+"""Looks at every client's connection twice a second, and ends what nobody will end, and what may not go on.
 
 The stream layer only notes when it last heard of whom (`patience`). Comparing that with the clock for all of them here
 costs nothing where chunks pass, and needs no timer for any of them. What is found reaches the layers as an event, in
@@ -10,6 +10,7 @@ on unopened.
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
@@ -25,7 +26,7 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server
 
 from ccflare_core.settings import Settings
 from ccflare_mitm.layer import Errand, FailoverLayer
-from ccflare_mitm.patience import DeadlinePassed, Phase, ReaderStalled
+from ccflare_mitm.patience import DeadlinePassed, Phase, ReaderStalled, TunnelOver
 from ccflare_mitm.sockets import affordable_clients, reset, unread_bytes
 
 logger = logging.getLogger("ccflare")
@@ -82,19 +83,25 @@ UPSTREAM_CONNECTIONS = 100
 
 
 class Reaper:
-    """See the module. `handlers` are mitmproxy's open connections, by the client's id."""
+    """See the module. `handlers` are mitmproxy's open connections, by the client's id.
+
+    `is_over` tells of a client's connection that it is a tunnel and its key is over.
+    """
 
     def __init__(
         self,
         handlers: Mapping[Any, Any],
         settings: Callable[[], Settings],
         clock: Callable[[], float] = time.monotonic,
+        is_over: Callable[[Client], bool] = lambda client: False,
     ) -> None:
         self._handlers = handlers
         self._settings = settings
         self._clock = clock
         self._watches: dict[Any, Watch] = {}
+        self._is_over = is_over
         self._turned_away = 0
+        self._hurried = asyncio.Event()
 
     def takes_more(self) -> bool:
         """Whether the newest of the open connections, which is among them already, is not one too many."""
@@ -116,8 +123,14 @@ class Reaper:
     async def run(self) -> None:
         """Sweep for ever."""
         while True:
-            await asyncio.sleep(SWEEP_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurried.wait(), SWEEP_SECONDS)
+            self._hurried.clear()
             await self.sweep()
+
+    def hurry(self) -> None:
+        """Sweep at once: the client keys are others now."""
+        self._hurried.set()
 
     async def sweep(self) -> None:
         """Look at everything once."""
@@ -127,10 +140,15 @@ class Reaper:
             del self._watches[key]
         for key in list(self._handlers):
             watch = self._watch(key)
-            if watch is None or watch.is_foreign:
+            if watch is None:
                 continue
             try:
-                verdict = await self._look(watch, now, settings)
+                if self._is_over(watch.handler.client):
+                    verdict = await self._end_tunnel(watch)
+                elif not watch.is_foreign:
+                    verdict = await self._look(watch, now, settings)
+                else:
+                    continue
             except Exception:  # one connection's trouble is not that of the others
                 logger.exception("The deadlines of a connection could not be kept; it is tried again")
                 continue
@@ -215,12 +233,32 @@ class Reaper:
 
     async def _cut_off(self, watch: Watch, settings: Settings) -> Verdict:
         """End a connection whose client reads nothing; what waits for it would keep it open after a proper close."""
-        if layer := watch.layer:
-            streams = [(stream, ReaderStalled()) for stream in layer.open_streams()]
-            await self._send(watch, Errand(layer, messages=[*streams]))
+        await self._tell_streams(watch, ReaderStalled())
         if connection := watch.handler.transports.get(watch.handler.client):
             reset(connection.writer)
         return Verdict(f"nothing read for {settings.client_stall_seconds} s")
+
+    async def _end_tunnel(self, watch: Watch) -> Verdict | None:
+        """Cut a tunnel with all that goes on in it; None if it is gone already.
+
+        Whatever is inside may be in the middle of anything, and of a foreign tunnel only its ends are known.
+        """
+        handler = watch.handler
+        if handler.client not in handler.transports:
+            return None
+        try:
+            await self._tell_streams(watch, TunnelOver())
+        finally:
+            if connection := handler.transports.get(handler.client):
+                reset(connection.writer)
+                handler.close_connection(handler.client)  # mitmproxy would wait for the server of a raw tunnel
+        return Verdict("the client key that the tunnel was opened with is over")
+
+    async def _tell_streams(self, watch: Watch, event: events.Event) -> None:
+        """Tell all requests of a connection; what is a pipe by now has its own protocol, and hears of the close."""
+        if layer := watch.layer:
+            streams = [(stream, event) for stream in layer.open_streams() if not stream.is_pipe]
+            await self._send(watch, Errand(layer, messages=streams))
 
     async def _send(self, watch: Watch, errand: Errand) -> None:
         """Bring an errand to its layer as the end of a wait, which mitmproxy's layers around it hand through."""

@@ -5,6 +5,7 @@ inference or any other path that goes upstream `api.request`, one of our own pag
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from weakref import WeakKeyDictionary
 
@@ -18,12 +19,14 @@ from ccflare_core.auditor import Auditor
 from ccflare_core.client_keys import Permission
 from ccflare_core.entrance import Entrance
 from ccflare_core.errors import CCFlareError
-from ccflare_core.guard import TUNNEL_OVER, Denied, Guard, Principal, Why, forbidden, take_keys
+from ccflare_core.guard import TUNNEL_OVER, Denied, Guard, Principal, forbidden, take_keys
 from ccflare_core.options import Origin
 from ccflare_mitm.admin import NO_PAGE, Admin, Page, Visit, actor, find_page, no_method, refusal
 from ccflare_mitm.doors import address_of
 from ccflare_mitm.messages import make_response
 from ccflare_mitm.threshold import Threshold, refused
+
+logger = logging.getLogger("ccflare")
 
 
 class Reception:
@@ -72,6 +75,17 @@ class Reception:
         """Whether this connection is a tunnel that `connect` has let in."""
         return client in self._tunnels
 
+    def is_over(self, client: Client) -> bool:
+        """Whether this connection is a tunnel, and what it was opened with would not open it again."""
+        if (tunnel := self._tunnels.get(client)) is None:
+            return False
+        try:
+            who = self._guard.recall(tunnel)
+            return isinstance(who, Denied) or not tunnel.permissions <= who.permissions
+        except Exception:
+            logger.exception("A tunnel's key could not be looked at; the tunnel ends")
+            return True
+
     def identify(self, flow: http.HTTPFlow, caller: Caller) -> Principal | Denied:
         """Who asks, by the key that is presented, or else by the one that the tunnel was opened with.
 
@@ -81,7 +95,7 @@ class Reception:
         flow.request.headers.fields = fields
         tunnel = self._tunnels.get(flow.client_conn)
         if not presented and tunnel is not None and tunnel.key is not None:
-            return self._guard.recall(tunnel.key.id) or Denied(Why.EXPIRED, tunnel.key)
+            return self._guard.recall(tunnel)
         return self._guard.identify(presented, is_local=caller.is_local)
 
     def refusal(

@@ -50,7 +50,7 @@ from ccflare_core.sse import FirstEvent
 from ccflare_core.steps import Outcome, Send, Step, Wait
 from ccflare_core.target import UpstreamTarget
 from ccflare_mitm.messages import make_response, parse_error, read_head, route_of, with_credential
-from ccflare_mitm.patience import DeadlinePassed, Phase, ReaderStalled
+from ccflare_mitm.patience import DeadlinePassed, Phase, ReaderStalled, TunnelOver
 from ccflare_mitm.relay import SWITCHING, Framing, Parent, RelayStream
 
 logger = logging.getLogger("ccflare")
@@ -139,6 +139,8 @@ class FailoverStream(RelayStream):
                 yield from self._deadline_passed()
             case ReaderStalled():
                 yield from self._reader_stalled()
+            case TunnelOver():
+                yield from self._tunnel_over()
             case _:
                 yield from super()._handle_event(event)
 
@@ -429,6 +431,11 @@ class FailoverStream(RelayStream):
         yield from self._client_left(
             RequestProtocolError(self.stream_id, why, ErrorCode.CLIENT_DISCONNECTED), f"{why}; it was cut off"
         )
+
+    def _tunnel_over(self) -> CommandGenerator[None]:
+        """The connection ends next, so there is nobody left to answer."""
+        why = "the client key that the tunnel was opened with is over"
+        yield from self._client_left(RequestProtocolError(self.stream_id, why, ErrorCode.CLIENT_DISCONNECTED), why)
 
     def _hang_up(self) -> CommandGenerator[None]:
         """End what the client still sends, which over HTTP/2 must not cost its other requests."""

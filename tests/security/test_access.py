@@ -113,9 +113,8 @@ def test_r14_a_trusted_proxy_on_another_machine_cannot_make_anybody_local(name: 
     """Neither while there are no keys, nor where this machine's programs need none."""
     hops = b", ".join(b'for="[%s]"' % hop if b":" in hop else b"for=" + hop for hop in forwarded.split(b", "))
     headers = ((name, forwarded if name == b"X-Forwarded-For" else hops),)
-    options = {"allow_remote": True, "trusted_proxies": "192.0.2.9 127.0.0.1"}
     for guard in (a_guard(), a_guard(a_key(), open_loopback=True)):
-        gate = a_gate(Bench(**options), guard)
+        gate = a_gate(Bench(allow_remote=True, trusted_proxies="192.0.2.9 127.0.0.1"), guard)
         gate.enter(remote := asked(peer="192.0.2.9", headers=headers))
         gate.reception.connect(tunnel := asked(method="CONNECT", peer="192.0.2.9", headers=headers))
         assert remote.response is not None
