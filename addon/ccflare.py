@@ -165,7 +165,7 @@ class CCFlare:
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """The answer's head goes out: a page of an allowed origin may read it."""
-        self._open_house().gate.threshold.share(flow)
+        self._open_house().gate.share(flow)
 
     def response(self, flow: http.HTTPFlow) -> None:
         """The answer is with the client: show its story in the inspector."""

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from ccflare_core.cooldowns import local_time
 
@@ -46,6 +46,10 @@ class Answer(NamedTuple):
     body: bytes
     reason: str
     """For the log and the record, never more than the client is told."""
+
+    def allowing(self, methods: Sequence[str]) -> Self:
+        """The same, naming the methods that would do, as a 405 has to (RFC 9110, 15.5.6)."""
+        return self._replace(headers=(*self.headers, (b"allow", ", ".join(methods).encode())))
 
 
 def json_answer(status: int, content: Any, *, extra: Sequence[tuple[bytes, bytes]] = (), reason: str = "") -> Answer:

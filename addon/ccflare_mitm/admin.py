@@ -148,7 +148,7 @@ NO_PAGE = error(404, "There is no such page; /ccflare/health is one.", request_i
 def no_method(page: Page) -> Answer:
     """The answer to a method that the page does not take."""
     answer = error(405, f"This page takes {', '.join(page.methods)} only.", request_id="req_none")
-    return answer._replace(headers=(*answer.headers, (b"allow", ", ".join(page.methods).encode())))
+    return answer.allowing(page.methods)
 
 
 def find_page(path: str) -> tuple[Page, str] | None:

@@ -22,8 +22,9 @@ from ccflare_core.routes import Route
 from ccflare_core.steps import Opening, Outcome
 from ccflare_core.totp import SecondFactor
 from ccflare_mitm.admin import Admin
+from ccflare_mitm.decisions import Decisions
 from ccflare_mitm.doors import Names, address_of, aim, door_of, is_cross_site, is_reverse, not_ours
-from ccflare_mitm.messages import make_response, method_of, route_of
+from ccflare_mitm.messages import method_of, route_of
 from ccflare_mitm.reception import Reception
 from ccflare_mitm.threshold import Threshold
 
@@ -52,8 +53,11 @@ class Gate:
         self._entrance = entrance
         self._auditor = auditor
         self.names = Names()
+        self.decisions = Decisions()
         self.threshold = Threshold(entrance, factor, named=self.names.of, upstream=upstream)
-        self.reception = Reception(guard, admin, entrance, self.threshold, upstream=upstream, auditor=auditor)
+        self.reception = Reception(
+            guard, admin, entrance, self.threshold, self.decisions, upstream=upstream, auditor=auditor
+        )
         self._of_flow: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
 
     def find(self, flow: http.HTTPFlow) -> Exchange | None:
@@ -73,7 +77,7 @@ class Gate:
             if for_upstream and self._serve(flow, route, who, caller):
                 return
             if (refusal := self.reception.refusal(flow, who, caller, Permission.API_REQUEST)) is not None:
-                flow.response = make_response(refusal)
+                self.decisions.give(flow, refusal)
                 return
         exchange = self._open(flow, door, caller, who.key if isinstance(who, Principal) else None)
         try:
@@ -88,7 +92,7 @@ class Gate:
     def _serve(self, flow: http.HTTPFlow, route: Route, who: Principal | Denied, caller: Caller) -> bool:
         """Whether it is answered here: a warm-up, a browser's question, one of our own pages."""
         if (answer := self.threshold.answer(flow, route)) is not None:
-            flow.response = make_response(answer)
+            self.decisions.give(flow, answer)
         elif route is Route.CONTROL:
             self.reception.serve_page(flow, who, caller)
         else:
@@ -128,6 +132,13 @@ class Gate:
         if problem is None:
             exchange.at_end = lambda ended: self._entrance.ended(key, ended.started_at, total_tokens(ended), ended.cost)
         return problem
+
+    def share(self, flow: http.HTTPFlow) -> None:
+        """The answer's head goes out: say which pages may read it. That is a part of the answer, if it is ours."""
+        is_ours = self.decisions.uphold(flow)
+        self.threshold.share(flow)
+        if is_ours and flow.response is not None:
+            self.decisions.keep(flow, flow.response)
 
     # Its ticket
 
@@ -204,9 +215,8 @@ class Gate:
         is_final: bool = False,
         allow: Sequence[str] = (),
     ) -> None:
-        flow.response = make_response(exchange.refuse(status, message, retry_after, is_final=is_final))
-        if allow:
-            flow.response.headers["allow"] = ", ".join(allow)
+        answer = exchange.refuse(status, message, retry_after, is_final=is_final)
+        self.decisions.give(flow, answer.allowing(allow) if allow else answer)
         if status == FORBIDDEN and self._auditor is not None:
             self._auditor.denied(
                 exchange.opening.client, message, target=flow.request.path.partition("?")[0], request_id=exchange.id

@@ -165,6 +165,7 @@ class House:
             settings=lambda: self.settings,
             claim=self.gate.names.note,
             reveal=self.veil.reveal,
+            decisions=self.gate.decisions,
             hooks=HookRunner(ctx.master.addons),
             watch=self.reaper.watch,
             let_go=self.reaper.let_go,

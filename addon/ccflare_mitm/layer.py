@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakSet
 
-from mitmproxy import flow
+from mitmproxy import flow, http
 from mitmproxy.connection import Connection
 from mitmproxy.net.http import http1
 from mitmproxy.net.tls import starts_like_tls_record
@@ -107,6 +107,8 @@ class FailoverLayer(HttpLayer):
             return self._carry_out(event.command)
         if isinstance(event, events.HookCompleted) and isinstance(event.command, ResumeHook):
             event = events.HookCompleted(self._intercepted.pop(event.command.flow))
+        if isinstance(event, events.HookCompleted) and isinstance(subject := subject_of(event.command), http.HTTPFlow):
+            self.services.decisions.uphold(subject)
         if isinstance(event, events.DataReceived) and event.connection is self.context.client:
             return self._read_client(event)
         handled: CommandGenerator[None] = super()._handle_event(event)

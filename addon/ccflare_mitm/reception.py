@@ -22,8 +22,8 @@ from ccflare_core.errors import CCFlareError
 from ccflare_core.guard import TUNNEL_OVER, Denied, Guard, Principal, forbidden, take_keys
 from ccflare_core.options import Origin
 from ccflare_mitm.admin import NO_PAGE, Admin, Page, Visit, actor, find_page, no_method, refusal
+from ccflare_mitm.decisions import Decisions
 from ccflare_mitm.doors import address_of
-from ccflare_mitm.messages import make_response
 from ccflare_mitm.threshold import Threshold, refused
 
 logger = logging.getLogger("ccflare")
@@ -38,6 +38,7 @@ class Reception:
         admin: Admin,
         entrance: Entrance,
         threshold: Threshold,
+        decisions: Decisions,
         *,
         upstream: Callable[[], Origin],
         auditor: Auditor | None,
@@ -46,6 +47,7 @@ class Reception:
         self._admin = admin
         self._entrance = entrance
         self._threshold = threshold
+        self._decisions = decisions
         self._upstream = upstream
         self._auditor = auditor
         self._tunnels: WeakKeyDictionary[Client, Principal] = WeakKeyDictionary()
@@ -67,7 +69,7 @@ class Reception:
             is_foreign = (request.host.lower(), request.port) != (origin.host, origin.port)
             refusal = self.refusal(flow, who, caller, Permission.API_REQUEST) if is_foreign else None
         if refusal is not None:
-            flow.response = make_response(refusal)
+            self._decisions.give(flow, refusal)
         elif isinstance(who, Principal):
             self._tunnels[flow.client_conn] = who
 
@@ -128,15 +130,15 @@ class Reception:
         page, name = found or (None, "")
         needed = Permission.DASHBOARD_VIEW if page is None else page.permission
         if needed is not None and (refusal := self.refusal(flow, who, caller, needed)) is not None:
-            flow.response = make_response(refusal)
+            self._decisions.give(flow, refusal)
         elif page is None or request.method not in page.methods:
-            flow.response = make_response(no_method(page) if page else NO_PAGE)
+            self._decisions.give(flow, no_method(page) if page else NO_PAGE)
         elif browser.is_unsafe(request.method):
             self._answer_later(flow, self._do(page, Visit(flow, who, caller.text, name)))
         else:
             answer = page.handler(self._admin, Visit(flow, who, caller.text, name))
             if isinstance(answer, Answer):
-                flow.response = make_response(answer)
+                self._decisions.give(flow, answer)
             else:
                 self._answer_later(flow, answer)
 
@@ -156,9 +158,9 @@ class Reception:
         async def work() -> None:
             try:
                 try:
-                    flow.response = make_response(await answer)
+                    self._decisions.give(flow, await answer)
                 except CCFlareError as problem:
-                    flow.response = make_response(refusal(problem))
+                    self._decisions.give(flow, refusal(problem))
             finally:
                 flow.resume()  # without a response, if all failed: then the wire gives a 500
 

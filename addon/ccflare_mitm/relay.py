@@ -31,7 +31,7 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server
 from ccflare_core.answers import Answer, error, error_event
 from ccflare_core.exchange import BAD_GATEWAY, TIMED_OUT, Exchange
 from ccflare_core.steps import Outcome
-from ccflare_mitm.messages import NO_HEAD, make_response
+from ccflare_mitm.messages import NO_HEAD
 from ccflare_mitm.patience import Patience, Phase
 from ccflare_mitm.services import Services
 
@@ -199,7 +199,7 @@ class RelayStream(HttpStream):
         yield from self._drop_attempt()
         if collected:
             message = f"The upstream's answer did not go on: {why}." if late else "The upstream's answer broke off."
-            self.flow.response = make_response(error(status, message, request_id=self._request_id))
+            self._decide(error(status, message, request_id=self._request_id))
             yield from self.send_response()
             return
         if late and self._is_between_events:
@@ -244,21 +244,24 @@ class RelayStream(HttpStream):
             self._exchange.answered(answer)
         self._relaying = True
         self.patience.give_up()
-        self.flow.response = make_response(answer)
+        self._decide(answer)
         yield HttpResponseHeadersHook(self.flow)
         if not (yield from self.check_killed(True)):
             yield from self.send_response()
 
+    def _decide(self, answer: Answer) -> None:
+        self._parent.services.decisions.give(self.flow, answer)
+
     def _answer_early(self, response: http.Response) -> CommandGenerator[None]:
         """Answer while the request is still coming in; what comes of it is read and dropped."""
-        self.flow.response = response
         response.headers["connection"] = "close"
+        self._parent.services.decisions.keep(self.flow, response)
         self.flow.live = False
         self.client_state = self.state_errored
         self.server_state = self.state_done
         self._discarding = True
         yield HttpResponseHook(self.flow)
-        yield from self._send_whole(response)
+        yield from self._send_whole(self.flow.response or response)
         self.patience.give_up()
         self.patience.wait_for(Phase.LEAVING, LINGER_SECONDS)
 

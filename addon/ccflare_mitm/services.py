@@ -11,6 +11,7 @@ from ccflare_core.accounts import Header
 from ccflare_core.exchange import Exchange
 from ccflare_core.settings import Settings
 from ccflare_core.target import UpstreamTarget
+from ccflare_mitm.decisions import Decisions
 from ccflare_mitm.hooks import HookRunner
 from ccflare_mitm.upstream import UpstreamProof
 
@@ -31,6 +32,8 @@ class Services:
     """Told of each request as it came, before mitmproxy puts the target's name in its Host."""
     reveal: Callable[[http.Request], tuple[Header, ...]]
     """A request's header fields as the client sent them; in its flow, credentials are blanked."""
+    decisions: Decisions
+    """Which of our own answers stand."""
     hooks: HookRunner
     watch: Callable[[Any], None]
     """Told of each HTTP layer of ours, to keep its deadlines."""

@@ -220,7 +220,7 @@ CALLEES = (
     ("ccflare_mitm.gate", "address_of"),
     ("ccflare_mitm.gate", "door_of"),
     ("ccflare_mitm.gate", "route_of"),
-    ("ccflare_mitm.gate", "make_response"),
+    ("ccflare_mitm.decisions", "make_response"),
     ("ccflare_mitm.gate", "has_credential"),
     ("ccflare_mitm.reception.Reception", "identify"),
     ("ccflare_mitm.reception.Reception", "refusal"),
