@@ -232,7 +232,7 @@ class CCFlare:
             raise exceptions.CommandError(str(error)) from error
 
     def _replay_refused(self) -> None:
-        self._open_house().auditor.denied("", "client replay", actor=CONSOLE.actor, action="replay.denied")
+        self._open_house().auditor.denied("", "replay", actor=CONSOLE.actor, action="replay.denied")
 
     def _open_house(self) -> House:
         if self._house is None:

@@ -110,6 +110,8 @@ def test_a_person_gets_a_table_of_what_is_not_well(history: History, tmp_path: P
         ("options.valid", "ccflare_hold_seconds: -1", Level.FAIL),
         ("options.hazards", "ssl_insecure: true", Level.FAIL),
         ("options.hazards", "validate_inbound_headers: false", Level.FAIL),
+        ("options.hazards", "server_replay: [dump.mitm]", Level.FAIL),
+        ("options.hazards", "server_replay_extra: '204'", Level.FAIL),
         ("options.risks", "ccflare_record: full", Level.WARN),
         ("options.risks", "ccflare_forward_other_hosts: true", Level.WARN),
         ("options.risks", "ccflare_search_index: plain", Level.WARN),

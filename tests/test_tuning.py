@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mitmproxy.addons import default_addons, dumper, termlog
 from mitmproxy.addons.clientplayback import ClientPlayback
+from mitmproxy.addons.serverplayback import ServerPlayback
 from mitmproxy.exceptions import CommandError
 from mitmproxy.http import Headers
 from mitmproxy.test import taddons
 
+from ccflare_core.hazards import CHANGED
 from ccflare_mitm import tuning
 from ccflare_mitm.tuning import FORBIDDEN, UNNEEDED
 
@@ -30,7 +32,7 @@ def present(context: taddons.context) -> set[str]:
 
 
 async def test_what_is_named_exists_in_this_mitmproxy(context: taddons.context) -> None:
-    assert {*UNNEEDED, FORBIDDEN} <= present(context)
+    assert {*UNNEEDED, *FORBIDDEN} <= present(context)
     assert {option for options in UNNEEDED.values() for option in options} <= set(context.options.keys())
 
 
@@ -77,18 +79,29 @@ async def test_an_option_that_does_not_exist_was_not_asked_for(context: taddons.
 
 
 async def test_replays_are_impossible_afterwards(context: taddons.context) -> None:
-    playback: ClientPlayback = context.master.addons.get(FORBIDDEN)
+    playbacks = [context.master.addons.get(name) for name in FORBIDDEN]
+    assert {type(addon) for addon in playbacks} == {ClientPlayback, ServerPlayback}
 
     tries: list[None] = []
 
     await tuning.forbid_replay(lambda: tries.append(None))
     await tuning.forbid_replay(lambda: tries.append(None))
 
+    for command in ("replay.client", "replay.server", "replay.server.add"):
+        with pytest.raises(CommandError, match="does not replay"):
+            context.master.commands.call(command, [])
     with pytest.raises(CommandError, match="does not replay"):
-        context.master.commands.call("replay.client", [])
-    assert len(tries) == 1
-    assert FORBIDDEN not in present(context)
-    assert playback not in context.master.addons.chain
+        context.master.commands.call_strings("replay.server.file", ["x"])
+    assert len(tries) == 4
+    assert not {*FORBIDDEN} & present(context)
+    assert not [addon for addon in playbacks if addon in context.master.addons.chain]
+
+
+async def test_every_option_of_the_server_replay_is_known_with_its_default(context: taddons.context) -> None:
+    known = {name: default for name, default, _ in CHANGED}
+    defaults = {name: option.default for name, option in context.options._options.items()}
+    own = {name: value for name, value in defaults.items() if name.startswith("server_replay")}
+    assert known == {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
 
 
 @given(

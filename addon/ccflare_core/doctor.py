@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ccflare_core import MITMPROXY
 from ccflare_core.accounts import Account, Kind
-from ccflare_core.hazards import OPTIONS, VARIABLES
+from ccflare_core.hazards import VARIABLES, hazards
 from ccflare_core.validity import login_warning, span, token_state
 
 DAY = 86_400
@@ -153,8 +153,7 @@ def option_hazards(source: str, options: Mapping[str, object]) -> list[Result]:
     """What in these options opens a hole; `source` is where they stand."""
     found = [
         fail("options.hazards", f"{source} sets {name}: {why.partition(';')[0]}", why.partition("; ")[2])
-        for name, why in OPTIONS
-        if options.get(name)
+        for name, why in hazards(options.get)
     ]
     if options.get("validate_inbound_headers") is False:
         told = f"{source} turns validate_inbound_headers off: requests can be smuggled past the gate"

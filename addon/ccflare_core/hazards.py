@@ -3,6 +3,8 @@
 The proxy does not start with any of it, and `doctor.py` looks for it beforehand.
 """
 
+from collections.abc import Callable
+
 OPTIONS = (
     ("proxy_debug", "it would write the accounts' credentials into the log; leave it off"),
     (
@@ -28,5 +30,32 @@ OPTIONS = (
 )
 """Option, and why it is refused once it is set at all."""
 
+_REPLAY = "it goes with server_replay, which would answer requests in the place of the gate; remove it"
+CHANGED: tuple[tuple[str, object, str], ...] = (
+    ("server_replay", (), "it would answer requests in the place of the gate; remove it"),
+    ("server_replay_extra", "forward", _REPLAY),
+    ("server_replay_ignore_content", False, _REPLAY),
+    ("server_replay_ignore_host", False, _REPLAY),
+    ("server_replay_ignore_params", (), _REPLAY),
+    ("server_replay_ignore_payload_params", (), _REPLAY),
+    ("server_replay_ignore_port", False, _REPLAY),
+    ("server_replay_kill_extra", False, _REPLAY),
+    ("server_replay_nopop", False, _REPLAY),
+    ("server_replay_refresh", True, _REPLAY),
+    ("server_replay_reuse", False, _REPLAY),
+    ("server_replay_use_headers", (), _REPLAY),
+)
+"""Option, what mitmproxy sets it to, and why it is refused once it is something else."""
+
 VARIABLES = ("SSLKEYLOGFILE", "MITMPROXY_SSLKEYLOGFILE")
 """They make the keys of every connection readable in a file."""
+
+
+def hazards(option: Callable[[str], object]) -> list[tuple[str, str]]:
+    """Each option that opens a hole as it is set, and why; `option` gives an option's value, None if nobody said."""
+    found = [(name, why) for name, why in OPTIONS if option(name)]
+    return found + [(name, why) for name, default, why in CHANGED if _is_changed(option(name), default)]
+
+
+def _is_changed(value: object, default: object) -> bool:
+    return value is not None and (tuple(value) if isinstance(value, list) else value) != default

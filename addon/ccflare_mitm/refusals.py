@@ -10,7 +10,7 @@ from mitmproxy.net.tls import INSECURE_TLS_MIN_VERSIONS, Version
 from mitmproxy.proxy import mode_specs
 
 from ccflare_core.errors import ConfigError
-from ccflare_core.hazards import OPTIONS, VARIABLES
+from ccflare_core.hazards import VARIABLES, hazards
 from ccflare_mitm import dumps
 
 TRUST = ("ssl_verify_upstream_trusted_ca", "ssl_verify_upstream_trusted_confdir", "ccflare_client_ca")
@@ -21,7 +21,7 @@ WEAK_BITS = 128
 
 def check(options: Any, environ: Mapping[str, str]) -> None:
     """Raise ConfigError with all that keeps the proxy from starting, a sentence each; `options` are mitmproxy's."""
-    problems = [f"{name}: {why}." for name, why in OPTIONS if getattr(options, name, None)]
+    problems = [f"{name}: {why}." for name, why in hazards(lambda name: getattr(options, name, None))]
     problems += [
         f"{name}: it makes the keys of every connection readable in a file; unset this variable."
         for name in VARIABLES

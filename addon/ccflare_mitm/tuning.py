@@ -21,6 +21,7 @@ from mitmproxy import ctx, exceptions
 from mitmproxy.addonmanager import traverse
 from mitmproxy.flow import Flow
 from mitmproxy.http import Headers
+from mitmproxy.types import Path
 
 # Addons that do nothing for us, with the options that show that somebody wants them after all.
 UNNEEDED: dict[str, tuple[str, ...]] = {
@@ -38,7 +39,6 @@ UNNEEDED: dict[str, tuple[str, ...]] = {
     "modifyheaders": ("modify_headers",),
     "onboarding": ("onboarding_host",),
     "proxyauth": ("proxyauth",),
-    "serverplayback": ("server_replay",),
     "stickyauth": ("stickyauth",),
     "stickycookie": ("stickycookie",),
     "stripdnshttpsrecords": (),
@@ -46,23 +46,31 @@ UNNEEDED: dict[str, tuple[str, ...]] = {
     "upstreamauth": ("upstream_auth",),
 }
 
-FORBIDDEN = "clientplayback"
-"""Replays go through mitmproxy's own HTTP layer, past the pool and its guard."""
+FORBIDDEN = ("clientplayback", "serverplayback")
+"""A client's replay goes through mitmproxy's own HTTP layer, past the pool; a server's answers in the gate's place."""
 
 
 async def forbid_replay(refused: Callable[[], None]) -> None:
-    """Take the addon away that could send requests upstream without a lease. `refused` hears of each try to replay."""
-    addon: Any = ctx.master.addons.get(FORBIDDEN)
-    if addon is not None:
+    """Take the addons away that replay what was recorded. `refused` hears of each try."""
+    for name in FORBIDDEN:
+        addon: Any = ctx.master.addons.get(name)
+        if addon is None:
+            continue
         with contextlib.suppress(exceptions.AddonManagerError):
-            ctx.master.addons.remove(addon)  # gone, but its `done` is a coroutine, which is ours to await
-        await addon.done()
+            ctx.master.addons.remove(addon)  # gone, but a `done` that is a coroutine is ours to await
+        if hasattr(addon, "done"):
+            await addon.done()
 
     def refuse(flows: Sequence[Flow]) -> None:
         refused()
-        raise exceptions.CommandError("ccflare does not replay requests: a replay would go around its accounts")
+        raise exceptions.CommandError("ccflare does not replay: a replay would go around its accounts or its gate")
 
-    ctx.master.commands.add("replay.client", refuse)  # mitmproxy keeps the commands of an addon that is gone
+    def refuse_file(path: Path) -> None:
+        refuse([])
+
+    for command in ("replay.client", "replay.server", "replay.server.add"):
+        ctx.master.commands.add(command, refuse)  # mitmproxy keeps the commands of an addon that is gone
+    ctx.master.commands.add("replay.server.file", refuse_file)
 
 
 def apply() -> None:

@@ -92,13 +92,11 @@ def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     with FakeUpstream(tls=True, http2=True) as upstream:
         proxy = start(upstream, folder / "proxy", meddler, first=request.param == "before")
         proxy.add_api_key("max", "sk-ant-api03-the-accounts")
-        keys = [
-            proxy.add_client_key("client"),
-            proxy.add_client_key("haiku", "--models", "claude-haiku-*"),
-            proxy.add_client_key("nobody", "--accounts", "nobodys"),
-        ]
+        client = proxy.add_client_key("client")
+        haiku_only = proxy.add_client_key("haiku", "--models", "claude-haiku-*")
+        nobodys = proxy.add_client_key("nobody", "--accounts", "nobodys")
         with proxy:
-            yield House(upstream, proxy, *keys, comes_first=request.param == "before")
+            yield House(upstream, proxy, client, haiku_only, nobodys, request.param == "before")
 
 
 def start(upstream: FakeUpstream, folder: Path, meddler: Path, *, first: bool) -> Proxy:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from mitmproxy.addons import default_addons
+from mitmproxy.io import FlowWriter
 from mitmproxy.options import Options
 from mitmproxy.proxy.context import Context
 from mitmproxy.test import taddons, tflow
@@ -421,6 +422,22 @@ def test_r76_all_that_opens_a_hole_is_refused_at_once(tmp_path: Path) -> None:
         [*settings, "SSLKEYLOGFILE", "MITMPROXY_SSLKEYLOGFILE"]
     )
     assert not (tmp_path / "keys").exists()
+
+
+def test_r76_a_replay_is_refused_with_all_that_goes_with_it(tmp_path: Path) -> None:
+    """Whoever could answer in the gate's place; the file is never looked at."""
+    with (tmp_path / "dump").open("wb") as dump:
+        FlowWriter(dump).add(tflow.tflow(resp=True))
+    settings = {"server_replay": tmp_path / "dump", "server_replay_extra": "204", "server_replay_kill_extra": "true"}
+    settings |= {"server_replay_reuse": "true", "server_replay_refresh": "false", "server_replay_ignore_host": "true"}
+    said = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+
+    told = refusal(tmp_path, *said)
+
+    assert sorted(sentence.partition(":")[0] for sentence in told) == sorted(settings)
+    assert [sentence.partition(":")[0] for sentence in refusal(tmp_path, "-S", str(tmp_path / "dump"))] == [
+        "server_replay"
+    ]
 
 
 def test_r76_modes_past_the_gate_are_refused(tmp_path: Path) -> None:
