@@ -20,6 +20,7 @@ from mitmproxy.proxy.layer import NextLayer
 from mitmproxy.tls import ClientHelloData, TlsData
 
 try:
+    from ccflare_core import words
     from ccflare_core.errors import CCFlareError, ConfigError, StoreError
     from ccflare_core.process import hide_memory
     from ccflare_core.settings import Settings
@@ -179,7 +180,8 @@ class CCFlare:
         house = self._open_house()
         if exchange := house.gate.find(flow):
             why = flow.error.msg if flow.error else ""
-            exchange.finish(Outcome.CLIENT_ABORT if doors.tells_of_leaving(why) else Outcome.REFUSED, why)
+            outcome = Outcome.CLIENT_ABORT if doors.tells_of_leaving(why) else Outcome.REFUSED
+            exchange.finish(outcome, words.of(why))
         house.show(flow)
 
     # The end

@@ -5,7 +5,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ccflare_core.limits import LONGEST_REST, Kind, Rest, Scope, Verdict, classify, failed_to_connect, read_windows
+from ccflare_core.limits import (
+    LONGEST_REST,
+    UNLISTED,
+    Kind,
+    Rest,
+    Scope,
+    Verdict,
+    classify,
+    failed_to_connect,
+    read_windows,
+)
 from ccflare_core.quota import MAX_WINDOWS, Window
 
 NOW = 1_785_510_565.0
@@ -331,6 +341,21 @@ def test_failed_to_connect_is_an_upstream_failure_without_a_status() -> None:
     assert len(verdict.reason) <= 200
 
 
+def test_a_type_that_nobody_knows_is_not_repeated() -> None:
+    for status, told in ((400, f"400 {UNLISTED}"), (200, f"{UNLISTED} in the stream"), (403, f"403 {UNLISTED}")):
+        verdict = judge(status, HEALTHY, "sk-ant-api03-echoed")
+        assert (verdict.kind, verdict.reason) == (Kind.CLIENT_ERROR, told)
+
+
+def test_windows_and_claims_that_nobody_knows_are_not_named() -> None:
+    secret = "sk-ant-api03-echoed"
+    named = judge(429, {f"{secret}-status": "rejected", f"{secret}-reset": "1785518400"})
+    assert named.windows == (Window("other", "rejected", None, RESET_5H),)
+    assert (named.kind, named.reason) == (Kind.MODEL_BUCKET_SPENT, "other window spent")
+    assert judge(429, {"status": "rejected", "representative-claim": secret}).reason == "other window spent"
+    assert judge(429, {"5h-status": secret}).windows == (Window("5h", "other", None, None),)
+
+
 # Errors inside a stream
 
 
@@ -343,7 +368,7 @@ def test_failed_to_connect_is_an_upstream_failure_without_a_status() -> None:
         ("authentication_error", Kind.CREDENTIAL_REJECTED),
         ("permission_error", Kind.PERMISSION_DENIED),
         ("invalid_request_error", Kind.CLIENT_ERROR),
-        ("something_new", Kind.CLIENT_ERROR),
+        (UNLISTED, Kind.CLIENT_ERROR),
     ],
 )
 def test_an_error_event_counts_like_the_status_it_stands_for(error: str, kind: Kind) -> None:
@@ -388,9 +413,9 @@ def test_a_remainder_without_its_limit_tells_only_that_nothing_is_left() -> None
 
 
 def test_windows_nobody_has_heard_of_are_read_but_not_without_bound() -> None:
-    flood = wire({f"{n}q_new-status": "allowed" for n in range(99)} | {"x" * 65 + "-status": "allowed"})
+    flood = wire({f"{n}d_new-status": "allowed" for n in range(99)} | {"x" * 65 + "-status": "allowed"})
     windows = read_windows(flood, NOW)
-    assert windows[0] == Window("0q_new", "allowed", None, None)
+    assert windows[0] == Window("0d_new", "allowed", None, None)
     assert len(windows) == MAX_WINDOWS
 
 

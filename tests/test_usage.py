@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import zstd_kit
 from ccflare_core.sse import EVENT_LIMIT, FirstEvent, Splitter
-from ccflare_core.usage import DOCUMENT_LIMIT, Ending, Reading, Usage, UsageReader
+from ccflare_core.usage import DOCUMENT_LIMIT, Ending, Reading, Usage, UsageReader, without
 
 SSE = "text/event-stream; charset=utf-8"
 JSON = "application/json"
@@ -207,12 +207,12 @@ def test_an_empty_stream_is_truncated() -> None:
 @pytest.mark.parametrize(
     ("body", "error"),
     [
-        (event(OVERLOADED), "overloaded_error: Overloaded"),
-        (b'event: error\ndata: {"type":"api_error","message":"Internal"}\n\n', "api_error: Internal"),
-        (b'event:error\r\ndata:{"error":{"message":"no type"}}\r\n\r\n', "no type"),
-        (b"event: error\ndata: upstream fell over\n\n", "upstream fell over"),
-        (b"event:error\ndata:upstream fell over\n\n", "upstream fell over"),
-        (b'data: {"type": "error", "error": "a text"}\n\n', "a text"),
+        (event(OVERLOADED), "overloaded_error"),
+        (b'event: error\ndata: {"type":"api_error","message":"Internal"}\n\n', "api_error"),
+        (b'event:error\r\ndata:{"error":{"message":"no type"}}\r\n\r\n', "error"),
+        (b"event: error\ndata: upstream fell over\n\n", "error"),
+        (b"event:error\ndata:upstream fell over\n\n", "error"),
+        (b'data: {"type": "error", "error": "a text"}\n\n', "error"),
         (b'data: {"type":"error"}\n\n', "error"),
         (b"event: error\n\n", "error"),
     ],
@@ -229,18 +229,23 @@ def test_the_first_error_counts_even_if_the_stream_goes_on() -> None:
 
     reading = read(stream(START, OVERLOADED, later, STOP))
 
-    assert (reading.ending, reading.error) == (Ending.ERROR, "overloaded_error: Overloaded")
+    assert (reading.ending, reading.error) == (Ending.ERROR, "overloaded_error")
 
 
-def test_errors_are_short_and_printable() -> None:
-    nasty = "\x1b[31mred\x00\r\n\u202ebidi\ud800 " + "x" * 5000
+@pytest.mark.parametrize("kind", ["t\t", "sk-ant-api03-echoed", "", None, ["api_error"], "API_ERROR", "x" * 5000])
+def test_an_error_is_never_told_in_the_upstreams_own_words(kind: object) -> None:
+    reading = read(event({"type": "error", "error": {"type": kind, "message": "sk-ant-api03-echoed"}}))
 
-    reading = read(event({"type": "error", "error": {"type": "t\t", "message": nasty}}, ascii=True))
+    assert (reading.ending, reading.error) == (Ending.ERROR, "error")
 
-    assert reading.error is not None
-    assert reading.error.startswith("t: [31mred bidi xxx")
-    assert len(reading.error) == 300
-    assert reading.error.isprintable()
+
+def test_words_that_must_not_be_stored_are_left_out_and_the_counts_stay() -> None:
+    message = {"model": "m-secret", "stop_reason": "end_turn", "usage": {"input_tokens": 3, "service_tier": "secret"}}
+
+    reading = without(read_json({"type": "message", **message}), lambda word: "secret" in word)
+
+    assert (reading.model, reading.stop_reason) == (None, "end_turn")
+    assert (reading.usage.service_tier, reading.usage.input_tokens) == (None, 3)
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, "12", True, None, [], {}, 10**30, float("nan")])
@@ -362,7 +367,7 @@ def test_other_documents_have_no_usage(body: object) -> None:
 def test_an_error_body_is_an_error(body: dict[str, Any]) -> None:
     reading = read_json(body | {"request_id": "req_1"})
 
-    assert (reading.ending, reading.error) == (Ending.ERROR, "overloaded_error: Overloaded")
+    assert (reading.ending, reading.error) == (Ending.ERROR, "overloaded_error")
 
 
 @pytest.mark.parametrize("body", [b'{"usage": {', b"<html>", b"[" * 100_000, b'"text"', b"\xff", b'{"a": NaN'])
@@ -409,7 +414,7 @@ def test_a_document_past_the_limit_is_not_read_and_says_so() -> None:
         assert reading.usage == Usage()
         assert reading.ending is Ending.COMPLETE
         assert reading.error is not None
-        assert reading.error.startswith("usage may be incomplete: the body is too long (content-encoding ")
+        assert reading.error.startswith("usage may be incomplete: the body is too long (")
 
 
 @pytest.mark.parametrize("content_type", [SSE, JSON])
@@ -417,7 +422,7 @@ def test_an_unknown_coding_leaves_the_usage_unknown(content_type: str) -> None:
     reading = read(b"abc", content_type=content_type, content_encoding="rot13")
 
     assert (reading.usage, reading.ending) == (Usage(), Ending.COMPLETE)
-    assert reading.error == "usage may be incomplete: the body is in an unknown coding (content-encoding rot13)"
+    assert reading.error == "usage may be incomplete: the body is in an unknown coding"
     cut = read(b"abc", content_type=content_type, content_encoding="rot13", cut=True)
     assert cut.ending is Ending.TRUNCATED
 
@@ -427,7 +432,7 @@ def test_a_corrupt_body_is_truncated_and_keeps_what_came_before(content_type: st
     reading = read(gzip.compress(stream(START)), b"\x1f\x8bgarbage", content_type=content_type, content_encoding="gzip")
 
     assert reading.ending is Ending.TRUNCATED
-    assert reading.error == "usage may be incomplete: the body is corrupt (content-encoding gzip)"
+    assert reading.error == "usage may be incomplete: the body is corrupt (gzip)"
     assert reading.usage.input_tokens == (12 if content_type == SSE else None)
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
-from ccflare_core.quota import HARD, LEGACY_HARD, SOFT, Head, Window, is_bucket, word
+from ccflare_core.quota import HARD, LEGACY_HARD, SOFT, Head, Window, is_bucket
+from ccflare_core.words import known
 
 DAY = 86_400.0
 LONGEST_REST = 8 * DAY  # a weekly window and a day of grace; what is spent for longer shows when it is tried
@@ -119,6 +120,10 @@ _STATUS_OF_ERROR = {
     "timeout_error": 504,
     "overloaded_error": 529,
 }
+
+
+UNLISTED = "error of an unlisted type"
+"""Stands for a type that the documentation does not name."""
 
 
 def classify(
@@ -239,9 +244,9 @@ def _until(kind: Kind, head: Head) -> float | None:
 
 
 def _error_type(event: Mapping[str, Any] | None) -> str | None:
-    """The type of an error event or body, "" if it names none that can be shown; None if it is no error."""
+    """The type of an error event or body, UNLISTED if nobody knows it, "" if there is none; None if it is no error."""
     if not isinstance(event, Mapping) or event.get("type") != "error":
         return None
     error = event.get("error")
     kind = error.get("type") if isinstance(error, Mapping) else None
-    return word(kind.encode(errors="replace")) or "" if isinstance(kind, str) else ""
+    return known(kind) or UNLISTED if isinstance(kind, str) and kind else ""

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from ccflare_core.errors import ConfigError, TokenRejected, TokenUnavailable
+from ccflare_core.words import OAUTH_CODES, known
 
 DAY = 86_400.0
 PENDING_SECONDS = 600.0  # a begun login has to be finished within this time
@@ -39,7 +40,6 @@ MAX_PASTE_LENGTH = 4096
 
 _FATAL = frozenset({"invalid_grant", "invalid_refresh_token", "refresh_token_reused"})
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
-_CODE = re.compile(r"[a-z_]{1,40}")  # an error code that is safe to show: nothing secret has only these characters
 
 
 class Mode(StrEnum):
@@ -326,7 +326,9 @@ def _read_object(status: int, content_type: str, body: bytes) -> dict[str, Any]:
     code = _error_code(answer or {})
     if 400 <= status < 500 and status != 429 and code in _FATAL:
         raise TokenRejected(f"the provider has ended this login ({code}): log in again")
-    shown = f" ({code})" if _CODE.fullmatch(code) else "" if answer is not None else " without a JSON object"
+    shown = (
+        f" ({told})" if (told := known(code, OAUTH_CODES)) else "" if answer is not None else " without a JSON object"
+    )
     raise TokenUnavailable(f"the provider answered {status}{shown}; try again later")
 
 

@@ -29,6 +29,10 @@ _WINDOW_FIELD = re.compile(
 _WORD = re.compile(rb"[a-z0-9_.-]{1,64}")
 # A plain span or an API-key family holds for the whole account; any other name ("7d_oi") is a model's bucket.
 _ACCOUNT_WINDOW = re.compile(r"\d{1,4}[smhdw]|.*(?:requests|tokens)")
+_NAME = re.compile(r"\d{1,4}[smhdw](?:_[a-z]{1,20}){0,2}|(?:[a-z]{1,20}-){0,2}(?:requests|tokens)")
+"""How windows are called; nothing secret looks so."""
+OTHER = "other"
+"""What is neither named nor rated in a way that is known."""
 _HTTP_DATE = re.compile(rb"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT")
 _LONG_NAMES = (("five_hour", "5h"), ("seven_day", "7d"), ("overage_included", "oi"))
 
@@ -62,7 +66,7 @@ class Head:
             elif len(windows) < MAX_WINDOWS:
                 windows[window] = {field: value}
         self.windows = tuple([_window(name, fields, now) for name, fields in windows.items()])
-        self.status = self.aggregate(b"status")
+        self.status = _status(self.alone.get(_AGGREGATE + b"status"))
 
     def aggregate(self, field: bytes) -> str | None:
         return word(self.alone.get(_AGGREGATE + field))
@@ -71,7 +75,8 @@ class Head:
     def claim(self) -> str | None:
         """The window that decided, spelt like the windows: "7d_oi" for `seven_day_overage_included`."""
         claim = self.aggregate(b"representative-claim")
-        return claim and _short_name(claim)
+        short = _short_name(claim) if claim else None
+        return short if short is None or is_named(short) else OTHER
 
     @property
     def retry_at(self) -> float | None:
@@ -129,12 +134,13 @@ def _place(name: bytes) -> tuple[str, bytes] | None:
     """The window and field of a header; ("", its name) if it stands alone; None if it is not about limits."""
     name = name.lower()
     if found := _WINDOW_FIELD.fullmatch(name):
-        return found[1].decode(), found[2]
+        window = found[1].decode()
+        return (window if is_named(_short_name(window)) else OTHER), found[2]
     return ("", name) if name.startswith(_READ) else None
 
 
 def _window(name: str, fields: Mapping[bytes, bytes], now: float) -> Window:
-    return Window(name, word(fields.get(b"status")), _used(fields), _moment(fields.get(b"reset"), now))
+    return Window(name, _status(fields.get(b"status")), _used(fields), _moment(fields.get(b"reset"), now))
 
 
 def _used(fields: Mapping[bytes, bytes]) -> float | None:
@@ -165,6 +171,16 @@ def _short_name(name: str) -> str:
     for long, short in _LONG_NAMES:
         name = name.replace(long, short)
     return name
+
+
+def is_named(name: str) -> bool:
+    """Whether a window that is called so, in short, can be shown by that name."""
+    return _NAME.fullmatch(name) is not None
+
+
+def _status(value: bytes | None) -> str | None:
+    status = word(value)
+    return status if status is None or status in HARD | SOFT else OTHER
 
 
 def _resets(windows: Sequence[Window]) -> list[float]:

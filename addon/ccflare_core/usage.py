@@ -11,13 +11,14 @@ The bytes may be cut anywhere. Nothing here raises on any input, and memory is b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final, NamedTuple, Protocol
 
-from ccflare_core.decoding import Decoder, Trouble
-from ccflare_core.sse import ERROR_LIMIT, Splitter, marked_events, parse_event, parse_json
+from ccflare_core.decoding import CODECS, Decoder, Trouble
+from ccflare_core.sse import Splitter, marked_events, parse_event, parse_json
+from ccflare_core.words import known
 
 STREAM_LIMIT = 64 * 1024 * 1024
 DOCUMENT_LIMIT = 8 * 1024 * 1024
@@ -79,8 +80,8 @@ class Reading:
     """What was learned from one answer.
 
     `parts` are the messages of a batch's results, whose sum `usage` is: each has a price of its own.
-    `error` is what the upstream called an error, or else why the body could not be read to its end; at most
-    300 printable characters.
+    `error` is which of the API's errors the upstream told ("error" if it is none of them), or else why the body could
+    not be read to its end: words of ours. Its message stands in the body alone.
     """
 
     usage: Usage
@@ -89,6 +90,19 @@ class Reading:
     error: str | None
     stop_reason: str | None
     parts: tuple[Message, ...] = ()
+
+
+def without(reading: Reading, is_secret: Callable[[str], bool]) -> Reading:
+    """The reading without those of the upstream's own words that hold what must not be stored."""
+
+    def left(word: str | None) -> str | None:
+        return None if word is not None and is_secret(word) else word
+
+    used = reading.usage
+    used = replace(
+        used, service_tier=left(used.service_tier), speed=left(used.speed), inference_geo=left(used.inference_geo)
+    )
+    return replace(reading, usage=used, model=left(reading.model), stop_reason=left(reading.stop_reason))
 
 
 class Message(NamedTuple):
@@ -131,8 +145,8 @@ class UsageReader:
         finished = self._body.close(cut or trouble is not None) if self._body else not cut
         error = tally.error
         if error is None and trouble and not finished:
-            coding = clean(self._decoder.coding) or "?"
-            error = f"usage may be incomplete: the body is {trouble} (content-encoding {coding})"
+            coding = f" ({self._decoder.coding})" if self._decoder.coding in CODECS else ""
+            error = f"usage may be incomplete: the body is {trouble}{coding}"
         ending = Ending.TRUNCATED
         if tally.error is not None:
             ending = Ending.ERROR
@@ -184,9 +198,7 @@ class _Tally:
     def take_error(self, body: Mapping[str, Any]) -> None:
         """The first error stays: what comes after it is a consequence."""
         if self.error is None:
-            kind, message = (clean(_at(body, "error", key), ERROR_LIMIT) for key in ("type", "message"))
-            text = ": ".join(part for part in (kind, message) if part)
-            self.error = clean(text or body.get("error"), ERROR_LIMIT) or "error"
+            self.error = known(_at(body, "error", "type")) or "error"
 
 
 class _Body(Protocol):

@@ -18,7 +18,7 @@ from ccflare_core.errors import CCFlareError
 from ccflare_core.fetch import Answer
 from ccflare_core.oauth import Request
 from ccflare_core.pool import AccountPool, Report
-from ccflare_core.quota import Window
+from ccflare_core.quota import Window, is_named
 
 logger = logging.getLogger("ccflare")
 
@@ -63,7 +63,7 @@ def _window(name: str, value: Any) -> Window | None:
         return None
     for long, short in _NAMES:
         name = name.replace(long, short)
-    return Window(name[:64], None, percent / 100, resets_at)
+    return Window(name, None, percent / 100, resets_at) if is_named(name) else None
 
 
 def _epoch(value: object) -> float | None:

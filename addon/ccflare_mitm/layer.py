@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from mitmproxy.proxy.layers.http._events import ErrorCode, RequestProtocolError,
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.http._http2 import Http2Server
 
+from ccflare_core import words
 from ccflare_core.answers import Answer, error
 from ccflare_mitm.contract import json_error_page
 from ccflare_mitm.hooks import ResumeHook, subject_of
@@ -36,6 +38,10 @@ UNREAD_BYTES = 1024 * 1024
 
 The gate allows less, but needs a whole head to say so and to write a row.
 """
+
+
+_PEER = re.compile(r"(?:\[[0-9a-f:.]+\]|[0-9.]+):\d+: ")
+"""Whom a line of mitmproxy's log is about, which stands in front of some."""
 
 
 @dataclass(eq=False)
@@ -91,13 +97,13 @@ class FailoverLayer(HttpLayer):
                         yield held
                     else:
                         yield from writes.flush()
-                        yield command
+                        yield in_words(command) if isinstance(command, commands.Log) else command
                 else:
                     sources.pop()
             yield from writes.flush()
-        except Exception:
+        except Exception as problem:
             # mitmproxy would log this and leave the client hanging.
-            logger.exception("ccflare failed inside; the client's connection is closed")
+            logger.error("ccflare failed inside; the client's connection is closed\n%s", words.trace(problem))
             for stream in self.open_streams():
                 stream.abandon()
             yield commands.CloseConnection(self.context.client)
@@ -124,8 +130,7 @@ class FailoverLayer(HttpLayer):
             return  # the next request, ahead of its time
         logger.warning("A client sent %d bytes that are no request; its connection is closed", len(reader.buf))
         if reader.state != reader.read_headers and (stream := self.streams.get(reader.stream_id)) is not None:
-            problem = "the client sends what is no request"
-            gone = RequestProtocolError(reader.stream_id, problem, ErrorCode.GENERIC_CLIENT_ERROR)
+            gone = RequestProtocolError(reader.stream_id, words.NO_REQUEST, ErrorCode.GENERIC_CLIENT_ERROR)
             yield from self.event_to_child(stream, gone)
         yield from self._turn_away(431)
 
@@ -237,6 +242,13 @@ class Writes:
         command = commands.SendData(self._connection, data)
         self._connection, self._parts = None, []
         return (command,)
+
+
+def in_words(log: commands.Log) -> commands.Log:
+    """A line of mitmproxy's log in words of ours: its own may quote what either side sent."""
+    if log.message.startswith("Client TLS handshake failed"):  # OpenSSL's words, and the name that was asked for
+        return log
+    return commands.Log(words.of(_PEER.sub("", log.message)), log.level)
 
 
 def fork(context: Context) -> Context:

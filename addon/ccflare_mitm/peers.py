@@ -25,6 +25,7 @@ from mitmproxy.proxy.layers.http._events import (
 
 from ccflare_core.answers import error
 from ccflare_core.heads import HEAD_BYTES
+from ccflare_core.words import HEAD_TOO_LARGE
 
 SWITCHING = 101
 HEAD_WITH_LINES = 2 * HEAD_BYTES
@@ -81,9 +82,8 @@ class Http1Client(WithoutTrailers, _http1.Http1Client):
             event = events.DataReceived(self.conn, b"")
         if self.state == self.read_headers and self.stream_id is not None and len(self.buf) > HEAD_WITH_LINES:
             yield commands.CloseConnection(self.conn)
-            problem = f"the answer's head is larger than {HEAD_WITH_LINES} bytes"
             self.buf.maybe_extract_at_most(len(self.buf))
-            yield ReceiveHttp(ResponseProtocolError(self.stream_id, problem, ErrorCode.GENERIC_SERVER_ERROR))
+            yield ReceiveHttp(ResponseProtocolError(self.stream_id, HEAD_TOO_LARGE, ErrorCode.GENERIC_SERVER_ERROR))
 
     @staticmethod
     def _status(command: commands.Command) -> int | None:

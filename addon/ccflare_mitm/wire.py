@@ -41,7 +41,7 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpRequestHeadersHook
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 
-from ccflare_core import heads
+from ccflare_core import heads, words
 from ccflare_core.accounts import Credential
 from ccflare_core.answers import Answer, error
 from ccflare_core.limits import Kind
@@ -94,8 +94,8 @@ class FailoverStream(RelayStream):
                 yield commands.SendData(self.context.client, b"%x\r\n%s\r\n" % (len(event.data), event.data))
             else:
                 yield from self._dispatch(event)
-        except Exception:
-            logger.exception("ccflare failed inside; the request ends here")
+        except Exception as problem:
+            logger.error("ccflare failed inside; the request ends here\n%s", words.trace(problem))
             yield from self._give_up()
 
     def _give_up(self) -> CommandGenerator[None]:
@@ -249,7 +249,7 @@ class FailoverStream(RelayStream):
         self._connecting = None
         connection, problem = event.reply
         if connection is None or self._exchange is None:
-            yield from self._unreachable(str(problem))
+            yield from self._unreachable(words.of(str(problem)))
             return
         leased = self._credential is not None
         if flaw := self._parent.services.proof.flaw(connection, self._target, leased=leased):
@@ -375,14 +375,14 @@ class FailoverStream(RelayStream):
         self._close_attempt()
         self.patience.rest()
         if self._relaying:
-            yield from self._break_off(event.message, event.code)
+            yield from self._break_off(words.of(event.message), event.code)
         elif self._is_reused and self._head is None and not self.context.server.connected and not self._was_lost:
             # The server closed a kept connection just as we took it. That says nothing about the server; a second
             # time does, and so does a reset of just this stream on a connection that goes on.
             self._was_lost = True
             yield from self._later(0, lambda: self._connect(self._credential))
         else:
-            yield from self._no_answer(event.message)
+            yield from self._no_answer(words.of(event.message))
 
     def _no_answer(self, why: str) -> CommandGenerator[None]:
         """The upstream has broken off before there was an answer, or what it gave is none."""
