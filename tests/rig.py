@@ -113,6 +113,10 @@ class Rig:
         token = {"access_token": f"sk-ant-oat01-{key}", "expires_at": time.time() + 28_800}
         return replace(account, **{**token, **fields})
 
+    def stored(self) -> contextlib.closing[Store]:
+        """The database with its key, for who reads more than rows."""
+        return contextlib.closing(self._store())
+
     def _store(self) -> Store:
         path = self.proxy.database
         return Store.open(path, KeyFile(path.with_suffix(".key")))

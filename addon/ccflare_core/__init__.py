@@ -15,7 +15,8 @@ A request's life, in the order of reading:
     exchange    the decisions between the attempts      steps       their words
     failover    what follows an answer                  answers     answers of our own
     limits      what an answer means: the law           quota       its headers about limits
-    narration   the story in one line
+    narration   the story in one line                   words       failures in words of ours
+    echo        the credential in what comes back
     capture     what passed by
     usage       the tokens in it                        sse         its events
     decoding    gzip, br, zstd on the side              zstd        by the library that is here

@@ -7,6 +7,7 @@ decision between the two is made here, where it can be tested without a socket.
 import itertools
 import logging
 import random as random_module
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,11 +15,12 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol
 
-from ccflare_core import answers, limits, redact
+from ccflare_core import answers, limits, redact, usage
 from ccflare_core.accounts import Header
 from ccflare_core.agents import Agents
 from ccflare_core.answers import Answer
 from ccflare_core.capture import Capture
+from ccflare_core.echo import Echo
 from ccflare_core.facts import Facts
 from ccflare_core.failover import Deliver, Failover, NextAccount, RetryBudget, RetrySame
 from ccflare_core.limits import Kind, Verdict
@@ -41,6 +43,8 @@ _DISTRUST = {
     Kind.NOT_TRUSTED: "no certificate that is good for the name in ccflare_upstream",
 }
 """Why nothing is sent by a connection, for people."""
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,100}")
+"""What an upstream's request id may look like to be kept."""
 
 HOLD_POLL = 0.25
 """Seconds between two looks at the pool while a request is held."""
@@ -126,6 +130,8 @@ class Exchange:
         """Called once, when it has ended."""
         self._shared = shared
         self._started = shared.clock()
+        self._echo: Echo | None = None
+        """Knows the credential that was sent last."""
         self._attempt_at = (0.0, 0.0)
         self._under_way = False
         self._tried: set[str] = set()
@@ -235,7 +241,9 @@ class Exchange:
         self._attempt_at = (self._shared.clock(), self._shared.wall())
         self._under_way = True
         try:
-            return Send(lease.account.credential())
+            credential = lease.account.credential()
+            self._echo = Echo(credential.secret)
+            return Send(credential)
         except ValueError as problem:  # nothing that could be sent: as good as an account that refuses
             return self._move(lease, str(problem), or_deliver=False, holding=False)
 
@@ -364,8 +372,8 @@ class Exchange:
                     content_type = value.decode("latin-1")
                 case b"content-encoding":
                     content_encoding = value.decode("latin-1")
-                case b"request-id":
-                    self.upstream_request_id = value.decode("latin-1")[:100]
+                case b"request-id" if _REQUEST_ID.fullmatch(value):
+                    self.upstream_request_id = value.decode()
         self.capture.start(content_type, content_encoding)
         self._deliver_now()
 
@@ -397,7 +405,8 @@ class Exchange:
         if not self.metered or not self.capture.content_type:  # also an empty one: a stream of no events was cut
             return
         try:
-            self.reading = reading = self.capture.read(cut=cut)
+            reading = self.capture.read(cut=cut)
+            self.reading = reading = usage.without(reading, self._echo.is_in) if self._echo else reading
             messages = reading.parts or (Message(reading.model or self.facts.model, reading.usage),)
             self.cost = self._shared.prices.total(messages)
         except Exception:

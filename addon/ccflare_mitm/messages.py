@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 from mitmproxy import http
 
 from ccflare_core.accounts import Credential, Header, inject
-from ccflare_core.answers import Answer
+from ccflare_core.answers import Answer, error
 from ccflare_core.decoding import Decoder
+from ccflare_core.echo import Echo
 from ccflare_core.guard import without_taken
 from ccflare_core.heads import toward_upstream
 from ccflare_core.routes import Route, classify
@@ -38,6 +39,11 @@ class Head(NamedTuple):
 NO_HEAD = Head("", "", "", None)
 
 _WANTED = frozenset({b"content-type", b"content-encoding", b"transfer-encoding", b"content-length"})
+
+
+_OF_BODY = frozenset({b"content-encoding", b"transfer-encoding", b"content-length"})
+
+UNSEARCHABLE = "The upstream's error cannot be searched for the credential that it was sent; it is left out."
 
 
 def read_head(response: http.Response) -> Head:
@@ -114,6 +120,51 @@ def _with_host(fields: tuple[Header, ...], host: bytes) -> tuple[Header, ...]:
 def make_response(answer: Answer) -> http.Response:
     """One of our own answers as mitmproxy's response."""
     return http.Response.make(answer.status, answer.body, http.Headers(answer.headers))
+
+
+def screen_head(response: http.Response, echo: Echo) -> None:
+    """Blank the credential in an answer's head: its fields, and the phrase behind its status."""
+    response.headers.fields = echo.in_fields(response.headers.fields)
+    response.data.reason = echo.in_line(response.data.reason)
+
+
+def screen_error(
+    response: http.Response, held: list[bytes], echo: Echo, *, is_whole: bool, request_id: str
+) -> list[bytes] | None:
+    """What goes on of an error's body; None if it can be searched as it passes, `held` itself if it has no secret.
+
+    A body in a content coding can be searched only when it is whole. One that holds the secret goes on without its
+    coding; one that cannot be searched is left out, and words of ours stand in its place. The head tells of it.
+    """
+    coding = _codings(response)
+    body = b"".join(held)
+    if coding in ("", "identity"):
+        return None
+    if is_whole and not body:
+        return held
+    found = echo.in_encoded(body, coding) if is_whole else None
+    if found is body:
+        return held
+    if found is not None:
+        _put_body(response, found)
+        return [found]
+    left_out = error(response.status_code, UNSEARCHABLE, request_id=request_id).body
+    _put_body(response, left_out)
+    response.headers["content-type"] = "application/json"
+    return [left_out]
+
+
+def _codings(response: http.Response) -> str:
+    """All codings of a body, but for the framing by chunks; several are one that nobody knows."""
+    fields = response.headers.fields
+    said = [value for name, value in fields if name.lower() in (b"content-encoding", b"transfer-encoding")]
+    tokens = [token.strip().lower() for token in b",".join(said).decode("latin-1").split(",")]
+    return ", ".join(token for token in tokens if token not in ("", "chunked", "identity"))
+
+
+def _put_body(response: http.Response, body: bytes) -> None:
+    fields = [field for field in response.headers.fields if field[0].lower() not in _OF_BODY]
+    response.headers.fields = (*fields, (b"content-length", b"%d" % len(body)))
 
 
 def parse_error(body: bytes, encoding: str, limit: int) -> dict[str, Any] | None:

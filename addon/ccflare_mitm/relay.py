@@ -29,6 +29,7 @@ from mitmproxy.proxy.layers.http._hooks import HttpResponseHeadersHook, HttpResp
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 
 from ccflare_core.answers import Answer, error, error_event
+from ccflare_core.echo import Echo
 from ccflare_core.exchange import BAD_GATEWAY, TIMED_OUT, Exchange
 from ccflare_core.steps import Outcome
 from ccflare_mitm.messages import NO_HEAD
@@ -76,6 +77,10 @@ class RelayStream(HttpStream):
         self._attempt: int | None = None
         self._head: ResponseHeaders | None = None
         self._facts = NO_HEAD
+        self._echo: Echo | None = None
+        """Finds the account's credential in what comes back; None if none was sent."""
+        self._is_searched = False
+        """Whether it is looked for in the body that is passed on."""
         self._tap: Callable[[bytes], None] = ignore
         self._last = b""
         self._passed = 0
@@ -125,15 +130,22 @@ class RelayStream(HttpStream):
 
     def _relay(self, event: events.Event) -> CommandGenerator[None]:
         if isinstance(event, ResponseData):
-            self._tap(event.data)
-            self._last = event.data
-            yield from self.server_state(ResponseData(self.stream_id, event.data))
+            searched = self._echo.pass_on(event.data) if self._echo and self._is_searched else event.data
+            yield from self._relay_data(searched)
         elif isinstance(event, ResponseTrailers):
+            if self._echo is not None:
+                event.trailers.fields = self._echo.in_fields(event.trailers.fields)
             yield from self.server_state(ResponseTrailers(self.stream_id, event.trailers))
         elif isinstance(event, ResponseEndOfMessage):
             if self._head is None or self._head.response.status_code != SWITCHING:
                 self._close_attempt()
             yield from self._end_relay()
+
+    def _relay_data(self, data: bytes) -> CommandGenerator[None]:
+        if data:
+            self._tap(data)
+            self._last = data
+            yield from self.server_state(ResponseData(self.stream_id, data))
 
     def look(self) -> None:
         """Count what has passed since the last look as a sign of life: for each chunk that would cost too much."""
@@ -157,6 +169,7 @@ class RelayStream(HttpStream):
             and not response.is_http2
             and self._facts.transfer_encoding == "chunked"
             and not self.context.options.store_streamed_bodies
+            and not self._is_searched
         ):
             return Framing.CHUNKED
         return Framing.BY_MITMPROXY
@@ -164,6 +177,8 @@ class RelayStream(HttpStream):
     def _end_relay(self) -> CommandGenerator[None]:
         self._ended = True
         self.patience.give_up()
+        if self._echo is not None:
+            yield from self._relay_data(self._echo.rest())
         if self._exchange is not None and self.server_state != self.state_errored:
             self._exchange.finish()
         yield from self.server_state(ResponseEndOfMessage(self.stream_id))

@@ -44,12 +44,21 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server
 from ccflare_core import heads, words
 from ccflare_core.accounts import Credential
 from ccflare_core.answers import Answer, error
+from ccflare_core.echo import Echo
 from ccflare_core.limits import Kind
 from ccflare_core.routes import Route
 from ccflare_core.sse import FirstEvent
 from ccflare_core.steps import Outcome, Send, Step, Wait
 from ccflare_core.target import UpstreamTarget
-from ccflare_mitm.messages import make_response, parse_error, read_head, route_of, with_credential
+from ccflare_mitm.messages import (
+    make_response,
+    parse_error,
+    read_head,
+    route_of,
+    screen_error,
+    screen_head,
+    with_credential,
+)
 from ccflare_mitm.patience import DeadlinePassed, Phase, ReaderStalled, TunnelOver
 from ccflare_mitm.relay import SWITCHING, Framing, Parent, RelayStream
 
@@ -230,6 +239,7 @@ class FailoverStream(RelayStream):
             yield from self._answer(refusal)
             return
         self._credential = credential
+        self._echo = Echo(credential.secret) if credential is not None else None
         egress = self._target.egress_proxy
         via: Any = egress and tuple(egress)
         command = GetHttpConnection((request.host, request.port), request.scheme == "https", via)
@@ -303,6 +313,8 @@ class FailoverStream(RelayStream):
 
     def _hold_head(self, event: ResponseHeaders) -> CommandGenerator[None]:
         response = event.response
+        if self._echo is not None:
+            screen_head(response, self._echo)
         if problem := self._unfit(response):
             yield from self._drop_attempt()
             yield from self._no_answer(problem)
@@ -357,11 +369,24 @@ class FailoverStream(RelayStream):
             return
         self._peek, self._held = None, []
         response = head.response
+        if self._echo is not None and response.status_code >= 400:
+            held = yield from self._screen_error(head, held, self._echo)
         self._exchange.delivering(response.status_code, response.headers.fields)
         self._tap = self._exchange.capture.add
         leased = self._credential is not None
         response.headers.fields = heads.toward_client(response.headers.fields, leased=leased)
         yield from self._pass_on(head, held)
+
+    def _screen_error(self, head: ResponseHeaders, held: list[bytes], echo: Echo) -> CommandGenerator[list[bytes]]:
+        """What is held of an error's body, which may quote the request, without the credential."""
+        is_whole = head.end_stream or self._ended
+        if (body := screen_error(head.response, held, echo, is_whole=is_whole, request_id=self._request_id)) is None:
+            self._is_searched = True
+            return held
+        if body is not held:
+            yield from super()._drop_attempt()  # nothing more of it is wanted
+            self._ended, self._facts = True, read_head(head.response)
+        return body
 
     def _drop_attempt(self) -> CommandGenerator[None]:
         yield from super()._drop_attempt()
