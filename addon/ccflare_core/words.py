@@ -10,6 +10,9 @@ import traceback
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from ccflare_core import redact
+from ccflare_core.echo import Echo
+
 UNKNOWN: Final = "a failure of another kind"
 HEAD_TOO_LARGE: Final = "the answer's head is too large"
 NO_REQUEST: Final = "the client sends what is no request"
@@ -198,6 +201,7 @@ def known(value: object, words: frozenset[str] = ERROR_TYPES) -> str:
     return value if isinstance(value, str) and value in words else ""
 
 
-def trace(error: BaseException) -> str:
-    """Where an exception comes from and its type; not its text, which may quote what was read."""
-    return f"{''.join(traceback.format_tb(error.__traceback__))}{type(error).__name__}"
+def trace(error: BaseException, echo: Echo | None = None) -> str:
+    """An exception with its traceback, for the log: its text may quote what was read, so what is secret is blanked."""
+    told = "".join(traceback.format_exception(error)).rstrip()
+    return redact.text(told if echo is None else echo.in_line(told.encode("utf-8", "replace")).decode())

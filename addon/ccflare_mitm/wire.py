@@ -104,7 +104,7 @@ class FailoverStream(RelayStream):
             else:
                 yield from self._dispatch(event)
         except Exception as problem:
-            logger.error("ccflare failed inside; the request ends here\n%s", words.trace(problem))
+            logger.error("ccflare failed inside; the request ends here\n%s", words.trace(problem, self._echo))
             yield from self._give_up()
 
     def _give_up(self) -> CommandGenerator[None]:
