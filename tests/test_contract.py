@@ -108,7 +108,9 @@ class Changed:
 
 
 def test_an_attribute_that_is_gone_is_named() -> None:
-    assert list(internals.missing({Changed: "renamed fields close buffer"})) == ["Changed.buffer"]
+    names = "renamed fields close buffer close.__name__ close.gone"
+
+    assert list(internals.missing({Changed: names})) == ["Changed.buffer", "Changed.close.gone"]
 
 
 def test_other_parameters_are_named() -> None:

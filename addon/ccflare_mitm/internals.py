@@ -1,4 +1,4 @@
-"""All that ccflare uses of mitmproxy's inside, by name: a version that has it is a version that runs.
+"""All that ccflare uses of mitmproxy's inside, and of pyOpenSSL's: a version that has it is a version that runs.
 
 Signatures are of what we override or call with arguments in order; attributes are what we read or set from outside of
 mitmproxy's own classes, private or not; words are those that only mitmproxy's messages tell a cause by.
@@ -7,6 +7,7 @@ mitmproxy's own classes, private or not; words are those that only mitmproxy's m
 import dis
 import inspect
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ from mitmproxy.proxy import commands, context, events, layer, mode_servers, mode
 from mitmproxy.proxy.layers import http
 from mitmproxy.proxy.layers.http import HttpLayer, HttpStream, _base, _events, _hooks, _http1, _http2, _http_h2
 from mitmproxy.utils import asyncio_utils, typecheck
+from OpenSSL import SSL
 
 SIGNATURES: Final[dict[Callable[..., Any], str]] = {
     HttpLayer.__init__: "self context mode",
@@ -151,6 +153,9 @@ ATTRIBUTES: Final[dict[type | ModuleType, str]] = {
     http1: "assemble_response expected_http_body_size",
     status_codes: "RESPONSES",
     validate: "validate_headers",
+    # pyOpenSSL does not tell whether a connection's peer was verified.
+    SSL: "_lib _lib.SSL_get_verify_result",
+    SSL.Connection: "_ssl",
 }
 
 WORDS: Final[dict[type, tuple[str, ...]]] = {
@@ -178,7 +183,7 @@ def missing(attributes: dict[Any, str]) -> Iterator[str]:
     """The attributes that a class, its instances or a module do not have."""
     for owner, names in attributes.items():
         known = set(_of_instances(owner)) if isinstance(owner, type) else set()
-        gone = (name for name in names.split() if name not in known and not hasattr(owner, name))
+        gone = (name for name in names.split() if name not in known and not _has(owner, name))
         yield from (f"{owner.__name__}.{name}" for name in gone)
 
 
@@ -188,6 +193,15 @@ def silent(words: dict[type, tuple[str, ...]]) -> Iterator[str]:
         methods = (each for each in vars(owner).values() if isinstance(each, FunctionType))
         said = [text for method in methods for text in _texts(method.__code__)]
         yield from (f"{owner.__name__}: {text!r}" for text in texts if not any(text in one for one in said))
+
+
+def _has(owner: Any, name: str) -> bool:
+    """Whether there is such an attribute; one of an attribute's own stands behind a dot."""
+    try:
+        attrgetter(name)(owner)
+    except AttributeError:
+        return False
+    return True
 
 
 def _of_instances(owner: type) -> Iterator[str]:
