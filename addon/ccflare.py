@@ -1,7 +1,7 @@
 """ccflare: your own Claude accounts behind one local proxy. Load it with `mitmdump -s addon/ccflare.py`.
 
 The hooks stand in the order in which a request meets them. Each asks one collaborator; the way of a request through
-its upstream attempts is in `ccflare_mitm/wire.py`, what an answer means in `ccflare_core/exchange.py`.
+its upstream attempts is in `ccflare_mitm/wire/stream.py`, what an answer means in `ccflare_core/exchange/exchange.py`.
 """
 
 import asyncio
@@ -20,14 +20,17 @@ from mitmproxy.proxy.layer import NextLayer
 from mitmproxy.tls import ClientHelloData, TlsData
 
 try:
-    from ccflare_core import words
+    from ccflare_core.config.settings import Settings
     from ccflare_core.errors import CCFlareError, ConfigError, StoreError
+    from ccflare_core.exchange.steps import Outcome
+    from ccflare_core.http import failure_words
     from ccflare_core.process import hide_memory
-    from ccflare_core.settings import Settings
-    from ccflare_core.steps import Outcome
-    from ccflare_core.store import has_client_keys
-    from ccflare_mitm import contract, declaring, doors, dumps, layer, listener, logs, refusals, tls, tuning, upstream
-    from ccflare_mitm.house import CONSOLE, House
+    from ccflare_core.store.store import has_client_keys
+    from ccflare_mitm import logs
+    from ccflare_mitm.app import CONSOLE, House
+    from ccflare_mitm.gate import ingress
+    from ccflare_mitm.host import contract, dumps, listener, options, tls, tuning, unsafe_options
+    from ccflare_mitm.wire import layer, upstream
 except ModuleNotFoundError as missing:
     # mitmproxy would go on without an addon that it cannot load, and listen, and forward whatever comes.
     sys.exit(
@@ -52,15 +55,15 @@ class CCFlare:
         dumps.keep_private()
         try:
             contract.install()
-            declaring.declare(loader, os.environ, Path(__file__).resolve().parent.parent)
+            options.declare(loader, os.environ, Path(__file__).resolve().parent.parent)
         except ConfigError as error:
             give_up(error)
 
     def configure(self, updated: set[str]) -> None:
         """Check all of our options together, at the start and whenever one changes."""
         try:
-            self._settings = Settings.build(declaring.current())
-            refusals.check(ctx.options, os.environ)
+            self._settings = Settings.build(options.current())
+            unsafe_options.check(ctx.options, os.environ)
             listener.check_addresses(self._settings, self._has_client_keys)
             if self._house is not None:
                 self._house.change(self._settings)
@@ -107,7 +110,7 @@ class CCFlare:
         try:
             if self._open_house().settings.requires_client_tls and layer.refuse_plaintext(data):
                 return
-            if doors.is_foreign_tunnel(data.context, self._open_house().upstream()) and not self._has_entered(data):
+            if ingress.is_foreign_tunnel(data.context, self._open_house().upstream()) and not self._has_entered(data):
                 data.layer = layer.Refused(data.context)
                 return
             ctx.master.addons.get("nextlayer").next_layer(data)
@@ -120,7 +123,7 @@ class CCFlare:
     def tls_clienthello(self, data: ClientHelloData) -> None:
         """Leave the TLS of other hosts alone."""
         house = self._open_house()
-        if doors.is_foreign_tunnel(data.context, house.upstream()):
+        if ingress.is_foreign_tunnel(data.context, house.upstream()):
             data.ignore_connection = True
             house.reaper.let_go(data.context.client)
 
@@ -180,8 +183,8 @@ class CCFlare:
         house = self._open_house()
         if exchange := house.gate.find(flow):
             why = flow.error.msg if flow.error else ""
-            outcome = Outcome.CLIENT_ABORT if doors.tells_of_leaving(why) else Outcome.REFUSED
-            exchange.finish(outcome, words.of(why))
+            outcome = Outcome.CLIENT_ABORT if ingress.tells_of_leaving(why) else Outcome.REFUSED
+            exchange.finish(outcome, failure_words.of(why))
         house.show(flow)
 
     # The end

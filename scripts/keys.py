@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "addon"))
 
-from ccflare_core.cli import run
+from ccflare_cli import run
 
 if __name__ == "__main__":
     sys.exit(run("keys"))

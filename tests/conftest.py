@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 
 import clients_kit
 import postgres_kit
-from ccflare_core.location import Location, Server
+from ccflare_core.config.location import Location, Server
 from fake_upstream import FakeUpstream
 from harness import Proxy, StartProxy
 from postgres_kit import Cluster
@@ -38,7 +38,7 @@ def pytest_report_header() -> list[str]:
     """Say what is left out."""
     told = ["without SoftHSM2: tests/security/test_hsm.py is left out"] if HSM_IS_MISSING else []
     told += ["without a PostgreSQL server: the tests that need one are left out"] if POSTGRES_IS_MISSING else []
-    told += ["without matplotlib: tests/test_plot.py is left out"] if PLOT_IS_MISSING else []
+    told += ["without matplotlib: tests/cli/stats/test_plot.py is left out"] if PLOT_IS_MISSING else []
     without_clients = "without the real clients (`scripts/test --clients` brings them)"
     told += [f"{without_clients}: tests/e2e/test_real_clients.py is left out"] if CLIENTS_ARE_MISSING else []
     return told

@@ -133,4 +133,4 @@ def test_what_is_used_in_few_places_only(package: str, allowed: set[str]) -> Non
 def test_scripts_import_the_commands_and_nothing_else(path: Path) -> None:
     beside = {each.stem for each in (ROOT / "scripts").glob("_*.py")}
     others = {name for name in imports(path) if name.split(".")[0] not in sys.stdlib_module_names}
-    assert others - beside <= {"ccflare_core.cli"}
+    assert others - beside <= {"ccflare_cli"}

@@ -11,8 +11,8 @@ import brotli
 import pytest
 
 import zstd_kit
-from ccflare_core.capture import Capture
-from ccflare_core.usage import Reading
+from ccflare_core.anthropic.usage import Reading
+from ccflare_core.exchange.capture import Capture
 from corpus import COLUMNS, Case, cases
 
 CASES = cases()

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from ccflare_core.cli.views import SPLITS, VIEWS, Question, Views
-from ccflare_core.pricing import PriceList
-from ccflare_core.reports import Reports
-from ccflare_core.store import Store
-from ccflare_core.traffic import By, Period
+from ccflare_cli.stats.views import SPLITS, VIEWS, Question, Views
+from ccflare_core.anthropic.pricing import PriceList
+from ccflare_core.reports.queries import Reports
+from ccflare_core.reports.traffic import By, Period
+from ccflare_core.store.store import Store
 from history import NOON
 from large_history import make_large_history
 

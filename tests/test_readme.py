@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ccflare_core.options import option_table
+from ccflare_core.config.options import option_table
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

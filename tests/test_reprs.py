@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import ccflare_core
-from ccflare_core.accounts import Account, Kind, inject
-from ccflare_core.key_sources import GivenKey, KeyFile
-from ccflare_core.vault import Vault
+from ccflare_core.accounts.account import Account, Kind, inject
+from ccflare_core.secrets.key_sources import GivenKey, KeyFile
+from ccflare_core.secrets.vault import Vault
 from database_kit import an_account
 
 PLANTED = "PLANTED-secret"

@@ -5,9 +5,9 @@ from typing import Any
 
 from mitmproxy import ctx, http
 
-from ccflare_core.exchange import Exchange
-from ccflare_core.narration import comment
-from ccflare_core.steps import Outcome
+from ccflare_core.exchange.exchange import Exchange
+from ccflare_core.exchange.log_line import comment
+from ccflare_core.exchange.steps import Outcome
 
 SHOWN_BYTES = 1024 * 1024
 """How much of a streamed body a flow keeps for show; the database keeps more."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from ccflare_core.pricing import PriceList
-from ccflare_core.usage import Usage
+from ccflare_core.anthropic.pricing import PriceList
+from ccflare_core.anthropic.usage import Usage
 from corpus import COLUMNS, LINES, Case, cases
 from fake_upstream import Answer, Cut, FakeUpstream, Wait, encoded, message_json
 from harness import Proxy, Truncated, claude_request, via_base_url

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ccflare_core.accounts import Kind
+from ccflare_core.accounts.account import Kind
 from fake_upstream import FakeUpstream, Gate, sse
 from harness import ADDON, Http2Client, Proxy, RawClient, Reply, Truncated, claude_request, eventually
 from rig import Rig
@@ -94,67 +94,67 @@ BEFORE_UPSTREAM = (
     "addon.next_layer",
     "addon.requestheaders",
     "addon.request",
-    "ccflare_mitm.gate:Gate.enter",
-    "ccflare_mitm.gate:Gate.admit",
-    "ccflare_mitm.gate:Gate.find",
-    "ccflare_mitm.gate:Gate._open",
-    "ccflare_mitm.gate:Gate._decide",
-    "ccflare_core.auditor:Auditor.halted",
-    "ccflare_mitm.gate.route_of",
-    "ccflare_mitm.gate.aim",
-    "ccflare_mitm.gate.read_facts",
-    "ccflare_mitm.layer.adopt",
-    "ccflare_mitm.layer:FailoverLayer.make_stream",
-    "ccflare_mitm.hooks:HookRunner.run",
-    "ccflare_mitm.peers:Http1Server.read_body",
-    "ccflare_mitm.wire:FailoverStream.make_server_connection",
-    "ccflare_mitm.wire:FailoverStream._connect",
-    "ccflare_mitm.wire:FailoverStream._connected",
-    "ccflare_mitm.house.target_for",
-    "ccflare_mitm.upstream:UpstreamProof.flaw",
-    "ccflare_mitm.wire.with_credential",
-    "ccflare_mitm.messages.inject",
-    "ccflare_core.exchange:Exchanges.begin",
-    "ccflare_core.exchange:Exchange.admit",
-    "ccflare_core.exchange:Exchange.next_step",
-    "ccflare_core.accounts:Account.credential",
-    "ccflare_core.pool:AccountPool.acquire",
-    "ccflare_core.pool.choose",
-    "ccflare_core.recorder:Recorder.started",
+    "ccflare_mitm.gate.gate:Gate.enter",
+    "ccflare_mitm.gate.gate:Gate.admit",
+    "ccflare_mitm.gate.gate:Gate.find",
+    "ccflare_mitm.gate.gate:Gate._open",
+    "ccflare_mitm.gate.gate:Gate._decide",
+    "ccflare_core.writer.auditor:Auditor.halted",
+    "ccflare_mitm.gate.gate.route_of",
+    "ccflare_mitm.gate.gate.aim",
+    "ccflare_mitm.gate.gate.read_facts",
+    "ccflare_mitm.wire.layer.adopt",
+    "ccflare_mitm.wire.layer:FailoverLayer.make_stream",
+    "ccflare_mitm.wire.hooks:HookRunner.run",
+    "ccflare_mitm.host.peers:Http1Server.read_body",
+    "ccflare_mitm.wire.stream:FailoverStream.make_server_connection",
+    "ccflare_mitm.wire.stream:FailoverStream._connect",
+    "ccflare_mitm.wire.stream:FailoverStream._connected",
+    "ccflare_mitm.app.target_for",
+    "ccflare_mitm.wire.upstream:UpstreamProof.flaw",
+    "ccflare_mitm.wire.stream.with_credential",
+    "ccflare_mitm.host.messages.inject",
+    "ccflare_core.exchange.exchange:Exchanges.begin",
+    "ccflare_core.exchange.exchange:Exchange.admit",
+    "ccflare_core.exchange.exchange:Exchange.next_step",
+    "ccflare_core.accounts.account:Account.credential",
+    "ccflare_core.accounts.pool:AccountPool.acquire",
+    "ccflare_core.accounts.pool.choose",
+    "ccflare_core.exchange.recorder:Recorder.started",
 )
 CUT_OFF = (  # so early that there is nobody to say why
-    "ccflare_mitm.layer.adopt",
-    "ccflare_mitm.layer:FailoverLayer.make_stream",
-    "ccflare_mitm.hooks:HookRunner.run",
-    "ccflare_mitm.peers:Http1Server.read_body",
+    "ccflare_mitm.wire.layer.adopt",
+    "ccflare_mitm.wire.layer:FailoverLayer.make_stream",
+    "ccflare_mitm.wire.hooks:HookRunner.run",
+    "ccflare_mitm.host.peers:Http1Server.read_body",
 )
 AFTER_UPSTREAM = (
     "addon.response",
-    "ccflare_mitm.house:House.show",
+    "ccflare_mitm.app:House.show",
     "ccflare_mitm.inspector:Inspector.show",
-    "ccflare_mitm.wire:FailoverStream._hold_head",
-    "ccflare_mitm.wire:FailoverStream._look",
-    "ccflare_mitm.wire:FailoverStream._judge",
-    "ccflare_mitm.wire:FailoverStream._deliver",
-    "ccflare_mitm.wire:FailoverStream._relay",
-    "ccflare_mitm.wire:FailoverStream._end_relay",
-    "ccflare_mitm.wire.read_head",
-    "ccflare_core.exchange:Exchange.judge",
-    "ccflare_core.exchange:Exchange.delivering",
-    "ccflare_core.exchange:Exchange.finish",
-    "ccflare_core.limits.classify",
-    "ccflare_core.pool:AccountPool.report",
-    "ccflare_core.pool:AccountPool.release",
-    "ccflare_core.capture:Capture.add",
-    "ccflare_core.capture:Capture.read",
-    "ccflare_core.sse:FirstEvent.feed",
-    "ccflare_core.recorder:Recorder.attempted",
-    "ccflare_core.recorder:Recorder.learned",
-    "ccflare_core.recorder:Recorder.finished",
-    "ccflare_core.pricing:PriceList.cost",
+    "ccflare_mitm.wire.stream:FailoverStream._hold_head",
+    "ccflare_mitm.wire.stream:FailoverStream._look",
+    "ccflare_mitm.wire.stream:FailoverStream._judge",
+    "ccflare_mitm.wire.stream:FailoverStream._deliver",
+    "ccflare_mitm.wire.stream:FailoverStream._relay",
+    "ccflare_mitm.wire.stream:FailoverStream._end_relay",
+    "ccflare_mitm.wire.stream.read_head",
+    "ccflare_core.exchange.exchange:Exchange.judge",
+    "ccflare_core.exchange.exchange:Exchange.delivering",
+    "ccflare_core.exchange.exchange:Exchange.finish",
+    "ccflare_core.anthropic.verdicts.classify",
+    "ccflare_core.accounts.pool:AccountPool.report",
+    "ccflare_core.accounts.pool:AccountPool.release",
+    "ccflare_core.exchange.capture:Capture.add",
+    "ccflare_core.exchange.capture:Capture.read",
+    "ccflare_core.http.sse:FirstEvent.feed",
+    "ccflare_core.exchange.recorder:Recorder.attempted",
+    "ccflare_core.exchange.recorder:Recorder.learned",
+    "ccflare_core.exchange.recorder:Recorder.finished",
+    "ccflare_core.anthropic.pricing:PriceList.cost",
 )
 # What gives a lease back cannot do so when it fails itself.
-NEVER_GIVEN_BACK = ("ccflare_core.exchange:Exchange.finish", "ccflare_core.pool:AccountPool.release")
+NEVER_GIVEN_BACK = ("ccflare_core.exchange.exchange:Exchange.finish", "ccflare_core.accounts.pool:AccountPool.release")
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +252,7 @@ def test_on_http2_the_other_requests_go_on(folder: Path) -> None:
         with Http2Client.via_connect(rig.proxy, "localhost", upstream.port) as client:
             slow = client.send_request(*claude_request(3000))
             assert client.read_head(slow).status == 200
-            (folder / "broken").write_text("ccflare_core.exchange:Exchange.next_step")
+            (folder / "broken").write_text("ccflare_core.exchange.exchange:Exchange.next_step")
             reply = client.request(*claude_request(3000))
             (folder / "broken").write_text("")
             gate.open()

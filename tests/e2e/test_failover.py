@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from ccflare_core.accounts import Kind
+from ccflare_core.accounts.account import Kind
 from fake_upstream import (
     Answer,
     Cut,

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from ccflare_core.accounts import Account, Kind
-from ccflare_core.key_sources import KeyFile
-from ccflare_core.store import Store
+from ccflare_core.accounts.account import Account, Kind
+from ccflare_core.secrets.key_sources import KeyFile
+from ccflare_core.store.store import Store
 from fake_upstream import MESSAGES, TOKEN, FakeUpstream
 from harness import REPOSITORY, Proxy, StartProxy, claude_request, eventually, via_base_url
 from login_kit import CREATE_KEY, configured

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ccflare_core.location import Server
+from ccflare_core.config.location import Server
 from database_kit import KEY_VARIABLE
 from fake_upstream import MESSAGES, FakeUpstream
 from harness import RawClient, StartProxy, claude_request, eventually, via_base_url

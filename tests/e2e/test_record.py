@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from ccflare_core.key_sources import KeyFile
-from ccflare_core.store import Store
+from ccflare_core.secrets.key_sources import KeyFile
+from ccflare_core.store.store import Store
 from fake_upstream import FakeUpstream, Gate, bad_request, cut_midway, encoded, limited_5h, message_json, sse
 from harness import Proxy, Reply, StartProxy, claude_request, eventually, via_base_url
 

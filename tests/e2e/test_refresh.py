@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from ccflare_core.accounts import Account, Kind
-from ccflare_core.key_sources import KeyFile
-from ccflare_core.location import Location
-from ccflare_core.store import Store
+from ccflare_core.accounts.account import Account, Kind
+from ccflare_core.config.location import Location
+from ccflare_core.secrets.key_sources import KeyFile
+from ccflare_core.store.store import Store
 from database_kit import KEY, KEY_VARIABLE, start_python
 from fake_upstream import (
     MESSAGES,

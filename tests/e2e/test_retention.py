@@ -8,9 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-from ccflare_core.key_sources import KeyFile
-from ccflare_core.records import ExchangeFinished, Payload
-from ccflare_core.store import Store
+from ccflare_core.exchange.records import ExchangeFinished, Payload
+from ccflare_core.secrets.key_sources import KeyFile
+from ccflare_core.store.store import Store
 from database_kit import started
 from fake_upstream import FakeUpstream
 from harness import REPOSITORY, Proxy, StartProxy, claude_request, eventually, via_base_url

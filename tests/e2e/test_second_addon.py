@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from ccflare_core.client_keys import new_secret
+from ccflare_core.clients.keys import new_secret
 from fake_upstream import FakeUpstream, Header
 from harness import ADDON, Http2Client, Proxy, RawClient, Reply, claude_request, via_base_url
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import pytest
 
-from ccflare_core.clients import new_key
-from ccflare_core.key_sources import KeyFile
-from ccflare_core.store import Store
+from ccflare_core.secrets.key_sources import KeyFile
+from ccflare_core.store.client_keys import new_key
+from ccflare_core.store.store import Store
 from fake_upstream import FakeUpstream, Gate, Header, limited_5h, sse
 from harness import Http2Client, Proxy, RawClient, Truncated, claude_request, eventually, via_connect
 from rig import Rig

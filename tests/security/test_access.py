@@ -11,13 +11,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from ccflare_core.totp import code_at, step_at
+from ccflare_core.clients.totp import code_at, step_at
 from exchange_kit import Bench
 from fake_upstream import FakeUpstream, Header
+from flow_kit import asked
 from guard_kit import a_gate, a_guard, a_key
 from harness import Http2Client, RawClient, Reply, Truncated, claude_request, eventually
 from rig import Rig
-from test_gate import asked
 
 PANEL, EVIL = b"https://panel.example", b"http://evil.com"
 PER_MINUTE = 120

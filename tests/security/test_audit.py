@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from ccflare_core.audit_check import Check, Report
-from ccflare_core.auditor import Auditor
-from ccflare_core.entries import By, Entry, Row, Secret
+from ccflare_core.anthropic.oauth import Tokens
+from ccflare_core.audit.check import Check, Report
+from ccflare_core.audit.entries import By, Entry, Row, Secret
+from ccflare_core.config.location import Location
 from ccflare_core.errors import AuditError, StoreError
-from ccflare_core.location import Location
-from ccflare_core.oauth import Tokens
-from ccflare_core.sealed import drain
-from ccflare_core.store import Store
-from ccflare_core.writer import Writer
+from ccflare_core.store.resealing import drain
+from ccflare_core.store.store import Store
+from ccflare_core.writer.auditor import Auditor
+from ccflare_core.writer.writer import Writer
 from database_kit import KEY, NOW, SECRETS, an_account, held_lock, start_python
 from fake_upstream import FakeUpstream
 from harness import StartProxy, claude_request, eventually, via_base_url

@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bodies_kit import contents, is_sound, record, turns
-from ccflare_core import backup, sqlite
-from ccflare_core.cli.maintain import main
+from ccflare_cli.maintain.main import main
+from ccflare_core.db import sqlite
 from ccflare_core.errors import StoreError, VaultError
-from ccflare_core.key_sources import GivenKey, KeyFile
-from ccflare_core.store import Store
-from ccflare_core.vault import Chunks
+from ccflare_core.secrets.key_sources import GivenKey, KeyFile
+from ccflare_core.secrets.vault import Chunks
+from ccflare_core.store import backup
+from ccflare_core.store.store import Store
 from database_kit import NOW, SECRETS, an_account, exchange, payload, started
 from desk import Desk
 

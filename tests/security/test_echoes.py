@@ -19,7 +19,7 @@ import pytest
 import zstandard
 from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame, RstStreamFrame
 
-from ccflare_mitm.messages import UNSEARCHABLE
+from ccflare_mitm.host.messages import UNSEARCHABLE
 from fake_upstream import Answer, FakeUpstream, Wait, bad_request, error, error_event, message_json, sse, sse_answer
 from harness import Http2Client, RawClient, Reply, claude_request, eventually, via_base_url
 from rig import Rig

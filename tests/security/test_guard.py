@@ -12,15 +12,16 @@ from typing import NamedTuple
 
 import pytest
 
-from ccflare_core.answers import SECURITY
-from ccflare_core.client_keys import PERMISSIONS, Permission, Role, new_secret
-from ccflare_core.guard import Denied, Guard, KeyRing, Why
-from ccflare_core.key_sources import KeyFile
-from ccflare_core.store import Store
-from ccflare_core.vault import Vault
-from ccflare_mitm.admin import PAGES, Page, find_page
+from ccflare_core.anthropic.answers import SECURITY
+from ccflare_core.clients.authentication import Denied, Guard, KeyRing, Why
+from ccflare_core.clients.keys import PERMISSIONS, Permission, Role, new_secret
+from ccflare_core.secrets.key_sources import KeyFile
+from ccflare_core.secrets.vault import Vault
+from ccflare_core.store.store import Store
+from ccflare_mitm.gate.pages import PAGES, Page, find_page
 from exchange_kit import EPOCH, Bench
 from fake_upstream import FakeUpstream, Header
+from flow_kit import asked
 from guard_kit import SECRET, Deeds, a_gate, a_guard, a_key, ring_of
 from harness import (
     Http2Client,
@@ -33,7 +34,6 @@ from harness import (
     via_base_url,
     via_connect,
 )
-from test_gate import asked
 
 ACCOUNT, LOGIN = "sk-ant-api03-the-accounts", "sk-ant-oat01-the-clients-login"
 WRONG = new_secret()
@@ -209,32 +209,32 @@ def test_r01_a_key_outlives_the_data_key_that_its_digest_was_made_with(house: Ho
 # --- R2: what fails, fails closed -------------------------------------------------------------------------------------
 
 CALLEES = (
-    ("ccflare_mitm.reception", "take_keys"),
-    ("ccflare_core.access.Access", "admits"),
-    ("ccflare_core.access.Access", "serves"),
-    ("ccflare_core.access.Access", "caller"),
-    ("ccflare_core.allowances.Allowances", "admit_address"),
-    ("ccflare_core.entrance.Entrance", "meet"),
-    ("ccflare_core.entrance.Entrance", "admit_key"),
-    ("ccflare_mitm.doors", "is_loopback"),
-    ("ccflare_mitm.gate", "address_of"),
-    ("ccflare_mitm.gate", "door_of"),
-    ("ccflare_mitm.gate", "route_of"),
-    ("ccflare_mitm.decisions", "make_response"),
-    ("ccflare_mitm.gate", "has_credential"),
-    ("ccflare_mitm.reception.Reception", "identify"),
-    ("ccflare_mitm.reception.Reception", "refusal"),
-    ("ccflare_mitm.gate.Gate", "_open"),
-    ("ccflare_core.guard", "is_key"),
-    ("ccflare_core.guard", "_credentials"),
-    ("ccflare_core.guard", "_with"),
-    ("ccflare_core.guard.Guard", "identify"),
-    ("ccflare_core.guard.Guard", "_judge"),
-    ("ccflare_core.guard.Guard", "refuse"),
-    ("ccflare_core.guard.KeyRing", "find"),
-    ("ccflare_core.client_keys.ClientKey", "is_valid"),
-    ("ccflare_core.throttle.Throttle", "failed"),
-    ("ccflare_core.vault.Vault", "mac"),
+    ("ccflare_mitm.gate.authentication", "take_keys"),
+    ("ccflare_core.clients.access.Access", "admits"),
+    ("ccflare_core.clients.access.Access", "serves"),
+    ("ccflare_core.clients.access.Access", "caller"),
+    ("ccflare_core.clients.rate_limits.Allowances", "admit_address"),
+    ("ccflare_core.clients.admission.Entrance", "meet"),
+    ("ccflare_core.clients.admission.Entrance", "admit_key"),
+    ("ccflare_mitm.gate.ingress", "is_loopback"),
+    ("ccflare_mitm.gate.gate", "address_of"),
+    ("ccflare_mitm.gate.gate", "door_of"),
+    ("ccflare_mitm.gate.gate", "route_of"),
+    ("ccflare_mitm.host.decisions", "make_response"),
+    ("ccflare_mitm.gate.gate", "has_credential"),
+    ("ccflare_mitm.gate.authentication.Reception", "identify"),
+    ("ccflare_mitm.gate.authentication.Reception", "refusal"),
+    ("ccflare_mitm.gate.gate.Gate", "_open"),
+    ("ccflare_core.clients.authentication", "is_key"),
+    ("ccflare_core.clients.authentication", "_credentials"),
+    ("ccflare_core.clients.authentication", "_with"),
+    ("ccflare_core.clients.authentication.Guard", "identify"),
+    ("ccflare_core.clients.authentication.Guard", "_judge"),
+    ("ccflare_core.clients.authentication.Guard", "refuse"),
+    ("ccflare_core.clients.authentication.KeyRing", "find"),
+    ("ccflare_core.clients.keys.ClientKey", "is_valid"),
+    ("ccflare_core.clients.throttle.Throttle", "failed"),
+    ("ccflare_core.secrets.vault.Vault", "mac"),
 )
 NOT_FOR_A_RIGHT_KEY = ("make_response", "refuse", "failed", "_refuse")
 """What only a refusal needs."""
@@ -302,16 +302,16 @@ class Saboteur:
 addons = [Saboteur()]
 """
 PLACES = (
-    "ccflare_mitm.reception:Reception.connect",
-    "ccflare_mitm.reception:Reception.identify",
-    "ccflare_mitm.reception:Reception.refusal",
-    "ccflare_mitm.reception.take_keys",
-    "ccflare_mitm.doors.is_foreign_tunnel",
-    "ccflare_core.guard:Guard.identify",
-    "ccflare_core.guard:Guard._judge",
-    "ccflare_core.guard:KeyRing.find",
-    "ccflare_core.vault:Vault.mac",
-    "ccflare_core.client_keys:ClientKey.is_valid",
+    "ccflare_mitm.gate.authentication:Reception.connect",
+    "ccflare_mitm.gate.authentication:Reception.identify",
+    "ccflare_mitm.gate.authentication:Reception.refusal",
+    "ccflare_mitm.gate.authentication.take_keys",
+    "ccflare_mitm.gate.ingress.is_foreign_tunnel",
+    "ccflare_core.clients.authentication:Guard.identify",
+    "ccflare_core.clients.authentication:Guard._judge",
+    "ccflare_core.clients.authentication:KeyRing.find",
+    "ccflare_core.secrets.vault:Vault.mac",
+    "ccflare_core.clients.keys:ClientKey.is_valid",
 )
 
 

@@ -10,7 +10,7 @@ import pkcs11
 import pytest
 
 from ccflare_core.errors import VaultError
-from ccflare_core.hsm import LABEL, Token
+from ccflare_core.secrets.pkcs11 import LABEL, Token
 from fake_upstream import FakeUpstream
 from harness import Proxy, claude_request, via_base_url
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from ccflare_core import transcript
+from ccflare_core.anthropic.oauth import Mode, PendingLogin, Tokens
 from ccflare_core.errors import VaultError
-from ccflare_core.key_sources import SOURCES, GivenKey, KeyFile
-from ccflare_core.oauth import Mode, PendingLogin, Tokens
-from ccflare_core.sealed import CLEAR, drain
-from ccflare_core.store import Store
-from ccflare_core.vault import KEY_BYTES, Vault, key_id, place
+from ccflare_core.secrets.key_sources import SOURCES, GivenKey, KeyFile
+from ccflare_core.secrets.vault import KEY_BYTES, Vault, key_id, place
+from ccflare_core.store.resealing import CLEAR, drain
+from ccflare_core.store.store import Store
+from ccflare_core.transcripts import packing
 from database_kit import KEY, NOW, SECRETS, an_account, open_store, payload, start_python, started
 from fake_upstream import FakeUpstream
 from harness import Proxy, StartProxy, claude_request, eventually, via_base_url
@@ -183,7 +183,7 @@ def put_in_clear(path: Path, accounts: int) -> None:
             values |= {"access_token": SECRETS[0] + "x" * n, "refresh_token": SECRETS[1].encode(), "api_key": None}
             marks = ", ".join("?" * len(values))
             database.execute(f"INSERT INTO accounts ({', '.join(values)}) VALUES ({marks})", tuple(values.values()))
-        database.execute("UPDATE payloads SET body = ?, format = ?", (BODY, transcript.CLEAR))
+        database.execute("UPDATE payloads SET body = ?, format = ?", (BODY, packing.CLEAR))
         database.commit()
 
 

@@ -24,12 +24,12 @@ from mitmproxy.tls import TlsData
 from OpenSSL import SSL
 
 from ccflare import CCFlare
+from ccflare_core.anthropic.oauth import Endpoints, Request, refresh_request
+from ccflare_core.config.settings import Settings
 from ccflare_core.errors import ConfigError, TokenUnavailable
-from ccflare_core.fetch import Fetcher
-from ccflare_core.oauth import Endpoints, Request, refresh_request
-from ccflare_core.pinning import NOT_PINNED, spki_pin
-from ccflare_core.settings import Settings
-from ccflare_mitm import refusals
+from ccflare_core.http.client import Fetcher
+from ccflare_core.http.pinning import NOT_PINNED, spki_pin
+from ccflare_mitm.host import unsafe_options
 from fake_upstream import FakeUpstream
 from harness import (
     ADDON,
@@ -458,7 +458,7 @@ async def test_r76_an_authority_whose_key_is_public_is_refused(name: str) -> Non
         options.confdir, options.ccflare_client_ca = "/nowhere", ""
         setattr(options, name, True)
         with pytest.raises(ConfigError, match=f"^{name}: .*key is public"):
-            refusals.check(options, {})
+            unsafe_options.check(options, {})
 
 
 @pytest.mark.parametrize("name", ["tls_version_client_min", "tls_version_server_min"])
@@ -467,10 +467,10 @@ async def test_r40_old_versions_are_refused(name: str) -> None:
     with taddons.context(*default_addons(), loadcore=False) as context:
         options = SimpleNamespace(**{key: option.current() for key, option in context.options._options.items()})
         options.confdir, options.ccflare_client_ca = "/nowhere", ""
-        refusals.check(options, {})
+        unsafe_options.check(options, {})
         setattr(options, name, "TLS1_1")
         with pytest.raises(ConfigError, match=f"{name}: TLS 1.2 is the least"):
-            refusals.check(options, {})
+            unsafe_options.check(options, {})
 
 
 def test_r40_a_failing_hook_leaves_no_handshake() -> None:

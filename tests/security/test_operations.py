@@ -16,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from ccflare_core import doctor
-from ccflare_core.cli import accounts, audit, host_checks, show
-from ccflare_core.doctor import Activity, Level
+from ccflare_cli import show
+from ccflare_cli.accounts import main as accounts
+from ccflare_cli.audit import main as audit
+from ccflare_cli.doctor import host_checks, judgements
+from ccflare_cli.doctor.judgements import Activity, Level
 from desk import Desk
 from fake_upstream import FakeUpstream
 from harness import Proxy, via_base_url
@@ -66,7 +68,7 @@ def imported(path: Path) -> set[str]:
 
 def test_r69_the_doctor_warns_of_what_is_unusual() -> None:
     events = Counter({("auth.denied", "denied"): 50, ("token.refresh", "failed"): 5, ("config.change", "ok"): 30})
-    odd = doctor.activity(Activity(100, 60, ("203.0.113.7",), events), is_remote=False)
+    odd = judgements.activity(Activity(100, 60, ("203.0.113.7",), events), is_remote=False)
     assert {result.check for result in odd if result.level is Level.WARN} == {
         *("activity.denied", "activity.refreshes", "activity.changes", "activity.failures", "activity.addresses")
     }

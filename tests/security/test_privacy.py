@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccflare_core import privacy, redact
-from ccflare_core.key_sources import KeyFile
-from ccflare_core.privacy import without_secrets
-from ccflare_core.records import Payload
-from ccflare_core.settings import Settings
-from ccflare_core.store import Store
+from ccflare_core.config.settings import Settings
+from ccflare_core.exchange.records import Payload
+from ccflare_core.secrets import redact
+from ccflare_core.secrets.key_sources import KeyFile
+from ccflare_core.store.store import Store
+from ccflare_core.transcripts import redaction
+from ccflare_core.transcripts.redaction import without_secrets
 from database_kit import open_store, start_python, started
 from fake_upstream import Answer, FakeUpstream, encoded, event, message_json, sse
 from harness import Proxy, StartProxy, claude_request, via_base_url
@@ -183,7 +184,7 @@ def test_r49_events_that_are_written_otherwise(stream: bytes) -> None:
     [
         (b"not gzip " + KEY.encode(), "gzip", ""),
         (KEY.encode(), "gzip, br", ""),
-        (KEY.encode() * (privacy.MOST_BYTES // len(KEY) + 1), "", ""),
+        (KEY.encode() * (redaction.MOST_BYTES // len(KEY) + 1), "", ""),
         (b'"token":1,' * (redact.MOST_CANDIDATES + 1) + KEY.encode(), "", ""),
         (b'data: {"type":"content_block_delta",\ndata: "text":"x"}' + b'\n"content_block_delta"', "", "event-stream"),
     ],

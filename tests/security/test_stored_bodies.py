@@ -9,9 +9,9 @@ import pytest
 
 from bodies_kit import content, contents, conversation, is_sound, record, turns
 from ccflare_core.errors import StoreError, VaultError
-from ccflare_core.key_sources import KeyFile
-from ccflare_core.sealed import drain
-from ccflare_core.store import Store
+from ccflare_core.secrets.key_sources import KeyFile
+from ccflare_core.store.resealing import drain
+from ccflare_core.store.store import Store
 from database_kit import open_store
 from fake_upstream import FakeUpstream, sse
 from harness import StartProxy, claude_request, via_base_url

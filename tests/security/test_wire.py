@@ -16,9 +16,9 @@ import h2.connection
 import h2.errors
 import pytest
 
-from ccflare_core.accounts import Kind
-from ccflare_core.answers import error, exhausted
-from ccflare_core.heads import HEAD_FIELDS
+from ccflare_core.accounts.account import Kind
+from ccflare_core.anthropic.answers import error, exhausted
+from ccflare_core.http.headers import HEAD_FIELDS
 from fake_upstream import Answer, FakeUpstream, Gate, Header, Request, Wait, bad_request, cut_midway, message_json, sse
 from harness import Http2Client, RawClient, Reply, Truncated, claude_request, eventually, via_connect
 from rig import Rig

@@ -1,0 +1,1 @@
+"""`scripts/accounts.py`: accounts, logins, imports."""

@@ -1,0 +1,102 @@
+"""`accounts.py add`: an account whose secret comes on stdin. What `login` and `import` need as well is here too."""
+
+import argparse
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ccflare_cli.accounts.credentials import Tokens, parse_api_key, parse_setup_token, parse_tokens
+from ccflare_cli.console import OK, Console, Refused, open_store, read_settings
+from ccflare_cli.tables import kind
+from ccflare_core.accounts.account import Account, Kind, valid_name
+from ccflare_core.accounts.validity import token_state
+from ccflare_core.config.settings import Settings
+from ccflare_core.secrets.key_sources import choose
+from ccflare_core.store.store import Store
+
+_SETUP_SECONDS = 365 * 86_400.0
+"""How long a setup token lives. It says nothing of its end, and nothing refreshes it."""
+
+
+def add_secret_options(parser: argparse.ArgumentParser) -> None:
+    """The ways to hand a secret over, of which at most one is used."""
+    secret = parser.add_mutually_exclusive_group()
+    secret.add_argument("--api-key", type=_from_stdin, metavar="-", help="an API key, on stdin")
+    secret.add_argument("--tokens", type=_from_stdin, metavar="-", help="OAuth tokens as JSON, on stdin")
+    secret.add_argument(
+        "--setup-token", type=_from_stdin, metavar="-", help="what `claude setup-token` printed, on stdin; lasts a year"
+    )
+
+
+def has_secret(arguments: argparse.Namespace) -> bool:
+    """Whether one of these ways was chosen."""
+    return bool(arguments.api_key or arguments.tokens or arguments.setup_token)
+
+
+def _from_stdin(text: str) -> str:
+    if text != "-":
+        raise argparse.ArgumentTypeError(
+            "a secret is not taken from the command line, where every user of this machine can read it; "
+            "write - and give it on stdin"
+        )
+    return text
+
+
+def add(console: Console, arguments: argparse.Namespace) -> int:
+    """Add an account with the secret on stdin."""
+    name = checked_name(arguments.name)
+    settings = read_settings(console, arguments.database)
+    account = _read_account(console, arguments, name)
+    with opened(console, settings) as store:
+        store.add_account(account)
+    console.say(f"Added {name} ({described(account, console.now())}).")
+    return OK
+
+
+def _read_account(console: Console, arguments: argparse.Namespace, name: str) -> Account:
+    now, priority = console.now(), arguments.priority or 0
+    if arguments.api_key:
+        key = parse_api_key(console.secret(f"API key of {name}: "))
+        return Account(new_id(), name, Kind.API_KEY, priority, api_key=key, created_at=now)
+    if arguments.setup_token:
+        token = parse_setup_token(console.secret(f"Setup token of {name}: "))
+        tokens, end = Tokens(token, None, now + _SETUP_SECONDS), now + _SETUP_SECONDS
+    else:
+        tokens, end = parse_tokens(console.secret(f"Tokens of {name}, as JSON in one line: "), now), None
+    return Account(
+        new_id(),
+        name,
+        Kind.OAUTH,
+        priority,
+        access_token=tokens.access_token,
+        refresh_token=tokens.refresh_token,
+        expires_at=tokens.expires_at,
+        created_at=now,
+        login_at=now,
+        login_expires_at=end,
+    )
+
+
+def checked_name(name: str) -> str:
+    """The name, if an account may have it; raises Refused."""
+    if not valid_name(name):
+        raise Refused("A name has 1 to 100 letters, digits, spaces or -_@.+ and no space at its ends; choose another.")
+    return name
+
+
+def new_id() -> str:
+    """The id of a new account."""
+    return str(uuid.uuid4())
+
+
+def described(account: Account, now: float) -> str:
+    """`OAuth, valid for 8 h`."""
+    return kind(account) if account.kind is Kind.API_KEY else f"{kind(account)}, {token_state(account, now)}"
+
+
+@contextmanager
+def opened(console: Console, settings: Settings) -> Iterator[Store]:
+    """The store with its key, which opens everything that is in it: another one must not seal what is new."""
+    with open_store(console, settings, choose(settings, console.environ)) as store:
+        store.accounts()
+        yield store

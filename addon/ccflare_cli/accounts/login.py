@@ -1,0 +1,196 @@
+"""`accounts.py login`: the person allows it in the browser and pastes the code; tokens or a new API key are stored.
+
+Whatever goes wrong before that leaves nothing behind but the sentence that says so.
+"""
+
+import argparse
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ccflare_cli.accounts.add import checked_name, described, new_id, opened
+from ccflare_cli.console import OK, Console, Refused, read_settings, trusted_ca
+from ccflare_cli.output import local
+from ccflare_core.accounts.account import Account, Kind
+from ccflare_core.anthropic import oauth
+from ccflare_core.anthropic.oauth import Mode, PendingLogin, Tokens
+from ccflare_core.config.settings import Settings
+from ccflare_core.errors import CCFlareError, StoreError, TokenRejected, TokenUnavailable
+from ccflare_core.http.client import Answer, Fetcher
+from ccflare_core.http.pinning import PinGuard
+from ccflare_core.store.store import Store
+
+_KEYS_PAGE = "https://platform.claude.com/settings/keys"
+_HINTED_LENGTH = 60
+"""The hint of a shorter key would tell too much of it."""
+
+
+def add_login_options(parser: argparse.ArgumentParser) -> None:
+    """What a login can be told."""
+    parser.add_argument(
+        "--mode",
+        choices=[mode.value for mode in Mode],
+        help="max: the tokens of a subscription (default); console: a new API key, paid by use",
+    )
+    parser.add_argument("--no-browser", action="store_true", help="only print the page's address")
+
+
+def log_in(console: Console, arguments: argparse.Namespace, *, may_renew: bool = True) -> int:
+    """Log in as a new account or, if that may be, anew as one that is there."""
+    name = checked_name(arguments.name)
+    settings = read_settings(console, arguments.database)
+    pins = PinGuard(lambda: settings.upstream_pins, enforced=lambda: settings.pins_mode == "enforce")
+    fetcher = Fetcher(ca_file=trusted_ca(console), pins=pins, egress=lambda: settings.egress)
+    with opened(console, settings) as store:
+        account = _find(store, name)
+        if account and not may_renew:
+            raise Refused(f"There is an account called {name} already: `login` renews its login.")
+        login = _Login(console, settings.endpoints, fetcher, store, name, account, arguments.priority)
+        mode, browse = _mode(arguments, account), not arguments.no_browser
+        try:
+            stored = login.redeem(*_allowed(console, settings, store, name, mode, browse))
+        except CCFlareError as error:
+            with contextlib.suppress(StoreError):  # nothing was done, and the person hears of it in any case
+                store.note("login.done", name, "failed", mode=mode.value, reason=str(error))
+            raise
+    verb = "Added" if account is None else "Renewed the login of"
+    console.say(f"{verb} {name} ({described(stored, console.now())}).")
+    return OK
+
+
+def _find(store: Store, name: str) -> Account | None:
+    return next((account for account in store.accounts() if account.name == name), None)
+
+
+def _mode(arguments: argparse.Namespace, account: Account | None) -> Mode:
+    wanted = Mode(arguments.mode or Mode.MAX)
+    if account is not None and (account.kind is Kind.OAUTH) is not (wanted is Mode.MAX):
+        how = "has an API key: --mode console makes it a new one" if wanted is Mode.MAX else "is a subscription's"
+        raise Refused(f"{account.name} {how}; for another login choose another name.")
+    return wanted
+
+
+def _allowed(
+    console: Console, settings: Settings, store: Store, name: str, mode: Mode, browse: bool
+) -> tuple[PendingLogin, str]:
+    """The login that the person has allowed, and the code that proves it. It cannot be had a second time."""
+    begun = PendingLogin.begin(mode, console.now())
+    session = store.sessions.begin(name, begun)
+    try:
+        pasted = _ask_for_code(console, oauth.authorize_url(settings.endpoints, begun), browse)
+        pending = store.sessions.take(session, name)
+        code, state = oauth.parse_code(pasted)
+        oauth.check_state(pending, state)
+    except ValueError as error:
+        raise Refused(f"{error}.") from None
+    finally:
+        store.sessions.discard(session)
+    return pending, code
+
+
+def _ask_for_code(console: Console, url: str, browse: bool) -> str:
+    console.say(f"Allow the login on this page, then copy the code that it shows:\n\n{url}\n")
+    if browse and console.browse(url):
+        console.say("Your browser should have it open.")
+    return console.ask("Paste the code:")
+
+
+class _Login:
+    """What turns a code into an account. `account` is the one that logs in anew, if any."""
+
+    def __init__(
+        self,
+        console: Console,
+        endpoints: oauth.Endpoints,
+        fetcher: Fetcher,
+        store: Store,
+        name: str,
+        account: Account | None,
+        priority: int | None,
+    ) -> None:
+        self._console = console
+        self._endpoints = endpoints
+        self._fetcher = fetcher
+        self._store = store
+        self._name = name
+        self._account = account
+        self._priority = priority
+
+    def redeem(self, pending: PendingLogin, code: str) -> Account:
+        """The account as it is stored now."""
+        tokens = self._exchange(pending, code)
+        if tokens.owner.email:
+            self._console.say(f"The provider knows you as {tokens.owner.email}.")
+        if pending.mode is Mode.CONSOLE:
+            return self._make_key(tokens)
+        if tokens.refresh_token is None:
+            self._console.complain("The provider gave no refresh token: the login ends with its first token.")
+        return self._store_account(
+            Kind.OAUTH,
+            access_token=tokens.access_token,
+            refresh_token=tokens.refresh_token,
+            expires_at=tokens.expires_at,
+            login_at=self._console.now(),
+            login_expires_at=tokens.login_expires_at,
+            needs_login=False,
+        )
+
+    def _exchange(self, pending: PendingLogin, code: str) -> Tokens:
+        answer = self._send(oauth.exchange_request(self._endpoints, pending, code))
+        try:
+            return oauth.read_answer(answer.status, answer.content_type, answer.body, self._console.now())
+        except TokenRejected:  # it speaks of refresh tokens
+            raise Refused(
+                "The provider did not take the code: it is not whole, was used before, or is too old; begin again."
+            ) from None
+
+    def _make_key(self, tokens: Tokens) -> Account:
+        request = oauth.create_key_request(self._endpoints, tokens.access_token)
+        self._check_name()  # it may have been taken while the person was in the browser
+        try:
+            answer = self._send(request)
+            key = oauth.read_key(answer.status, answer.content_type, answer.body)
+        except TokenUnavailable as error:
+            when = f"{local(self._console.now()):%H:%M}"
+            raise Refused(
+                f"{error}.\nNothing was stored. If {_KEYS_PAGE} shows a key made at {when}, delete it there."
+            ) from None
+        with self._accounted_for(key):
+            account = self._store_account(Kind.API_KEY, api_key=key)
+        if self._account is not None:
+            self._console.complain(f"Its old key still works until you delete it at {_KEYS_PAGE}.")
+        return account
+
+    def _check_name(self) -> None:
+        found = _find(self._store, self._name)
+        if (found and found.id) != (self._account and self._account.id):
+            raise StoreError(f"{self._name} was added, removed or renamed meanwhile: begin again")
+
+    @contextmanager
+    def _accounted_for(self, key: str) -> Iterator[None]:
+        """Tell how to find the new key at the provider if it could not be stored, for whatever reason."""
+        try:
+            yield
+        except BaseException:
+            shown = f"it is shown as {key[:16]}...{key[-4:]} and " if len(key) >= _HINTED_LENGTH else "it "
+            self._console.complain(
+                f"The API key that was made for {self._name} could not be stored. Delete it at {_KEYS_PAGE}: "
+                f"{shown}was made at {local(self._console.now()):%H:%M}."
+            )
+            raise
+
+    def _store_account(self, kind: Kind, **fields: Any) -> Account:
+        if self._account is None:
+            account = Account(new_id(), self._name, kind, self._priority or 0, created_at=self._console.now(), **fields)
+            with self._store.audited("login.done", self._name):
+                self._store.add_account(account)
+            return account
+        if self._priority is not None:
+            fields["priority"] = self._priority
+        self._store.update_account(self._account.id, **fields)
+        return self._store.account_by_name(self._name)
+
+    def _send(self, request: oauth.Request) -> Answer:
+        return asyncio.run(self._fetcher.send(request))

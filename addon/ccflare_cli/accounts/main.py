@@ -1,0 +1,167 @@
+"""`scripts/accounts.py`: the accounts of the pool. A running proxy sees every change within a second."""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+from ccflare_cli.accounts.add import add, add_secret_options, checked_name, has_secret
+from ccflare_cli.accounts.import_command import add_import_options, bring
+from ccflare_cli.accounts.login import add_login_options, log_in
+from ccflare_cli.console import (
+    OK,
+    Console,
+    Parser,
+    Refused,
+    add_command,
+    add_common,
+    add_group,
+    dispatch,
+    open_store,
+    read_settings,
+    script_parser,
+    whole_number,
+)
+from ccflare_cli.output import render
+from ccflare_cli.tables import account_table
+from ccflare_core.accounts.account import Account
+from ccflare_core.accounts.status import Standing, standing
+from ccflare_core.db.engine_choice import is_made
+from ccflare_core.reports.queries import Reports, Use
+from ccflare_core.reports.traffic import Period
+from ccflare_core.secrets.key_sources import choose
+from ccflare_core.store.store import Store
+
+_DAY = 86_400
+_EXAMPLES = """\
+examples:
+  scripts/accounts.py login max-1
+  scripts/accounts.py add key-1 --api-key - --priority 10
+  scripts/accounts.py import --from claude-code ~/.claude/.credentials.json
+  scripts/accounts.py list
+
+A key or token is never an argument: it is typed when asked for, or comes on stdin.
+"""
+
+
+def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
+    """Run one command and give its exit code: 0 done, 1 refused or not found, 2 misused."""
+    return dispatch(_parser(), argv, console)
+
+
+def _parser() -> Parser:
+    parser = script_parser("accounts.py", "Manage the accounts that the proxy serves from.", _EXAMPLES)
+    add_common(parser)
+    commands = add_group(parser)
+    priority = whole_number(-1000, 1000)
+
+    login = _command(commands, "login", log_in, "log in as an account in the browser, for the first time or again")
+    new = _command(commands, "add", _add, "add an account: by a login in the browser, or with a secret on stdin")
+    add_secret_options(new)
+    for command in (login, new):
+        add_login_options(command)
+        command.add_argument("--priority", type=priority, metavar="N", help="lower ones serve first (default: 0)")
+    other = _command(commands, "import", bring, "take over the accounts of another program", named=False)
+    add_import_options(other)
+    _command(commands, "list", _list, "show all accounts", named=False)
+    _command(commands, "pause", partial(_set_paused, True), "send no requests to an account")
+    _command(commands, "resume", partial(_set_paused, False), "end a pause")
+    rename = _command(commands, "rename", _rename, "give an account another name")
+    rename.add_argument("new", metavar="NEW", help="its new name")
+    remove = _command(commands, "remove", _remove, "delete an account and its tokens; its requests stay")
+    remove.add_argument("--yes", action="store_true", help="do not ask")
+    change = _command(commands, "priority", _set_priority, "set an account's priority")
+    change.add_argument("priority", type=priority, metavar="N", help="lower ones serve first")
+    return parser
+
+
+def _command(
+    commands: "argparse._SubParsersAction[Parser]",
+    name: str,
+    function: Callable[[Console, argparse.Namespace], int],
+    text: str,
+    *,
+    named: bool = True,
+) -> Parser:
+    command = add_command(commands, name, function, text)
+    if named:
+        command.add_argument("name", metavar="NAME", help="the account's name")
+    return command
+
+
+def _add(console: Console, arguments: argparse.Namespace) -> int:
+    if has_secret(arguments):
+        if arguments.mode or arguments.no_browser:
+            raise Refused("--mode and --no-browser are for a login in the browser; leave them or the secret out.")
+        return add(console, arguments)
+    return log_in(console, arguments, may_renew=False)
+
+
+def _set_paused(paused: bool, console: Console, arguments: argparse.Namespace) -> int:
+    with _found(console, arguments) as (store, account):
+        if account.paused == paused:
+            console.say(f"{account.name} is {'already paused' if paused else 'not paused'}.")
+            return OK
+        store.update_account(account.id, paused=paused)
+        console.say(f"{'Paused' if paused else 'Resumed'} {account.name}.")
+    return OK
+
+
+def _rename(console: Console, arguments: argparse.Namespace) -> int:
+    new = checked_name(arguments.new)
+    with _found(console, arguments) as (store, account):
+        store.update_account(account.id, name=new)
+        console.say(f"{account.name} is now called {new}.")
+    return OK
+
+
+def _remove(console: Console, arguments: argparse.Namespace) -> int:
+    with _found(console, arguments) as (store, account):
+        question = f"This deletes {account.name} and its tokens. Type its name to go on:"
+        if not arguments.yes and console.ask(question) != account.name:
+            raise Refused("That is not its name; nothing was removed.")
+        store.remove_account(account.id)
+        console.say(f"Removed {account.name}.")
+    return OK
+
+
+def _set_priority(console: Console, arguments: argparse.Namespace) -> int:
+    with _found(console, arguments) as (store, account):
+        store.update_account(account.id, priority=arguments.priority)
+        console.say(f"{account.name} has priority {arguments.priority} now.")
+    return OK
+
+
+@contextmanager
+def _found(console: Console, arguments: argparse.Namespace) -> Iterator[tuple[Store, Account]]:
+    """The open store and the named account, without its secrets: the key is needed for the audit log only."""
+    settings = read_settings(console, arguments.database)
+    if not is_made(settings.database):
+        raise Refused(f"There are no accounts: {settings.database} does not exist yet.")
+    with open_store(console, settings, choose(settings, console.environ)) as store:
+        yield store, store.account_by_name(arguments.name, secrets=False)
+
+
+def _list(console: Console, arguments: argparse.Namespace) -> int:
+    database, now = read_settings(console, arguments.database).database, console.now()
+    rows: list[tuple[Standing, Use]] = []
+    if is_made(database):
+        store = Store.open(database, None, read_only=True)
+        try:
+            rows = _rows(store, now)
+        finally:
+            store.close()
+    console.say(render([account_table(rows, now)], arguments.format))
+    return OK
+
+
+def _rows(store: Store, now: float) -> list[tuple[Standing, Use]]:
+    reports, last_day = Reports(store.query), Period(now - _DAY, now)
+    cooldowns, windows, upkeep = store.cooldowns(), store.latest_windows(), store.logins.upkeep()
+    return [
+        (
+            standing(account, cooldowns, windows.get(account.id, ()), now, upkeep.get(account.id)),
+            reports.use(account.id, last_day),
+        )
+        for account in store.accounts()
+    ]

@@ -1,0 +1,1 @@
+"""`scripts/audit.py`: the audit log, and what to do after an incident."""

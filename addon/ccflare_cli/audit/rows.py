@@ -1,0 +1,82 @@
+"""What `audit.py show` finds, and how it looks."""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from ccflare_cli.output import Column, Table, clip, moment
+from ccflare_core.audit.entries import Row, stamp
+from ccflare_core.store.store import Store
+
+
+def find_rows(store: Store, arguments: argparse.Namespace, now: float, marks: Sequence[str]) -> list[Row]:
+    """The newest rows that fit, the oldest of them first."""
+    where, values = ["1 = 1"], []
+    for name in ("actor", "target", "ip"):
+        if (pattern := getattr(arguments, name)) is not None:
+            where.append(f"{name} LIKE ? ESCAPE '!'")
+            values.append(_like(pattern))
+    if arguments.action is not None:
+        where.append("(action LIKE ? ESCAPE '!' OR action LIKE ? ESCAPE '!')")
+        values += [_like(arguments.action), _like(arguments.action) + ".%"]
+    if arguments.outcome:
+        where.append("outcome = ?")
+        values.append(arguments.outcome)
+    if arguments.secret:
+        where.append(f"({' OR '.join(['detail LIKE ?'] * len(marks)) or '1 = 0'})")
+        values += [f"%{mark}%" for mark in marks]
+    for name, sign in (("since", ">="), ("until", "<=")):
+        if (when := getattr(arguments, name)) is not None:
+            where.append(f"ts_utc {sign} ?")
+            values.append(stamp(when.period(now).since))
+    columns, conditions = ", ".join(Row._fields), " AND ".join(where)
+    sql = f"SELECT {columns} FROM audit_log WHERE {conditions} ORDER BY id DESC LIMIT {arguments.limit:d}"  # noqa: S608
+    return [Row(*row) for row in reversed(store.query(sql, values))]
+
+
+def _like(pattern: str) -> str:
+    """A pattern with * as one for LIKE, escaped by an exclamation mark."""
+    for char in "!%_":
+        pattern = pattern.replace(char, f"!{char}")
+    return pattern.replace("*", "%")
+
+
+def row_table(rows: list[Row], now: float) -> Table[Row]:
+    names = [name for name in Row._fields if name != "detail"]
+
+    def getter(name: str) -> Callable[[Row], object]:
+        return lambda row: getattr(row, name)
+
+    return Table(
+        key="audit",
+        title="",
+        rows=rows,
+        fields=(*((name, getter(name)) for name in names), ("detail", lambda row: json.loads(row.detail))),
+        columns=(
+            Column("Row", lambda row: str(row.id), right=True),
+            Column("When", lambda row: moment(datetime.fromisoformat(row.ts_utc).timestamp(), now, seconds=True)),
+            Column("Who", lambda row: clip(row.actor, 24)),
+            Column("From", lambda row: clip(row.ip, 39)),
+            Column("Action", lambda row: row.action),
+            Column("Target", lambda row: clip(row.target, 24)),
+            Column("Outcome", lambda row: row.outcome),
+            Column("Detail", lambda row: clip(_brief(json.loads(row.detail)), 60)),
+        ),
+        empty="Nothing that fits is in the audit log.",
+    )
+
+
+def _brief(detail: dict[str, object]) -> str:
+    """The details for people; who needs all of them takes JSON."""
+    return ", ".join(f"{name} {_value(value)}" for name, value in detail.items() if name != "id")
+
+
+def _value(value: object) -> str:
+    if isinstance(value, dict):
+        if set(value) == {"before", "after"}:
+            return f"{_value(value['before'])} → {_value(value['after'])}"
+        return ", ".join(f"{name} {_value(each)}" for name, each in value.items())
+    if isinstance(value, str) and value.startswith("hmac-sha256:"):
+        return "(hidden)"
+    return json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value

@@ -1,0 +1,241 @@
+"""What every command needs of its surroundings: three streams, the environment, a clock, the database."""
+
+import argparse
+import getpass
+import importlib
+import os
+import sys
+import time
+import webbrowser
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Self, TextIO
+
+from ccflare_cli import ROOT
+from ccflare_cli.output import FORMATS, printable
+from ccflare_core.audit.entries import By
+from ccflare_core.config import settings
+from ccflare_core.config.settings import Settings
+from ccflare_core.db.engine_choice import is_made
+from ccflare_core.errors import CCFlareError
+from ccflare_core.process import hide_memory
+from ccflare_core.secrets.key_sources import KeySource
+from ccflare_core.store.store import Store
+
+OK, REFUSED, USAGE = 0, 1, 2
+SECRET_LIMIT = 64 * 1024
+"""Characters. No key or token file is near it; a wrong file on stdin may be."""
+
+
+class Refused(CCFlareError):
+    """A command will not do what was asked; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """Where a command reads, writes and learns the time. Tests make their own."""
+
+    stdin: TextIO
+    stdout: TextIO
+    stderr: TextIO
+    environ: Mapping[str, str] = field(repr=False)
+    now: Callable[[], float]
+    ask_secret: Callable[[str], str]
+    browse: Callable[[str], bool]
+    """Opens an address in the person's browser; whether there is one."""
+
+    @classmethod
+    def real(cls) -> Self:
+        """This process's own, which nobody can look into from now on."""
+        hide_memory()
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")  # a bar must not end a command on an ASCII terminal
+        now = time.time  # noqa: TID251
+        return cls(sys.stdin, sys.stdout, sys.stderr, os.environ, now, getpass.getpass, _browse)
+
+    def say(self, text: str) -> None:
+        """A line for the reader of the output."""
+        print(text, file=self.stdout)
+
+    def complain(self, text: str) -> None:
+        """A line for the person at the keyboard, apart from the output."""
+        print(text, file=self.stderr)
+
+    def ask(self, question: str) -> str:
+        """The line that is typed in answer; empty at the end of input."""
+        self.stdout.flush()  # what was said before comes first
+        print(question, end=" ", file=self.stderr, flush=True)
+        with _as_text():
+            return self.stdin.readline(SECRET_LIMIT).rstrip("\r\n")
+
+    def secret(self, prompt: str) -> str:
+        """A secret, typed unseen at a terminal, else all of stdin."""
+        with _as_text():
+            if self.stdin.isatty():
+                return self.ask_secret(prompt).strip()
+            text = self.stdin.read(SECRET_LIMIT + 1)
+        if len(text) > SECRET_LIMIT:
+            raise Refused("What came on stdin is too long for a key or tokens; check which file it was.")
+        return text.strip()
+
+
+type Command = Callable[[Console, argparse.Namespace], int]
+"""What does a subcommand's work, and gives the exit code."""
+
+
+@contextmanager
+def _as_text() -> Iterator[None]:
+    try:
+        yield
+    except EOFError:
+        raise Refused("Nothing was typed.") from None
+    except UnicodeDecodeError:
+        raise Refused("What came on stdin is not text; check which file it was.") from None
+
+
+def _browse(address: str) -> bool:
+    # Without a display there are only browsers that would take over the terminal, and wait for their end.
+    seats = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+    if sys.platform not in ("darwin", "win32") and not any(os.environ.get(name) for name in seats):
+        return False
+    try:
+        return webbrowser.open(address)
+    except (webbrowser.Error, OSError):
+        return False
+
+
+def operator() -> By:
+    """Who sits at the console, for the audit log: the user that this process runs as, whatever the environment says."""
+    try:
+        pwd = importlib.import_module("pwd")
+        name = pwd.getpwuid(os.geteuid()).pw_name
+    except ImportError:  # there is none on Windows
+        name = getpass.getuser()
+    except KeyError:
+        name = str(os.geteuid())
+    return By(f"cli:{name}")
+
+
+@contextmanager
+def open_store(
+    console: Console, settings: Settings, source: KeySource | None, *, read_only: bool = False
+) -> Iterator[Store]:
+    """The store of the configured database. What is changed is audited as the operator's."""
+    second = None if read_only else settings.audit_path
+    store = Store.open(
+        settings.database, source, read_only=read_only, by=operator(), audit_file=second, wall=console.now
+    )
+    try:
+        yield store
+    finally:
+        store.close()
+        if store.audit.file and store.audit.file.trouble:
+            console.complain(store.audit.file.trouble)
+
+
+@contextmanager
+def open_made_store(
+    console: Console, settings: Settings, source: KeySource | None, nothing: str, *, read_only: bool = False
+) -> Iterator[Store]:
+    """The same, of a database that is there already; Refused says that there is `nothing`."""
+    if not is_made(settings.database):
+        raise Refused(f"{nothing}: {settings.database} does not exist yet.")
+    with open_store(console, settings, source, read_only=read_only) as store:
+        yield store
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that takes no abbreviations and never repeats a stray argument: it may be a secret."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(allow_abbrev=False, **options)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        if message.startswith("unrecognized arguments"):
+            message = "there are arguments that do not belong here"
+        super().error(message)
+
+
+def script_parser(prog: str, description: str, examples: str) -> Parser:
+    """The parser of a script whose help ends with these examples."""
+    form = argparse.RawDescriptionHelpFormatter
+    return Parser(prog=prog, description=description, epilog=examples, formatter_class=form)
+
+
+def add_group(parser: Parser) -> "argparse._SubParsersAction[Parser]":
+    """Where a parser's subcommands go, of which one must be given."""
+    return parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+
+def add_common(parser: argparse.ArgumentParser, *, again: bool = False) -> None:
+    """The options that every command has. With `again` they may follow a subcommand's name as well."""
+    database = argparse.SUPPRESS if again else None
+    form = argparse.SUPPRESS if again else "table"
+    parser.add_argument("--database", metavar="PATH|URL", default=database, help="default: the proxy's")
+    parser.add_argument("--format", choices=FORMATS, default=form, help="default: table")
+
+
+def add_command(
+    commands: "argparse._SubParsersAction[Parser]",
+    name: str,
+    function: Command,
+    text: str,
+) -> Parser:
+    """A subcommand that calls `function`, with the common options; `text` is its line in the help."""
+    command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    command.set_defaults(command=function)
+    add_common(command, again=True)
+    return command
+
+
+def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
+    """An argparse type for the numbers from `minimum` to `maximum`."""
+
+    def read(text: str) -> int:
+        if text.lstrip("-").isdecimal() and len(text) < 12 and minimum <= int(text) <= maximum:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"give a whole number from {minimum} to {maximum}")
+
+    return read
+
+
+def read_settings(console: Console, database: str | None) -> Settings:
+    """The settings that the proxy would have, with `database` before its own. Raises ConfigError."""
+    values = settings.defaults(console.environ, ROOT)
+    if database:
+        values["ccflare_database"] = database
+    return Settings.build(values, console.environ)
+
+
+def trusted_ca(console: Console) -> Path | None:
+    """The file that the configuration names for mitmproxy, with authorities to trust besides the usual ones."""
+    named = settings.defaults(console.environ, ROOT).get("ssl_verify_upstream_trusted_ca")
+    return Path(str(named)).expanduser() if named else None
+
+
+def dispatch(
+    parser: Parser, argv: Sequence[str] | None, console: Console | None, command: Command | None = None
+) -> int:
+    """The exit code of `command`, or else of the subcommand that was given; 2 if the arguments are wrong."""
+    arguments = parser.parse_args(argv)
+    console = console or Console.real()
+    return guarded(console, partial(command or arguments.command, console, arguments))
+
+
+def guarded(console: Console, command: Callable[[], int]) -> int:
+    """The command's exit code, with every expected error turned into one sentence on stderr."""
+    try:
+        code = command()
+        console.stdout.flush()
+    except CCFlareError as error:
+        console.complain("\n".join(printable(line) for line in str(error).splitlines()))
+        return REFUSED
+    except BrokenPipeError:
+        # The reader (`| head`) has enough. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return REFUSED
+    return code

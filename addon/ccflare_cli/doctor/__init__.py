@@ -1,0 +1,1 @@
+"""`scripts/doctor.py`: is this installation well, and what to do if not."""

@@ -1,0 +1,164 @@
+"""`scripts/doctor.py`: a checklist of this installation's security and health, each point tried for real."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ccflare_cli.console import (
+    OK,
+    REFUSED,
+    Console,
+    Parser,
+    add_common,
+    dispatch,
+    read_settings,
+    script_parser,
+    trusted_ca,
+)
+from ccflare_cli.doctor import host_checks, judgements, proxy_checks, store_checks
+from ccflare_cli.doctor.judgements import AREAS, Door, Level, Result, Results, fail
+from ccflare_cli.output import Column, Table, clip, render
+from ccflare_core.config.settings import Settings
+from ccflare_core.errors import CCFlareError
+from ccflare_core.store.store import Store
+
+_EXAMPLES = """\
+examples:
+  scripts/doctor.py                               all that can be looked at without leaving this machine
+  scripts/doctor.py --online                      the upstream too: certificates, pins, clock
+  scripts/doctor.py --log proxy.log --log ci.log  whether these files hold a secret
+  scripts/doctor.py --only files --only code --format json
+
+It only reads. The exit code is 1 if something fails, and 0 if all is well or there are warnings.
+"""
+
+
+def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
+    """Run the checks and give the exit code: 0 ok or warnings, 1 something fails, 2 misused."""
+    return dispatch(_parser(), argv, console, _run)
+
+
+def _parser() -> Parser:
+    parser = script_parser("doctor.py", "Check this installation.", _EXAMPLES)
+    add_common(parser)
+    parser.add_argument(
+        "--only", action="append", choices=AREAS, metavar="AREA", help=f"repeatable: {', '.join(AREAS)}"
+    )
+    parser.add_argument("--online", action="store_true", help="ask the upstream too, without any credential")
+    parser.add_argument(
+        "--log",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="look for secrets in this file; repeatable",
+    )
+    parser.add_argument("--quiet", action="store_true", help="show only what is not ok")
+    return parser
+
+
+def _run(console: Console, arguments: argparse.Namespace) -> int:
+    wanted = frozenset(arguments.only or AREAS)
+    results = [result for result in Examination(console, arguments).all(wanted) if result.area in wanted]
+    shown = [result for result in results if not arguments.quiet or result.level is not Level.OK]
+    if shown or arguments.format == "json":
+        console.say(render([_table(shown, results)], arguments.format))
+    return REFUSED if judgements.worst(results) is Level.FAIL else OK
+
+
+def _table(shown: list[Result], all_: list[Result]) -> Table[Result]:
+    counts = [f"{sum(result.level is level for result in all_)} {level.value}" for level in Level]
+    return Table(
+        key="checks",
+        title="",
+        rows=shown,
+        fields=(
+            ("check", lambda result: result.check),
+            ("level", lambda result: result.level.value),
+            ("found", lambda result: result.found),
+            ("remedy", lambda result: result.remedy),
+        ),
+        columns=(
+            Column("Check", lambda result: result.check),
+            Column("", lambda result: result.level.value),
+            Column("Found", lambda result: clip(result.found, 200)),
+            Column("What to do", lambda result: result.remedy),
+        ),
+        note=", ".join(counts),
+    )
+
+
+class Examination:
+    """All checks, from the host to the running proxy. One that cannot be made does not keep others from being made."""
+
+    def __init__(self, console: Console, arguments: argparse.Namespace) -> None:
+        self._console = console
+        self._arguments = arguments
+        self._now = console.now()
+        self._problems: list[str] = []
+        self._sources = host_checks.option_sources(console.environ, self._problems)
+        self._merged = {name: value for each in self._sources.values() for name, value in each.items()}
+
+    def all(self, wanted: frozenset[str]) -> list[Result]:
+        """Every result, as far as it takes to know about the wanted areas."""
+        settings = self._settings()
+        results = [
+            *host_checks.host(self._console.environ, self._merged),
+            *host_checks.options(self._sources, self._problems, self._merged),
+            *host_checks.files(settings, self._merged, self._console.environ),
+        ]
+        if "code" in wanted:
+            results += host_checks.code()
+        if wanted & {"keys", "database", "accounts", "access", "activity", "proxy"} or self._arguments.log:
+            results += self._stored(settings)
+        if settings is not None and self._arguments.online:
+            results += proxy_checks.upstream(settings, trusted_ca(self._console), self._now)
+        return results
+
+    def _settings(self) -> Settings | None:
+        try:
+            return read_settings(self._console, self._arguments.database)
+        except CCFlareError as error:
+            self._problems += [line for line in str(error).splitlines() if line not in self._problems]
+            return None
+
+    def _stored(self, settings: Settings | None) -> list[Result]:
+        results: list[Result] = []
+        if settings is None:
+            return [fail("database.opens", "the options say nothing that could be opened", "correct them first")]
+        source = store_checks.key_source(self._console, settings, results)
+        known: list[bytes] = []
+        if source is not None:
+            with store_checks.opened(self._console, settings, source, results) as store:
+                if store is not None:
+                    results += self._in_store(store, settings)
+                    known = store_checks.secrets(store)
+        results += host_checks.logs(self._arguments.log, known)
+        return results
+
+    def _in_store(self, store: Store, settings: Settings) -> list[Result]:
+        now = self._now
+        parts = (
+            store_checks.database(store, settings, now),
+            store_checks.audit(store, settings),
+            store_checks.keys(store, now),
+            store_checks.accounts(store, now),
+            self._access(store, settings),
+            store_checks.activity(store, now, is_remote=settings.allow_remote),
+            proxy_checks.proxies(store, now),
+        )
+        results: list[Result] = []
+        for part in parts:
+            try:
+                results += part
+            except CCFlareError as error:
+                results.append(fail("database.reads", str(error), "see `scripts/audit.py verify`, or restore a backup"))
+        return results
+
+    def _access(self, store: Store, settings: Settings) -> Results:
+        host = str(self._merged.get("listen_host", "127.0.0.1"))
+        keys = store_checks.valid_keys(store, self._now)
+        has_tls = settings.requires_client_tls or settings.insecure_remote
+        yield from judgements.door(Door(host, settings.allow_remote, has_tls, keys))
+        yield from store_checks.client_keys(store, self._now)
+        yield from store_checks.second_factor(store, self._now, is_remote=settings.allow_remote)

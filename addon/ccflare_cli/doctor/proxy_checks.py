@@ -1,0 +1,246 @@
+"""What `doctor.py` looks at from outside: the proxy that runs here, as a stranger meets it, and the upstream."""
+
+import asyncio
+import http.client
+import json
+import socket
+import ssl
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from ccflare_cli.doctor import judgements
+from ccflare_cli.doctor.judgements import Result, Results, fail, ok, warn
+from ccflare_core.anthropic.oauth import Request
+from ccflare_core.config.settings import Settings
+from ccflare_core.errors import CCFlareError
+from ccflare_core.http.client import Answer, Fetcher
+from ccflare_core.http.pinning import PinGuard
+from ccflare_core.http.pins import Pins
+from ccflare_core.store.store import Store
+
+_SECONDS = 3.0
+_ALIVE_MS = 180_000
+_EVIL = "http://evil.example"
+_PAGES = (
+    "/ccflare/",
+    "/ccflare/ready",
+    "/ccflare/accounts",
+    "/ccflare/clients",
+    "/ccflare/dashboard",
+    "/ccflare/metrics",
+)
+"""Pages of ours, of today or tomorrow, that are for those who may see them."""
+_REFUSED = (400, 401, 403, 404, 405, 421, 429)
+_NAMING = ("server", "via", "x-powered-by")
+_TELLING = ("traceback", 'file "/', "site-packages")
+
+
+class Proxy(NamedTuple):
+    """A proxy that runs here, by the configuration that it has noted down."""
+
+    host: str
+    port: int
+    pid: int
+    tls: bool
+    asks_for_certificate: bool
+    options: Mapping[str, object]
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An answer of the proxy."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: str = field(repr=False)
+
+
+def running(store: Store, now: float) -> list[Proxy]:
+    """The proxies of this machine that are alive and answer."""
+    here = socket.gethostname()
+    sql = "SELECT pid FROM runs WHERE host = ? AND ended_at IS NULL AND heartbeat_at > ? ORDER BY started_at DESC"
+    pids = [pid for (pid,) in store.query(sql, (here, round(now * 1000) - _ALIVE_MS)) if Path(f"/proc/{pid}").exists()]
+    scopes = store.query("SELECT scope, options FROM configurations WHERE scope LIKE ?", (f"{here}:%",))
+    found = [_proxy(scope, json.loads(text), pid) for pid in pids[:1] for scope, text in scopes]
+    return [proxy for proxy in found if _accepts(proxy)]
+
+
+def _proxy(scope: str, options: Mapping[str, object], pid: int) -> Proxy:
+    asks = bool(options.get("ccflare_client_ca"))
+    tls = asks or options.get("ccflare_client_tls") == "required"
+    host = str(options.get("listen_host") or "127.0.0.1")
+    return Proxy(host, int(scope.rpartition(":")[2]), pid, tls, asks, options)
+
+
+def _accepts(proxy: Proxy) -> bool:
+    try:
+        with socket.create_connection((_reach(proxy.host), proxy.port), timeout=_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+def _reach(host: str) -> str:
+    return "127.0.0.1" if host in ("", "0.0.0.0", "::") else host  # noqa: S104
+
+
+def proxies(store: Store, now: float) -> Results:
+    """What a stranger gets from each of them."""
+    has_keys = any(key.is_valid(now) for key in store.clients.all())
+    found = running(store, now)
+    if not found:
+        yield ok("proxy.health", "no proxy runs here with this database; what takes one was not tried")
+    for proxy in found:
+        yield from _memory(proxy)
+        yield from judgements.option_hazards(f"the proxy on {proxy}", proxy.options)
+        try:
+            yield from _stranger(proxy, has_keys=has_keys)
+        except (OSError, http.client.HTTPException) as error:
+            yield fail("proxy.health", f"{proxy} does not answer ({type(error).__name__})", "see its log, restart it")
+
+
+def _stranger(proxy: Proxy, *, has_keys: bool) -> Iterator[Result]:
+    is_closed = has_keys and not proxy.options.get("ccflare_open_loopback")
+    if proxy.asks_for_certificate:
+        yield ok("proxy.health", f"{proxy} listens and asks for a client's certificate; the rest was not tried")
+        return
+    health = _ask(proxy, "GET", "/ccflare/health")
+    well = health.status == 200
+    yield (
+        ok("proxy.health", f"{proxy} is well")
+        if well
+        else fail("proxy.health", f"{proxy}: {health.status}", "see its log")
+    )
+    for name, text, seen, is_well in _probes(proxy, is_closed=is_closed):
+        told = f"{text}: {seen.status}"
+        yield ok(name, told) if is_well else fail(name, told, "it was let through: stop the proxy, report the fault")
+    yield _endpoints([page for page in _PAGES if _ask(proxy, "GET", page).status == 200], is_closed=is_closed)
+    yield _leaky("proxy.headers", [f"{name}: {health.headers[name]}" for name in _NAMING if name in health.headers])
+    odd = _ask(proxy, "GET", "/ccflare/%00..").body.lower()
+    yield _leaky("proxy.errors", [word for word in _TELLING if word in odd])
+
+
+def _endpoints(shown: list[str], *, is_closed: bool) -> Result:
+    told = f"without a key strangers are shown {', '.join(('/ccflare/health', *shown))}"
+    if shown and is_closed:
+        return fail("proxy.endpoints", told, "stop the proxy, report the fault")
+    return ok("proxy.endpoints", told)
+
+
+def _probes(proxy: Proxy, *, is_closed: bool) -> Iterator[tuple[str, str, Seen, bool]]:
+    """Requests that must be refused: none of them can reach the upstream with an account's credential."""
+    preflight = _ask(proxy, "OPTIONS", "/ccflare/accounts", {"Origin": _EVIL, "Access-Control-Request-Method": "POST"})
+    allowed = preflight.headers.get("access-control-allow-origin", "")
+    yield "proxy.cors", "a preflight of another site's page", preflight, allowed not in ("*", _EVIL)
+    posted = _ask(proxy, "POST", "/ccflare/accounts/none/pause", {"Origin": _EVIL})
+    yield "proxy.origin", "a change by another site's page", posted, posted.status in _REFUSED
+    rebound = _ask(proxy, "GET", "/ccflare/health", {"Host": "evil.example"})
+    yield "proxy.host", "a page under a foreign name", rebound, rebound.status in _REFUSED
+    changed = _ask(proxy, "POST", "/ccflare/accounts/none/pause")
+    yield "proxy.changes", "a change without a key", changed, changed.status in _REFUSED
+    if is_closed:
+        asked = _ask(proxy, "GET", "/v1/models")
+        yield "proxy.keys", "a request to the API without a key", asked, asked.status in _REFUSED
+
+
+def _leaky(check: str, found: list[str]) -> Result:
+    if found:
+        return fail(check, f"an answer tells strangers {', '.join(found)}", "report it as a fault of ccflare")
+    return ok(check, "answers tell strangers nothing of the inside")
+
+
+def _ask(proxy: Proxy, method: str, path: str, headers: Mapping[str, str] | None = None) -> Seen:
+    connection: http.client.HTTPConnection
+    if proxy.tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        # Nothing is sent that anybody could use, and our own certificate is another's business.
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection = http.client.HTTPSConnection(_reach(proxy.host), proxy.port, timeout=_SECONDS, context=context)
+    else:
+        connection = http.client.HTTPConnection(_reach(proxy.host), proxy.port, timeout=_SECONDS)
+    try:
+        connection.request(method, path, headers={"Connection": "close", **(headers or {})})
+        answer = connection.getresponse()
+        body = answer.read(65_536).decode("utf-8", "replace")
+        return Seen(answer.status, {name.lower(): value for name, value in answer.getheaders()}, body)
+    finally:
+        connection.close()
+
+
+def _memory(proxy: Proxy) -> Results:
+    """Whether the process could write its memory, and so its secrets, into a core file (Linux)."""
+    try:
+        limits = Path(f"/proc/{proxy.pid}/limits").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return
+    sizes = next((line.split()[4:6] for line in limits.splitlines() if line.startswith("Max core file size")), None)
+    if sizes == ["0", "0"]:
+        yield ok("proxy.core", f"process {proxy.pid} writes no core file")
+    else:
+        yield fail("proxy.core", f"process {proxy.pid} may write its memory into a core file", "restart the proxy")
+
+
+# The upstream
+
+
+class _Onlooker(PinGuard):
+    """Lets every verified connection pass and keeps its pins."""
+
+    def __init__(self) -> None:
+        super().__init__(Pins, enforced=lambda: False)
+        self.pins: dict[str, tuple[str, ...]] = {}
+
+    def covers(self, host: str) -> bool:
+        """All of them are of interest."""
+        return True
+
+    def accepts(self, host: str, chain: Iterable[str]) -> bool:
+        """Note the pins."""
+        self.pins[host] = tuple(chain)
+        return True
+
+
+def upstream(settings: Settings, ca_file: Path | None, now: float) -> Results:
+    """Whether each host that gets credentials is reached with verified TLS, its pins, and how the clocks differ."""
+    onlooker, skews = _Onlooker(), []
+    for origin in sorted(settings.egress):
+        if origin.scheme != "https" and not judgements.is_loopback(origin.host):
+            yield fail("upstream.tls", f"{origin} gets credentials without TLS", "use an https:// address")
+            continue
+        try:
+            answer = _head(f"{origin}/", ca_file, onlooker)
+        except CCFlareError as error:
+            yield fail("upstream.tls", str(error), "check the network, and who answers in that name")
+            continue
+        yield ok("upstream.tls", f"{origin} answers, its certificate is verified")
+        skews += [now - at for at in [_date(answer)] if at]
+        yield from _pins(settings, origin.host, onlooker.pins.get(origin.host, ()))
+    yield judgements.clock(min(skews, key=abs)) if skews else judgements.clock(None)
+
+
+def _pins(settings: Settings, host: str, chain: tuple[str, ...]) -> Iterator[Result]:
+    if not chain:
+        return
+    told = f"{host}: {', '.join(chain)}"
+    if settings.upstream_pins.allow(host, chain):
+        yield ok("upstream.pins", told)
+    else:
+        level = fail if settings.pins_mode == "enforce" else warn
+        yield level("upstream.pins", f"{told}: none of them is pinned", 'see "Pinned keys" in SECURITY.md')
+
+
+def _head(url: str, ca_file: Path | None, onlooker: PinGuard) -> Answer:
+    return asyncio.run(Fetcher(ca_file=ca_file, pins=onlooker).send(Request("HEAD", url, (), b"")))
+
+
+def _date(answer: Answer) -> float | None:
+    try:
+        return parsedate_to_datetime(answer.header("date")).timestamp()
+    except (TypeError, ValueError):
+        return None

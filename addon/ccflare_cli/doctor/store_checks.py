@@ -1,0 +1,187 @@
+"""What `doctor.py` looks at in the database: keys, contents, accounts, client keys, the audit log, the last day."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+from ccflare_cli.console import Console, open_store
+from ccflare_cli.doctor import judgements
+from ccflare_cli.doctor.judgements import DAY, Activity, Results, fail, ok, warn
+from ccflare_core.accounts.validity import span
+from ccflare_core.audit.check import Check
+from ccflare_core.audit.entries import stamp
+from ccflare_core.clients.keys import Permission
+from ccflare_core.config.location import Server
+from ccflare_core.config.settings import Settings
+from ccflare_core.db.engine_choice import is_made
+from ccflare_core.errors import CCFlareError
+from ccflare_core.secrets.key_sources import KeySource, choose
+from ccflare_core.store.resealing import CLEAR
+from ccflare_core.store.store import Store
+
+_SAFE_MODES = ("verify-ca", "verify-full")
+_IDLE_SECONDS = 90 * DAY
+
+
+def key_source(console: Console, settings: Settings, results: list[judgements.Result]) -> KeySource | None:
+    """The key source; None, and why in `results`, if it cannot be used."""
+    try:
+        source = choose(settings, console.environ)
+    except CCFlareError as error:
+        results.append(fail("keys.source", str(error), "correct it; the proxy does not start without"))
+        return None
+    results.append(ok("keys.source", f"the keys are guarded by the source {source.name}"))
+    if source.name == "file":
+        results.append(_place_of_key(settings))
+    return source
+
+
+def _place_of_key(settings: Settings) -> judgements.Result:
+    path, database = settings.key_path, settings.database
+    if isinstance(database, Path) and path.parent.resolve() == database.parent.resolve():
+        return warn(
+            "keys.place",
+            f"the key lies beside the database, in {path.parent}: one copy of the folder has both",
+            "name another folder in ccflare_key_file, or use another key source; and leave the key out of backups",
+        )
+    return ok("keys.place", f"the key lies apart from the database, in {path.parent}")
+
+
+@contextmanager
+def opened(
+    console: Console, settings: Settings, source: KeySource, results: list[judgements.Result]
+) -> Iterator[Store | None]:
+    """The store, read-only; None, and why in `results`, if there is none that can be used."""
+    with ExitStack() as stack:
+        store = None
+        try:
+            if is_made(settings.database):
+                store = stack.enter_context(open_store(console, settings, source, read_only=True))
+                results.append(ok("database.opens", f"{settings.database} opens, its keys too, and is up to date"))
+            else:
+                results.append(warn("database.opens", f"{settings.database} is not there yet", "start the proxy"))
+        except CCFlareError as error:
+            results.append(fail("database.opens", str(error), "mend it, or restore a backup"))
+        yield store
+
+
+def database(store: Store, settings: Settings, now: float) -> Results:
+    """Whether it is whole, has room, is backed up, and holds nothing in clear."""
+    yield from judgements.checked("database.whole", store.problems(), "it is whole", "restore a backup")
+    if (space := store.space()) is not None:
+        first = store.query("SELECT MIN(timestamp) FROM requests")[0][0]
+        days = (now - first / 1000) / DAY if first else 0.0
+        yield from judgements.room(space.disk, space.used, days, settings.minimum_free_bytes)
+    if isinstance(settings.database, Server):
+        yield _server(settings.database)
+    made = store.query("SELECT MAX(ts_utc) FROM audit_log WHERE action = 'backup.make' AND outcome = 'ok'")[0][0]
+    age = now - datetime.fromisoformat(made).timestamp() if made else None
+    yield judgements.backup(age, is_used=bool(store.query("SELECT COUNT(*) FROM accounts")[0][0]))
+    newest = store.query("SELECT MAX(timestamp) FROM requests")[0][0] or 0
+    if newest / 1000 > now + 60:
+        yield fail("host.clock", "requests are recorded that lie in the future", "set the clock, by NTP")
+
+
+def _server(server: Server) -> judgements.Result:
+    url = urlsplit(server.text)
+    mode = parse_qs(url.query).get("sslmode", ["verify-full"])[-1]
+    if url.scheme and mode not in _SAFE_MODES and not judgements.is_loopback(url.hostname or "localhost"):
+        return fail("database.tls", f"sslmode={mode} takes anyone for {url.hostname}", "leave sslmode out")
+    return ok("database.tls", "the way to the server is TLS with a verified certificate, or stays on this machine")
+
+
+def keys(store: Store, now: float) -> Results:
+    """Whether all is sealed, by a key that is not too old."""
+    values, all_ = store.value_counts(), store.data_keys()
+    clear = [f"{values[CLEAR]} values are stored in clear"] if values.get(CLEAR) else []
+    yield from judgements.checked(
+        "keys.sealed", clear, "every secret is sealed", "run `scripts/keys.py migrate-plaintext`"
+    )
+    if all_:
+        yield judgements.key_age(now - all_[0].created_at, is_old=len(all_) > 1)
+
+
+def accounts(store: Store, now: float) -> Results:
+    """Every account."""
+    try:
+        yield from judgements.accounts(store.accounts(), now)
+    except CCFlareError as error:
+        yield fail("accounts.token", str(error), "log in again, or restore the database with its key")
+
+
+def audit(store: Store, settings: Settings) -> Results:
+    """Whether the audit log is what was written."""
+    used = store.query("SELECT (SELECT COUNT(*) FROM accounts) + (SELECT COUNT(*) FROM runs)")[0][0]
+    with store.snapshot():
+        report = Check(store.audit).run(settings.audit_path, is_used=bool(used))
+    problems = [report.problem] if report.problem else []
+    yield from judgements.checked(
+        "database.audit", problems, f"the audit log is whole: {report.rows} rows", "see `scripts/audit.py verify`"
+    )
+    if settings.audit_path is None:
+        yield warn("database.audit_file", "there is no second copy of the audit log", "set ccflare_audit_file")
+    else:
+        yield ok("database.audit_file", f"a second copy is in {settings.audit_path}")
+
+
+def activity(store: Store, now: float, *, is_remote: bool) -> Results:
+    """The last day."""
+    since = round((now - DAY) * 1000)
+    total, failed = store.query(
+        "SELECT COUNT(*), SUM(CASE WHEN outcome NOT IN ('ok', 'client_abort') THEN 1 ELSE 0 END) FROM requests "
+        "WHERE timestamp >= ?",
+        (since,),
+    )[0]
+    addresses = store.query("SELECT DISTINCT client_ip FROM requests WHERE timestamp >= ? LIMIT 100", (since,))
+    sql = "SELECT action, outcome, COUNT(*) FROM audit_log WHERE ts_utc >= ? GROUP BY action, outcome"
+    events = Counter({(action, outcome): n for action, outcome, n in store.query(sql, (stamp(now - DAY),))})
+    day = Activity(total, failed or 0, tuple(address for (address,) in addresses), events)
+    yield from judgements.activity(day, is_remote=is_remote)
+
+
+def secrets(store: Store) -> list[bytes]:
+    """The accounts' secrets, to be looked for in logs."""
+    try:
+        found = store.accounts()
+    except CCFlareError:
+        return []
+    each = (secret for a in found for secret in (a.access_token, a.refresh_token, a.api_key))
+    return [secret.encode() for secret in each if secret]
+
+
+def valid_keys(store: Store, now: float) -> int:
+    """How many client keys open the door."""
+    return sum(key.is_valid(now) for key in store.clients.all())
+
+
+def client_keys(store: Store, now: float) -> Results:
+    """Whether there are client keys that nobody seems to need: the review of who has access."""
+    uses = store.clients.uses()
+    idle = [
+        f"{key.name} was not used for {span(now - used)}"
+        for key in store.clients.all()
+        if key.is_valid(now) and now - (used := uses.get(key.id, (0, None, None))[2] or key.created_at) > _IDLE_SECONDS
+    ]
+    yield from judgements.checked(
+        "access.review", idle, "no client key lies idle", "run `scripts/keys.py client revoke` on it", warn
+    )
+
+
+def second_factor(store: Store, now: float, *, is_remote: bool) -> Results:
+    """Whether a stolen administrator's key is enough to change something."""
+    managing = [
+        key.name
+        for key in store.clients.all()
+        if key.is_valid(now) and Permission.ACCOUNTS_MANAGE in key.role.permissions
+    ]
+    factor = store.factors.get()
+    if factor is not None and factor.is_confirmed:
+        yield ok("access.mfa", "changes over HTTP need a second factor")
+    elif managing and is_remote:
+        told = f"whoever has the key {managing[0]} can change accounts from another machine"
+        yield warn("access.mfa", told, "run `scripts/keys.py mfa enable`, then `confirm`")
+    else:
+        yield ok("access.mfa", "no second factor, and no key that changes anything from another machine")

@@ -1,0 +1,1 @@
+"""`scripts/keys.py`: data keys, client keys, the second factor."""

@@ -1,0 +1,309 @@
+"""`scripts/keys.py client …`: the keys that clients call with. A running proxy sees every change within a second."""
+
+import argparse
+import re
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from decimal import Decimal, InvalidOperation
+from functools import partial
+from typing import Any, NamedTuple
+
+from ccflare_cli.console import (
+    OK,
+    Console,
+    Parser,
+    Refused,
+    add_command,
+    add_group,
+    open_made_store,
+    open_store,
+    read_settings,
+    whole_number,
+)
+from ccflare_cli.output import DASH, Column, Table, count, iso, moment, money, render
+from ccflare_core.clients.keys import ClientKey, Role, valid_key_name
+from ccflare_core.db.engine_choice import is_made
+from ccflare_core.secrets.key_sources import choose
+from ccflare_core.store.client_keys import new_key
+from ccflare_core.store.store import Store
+
+_UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+_RECORD = ("off", "metadata", "redacted", "full")
+_NONE = "none"
+
+
+def add_commands(subparsers: "argparse._SubParsersAction[Parser]") -> None:
+    """Add `client` with its own commands to those of `keys.py`."""
+    client = subparsers.add_parser("client", help="manage the keys that clients call with")
+    commands = add_group(client)
+    add = _command(commands, "add", _add, "make a key and show it, once")
+    _add_fields(add, again="")
+    listed = add_command(commands, "list", _list, "show all keys, what they may, and what they have used")
+    listed.add_argument("--all", action="store_true", help="also those that are revoked")
+    _command(commands, "revoke", _revoke, "end a key for good")
+    rotate = _command(commands, "rotate", _rotate, "make a new secret for a key and show it, once")
+    rotate.add_argument("--grace", type=_span, default=0.0, metavar="SPAN", help="how long the old one stays valid: 1h")
+    change = _command(commands, "change", _change, "change what a key may")
+    _add_fields(change, again=f"; {_NONE} takes it away")
+
+
+def _command(
+    commands: "argparse._SubParsersAction[Parser]",
+    name: str,
+    function: Callable[[Console, argparse.Namespace], int],
+    text: str,
+) -> Parser:
+    command = add_command(commands, name, function, text)
+    command.add_argument("name", metavar="NAME", type=_name, help="the key's name")
+    return command
+
+
+def _add_fields(parser: Parser, again: str) -> None:
+    """Options for what a key may. Those that are not given are not in the namespace."""
+    number = _or_none(whole_number(1, 10_000_000))
+
+    def option(name: str, kind: Callable[[str], Any], text: str, **more: Any) -> None:
+        parser.add_argument(name, type=kind, default=argparse.SUPPRESS, help=text, **more)
+
+    option("--role", Role, "what it is for (default: client)", choices=list(Role))
+    option("--expires", _or_none(_moment), f"30d, 12h, or a date such as 2027-01-31{again}", metavar="WHEN")
+    option("--requests-per-minute", number, f"requests in a minute{again}", metavar="N")
+    option("--tokens-per-day", _or_none(whole_number(1, 99_999_999_999)), f"tokens in a day{again}", metavar="N")
+    option("--dollars-per-day", _or_none(_dollars), f"dollars in a day{again}", metavar="X")
+    option("--dollars-per-month", _or_none(_dollars), f"dollars in a calendar month{again}", metavar="X")
+    option("--models", _words, f"the only models: claude-haiku-*,…{again}", metavar="A,B")
+    option("--accounts", _words, f"the only accounts that serve it{again}", metavar="A,B")
+    option("--not-accounts", _words, f"accounts that never serve it{again}", metavar="A,B")
+    option("--concurrency", number, f"requests that it may have open at once{again}", metavar="N")
+    option(
+        "--low-priority", _switch, f"yes: leave accounts that are 80 %% full to others{again}", nargs="?", const=True
+    )
+    option("--record", _record, f"how its exchanges are kept: {', '.join(_RECORD)}{again}", metavar="MODE")
+
+
+class Span(NamedTuple):
+    """A time given as so many seconds from now."""
+
+    seconds: float
+
+
+_FIELDS = (
+    "role",
+    "expires",
+    "requests_per_minute",
+    "tokens_per_day",
+    "dollars_per_day",
+    "dollars_per_month",
+    "models",
+    "accounts",
+    "not_accounts",
+    "concurrency",
+    "low_priority",
+    "record",
+)
+
+
+def _given(arguments: argparse.Namespace, now: float) -> dict[str, Any]:
+    """The fields of a key that the command line sets."""
+    given = {name: getattr(arguments, name) for name in _FIELDS if hasattr(arguments, name)}
+    if "expires" in given:
+        when = given.pop("expires")
+        given["expires_at"] = now + when.seconds if isinstance(when, Span) else when
+        if given["expires_at"] is not None and given["expires_at"] <= now:
+            raise Refused("That time is over: `revoke` ends a key at once.")
+    return given
+
+
+def _add(console: Console, arguments: argparse.Namespace) -> int:
+    now = console.now()
+    with _opened(console, arguments, make=True) as store:
+        is_first = not store.clients.all()
+        secret = store.clients.add(new_key(arguments.name, now, **_given(arguments, now)))
+    console.say(secret)
+    console.complain(f"That is the key {arguments.name}. It is not shown again: only a digest of it is kept.")
+    if is_first:
+        console.complain("It is the first one: from now on every request needs a key.")
+    return OK
+
+
+def _revoke(console: Console, arguments: argparse.Namespace) -> int:
+    with _opened(console, arguments) as store:
+        store.clients.revoke(arguments.name)
+    console.say(f"Revoked the key {arguments.name}.")
+    return OK
+
+
+def _rotate(console: Console, arguments: argparse.Namespace) -> int:
+    with _opened(console, arguments) as store:
+        secret = store.clients.rotate(arguments.name, arguments.grace)
+    console.say(secret)
+    until = f"until {moment(console.now() + arguments.grace, console.now())}" if arguments.grace else "no longer"
+    console.complain(f"That is the key {arguments.name} now. The old secret is valid {until}.")
+    return OK
+
+
+def _change(console: Console, arguments: argparse.Namespace) -> int:
+    given = _given(arguments, console.now())
+    if not given:
+        raise Refused("Say what to change; --help shows what can be.")
+    with _opened(console, arguments) as store:
+        store.clients.change(arguments.name, **given)
+    console.say(f"Changed the key {arguments.name}.")
+    return OK
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A key, and what it has used as far as that is recorded."""
+
+    key: ClientKey
+    requests: int
+    cost_usd: float | None
+    used_at: float | None
+
+
+def _list(console: Console, arguments: argparse.Namespace) -> int:
+    settings, now = read_settings(console, arguments.database), console.now()
+    rows: list[Row] = []
+    if is_made(settings.database):
+        with open_store(console, settings, None, read_only=True) as store:
+            uses = store.clients.uses()
+            rows = [Row(key, *uses.get(key.id, (0, None, None))) for key in store.clients.all()]
+    shown = [row for row in rows if arguments.all or row.key.revoked_at is None]
+    table = client_table(shown, now)
+    if rows and not shown:
+        table = replace(table, empty="Every client key is revoked, so nobody is served: add another one.")
+    console.say(render([table], arguments.format))
+    return OK
+
+
+def client_table(rows: list[Row], now: float) -> Table[Row]:
+    """The client keys for people and programs."""
+    return Table(
+        key="clients",
+        title="",
+        rows=rows,
+        fields=(
+            *((name, partial(_field, name)) for name in ("id", "name", "role")),
+            ("state", lambda row: state(row.key, now)),
+            *((name, partial(_time, name)) for name in ("created_at", "expires_at", "revoked_at")),
+            *((name, partial(_field, name)) for name in _FIELDS[2:]),
+            ("used_at", lambda row: iso(row.used_at)),
+            ("requests", lambda row: row.requests),
+            ("cost_usd", lambda row: row.cost_usd),
+        ),
+        columns=(
+            Column("Key", lambda row: row.key.name),
+            Column("Role", lambda row: row.key.role.value),
+            Column("State", lambda row: state(row.key, now)),
+            Column("Limits", lambda row: limits(row.key)),
+            Column("Last used", lambda row: moment(row.used_at, now)),
+            Column("Requests", lambda row: count(row.requests), right=True),
+            Column("Spent", lambda row: money(row.cost_usd) if row.requests else DASH, right=True),
+        ),
+        empty="There is no client key: programs on this machine need none until the first one is made.",
+    )
+
+
+def state(key: ClientKey, now: float) -> str:
+    """Whether a key is valid, and until when."""
+    if key.revoked_at is not None:
+        return "revoked"
+    if key.expires_at is None:
+        return "valid"
+    return f"valid until {moment(key.expires_at, now)}" if key.is_valid(now) else "expired"
+
+
+def limits(key: ClientKey) -> str:
+    """What holds a key back, in few words."""
+    told = (
+        (key.requests_per_minute, f"{key.requests_per_minute}/min"),
+        (key.tokens_per_day, f"{count(key.tokens_per_day)} tokens/day"),
+        (key.dollars_per_day, f"${key.dollars_per_day}/day"),
+        (key.dollars_per_month, f"${key.dollars_per_month}/month"),
+        (key.concurrency, f"{key.concurrency} at once"),
+        (key.models, f"models {','.join(key.models)}"),
+        (key.accounts, f"accounts {','.join(key.accounts)}"),
+        (key.not_accounts, f"not {','.join(key.not_accounts)}"),
+        (key.low_priority, "low priority"),
+        (key.record, f"record {key.record}"),
+    )
+    return ", ".join(text for is_set, text in told if is_set) or DASH
+
+
+def _field(name: str, row: Row) -> object:
+    value = getattr(row.key, name)
+    return float(value) if isinstance(value, Decimal) else list(value) if isinstance(value, tuple) else value
+
+
+def _time(name: str, row: Row) -> str | None:
+    return iso(getattr(row.key, name))
+
+
+def _opened(console: Console, arguments: argparse.Namespace, *, make: bool = False) -> AbstractContextManager[Store]:
+    settings = read_settings(console, arguments.database)
+    source = choose(settings, console.environ)
+    if make:
+        return open_store(console, settings, source)
+    return open_made_store(console, settings, source, "There are no client keys")
+
+
+# What can be said on the command line
+
+
+def _name(text: str) -> str:
+    if not valid_key_name(text):
+        raise argparse.ArgumentTypeError("give a name of 1-64 letters, digits and _.@+-, a letter or digit first")
+    return text
+
+
+def _or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    return lambda text: None if text == _NONE else read(text)
+
+
+def _span(text: str) -> float:
+    match = re.fullmatch(r"([1-9]\d{0,4})([mhdw])", text)
+    if match is None:
+        raise argparse.ArgumentTypeError("give a span such as 30m, 12h, 30d or 4w")
+    return float(int(match[1]) * _UNITS[match[2]])
+
+
+def _moment(text: str) -> Span | float:
+    """A span from now, or the beginning of a day in local time."""
+    try:
+        return time.mktime(time.strptime(text, "%Y-%m-%d"))
+    except (ValueError, OverflowError):
+        return Span(_span(text))
+
+
+def _dollars(text: str) -> Decimal:
+    try:
+        sum_ = Decimal(text)
+    except InvalidOperation:
+        sum_ = Decimal(-1)
+    if not (sum_.is_finite() and Decimal("0.000001") <= sum_ <= 1_000_000):
+        raise argparse.ArgumentTypeError("give an amount of dollars such as 5 or 0.50")
+    return sum_
+
+
+def _words(text: str) -> tuple[str, ...]:
+    words = () if text == _NONE else tuple(word.strip() for word in text.split(","))
+    if not all(word and word.isprintable() and len(word) <= 100 for word in words):
+        raise argparse.ArgumentTypeError("give names or patterns with a comma between them")
+    return words
+
+
+def _switch(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise argparse.ArgumentTypeError("give yes or no")
+    return text == "yes"
+
+
+def _record(text: str) -> str | None:
+    if text in _RECORD:
+        return text
+    if text == _NONE:
+        return None
+    raise argparse.ArgumentTypeError(f"give one of {', '.join(_RECORD)}")

@@ -1,0 +1,113 @@
+"""`scripts/keys.py mfa`: the second factor that administrative requests over HTTP have to show."""
+
+import argparse
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import NamedTuple
+
+from ccflare_cli.console import (
+    OK,
+    REFUSED,
+    Console,
+    Parser,
+    Refused,
+    add_command,
+    add_group,
+    open_store,
+    read_settings,
+)
+from ccflare_cli.output import Column, Table, count, render
+from ccflare_core.db.engine_choice import is_made
+from ccflare_core.secrets.key_sources import choose
+from ccflare_core.store.store import Store
+
+_CODE = "Code from the app: "
+
+
+class Shown(NamedTuple):
+    """The second factor as a person sees it."""
+
+    state: str
+    recovery_codes: int
+
+
+def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add `mfa` and what follows it."""
+    group = commands.add_parser("mfa", help="the second factor (TOTP) that administrative requests have to show")
+    nested = add_group(group)
+    command = partial(add_command, nested)
+    command("status", _status, "show whether codes are asked for")
+    command("enable", _enable, "make a seed and show it once, for an authenticator app")
+    command("confirm", _confirm, "take a first code (from standard input); from then on codes are asked for")
+    command("recovery", _recovery, "make new recovery codes in place of the old ones")
+    command("disable", _disable, "ask for no codes any more")
+
+
+def _status(console: Console, arguments: argparse.Namespace) -> int:
+    with _store(console, arguments) as store:
+        factor = store.factors.get()
+    if factor is None:
+        shown = Shown("off", 0)
+    else:
+        shown = Shown("on" if factor.is_confirmed else "waits for `mfa confirm`", len(factor.recovery))
+    table = Table(
+        key="mfa",
+        title="",
+        rows=[shown],
+        fields=(("state", lambda row: row.state), ("recovery_codes", lambda row: row.recovery_codes)),
+        columns=(
+            Column("Second factor", lambda row: row.state),
+            Column("Recovery codes left", lambda row: count(row.recovery_codes), right=True),
+        ),
+        empty="",
+    )
+    console.say(render([table], arguments.format))
+    return OK
+
+
+def _enable(console: Console, arguments: argparse.Namespace) -> int:
+    with _store(console, arguments) as store:
+        secret = store.factors.enable()
+    console.say(f"Type this into an authenticator app: {secret.text}")
+    console.say(f"Or make a QR code of this:           {secret.uri('administration')}")
+    console.complain("It is not shown again. Nothing is asked for yet: run `scripts/keys.py mfa confirm` with a code.")
+    return OK
+
+
+def _confirm(console: Console, arguments: argparse.Namespace) -> int:
+    code = console.secret(_CODE)
+    with _store(console, arguments) as store:
+        codes = store.factors.confirm(code)
+    if codes is None:
+        console.complain("This code is wrong, used, or too early: wait for the next one, and check both clocks.")
+        return REFUSED
+    console.say("From now on administrative requests need a code, in the header x-ccflare-otp.")
+    _say_recovery(console, codes)
+    return OK
+
+
+def _recovery(console: Console, arguments: argparse.Namespace) -> int:
+    with _store(console, arguments) as store:
+        _say_recovery(console, store.factors.renew_recovery())
+    return OK
+
+
+def _disable(console: Console, arguments: argparse.Namespace) -> int:
+    with _store(console, arguments) as store:
+        store.factors.disable()
+    console.say("Administrative requests need no code any more.")
+    return OK
+
+
+def _say_recovery(console: Console, codes: Sequence[str]) -> None:
+    console.say("For the day the app is lost, each of these is good once:")
+    console.say("\n".join(f"  {code}" for code in codes))
+    console.complain("They are not shown again. Keep them where the app is not.")
+
+
+def _store(console: Console, arguments: argparse.Namespace) -> AbstractContextManager[Store]:
+    settings = read_settings(console, arguments.database)
+    if not is_made(settings.database):
+        raise Refused(f"There is nothing to protect: {settings.database} does not exist yet.")
+    return open_store(console, settings, choose(settings, console.environ))

@@ -1,0 +1,1 @@
+"""`scripts/maintain.py`: retention, backups, exports."""

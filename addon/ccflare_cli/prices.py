@@ -1,0 +1,230 @@
+"""`scripts/prices.py`: what tokens cost, and how to learn new prices. Nothing is fetched unless it is asked for."""
+
+import argparse
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from ccflare_cli.console import (
+    OK,
+    Console,
+    Parser,
+    Refused,
+    add_command,
+    add_common,
+    add_group,
+    dispatch,
+    read_settings,
+    script_parser,
+    trusted_ca,
+)
+from ccflare_cli.output import DASH, Column, Table, render
+from ccflare_core.anthropic import oauth, price_files
+from ccflare_core.anthropic.price_files import CATALOG_LIMIT, PriceFile
+from ccflare_core.anthropic.pricing import TABLE, TABLE_DATE, Price, Tariff
+from ccflare_core.files import draft, sync_folder
+from ccflare_core.http.client import Fetcher
+
+_FETCH_SECONDS = 60.0
+_BUILT_IN = "built in"
+_EXAMPLES = """\
+examples:
+  scripts/prices.py show
+  scripts/prices.py update prices.yaml
+  scripts/prices.py update https://example.com/prices.yaml --yes
+
+The source is a YAML file as ccflare_prices takes it, or the catalog of all models that LiteLLM publishes. What is
+recorded keeps the cost that it had; a running proxy takes up new prices within seconds.
+"""
+
+
+class Row(NamedTuple):
+    """A model's prices and where they come from."""
+
+    model: str
+    tariff: Tariff
+    source: str
+
+
+class Change(NamedTuple):
+    """What an update would do to one price of one model."""
+
+    model: str
+    price: str
+    before: str
+    after: str
+
+
+def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
+    """Run one command and give its exit code: 0 done, 1 refused, 2 misused."""
+    return dispatch(_parser(), argv, console)
+
+
+def _parser() -> Parser:
+    parser = script_parser("prices.py", "Show and update what tokens cost.", _EXAMPLES)
+    add_common(parser)
+    commands = add_group(parser)
+    add_command(commands, "show", _show, "show the prices in force, in USD per million tokens")
+    update = add_command(commands, "update", _update, "take prices from a file or an address into ccflare_prices")
+    update.add_argument("source", metavar="FILE|URL", help="YAML, or LiteLLM's catalog in JSON")
+    update.add_argument("--to", metavar="FILE", type=Path, help="write to this file (default: ccflare_prices)")
+    update.add_argument("--yes", action="store_true", help="do it; without this nothing is changed")
+    return parser
+
+
+def _show(console: Console, arguments: argparse.Namespace) -> int:
+    path = read_settings(console, arguments.database).prices_path
+    own = price_files.read_file(path) if path else PriceFile({})
+    rows = [
+        Row(model, tariff, "file" if model in own.tariffs else _BUILT_IN)
+        for model, tariff in sorted({**TABLE, **own.tariffs}.items())
+    ]
+    note = f"The built-in prices were read in {TABLE_DATE}."
+    if path:
+        note += f" Those of {path} are " + (f"dated {own.dated}." if own.dated else "not dated.")
+    console.say(render([_price_table(rows, note)], arguments.format))
+    return OK
+
+
+def _price_table(rows: Sequence[Row], note: str) -> Table[Row]:
+    def amount(name: str) -> Column[Row]:
+        headings = {"cache_write_5m": "Write 5 min", "cache_write_1h": "Write 1 h", "cache_read": "Read"}
+        heading = headings.get(name, name.capitalize())
+        return Column(heading, lambda row: f"{getattr(row.tariff.standard, name):f}", right=True)
+
+    def flat(price: Price | None) -> dict[str, float] | None:
+        return {name: float(each) for name, each in price._asdict().items()} if price else None
+
+    return Table(
+        key="prices",
+        title="USD per million tokens",
+        rows=rows,
+        fields=(
+            ("model", lambda row: row.model),
+            ("standard", lambda row: flat(row.tariff.standard)),
+            ("long_above", lambda row: row.tariff.long.above if row.tariff.long else None),
+            ("long", lambda row: flat(row.tariff.long.price if row.tariff.long else None)),
+            ("fast", lambda row: flat(row.tariff.fast)),
+            ("source", lambda row: row.source),
+        ),
+        columns=(
+            Column("Model", lambda row: row.model),
+            *map(amount, Price._fields),
+            Column("Long prompts", _long),
+            Column("Fast", lambda row: _in_and_out(row.tariff.fast)),
+            Column("From", lambda row: row.source),
+        ),
+        note=note,
+    )
+
+
+def _in_and_out(price: Price | None) -> str:
+    return f"{price.input:f} in, {price.output:f} out" if price else DASH
+
+
+def _long(row: Row) -> str:
+    return f"{_in_and_out(row.tariff.long.price)} above {row.tariff.long.above}" if row.tariff.long else DASH
+
+
+def _update(console: Console, arguments: argparse.Namespace) -> int:
+    target = arguments.to.expanduser().absolute() if arguments.to else None
+    target = target or read_settings(console, arguments.database).prices_path
+    if target is None:
+        raise Refused("Set ccflare_prices to the file that holds your prices, or name one with --to.")
+    new = _read(console, arguments.source)
+    own = price_files.read_file(target) if target.exists() else PriceFile({})
+    changes = _changes({**TABLE, **own.tariffs}, new.tariffs)
+    console.say(render([_change_table(changes, new)], arguments.format))
+    if not changes:
+        return OK
+    if not arguments.yes:
+        console.complain(f"Nothing was changed: --yes writes this to {target}.")
+        return OK
+    today = datetime.fromtimestamp(console.now(), UTC).date().isoformat()
+    # What is as in the built-in table stays out of the file: a later version may know better.
+    differing = {model: each for model, each in {**own.tariffs, **new.tariffs}.items() if TABLE.get(model) != each}
+    _write(target, price_files.written(differing, new.dated or today, _shown(arguments.source)))
+    console.complain(f"Written to {target}. Set ccflare_prices to it if that is not so yet.")
+    return OK
+
+
+def _read(console: Console, source: str) -> PriceFile:
+    if "://" not in source:
+        return price_files.read_source(Path(source).expanduser())
+    try:
+        oauth.check_url(source)
+    except ValueError as error:
+        raise Refused(f"This address cannot be used: {error}.") from None
+    fetcher = Fetcher(ca_file=trusted_ca(console), total_seconds=_FETCH_SECONDS, max_bytes=CATALOG_LIMIT)
+    answer = asyncio.run(fetcher.send(oauth.Request("GET", source, (), b"")))
+    if answer.status != 200:
+        raise Refused(f"{_shown(source)} answered {answer.status}: give the address of the file itself.")
+    return price_files.parse_source(answer.body, _shown(source))
+
+
+def _shown(source: str) -> str:
+    """The source without what may be private in it: an address loses its query."""
+    if "://" not in source:
+        return Path(source).name
+    url = urlsplit(source)
+    return f"{url.scheme}://{url.hostname}{url.path}"
+
+
+def _changes(before: Mapping[str, Tariff], after: Mapping[str, Tariff]) -> list[Change]:
+    found = []
+    for model, tariff in sorted(after.items()):
+        old, new = _amounts(before.get(model)), _amounts(tariff)
+        found += [
+            Change(model, name, old.get(name, DASH), new.get(name, DASH))
+            for name in {**old, **new}
+            if old.get(name) != new.get(name)
+        ]
+    return found
+
+
+def _amounts(tariff: Tariff | None) -> dict[str, str]:
+    """Every price of a model by a name for people."""
+    if tariff is None:
+        return {}
+    found = {name: f"{amount.normalize():f}" for name, amount in tariff.standard._asdict().items()}
+    if tariff.long:
+        found["long above"] = str(tariff.long.above)
+        found |= {f"long {name}": f"{amount.normalize():f}" for name, amount in tariff.long.price._asdict().items()}
+    if tariff.fast:
+        found |= {f"fast {name}": f"{amount.normalize():f}" for name, amount in tariff.fast._asdict().items()}
+    return found
+
+
+def _change_table(changes: Sequence[Change], new: PriceFile) -> Table[Any]:
+    parts = [f"{len(new.tariffs)} models read."]
+    if new.left_out:
+        parts.append(f"{new.left_out} were left out: their prices are incomplete.")
+    return Table(
+        key="changes",
+        title="",
+        rows=changes,
+        fields=tuple((name, attrgetter(name)) for name in Change._fields),
+        columns=(
+            Column("Model", lambda change: change.model),
+            Column("Price", lambda change: change.price.replace("_", " ")),
+            Column("Before", lambda change: change.before, right=True),
+            Column("After", lambda change: change.after, right=True),
+        ),
+        empty="All of these prices are in force already.",
+        note=" ".join(parts),
+    )
+
+
+def _write(target: Path, text: str) -> None:
+    """Put the file in the place of the old one, whole or not at all."""
+    try:
+        with draft(target) as new:
+            new.write_text(text, encoding="utf-8")
+            new.replace(target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise Refused(f"{target} cannot be written ({error.strerror}); name another file with --to.") from None

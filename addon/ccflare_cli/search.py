@@ -1,0 +1,123 @@
+"""`scripts/search.py`: where in the recorded conversations a text stands."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+from ccflare_cli.console import (
+    OK,
+    Console,
+    Parser,
+    Refused,
+    add_common,
+    dispatch,
+    open_store,
+    read_settings,
+    script_parser,
+    whole_number,
+)
+from ccflare_cli.output import Column, Table, clip, iso, moment, render
+from ccflare_cli.progress import progress
+from ccflare_core.db.engine_choice import is_made
+from ccflare_core.secrets.key_sources import choose
+from ccflare_core.store.store import Store
+from ccflare_core.transcripts.search import ROLES, Hit, Query, Search
+
+_LIMIT = 20
+_EXAMPLES = """\
+examples:
+  scripts/search.py "connection pool"
+  scripts/search.py "TODO" --role tool --limit 5
+  scripts/search.py --regex "E[0-9]{4}" --session 4f1c0a3e-…
+"""
+
+
+def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
+    """Search and give the exit code: 0 found, 1 nothing found or nothing to search, 2 misused."""
+    return dispatch(_parser(), argv, console, _run)
+
+
+def _parser() -> Parser:
+    parser = script_parser(
+        "search.py", "Find a text in recorded conversations, in capitals or not. The latest hits come first.", _EXAMPLES
+    )
+    parser.add_argument("text", metavar="TEXT", help="what to look for, as it stands there")
+    add_common(parser)
+    parser.add_argument("--session", metavar="ID", help="in this session alone")
+    parser.add_argument("--role", choices=ROLES, help="what this one said; a tool's calls and results are the tool's")
+    parser.add_argument("--regex", action="store_true", help="TEXT is a regular expression of Python's")
+    parser.add_argument(
+        "--limit", type=whole_number(1, 10_000), default=_LIMIT, metavar="N", help=f"at most N hits (default: {_LIMIT})"
+    )
+    return parser
+
+
+def _run(console: Console, arguments: argparse.Namespace) -> int:
+    try:
+        query = Query(arguments.text, is_pattern=arguments.regex)
+    except ValueError as error:
+        raise Refused(
+            f"This is no regular expression ({error}); leave out --regex to look for it as it stands."
+        ) from None
+    settings = read_settings(console, arguments.database)
+    if not is_made(settings.database):
+        raise Refused("There is no database yet: start the proxy and send a request first.")
+    with open_store(console, settings, choose(settings, console.environ)) as store:
+        store.note("data.read", arguments.session or "", part="search")  # or nothing is read
+        with progress(console) as show:
+            index = store.search_index.candidates(query.bait)
+            total = index.total if index else _total(store)
+            search = Search(index or store.transcripts, _moments(store), lambda done: show(done, total))
+            hits = search.run(query, limit=arguments.limit, session=arguments.session, role=arguments.role)
+    console.say(render([_table(hits, arguments.limit, console.now())], arguments.format))
+    return OK if hits else 1
+
+
+def _moments(store: Store) -> Callable[[str], tuple[float, str | None]]:
+    """Gives a request's time and session."""
+
+    @lru_cache(1000)
+    def find(request_id: str) -> tuple[float, str | None]:
+        found = store.query("SELECT timestamp, session_id FROM requests WHERE id = ?", (request_id,))
+        return (found[0][0] / 1000, found[0][1]) if found else (0.0, None)
+
+    return find
+
+
+def _total(store: Store) -> int:
+    """How much there is to look through."""
+    sql = "SELECT (SELECT COUNT(*) FROM blocks) + (SELECT COUNT(*) FROM payloads WHERE chapter_id IS NULL)"
+    return int(store.query(sql)[0][0])
+
+
+def _table(hits: Sequence[Hit], limit: int, now: float) -> Table[Hit]:
+    return Table(
+        key="hits",
+        title="",
+        rows=hits,
+        fields=(
+            ("at", lambda hit: iso(hit.at)),
+            ("request_id", lambda hit: hit.request_id),
+            ("session_id", lambda hit: hit.session),
+            ("role", lambda hit: hit.role),
+            ("kind", lambda hit: hit.kind),
+            ("start", lambda hit: hit.start),
+            ("end", lambda hit: hit.end),
+            ("text", lambda hit: hit.text),
+        ),
+        columns=(
+            Column("At", lambda hit: moment(hit.at, now)),
+            Column("Session", lambda hit: clip(hit.session, 14)),
+            Column("Role", lambda hit: hit.role),
+            Column("Request", lambda hit: hit.request_id),
+            Column("Text", _snippet),
+        ),
+        empty="Nothing was found.",
+        note=f"The latest {limit}; --limit N shows more." if len(hits) == limit else "",
+    )
+
+
+def _snippet(hit: Hit) -> str:
+    """The match between »…«, on one line."""
+    before, match, after = (" ".join(part.split()) for part in hit.snippet)
+    return f"{before} »{match}« {after}".strip()

@@ -1,0 +1,1 @@
+"""`scripts/stats.py`: figures from the record, as tables and plots."""

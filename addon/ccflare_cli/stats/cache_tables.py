@@ -1,0 +1,69 @@
+"""The tables of the prompt cache."""
+
+from collections.abc import Callable, Sequence
+
+from ccflare_cli.output import Column, Table, clip, count, iso, moment, money, percent, short_model
+from ccflare_core.reports.prompt_cache import METHOD, CacheUse
+from ccflare_core.reports.traffic import By
+
+_NONE = "(none)"
+
+
+def cache_table(uses: Sequence[CacheUse], by: Sequence[By], title: str, note: str, now: float) -> Table[CacheUse]:
+    """One row for each group: how much came from the cache, and what switches between accounts cost."""
+    return Table(
+        key="_".join(["cache", *(["by", *by] if by else [])]),
+        title=title,
+        rows=uses,
+        fields=(
+            *((split.value, _key(index)) for index, split in enumerate(by)),
+            ("requests", lambda use: use.requests),
+            ("input_tokens", lambda use: use.uncached_tokens),
+            ("cache_read_tokens", lambda use: use.read_tokens),
+            ("cache_creation_tokens", lambda use: use.written_tokens),
+            ("cache_hit_rate", lambda use: use.hit_rate),
+            ("switches", lambda use: use.switches),
+            ("rebilled_tokens", lambda use: use.rebilled_tokens),
+            ("rebilled_usd", lambda use: round(use.rebilled_usd, 8)),
+            ("rebilled_tokens_of_unknown_price", lambda use: use.unpriced_tokens),
+            ("last_at", lambda use: iso(use.last_at)),
+        ),
+        columns=(
+            *(Column(split.capitalize(), _shown(index, split)) for index, split in enumerate(by)),
+            Column("Requests", lambda use: count(use.requests), right=True),
+            Column("Hits", lambda use: percent(use.hit_rate), right=True),
+            Column("In", lambda use: count(use.uncached_tokens), right=True),
+            Column("Read", lambda use: count(use.read_tokens), right=True),
+            Column("Write", lambda use: count(use.written_tokens), right=True),
+            Column("Switches", lambda use: count(use.switches), right=True),
+            Column("Re-billed", lambda use: count(use.rebilled_tokens), right=True),
+            Column("Cost", lambda use: money(use.rebilled_usd, use.unpriced_tokens), right=True),
+            *([_last(now)] if By.SESSION in by else []),
+        ),
+        empty="No requests.",
+        note=note,
+        upright=not by,
+    )
+
+
+def _last(now: float) -> Column[CacheUse]:
+    return Column("Last", lambda use: moment(use.last_at, now))
+
+
+def total_note(uses: Sequence[CacheUse]) -> str:
+    """How the re-billed tokens are found."""
+    return METHOD if uses else ""
+
+
+def _key(index: int) -> Callable[[CacheUse], str | None]:
+    return lambda use: use.keys[index]
+
+
+def _shown(index: int, split: By) -> Callable[[CacheUse], str]:
+    def show(use: CacheUse) -> str:
+        key = use.keys[index]
+        if key is None:
+            return _NONE
+        return clip(short_model(key) if split is By.MODEL else key, 14 if split is By.SESSION else 22)
+
+    return show

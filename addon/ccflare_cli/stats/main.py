@@ -1,0 +1,140 @@
+"""`scripts/stats.py`: what was recorded, as answers. It only reads, also while the proxy runs."""
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from ccflare_cli.console import (
+    OK,
+    Console,
+    Parser,
+    Refused,
+    add_common,
+    guarded,
+    read_settings,
+    script_parser,
+    whole_number,
+)
+from ccflare_cli.output import render
+from ccflare_cli.periods import span
+from ccflare_cli.stats.plot import FORMATS
+from ccflare_cli.stats.views import LIMIT, SPLITS, TIMES, UNSPLIT, VIEWS, Question, Views
+from ccflare_cli.watching import watch
+from ccflare_core.anthropic import price_files
+from ccflare_core.config.settings import Settings
+from ccflare_core.reports.traffic import By
+from ccflare_core.store.store import Store
+
+_EXAMPLES = """\
+examples:
+  scripts/stats.py                          the last 24 hours at a glance
+  scripts/stats.py --since 7d --by day      a week, day by day
+  scripts/stats.py accounts --by hour       each account, hour by hour
+  scripts/stats.py requests --limit 5 --format json
+  scripts/stats.py cache --by session       what the cache saved, and what moving cost
+  scripts/stats.py windows --watch 10       how full the limits are, and when they will be
+  scripts/stats.py timeline --since 30d --plot month.svg
+  scripts/stats.py compare --since 7d       this week beside the one before
+"""
+
+
+def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
+    """Answer one question and give the exit code: 0 answered, 1 no database to ask, 2 misused."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if mistake := _mistake(arguments):
+        parser.error(mistake)
+    console = console or Console.real()
+    return guarded(console, partial(_run, console, arguments))
+
+
+def _mistake(arguments: argparse.Namespace) -> str | None:
+    """What does not go together."""
+    view, by = arguments.view, arguments.by
+    if by and view in UNSPLIT:
+        return f"--by cannot split {view}"
+    if by and by is SPLITS.get(view):
+        return f"{view} are split by {by} already"
+    if by and view in TIMES and not by.is_time:
+        return f"{view} go by hour or by day"
+    if by is By.MODEL and view == "cache":
+        return "--by cannot split cache by model: see models"
+    if view == "compare" and arguments.since.is_all:
+        return "compare needs a beginning: before `all` there is nothing"
+    if arguments.plot and view not in TIMES:
+        return f"--plot draws {' and '.join(TIMES)}"
+    if arguments.watch and (arguments.plot or arguments.format != "table"):
+        return "--watch shows tables, and writes no files"
+    return None
+
+
+def _parser() -> Parser:
+    parser = script_parser("stats.py", "Show what the proxy has recorded.", _EXAMPLES)
+    parser.add_argument("view", nargs="?", choices=VIEWS, default="summary", help="default: summary")
+    add_common(parser)
+    parser.add_argument(
+        "--since",
+        type=span,
+        default="24h",
+        metavar="WHEN",
+        help="24h, 7d, 30m, 2w, a date such as 2026-11-01, or all (default: 24h)",
+    )
+    parser.add_argument("--until", type=span, metavar="WHEN", help="likewise (default: now)")
+    parser.add_argument("--by", type=By, choices=list(By), metavar="WHAT", help=f"split by {', '.join(By)}")
+    parser.add_argument(
+        "--limit",
+        type=whole_number(1, 100_000),
+        metavar="N",
+        help=f"show at most N rows (default: {LIMIT} sessions, addresses, requests or errors; else all)",
+    )
+    parser.add_argument("--watch", type=whole_number(1, 86_400), metavar="N", help="show it anew every N seconds")
+    parser.add_argument(
+        "--plot", type=_picture, metavar="FILE", help="draw timeline or windows into an svg or png file"
+    )
+    return parser
+
+
+def _picture(text: str) -> Path:
+    path = Path(text)
+    if path.suffix.lower() not in FORMATS:
+        raise argparse.ArgumentTypeError("give a file that ends with .svg or .png")
+    return path
+
+
+def _run(console: Console, arguments: argparse.Namespace) -> int:
+    settings = read_settings(console, arguments.database)
+    answer = partial(_answer, settings, arguments, console)
+    if arguments.watch:
+        return watch(console, arguments.watch, answer)
+    console.say(answer())
+    return OK
+
+
+def _answer(settings: Settings, arguments: argparse.Namespace, console: Console) -> str:
+    """The answer as text, from a database that is open for no longer than that takes."""
+    asked = _question(arguments, console.now())
+    store = Store.open(settings.database, None, read_only=True)
+    try:
+        with store.snapshot():
+            views = Views(store, price_files.load(settings.prices_path))
+            if (
+                asked.view not in ("accounts", "windows")
+                and arguments.format in ("table", "markdown")
+                and views.is_empty()
+            ):
+                return f"Nothing is recorded yet in {settings.database}: send a request through the proxy first."
+            if arguments.plot:
+                views.plot(asked, arguments.plot)
+                return f"{arguments.plot} is written."
+            return render(views.tables(asked), arguments.format)
+    finally:
+        store.close()
+
+
+def _question(arguments: argparse.Namespace, now: float) -> Question:
+    period = arguments.since.period(now, arguments.until)
+    if period.since >= period.until:
+        raise Refused("The period is empty: --until must lie after --since.")
+    when = arguments.since.words(arguments.until)
+    return Question(arguments.view, period, when, arguments.by, arguments.limit, now)

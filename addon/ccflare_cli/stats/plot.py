@@ -1,0 +1,84 @@
+"""Pictures of timelines and limits, by matplotlib, which is an optional package."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ccflare_cli.console import Refused
+from ccflare_core.reports.limit_history import WindowPast
+from ccflare_core.reports.traffic import By, Traffic
+
+FORMATS = (".svg", ".png")
+_LOOKS = {
+    "svg.hashsalt": "ccflare",
+    "text.parse_math": False,  # a name may hold a dollar
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+}
+_PANELS: tuple[tuple[str, Callable[[Traffic], float]], ...] = (
+    ("Requests", lambda t: t.requests),
+    ("Tokens in and out", lambda t: t.prompt_tokens + t.output_tokens),
+    ("Cost, USD", lambda t: t.cost_usd),
+    ("Errors and failovers", lambda t: t.errors + t.failovers),
+)
+
+
+def plot_timeline(groups: Sequence[Traffic], by: By, title: str, path: Path) -> None:
+    """Write bars of requests, tokens, cost and trouble along time. Raises Refused."""
+    figure, panels = _figure(title, len(_PANELS))
+    times = [_time(group.keys[0] or "", by) for group in groups]
+    for panel, (name, get) in zip(panels, _PANELS, strict=True):
+        panel.bar(times, [get(group) for group in groups], width=0.9 * by.seconds / 86_400, align="edge")
+        panel.set_ylabel(name)
+    _save(figure, path)
+
+
+def plot_windows(pasts: Sequence[WindowPast], by: By, title: str, path: Path) -> None:
+    """Write a line for each window of each account, a panel for each account. Raises Refused."""
+    accounts = list(dict.fromkeys(past.account for past in pasts))
+    figure, panels = _figure(title, max(len(accounts), 1))
+    for panel, account in zip(panels, accounts, strict=False):
+        for past in pasts:
+            if past.account == account:
+                times = [_time(at, by) for at in past.peaks]
+                panel.plot(times, [100 * peak for peak in past.peaks.values()], marker=".", label=past.name)
+        panel.set_ylabel(f"{account}, %")
+        panel.set_ylim(0, max(105, panel.get_ylim()[1]))
+        panel.legend(loc="upper left")
+    _save(figure, path)
+
+
+def _figure(title: str, panels: int) -> tuple[Any, Sequence[Any]]:
+    with _library("matplotlib").rc_context(_LOOKS):
+        figure = _library("matplotlib.figure").Figure(figsize=(11, 1 + 2.2 * panels), layout="constrained")
+        axes = figure.subplots(panels, sharex=True, squeeze=False)[:, 0]
+    figure.suptitle(title)
+    axes[-1].tick_params(axis="x", rotation=30)
+    return figure, axes
+
+
+def _save(figure: Any, path: Path) -> None:
+    # Without a date and a version, the same figures give the same file.
+    metadata = {"Date": None} if path.suffix.lower() == ".svg" else {"Software": None}
+    try:
+        with _library("matplotlib").rc_context(_LOOKS):
+            figure.savefig(path, metadata=metadata)
+    except OSError as error:
+        raise Refused(f"{path} cannot be written: {error.strerror or error}.") from None
+
+
+def _library(module: str) -> Any:
+    """A module of matplotlib. Raises Refused if it is not installed."""
+    try:
+        return import_module(module)
+    except ImportError:
+        raise Refused("A plot needs matplotlib: run `pip install '.[plot]'`.") from None
+
+
+def _time(label: str, by: By) -> datetime:
+    return datetime.strptime(label, "%Y-%m-%d %H:00" if by is By.HOUR else "%Y-%m-%d")  # noqa: DTZ007

@@ -1,0 +1,182 @@
+"""The tables that go along time: traffic hour by hour, limits with their forecast, two periods side by side."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from ccflare_cli.output import (
+    DASH,
+    Column,
+    Table,
+    bar,
+    clip,
+    count,
+    duration,
+    iso,
+    local,
+    moment,
+    money,
+    percent,
+)
+from ccflare_core.reports.forecast import Course, Forecast
+from ccflare_core.reports.limit_history import WindowPast
+from ccflare_core.reports.traffic import By, Period, Traffic
+
+_BARS = "▁▂▃▄▅▆▇█"
+_SPARKS = 48
+
+
+def timeline_table(groups: Sequence[Traffic], by: By, title: str, note: str) -> Table[Traffic]:
+    """One row for each hour or day, also for those without a request."""
+    most = max((group.requests for group in groups), default=0)
+    return Table(
+        key="timeline",
+        title=title,
+        rows=groups,
+        fields=(
+            (by.value, lambda t: t.keys[0]),
+            ("requests", lambda t: t.requests),
+            ("input_tokens", lambda t: t.input_tokens),
+            ("cache_read_tokens", lambda t: t.cache_read_tokens),
+            ("cache_creation_tokens", lambda t: t.cache_creation_tokens),
+            ("output_tokens", lambda t: t.output_tokens),
+            ("cost_usd", lambda t: None if t.unknown_costs and not t.cost_usd else round(t.cost_usd, 8)),
+            ("requests_of_unknown_cost", lambda t: t.unknown_costs),
+            ("moved", lambda t: t.moved),
+            ("failovers", lambda t: t.failovers),
+            ("errors", lambda t: t.errors),
+        ),
+        columns=(
+            Column(by.capitalize(), lambda t: t.keys[0] or ""),
+            Column("Requests", lambda t: count(t.requests), right=True),
+            Column("", lambda t: bar(t.requests / most, 20) if most else ""),
+            Column("Prompt", lambda t: count(t.prompt_tokens), right=True),
+            Column("Out", lambda t: count(t.output_tokens), right=True),
+            Column("Cost", lambda t: money(t.cost_usd, t.unknown_costs), right=True),
+            Column("Failovers", lambda t: count(t.failovers), right=True),
+            Column("Errors", lambda t: count(t.errors), right=True),
+        ),
+        empty="No requests.",
+        note=note,
+    )
+
+
+def forecast_table(pasts: Sequence[WindowPast], labels: Sequence[str], title: str, now: float) -> Table[WindowPast]:
+    """One row for each window: its past as a line of bars, and what is to come. `labels` are the hours or days."""
+    return Table(
+        key="windows",
+        title=title,
+        rows=pasts,
+        fields=(
+            ("account", lambda past: past.account),
+            ("window", lambda past: past.name),
+            ("utilization", lambda past: past.forecast and past.forecast.utilization),
+            ("resets_at", lambda past: iso(past.forecast.resets_at) if past.forecast else None),
+            ("per_hour", lambda past: past.forecast and past.forecast.pace),
+            ("forecast", lambda past: past.forecast and past.forecast.course.value),
+            ("full_at", lambda past: iso(past.forecast.full_at) if past.forecast else None),
+            ("history", lambda past: [{"at": at, "peak": peak} for at, peak in past.peaks.items()]),
+        ),
+        columns=(
+            Column("Account", lambda past: clip(past.account, 20)),
+            Column("Window", lambda past: clip(past.name, 10)),
+            Column("Now", lambda past: percent(past.forecast.utilization if past.forecast else None, 0), right=True),
+            Column("Peaks", lambda past: sparkline(past.peaks, labels)),
+            Column("Forecast", lambda past: foretell(past.forecast, now)),
+        ),
+        empty="No limits were read yet.",
+        note="The forecast takes the pace of the last two hours. Peaks run from the oldest to now; a dot: no reading.",
+    )
+
+
+def foretell(found: Forecast | None, now: float) -> str:
+    """`reaches 100 % at 14:20, resets 15:00`."""
+    if found is None:
+        return DASH
+    resets = "" if found.resets_at is None else f", resets {moment(found.resets_at, now)}"
+    match found.course:
+        case Course.FILLS:
+            return f"reaches 100 % at {moment(found.full_at, now)}{resets}"
+        case Course.HOLDS:
+            return f"not full before its reset at {moment(found.resets_at, now)}" if resets else "not filling"
+        case Course.SPENT:
+            return f"spent{resets}"
+        case Course.EMPTY:
+            return "empty again"
+        case _:
+            return f"too few readings{resets}"
+
+
+def sparkline(peaks: Mapping[str, float], labels: Sequence[str]) -> str:
+    """A bar for each label, or for each few of them where they are many: the highest value; a dot for none."""
+    size = -(-len(labels) // _SPARKS) or 1
+    lots = [labels[start : start + size] for start in range(0, len(labels), size)]
+    highest = [max((peaks[name] for name in lot if name in peaks), default=None) for lot in lots]
+    return "".join("·" if peak is None else _BARS[min(int(peak * len(_BARS)), len(_BARS) - 1)] for peak in highest)
+
+
+class Measure(NamedTuple):
+    """One figure of two periods. `show` is for people."""
+
+    name: str
+    heading: str
+    before: float | None
+    after: float | None
+    show: Callable[[float | None], str]
+
+    @property
+    def change(self) -> float | None:
+        """As a fraction of the former; None if there is nothing to compare with."""
+        return None if not self.before or self.after is None else self.after / self.before - 1
+
+
+def compare_table(before: Traffic, after: Traffic, periods: tuple[Period, Period]) -> Table[Measure]:
+    """A row for each measure, the two periods side by side."""
+    titles = [" – ".join(f"{local(at):%Y-%m-%d %H:%M}" for at in period) for period in periods]
+    return Table(
+        key="compare",
+        title=f"{titles[1]}, compared with {titles[0]}",
+        rows=[Measure(name, heading, get(before), get(after), show) for name, heading, get, show in _MEASURES],
+        fields=(
+            ("measure", lambda m: m.name),
+            ("before", lambda m: m.before),
+            ("after", lambda m: m.after),
+            ("change", lambda m: m.change),
+        ),
+        columns=(
+            Column("", lambda m: m.heading),
+            Column("Before", lambda m: m.show(m.before), right=True),
+            Column("After", lambda m: m.show(m.after), right=True),
+            Column("Change", lambda m: _change(m.change), right=True),
+        ),
+        note=_unknown(before, after),
+    )
+
+
+def _count(value: float | None) -> str:
+    return count(None if value is None else int(value))
+
+
+_MEASURES: tuple[tuple[str, str, Callable[[Traffic], float | None], Callable[[float | None], str]], ...] = (
+    ("requests", "Requests", lambda t: t.requests, _count),
+    ("errors", "Errors", lambda t: t.errors, _count),
+    ("success_rate", "Success", lambda t: t.success_rate, percent),
+    ("latency_p50_seconds", "Latency p50", lambda t: t.latency.p50, duration),
+    ("latency_p95_seconds", "Latency p95", lambda t: t.latency.p95, duration),
+    ("first_byte_p50_seconds", "First byte p50", lambda t: t.first_byte.p50, duration),
+    ("input_tokens", "Tokens in", lambda t: t.input_tokens, _count),
+    ("cache_read_tokens", "Cache read", lambda t: t.cache_read_tokens, _count),
+    ("cache_creation_tokens", "Cache write", lambda t: t.cache_creation_tokens, _count),
+    ("output_tokens", "Tokens out", lambda t: t.output_tokens, _count),
+    ("cache_hit_rate", "Cache hits", lambda t: t.cache_hit_rate, percent),
+    ("cost_usd", "Cost", lambda t: round(t.cost_usd, 8), money),
+    ("failovers", "Failovers", lambda t: t.failovers, _count),
+)
+
+
+def _change(fraction: float | None) -> str:
+    return DASH if fraction is None else f"{fraction * 100:+,.1f} %"
+
+
+def _unknown(before: Traffic, after: Traffic) -> str:
+    unknown = before.unknown_costs, after.unknown_costs
+    return f"Requests without a known price: {unknown[0]:,} before, {unknown[1]:,} after." if any(unknown) else ""

@@ -1,0 +1,158 @@
+"""The tables of traffic: a period at a glance, and split into groups."""
+
+from collections.abc import Callable, Sequence
+
+from ccflare_cli.output import DASH, Column, Table, clip, count, duration, iso, moment, money, percent, short_model
+from ccflare_core.reports.traffic import By, Period, Spread, Traffic
+
+_TOKENS = "Tokens: In is not from the cache, Read and Write are the cache's. First is the time to the first byte."
+_NONE = "(none)"
+
+
+def total_table(total: Traffic, others: int, period: Period, title: str) -> Table[Traffic]:
+    """One period at a glance, a line for each measure. `others` counts the requests that needed no account."""
+    return Table(
+        key="total",
+        title=title,
+        rows=[total],
+        fields=(
+            ("since", lambda _: iso(period.since)),
+            ("until", lambda _: iso(period.until)),
+            *_traffic_fields(()),
+            ("other_requests", lambda _: others),
+        ),
+        columns=(
+            Column("Requests", lambda t: _requests(t, others)),
+            Column("Success", _success),
+            Column("Latency", lambda t: _spread(t.latency)),
+            Column("First byte", lambda t: _spread(t.first_byte)),
+            Column("Tokens", _tokens),
+            Column("Cache hits", lambda t: percent(t.cache_hit_rate)),
+            Column("Cost", _cost),
+            Column("Failovers", _failovers),
+        ),
+        upright=True,
+    )
+
+
+def traffic_table(groups: Sequence[Traffic], by: Sequence[By], title: str, note: str, now: float) -> Table[Traffic]:
+    """One row for each group. Sessions tell when they were last seen, all others how fast they were."""
+    return Table(
+        key=f"by_{'_'.join(by)}",
+        title=title,
+        rows=groups,
+        fields=_traffic_fields(by),
+        columns=(
+            *(Column(split.capitalize(), _key(index, split)) for index, split in enumerate(by)),
+            Column("Requests", lambda t: count(t.requests), right=True),
+            Column("Success", lambda t: percent(t.success_rate), right=True),
+            *(_seen(now) if By.SESSION in by else _SPEED),
+            Column("In", lambda t: count(t.input_tokens), right=True),
+            Column("Read", lambda t: count(t.cache_read_tokens), right=True),
+            Column("Write", lambda t: count(t.cache_creation_tokens), right=True),
+            Column("Out", lambda t: count(t.output_tokens), right=True),
+            *(() if len(by) > 1 else _SHARE),
+            Column("Cost", lambda t: money(t.cost_usd, t.unknown_costs), right=True),
+            Column("Moved", lambda t: count(t.moved), right=True),
+        ),
+        empty="No requests.",
+        note="\n".join(part for part in (note, _TOKENS if groups else "") if part),
+    )
+
+
+def _traffic_fields(by: Sequence[By]) -> tuple[tuple[str, Callable[[Traffic], object]], ...]:
+    names = (
+        *("requests", "open", "ok", "client_aborts", "refused", "moved", "failovers"),
+        *("input_tokens", "output_tokens", "cache_read_tokens", "cache_creation_tokens"),
+        *("thinking_tokens", "web_searches"),
+    )
+
+    def attribute(name: str) -> Callable[[Traffic], object]:
+        return lambda traffic: getattr(traffic, name)
+
+    def key(index: int) -> Callable[[Traffic], object]:
+        return lambda traffic: traffic.keys[index]
+
+    return (
+        *((split.value, key(index)) for index, split in enumerate(by)),
+        *((name, attribute(name)) for name in names),
+        ("success_rate", lambda t: t.success_rate),
+        ("cache_hit_rate", lambda t: t.cache_hit_rate),
+        ("cost_usd", lambda t: None if t.unknown_costs and not t.cost_usd else round(t.cost_usd, 8)),
+        ("requests_of_unknown_cost", lambda t: t.unknown_costs),
+        ("latency_p50_seconds", lambda t: t.latency.p50),
+        ("latency_p95_seconds", lambda t: t.latency.p95),
+        ("first_byte_p50_seconds", lambda t: t.first_byte.p50),
+        ("first_byte_p95_seconds", lambda t: t.first_byte.p95),
+        ("first_at", lambda t: iso(t.first_at)),
+        ("last_at", lambda t: iso(t.last_at)),
+    )
+
+
+_SPEED: tuple[Column[Traffic], ...] = (
+    Column("p50", lambda t: duration(t.latency.p50), right=True),
+    Column("p95", lambda t: duration(t.latency.p95), right=True),
+    Column("First", lambda t: duration(t.first_byte.p50), right=True),
+)
+
+_SHARE: tuple[Column[Traffic], ...] = (Column("Hits", lambda t: percent(t.cache_hit_rate, 0), right=True),)
+
+
+def _seen(now: float) -> tuple[Column[Traffic], ...]:
+    return (
+        Column("First seen", lambda t: moment(t.first_at, now)),
+        Column("Last seen", lambda t: moment(t.last_at, now)),
+    )
+
+
+def _key(index: int, split: By) -> Callable[[Traffic], str]:
+    def show(traffic: Traffic) -> str:
+        key = traffic.keys[index]
+        if key is None:
+            return _NONE
+        if split is By.SESSION:
+            return clip(key, 14)
+        return clip(short_model(key) if split is By.MODEL else key, 22)
+
+    return show
+
+
+def _requests(total: Traffic, others: int) -> str:
+    parts = ((total.open, "open"), (total.client_aborts, "left by the client"), (total.refused, "refused"))
+    apart = ", ".join(f"{count(number)} {what}" for number, what in parts if number)
+    text = f"{count(total.requests)} ({apart})" if apart else count(total.requests)
+    return f"{text}, and {count(others)} that needed no account" if others else text
+
+
+def _success(total: Traffic) -> str:
+    if not total.finished:
+        return DASH
+    return f"{percent(total.success_rate)} ({count(total.ok)} of {count(total.finished)})"
+
+
+def _spread(spread: Spread) -> str:
+    return DASH if spread.p50 is None else f"p50 {duration(spread.p50)}, p95 {duration(spread.p95)}"
+
+
+def _tokens(total: Traffic) -> str:
+    parts = [
+        f"{count(total.input_tokens)} in",
+        f"{count(total.cache_read_tokens)} cache read",
+        f"{count(total.cache_creation_tokens)} cache write",
+        f"{count(total.output_tokens)} out",
+    ]
+    if total.thinking_tokens:
+        parts.append(f"{count(total.thinking_tokens)} of them thinking")
+    return ", ".join(parts)
+
+
+def _cost(total: Traffic) -> str:
+    text = money(total.cost_usd, total.unknown_costs)
+    return f"{text} ({count(total.unknown_costs)} without a known price)" if total.unknown_costs else text
+
+
+def _failovers(total: Traffic) -> str:
+    if not total.moved:
+        return "none"
+    more = f", {count(total.failovers)} moves in all" if total.failovers > total.moved else ""
+    return f"{count(total.moved)} of {count(total.requests)} requests moved to another account{more}"

@@ -1,0 +1,180 @@
+"""The views of `scripts/stats.py`: which tables answer which question."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ccflare_cli.output import Table
+from ccflare_cli.stats.cache_tables import cache_table, total_note
+from ccflare_cli.stats.plot import plot_timeline, plot_windows
+from ccflare_cli.stats.time_tables import compare_table, forecast_table, timeline_table
+from ccflare_cli.stats.traffic_tables import total_table, traffic_table
+from ccflare_cli.tables import exchange_table, login_table, trouble_table, window_table
+from ccflare_core.accounts.status import Standing, standing
+from ccflare_core.anthropic.pricing import PriceList
+from ccflare_core.reports.limit_history import LimitHistory
+from ccflare_core.reports.prompt_cache import cache_uses
+from ccflare_core.reports.queries import Reports
+from ccflare_core.reports.traffic import By, Period, Traffic, labels
+from ccflare_core.store.store import Store
+
+SPLITS = {
+    "accounts": By.ACCOUNT,
+    "models": By.MODEL,
+    "sessions": By.SESSION,
+    "projects": By.PROJECT,
+    "agents": By.AGENT,
+    "clients": By.CLIENT,
+}
+VIEWS = ("summary", *SPLITS, "cache", "windows", "timeline", "compare", "requests", "errors")
+TIMES = ("windows", "timeline")
+UNSPLIT = ("requests", "errors", "compare")
+LIMIT = 20
+_MANY = {By.SESSION, By.ADDRESS}
+_HOURS = 3 * 86_400
+"""Up to a period of this many seconds, time goes by the hour, and else by the day."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked. `when` is the period in words."""
+
+    view: str
+    period: Period
+    when: str
+    by: By | None
+    limit: int | None
+    now: float
+
+
+class Views:
+    """Answers questions to one database."""
+
+    def __init__(self, store: Store, prices: PriceList) -> None:
+        self._store = store
+        self._prices = prices
+        self._reports = Reports(store.query)
+
+    def is_empty(self) -> bool:
+        """Whether nothing was ever recorded."""
+        return self._reports.is_empty()
+
+    def tables(self, asked: Question) -> list[Table[Any]]:
+        """The answer."""
+        match asked.view:
+            case "requests" | "errors":
+                return self._lists(asked)
+            case "cache":
+                return self._cache(asked)
+            case "windows":
+                return [self._windows(asked)]
+            case "timeline":
+                return [self._timeline(asked)]
+            case "compare":
+                return [self._compare(asked)]
+            case "summary" if asked.by is None:
+                return self._summary(asked)
+        split = SPLITS.get(asked.view)
+        by = tuple(each for each in (split, asked.by) if each)
+        groups = self._reports.traffic(asked.period, by, latencies=By.SESSION not in by)
+        table = _split_table(groups, by, asked, f"By {' and '.join(by)}, {asked.when}")
+        if split is not By.ACCOUNT:
+            return [table]
+        standings = self._standings(asked.now)
+        return [table, window_table(standings, asked.now), login_table(standings, asked.now)]
+
+    def plot(self, asked: Question, path: Path) -> None:
+        """Write the answer as a picture, for one of TIMES. Raises Refused."""
+        clock = _clock(asked)
+        if asked.view == "windows":
+            pasts = LimitHistory(self._store.query).windows(asked.period, clock, asked.now)
+            plot_windows(pasts, clock, f"Limits, {asked.when}", path)
+        else:
+            plot_timeline(self._along_time(asked, clock), clock, f"Requests, {asked.when}", path)
+
+    def _summary(self, asked: Question) -> list[Table[Any]]:
+        total, accounts = self._reports.total_and_split(asked.period, (By.ACCOUNT,))
+        others = self._reports.others(asked.period)
+        return [
+            total_table(total, others, asked.period, f"All requests, {asked.when}"),
+            window_table(self._standings(asked.now), asked.now),
+            _split_table(accounts, (By.ACCOUNT,), asked, f"Accounts, {asked.when}"),
+        ]
+
+    def _lists(self, asked: Question) -> list[Table[Any]]:
+        period, now, limit, reports = asked.period, asked.now, asked.limit or LIMIT, self._reports
+        if asked.view == "requests":
+            return [exchange_table(reports.exchanges(period, limit), f"Requests, {asked.when}", now)]
+        return [
+            trouble_table("errors", reports.errors(period, limit), f"Errors that clients saw, {asked.when}", now),
+            trouble_table("covered", reports.covered(period, limit), "Failed attempts that others covered", now),
+        ]
+
+    def _cache(self, asked: Question) -> list[Table[Any]]:
+        by = asked.by or By.ACCOUNT
+        groups = self._reports.traffic(asked.period, (by, By.MODEL), latencies=False, switches=True)
+        uses = cache_uses(groups, self._prices)
+        if not by.is_time:
+            uses.sort(key=lambda use: (-use.rebilled_tokens, -use.requests))
+        total = cache_uses(groups, self._prices, total=True)
+        shown, note = _cut(uses, (by,), asked.limit)
+        tables = [
+            cache_table(total, (), f"Prompt cache, {asked.when}", "", asked.now),
+            cache_table(shown, (by,), f"By {by}", "\n".join(filter(None, (note, total_note(uses)))), asked.now),
+        ]
+        return tables if total else tables[1:]
+
+    def _windows(self, asked: Question) -> Table[Any]:
+        clock = _clock(asked)
+        pasts = LimitHistory(self._store.query).windows(asked.period, clock, asked.now)
+        known = sorted({at for past in pasts for at in past.peaks})
+        touched = labels(asked.period, clock) if asked.period.since else known
+        return forecast_table(pasts, touched, f"Limits by the {clock}, {asked.when}", asked.now)
+
+    def _timeline(self, asked: Question) -> Table[Any]:
+        clock = _clock(asked)
+        groups = self._along_time(asked, clock)
+        shown, note = _cut(groups, (clock,), asked.limit)
+        return timeline_table(shown, clock, f"By {clock}, {asked.when}", note)
+
+    def _along_time(self, asked: Question, clock: By) -> list[Traffic]:
+        found = {group.keys: group for group in self._reports.traffic(asked.period, (clock,), latencies=False)}
+        names = labels(self._reports.recorded(asked.period), clock)
+        return [found.get((name,), Traffic((name,))) for name in names]
+
+    def _compare(self, asked: Question) -> Table[Any]:
+        after, length = asked.period, asked.period.until - asked.period.since
+        before = Period(after.since - length, after.since)
+        totals = self._reports.total(before), self._reports.total(after)
+        return compare_table(*totals, (before, after))
+
+    def _standings(self, now: float) -> list[Standing]:
+        store = self._store
+        cooldowns, windows, upkeep = store.cooldowns(), store.latest_windows(), store.logins.upkeep()
+        return [
+            standing(each, cooldowns, windows.get(each.id, ()), now, upkeep.get(each.id)) for each in store.accounts()
+        ]
+
+
+def _split_table(groups: Sequence[Traffic], by: tuple[By, ...], asked: Question, title: str) -> Table[Any]:
+    """The traffic split `by`, cut to its default or given number of rows; of hours and days the last ones stay."""
+    shown, note = _cut(groups, by, asked.limit)
+    notes = [note] if note else []
+    unpriced = [key for group in shown if group.unknown_costs and (key := group.keys[0])]
+    if by == (By.MODEL,) and unpriced:
+        notes.append(f"No price is known for {', '.join(unpriced)}; scripts/prices.py update takes prices in.")
+    return traffic_table(shown, by, title, "\n".join(notes), asked.now)
+
+
+def _clock(asked: Question) -> By:
+    if asked.by is not None:
+        return asked.by
+    return By.HOUR if asked.period.until - asked.period.since <= _HOURS else By.DAY
+
+
+def _cut[T](rows: Sequence[T], by: tuple[By, ...], limit: int | None) -> tuple[Sequence[T], str]:
+    """The rows that are shown, and a note if that is not all."""
+    most = limit or (LIMIT if _MANY.intersection(by) else len(rows))
+    shown = rows[-most:] if by[0].is_time else rows[:most]
+    return shown, f"{len(shown)} of {len(rows)} rows; --limit N shows more." if len(shown) < len(rows) else ""

@@ -1,0 +1,236 @@
+"""The tables of accounts, limits, single requests and failures: what people see, and what programs get."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from ccflare_cli.output import (
+    DASH,
+    Column,
+    Table,
+    bar,
+    clip,
+    count,
+    duration,
+    iso,
+    moment,
+    money,
+    percent,
+    printable,
+    short_model,
+)
+from ccflare_core.accounts.account import Account, Kind
+from ccflare_core.accounts.status import Standing, State
+from ccflare_core.accounts.validity import login_end, login_warning, span, token_state
+from ccflare_core.reports.queries import Exchange, Trouble, Use
+
+_MAIN_WINDOWS = ("5h", "7d")
+
+
+def account_table(rows: Sequence[tuple[Standing, Use]], now: float) -> Table[tuple[Standing, Use]]:
+    """How each account stands and is used; the use counts the last 24 hours."""
+    return Table(
+        key="accounts",
+        title="",
+        rows=rows,
+        fields=(
+            ("name", lambda row: row[0].account.name),
+            ("kind", lambda row: row[0].account.kind.value),
+            ("priority", lambda row: row[0].account.priority),
+            ("state", lambda row: row[0].state.value),
+            ("state_reason", lambda row: row[0].rest.reason if row[0].rest else None),
+            ("state_until", lambda row: iso(row[0].rest.until) if row[0].rest else None),
+            ("token", lambda row: token(row[0], now)),
+            ("token_expires_at", lambda row: iso(row[0].account.expires_at)),
+            ("login_at", lambda row: iso(row[0].account.login_at)),
+            ("login_expires_at", lambda row: iso(login_end(row[0].account))),
+            ("warning", lambda row: login_warning(row[0].account, now)),
+            ("last_used", lambda row: iso(row[1].last_at)),
+            ("requests_24h", lambda row: row[1].requests),
+            ("utilization_5h", lambda row: row[0].utilization("5h")),
+            ("utilization_7d", lambda row: row[0].utilization("7d")),
+        ),
+        columns=(
+            Column("Name", lambda row: clip(row[0].account.name, 24)),
+            Column("Kind", lambda row: kind(row[0].account)),
+            Column("Priority", lambda row: str(row[0].account.priority), right=True),
+            Column("Token", lambda row: token(row[0], now)),
+            Column("Login", lambda row: _login_age(row[0].account, now)),
+            Column("Ends", lambda row: _login_end(row[0].account, now)),
+            Column("Last used", lambda row: moment(row[1].last_at, now)),
+            Column("Last 24 h", lambda row: count(row[1].requests), right=True),
+            Column("5h", lambda row: percent(row[0].utilization("5h"), 0), right=True),
+            Column("7d", lambda row: percent(row[0].utilization("7d"), 0), right=True),
+            Column("State", lambda row: describe(row[0], now, 40)),
+        ),
+        empty="No accounts yet: add one with `scripts/accounts.py add NAME`, or with `--api-key -` after the name.",
+        note=_warnings((row[0].account for row in rows), now),
+    )
+
+
+def login_table(standings: Sequence[Standing], now: float) -> Table[Standing]:
+    """How each account's token and login stand."""
+    return Table(
+        key="logins",
+        title="Logins",
+        rows=standings,
+        fields=(
+            ("account", lambda s: s.account.name),
+            ("kind", lambda s: s.account.kind.value),
+            ("token", lambda s: token(s, now)),
+            ("token_expires_at", lambda s: iso(s.account.expires_at)),
+            ("login_at", lambda s: iso(s.account.login_at)),
+            ("login_expires_at", lambda s: iso(login_end(s.account))),
+            ("warning", lambda s: login_warning(s.account, now)),
+        ),
+        columns=(
+            Column("Account", lambda s: clip(s.account.name, 20)),
+            Column("Kind", lambda s: kind(s.account)),
+            Column("Token", lambda s: token(s, now)),
+            Column("Login", lambda s: _login_age(s.account, now)),
+            Column("Ends", lambda s: _login_end(s.account, now)),
+        ),
+        empty="No accounts yet: scripts/accounts.py adds one.",
+        note=_warnings((s.account for s in standings), now),
+    )
+
+
+def window_table(standings: Sequence[Standing], now: float) -> Table[Standing]:
+    """How full each account's limits are, and when they are empty again."""
+    return Table(
+        key="windows",
+        title="Limits now",
+        rows=standings,
+        fields=(
+            ("account", lambda s: s.account.name),
+            ("state", lambda s: s.state.value),
+            ("windows", lambda s: [{**w._asdict(), "resets_at": iso(w.resets_at)} for w in s.windows]),
+        ),
+        columns=(
+            Column("Account", lambda s: clip(s.account.name, 20)),
+            *(column for name in _MAIN_WINDOWS for column in _window_columns(name, now)),
+            Column("Others", lambda s: clip(_other_windows(s), 24)),
+            Column("State", lambda s: describe(s, now, 40)),
+        ),
+        empty="No accounts yet: scripts/accounts.py adds one.",
+    )
+
+
+def exchange_table(exchanges: Sequence[Exchange], title: str, now: float) -> Table[Exchange]:
+    """Single requests, one a row."""
+    return Table(
+        key="requests",
+        title=title,
+        rows=exchanges,
+        fields=tuple((name, _exchange_field(name)) for name in Exchange._fields),
+        columns=(
+            Column("Time", lambda e: moment(e.at, now, seconds=True)),
+            Column("Account", lambda e: clip(e.account, 16)),
+            Column("Model or path", lambda e: clip(short_model(e.model) or e.path.partition("?")[0], 26)),
+            Column("Status", lambda e: DASH if e.status is None else str(e.status), right=True),
+            Column("Outcome", lambda e: _words(e.outcome or "open")),
+            Column("In", lambda e: count(_prompt(e)), right=True),
+            Column("Out", lambda e: count(e.output_tokens), right=True),
+            Column("Cost", lambda e: DASH if not e.output_tokens else money(e.cost_usd), right=True),
+            Column("First", lambda e: duration(e.first_byte_seconds), right=True),
+            Column("Total", lambda e: duration(e.seconds), right=True),
+            Column("Moved", lambda e: str(e.failovers or ""), right=True),
+        ),
+        empty="No requests.",
+    )
+
+
+def trouble_table(key: str, troubles: Sequence[Trouble], title: str, now: float) -> Table[Trouble]:
+    """Failures, equal ones in one row."""
+    return Table(
+        key=key,
+        title=title,
+        rows=troubles,
+        fields=(
+            ("last_at", lambda t: iso(t.last_at)),
+            ("number", lambda t: t.number),
+            ("kind", lambda t: t.kind),
+            ("status", lambda t: t.status),
+            ("account", lambda t: t.account),
+            ("message", lambda t: t.message),
+        ),
+        columns=(
+            Column("Last", lambda t: moment(t.last_at, now)),
+            Column("Times", lambda t: count(t.number), right=True),
+            Column("What", lambda t: _words(t.kind)),
+            Column("Status", lambda t: str(t.status or DASH), right=True),
+            Column("Account", lambda t: clip(t.account, 20)),
+            Column("Message", lambda t: clip(t.message, 60)),
+        ),
+        empty="None.",
+    )
+
+
+def describe(standing: Standing, now: float, width: int) -> str:
+    """`ready`, `paused`, `cooling until 14:20: 5h window spent`, `ready, opus cools until 14:20`."""
+    if standing.state is State.COOLING and standing.rest:
+        return clip(f"cooling until {moment(standing.rest.until, now)}: {standing.rest.reason}", width)
+    rests = [f"{rest.family} cools until {moment(rest.until, now)}" for rest in standing.family_rests]
+    return clip(", ".join([standing.state.value, *rests]), width)
+
+
+def kind(account: Account) -> str:
+    """What the account proves itself with."""
+    return "API key" if account.kind is Kind.API_KEY else "OAuth"
+
+
+def token(standing: Standing, now: float) -> str:
+    """How its access token stands; an API key has no end."""
+    return DASH if standing.account.kind is Kind.API_KEY else token_state(standing.account, now, standing.upkeep)
+
+
+def _login_age(account: Account, now: float) -> str:
+    if account.kind is Kind.API_KEY:
+        return DASH
+    return "?" if account.login_at is None else f"{span(now - account.login_at)} ago"
+
+
+def _login_end(account: Account, now: float) -> str:
+    """Like `in 25 days`: what is expected, for nobody promises it."""
+    end = login_end(account)
+    if account.kind is Kind.API_KEY:
+        return DASH
+    return "?" if end is None else f"in {span(end - now)}" if end > now else "due"
+
+
+def _warnings(accounts: Iterable[Account], now: float) -> str:
+    told = [(account.name, login_warning(account, now)) for account in accounts]
+    lines = [f"{printable(name)}: {warning}" for name, warning in told if warning]
+    return "\n".join([*lines, "`scripts/accounts.py login NAME` does it."] if lines else [])
+
+
+def _window_columns(name: str, now: float) -> tuple[Column[Standing], ...]:
+    def used(standing: Standing) -> str:
+        fraction = standing.utilization(name)
+        return DASH if fraction is None else f"{bar(fraction)} {percent(fraction, 0):>5}"
+
+    def resets(standing: Standing) -> str:
+        window = standing.window(name)
+        return DASH if window is None or window.resets_at is None else duration(window.resets_at - now)
+
+    return Column(f"{name} used", used), Column("Resets in", resets)
+
+
+def _other_windows(standing: Standing) -> str:
+    others = (window for window in standing.windows if window.name not in _MAIN_WINDOWS)
+    return ", ".join(f"{w.name} {percent(w.utilization, 0)}" for w in others if w.utilization is not None)
+
+
+def _exchange_field(name: str) -> Callable[[Exchange], Any]:
+    if name == "at":
+        return lambda exchange: iso(exchange.at)
+    return lambda exchange: getattr(exchange, name)
+
+
+def _prompt(exchange: Exchange) -> int | None:
+    kinds = (exchange.input_tokens, exchange.cache_read_tokens, exchange.cache_creation_tokens)
+    known = [kind for kind in kinds if kind is not None]
+    return sum(known) if known else None
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

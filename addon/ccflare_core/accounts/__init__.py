@@ -1,0 +1,1 @@
+"""The accounts: which one serves, which ones rest and until when, and how their tokens stay alive."""

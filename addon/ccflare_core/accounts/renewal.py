@@ -1,0 +1,52 @@
+"""What an exchange and the pool know of the renewal of tokens. Who does it is in tokens.py. Pure."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from ccflare_core.accounts.pool import Lease
+from ccflare_core.anthropic.verdicts import Verdict
+
+
+@dataclass(slots=True)
+class Renewal:
+    """One refresh of an account's token, shared by all who wait for it. Look at it again until it is done."""
+
+    done: bool = False
+    ok: bool = False
+    """Whether the account has another token now than before."""
+    reason: str = ""
+    """Why not."""
+
+    def succeed(self) -> None:
+        """The account has its new token."""
+        self.done = self.ok = True
+
+    def fail(self, reason: str) -> None:
+        """It did not work out."""
+        self.done, self.reason = True, reason
+
+
+class Renewer(Protocol):
+    """Who gets an account a new token. Neither waits nor raises."""
+
+    def renew(self, account_id: str, *, rejected: str | None = None) -> Renewal:
+        """Begin a refresh or join the one under way. `rejected` is the access token that upstream has just refused."""
+        ...
+
+
+class NoRenewer:
+    """For those who have nobody to ask."""
+
+    def renew(self, account_id: str, *, rejected: str | None = None) -> Renewal:
+        """Always in vain."""
+        return Renewal(done=True, reason="tokens are not refreshed here")
+
+
+class Refused(NamedTuple):
+    """An attempt whose token was refused, kept until it is known whether the account gets another one."""
+
+    lease: Lease
+    verdict: Verdict
+    renewal: Renewal
+    until: float
+    """Monotonic seconds."""

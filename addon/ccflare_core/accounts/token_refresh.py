@@ -1,0 +1,188 @@
+"""One refresh of one account's tokens, from the lease to the commit.
+
+The order is what keeps a login alive. A refresh token can be spent once: whoever sends one that was sent before loses
+the whole login, and so does whoever loses the answer. So the lease comes first, what is stored is read under it, only
+that is sent, and the answer is committed before anyone uses it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
+
+from ccflare_core.accounts.account import Account
+from ccflare_core.anthropic import oauth
+from ccflare_core.anthropic.oauth import Tokens
+from ccflare_core.errors import CCFlareError, TokenError, TokenRejected, TokenUnavailable
+from ccflare_core.http.client import Answer
+from ccflare_core.store.oauth_tokens import Turn
+from ccflare_core.store.store import Store
+
+logger = logging.getLogger("ccflare")
+
+T = TypeVar("T")
+
+LEASE_SECONDS = 30.0
+"""After how long another run's lease counts as abandoned; far longer than a refresh may take."""
+PATIENCE_SECONDS = 75.0
+"""How long to wait for others at most."""
+_POLL_SECONDS = 0.25
+_PROMPT_SECONDS = 10.0
+
+
+class Call(Protocol):
+    """Runs a function on the store that writes, and gives its result."""
+
+    def __call__(self, function: Callable[[Store], T], /) -> Awaitable[T]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Tokens that the provider gave but the database could not take yet: this is the only copy."""
+
+    account_id: str
+    spent: str = field(repr=False)
+    """The refresh token that they were exchanged for."""
+    tokens: Tokens
+
+    def put_into(self, account: Account) -> Account:
+        """The account with these tokens, unless it has got others meanwhile."""
+        if account.refresh_token != self.spent:
+            return account
+        return replace(
+            account,
+            access_token=self.tokens.access_token,
+            refresh_token=self.tokens.refresh_token or account.refresh_token,
+            expires_at=self.tokens.expires_at,
+            login_expires_at=self.tokens.login_expires_at or account.login_expires_at,
+            needs_login=False,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """What came of it."""
+
+    account: Account | None
+    """As it stands now; None if it is gone."""
+    news: str
+    """For the log."""
+    before: Account | None = None
+    """As it was stored before, if that was not what the caller knew."""
+    unsaved: Pair | None = None
+    """What still has to be written."""
+
+
+class Refresher:
+    """Refreshes; knows nothing of when. `owner` is the id of this run."""
+
+    def __init__(
+        self,
+        *,
+        call: Call,
+        send: Callable[[oauth.Request], Awaitable[Answer]],
+        endpoints: Callable[[], oauth.Endpoints],
+        owner: str,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,  # noqa: TID251
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._call = call
+        self._send = send
+        self._endpoints = endpoints
+        self._owner = owner
+        self._clock = clock
+        self._wall = wall
+        self._sleep = sleep
+
+    async def refresh(self, known: Account, rejected: str | None) -> Refreshed:
+        """Get the account a token other than `known`'s (and than `rejected`, which upstream refused).
+
+        Raises a CCFlareError if that did not work out this time: the provider could not be asked, the database could
+        not be used, or another run is at it for too long.
+        """
+        turn = await self._take_turn(known, rejected)
+        if turn is None:
+            return Refreshed(None, "the account was removed")
+        stored = turn.account
+        if stored.refresh_token is None or self._is_news(stored, known, rejected):
+            if turn.is_mine:
+                await self._give_back(stored.id)
+            return Refreshed(stored, "another process or a login was faster")
+        return await self._spend(stored, stored.refresh_token)
+
+    async def save(self, pair: Pair) -> Account | None:
+        """Write a pair that has waited. Returns the account as it is stored then; raises StoreError as before."""
+        return await self._call(
+            lambda store: store.logins.save_tokens(pair.account_id, self._owner, pair.spent, pair.tokens)
+        )
+
+    async def note_failure(self, account: Account, retry_at: float, reason: str) -> None:
+        """Leave a note of a refresh that failed, if the database takes it."""
+        with contextlib.suppress(CCFlareError):
+            await self._call(lambda store: store.logins.note_failure(account, retry_at, reason))
+
+    async def _take_turn(self, known: Account, rejected: str | None) -> Turn | None:
+        """The lease, or what somebody else has stored while we waited for it; None if the account is gone."""
+        watched, abandoned = "", ""
+        started = since = self._clock()
+        while True:
+            asked = self._clock()
+            turn = await self._ask_for_lease(known.id, abandoned)
+            now = self._clock()
+            if turn is None or self._is_news(turn.account, known, rejected):
+                return turn
+            if turn.is_mine and now - asked < _PROMPT_SECONDS:
+                return turn
+            if now - started >= PATIENCE_SECONDS:
+                raise TokenUnavailable("another process has been refreshing this token for too long")
+            if turn.term != watched:
+                watched, since = turn.term, now
+            abandoned = watched if now - since >= LEASE_SECONDS else ""
+            await self._sleep(_POLL_SECONDS)
+
+    def _ask_for_lease(self, account_id: str, abandoned: str) -> Awaitable[Turn | None]:
+        return self._call(lambda store: store.logins.take_lease(account_id, self._owner, abandoned=abandoned))
+
+    def _is_news(self, stored: Account, known: Account, rejected: str | None) -> bool:
+        """Whether what is stored makes a refresh needless (or impossible)."""
+        if not stored.is_renewable:
+            return True
+        is_usable = stored.token_problem(self._wall()) is None
+        return is_usable and stored.access_token not in (known.access_token, rejected)
+
+    async def _spend(self, account: Account, spent: str) -> Refreshed:
+        try:
+            answer = await self._send(oauth.refresh_request(self._endpoints(), spent))
+            tokens = oauth.read_answer(
+                answer.status, answer.content_type, answer.body, self._wall(), login_at=account.login_at
+            )
+        except TokenRejected as error:
+            return await self._end_login(account, spent, str(error))
+        except TokenError:
+            await self._give_back(account.id)
+            raise
+        return await self._commit(account, Pair(account.id, spent, tokens))
+
+    async def _commit(self, account: Account, pair: Pair) -> Refreshed:
+        try:
+            stored = await self.save(pair)
+        except Exception as error:  # whatever it is: the provider has forgotten the old token already
+            cause = str(error) if isinstance(error, CCFlareError) else type(error).__name__
+            news = f"refreshed, but that cannot be stored yet ({cause})"
+            return Refreshed(pair.put_into(account), news, account, unsaved=pair)
+        is_ours = stored is not None and stored.access_token == pair.tokens.access_token
+        return Refreshed(stored, "refreshed" if is_ours else "a login was faster", account)
+
+    async def _end_login(self, account: Account, spent: str, why: str) -> Refreshed:
+        flag = self._call(lambda store: store.logins.flag_login(account.id, self._owner, spent))
+        return Refreshed(await flag, why, account)
+
+    async def _give_back(self, account_id: str) -> None:
+        try:
+            await self._call(lambda store: store.logins.release_lease(account_id, self._owner))
+        except CCFlareError as error:
+            logger.debug("a refresh lease could not be given back: %s", error)

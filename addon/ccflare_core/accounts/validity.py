@@ -1,0 +1,71 @@
+"""How long a token and the login behind it are good for, for people. Pure; times are epoch seconds."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from ccflare_core.accounts.account import Account, Kind
+from ccflare_core.accounts.cooldowns import local_time
+from ccflare_core.anthropic.oauth import LOGIN_SECONDS
+from ccflare_core.anthropic.oauth import login_warning as warning_about
+
+_MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86_400.0
+
+
+class Upkeep(NamedTuple):
+    """What is done about an account's token at the moment."""
+
+    refreshing: bool = False
+    retry_at: float | None = None
+    """When the next refresh is tried, if the last one failed."""
+    is_sealed: bool = False
+    """There is a token, which only the holder of the key can see."""
+
+
+_NOTHING_DONE = Upkeep()
+
+
+def token_state(account: Account, now: float, upkeep: Upkeep = _NOTHING_DONE) -> str:
+    """`valid for 6 h`, `refreshing`, `token expired, back-off until 14:20`, or what else is wrong with it."""
+    if upkeep.refreshing:
+        return "refreshing"
+    if upkeep.is_sealed and account.access_token is None:
+        account = replace(account, access_token="sealed")  # noqa: S106 it stands for the token in what follows
+    state = _token_state(account, now)
+    if account.needs_login or upkeep.retry_at is None or upkeep.retry_at <= now:
+        return state
+    return f"{state}, back-off until {local_time(upkeep.retry_at, now)}"
+
+
+def _token_state(account: Account, now: float) -> str:
+    problem = account.token_problem(now)
+    if problem is not None:
+        return problem
+    if account.kind is Kind.API_KEY:
+        return "does not expire"
+    return "valid" if account.expires_at is None else f"valid for {span(account.expires_at - now)}"
+
+
+def login_end(account: Account) -> float | None:
+    """When the account's login is expected to end, however often its token is refreshed; None if nobody knows."""
+    if account.kind is not Kind.OAUTH:
+        return None
+    if account.login_expires_at is not None or account.login_at is None:
+        return account.login_expires_at
+    return account.login_at + LOGIN_SECONDS
+
+
+def login_warning(account: Account, now: float) -> str | None:
+    """What its owner should do about the login, from five days before its expected end on; else None."""
+    if account.kind is not Kind.OAUTH:
+        return None
+    if account.needs_login:
+        return "the provider has ended this login: log in again"
+    return warning_about(login_end(account), now)
+
+
+def span(seconds: float) -> str:
+    """A duration in one unit, rounded: `45 s`, `25 min`, `6 h`, `3 days`."""
+    for unit, name in ((_DAY, "days"), (_HOUR, "h"), (_MINUTE, "min")):
+        if seconds >= (2 if unit == _DAY else 1) * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{max(0.0, seconds):.0f} s"

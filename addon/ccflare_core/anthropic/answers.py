@@ -1,0 +1,125 @@
+"""The answers that we give ourselves, in the shape that Anthropic's clients expect. Pure."""
+
+import json
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple, Self
+
+from ccflare_core.accounts.cooldowns import local_time
+
+# https://docs.anthropic.com/en/api/errors
+_ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    414: "request_too_large",
+    429: "rate_limit_error",
+    431: "request_too_large",
+    504: "timeout_error",
+}
+
+LONGEST_RETRY_AFTER = 3600
+UNKNOWN_RETRY_AFTER = 60
+"""Seconds. Longer than 60 makes Claude Code give up at once (measured), so the unknown is a wait it takes."""
+
+
+SECURITY: tuple[tuple[bytes, bytes], ...] = (
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+)
+"""What every answer of our own has. A page that needs scripts or styles brings a content-security-policy of its own."""
+
+
+class Answer(NamedTuple):
+    """A complete answer of our own."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+    reason: str
+    """For the log and the record, never more than the client is told."""
+
+    def allowing(self, methods: Sequence[str]) -> Self:
+        """The same, naming the methods that would do, as a 405 has to (RFC 9110, 15.5.6)."""
+        return self._replace(headers=(*self.headers, (b"allow", ", ".join(methods).encode())))
+
+
+def json_answer(status: int, content: Any, *, extra: Sequence[tuple[bytes, bytes]] = (), reason: str = "") -> Answer:
+    """`content` as a JSON answer."""
+    body = json.dumps(content, ensure_ascii=False).encode(errors="replace")
+    headers = (
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        *SECURITY,
+        *extra,
+    )
+    return Answer(status, headers, body, reason)
+
+
+def error(
+    status: int,
+    message: str,
+    *,
+    request_id: str,
+    retry_after: int | None = None,
+    is_final: bool = False,
+    **details: Any,
+) -> Answer:
+    """An error in Anthropic's shape; `details` go beside the message. `retry_after` is in seconds.
+
+    `is_final` keeps the SDKs from trying again by themselves: they would sleep for as long as `retry_after` says.
+    """
+    problem = {"type": _ERROR_TYPES.get(status, "api_error"), "message": message, **details}
+    extra = [(b"request-id", request_id.encode())]
+    if retry_after is not None:
+        extra.append((b"retry-after", b"%d" % retry_after))
+    if is_final:
+        extra.append((b"x-should-retry", b"false"))
+    content = {"type": "error", "error": problem, "request_id": request_id}
+    return json_answer(status, content, extra=extra, reason=message)
+
+
+def error_event(kind: str, message: str, request_id: str) -> bytes:
+    """A server-sent `error` event, as the API sends one in the middle of a stream."""
+    content = {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
+    return b"event: error\ndata: " + json.dumps(content).encode() + b"\n\n"
+
+
+def exhausted(
+    reasons: Sequence[tuple[str, str, float | None]], wait: float | None, *, now: float, request_id: str
+) -> Answer:
+    """503: no account can serve this; names each with its reason and says when the first one is back.
+
+    `reasons` holds (account, reason, recovery in epoch seconds or None); `wait` is in seconds. The status is one
+    that every client waits on, and there are no unified rate-limit headers: with them Claude Code would end the
+    session and show our limit as its own.
+    """
+    seconds = UNKNOWN_RETRY_AFTER if wait is None else min(max(1, math.ceil(wait)), LONGEST_RETRY_AFTER)
+    back = None if wait is None else now + wait
+    told = "; ".join(f"{name}: {reason}" for name, reason, _ in reasons) or "no account is configured"
+    message = f"No account can serve this request ({told})."
+    if back is not None:
+        message += f" The first one is back at {local_time(back, now)}."
+    return error(
+        503,
+        message,
+        request_id=request_id,
+        retry_after=seconds,
+        next_available_at=None if back is None else _iso(back),
+        accounts=[
+            {"name": name, "reason": reason, "available_at": None if until is None else _iso(until)}
+            for name, reason, until in reasons
+        ],
+    )
+
+
+def _iso(moment: float) -> str:
+    return datetime.fromtimestamp(moment).astimezone().isoformat(timespec="seconds")

@@ -1,0 +1,156 @@
+"""What a request asks for, read from a copy of its bytes; the bytes themselves go upstream as they came."""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ccflare_core.http.content_coding import Decoder
+
+PARSE_LIMIT = 4 * 1024 * 1024
+"""Bodies longer than this (bytes, decoded) are not parsed: the event loop would stand still for them."""
+
+_VALUE_LIMIT = 200
+_MODEL_FIRST = re.compile(rb'\s*\{\s*"model"\s*:\s*"([^"\\\x00-\x1f]{1,200})"\s*[,}]')
+_STREAM_LAST = re.compile(rb'[{,]\s*"stream"\s*:\s*(true|false)\s*\}\s*\Z')
+_TAIL = 64
+_OLD_USER_ID = re.compile(r"user_.*_session_([0-9a-fA-F-]{8,64})")
+_FAMILY = re.compile(r"claude-(?:[0-9][0-9.]*-)*([a-z]+)(?![a-z0-9.])")
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of one request. None and "" mean that the request does not say."""
+
+    model: str | None = None
+    session_id: str | None = None
+    client: str = ""
+    """The client's address."""
+    stream: bool | None = None
+
+    @property
+    def family(self) -> str:
+        """The model's family, such as "opus"; "" if there is no model."""
+        return family(self.model)
+
+    @property
+    def affinity(self) -> str:
+        """What should stay on one account: the session, else everything from the client's address."""
+        return self.session_id or self.client
+
+
+class _Body(NamedTuple):
+    data: bytes
+    whole: bool
+
+
+def family(model: str | None) -> str:
+    """The family of a model: "claude-opus-4-8" and "claude-3-opus-latest" give "opus".
+
+    A name of another shape is a family of its own; None gives "".
+    """
+    if not model:
+        return ""
+    found = _FAMILY.match(model)
+    return found[1] if found else model
+
+
+def read_facts(
+    body: bytes, *, content_encoding: str = "", session_header: str | None = None, client: str = ""
+) -> Facts:
+    """The facts of a request. Never raises: what cannot be read is left out.
+
+    `session_header` is the value of `x-claude-code-session-id`; without it the session is looked for inside
+    the body's `metadata.user_id`. Values of more than 200 characters or with unprintable ones do not count.
+    """
+    session = _clean(session_header)
+    content = _decoded(body, content_encoding)
+    quick = _glance(content, session, client)
+    if quick is not None:
+        return quick
+    parsed = _parse(content)
+    stream = parsed.get("stream", False if parsed else None)
+    return Facts(
+        model=_clean(parsed.get("model")) or _model_in_front(content.data),
+        session_id=session or _session_of(parsed.get("metadata")),
+        client=client,
+        stream=stream if isinstance(stream, bool) else None,
+    )
+
+
+def models_asked(body: bytes, *, content_encoding: str = "") -> list[str] | None:
+    """Every model that a request names, those of a batch's requests too; None if they cannot be told for certain.
+
+    For a limit that a client would like to get around: a body that two parsers could read differently tells nothing.
+    """
+    content = _decoded(body, content_encoding)
+    if not content.whole or len(content.data) > PARSE_LIMIT:
+        return None
+    try:
+        parsed = json.loads(content.data, object_pairs_hook=_unambiguous)
+        asked = [parsed, *(each["params"] for each in parsed.get("requests", ()))]
+        models = [each["model"] for each in asked if "model" in each]
+    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+        return None
+    return models if models and all(_clean(model) for model in models) else None
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice in an object")
+    return found
+
+
+def _glance(body: _Body, session: str | None, client: str) -> Facts | None:
+    """The same facts without parsing, where the order of keys allows it; else None.
+
+    Claude Code sends `model` first and `stream` last. Parsing its 100 kB would take most of a millisecond.
+    """
+    model = _model_in_front(body.data)
+    if model is None or not body.whole or (session is None and b'"metadata"' in body.data):
+        return None
+    stream = _STREAM_LAST.search(body.data, max(0, len(body.data) - _TAIL))
+    if stream is None and b'"stream"' in body.data:
+        return None
+    return Facts(model, session, client, stream is not None and stream[1] == b"true")
+
+
+def _model_in_front(data: bytes) -> str | None:
+    found = _MODEL_FIRST.match(data, 0, _VALUE_LIMIT * 2)
+    return _clean(found[1].decode("utf-8", "replace")) if found else None
+
+
+def _decoded(body: bytes, content_encoding: str) -> _Body:
+    if not content_encoding:
+        return _Body(body, whole=True)
+    decoder = Decoder(content_encoding, limit=PARSE_LIMIT)
+    data = decoder.feed(body)
+    return _Body(data, whole=decoder.trouble is None)
+
+
+def _parse(body: _Body) -> dict[str, Any]:
+    if not body.whole or len(body.data) > PARSE_LIMIT:
+        return {}
+    try:
+        parsed = json.loads(body.data)
+    except (ValueError, RecursionError):  # not JSON, not UTF-8, absurd numbers; or nested too deeply
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def _session_of(metadata: object) -> str | None:
+    """The session inside `metadata.user_id`: a JSON text since Claude Code 2, `user_…_session_…` before."""
+    user_id = metadata.get("user_id") if isinstance(metadata, dict) else None
+    if not isinstance(user_id, str) or len(user_id) > 2000:
+        return None
+    old = _OLD_USER_ID.fullmatch(user_id)
+    if old:
+        return old[1]
+    return _clean(_parse(_Body(user_id.encode("utf-8", "replace"), whole=True)).get("session_id"))
+
+
+def _clean(value: object) -> str | None:
+    """The value if it is text fit for a log line and a database column, else None."""
+    fit = isinstance(value, str) and 0 < len(value) <= _VALUE_LIMIT and value.isprintable()
+    return value if fit and isinstance(value, str) else None

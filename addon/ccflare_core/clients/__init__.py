@@ -1,0 +1,1 @@
+"""Who may ask: addresses, client keys, browser pages, rates, budgets, the second factor."""

@@ -1,0 +1,33 @@
+"""Which engine a location takes."""
+
+from types import ModuleType
+
+from ccflare_core.config.location import Location, Server
+from ccflare_core.db import sqlite
+from ccflare_core.db.engine import Engine
+from ccflare_core.errors import StoreError
+
+
+def open_engine(location: Location, *, now_ms: int, read_only: bool = False) -> Engine:
+    """The open database, which is made or brought up to date unless `read_only`. Raises StoreError."""
+    if isinstance(location, Server):
+        postgres = _postgres()
+        opened = postgres.open_to_read(location) if read_only else postgres.open_to_write(location, now_ms)
+    else:
+        opened = sqlite.open_to_read(location) if read_only else sqlite.open_to_write(location, now_ms)
+    engine: Engine = opened
+    return engine
+
+
+def is_made(location: Location) -> bool:
+    """Whether there is a database yet. Raises StoreError if a server cannot be asked."""
+    return bool(_postgres().is_made(location)) if isinstance(location, Server) else location.exists()
+
+
+def _postgres() -> ModuleType:
+    # Imported where it is used: a proxy with a file has no use for it, nor for its package.
+    try:
+        from ccflare_core.db import postgres
+    except ImportError as error:
+        raise StoreError("a PostgreSQL database needs psycopg: run `pip install '.[postgres]'`") from error
+    return postgres

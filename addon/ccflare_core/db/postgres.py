@@ -1,0 +1,335 @@
+"""The engine for a PostgreSQL server, which several machines can share; through the package `psycopg` (3).
+
+All who write take turns, as with a file. The row of the table `ccflare` is what they queue for: a transaction begins by
+counting it up, which locks it until the end. So everything that is read within a transaction is still true when it
+commits, which the ring of keys, the leases and the runs rely on. Row locks on what each of them reads would do the same
+for less waiting, but each query had to be right about them; SERIALIZABLE would make every caller repeat its work when
+two have met. A batch of records takes some milliseconds, and each proxy writes at most twenty a second.
+
+The same row tells whether others have written, and that the tables are ours. It is also how a connection that had to be
+made anew knows that it still leads to the same database.
+"""
+
+import contextlib
+import ipaddress
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import peewee
+import psycopg
+from psycopg.adapt import Buffer, Loader
+from psycopg.conninfo import conninfo_to_dict
+
+from ccflare_core.config.location import Server, is_url
+from ccflare_core.db.engine import CommitUnknown, as_store_errors, explain, naming
+from ccflare_core.db.migrations import migrate, pending
+from ccflare_core.errors import StoreError, Unusable, VaultError
+from ccflare_core.secrets.references import read_secret
+
+_MARKER = "ccflare"
+_LOCK = 0x63636631
+"""`ccf1`: the advisory lock of whoever makes the tables."""
+
+_CONNECTION: dict[str, str | int] = {
+    "application_name": "ccflare",
+    "connect_timeout": 5,
+    # A server that is gone without a word is noticed within 25 s.
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
+"""What the URL may say otherwise."""
+
+# A process that is stopped in the middle must not keep all others waiting. Tokens must outlive a loss of power.
+_SESSION = """
+SET lock_timeout = '5s'; SET statement_timeout = '{statement}'; SET idle_in_transaction_session_timeout = '30s';
+SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = {read_only};
+SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
+"""
+_PAUSE_SECONDS = 1.0
+"""After an attempt to connect that failed; until then the answer is the same at once."""
+
+
+class Postgres:
+    """An open connection, made anew after it was lost. See Engine."""
+
+    def __init__(self, database: "_Database") -> None:
+        self.database = database
+        self._execute: Callable[..., Any] = database.execute_sql
+        self._id = ""
+        self._id, self._seen = self._row()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """See Engine, and the module."""
+        number, is_whole = 0, False
+        with as_store_errors():
+            try:
+                with self.database.atomic():
+                    number = self._take_turn()
+                    yield
+                    is_whole = True
+            except peewee.DatabaseError as error:
+                if is_whole and self.database.is_lost:
+                    raise CommitUnknown(number, explain(error)) from error
+                raise
+            self._seen += 1
+
+    def _take_turn(self) -> int:
+        """Wait for the lock; the transaction's number."""
+        turn = f"UPDATE {_MARKER} SET changes = changes + 1 RETURNING id, txid_current()"  # noqa: S608
+        found = self._execute(turn).fetchall()
+        self._check_identity([each for each, _ in found])
+        return int(found[0][1])
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """See Engine."""
+        with as_store_errors(), self.database.atomic(isolation_level="REPEATABLE READ"):
+            yield
+
+    def select(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """See Engine. A literal in the statement must not hold a `?`."""
+        with as_store_errors():
+            cursor = self._execute(sql.replace("%", "%%").replace("?", "%s"), parameters)
+            return list(cursor.fetchall()) if cursor.description else []
+
+    def changed(self) -> bool:
+        """See Engine."""
+        before, (_, self._seen) = self._seen, self._row()
+        return self._seen != before
+
+    def was_committed(self, transaction: int) -> bool:
+        """See Engine. Raises StoreError while the server is not done with it."""
+        status = self.select("SELECT txid_status(?)", (transaction,))[0][0]
+        if status == "in progress":
+            raise StoreError("the database server still works on the last rows")
+        return bool(status == "committed")
+
+    def scrub(self, *, whole: bool) -> bool:
+        """See Engine. What the server's own log and backups hold is for its owner to wipe.
+
+        False if a reader stands in the way of writing the tables anew for longer than five seconds.
+        """
+        with as_store_errors():
+            self._execute("SET statement_timeout = 0")
+        try:
+            for table in self.database.get_tables():
+                self.select(f'VACUUM {"(FULL)" if whole else ""} "{table}"')
+        except StoreError:
+            return False
+        finally:
+            self.select("SELECT set_config('statement_timeout', ?, false)", (_Database.WRITING,))
+        return True
+
+    def log_bytes(self) -> int:
+        """See Engine; the server looks after its log by itself."""
+        return 0
+
+    def space(self) -> None:
+        """See Engine; what is deleted makes room within the server's files, which do not shrink by that."""
+
+    def shrink(self, pages: int) -> None:
+        """See Engine; the server does it by itself."""
+
+    def problems(self) -> list[str]:
+        """See Engine; the server keeps the references right, and its owner has `pg_amcheck` for the rest."""
+        return []
+
+    def close(self) -> None:
+        """See Engine."""
+        self.database.autoconnect = False
+        self.database.close()
+
+    def _row(self) -> tuple[str, int]:
+        found = self.select(f"SELECT id, changes FROM {_MARKER}")  # noqa: S608
+        self._check_identity([each for each, _ in found])
+        return found[0][0], found[0][1]
+
+    def _check_identity(self, found: list[str]) -> None:
+        if len(found) != 1 or self._id not in ("", found[0]):
+            raise StoreError("this is another database than at the start: bring that one back, then restart")
+
+
+class _Database(peewee.PostgresqlDatabase):
+    """peewee's, with our session and our own mind about lost connections."""
+
+    WRITING, READING = "30s", "300s"
+
+    def __init__(self, server: Server, *, read_only: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(str(server), prefer_psycopg3=True, thread_safe=False)
+        self._server = server
+        self._clock = clock
+        self._retry_at = float("-inf")
+        self._why = ""
+        limit = self.READING if read_only else self.WRITING
+        self._session = _SESSION.format(statement=limit, read_only="on" if read_only else "off")
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether there was a connection and it is broken."""
+        return not self.is_closed() and bool(self.connection().closed)  # type: ignore[no-untyped-call]
+
+    def cursor(self, named_cursor: str | None = None) -> Any:
+        """A cursor, on a new connection if the old one is lost; not within a transaction, which is lost with it."""
+        if self.is_lost and not self.in_transaction():
+            self.dispose()
+        return super().cursor(named_cursor)  # type: ignore[no-untyped-call]
+
+    def execute_sql(self, sql: str, params: Sequence[object] | None = None) -> Any:
+        """The cursor with the result. That the connection was lost while nobody used it, nobody needs to know."""
+        return self._on_a_live_connection(lambda: super(_Database, self).execute_sql(sql, params))  # type: ignore[no-untyped-call]
+
+    def begin(self, isolation_level: str | None = None) -> None:
+        """Begin a transaction, likewise."""
+        self._on_a_live_connection(lambda: super(_Database, self).begin(isolation_level))
+
+    def _on_a_live_connection[T](self, act: Callable[[], T]) -> T:
+        """What `act` gives; it is done twice if need be, which is harmless: whatever writes is in a transaction."""
+        try:
+            return act()
+        except (peewee.OperationalError, peewee.InterfaceError):
+            if self.in_transaction() or not self.is_lost:
+                raise
+            return act()
+
+    def rollback(self) -> None:
+        """Undo; a server does that by itself when it loses us."""
+        if not self.is_lost:
+            super().rollback()
+
+    def _connect(self) -> "psycopg.Connection[Any]":
+        """Called by peewee for each new connection."""
+        if self._clock() < self._retry_at:
+            raise Unusable(self._why)
+        try:
+            return self._dial()
+        except (psycopg.Error, StoreError) as error:
+            self._why = str(error) if isinstance(error, StoreError) else explain(error)
+            self._retry_at = self._clock() + _PAUSE_SECONDS
+            raise Unusable(self._why) from None  # the driver's own words may have the password in them
+
+    def _dial(self) -> "psycopg.Connection[Any]":
+        # Prepared statements would not survive a pooler between us, nor another version's migration.
+        connection = psycopg.connect(**parameters(url_of(self._server), os.environ), autocommit=True)
+        connection.prepare_threshold = None
+        connection.adapters.register_loader("numeric", _Figure)
+        connection.execute(self._session)
+        return connection
+
+
+class _Figure(Loader):
+    """Sums and quotients as SQLite gives them: int or float, and no Decimal."""
+
+    def load(self, data: Buffer) -> int | float:
+        """Called by psycopg for each value of the type numeric."""
+        text = bytes(data).decode()
+        return int(text) if text.lstrip("-").isdigit() else float(text)
+
+
+def open_to_write(server: Server, now_ms: int) -> Postgres:
+    """A connection for reading and writing, to tables that are made or brought up to date if need be.
+
+    Raises StoreError.
+    """
+    with naming(server), _connected(server, read_only=False) as database:
+        if not database.table_exists(_MARKER):
+            _make(database, now_ms)
+        engine = Postgres(database)
+        if pending(database):
+            with engine.transaction():
+                migrate(database, now_ms)
+        return engine
+
+
+def open_to_read(server: Server) -> Postgres:
+    """A connection that can only read, and makes nothing. Raises StoreError."""
+    with naming(server), _connected(server, read_only=True) as database:
+        if not database.table_exists(_MARKER):
+            raise StoreError("there is no database yet: start the proxy or add an account first")
+        if pending(database):
+            raise StoreError("it was made by an older ccflare: start the proxy once, which brings it up to date")
+        return Postgres(database)
+
+
+def is_made(server: Server) -> bool:
+    """Whether our tables are there. Raises StoreError if the server cannot be asked."""
+    with naming(server), _connected(server, read_only=True) as database:
+        found = database.table_exists(_MARKER)
+        database.close()
+        return bool(found)
+
+
+@contextlib.contextmanager
+def _connected(server: Server, *, read_only: bool) -> Iterator[_Database]:
+    """An open connection, closed again if the block fails."""
+    database = _Database(server, read_only=read_only)
+    try:
+        database.connect()
+        yield database
+    except BaseException:
+        database.close()
+        raise
+
+
+def _make(database: _Database, now_ms: int) -> None:
+    """Make the tables, all or none, unless another process is first."""
+    execute: Callable[..., Any] = database.execute_sql
+    with database.atomic():
+        execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        if database.table_exists(_MARKER):
+            return
+        if database.get_tables():
+            raise StoreError("this is another program's database: make one for ccflare alone, or a schema")
+        if execute("SHOW server_encoding").fetchone()[0] != "UTF8":
+            raise StoreError("the database cannot hold every text: make it with the encoding UTF8")
+        execute(f"CREATE TABLE {_MARKER} (id TEXT NOT NULL PRIMARY KEY, changes BIGINT NOT NULL)")
+        execute(f"INSERT INTO {_MARKER} VALUES (%s, 0)", (secrets.token_hex(8),))  # noqa: S608
+        migrate(database, now_ms)
+
+
+def url_of(server: Server) -> str:
+    """The URL to connect to, asked for anew each time: a program may give passwords that pass. Raises StoreError."""
+    option = "ccflare_database"
+    try:
+        url = read_secret({option: server.text}, option) or ""
+    except VaultError as error:
+        raise StoreError(str(error)) from error
+    if not is_url(url):
+        raise StoreError("this leads to no postgresql:// URL (whose special characters must be percent-encoded)")
+    return url
+
+
+def parameters(url: str, environ: "os._Environ[str] | dict[str, str]") -> dict[str, Any]:
+    """What to connect with. Off this machine that is TLS with a verified certificate, unless it is asked otherwise."""
+    try:
+        given = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise StoreError("PostgreSQL's library does not take this URL: see what may stand after its ?") from None
+    found = {**_CONNECTION, **given}
+    if "sslmode" not in given and not environ.get("PGSSLMODE") and not _is_here(given, environ):
+        found["sslmode"] = "verify-full"
+        named = given.get("sslrootcert") or environ.get("PGSSLROOTCERT")
+        if not named and not (Path.home() / ".postgresql" / "root.crt").exists():
+            found["sslrootcert"] = "system"
+    return found
+
+
+def _is_here(given: dict[str, Any], environ: "os._Environ[str] | dict[str, str]") -> bool:
+    """Whether every host is a socket's folder or a loopback address."""
+    hosts = str(given.get("hostaddr") or given.get("host") or environ.get("PGHOST") or "/")
+    return all(_is_local(host) for host in hosts.split(","))
+
+
+def _is_local(host: str) -> bool:
+    if host in ("", "localhost") or host.startswith(("/", "@")):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

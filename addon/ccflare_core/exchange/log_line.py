@@ -1,0 +1,84 @@
+"""An exchange told in one line: for the log, and for the comment beside its flow in the inspector."""
+
+import logging
+from decimal import Decimal
+
+from ccflare_core.accounts.cooldowns import local_time
+from ccflare_core.accounts.pool import Cooldown
+from ccflare_core.exchange.exchange import Exchange
+from ccflare_core.exchange.steps import Outcome, Ticket
+
+logger = logging.getLogger("ccflare")
+
+_LOUD = {Outcome.OK: logging.INFO, Outcome.CLIENT_ABORT: logging.INFO, Outcome.REFUSED: logging.WARNING}
+
+
+def log_exchange(exchange: Exchange) -> None:
+    """One line for a finished exchange: who served it, what came of it, what it took and cost."""
+    level = _LOUD.get(exchange.outcome or Outcome.CRASHED, logging.WARNING)
+    if exchange.ticket is Ticket.PASS and not exchange.metered:
+        level = logging.DEBUG  # the client's own business, such as its telemetry
+    if logger.isEnabledFor(level):
+        logger.log(level, "%s", line(exchange))
+
+
+def warn_of_cooldown(account: str, cooldown: Cooldown, now: float) -> None:
+    """Say that an account rests, why and until when."""
+    scope = f" for {cooldown.family}" if cooldown.family else ""
+    logger.warning("%s rests%s until %s: %s", account, scope, local_time(cooldown.until, now), cooldown.reason)
+
+
+def line(exchange: Exchange) -> str:
+    """For the log: `POST /v1/messages 200 ok · max-2 · opus-4-8 · 1,204 in / 312 out · $0.0123 · 843 ms`."""
+    opening = exchange.opening
+    head = f"{opening.method} {opening.path} {exchange.status or '-'} {exchange.outcome}"
+    took = f"{exchange.duration * 1000:,.0f} ms"
+    return " · ".join([head, *_parts(exchange), took, *([exchange.error] if exchange.error else [])])
+
+
+def comment(exchange: Exchange) -> str:
+    """For the inspector, without what it shows anyway: `max-2 · opus-4-8 · 1,204 in / 312 out · $0.0123`."""
+    parts = _parts(exchange)
+    if exchange.outcome not in (None, Outcome.OK):
+        parts.append(f"{exchange.outcome}: {exchange.error}" if exchange.error else f"{exchange.outcome}")
+    return " · ".join(parts)
+
+
+def _parts(exchange: Exchange) -> list[str]:
+    key = exchange.opening.key
+    parts = [f"for {key.name}"] if key else []
+    parts.append(_account(exchange))
+    reading = exchange.reading
+    if model := (reading.model if reading else None) or exchange.facts.model:
+        parts.append(model.removeprefix("claude-"))
+    if exchange.original_model:
+        parts.append(f"for {exchange.agent} in place of {exchange.original_model.removeprefix('claude-')}")
+    if reading is not None and (usage := reading.usage).input_tokens is not None:
+        read = usage.input_tokens + (usage.cache_read_input_tokens or 0) + (usage.cache_creation_input_tokens or 0)
+        parts.append(f"{read:,} in / {usage.output_tokens or 0:,} out")
+        parts.append(money(exchange.cost))
+    if exchange.lease is not None and (moved := _moves(exchange)):
+        parts.append(moved)
+    return parts
+
+
+def _account(exchange: Exchange) -> str:
+    if exchange.lease is not None:
+        return exchange.lease.account.name
+    return "client's own credential" if exchange.ticket is Ticket.PASS else "no account"
+
+
+def _moves(exchange: Exchange) -> str:
+    """`moved from max-1 (5h window spent until 14:20)`, for each account that was left."""
+    now = exchange.started_at
+    final = exchange.lease.account.id if exchange.lease else None
+    left = {a.account_name: a.verdict for a in exchange.attempts if a.account_id != final}
+    return ", ".join(
+        f"moved from {name} ({verdict.reason}{f' until {local_time(verdict.until, now)}' if verdict.until else ''})"
+        for name, verdict in left.items()
+    )
+
+
+def money(cost: Decimal | None) -> str:
+    """Dollars with four decimals; `$?` if the price is unknown."""
+    return "$?" if cost is None else f"${cost:,.4f}"

@@ -1,0 +1,216 @@
+"""What is kept of an exchange: its facts turned into rows on their way to the writer."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from ccflare_core.accounts.pool import Report
+from ccflare_core.anthropic.usage import Usage
+from ccflare_core.config.record_mode import Mode
+from ccflare_core.exchange.exchange import Exchange
+from ccflare_core.exchange.log_line import log_exchange, warn_of_cooldown
+from ccflare_core.exchange.records import (
+    AttemptMade,
+    CooldownCleared,
+    CooldownSet,
+    ExchangeFinished,
+    ExchangeStarted,
+    Payload,
+    Record,
+    WindowRead,
+)
+from ccflare_core.exchange.steps import Attempt, Opening, Outcome, Ticket
+
+
+class Sink(Protocol):
+    """Where records go: the writer, or a list in a test."""
+
+    def put(self, record: Record) -> None: ...
+
+
+class Recorder:
+    """Writes down every exchange; never raises, never waits.
+
+    `mode` is asked each time, since it can change while running. What the pool learned is kept in every mode: it is
+    state, not history.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        run_id: str,
+        mode: Callable[[Opening], Mode],
+        body_limit: Callable[[], int],
+        wall: Callable[[], float],
+        account_name: Callable[[str], str],
+    ) -> None:
+        self._sink = sink
+        self._run_id = run_id
+        self._mode = mode
+        self._body_limit = body_limit
+        self._wall = wall
+        self._account_name = account_name
+        self._left_out: set[str] = set()  # the open exchanges that have no row
+
+    def started(self, exchange: Exchange) -> None:
+        """Open the exchange's row."""
+        opening = exchange.opening
+        if self._mode(opening) is Mode.OFF:
+            self._left_out.add(exchange.id)
+            return
+        self._sink.put(
+            ExchangeStarted(
+                id=exchange.id,
+                timestamp_ms=milliseconds(exchange.started_at),
+                method=opening.method,
+                path=opening.path,
+                client_ip=opening.client,
+                user_agent=opening.user_agent,
+                session_id=None,
+                door=opening.door,
+                run_id=self._run_id,
+                model=None,
+                client_id=opening.client_key,
+                client_name=opening.key.name if opening.key else None,
+            )
+        )
+
+    def attempted(self, exchange: Exchange, attempt: Attempt) -> None:
+        """Note one attempt."""
+        if self._mode(exchange.opening) is Mode.OFF or exchange.id in self._left_out:
+            return
+        verdict = attempt.verdict
+        self._sink.put(
+            AttemptMade(
+                request_id=exchange.id,
+                number=attempt.number,
+                account_id=attempt.account_id,
+                account_name=attempt.account_name,
+                status_code=verdict.status or None,
+                verdict=verdict.kind,
+                reason=verdict.reason,
+                windows=verdict.windows,
+                started_at_ms=milliseconds(attempt.started_at),
+                duration_ms=attempt.duration * 1000,
+            )
+        )
+
+    def learned(self, account_id: str, report: Report) -> None:
+        """Keep what the pool learned, for the next start and for other processes."""
+        for window in report.windows:
+            self._sink.put(WindowRead(account_id, milliseconds(self._wall()), window))
+        for account, family in report.cleared:
+            self._sink.put(CooldownCleared(account, family))
+        if report.cooldown is not None:
+            self._sink.put(CooldownSet(report.cooldown))
+            warn_of_cooldown(self._account_name(account_id), report.cooldown, self._wall())
+
+    def finished(self, exchange: Exchange) -> None:
+        """Close the exchange's row, keep its bodies if asked to, and say so in the log."""
+        log_exchange(exchange)
+        mode = self._mode(exchange.opening)
+        if exchange.id in self._left_out:
+            self._left_out.remove(exchange.id)
+            return
+        if mode.keeps_bodies and exchange.ticket is Ticket.LEASE:
+            self._keep_bodies(exchange, redact=mode is Mode.REDACTED)
+        self._sink.put(final_columns(exchange))
+
+    def _keep_bodies(self, exchange: Exchange, *, redact: bool) -> None:
+        body, limit = exchange.request_body, self._body_limit()
+        if body:
+            self._sink.put(
+                Payload(
+                    request_id=exchange.id,
+                    part="request",
+                    content_type="application/json",
+                    content_encoding=exchange.request_encoding,
+                    body=body[:limit],
+                    size=len(body),
+                    truncated=len(body) > limit,
+                    session_id=exchange.facts.session_id,
+                    redact=redact,
+                )
+            )
+        capture = exchange.capture
+        if capture.size:
+            self._sink.put(
+                Payload(
+                    request_id=exchange.id,
+                    part="response",
+                    content_type=capture.content_type,
+                    content_encoding=capture.content_encoding,
+                    body=capture.body,
+                    size=capture.size,
+                    truncated=capture.truncated,
+                    redact=redact,
+                )
+            )
+
+
+def final_columns(exchange: Exchange) -> ExchangeFinished:
+    """The row of a finished exchange."""
+    usage = exchange.reading.usage if exchange.reading else Usage()
+    lease, status = exchange.lease, exchange.status
+    prompt = prompt_tokens(usage)
+    return ExchangeFinished(
+        id=exchange.id,
+        outcome=exchange.outcome or Outcome.CRASHED,
+        success=exchange.outcome is Outcome.OK,
+        status_code=status,
+        error_message=exchange.error,
+        account_used=lease.account.id if lease else None,
+        account_name=lease.account.name if lease else None,
+        response_time_ms=exchange.duration * 1000,
+        first_byte_ms=None if exchange.first_byte is None else exchange.first_byte * 1000,
+        failover_attempts=exchange.failovers,
+        attempts=len(exchange.attempts),
+        model=(exchange.reading.model if exchange.reading else None) or exchange.facts.model,
+        session_id=exchange.facts.session_id,
+        stream="text/event-stream" in exchange.capture.content_type if status else exchange.facts.stream,
+        choice_reason=exchange.choice_reason,
+        upstream_request_id=exchange.upstream_request_id,
+        prompt_tokens=prompt,
+        completion_tokens=usage.output_tokens,
+        total_tokens=total_tokens(exchange),
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cache_read_input_tokens=usage.cache_read_input_tokens,
+        cache_creation_input_tokens=usage.cache_creation_input_tokens,
+        cache_creation_5m_input_tokens=usage.cache_creation_5m_input_tokens,
+        cache_creation_1h_input_tokens=usage.cache_creation_1h_input_tokens,
+        thinking_tokens=usage.thinking_tokens,
+        web_search_requests=usage.web_search_requests,
+        service_tier=usage.service_tier,
+        cost_usd=None if exchange.cost is None else float(exchange.cost),
+        request_bytes=len(exchange.request_body),
+        response_bytes=exchange.capture.size,
+        project=exchange.provenance.project,
+        working_directory=exchange.provenance.working_directory,
+        agent=exchange.agent,
+        request_class=exchange.provenance.request_class,
+        original_model=exchange.original_model,
+    )
+
+
+def prompt_tokens(usage: Usage) -> int | None:
+    """All that was sent to the model, from the cache or not."""
+    return total_of(usage.input_tokens, usage.cache_read_input_tokens, usage.cache_creation_input_tokens)
+
+
+def total_tokens(exchange: Exchange) -> int | None:
+    """All that was sent to the model and came from it; None if nothing is known of it."""
+    if exchange.reading is None:
+        return None
+    return total_of(prompt_tokens(exchange.reading.usage), exchange.reading.usage.output_tokens)
+
+
+def total_of(*counts: int | None) -> int | None:
+    """The sum of what is known; None if nothing is."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
+
+
+def milliseconds(moment: float) -> int:
+    """Epoch seconds as the database keeps them."""
+    return int(moment * 1000)

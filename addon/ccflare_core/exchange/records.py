@@ -1,0 +1,163 @@
+"""What is written down, as values: one class per kind of row, made by any thread, put to the writer.
+
+Times are integer milliseconds since the epoch, as in the tables. The records of one exchange are put in the
+order ExchangeStarted, then AttemptMade, WindowRead and Payload as they come, then ExchangeFinished.
+"""
+
+import math
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple
+
+from ccflare_core.accounts.cooldowns import Cooldown
+from ccflare_core.anthropic.rate_limit_headers import Window
+
+
+def to_ms(seconds: float | None) -> int | None:
+    """Seconds since the epoch as the integer milliseconds of the tables."""
+    return None if seconds is None else round(seconds * 1000)
+
+
+def to_seconds(ms: float | None) -> float | None:
+    """A time or a duration of the tables in seconds."""
+    return None if ms is None else ms / 1000
+
+
+class ExchangeStarted(NamedTuple):
+    """An open row of `requests`, whose columns the fields are."""
+
+    id: str
+    timestamp_ms: int
+    method: str
+    path: str
+    client_ip: str
+    user_agent: str
+    session_id: str | None
+    door: str
+    run_id: str
+    model: str | None
+    client_id: str | None = None
+    client_name: str | None = None
+
+
+class ExchangeFinished(NamedTuple):
+    """The final columns of that row; None is unknown. For `model` and `session_id` it changes nothing."""
+
+    id: str
+    outcome: str
+    success: bool
+    status_code: int | None = None
+    error_message: str | None = None
+    account_used: str | None = None
+    account_name: str | None = None
+    response_time_ms: float | None = None
+    first_byte_ms: float | None = None
+    failover_attempts: int = 0
+    attempts: int = 0
+    model: str | None = None
+    session_id: str | None = None
+    stream: bool | None = None
+    choice_reason: str = ""
+    upstream_request_id: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_creation_5m_input_tokens: int | None = None
+    cache_creation_1h_input_tokens: int | None = None
+    thinking_tokens: int | None = None
+    web_search_requests: int | None = None
+    service_tier: str | None = None
+    cost_usd: float | None = None
+    request_bytes: int | None = None
+    response_bytes: int | None = None
+    project: str | None = None
+    working_directory: str | None = None
+    agent: str | None = None
+    request_class: str | None = None
+    original_model: str | None = None
+
+
+class AttemptMade(NamedTuple):
+    """A row of `attempts`: one try upstream and what came of it."""
+
+    request_id: str
+    number: int
+    account_id: str | None
+    account_name: str
+    status_code: int | None
+    verdict: str
+    reason: str
+    windows: tuple[Window, ...]
+    started_at_ms: int
+    duration_ms: float
+
+
+class WindowRead(NamedTuple):
+    """A row of `windows`: what one answer said about one limit window."""
+
+    account_id: str
+    at_ms: int
+    window: Window
+
+
+class CooldownSet(NamedTuple):
+    """The cooldown of an account (and family), in place of the one there was."""
+
+    cooldown: Cooldown
+
+
+class CooldownCleared(NamedTuple):
+    """The end of a cooldown before its time."""
+
+    account_id: str
+    family: str
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A row of `payloads`: the body of the `part` "request" or "response", as far as it was captured.
+
+    `size` is the number of bytes that went over the wire. Bodies of one session have most of their content in common.
+    A body to `redact` is searched for secrets before it is stored (see privacy.py); `redactions` says how many were
+    blanked, None that nobody looked. One that could not be searched is `withheld`.
+    """
+
+    request_id: str
+    part: str
+    content_type: str
+    content_encoding: str
+    body: bytes = field(repr=False)
+    size: int
+    truncated: bool
+    session_id: str | None = None
+    redact: bool = False
+    redactions: int | None = None
+    withheld: bool = False
+
+
+Record = ExchangeStarted | ExchangeFinished | AttemptMade | WindowRead | CooldownSet | CooldownCleared | Payload
+
+
+def storable(value: Any) -> Any:
+    """A record (or a value in one) in a form that every database takes.
+
+    Clients and the upstream choose some of what is recorded, and nothing they send may cost the row: lone
+    surrogates and NULs are spelt out, integers beyond 64 bits and floats that are no number become None.
+    """
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+        case int() if not -(2**63) <= value < 2**63:
+            return None
+        case float() if not math.isfinite(value):
+            return None
+        case tuple():
+            parts = [storable(part) for part in value]
+            return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+        case Payload() | Cooldown():
+            return replace(value, **{part.name: storable(getattr(value, part.name)) for part in fields(value)})
+        case _:
+            return value

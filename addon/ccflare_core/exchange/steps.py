@@ -1,0 +1,86 @@
+"""The words between an exchange and the wire: what is known at first, what to do next, how it ended. Pure values."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from ccflare_core.accounts.account import Credential
+from ccflare_core.anthropic.answers import Answer
+from ccflare_core.anthropic.verdicts import Verdict
+from ccflare_core.clients.keys import ClientKey
+from ccflare_core.exchange.failover import Deliver
+
+
+class Outcome(StrEnum):
+    """How an exchange ended. Each has exactly one."""
+
+    OK = "ok"
+    UPSTREAM_ERROR = "upstream_error"
+    TRUNCATED = "truncated"
+    CLIENT_ABORT = "client_abort"
+    REFUSED = "refused"
+    SHUTDOWN = "shutdown"
+    CRASHED = "crashed"
+
+
+class Ticket(StrEnum):
+    """What an exchange may send upstream. Without one the wire sends nothing."""
+
+    NONE = "none"
+    LEASE = "lease"
+    """With an account's credential, once the pool has leased one."""
+    PASS = "pass"  # noqa: S105 - no password
+    """As it came, with the client's own credential."""
+
+
+class Send(NamedTuple):
+    """Open an attempt: send the request, with this credential or (None) with the client's own."""
+
+    credential: Credential | None
+
+
+class Wait(NamedTuple):
+    """Ask for the next step again after so many seconds."""
+
+    seconds: float
+
+
+type Step = Send | Wait | Answer | Deliver
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What is known of an exchange once the request's head has arrived."""
+
+    method: str
+    path: str
+    client: str
+    """The peer's address."""
+    door: str
+    user_agent: str = ""
+    key: ClientKey | None = None
+    """The client key that asks; None: somebody of this machine without one."""
+    has_credential: bool = True
+    """Whether the client sent a credential of its own, with which its request could pass."""
+
+    @property
+    def client_key(self) -> str | None:
+        """The id of the client key."""
+        return self.key.id if self.key else None
+
+    @property
+    def record(self) -> str | None:
+        """The mode beyond which the client's key lets nothing be recorded; None: as everybody's."""
+        return self.key.record if self.key else None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One request that went upstream, or could not, and what came of it."""
+
+    number: int
+    account_id: str
+    account_name: str
+    verdict: Verdict
+    started_at: float
+    duration: float

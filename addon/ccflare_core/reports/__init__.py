@@ -1,0 +1,1 @@
+"""Questions to the record and their answers as plain values: traffic, limits, forecasts, the prompt cache."""

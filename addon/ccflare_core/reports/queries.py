@@ -1,0 +1,222 @@
+"""The questions behind the stats, as read-only queries that give plain values.
+
+Every query is bounded by a period and goes by an index. Figures of groups come from tally.py, which has most of them
+added up already. Percentiles come from histograms, exact to a millisecond below one second and to one percent above.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ccflare_core.exchange.records import to_seconds
+from ccflare_core.reports.tally import Figures, Groups, Key, Query, Split, Tally, new_groups
+from ccflare_core.reports.traffic import (
+    NOT_MEASURED,
+    By,
+    Period,
+    Spread,
+    Stretch,
+    Traffic,
+    label,
+    ordered,
+    spread,
+    stretches,
+)
+
+_IN_PERIOD = "timestamp >= ? AND timestamp < ?"
+
+_COLUMN = {
+    By.ACCOUNT: "account_used",
+    By.MODEL: "model",
+    By.SESSION: "session_id",
+    By.PROJECT: "project",
+    By.AGENT: "agent",
+    By.CLIENT: "client_id",
+    By.ADDRESS: "client_ip",
+}
+_NAMED = {
+    By.ACCOUNT: ("accounts", "account_used", "account_name"),
+    By.CLIENT: ("client_keys", "client_id", "client_name"),
+}
+"""Whose names stand in a table of their own, and where the name at the time of the request is."""
+
+
+def _spread(group: Figures, name: str) -> Spread:
+    codes = group.codes.get(name)
+    return spread(codes) if codes else NOT_MEASURED
+
+
+def _clock(by: Sequence[By]) -> By | None:
+    return next((split for split in by if split.is_time), None)
+
+
+class Exchange(NamedTuple):
+    """One recorded request and its end; `outcome` is None while it is under way. Times in seconds."""
+
+    id: str
+    at: float
+    account: str | None
+    model: str | None
+    method: str
+    path: str
+    status: int | None
+    outcome: str | None
+    error: str | None
+    seconds: float | None
+    first_byte_seconds: float | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cache_read_tokens: int | None
+    cache_creation_tokens: int | None
+    cost_usd: float | None
+    failovers: int
+    session: str | None
+    client: str | None
+    choice_reason: str | None
+
+
+class Trouble(NamedTuple):
+    """The same thing that went wrong `number` times, the last time at `last_at` (epoch seconds)."""
+
+    last_at: float
+    number: int
+    kind: str
+    status: int | None
+    account: str | None
+    message: str | None
+
+
+class Use(NamedTuple):
+    """An account's use: its last request ever (epoch seconds) and the number of requests in a period."""
+
+    last_at: float | None
+    requests: int
+
+
+class Reports:
+    """The questions to one database. It remembers nothing but the accounts' names."""
+
+    def __init__(self, query: Query) -> None:
+        self._query = query
+        self._tally = Tally(query)
+        self._names: dict[tuple[By, str], str] = {}
+
+    def is_empty(self) -> bool:
+        """Whether nothing was ever recorded."""
+        return not [*self._query("SELECT 1 FROM requests LIMIT 1", ())]
+
+    def total(self, period: Period) -> Traffic:
+        """All inference requests of the period."""
+        return self.total_and_split(period, ())[0]
+
+    def total_and_split(self, period: Period, by: Sequence[By]) -> tuple[Traffic, list[Traffic]]:
+        """Both from one look at the database, which takes half of the time."""
+        groups, whole = self._groups(period, by, latencies=True, switches=False), Figures()
+        for group in groups.values():
+            whole.join(group)
+        return self._traffic((), whole, (), None), self._ordered(groups, by)
+
+    def others(self, period: Period) -> int:
+        """How many requests went through with the client's own credential or were answered by us."""
+        groups = new_groups()
+        self._tally.add_sums(groups, self._tally.parts(*period.bounds_ms()), Split(), inference=False)
+        return sum(group.sums["requests"] for group in groups.values())
+
+    def traffic(
+        self, period: Period, by: Sequence[By], *, latencies: bool = True, switches: bool = False
+    ) -> list[Traffic]:
+        """The inference requests of the period, split `by`, in the order of `ordered`; without a split, one group.
+
+        At most one split can be By.HOUR or By.DAY. Groups, hours and days without a request are left out. What the
+        cache lost by a change of account is only looked for with `switches`.
+        """
+        return self._ordered(self._groups(period, by, latencies=latencies, switches=switches), by)
+
+    def _groups(self, period: Period, by: Sequence[By], *, latencies: bool, switches: bool) -> Groups:
+        clock = _clock(by)
+        columns = tuple(_COLUMN[split] for split in by if split is not clock)
+        groups = new_groups()
+        for part, ahead in stretches(self.recorded(period)) if clock else [Stretch(period, 0)]:
+            parts = self._tally.parts(*part.bounds_ms())
+            split = Split(columns, unit_ms=clock.seconds * 1000 if clock else 0, ahead_ms=ahead * 1000)
+            self._tally.add_sums(groups, parts, split)
+            if latencies:
+                self._tally.add_durations(groups, parts, split)
+            if switches:
+                self._tally.add_switches(groups, parts, split)
+        return groups
+
+    def _ordered(self, groups: Groups, by: Sequence[By]) -> list[Traffic]:
+        clock = _clock(by)
+        return ordered([self._traffic(key, group, by, clock) for key, group in groups.items()], by)
+
+    def recorded(self, period: Period) -> Period:
+        """The period from its first request on."""
+        sql = f"SELECT MIN(timestamp) FROM requests WHERE {_IN_PERIOD}"  # noqa: S608
+        first = self._number(sql, period.bounds_ms())
+        return period._replace(since=first / 1000 if first else period.until)
+
+    def _traffic(self, key: Key, group: Figures, by: Sequence[By], clock: By | None) -> Traffic:
+        unit, rest = (key[:1], key[1:]) if clock else ((), key)
+        values = iter(rest)
+        keys = tuple(label(unit[0], split) if split is clock else self._shown(split, next(values)) for split in by)
+        return Traffic(
+            keys,
+            **group.sums,
+            first_at=to_seconds(group.first_ms),
+            last_at=to_seconds(group.last_ms),
+            latency=_spread(group, "latencies"),
+            first_byte=_spread(group, "first_bytes"),
+        )
+
+    def exchanges(self, period: Period, limit: int) -> list[Exchange]:
+        """The latest requests of the period, of all kinds, newest first."""
+        sql = f"""SELECT id, timestamp / 1000.0, account_used, model, method, path, status_code, outcome,
+                  error_message, response_time_ms / 1000.0, first_byte_ms / 1000.0, input_tokens,
+                  output_tokens, cache_read_input_tokens, cache_creation_input_tokens, cost_usd,
+                  COALESCE(failover_attempts, 0), session_id, client_ip, choice_reason
+                  FROM requests WHERE {_IN_PERIOD} ORDER BY timestamp DESC LIMIT ?"""  # noqa: S608
+        rows = (Exchange(*row) for row in self._query(sql, (*period.bounds_ms(), limit)))
+        return [row._replace(account=self._shown(By.ACCOUNT, row.account)) for row in rows]
+
+    def errors(self, period: Period, limit: int) -> list[Trouble]:
+        """What clients saw fail, equal failures in one row, the latest first. A client that left is none."""
+        sql = f"""SELECT MAX(timestamp) / 1000.0, COUNT(*), outcome, status_code, account_used, error_message
+                  FROM requests WHERE {_IN_PERIOD} AND outcome NOT IN ('ok', 'client_abort')
+                  GROUP BY 3, 4, 5, 6 ORDER BY 1 DESC LIMIT ?"""  # noqa: S608
+        return self._troubles(sql, (*period.bounds_ms(), limit))
+
+    def covered(self, period: Period, limit: int) -> list[Trouble]:
+        """Attempts that failed without the client noticing, since another attempt served the request."""
+        sql = """SELECT MAX(a.started_at) / 1000.0, COUNT(*), a.verdict, a.status_code, a.account_id, a.reason
+                 FROM requests r JOIN attempts a ON a.request_id = r.id
+                 WHERE r.timestamp >= ? AND r.timestamp < ? AND r.outcome = 'ok' AND r.attempts > 1
+                 AND a.verdict <> 'ok' GROUP BY 3, 4, 5, 6 ORDER BY 1 DESC LIMIT ?"""
+        return self._troubles(sql, (*period.bounds_ms(), limit))
+
+    def use(self, account_id: str, period: Period) -> Use:
+        """When the account last served, and how often in the period."""
+        of_account = "FROM requests WHERE account_used = ?"
+        last = self._number(f"SELECT MAX(timestamp) {of_account}", (account_id,))
+        sql = f"SELECT COUNT(*) {of_account} AND {_IN_PERIOD}"
+        return Use(last / 1000 if last else None, self._number(sql, (account_id, *period.bounds_ms())))
+
+    def _troubles(self, sql: str, parameters: Sequence[object]) -> list[Trouble]:
+        rows = (Trouble(*row) for row in self._query(sql, parameters))
+        return [row._replace(account=self._shown(By.ACCOUNT, row.account)) for row in rows]
+
+    def _number(self, sql: str, parameters: Sequence[object]) -> int:
+        return int(next(iter(self._query(sql, parameters)))[0] or 0)
+
+    def _shown(self, split: By, value: str | None) -> str | None:
+        return self._name(split, value) if value is not None and split in _NAMED else value
+
+    def _name(self, split: By, key: str) -> str:
+        """The name that an account or a client's key has today, or the last one known of one that is gone."""
+        if (split, key) not in self._names:
+            table, column, name = _NAMED[split]
+            named = [*self._query(f"SELECT name FROM {table} WHERE id = ?", (key,))]  # noqa: S608
+            sql = f"""SELECT {name} FROM requests WHERE {column} = ? AND {name} IS NOT NULL
+                      ORDER BY timestamp DESC LIMIT 1"""  # noqa: S608
+            found = named or [*self._query(sql, (key,))]
+            self._names[split, key] = f"{found[0][0] if found else key}{'' if named else ' (removed)'}"
+        return self._names[split, key]

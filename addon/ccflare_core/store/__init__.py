@@ -1,0 +1,1 @@
+"""The database's owner, and one module for each kind of thing that it keeps."""

@@ -1,0 +1,205 @@
+"""The stored client keys: made, shown once, changed, revoked, and recognised by their digests.
+
+A digest is the HMAC of a key under the pepper of a data key, whose id stands in front of it as in front of a sealed
+value. It cannot be made anew without the key itself; so that is done when the key is next used (`renew`).
+"""
+
+import json
+import secrets
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import fields, replace
+from decimal import Decimal
+from typing import Any
+
+import peewee
+from peewee import Database, fn
+
+from ccflare_core.audit.entries import Record
+from ccflare_core.clients.authentication import Digest, KeyRing
+from ccflare_core.clients.keys import ClientKey, Role, new_secret
+from ccflare_core.db.engine import as_store_errors
+from ccflare_core.db.models import ClientKeyRow, RequestRow
+from ccflare_core.errors import NotFound, StoreError, VaultError
+from ccflare_core.exchange.records import to_ms, to_seconds
+from ccflare_core.secrets.vault import Vault, head_of
+
+_TIMES = ("created_at", "expires_at", "revoked_at")
+_LISTS = ("models", "accounts", "not_accounts")
+_DOLLARS = ("dollars_per_day", "dollars_per_month")
+_PLAIN = ("id", "name", "requests_per_minute", "tokens_per_day", "concurrency", "low_priority", "record")
+_MICRO = 1_000_000
+_UNKNOWN = "there is no client key called {}: `scripts/keys.py client list` shows all"
+
+
+class Clients:
+    """A part of the store: it works through the store's connection, in the store's transactions."""
+
+    def __init__(
+        self,
+        database: Database,
+        vault: Vault | None,
+        *,
+        transaction: Callable[[], AbstractContextManager[None]],
+        wall: Callable[[], float],
+        record: Record,
+    ) -> None:
+        self._database = database
+        self._vault = vault
+        self._transaction = transaction
+        self._wall = wall
+        self._record = record
+
+    def all(self) -> list[ClientKey]:
+        """Every client key, also those that are over, by name."""
+        return [_key(row) for row in self._rows()]
+
+    def by_name(self, name: str) -> ClientKey:
+        """The key of that name. Raises StoreError if there is none."""
+        for row in self._rows(ClientKeyRow.name == name):
+            return _key(row)
+        raise NotFound(_UNKNOWN.format(name))
+
+    def ring(self) -> KeyRing:
+        """What the guard needs to recognise the keys. Raises VaultError without a data key."""
+        vault = self._vaulted()
+        keys: dict[str, ClientKey] = {}
+        digests: dict[bytes, Digest] = {}
+        for row in self._rows():
+            keys[row.id] = _key(row)
+            if row.old_digest is not None:
+                digests[bytes(row.old_digest)] = Digest(row.id, to_seconds(row.old_until))
+            if row.digest is not None:
+                digests[bytes(row.digest)] = Digest(row.id)
+        used = {digest[len(head_of("")) : len(head_of(vault.key_id))].hex() for digest in digests}
+        peppers = [each for each in vault.key_ids if each in used or each == vault.key_id]
+        return KeyRing(_Digester(vault), tuple(peppers), keys, digests)
+
+    def uses(self) -> dict[str, tuple[int, float | None, float | None]]:
+        """What is recorded of each key, by id: its requests, their cost in dollars, and when the last one was."""
+        who, spent = RequestRow.client_id, fn.SUM(RequestRow.cost_usd)
+        query = RequestRow.select(who, fn.COUNT(RequestRow.id), spent, fn.MAX(RequestRow.timestamp))
+        rows: Any = query.where(who.is_null(False)).group_by(who).tuples().bind(self._database)
+        with as_store_errors():
+            return {key: (number, cost, to_seconds(last)) for key, number, cost, last in rows}
+
+    def add(self, key: ClientKey) -> str:
+        """Store it and give the secret that stands for it, which nobody can ask for again.
+
+        Raises StoreError if its name (or id) is taken, also by a key that is revoked.
+        """
+        secret = new_secret()
+        try:
+            with self._transaction():
+                row = {**_columns(key), "digest": self._digest(secret)}
+                ClientKeyRow.insert(row).execute(self._database)
+                self._record("client.add", key.name, id=key.id, fields=_told(key))
+        except peewee.IntegrityError as error:
+            raise StoreError(f"there is or was a client key called {key.name}: choose another name") from error
+        return secret
+
+    def change(self, name: str, **fields: Any) -> ClientKey:
+        """Change these fields of the key and no others. Raises StoreError if it is gone or revoked."""
+        with self._transaction():
+            before = self._usable(name)
+            changed = replace(before, **fields)
+            ClientKeyRow.update(_columns(changed)).where(ClientKeyRow.id == changed.id).execute(self._database)
+            old, new = _told(before), _told(changed)
+            changes = {field: {"before": old[field], "after": new[field]} for field in new if old[field] != new[field]}
+            self._record("client.change", name, id=changed.id, changes=changes)
+        return changed
+
+    def revoke(self, name: str) -> ClientKey:
+        """End the key for good, and forget its digest. Raises StoreError if it is gone or revoked already."""
+        with self._transaction():
+            key = replace(self._usable(name), revoked_at=self._wall())
+            gone = {"digest": None, "old_digest": None, "old_until": None}
+            ClientKeyRow.update({**_columns(key), **gone}).where(ClientKeyRow.id == key.id).execute(self._database)
+            self._record("client.revoke", name, id=key.id)
+        return key
+
+    def rotate(self, name: str, grace: float) -> str:
+        """A new secret for the key; the old one is valid for `grace` more seconds. Raises StoreError as `revoke`."""
+        secret = new_secret()
+        with self._transaction():
+            key = self._usable(name)
+            old = ClientKeyRow.digest if grace > 0 else None
+            until = round((self._wall() + grace) * 1000) if grace > 0 else None
+            new = {"digest": self._digest(secret), "old_digest": old, "old_until": until}
+            ClientKeyRow.update(new).where(ClientKeyRow.id == key.id).execute(self._database)
+            self._record("client.rotate", name, id=key.id, grace_seconds=grace)
+        return secret
+
+    def renew(self, key_id: str, secret: str) -> None:
+        """Make the digest of this key anew with the newest pepper, if that is still the key's secret."""
+        vault = self._vaulted()
+        with self._transaction():
+            new = self._digest(secret)
+            for old in vault.key_ids[1:]:
+                for column in (ClientKeyRow.digest, ClientKeyRow.old_digest):
+                    is_it = (ClientKeyRow.id == key_id) & (column == digest_of(vault, secret, old))
+                    ClientKeyRow.update({column: new}).where(is_it).execute(self._database)
+
+    def _usable(self, name: str) -> ClientKey:
+        key = self.by_name(name)
+        if key.revoked_at is not None:
+            raise StoreError(f"the client key {name} is revoked, and that is final: add another one")
+        return key
+
+    def _rows(self, *conditions: Any) -> list[ClientKeyRow]:
+        query = ClientKeyRow.select().where(*conditions) if conditions else ClientKeyRow.select()
+        with as_store_errors():
+            return list(query.order_by(ClientKeyRow.name).bind(self._database))
+
+    def _digest(self, secret: str) -> bytes:
+        vault = self._vaulted()
+        return digest_of(vault, secret, vault.key_id)
+
+    def _vaulted(self) -> Vault:
+        if self._vault is None:
+            raise VaultError("client keys take a data key: open the database with a key source")
+        return self._vault
+
+
+class _Digester:
+    """`digest_of` for one vault, without showing it."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+
+    def __call__(self, secret: str, pepper: str) -> bytes:
+        return digest_of(self._vault, secret, pepper)
+
+
+def digest_of(vault: Vault, secret: str, pepper: str) -> bytes:
+    """What is stored for a client key's secret: the id of the data key, then the HMAC under that one's pepper."""
+    return head_of(pepper) + vault.mac("pepper", secret.encode(), pepper)
+
+
+def new_key(name: str, now: float, **fields: Any) -> ClientKey:
+    """A key with an id of its own that is yet to be stored."""
+    return ClientKey(id=f"ck_{secrets.token_hex(8)}", name=name, created_at=now, **fields)
+
+
+def _told(key: ClientKey) -> dict[str, object]:
+    """What the audit log is told of a key."""
+    told = {field.name: getattr(key, field.name) for field in fields(key) if field.name not in ("id", "name")}
+    return {name: str(value) if isinstance(value, Decimal) else value for name, value in told.items()}
+
+
+def _columns(key: ClientKey) -> dict[str, Any]:
+    row: dict[str, Any] = {name: getattr(key, name) for name in _PLAIN}
+    row |= {name: to_ms(getattr(key, name)) for name in _TIMES}
+    row |= {name: json.dumps(getattr(key, name)) for name in _LISTS}
+    row |= {f"micro_{name}": None if (sum_ := getattr(key, name)) is None else int(sum_ * _MICRO) for name in _DOLLARS}
+    return {**row, "role": key.role.value}
+
+
+def _key(row: ClientKeyRow) -> ClientKey:
+    values = {name: getattr(row, name) for name in _PLAIN}
+    values |= {name: to_seconds(getattr(row, name)) for name in _TIMES}
+    values |= {name: tuple(json.loads(getattr(row, name))) for name in _LISTS}
+    for name in _DOLLARS:
+        micro = getattr(row, f"micro_{name}")
+        values[name] = None if micro is None else Decimal(micro) / _MICRO
+    return ClientKey(**values, role=Role(row.role))

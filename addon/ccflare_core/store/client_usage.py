@@ -1,0 +1,39 @@
+"""What each client key has used, as the record has it: where budgets go on after a restart, and across proxies."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+from ccflare_core.clients.rate_limits import Use
+
+_DAY_MS = 86_400_000
+# Days since 1970 are days of UTC. Where there was no output, nothing was spent: see reports.py.
+_USES = f"""
+    SELECT client_id, timestamp / {_DAY_MS} AS day,
+        SUM(CASE WHEN output_tokens IS NOT NULL THEN total_tokens ELSE 0 END),
+        SUM(CASE WHEN output_tokens IS NOT NULL THEN cost_usd ELSE 0 END),
+        SUM(CASE WHEN cost_usd IS NULL AND output_tokens > 0 THEN 1 ELSE 0 END)
+    FROM requests
+    WHERE client_id IS NOT NULL AND timestamp >= ? AND run_id <> ?
+    GROUP BY client_id, timestamp / {_DAY_MS}"""  # noqa: S608
+
+Query = Callable[[str, Sequence[object]], Sequence[tuple[Any, ...]]]
+
+
+def uses_since(query: Query, since: float, *, but: str) -> list[Use]:
+    """What was used from `since` (epoch seconds) on, by key and day, without what the run `but` has recorded."""
+    rows = query(_USES, (round(since * 1000), but))
+    return [
+        Use(client, _day(day), int(tokens or 0), Decimal(str(dollars or 0)), int(unpriced))
+        for client, day, tokens, dollars, unpriced in rows
+    ]
+
+
+def _day(number: int) -> date:
+    return datetime.fromtimestamp(number * 86_400, UTC).date()
+
+
+def has_other_runs(query: Query, run_id: str) -> bool:
+    """Whether another proxy may be using this database."""
+    return bool(query("SELECT 1 FROM runs WHERE ended_at IS NULL AND id <> ? LIMIT 1", (run_id,)))

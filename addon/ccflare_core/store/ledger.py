@@ -1,0 +1,206 @@
+"""Records -> rows: the one hot path into the database.
+
+Every SQLite call lets go of the interpreter's lock and waits for it again, beside an event loop that wants it
+too. So a batch's rows of one kind go in with a few many-row statements, whose SQL peewee builds once.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
+from typing import Any
+
+from peewee import Database, Value, fn
+
+from ccflare_core.accounts.cooldowns import Cooldown
+from ccflare_core.anthropic.rate_limit_headers import Window
+from ccflare_core.db.models import AttemptRow, CooldownRow, PayloadRow, RequestRow, WindowRow
+from ccflare_core.db.statements import Insert, Row, render
+from ccflare_core.exchange.records import (
+    AttemptMade,
+    CooldownCleared,
+    CooldownSet,
+    ExchangeFinished,
+    ExchangeStarted,
+    Payload,
+    Record,
+    WindowRead,
+    to_ms,
+)
+from ccflare_core.secrets.vault import Vault
+from ccflare_core.transcripts.redaction import without_secrets
+from ccflare_core.transcripts.write import Blocks
+
+_STARTED = (
+    RequestRow.id,
+    RequestRow.timestamp,
+    RequestRow.method,
+    RequestRow.path,
+    RequestRow.client_ip,
+    RequestRow.user_agent,
+    RequestRow.session_id,
+    RequestRow.door,
+    RequestRow.run_id,
+    RequestRow.model,
+    RequestRow.client_id,
+    RequestRow.client_name,
+)
+_TWICE = ("id", "model", "session_id")
+"""What both records of an exchange have: the later one counts if it knows."""
+
+_ATTEMPT = (
+    AttemptRow.request,
+    AttemptRow.number,
+    AttemptRow.account_id,
+    AttemptRow.account_name,
+    AttemptRow.status_code,
+    AttemptRow.verdict,
+    AttemptRow.reason,
+    AttemptRow.windows,
+    AttemptRow.started_at,
+    AttemptRow.duration_ms,
+)
+_WINDOW = (
+    WindowRow.account_id,
+    WindowRow.at,
+    WindowRow.name,
+    WindowRow.status,
+    WindowRow.utilization,
+    WindowRow.resets_at,
+)
+_PAYLOAD = (
+    PayloadRow.request,
+    PayloadRow.part,
+    PayloadRow.format,
+    PayloadRow.content_type,
+    PayloadRow.content_encoding,
+    PayloadRow.size,
+    PayloadRow.truncated,
+    PayloadRow.redactions,
+    PayloadRow.withheld,
+    PayloadRow.body,
+    PayloadRow.chapter,
+)
+
+
+_FINISHED = tuple(getattr(RequestRow, name) for name in ExchangeFinished._fields if name not in _TWICE)
+_END = attrgetter(*(column.name for column in _FINISHED))
+
+
+class Ledger:
+    """Writes records through one connection, within whatever transaction is open on it."""
+
+    def __init__(self, database: Database, vault: Vault | None) -> None:
+        """Without a vault, no payload can be written: that raises VaultError."""
+        self._database = database
+        self._blocks = Blocks(database, vault)
+        self._requests = Insert(database, RequestRow, _STARTED)
+        self._whole = Insert(database, RequestRow, (*_STARTED, *_FINISHED))
+        self._attempts = Insert(database, AttemptRow, _ATTEMPT)
+        self._windows = Insert(database, WindowRow, _WINDOW)
+        self._payloads = Insert(database, PayloadRow, _PAYLOAD)
+        self._execute: Callable[..., Any] = database.execute_sql
+        self._finish, finished = _finishing(database)
+        self._finished = attrgetter(*finished)
+
+    def prepare(self, batch: Iterable[Record]) -> dict[type, list[Any]]:
+        """The batch as rows by kind. What a body takes (secrets out, packed, sealed) is done before a transaction."""
+        rows: dict[type, list[Any]] = defaultdict(list)
+        payloads: list[Payload] = []
+        for record in batch:
+            match record:
+                case AttemptMade():
+                    rows[AttemptMade].append((*record[:7], windows_json(record.windows), *record[8:]))
+                case WindowRead(account_id, at_ms, window):
+                    name, status, utilization, resets_at = window
+                    rows[WindowRead].append((account_id, at_ms, name, status, utilization, to_ms(resets_at)))
+                case Payload():
+                    payloads.append(without_secrets(record))
+                case CooldownSet() | CooldownCleared():
+                    rows[CooldownSet].append(record)  # one list: their order matters
+                case _:
+                    rows[type(record)].append(record)
+        rows[Payload] = self._blocks.prepare(payloads)
+        return rows
+
+    def write(self, rows: dict[type, list[Any]]) -> None:
+        """Write what `prepare` gave. Exchanges go first, since the others refer to them."""
+        whole, started, finished = pair(rows[ExchangeStarted], rows[ExchangeFinished])
+        self._whole.run(whole)
+        self._requests.run(started)
+        self._attempts.run(rows[AttemptMade])
+        self._windows.run(rows[WindowRead])
+        self._payloads.run(self._blocks.write(rows[Payload]))
+        for record in rows[CooldownSet]:
+            self._cooldown(record)
+        for record in finished:
+            self._execute(self._finish, self._finished(record))
+
+    def forget(self) -> None:
+        """Believe nothing of what was written since the last commit: it did not come to one."""
+        self._blocks.forget()
+
+    def _cooldown(self, record: CooldownSet | CooldownCleared) -> None:
+        if isinstance(record, CooldownSet):
+            set_cooldown(self._database, record.cooldown)
+        else:
+            clear_cooldown(self._database, record.account_id, record.family)
+
+
+def pair(
+    started: Sequence[ExchangeStarted], finished: Sequence[ExchangeFinished]
+) -> tuple[list[Row], list[ExchangeStarted], list[ExchangeFinished]]:
+    """Whole rows of the exchanges that began and ended within one batch, and what is left of both kinds.
+
+    Under load that is most of them, and one row written once costs half of what it costs written twice.
+    """
+    ends = {record.id: record for record in finished}
+    beginnings = {record.id for record in started}
+    whole = [whole_row(record, ends[record.id]) for record in started if record.id in ends]
+    return (
+        whole,
+        [record for record in started if record.id not in ends],
+        [record for record in finished if record.id not in beginnings],
+    )
+
+
+def whole_row(started: ExchangeStarted, finished: ExchangeFinished) -> Row:
+    """The columns of _STARTED and _FINISHED."""
+    begun = started._replace(
+        model=started.model if finished.model is None else finished.model,
+        session_id=started.session_id if finished.session_id is None else finished.session_id,
+    )
+    return (*begun, *_END(finished))
+
+
+def _finishing(database: Database) -> tuple[str, list[str]]:
+    """The UPDATE that closes an exchange, and which field of ExchangeFinished each of its parameters is."""
+    values = {name: Value(name, converter=False) for name in ExchangeFinished._fields}
+    changes: dict[Any, Any] = {getattr(RequestRow, name): value for name, value in values.items() if name != "id"}
+    for column in (RequestRow.model, RequestRow.session_id):
+        changes[column] = fn.COALESCE(values[column.name], column)
+    return render(database, RequestRow.update(changes).where(RequestRow.id == values["id"]))
+
+
+def windows_json(windows: Iterable[Window]) -> str:
+    """The windows of an attempt as its column holds them; `resets_at` in epoch seconds."""
+    return json.dumps([window._asdict() for window in windows], separators=(",", ":"))
+
+
+def set_cooldown(database: Database, cooldown: Cooldown) -> None:
+    """Insert the cooldown, or put it in place of the one for the same account and family."""
+    key = {CooldownRow.account_id: cooldown.account_id, CooldownRow.family: cooldown.family}
+    rest = {
+        CooldownRow.until: to_ms(cooldown.until),
+        CooldownRow.reason: cooldown.reason,
+        CooldownRow.source: cooldown.source,
+        CooldownRow.streak: cooldown.streak,
+    }
+    insert = CooldownRow.insert({**key, **rest})
+    insert.on_conflict(conflict_target=list(key), preserve=list(rest)).execute(database)
+
+
+def clear_cooldown(database: Database, account_id: str, family: str) -> None:
+    """Delete the cooldown of the account and family, if there is one."""
+    is_it = (CooldownRow.account_id == account_id) & (CooldownRow.family == family)
+    CooldownRow.delete().where(is_it).execute(database)

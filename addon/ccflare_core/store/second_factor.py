@@ -1,0 +1,148 @@
+"""The second factor in the database: one for the proxy, its seed sealed, its recovery codes as keyed hashes."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from peewee import Database
+
+from ccflare_core.audit.entries import Record
+from ccflare_core.clients.totp import Factor, Secret, Used, check, new_recovery_codes
+from ccflare_core.db.engine import as_store_errors
+from ccflare_core.db.models import RecoveryCodeRow, SecondFactorRow
+from ccflare_core.errors import StoreError, VaultError
+from ccflare_core.secrets.vault import Vault, place
+
+OWNER = "owner"
+"""The id of the only row: whoever may administrate shares one factor."""
+
+_PLACE = place("second_factor", "seed", OWNER)
+_NONE = "there is no second factor: run `scripts/keys.py mfa enable` first"
+
+
+class Factors:
+    """A part of the store: it works through the store's connection, in the store's transactions."""
+
+    def __init__(
+        self,
+        database: Database,
+        vault: Vault | None,
+        *,
+        transaction: Callable[[], AbstractContextManager[None]],
+        wall: Callable[[], float],
+        record: Record,
+    ) -> None:
+        """`record` writes into the audit log."""
+        self._database = database
+        self._vault = vault
+        self._transaction = transaction
+        self._wall = wall
+        self._record = record
+
+    def get(self) -> Factor | None:
+        """The factor, also one that waits for its first code; None if there is none. Raises VaultError."""
+        with as_store_errors():
+            row = self._row()
+            codes = frozenset(each.digest for each in RecoveryCodeRow.select().bind(self._database))
+        if row is None:
+            return None
+        return Factor(
+            Secret.from_bytes(self._key().open(row.seed, _PLACE)),
+            is_confirmed=row.confirmed_at is not None,
+            last_step=row.last_step,
+            failures=row.failures,
+            retry_at=row.retry_at / 1000,
+            recovery=codes,
+        )
+
+    def enable(self) -> Secret:
+        """Make a seed, of no effect until `confirm`. Raises StoreError if a factor is in use."""
+        secret = Secret.new()
+        with self._transaction():
+            if (row := self._row()) is not None and row.confirmed_at is not None:
+                raise StoreError("the second factor is enabled already: `scripts/keys.py mfa disable` ends it")
+            self._delete()
+            values = {"id": OWNER, "seed": self._key().seal(bytes(secret), _PLACE), "created_at": self._now()}
+            SecondFactorRow.insert({**values, "last_step": 0, "failures": 0, "retry_at": 0}).execute(self._database)
+            self._record("mfa.enable")
+        return secret
+
+    def confirm(self, code: str) -> list[str] | None:
+        """Show that the app has the seed: from now on codes are asked for. The recovery codes; None if it is wrong."""
+        with self._transaction():
+            factor = self._needed()
+            if factor.is_confirmed:
+                raise StoreError("the second factor is enabled already")
+            result = check(factor, code, self._wall())
+            self._write(result.factor)
+            if not isinstance(result, Used):
+                self._record("mfa.confirm", outcome="denied")
+                return None
+            self._record("mfa.confirm")
+            SecondFactorRow.update(confirmed_at=self._now()).where(SecondFactorRow.id == OWNER).execute(self._database)
+            return self._renew(result.factor.secret)
+
+    def renew_recovery(self) -> list[str]:
+        """New recovery codes in place of all old ones. Raises StoreError if no factor is in use."""
+        with self._transaction():
+            factor = self._needed()
+            if not factor.is_confirmed:
+                raise StoreError("the second factor is not confirmed yet: run `scripts/keys.py mfa confirm`")
+            self._record("mfa.recovery")
+            return self._renew(factor.secret)
+
+    def disable(self) -> None:
+        """Ask for no codes any more, and forget the seed. Raises StoreError if there is no factor."""
+        with self._transaction():
+            if self._row() is None:
+                raise StoreError(_NONE)
+            self._delete()
+            self._record("mfa.disable")
+
+    def keep(self, factor: Factor, spent: str | None) -> None:
+        """Store what a try has changed; nothing if the factor is another one by now."""
+        with self._transaction():
+            current = self.get()
+            if current is None or current.secret != factor.secret:
+                return
+            self._write(factor)
+            if spent is not None:
+                self._record("mfa.recovery.use")
+                RecoveryCodeRow.delete().where(RecoveryCodeRow.digest == spent).execute(self._database)
+
+    def _write(self, factor: Factor) -> None:
+        values: dict[str, Any] = {"failures": factor.failures, "retry_at": round(factor.retry_at * 1000)}
+        is_it = SecondFactorRow.id == OWNER
+        SecondFactorRow.update(values).where(is_it).execute(self._database)
+        newer = SecondFactorRow.last_step < factor.last_step  # another process may have seen a later one
+        SecondFactorRow.update(last_step=factor.last_step).where(is_it & newer).execute(self._database)
+
+    def _renew(self, secret: Secret) -> list[str]:
+        codes = new_recovery_codes()
+        RecoveryCodeRow.delete().execute(self._database)
+        self._insert([secret.digest(code) for code in codes])
+        return codes
+
+    def _insert(self, digests: Sequence[str]) -> None:
+        RecoveryCodeRow.insert_many([{"digest": digest} for digest in digests]).execute(self._database)
+
+    def _delete(self) -> None:
+        SecondFactorRow.delete().execute(self._database)
+        RecoveryCodeRow.delete().execute(self._database)
+
+    def _needed(self) -> Factor:
+        if (factor := self.get()) is None:
+            raise StoreError(_NONE)
+        return factor
+
+    def _row(self) -> SecondFactorRow | None:
+        row: SecondFactorRow | None = SecondFactorRow.select().bind(self._database).first()
+        return row
+
+    def _key(self) -> Vault:
+        if self._vault is None:
+            raise VaultError("the second factor cannot be used without a key: open the database with a key source")
+        return self._vault
+
+    def _now(self) -> int:
+        return round(self._wall() * 1000)

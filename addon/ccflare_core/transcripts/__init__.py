@@ -1,0 +1,1 @@
+"""Recorded bodies: cut into blocks, sealed, put together again, redacted, searched, exported."""

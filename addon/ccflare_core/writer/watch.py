@@ -1,0 +1,135 @@
+"""What the writer's thread looks after beside its rows: changed accounts, heartbeat, sums, index, size of the log."""
+
+import contextlib
+from collections.abc import Callable
+
+from ccflare_core.accounts.account import Account
+from ccflare_core.clients.authentication import KeyRing
+from ccflare_core.errors import CCFlareError
+from ccflare_core.store.store import Store
+
+LOOK_SECONDS = 0.25
+"""How often to look; a change by another process is to be known within a second."""
+
+_BEAT_SECONDS = 15.0
+_CHECK_SECONDS = 30.0
+_CHECK_SHARE = 500
+"""The next check for damage comes so many times later than the last one took, if that is later still."""
+
+_SUM_SECONDS = 30.0
+_INDEX_SECONDS = 1.0
+_WARN_SECONDS = 60.0
+_LOG_BYTES = 256 * 1024 * 1024
+
+
+class Voice:
+    """Passes sentences on to the log, and the same complaint only once a minute."""
+
+    def __init__(self, tell: Callable[[str], None], clock: Callable[[], float]) -> None:
+        self._tell = tell
+        self._clock = clock
+        self._warned_at: dict[str, float] = {}
+
+    def say(self, message: str) -> None:
+        """Pass it on. Whatever the listener raises is its own affair."""
+        with contextlib.suppress(Exception):
+            self._tell(message)
+
+    def warn(self, topic: str, message: str) -> bool:
+        """Pass it on unless the topic had a message within the last minute; whether it was passed on."""
+        now = self._clock()
+        if now - self._warned_at.get(topic, float("-inf")) < _WARN_SECONDS:
+            return False
+        self._warned_at[topic] = now
+        self.say(message)
+        return True
+
+
+class Watch:
+    """Looks at the store now and then, in the thread that the store belongs to."""
+
+    def __init__(
+        self,
+        store: Store,
+        on_change: Callable[[list[Account]], None],
+        voice: Voice,
+        clock: Callable[[], float],
+        on_client_keys: Callable[[KeyRing], None] | None = None,
+        also: Callable[[Store], None] = lambda store: None,
+    ) -> None:
+        """`also` is shown the store at first and whenever it has changed."""
+        self._also = also
+        self._store = store
+        self._on_change = on_change
+        self._on_client_keys = on_client_keys
+        self._voice = voice
+        self._clock = clock
+        self._accounts: list[Account] | None = None
+        self._ring: KeyRing | None = None
+        self._looked_at = self._beat_at = self._sum_at = self._index_at = float("-inf")
+        self._check_at = clock() + _CHECK_SECONDS
+        self.is_stale = True
+        """Whether the accounts may differ from those that were last told."""
+
+    def tell_accounts(self) -> None:
+        """Hand over the accounts unless they were told before. Raises StoreError or VaultError."""
+        accounts = self._store.accounts()
+        if accounts != self._accounts:
+            self._on_change(list(accounts))
+            self._accounts = accounts
+        self._tell_client_keys()
+        self._also(self._store)
+        self.is_stale = False
+
+    def _tell_client_keys(self) -> None:
+        if self._on_client_keys is not None and (ring := self._store.clients.ring()) != self._ring:
+            self._on_client_keys(ring)
+            self._ring = ring
+
+    def look(self) -> None:
+        """Do what is due. What the database refuses becomes a warning."""
+        now = self._clock()
+        if not self.is_stale and now - self._looked_at < LOOK_SECONDS:
+            return
+        self._looked_at = now
+        try:
+            self._look_for_changes()
+            if now - self._beat_at >= _BEAT_SECONDS:
+                self._beat_at = now
+                self._beat()
+            if now >= self._check_at:
+                self._look_for_damage()
+            if now >= self._sum_at:
+                # A long past is added up in many small steps, between which rows are written.
+                self._sum_at = now if self._store.usage.step() else now + _SUM_SECONDS
+            if now >= self._index_at:
+                self._index_at = now if self._store.search_index.step() else now + _INDEX_SECONDS
+        except CCFlareError as error:
+            self._voice.warn(str(error), str(error))
+
+    def _look_for_changes(self) -> None:
+        # Asked before the accounts are read: a commit in between is then seen at the next look.
+        if self._store.changed():
+            self.is_stale = True
+            self._look_for_keys()
+        if self.is_stale:
+            self.tell_accounts()
+
+    def _look_for_keys(self) -> None:
+        if trouble := self._store.look_for_keys():
+            self._voice.warn("keys", trouble)
+
+    def _look_for_damage(self) -> None:
+        """SQLite goes on writing into a file whose pages something else has spoilt, so look for that."""
+        began = self._clock()
+        problems = self._store.problems()
+        took = self._clock() - began
+        self._check_at = began + max(_CHECK_SECONDS, _CHECK_SHARE * took)
+        if problems:
+            self._voice.warn("damage", f"the database is damaged ({problems[0]}): stop the proxy and restore a backup")
+
+    def _beat(self) -> None:
+        if self._store.run_id is not None:
+            self._store.heartbeat(self._store.run_id)
+        if self._store.log_bytes() > _LOG_BYTES:
+            self._voice.warn("log", "the database's -wal file is very large: end the program that keeps reading it")

@@ -1,0 +1,315 @@
+"""The one thread that writes to the database, so that no event loop ever waits for a disk.
+
+It gathers what is put for up to 50 ms or 100 rows and commits that as one transaction. While the database
+cannot be written it keeps the rows and tries again, more and more slowly: bodies are left out once their bound
+is reached, rows only when `max_rows` of them wait (see backlog.py).
+"""
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Protocol
+
+from ccflare_core.accounts.account import Account
+from ccflare_core.clients.authentication import KeyRing
+from ccflare_core.errors import CCFlareError, Gone, StoreError
+from ccflare_core.exchange.records import Record, storable
+from ccflare_core.store.store import Store
+from ccflare_core.writer.backlog import Backlog, Marker
+from ccflare_core.writer.watch import LOOK_SECONDS, Voice, Watch
+
+_LINGER_SECONDS = 0.05
+_RETRY_SECONDS = (0.1, 5.0)
+
+
+class Upkeep(Protocol):
+    """Work on the store that is done in small steps while there is nothing more urgent, see retention.py."""
+
+    def due_in(self) -> float:
+        """Seconds until the next step."""
+
+    def work(self, store: Store) -> None:
+        """Do a step, if it is time. CCFlareError becomes a warning."""
+
+
+class Writer:
+    """Takes records from any thread, and owns the store they go to.
+
+    `on_change` gets the accounts when the writer starts and whenever they have changed, by whichever process, and
+    `on_client_keys` the client keys;
+    `on_trouble` gets sentences for the log, and `also` is shown the store whenever it has changed. All are called
+    in the writer's thread.
+    """
+
+    def __init__(
+        self,
+        open_store: Callable[[], Store],
+        *,
+        on_change: Callable[[list[Account]], None],
+        on_trouble: Callable[[str], None],
+        on_client_keys: Callable[[KeyRing], None] | None = None,
+        also: Callable[[Store], None] = lambda store: None,
+        upkeep: Upkeep | None = None,
+        max_rows: int = 20_000,
+        max_payload_bytes: int = 64 * 1024 * 1024,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._open_store = open_store
+        self._on_change = on_change
+        self._on_client_keys = on_client_keys
+        self._also = also
+        self._voice = Voice(on_trouble, clock)
+        self._upkeep = upkeep
+        self._clock = clock
+        self._backlog = Backlog(max_rows, max_payload_bytes)
+        self._thread: threading.Thread | None = None
+
+        self._arrived = threading.Event()  # there is something to do
+        self._urgent = threading.Event()  # there is no point in gathering more
+        self._lock = threading.Lock()  # for the three below
+        self._calls: deque[Callable[[Store], None]] = deque()
+        self._deadline: float | None = None
+        self._is_over = False
+
+        # The writer's thread alone changes what follows.
+        self._batch: list[Record] = []
+        self._markers: list[Marker] = []
+        self._lost = 0
+        self._trouble: str | None = None
+        self._is_gone = False
+        self._retry_at = 0.0
+        self._retry_seconds = _RETRY_SECONDS[0]
+        self._reported = (0, 0)
+
+    @property
+    def dropped_payloads(self) -> int:
+        """Bodies that were left out because too much was waiting."""
+        return self._backlog.dropped_payloads
+
+    @property
+    def dropped_rows(self) -> int:
+        """Rows that are lost: too many were waiting, no database takes them, or the end came first."""
+        return self._backlog.dropped_rows
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self) -> None:
+        """Open the store, and hand over the accounts once. Raises StoreError or VaultError if that fails."""
+        opened: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, args=(opened,), name="ccflare-writer", daemon=True)
+        self._thread.start()
+        opened.result()
+
+    def put(self, record: Record) -> None:
+        """Have the record written soon. Never waits and never raises; any thread may call it."""
+        if self._is_over:
+            self._backlog.lose(1)
+            return
+        self._backlog.put(record)
+        if not self._arrived.is_set():
+            self._arrived.set()
+        if self._trouble is None and self._backlog.has_full_batch and not self._urgent.is_set():
+            self._urgent.set()
+
+    def call[T](self, function: Callable[[Store], T]) -> Future[T]:
+        """Have `function` called with the store, ahead of what waits; its result or exception as a future.
+
+        Never wait for that future in the writer's own thread, where `on_change` and `on_trouble` run.
+        """
+        future: Future[T] = Future()
+        with self._lock:
+            if self._is_over:
+                future.set_exception(StoreError("the database is closed: start the proxy again"))
+                return future
+            self._calls.append(lambda store: _settle(future, function, store))
+        self._hurry()
+        return future
+
+    def flush(self, timeout: float) -> bool:
+        """Whether everything that was put before is in the database (or dropped) within `timeout` seconds."""
+        marker: Marker = Future()
+        with self._lock:
+            if self._is_over or self._is_gone:
+                return False
+            self._backlog.mark(marker)
+        self._hurry()
+        try:
+            return marker.result(timeout)
+        except TimeoutError:
+            return False
+
+    def close(self, timeout: float) -> bool:
+        """Write what waits, for at most `timeout` seconds, and end. Whether all of it is in the database.
+
+        A second call only waits for the end.
+        """
+        with self._lock:
+            if self._deadline is None:
+                self._deadline = self._clock() + timeout
+            self._is_over |= self._thread is None
+        self._hurry()
+        if self._thread is not None:
+            self._thread.join(timeout)
+            return not self._thread.is_alive() and not self._lost
+        return True
+
+    def _hurry(self) -> None:
+        self._urgent.set()
+        self._arrived.set()
+
+    # What follows runs in the writer's thread.
+
+    def _run(self, opened: Future[None]) -> None:
+        with contextlib.ExitStack() as stack:
+            try:
+                store = self._open_store()
+                stack.callback(store.close)
+                watch = Watch(store, self._on_change, self._voice, self._clock, self._on_client_keys, also=self._also)
+                watch.tell_accounts()
+            except BaseException as error:
+                self._is_over = True
+                opened.set_exception(error)
+                return
+            opened.set_result(None)
+            while self._goes_on():
+                try:
+                    self._turn(store, watch)
+                except Exception as error:  # whatever it was, the next rows still want to be written
+                    self._voice.warn("turn", f"the writer stumbled over {type(error).__name__}: {error}")
+                    self._urgent.wait(_RETRY_SECONDS[0])
+            self._end(store)
+
+    def _goes_on(self) -> bool:
+        if self._deadline is None:
+            return True
+        if self._is_gone:  # no time would be enough
+            return False
+        return self._clock() < self._deadline and bool(self._calls or self._batch or self._backlog)
+
+    def _turn(self, store: Store, watch: Watch) -> None:
+        self._wait()
+        while self._calls:
+            self._calls.popleft()(store)
+            watch.is_stale = True  # it may have changed accounts, and the database tells only of other writers
+        if self._deadline is not None or self._clock() >= self._retry_at:
+            self._write(store)
+        self._warn_of_drops()
+        watch.look()
+        if self._upkeep is not None and self._trouble is None and self._deadline is None:
+            self._keep_up(self._upkeep, store)
+
+    def _keep_up(self, upkeep: Upkeep, store: Store) -> None:
+        try:
+            upkeep.work(store)
+        except CCFlareError as error:
+            self._voice.warn("upkeep", f"what is too old or too much cannot be deleted: {error}")
+
+    def _wait(self) -> None:
+        """Until there is something to do, and then a little, for more of it to come together."""
+        if not (self._calls or self._batch or self._backlog or self._deadline is not None):
+            self._arrived.wait(LOOK_SECONDS if self._upkeep is None else min(LOOK_SECONDS, self._upkeep.due_in()))
+        self._arrived.clear()
+        if self._trouble is not None:
+            self._urgent.wait(min(LOOK_SECONDS, max(0.0, self._retry_at - self._clock())))
+        elif self._backlog and not self._backlog.has_full_batch and self._deadline is None:
+            self._urgent.wait(_LINGER_SECONDS)
+        self._urgent.clear()
+
+    def _write(self, store: Store) -> None:
+        if not self._batch:
+            self._batch, self._markers = self._backlog.take()
+        try:
+            if self._batch:
+                self._write_batch(store)
+        except StoreError as error:
+            self._is_gone = isinstance(error, Gone)
+            self._fail(str(error))
+            if self._is_gone:
+                self._settle_markers(is_written=False)
+            return
+        self._settle_markers(is_written=True)
+        if self._trouble is not None:
+            self._recover()
+
+    def _settle_markers(self, *, is_written: bool) -> None:
+        for marker in self._markers:
+            marker.set_result(is_written)
+        self._markers = []
+
+    def _write_batch(self, store: Store) -> None:
+        try:
+            store.write(self._batch)
+        except StoreError:
+            raise
+        except Exception:
+            # One record is at fault. It must not take the others with it.
+            while self._batch:
+                self._write_record(store, self._batch[0])
+                self._backlog.done([self._batch.pop(0)])
+        else:
+            self._backlog.done(self._batch)
+            self._batch = []
+
+    def _write_record(self, store: Store, record: Record) -> None:
+        try:
+            store.write([storable(record)])
+        except StoreError:
+            raise
+        except Exception as error:
+            self._backlog.lose(1)
+            kind = type(record).__name__
+            self._voice.warn("record", f"a record ({kind}) cannot be written and is left out: {error}")
+
+    def _fail(self, cause: str) -> None:
+        if cause != self._trouble:
+            self._voice.say(f"nothing can be recorded at the moment: {cause}")
+        self._trouble = cause
+        self._retry_at = self._clock() + self._retry_seconds
+        self._retry_seconds = min(2 * self._retry_seconds, _RETRY_SECONDS[1])
+
+    def _recover(self) -> None:
+        self._trouble, self._is_gone = None, False
+        self._retry_at = 0.0
+        self._retry_seconds = _RETRY_SECONDS[0]
+        self._voice.say(f"recording works again; {len(self._backlog)} rows still wait")
+
+    def _warn_of_drops(self) -> None:
+        dropped = (self.dropped_payloads, self.dropped_rows)
+        if dropped != self._reported:
+            message = f"too much waits for the database: {dropped[0]} bodies and {dropped[1]} rows are lost so far"
+            if self._voice.warn("drops", message):
+                self._reported = dropped
+
+    def _end(self, store: Store) -> None:
+        """Refuse what comes from now on, and account for what is left."""
+        with self._lock:
+            self._is_over = True
+        while self._calls:
+            self._calls.popleft()(store)
+        while self._backlog:
+            batch, markers = self._backlog.take()
+            self._batch += batch
+            self._markers += markers
+        for marker in self._markers:
+            marker.set_result(not self._batch)
+        if self._batch:
+            self._lost = len(self._batch)
+            self._backlog.lose(self._lost)
+            cause = self._trouble or "there was no time left"
+            self._voice.say(f"{self._lost} rows could not be recorded before the end: {cause}")
+
+
+def _settle[T](future: Future[T], function: Callable[[Store], T], store: Store) -> None:
+    """Give the future what the function gives, unless nobody wants it any more."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(function(store))
+    except BaseException as error:
+        future.set_exception(error)

@@ -1,0 +1,1 @@
+"""Whether a request may go on, and the pages that are answered here."""

@@ -1,0 +1,68 @@
+"""What administrators have done over HTTP: each deed is committed before its page says so."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from ccflare_core.accounts.account import Account
+from ccflare_core.audit.entries import By
+from ccflare_core.clients.authentication import Denied, KeyRing
+from ccflare_core.store.store import Store
+from ccflare_core.writer.writer import Writer
+from ccflare_mitm.gate.pages import Visit
+
+logger = logging.getLogger("ccflare")
+
+
+class Call(Protocol):
+    """Runs a function on the writer's store."""
+
+    def __call__(self, function: Callable[[Store], Any], /) -> Awaitable[Any]: ...
+
+
+class Management:
+    """Changes the database and tells the running proxy at once. Raises what the store raises."""
+
+    def __init__(
+        self, call: Call, accounts_changed: Callable[[list[Account]], None], keys_changed: Callable[[KeyRing], None]
+    ) -> None:
+        self._call = call
+        self._accounts_changed = accounts_changed
+        self._keys_changed = keys_changed
+
+    async def pause_account(self, visit: Visit, paused: bool) -> None:
+        """Pause the account of that name, or resume it."""
+
+        def change(store: Store) -> list[Account]:
+            with store.acting(By(visit.actor, visit.address)):
+                store.update_account(store.account_by_name(visit.name, secrets=False).id, paused=paused)
+            return store.accounts()
+
+        self._accounts_changed(await self._call(change))
+
+    async def revoke_client(self, visit: Visit) -> None:
+        """End the client key of that name."""
+
+        def change(store: Store) -> KeyRing:
+            with store.acting(By(visit.actor, visit.address)):
+                store.clients.revoke(visit.name)
+            return store.clients.ring()
+
+        self._keys_changed(await self._call(change))
+
+
+def renew_digest(writer: Writer, key_id: str, secret: str) -> None:
+    """Have a client key's digest made anew with the newest data key, now that the key itself is at hand."""
+    writer.call(lambda store: store.clients.renew(key_id, secret)).add_done_callback(_renewed)
+
+
+def _renewed(change: Future[None]) -> None:
+    if error := change.exception():
+        logger.warning("the digest of a client key stays with an old data key: %s", error)
+
+
+def report_denied(source: str, denied: Denied, number: int) -> None:
+    """Tell the log that somebody was refused, once for each burst."""
+    key = f" ({denied.key.name})" if denied.key else ""
+    logger.warning("%d requests from %s were refused for %s%s", number, source, denied.why, key)

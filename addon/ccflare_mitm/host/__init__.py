@@ -1,0 +1,1 @@
+"""What is declared to mitmproxy, checked in it and changed of it."""

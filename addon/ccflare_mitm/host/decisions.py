@@ -1,0 +1,37 @@
+"""Our own answers, above all refusals: what we have said stands, whatever other addons put into the flow.
+
+Addons share a flow, and the last to write into it would win. So an answer of ours is kept aside, and the stream layer
+puts it back after every hook, before mitmproxy looks at the flow again. Only `flow.kill()` counts for more, which
+answers nothing.
+"""
+
+from weakref import WeakKeyDictionary
+
+from mitmproxy import http
+
+from ccflare_core.anthropic.answers import Answer
+from ccflare_mitm.host.messages import make_response
+
+
+class Decisions:
+    """The answers that were decided on, by their flows."""
+
+    def __init__(self) -> None:
+        self._of_flow: WeakKeyDictionary[http.HTTPFlow, http.Response] = WeakKeyDictionary()
+
+    def give(self, flow: http.HTTPFlow, answer: Answer) -> None:
+        """This is what the client gets, and nothing else."""
+        self.keep(flow, make_response(answer))
+
+    def keep(self, flow: http.HTTPFlow, response: http.Response) -> None:
+        """The same for an answer that is a response already."""
+        self._of_flow[flow] = response.copy()
+        flow.response = response
+
+    def uphold(self, flow: http.HTTPFlow) -> bool:
+        """Put our answer back if there is one; whether there is."""
+        if (decided := self._of_flow.get(flow)) is None:
+            return False
+        flow.response = decided.copy()
+        flow.request.stream = False  # nothing of it goes anywhere
+        return True

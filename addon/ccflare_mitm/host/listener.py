@@ -1,0 +1,106 @@
+"""When and where the proxy listens: only once the options are known, on loopback unless asked, and until it stops."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from mitmproxy import ctx
+from mitmproxy.proxy import mode_specs
+
+from ccflare_core.clients.browser import is_loopback
+from ccflare_core.config.settings import Settings
+from ccflare_core.errors import ConfigError
+
+logger = logging.getLogger("ccflare")
+
+BACKLOG = 4096
+"""asyncio's own 100 makes a thousand clients that come at once wait for seconds (measured)."""
+
+
+def postpone() -> None:
+    """Keep mitmproxy from listening before it knows our defaults; `listen` makes up for it.
+
+    mitmproxy begins to bind to its own defaults, every interface and port 8080, one turn of the event loop before it
+    loads scripts. Without an address to bind to it has got no further than looking up what "every interface" is, so
+    that turn can be called off. With one it is bound already, as the user has asked for, and is left to finish.
+    """
+    if any(hosts()):
+        return
+    for task in asyncio.all_tasks():
+        if task.get_name() == "setup_servers":
+            task.cancel()
+
+
+def check_addresses(settings: Settings, has_keys: Callable[[], bool]) -> None:
+    """Raise ConfigError if others than this machine could reach the proxy and nobody asked for that, or unsafely.
+
+    `has_keys` is asked only if it matters.
+    """
+    for host in remote_hosts():
+        where = f"listen_host: {host or 'every interface'} can be reached from other machines"
+        if not settings.allow_remote:
+            raise ConfigError(f"{where}; use 127.0.0.1, or set ccflare_allow_remote.")
+        if not settings.requires_client_tls and not settings.insecure_remote:
+            raise ConfigError(
+                f"{where}, and client keys would travel in clear; set ccflare_client_tls to required, or "
+                "ccflare_insecure_remote if a reverse proxy in front of it speaks TLS."
+            )
+        if not has_keys():
+            raise ConfigError(f"{where}, and there is no client key yet; make one: scripts/keys.py client add NAME.")
+
+
+def remote_hosts() -> list[str]:
+    """The addresses among `hosts()` that other machines can reach."""
+    return [host for host in hosts() if not is_loopback(host)]
+
+
+def hosts() -> list[str]:
+    """The address of each server to start, "" for every interface: a mode can name one of its own."""
+    return [mode.listen_host(ctx.options.listen_host) for mode in modes()]
+
+
+def modes() -> list[Any]:
+    """What the proxy is to be, one server each."""
+    return [mode_specs.ProxyMode.parse(spec) for spec in ctx.options.mode]
+
+
+async def listen() -> bool:
+    """Listen as the options say; False if that failed, which mitmproxy has logged then."""
+    server: Any = ctx.master.addons.get("proxyserver")
+    for mode in modes():
+        mode.transport_protocol = mode_specs.TCP  # it is kept by mitmproxy's parser, and so the one that it starts
+    if not all(instance.is_running and is_where_it_should_be(instance) for instance in server.servers):
+        if any(instance.is_running for instance in server.servers):
+            udp = [one for instance in server.servers for one in instance._servers if not is_tcp(one)]
+            await server.servers.update([])
+            await asyncio.gather(*(one.wait_closed() for one in udp))
+        server.servers._instances.clear()  # what was called off looks as if it had been started
+    done: bool = await server.setup_servers()
+    for instance in server.servers:
+        for listening in getattr(instance, "_servers", ()):
+            for shared in getattr(listening, "sockets", ()):
+                shared._sock.listen(BACKLOG)
+    return done
+
+
+def is_where_it_should_be(instance: Any) -> bool:
+    """Whether a running server has the address that the options name by now, and no UDP.
+
+    mitmproxy opens UDP too for `reverse:https://…` (HTTP/3), where there is neither our TLS nor any need.
+    """
+    host, port = instance.mode.listen_host(ctx.options.listen_host), instance.mode.listen_port(ctx.options.listen_port)
+    if not all(map(is_tcp, instance._servers)):
+        return False
+    return any(host in ("", address[0]) and port in (0, address[1]) for address in instance.listen_addrs)
+
+
+def is_tcp(listening: object) -> bool:
+    """Whether this is asyncio's and so TCP; UDP is mitmproxy's own."""
+    return isinstance(listening, asyncio.Server)
+
+
+async def stop_listening() -> None:
+    """Take no more connections; those that are open go on."""
+    server: Any = ctx.master.addons.get("proxyserver")
+    await server.servers.update([])

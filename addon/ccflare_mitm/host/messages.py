@@ -1,0 +1,176 @@
+"""Messages between the two worlds: mitmproxy's requests and responses, and what the core knows of them."""
+
+import json
+from typing import Any, NamedTuple
+
+from mitmproxy import http
+
+from ccflare_core.accounts.account import Credential, Header, inject
+from ccflare_core.anthropic.answers import Answer, error
+from ccflare_core.anthropic.routes import Route, classify
+from ccflare_core.clients.authentication import without_taken
+from ccflare_core.config.target import UpstreamTarget
+from ccflare_core.http.content_coding import Decoder
+from ccflare_core.http.headers import toward_upstream
+from ccflare_core.secrets.echo import Echo
+
+COLLECTED_BYTES = 1024 * 1024
+"""Up to this size a complete answer is cheaper to collect first than to stream."""
+
+
+class Head(NamedTuple):
+    """What an answer's head says of its body."""
+
+    content_type: str
+    content_encoding: str
+    transfer_encoding: str
+    length: int | None
+
+    @property
+    def is_event_stream(self) -> bool:
+        return "text/event-stream" in self.content_type
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the answer is passed on as it comes."""
+        return self.is_event_stream or self.length is None or self.length > COLLECTED_BYTES
+
+
+NO_HEAD = Head("", "", "", None)
+
+_WANTED = frozenset({b"content-type", b"content-encoding", b"transfer-encoding", b"content-length"})
+
+
+_OF_BODY = frozenset({b"content-encoding", b"transfer-encoding", b"content-length"})
+
+UNSEARCHABLE = "The upstream's error cannot be searched for the credential that it was sent; it is left out."
+
+
+def read_head(response: http.Response) -> Head:
+    """The head in one pass: a look-up in mitmproxy's headers costs a walk through all of them, each time."""
+    found: dict[bytes, str] = {}
+    for name, value in response.headers.fields:
+        lower = name.lower()
+        if lower in _WANTED:
+            found.setdefault(lower, value.decode("latin-1").lower())
+    length = found.get(b"content-length", "")
+    return Head(
+        content_type=found.get(b"content-type", ""),
+        content_encoding=found.get(b"content-encoding", ""),
+        transfer_encoding=found.get(b"transfer-encoding", ""),
+        length=int(length) if length.isdecimal() else None,
+    )
+
+
+def method_of(request: http.Request) -> str:
+    """The method as it was sent. mitmproxy's own attribute is in capitals, whatever goes upstream."""
+    return request.data.method.decode("latin-1")
+
+
+def route_of(request: http.Request) -> Route:
+    """Which way this request goes, as it is now."""
+    return classify(method_of(request), request.path)
+
+
+def with_credential(
+    request: http.Request, fields: tuple[Header, ...], credential: Credential | None, target: UpstreamTarget
+) -> http.Request:
+    """A copy of `request` to send, its header `fields` with an account's credential in place of the client's.
+
+    With one it says the target's Host, whatever it said before.
+
+    The body stays aside, and so do fields that were meant for us, or that tell of the client.
+    """
+    data = request.data
+    fields = toward_upstream(fields, leased=credential is not None)
+    authority = data.authority
+    if credential is None:
+        fields = without_taken(fields)
+    else:
+        fields = _with_host(inject(fields, credential), target.authority.encode())
+        authority = b""  # a head of HTTP/1 would have an absolute target by it
+    if data.content and request.is_http2 and "content-length" not in data.headers:
+        # HTTP/2 needs none, but an HTTP/1 upstream would take a body without one for the next request.
+        fields = (*fields, (b"content-length", b"%d" % len(data.content)))
+    return http.Request(
+        host=data.host,
+        port=data.port,
+        method=data.method,
+        scheme=data.scheme,
+        authority=authority,
+        path=data.path,
+        http_version=data.http_version,
+        headers=http.Headers(fields),
+        content=None,
+        trailers=None,
+        timestamp_start=data.timestamp_start,
+        timestamp_end=data.timestamp_end,
+    )
+
+
+def _with_host(fields: tuple[Header, ...], host: bytes) -> tuple[Header, ...]:
+    """These fields with one Host, in its place if there was one, else first."""
+    at = next((n for n, (name, _) in enumerate(fields) if name.lower() == b"host"), None)
+    if at is None:
+        return ((b"Host", host), *fields)
+    after = (field for field in fields[at + 1 :] if field[0].lower() != b"host")
+    return (*fields[:at], (fields[at][0], host), *after)
+
+
+def make_response(answer: Answer) -> http.Response:
+    """One of our own answers as mitmproxy's response."""
+    return http.Response.make(answer.status, answer.body, http.Headers(answer.headers))
+
+
+def screen_head(response: http.Response, echo: Echo) -> None:
+    """Blank the credential in an answer's head: its fields, and the phrase behind its status."""
+    response.headers.fields = echo.in_fields(response.headers.fields)
+    response.data.reason = echo.in_line(response.data.reason)
+
+
+def screen_error(
+    response: http.Response, held: list[bytes], echo: Echo, *, is_whole: bool, request_id: str
+) -> list[bytes] | None:
+    """What goes on of an error's body; None if it can be searched as it passes, `held` itself if it has no secret.
+
+    A body in a content coding can be searched only when it is whole. One that holds the secret goes on without its
+    coding; one that cannot be searched is left out, and words of ours stand in its place. The head tells of it.
+    """
+    coding = _codings(response)
+    body = b"".join(held)
+    if coding in ("", "identity"):
+        return None
+    if is_whole and not body:
+        return held
+    found = echo.in_encoded(body, coding) if is_whole else None
+    if found is body:
+        return held
+    if found is not None:
+        _put_body(response, found)
+        return [found]
+    left_out = error(response.status_code, UNSEARCHABLE, request_id=request_id).body
+    _put_body(response, left_out)
+    response.headers["content-type"] = "application/json"
+    return [left_out]
+
+
+def _codings(response: http.Response) -> str:
+    """All codings of a body, but for the framing by chunks; several are one that nobody knows."""
+    fields = response.headers.fields
+    said = [value for name, value in fields if name.lower() in (b"content-encoding", b"transfer-encoding")]
+    tokens = [token.strip().lower() for token in b",".join(said).decode("latin-1").split(",")]
+    return ", ".join(token for token in tokens if token not in ("", "chunked", "identity"))
+
+
+def _put_body(response: http.Response, body: bytes) -> None:
+    fields = [field for field in response.headers.fields if field[0].lower() not in _OF_BODY]
+    response.headers.fields = (*fields, (b"content-length", b"%d" % len(body)))
+
+
+def parse_error(body: bytes, encoding: str, limit: int) -> dict[str, Any] | None:
+    """The JSON of an error's body, if it is any; `limit` bounds what it decompresses to."""
+    try:
+        parsed = json.loads(Decoder(encoding, limit).feed(body))
+    except (ValueError, RecursionError):
+        return None
+    return parsed if isinstance(parsed, dict) else None

@@ -1,0 +1,86 @@
+"""What of mitmproxy's options, and of the environment, would open a hole: the proxy does not start with it."""
+
+import ssl
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mitmproxy.net.tls import INSECURE_TLS_MIN_VERSIONS, Version
+from mitmproxy.proxy import mode_specs
+
+from ccflare_core.config.unsafe_options import VARIABLES, hazards
+from ccflare_core.errors import ConfigError
+from ccflare_mitm.host import dumps
+
+TRUST = ("ssl_verify_upstream_trusted_ca", "ssl_verify_upstream_trusted_confdir", "ccflare_client_ca")
+"""Whoever can write these decides whom we trust."""
+
+WEAK_BITS = 128
+
+
+def check(options: Any, environ: Mapping[str, str]) -> None:
+    """Raise ConfigError with all that keeps the proxy from starting, a sentence each; `options` are mitmproxy's."""
+    problems = [f"{name}: {why}." for name, why in hazards(lambda name: getattr(options, name, None))]
+    problems += [
+        f"{name}: it makes the keys of every connection readable in a file; unset this variable."
+        for name in VARIABLES
+        if environ.get(name)
+    ]
+    if not options.validate_inbound_headers:
+        problems.append("validate_inbound_headers: without it requests can be smuggled past the gate; leave it on.")
+    problems += [*_modes(options), *_weak_tls(options), *_trust(options), *_private_keys(options)]
+    problems += dumps.problems(options)
+    if problems:
+        raise ConfigError(*problems)
+
+
+def _modes(options: Any) -> Iterator[str]:
+    """Only the three doors, and a way through another proxy as long as that cannot read along."""
+    for spec in options.mode:
+        mode = mode_specs.ProxyMode.parse(spec)
+        if isinstance(mode, mode_specs.UpstreamMode) and options.ccflare_upstream.startswith("http:"):
+            yield f"mode: {spec} would show the accounts' credentials to that proxy; use an https:// ccflare_upstream."
+        is_web = isinstance(mode, mode_specs.ReverseMode) and mode.scheme in ("http", "https")
+        if not is_web and not isinstance(mode, mode_specs.RegularMode | mode_specs.UpstreamMode):
+            yield f"mode: {spec} would lead connections past the gate; use regular, reverse:https://… or upstream:…."
+
+
+def _weak_tls(options: Any) -> Iterator[str]:
+    for side in ("client", "server"):
+        name = f"tls_version_{side}_min"
+        if Version[getattr(options, name)] in INSECURE_TLS_MIN_VERSIONS:
+            yield f"{name}: TLS 1.2 is the least that is safe; leave it out."
+        ciphers = f"ciphers_{side}"
+        if (chosen := getattr(options, ciphers)) and (problem := _weakness(chosen)):
+            yield f"{ciphers}: {problem}; leave it out, or name ciphers such as ECDHE+AESGCM."
+
+
+def _weakness(ciphers: str) -> str | None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.set_ciphers(ciphers)
+    except ssl.SSLError:
+        return "OpenSSL knows none of these"
+    if "@SECLEVEL=0" in ciphers.upper():
+        return "@SECLEVEL=0 allows what is broken"
+    weak = [c["name"] for c in context.get_ciphers() if c["strength_bits"] < WEAK_BITS or c["auth"] == "auth-null"]
+    return f"{weak[0]} is too weak" if weak else None
+
+
+def _trust(options: Any) -> Iterator[str]:
+    for name in TRUST:
+        path = Path(getattr(options, name) or "").expanduser()
+        if getattr(options, name) and path.exists() and path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            yield f"{name}: others can change {path}, and so whom you trust; run chmod go-w on it."
+
+
+def _private_keys(options: Any) -> Iterator[str]:
+    """The keys of certificates that we show: to clients (`certs`, mitmproxy's own authority) and upstream."""
+    shown = [("certs", spec.partition("=")[2] or spec) for spec in options.certs]
+    shown += [("client_certs", options.client_certs or "")]
+    shown += [("confdir", f"{options.confdir}/mitmproxy-ca.{kind}") for kind in ("pem", "p12")]
+    for name, named in shown:
+        path = Path(named).expanduser()
+        if named and path.is_file() and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            yield f"{name}: others can read the private key in {path}; run chmod 600 on it."

@@ -1,0 +1,1 @@
+"""The stream layer: one request, its upstream attempts, its deadlines."""

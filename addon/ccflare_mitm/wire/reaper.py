@@ -1,0 +1,268 @@
+"""Looks at every client's connection twice a second, and ends what nobody will end, and what may not go on.
+
+The stream layer only notes when it last heard of whom (`patience`). Comparing that with the clock for all of them here
+costs nothing where chunks pass, and needs no timer for any of them. What is found reaches the layers as an event, in
+mitmproxy's own way; what cannot be told to anybody is closed.
+
+mitmproxy's own `tcp_timeout` counts any byte on a client's connection as life, so that one byte a second holds it for
+ever, and calls an upstream's silence "Client disconnected". It stays for what is none of ours: tunnels that are passed
+on unopened.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from mitmproxy.connection import Client
+from mitmproxy.proxy import events
+from mitmproxy.proxy.layers.http import HttpLayer
+from mitmproxy.proxy.layers.http._http1 import Http1Server
+
+from ccflare_core.config.settings import Settings
+from ccflare_mitm.wire.deadlines import DeadlinePassed, Phase, ReaderStalled, TunnelOver
+from ccflare_mitm.wire.layer import Errand, FailoverLayer
+from ccflare_mitm.wire.sockets import affordable_clients, reset, unread_bytes
+
+logger = logging.getLogger("ccflare")
+
+SWEEP_SECONDS = 0.5
+"""How exactly deadlines are kept."""
+
+NEVER = 10 * 365 * 86_400
+REQUEST_TIMEOUT = 408
+
+
+class Verdict(NamedTuple):
+    """Why a connection is closed, and with which status if the client can be told."""
+
+    why: str
+    status: int | None = None
+
+
+class Standstill:
+    """How long a number of bytes that wait has not gone down."""
+
+    def __init__(self) -> None:
+        self._value = 0
+        self._since = 0.0
+
+    def seconds(self, value: int, now: float) -> float:
+        """Note the number as it is `now`; the seconds since it went down, 0 while nothing waits."""
+        if not value or not self._value or value < self._value:
+            self._since = now
+        self._value = value
+        return now - self._since
+
+
+@dataclass(slots=True)
+class Watch:
+    """What is known of one client's connection."""
+
+    handler: Any
+    """mitmproxy's ConnectionHandler."""
+    since: float
+    """When its innermost layer began."""
+    tcp_timeout: float
+    layer: FailoverLayer | None = None
+    is_foreign: bool = False
+    head: tuple[int, float] = (-1, 0.0)
+    """Which request's head is incomplete, by its stream id, and since when."""
+    unread: Standstill = field(default_factory=Standstill)
+    streams: dict[int, Standstill] = field(default_factory=dict)
+    """The same for each HTTP/2 stream whose window is closed."""
+
+
+UPSTREAM_CONNECTIONS = 100
+"""How many one client may have to a host: as many as it may have streams."""
+
+
+class Reaper:
+    """See the module. `handlers` are mitmproxy's open connections, by the client's id.
+
+    `is_over` tells of a client's connection that it is a tunnel and its key is over.
+    """
+
+    def __init__(
+        self,
+        handlers: Mapping[Any, Any],
+        settings: Callable[[], Settings],
+        clock: Callable[[], float] = time.monotonic,
+        is_over: Callable[[Client], bool] = lambda client: False,
+    ) -> None:
+        self._handlers = handlers
+        self._settings = settings
+        self._clock = clock
+        self._watches: dict[Any, Watch] = {}
+        self._is_over = is_over
+        self._turned_away = 0
+        self._hurried = asyncio.Event()
+
+    def takes_more(self) -> bool:
+        """Whether the newest of the open connections, which is among them already, is not one too many."""
+        fits = len(self._handlers) <= (self._settings().client_connections or affordable_clients())
+        self._turned_away += not fits
+        return fits
+
+    def watch(self, layer: FailoverLayer) -> None:
+        """Look after this layer, the innermost of its client's connection."""
+        if watch := self._watch(layer.context.client.id):
+            watch.layer, watch.since = layer, self._clock()
+
+    def let_go(self, client: Client) -> None:
+        """Leave this connection to mitmproxy's `tcp_timeout`: what is in it is none of our business."""
+        if watch := self._watch(client.id):
+            watch.is_foreign = True
+            watch.handler.timeout_watchdog.timeout = watch.tcp_timeout
+
+    async def run(self) -> None:
+        """Sweep for ever."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurried.wait(), SWEEP_SECONDS)
+            self._hurried.clear()
+            await self.sweep()
+
+    def hurry(self) -> None:
+        """Sweep at once: the client keys are others now."""
+        self._hurried.set()
+
+    async def sweep(self) -> None:
+        """Look at everything once."""
+        now, settings = self._clock(), self._settings()
+        closed: Counter[str] = Counter()
+        for key in self._watches.keys() - self._handlers.keys():
+            del self._watches[key]
+        for key in list(self._handlers):
+            watch = self._watch(key)
+            if watch is None:
+                continue
+            try:
+                if self._is_over(watch.handler.client):
+                    verdict = await self._end_tunnel(watch)
+                elif not watch.is_foreign:
+                    verdict = await self._look(watch, now, settings)
+                else:
+                    continue
+            except Exception:  # one connection's trouble is not that of the others
+                logger.exception("The deadlines of a connection could not be kept; it is tried again")
+                continue
+            if verdict is not None:
+                closed[verdict.why] += 1
+        if self._turned_away:
+            logger.warning("%d client connections were refused: %d are open", self._turned_away, len(self._handlers))
+            self._turned_away = 0
+        for why, count in closed.items():
+            logger.info("%d client connection%s closed: %s", count, "s" * (count > 1), why)
+
+    def _watch(self, key: Any) -> Watch | None:
+        if key not in self._watches and (handler := self._handlers.get(key)) is not None:
+            # mitmproxy has five for a client and a host, and a client's HTTP/2 streams have a connection upstream each.
+            handler.max_conns = defaultdict(lambda: asyncio.Semaphore(UPSTREAM_CONNECTIONS))
+            watchdog = handler.timeout_watchdog
+            self._watches[key] = Watch(handler, self._clock(), watchdog.timeout)
+            if handler.client.transport_protocol == "tcp":
+                watchdog.timeout = NEVER
+        return self._watches.get(key)
+
+    async def _look(self, watch: Watch, now: float, settings: Settings) -> Verdict | None:
+        unread = unread_bytes(watch.handler)
+        if watch.unread.seconds(unread, now) >= settings.client_stall_seconds:
+            return await self._cut_off(watch, settings)
+        layer = watch.layer
+        if layer is None:
+            return self._close_silent(watch, now, settings)
+        errand, waiting, streams = Errand(layer), layer.waiting_bytes(), layer.open_streams()
+        for stream in streams:
+            stream.look()
+            if unread and stream.patience.phase is Phase.ANSWER:
+                stream.patience.heard_at = now  # its upstream is not read while the client lags behind
+            if stream.patience.is_over(now):
+                errand.messages.append((stream, DeadlinePassed()))
+        errand.stalled = self._stalled_streams(watch, waiting, now, settings)
+        verdict = None
+        if all(stream.is_pipe for stream in streams) and not (unread or waiting):
+            verdict = self._idle(watch, layer, now, settings)
+        if verdict is not None:
+            errand.farewell = (verdict.status,)
+        if errand.messages or errand.stalled or errand.farewell:
+            await self._send(watch, errand)
+        return verdict
+
+    def _close_silent(self, watch: Watch, now: float, settings: Settings) -> Verdict | None:
+        """Before there is a layer of ours nobody can be told."""
+        if now - watch.since < settings.client_head_seconds:
+            return None
+        watch.handler.close_connection(watch.handler.client)
+        return Verdict(f"no request within {settings.client_head_seconds} s")
+
+    def _idle(self, watch: Watch, layer: FailoverLayer, now: float, settings: Settings) -> Verdict | None:
+        """Whether a connection without an open request has been waited for long enough."""
+        begun = self._head_begun(watch, layer, now)
+        if begun is not None and now - begun >= settings.client_head_seconds:
+            return Verdict(f"no whole head of a request within {settings.client_head_seconds} s", REQUEST_TIMEOUT)
+        if begun is None and now - layer.active_at >= settings.client_idle_seconds:
+            return Verdict(f"idle for {settings.client_idle_seconds} s")
+        return None
+
+    def _head_begun(self, watch: Watch, layer: FailoverLayer, now: float) -> float | None:
+        """Since when the head of a request is under way, the first one's from the start; None between requests."""
+        if layer.awaits_first_request():
+            return watch.since
+        reader = layer.reader
+        if not isinstance(reader, Http1Server) or reader.state != reader.read_headers or not reader.buf:
+            return None
+        if watch.head[0] != reader.stream_id:
+            watch.head = (reader.stream_id, now)
+        return watch.head[1]
+
+    def _stalled_streams(self, watch: Watch, waiting: dict[int, int], now: float, settings: Settings) -> list[int]:
+        """Those HTTP/2 streams of which nothing is taken; `waiting` has the bytes that wait in each."""
+        for gone in watch.streams.keys() - waiting.keys():
+            del watch.streams[gone]
+        standing = {
+            stream_id: watch.streams.setdefault(stream_id, Standstill()).seconds(size, now)
+            for stream_id, size in waiting.items()
+        }
+        return [stream_id for stream_id, seconds in standing.items() if seconds >= settings.client_stall_seconds]
+
+    async def _cut_off(self, watch: Watch, settings: Settings) -> Verdict:
+        """End a connection whose client reads nothing; what waits for it would keep it open after a proper close."""
+        await self._tell_streams(watch, ReaderStalled())
+        if connection := watch.handler.transports.get(watch.handler.client):
+            reset(connection.writer)
+        return Verdict(f"nothing read for {settings.client_stall_seconds} s")
+
+    async def _end_tunnel(self, watch: Watch) -> Verdict | None:
+        """Cut a tunnel with all that goes on in it; None if it is gone already.
+
+        Whatever is inside may be in the middle of anything, and of a foreign tunnel only its ends are known.
+        """
+        handler = watch.handler
+        if handler.client not in handler.transports:
+            return None
+        try:
+            await self._tell_streams(watch, TunnelOver())
+        finally:
+            if connection := handler.transports.get(handler.client):
+                reset(connection.writer)
+                handler.close_connection(handler.client)  # mitmproxy would wait for the server of a raw tunnel
+        return Verdict("the client key that the tunnel was opened with is over")
+
+    async def _tell_streams(self, watch: Watch, event: events.Event) -> None:
+        """Tell all requests of a connection; what is a pipe by now has its own protocol, and hears of the close."""
+        if layer := watch.layer:
+            streams = [(stream, event) for stream in layer.open_streams() if not stream.is_pipe]
+            await self._send(watch, Errand(layer, messages=streams))
+
+    async def _send(self, watch: Watch, errand: Errand) -> None:
+        """Bring an errand to its layer as the end of a wait, which mitmproxy's layers around it hand through."""
+        for outer, inner in itertools.pairwise(errand.layer.context.layers):
+            if isinstance(outer, HttpLayer):
+                outer.command_sources[errand] = inner
+        await watch.handler.server_event(events.Wakeup(errand))

@@ -1,0 +1,46 @@
+"""What the stream layer asks of the rest of the addon."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mitmproxy import http
+from mitmproxy.connection import Client
+
+from ccflare_core.accounts.account import Header
+from ccflare_core.config.settings import Settings
+from ccflare_core.config.target import UpstreamTarget
+from ccflare_core.exchange.exchange import Exchange
+from ccflare_mitm.host.decisions import Decisions
+from ccflare_mitm.wire.hooks import HookRunner
+from ccflare_mitm.wire.upstream import UpstreamProof
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """See the module."""
+
+    find: Callable[[http.HTTPFlow], Exchange | None]
+    """The exchange of a flow; None if the gate has not let it in."""
+    target: Callable[[Client], UpstreamTarget]
+    """Where a credential goes, for a client that has come by this door."""
+    proof: UpstreamProof
+    """Whether requests may be sent by a server connection."""
+    settings: Callable[[], Settings]
+    """The options as they are now."""
+    claim: Callable[[http.Request], None]
+    """Told of each request as it came, before mitmproxy puts the target's name in its Host."""
+    reveal: Callable[[http.Request], tuple[Header, ...]]
+    """A request's header fields as the client sent them; in its flow, credentials are blanked."""
+    decisions: Decisions
+    """Which of our own answers stand."""
+    hooks: HookRunner
+    watch: Callable[[Any], None]
+    """Told of each HTTP layer of ours, to keep its deadlines."""
+    let_go: Callable[[Client], None]
+    """Told of a client whose connection is passed on unopened."""
+
+    @property
+    def body_limit(self) -> int:
+        """Bytes that a request body may have."""
+        return self.settings().body_limit_bytes

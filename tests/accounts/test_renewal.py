@@ -1,0 +1,208 @@
+"""An exchange whose token is refused: one new token and one more try on the same account, then on as ever."""
+
+from typing import Any
+
+from ccflare_core.accounts.account import Account, Credential, Kind
+from ccflare_core.accounts.cooldowns import Obstacle
+from ccflare_core.accounts.pool import AccountPool, Exhausted, Lease
+from ccflare_core.accounts.renewal import NoRenewer, Renewal
+from ccflare_core.anthropic.answers import Answer
+from ccflare_core.anthropic.request import Facts
+from ccflare_core.exchange.exchange import Exchange
+from ccflare_core.exchange.failover import Deliver
+from ccflare_core.exchange.steps import Outcome, Send, Step, Wait
+from exchange_kit import JSON, OPUS, Bench
+
+
+class Renewer:
+    """Hands out one renewal and notes who asked."""
+
+    def __init__(self) -> None:
+        self.renewal = Renewal()
+        self.asked: list[tuple[str, str | None]] = []
+
+    def renew(self, account_id: str, *, rejected: str | None = None) -> Renewal:
+        self.asked.append((account_id, rejected))
+        return self.renewal
+
+
+def oauth(id: str = "a", token: str = "old", **fields: Any) -> Account:
+    return Account(id, f"max-{id}", Kind.OAUTH, access_token=token, refresh_token="ort", **fields)
+
+
+class Desk:
+    """An exchange on OAuth accounts, first sent with the token "old"."""
+
+    def __init__(self, *accounts: Account, **options: Any) -> None:
+        self.bench = Bench("", **options)
+        self.pool, self.renewer = self.bench.pool, Renewer()
+        self.bench.exchanges.tokens = self.renewer
+        self.pool.replace_accounts(accounts or [oauth()])
+        self.exchange: Exchange = self.bench.begin()
+        self.first = self.exchange.next_step()
+
+    def refuse(self) -> Step:
+        return self.exchange.judge(401, JSON, {"error": {"type": "authentication_error"}})
+
+    def renew(self, token: str = "new") -> None:
+        self.pool.change_account(oauth(token=token))
+        self.renewer.renewal.succeed()
+
+    def wait(self, seconds: float = 0.05) -> Step:
+        self.bench.clock.pass_(seconds)
+        return self.exchange.next_step()
+
+
+def secret(step: Step) -> str:
+    assert isinstance(step, Send)
+    assert isinstance(step.credential, Credential)
+    return step.credential.secret
+
+
+def test_a_refused_token_is_replaced_and_the_request_repeated_on_the_same_account() -> None:
+    desk = Desk(oauth(), oauth("b"))
+
+    assert desk.refuse() == Wait(0.05)
+    assert desk.wait() == Wait(0.05)
+    desk.renew()
+
+    assert secret(desk.wait()) == "new"
+    assert desk.renewer.asked == [("a", "old")]
+    assert isinstance(desk.exchange.judge(200, JSON, None), Deliver)
+    desk.exchange.delivering(200, JSON)
+    desk.exchange.finish()
+    assert [a.account_id for a in desk.exchange.attempts] == ["a", "a"]
+    assert (desk.exchange.failovers, desk.pool.in_flight) == (0, 0)
+    assert all(report.cooldown is None for _, report in desk.bench.notes.reports)
+
+
+def test_a_token_that_was_replaced_already_is_used_at_once() -> None:
+    desk = Desk()
+    desk.renew()
+
+    assert secret(desk.refuse()) == "new"
+
+
+def test_a_second_refusal_counts_and_the_next_account_serves() -> None:
+    desk = Desk(oauth(), oauth("b", "other"))
+    desk.renew()
+    desk.refuse()
+
+    assert secret(desk.refuse()) == "other"
+    assert [name for name, report in desk.bench.notes.reports if report.cooldown] == ["a"]
+    assert len(desk.renewer.asked) == 1
+
+
+def test_without_a_new_token_the_next_account_serves() -> None:
+    desk = Desk(oauth(), oauth("b", "other"))
+    desk.refuse()
+    desk.renewer.renewal.fail("needs re-login")
+
+    assert secret(desk.wait()) == "other"
+    assert [name for name, report in desk.bench.notes.reports if report.cooldown] == ["a"]
+
+
+def test_a_renewal_that_takes_too_long_is_not_waited_for() -> None:
+    desk = Desk(oauth(), oauth("b", "other"))
+    desk.refuse()
+
+    assert desk.wait(11.9) == Wait(0.05)
+    assert secret(desk.wait(0.2)) == "other"
+
+
+def test_each_account_gets_one_new_token_and_then_there_is_an_honest_503() -> None:
+    desk = Desk(oauth(), oauth("b", "other"), hold_seconds=0)
+    desk.renewer.renewal.fail("down")
+    desk.refuse()
+
+    step = desk.refuse()
+
+    assert isinstance(step, Answer)
+    assert step.status == 503
+    assert [id for id, _ in desk.renewer.asked] == ["a", "b"]
+
+
+def test_accounts_that_have_no_refresh_token_are_not_renewed() -> None:
+    key = Account("k", "key", Kind.API_KEY, api_key="sk-ant-api03-x")
+    desk = Desk(key, hold_seconds=0)
+
+    assert isinstance(desk.refuse(), Answer)
+    assert desk.renewer.asked == []
+
+
+def test_an_account_removed_or_paused_while_it_is_renewed_is_left() -> None:
+    desk = Desk(oauth(), oauth("b", "other"))
+    desk.refuse()
+    desk.pool.replace_accounts([oauth(token="new", paused=True), oauth("b", "other")])
+    desk.renewer.renewal.succeed()
+
+    assert secret(desk.wait()) == "other"
+
+
+def test_a_client_that_leaves_while_a_token_is_renewed_leaves_nothing_behind() -> None:
+    desk = Desk()
+    desk.refuse()
+
+    desk.exchange.finish(Outcome.CLIENT_ABORT)
+    desk.renew()
+
+    assert desk.pool.in_flight == 0
+    assert isinstance(desk.wait(), Answer)
+
+
+def test_nobody_renews_where_nobody_can() -> None:
+    assert NoRenewer().renew("a").reason == "tokens are not refreshed here"
+
+
+# --- the pool -------------------------------------------------------------------------------------------------------
+
+
+def expired_pool(seconds: float | None = 0.25) -> AccountPool:
+    clock = Bench("").clock
+    pool = AccountPool(
+        clock=lambda: clock.mono,
+        wall=lambda: clock.wall,
+        expired=lambda account: Obstacle(f"{account.name} is at it", seconds),
+    )
+    pool.replace_accounts([oauth(expires_at=1.0)])
+    return pool
+
+
+def test_an_expired_token_that_can_be_renewed_is_waited_for() -> None:
+    assert expired_pool().acquire(OPUS) == Exhausted(
+        (("max-a", "max-a is at it", 1_800_000_000.25),), wait=0.25, configured=True
+    )
+
+
+def test_an_expired_token_of_a_paused_account_is_not() -> None:
+    pool = expired_pool()
+    pool.change_account(oauth(expires_at=1.0, paused=True))
+
+    refused = pool.acquire(OPUS)
+
+    assert isinstance(refused, Exhausted)
+    assert (refused.reasons[0][1], refused.wait) == ("paused", None)
+
+
+def test_a_session_comes_back_to_an_account_that_only_needs_a_new_token() -> None:
+    pool = expired_pool()
+    pool.replace_accounts([oauth(), oauth("b")])
+    held = pool.acquire(Facts(session_id="s"))
+    assert isinstance(held, Lease)
+    other = "b" if held.account.id == "a" else "a"
+    pool.change_account(oauth(held.account.id, expires_at=1.0))
+
+    away = pool.acquire(Facts(session_id="s"))
+    pool.change_account(oauth(held.account.id, "new"))
+    back = pool.acquire(Facts(session_id="s"))
+
+    assert isinstance(away, Lease)
+    assert isinstance(back, Lease)
+    assert (away.account.id, back.account.id) == (other, held.account.id)
+
+
+def test_a_change_of_an_unknown_account_is_none() -> None:
+    pool = expired_pool()
+
+    assert pool.change_account(oauth("z")) == ()
+    assert [account.id for account in pool.accounts()] == ["a"]

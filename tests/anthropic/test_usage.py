@@ -1,0 +1,487 @@
+import gzip
+import json
+import zlib
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import brotli
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import zstd_kit
+from ccflare_core.anthropic.usage import DOCUMENT_LIMIT, Ending, Reading, Usage, UsageReader, without
+from ccflare_core.http.sse import EVENT_LIMIT, FirstEvent, Splitter
+
+SSE = "text/event-stream; charset=utf-8"
+JSON = "application/json"
+
+START_USAGE = {
+    "input_tokens": 12,
+    "cache_creation_input_tokens": 345,
+    "cache_read_input_tokens": 6789,
+    "cache_creation": {"ephemeral_5m_input_tokens": 300, "ephemeral_1h_input_tokens": 45},
+    "output_tokens": 1,
+    "service_tier": "standard",
+    "inference_geo": "us",
+}
+START = {
+    "type": "message_start",
+    "message": {"id": "msg_1", "model": "claude-opus-5-5", "stop_reason": None, "usage": START_USAGE},
+}
+PING = {"type": "ping"}
+BLOCK = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+LIVELY = 'é "message_delta" {"type":"message_delta","usage":{"output_tokens":9}} event: error\n\n"error"'
+DELTA = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": LIVELY}}
+END_USAGE = {
+    "output_tokens": 312,
+    "output_tokens_details": {"thinking_tokens": 200},
+    "server_tool_use": {"web_search_requests": 2},
+}
+END = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": END_USAGE}
+STOP = {"type": "message_stop"}
+OVERLOADED = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
+
+USED = Usage(
+    input_tokens=12,
+    output_tokens=312,
+    cache_read_input_tokens=6789,
+    cache_creation_input_tokens=345,
+    cache_creation_5m_input_tokens=300,
+    cache_creation_1h_input_tokens=45,
+    thinking_tokens=200,
+    web_search_requests=2,
+    service_tier="standard",
+    inference_geo="us",
+)
+WHOLE = Reading(USED, "claude-opus-5-5", Ending.COMPLETE, None, "end_turn")
+
+ENCODERS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    "gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "br": brotli.compress,
+    "zstd": zstd_kit.compress,
+}
+
+
+def event(data: dict[str, Any], *, ascii: bool = False) -> bytes:
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=ascii)
+    return f"event: {data['type']}\ndata: {text}\n\n".encode()
+
+
+def stream(*events: dict[str, Any]) -> bytes:
+    return b"".join(map(event, events))
+
+
+def read(*chunks: bytes, content_type: str = SSE, content_encoding: str = "", cut: bool = False) -> Reading:
+    reader = UsageReader(content_type, content_encoding)
+    for chunk in chunks:
+        reader.feed(chunk)
+    return reader.close(cut=cut)
+
+
+def read_json(body: object, **how: Any) -> Reading:
+    return read(json.dumps(body).encode(), content_type=JSON, **how)
+
+
+def split(data: bytes, places: list[int]) -> list[bytes]:
+    edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
+    return [data[start:end] for start, end in pairwise(edges)]
+
+
+ANSWER = stream(START, PING, BLOCK, DELTA, DELTA, END, STOP)
+places = st.lists(st.integers(0, 10_000), max_size=8)
+
+
+# -- streams
+
+
+def test_a_stream_tells_all_its_numbers() -> None:
+    assert read(ANSWER) == WHOLE
+
+
+@pytest.mark.parametrize("coding", ENCODERS)
+@given(places=places)
+def test_a_stream_split_anywhere_reads_the_same(coding: str, places: list[int]) -> None:
+    encoded = ENCODERS[coding](ANSWER)
+
+    assert read(*split(encoded, places), content_encoding=coding) == WHOLE
+
+
+@pytest.mark.parametrize("coding", ENCODERS)
+def test_a_stream_of_single_bytes_reads_the_same(coding: str) -> None:
+    encoded = ENCODERS[coding](ANSWER)
+
+    assert read(*(bytes([byte]) for byte in encoded), content_encoding=coding) == WHOLE
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+@given(places=places)
+def test_every_line_end_of_the_standard_reads_the_same(line_end: bytes, places: list[int]) -> None:
+    assert read(*split(ANSWER.replace(b"\n", line_end), places)) == WHOLE
+
+
+SCRAPS = [
+    *(event(START), event(END), event(STOP), event(OVERLOADED), event(DELTA)),
+    *(b"\n", b"\r", b"\r\n", b"data", b"data:", b"event: error", b"event:error\n", b": comment\n", b"id: 1\n"),
+    *(b'{"type":', b'"message_delta"', b'"error"', b"}", b"\0", b"\xff\xfe", b"data: [1]\n\n"),
+]
+
+
+@given(st.data())
+def test_hostile_events_read_the_same_however_they_are_split(data: st.DataObject) -> None:
+    body = b"".join(data.draw(st.lists(st.sampled_from(SCRAPS), max_size=12)))
+
+    assert read(*split(body, data.draw(places))) == read(body)
+
+
+@pytest.mark.parametrize(
+    ("what", "body"),
+    [
+        ("no space after the colon", ANSWER.replace(b": ", b":")),
+        ("no event lines", b"".join(line + b"\n" for line in ANSWER.split(b"\n") if b"event: " not in line[:7])),
+        ("spaces in the JSON", ANSWER.replace(b'"type":', b'"type" : ')),
+        ("comments, ids and retry", ANSWER.replace(b"event:", b": hi\nid: 7\nretry: 10\nevent:")),
+        ("more blank lines", b"\n\n" + ANSWER.replace(b"\n\n", b"\n\n\n\n\n")),
+        ("data over several lines", ANSWER.replace(b'{"type"', b'{\ndata: "type"')),
+        ("no blank line at the end", ANSWER[:-1]),
+        ("no line end at the end", ANSWER[:-2]),
+        ("escaped text", b"".join(event(data, ascii=True) for data in (START, DELTA, END, STOP))),
+    ],
+)
+def test_a_stream_may_be_written_in_other_ways(what: str, body: bytes) -> None:
+    assert body != ANSWER
+    assert read(body) == WHOLE
+
+
+def test_final_numbers_win_for_every_field_they_carry() -> None:
+    correction = {
+        "type": "message_delta",
+        "delta": {},
+        "usage": {"input_tokens": 50, "cache_read_input_tokens": 0, "cache_creation_input_tokens": None},
+    }
+
+    used = read(stream(START, END, correction, STOP))
+
+    assert (used.usage.input_tokens, used.usage.cache_read_input_tokens) == (50, 0)
+    assert (used.usage.cache_creation_input_tokens, used.usage.output_tokens) == (345, 312)
+    assert used.stop_reason == "end_turn"
+
+
+def test_what_a_model_writes_about_the_protocol_is_not_the_protocol() -> None:
+    texts = ["message_delta", "message_stop", "error", "event: error\n", 'data: {"type":"error"}\n\n', LIVELY]
+    deltas = [DELTA | {"delta": {"type": "text_delta", "text": text, "error": "x"}} for text in texts]
+
+    assert read(stream(START, *deltas, END, STOP)) == WHOLE
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_stream_without_its_last_event_is_truncated_and_keeps_what_it_had(cut: bool) -> None:
+    reading = read(stream(START, BLOCK, DELTA), cut=cut)
+
+    assert reading.ending is Ending.TRUNCATED
+    assert (reading.usage.input_tokens, reading.usage.output_tokens) == (12, 1)
+    assert (reading.model, reading.error, reading.stop_reason) == ("claude-opus-5-5", None, None)
+
+
+@given(st.integers(0, len(ANSWER) - 1))
+def test_a_stream_cut_anywhere_has_no_number_that_was_not_sent(length: int) -> None:
+    reading = read(ANSWER[:length], cut=True)
+
+    if reading != WHOLE:
+        assert reading.ending is Ending.TRUNCATED
+        assert reading.usage.input_tokens in (None, 12)
+        assert reading.usage.output_tokens in (None, 1, 312)
+
+
+def test_a_cut_after_the_last_event_does_not_matter() -> None:
+    assert read(ANSWER, cut=True) == WHOLE
+
+
+def test_an_empty_stream_is_truncated() -> None:
+    assert read() == Reading(Usage(), None, Ending.TRUNCATED, None, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (event(OVERLOADED), "overloaded_error"),
+        (b'event: error\ndata: {"type":"api_error","message":"Internal"}\n\n', "api_error"),
+        (b'event:error\r\ndata:{"error":{"message":"no type"}}\r\n\r\n', "error"),
+        (b"event: error\ndata: upstream fell over\n\n", "error"),
+        (b"event:error\ndata:upstream fell over\n\n", "error"),
+        (b'data: {"type": "error", "error": "a text"}\n\n', "error"),
+        (b'data: {"type":"error"}\n\n', "error"),
+        (b"event: error\n\n", "error"),
+    ],
+)
+def test_an_error_event_ends_the_stream_in_an_error(body: bytes, error: str) -> None:
+    reading = read(stream(START, DELTA) + body)
+
+    assert (reading.ending, reading.error) == (Ending.ERROR, error)
+    assert reading.usage.input_tokens == 12
+
+
+def test_the_first_error_counts_even_if_the_stream_goes_on() -> None:
+    later = {"type": "error", "error": {"type": "api_error", "message": "later"}}
+
+    reading = read(stream(START, OVERLOADED, later, STOP))
+
+    assert (reading.ending, reading.error) == (Ending.ERROR, "overloaded_error")
+
+
+@pytest.mark.parametrize("kind", ["t\t", "sk-ant-api03-echoed", "", None, ["api_error"], "API_ERROR", "x" * 5000])
+def test_an_error_is_never_told_in_the_upstreams_own_words(kind: object) -> None:
+    reading = read(event({"type": "error", "error": {"type": kind, "message": "sk-ant-api03-echoed"}}))
+
+    assert (reading.ending, reading.error) == (Ending.ERROR, "error")
+
+
+def test_words_that_must_not_be_stored_are_left_out_and_the_counts_stay() -> None:
+    message = {"model": "m-secret", "stop_reason": "end_turn", "usage": {"input_tokens": 3, "service_tier": "secret"}}
+
+    reading = without(read_json({"type": "message", **message}), lambda word: "secret" in word)
+
+    assert (reading.model, reading.stop_reason) == (None, "end_turn")
+    assert (reading.usage.service_tier, reading.usage.input_tokens) == (None, 3)
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, "12", True, None, [], {}, 10**30, float("nan")])
+def test_a_value_that_is_no_count_is_not_taken(value: object) -> None:
+    reading = read(event({**START, "message": {"model": "m", "usage": {"input_tokens": value}}}))
+
+    assert (reading.usage, reading.model) == (Usage(), "m")
+
+
+@pytest.mark.parametrize("junk", [None, 1, "x", [], [[]], {}, {"usage": [], "delta": 7, "type": []}])
+def test_wrong_types_are_not_read_and_do_not_harm(junk: object) -> None:
+    usage_junk = {"cache_creation": junk, "output_tokens_details": junk, "service_tier": junk, "speed": junk}
+    odd: list[dict[str, Any]] = [
+        {"type": "message_start", "message": junk},
+        {"type": "message_start", "message": {"model": junk, "usage": junk}},
+        {"type": "message_delta", "usage": junk, "delta": junk},
+        {"type": "message_delta", "usage": usage_junk},
+        {"type": "message_stop"},
+    ]
+    loose = [f"data: {json.dumps({'type': junk, 'message_x': 1, 'error': junk})}\n\n".encode()]
+
+    reading = read(*loose, stream(START, *odd, END, STOP))
+
+    assert reading.usage.input_tokens == 12
+    assert reading.ending is Ending.COMPLETE
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b'data: {"type":"message_delta","usage":' + b"[" * 100_000 + b"\n\n",
+        b'data: {"type":"message_delta","usage":{"output_tokens":' + b"9" * 10_000 + b"}}\n\n",
+        b'data: {"type":"message_delta",\xff\xfe}\n\n',
+        b'data: {"type":"message_delta","usage":\0}\n\n',
+        b'data: "message_delta"\n\ndata: ["message_stop"]\n\ndata: "error"\n\n',
+        b"\n\r\n\r\r\n",
+    ],
+)
+def test_events_that_are_not_json_objects_are_passed_over(junk: bytes) -> None:
+    assert read(stream(START) + junk + stream(END, STOP)) == WHOLE
+
+
+def test_bytes_that_are_not_utf_8_do_not_hide_the_numbers() -> None:
+    assert read(ANSWER.replace(b'"msg_1"', b'"msg\xff\xfe"')) == WHOLE
+
+
+def delta_of_size(size: int) -> bytes:
+    head, tail = b'data: {"type":"message_delta","usage":{"output_tokens":99},"pad":"', b'"}'
+    return head + b"x" * (size - len(head) - len(tail)) + tail
+
+
+@pytest.mark.parametrize("excess", [0, 1, 2, 100, 3 * EVENT_LIMIT])
+@pytest.mark.parametrize("step", [10_001, 65_536, 10**9])
+def test_an_event_past_the_limit_is_skipped_and_the_next_is_read(excess: int, step: int) -> None:
+    body = stream(START) + delta_of_size(EVENT_LIMIT + excess) + b"\n\n" + event(STOP)
+
+    reading = read(*(body[at : at + step] for at in range(0, len(body), step)))
+
+    assert reading.usage.output_tokens == (1 if excess else 99)
+    assert reading.ending is Ending.COMPLETE
+
+
+def test_blank_lines_around_it_do_not_make_an_event_longer() -> None:
+    longest = delta_of_size(EVENT_LIMIT)
+
+    reading = read(stream(START), b"\n", longest, b"\n", b"\n", event(STOP))
+
+    assert reading.usage.output_tokens == 99
+
+
+def test_an_event_without_end_takes_no_memory() -> None:
+    splitter = Splitter()
+
+    for _ in range(100):
+        assert splitter.feed(b"x" * 100_000) == b""
+        assert sum(map(len, splitter._parts)) <= EVENT_LIMIT + 1
+    assert splitter.feed(b"\n\ndata: 1\n\n") == b"data: 1\n\n"
+
+
+@given(st.lists(st.binary(max_size=80), max_size=6), st.sampled_from([SSE, JSON]), st.sampled_from([*ENCODERS, "?"]))
+def test_no_bytes_make_the_reader_raise(chunks: list[bytes], content_type: str, coding: str) -> None:
+    reading = read(*chunks, content_type=content_type, content_encoding=coding)
+
+    assert reading.usage == Usage()
+    assert reading.ending is not Ending.ERROR
+
+
+# -- JSON bodies
+
+MESSAGE = {
+    "type": "message",
+    "model": "claude-opus-5-5",
+    "stop_reason": "end_turn",
+    "content": [{"type": "text", "text": LIVELY}],
+    "usage": START_USAGE | END_USAGE,
+}
+
+
+@pytest.mark.parametrize("coding", ENCODERS)
+@given(places=places)
+def test_a_message_split_anywhere_reads_the_same(coding: str, places: list[int]) -> None:
+    encoded = ENCODERS[coding](json.dumps(MESSAGE).encode())
+
+    assert read(*split(encoded, places), content_type=JSON, content_encoding=coding) == WHOLE
+
+
+def test_a_token_count_is_read_as_input() -> None:
+    assert read_json({"input_tokens": 2095}) == Reading(Usage(input_tokens=2095), None, Ending.COMPLETE, None, None)
+
+
+@pytest.mark.parametrize(
+    "body", [{"data": [], "has_more": False}, {"type": "message_batch", "id": "b"}, [], {"error": None}]
+)
+def test_other_documents_have_no_usage(body: object) -> None:
+    assert read_json(body) == Reading(Usage(), None, Ending.COMPLETE, None, None)
+
+
+@pytest.mark.parametrize("body", [OVERLOADED, {"error": OVERLOADED["error"]}])
+def test_an_error_body_is_an_error(body: dict[str, Any]) -> None:
+    reading = read_json(body | {"request_id": "req_1"})
+
+    assert (reading.ending, reading.error) == (Ending.ERROR, "overloaded_error")
+
+
+@pytest.mark.parametrize("body", [b'{"usage": {', b"<html>", b"[" * 100_000, b'"text"', b"\xff", b'{"a": NaN'])
+def test_json_that_does_not_parse_is_truncated(body: bytes) -> None:
+    assert read(body, content_type=JSON) == Reading(Usage(), None, Ending.TRUNCATED, None, None)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "cut", "ending"),
+    [
+        (JSON, False, Ending.COMPLETE),
+        (JSON, True, Ending.TRUNCATED),
+        ("image/png", False, Ending.COMPLETE),
+        ("image/png", True, Ending.TRUNCATED),
+        ("", False, Ending.COMPLETE),
+    ],
+)
+def test_a_body_without_anything_to_read_ends_as_the_connection_did(
+    content_type: str, cut: bool, ending: Ending
+) -> None:
+    assert read(content_type=content_type, cut=cut).ending is ending
+
+
+@pytest.mark.parametrize("content_type", ["text/html", "application/x-jsonl", "application/octet-stream"])
+def test_other_types_are_not_looked_at(content_type: str) -> None:
+    body = json.dumps(MESSAGE).encode()
+
+    assert read(body, content_type=content_type) == Reading(Usage(), None, Ending.COMPLETE, None, None)
+
+
+@pytest.mark.parametrize("content_type", ["Application/JSON; charset=utf-8", "application/problem+json"])
+def test_the_content_type_may_be_spelt_otherwise(content_type: str) -> None:
+    assert read(json.dumps(MESSAGE).encode(), content_type=content_type) == WHOLE
+
+
+# -- bodies that cannot be decoded
+
+
+def test_a_document_past_the_limit_is_not_read_and_says_so() -> None:
+    body = json.dumps(MESSAGE | {"pad": "x" * DOCUMENT_LIMIT}).encode()
+
+    for coding in ("", "gzip"):
+        reading = read(ENCODERS[coding](body), content_type=JSON, content_encoding=coding)
+        assert reading.usage == Usage()
+        assert reading.ending is Ending.COMPLETE
+        assert reading.error is not None
+        assert reading.error.startswith("usage may be incomplete: the body is too long (")
+
+
+@pytest.mark.parametrize("content_type", [SSE, JSON])
+def test_an_unknown_coding_leaves_the_usage_unknown(content_type: str) -> None:
+    reading = read(b"abc", content_type=content_type, content_encoding="rot13")
+
+    assert (reading.usage, reading.ending) == (Usage(), Ending.COMPLETE)
+    assert reading.error == "usage may be incomplete: the body is in an unknown coding"
+    cut = read(b"abc", content_type=content_type, content_encoding="rot13", cut=True)
+    assert cut.ending is Ending.TRUNCATED
+
+
+@pytest.mark.parametrize("content_type", [SSE, JSON])
+def test_a_corrupt_body_is_truncated_and_keeps_what_came_before(content_type: str) -> None:
+    reading = read(gzip.compress(stream(START)), b"\x1f\x8bgarbage", content_type=content_type, content_encoding="gzip")
+
+    assert reading.ending is Ending.TRUNCATED
+    assert reading.error == "usage may be incomplete: the body is corrupt (gzip)"
+    assert reading.usage.input_tokens == (12 if content_type == SSE else None)
+
+
+# -- the first event
+
+
+def first(*chunks: bytes, content_encoding: str = "") -> dict[str, Any] | None:
+    peek = FirstEvent(content_encoding)
+    found = None
+    for chunk in chunks:
+        found = peek.feed(chunk)
+    return found
+
+
+@pytest.mark.parametrize("decisive", [BLOCK, DELTA, STOP, OVERLOADED])
+@given(places=places)
+def test_the_first_decisive_event_is_found_however_it_is_split(decisive: dict[str, Any], places: list[int]) -> None:
+    body = stream(START, PING, decisive, END, OVERLOADED, STOP)
+
+    assert first(*split(body, places)) == decisive
+
+
+@pytest.mark.parametrize("coding", ENCODERS)
+def test_the_first_event_is_found_in_a_compressed_stream(coding: str) -> None:
+    assert first(ENCODERS[coding](stream(START, OVERLOADED)), content_encoding=coding) == OVERLOADED
+
+
+def test_the_first_event_comes_with_its_blank_line_and_not_before() -> None:
+    peek = FirstEvent()
+    body = stream(START, PING, OVERLOADED).replace(b"\n", b"\r\n")
+
+    assert peek.feed(body[:-3]) is None
+    assert peek.feed(body[-3:]) == OVERLOADED
+    assert peek.feed(event(STOP)) == OVERLOADED
+
+
+def test_an_error_event_is_given_the_apis_shape() -> None:
+    assert first(b'event: error\ndata: {"type":"api_error","message":"m"}\n\n') == {
+        "type": "error",
+        "message": "m",
+        "error": {"type": "api_error", "message": "m"},
+    }
+    assert first(b"event: error\ndata: oops\n\n") == {
+        "type": "error",
+        "message": "oops",
+        "error": {"message": "oops"},
+    }
+
+
+@pytest.mark.parametrize("body", [stream(START, PING), b'data: {"type":[]}\n\ndata: 1\n\n', b"<html>\n\n"])
+def test_other_events_do_not_decide(body: bytes) -> None:
+    assert first(body) is None

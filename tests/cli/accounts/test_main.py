@@ -1,0 +1,380 @@
+"""`accounts.py`, called as its script calls it, on a real database."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ccflare_cli.accounts.credentials import BadSecret, parse_api_key, parse_tokens
+from ccflare_cli.accounts.main import main
+from ccflare_cli.output import iso
+from ccflare_core.accounts.account import Account, Kind
+from ccflare_core.secrets.key_sources import KeyFile
+from ccflare_core.store.store import Store
+from desk import Desk, Terminal
+from history import NOON, History, at_local
+
+DAY = 86_400.0
+TOKENS = {"access_token": "sk-ant-oat01-A", "refresh_token": "sk-ant-ort01-R"}
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    return tmp_path / "pool" / "ccflare.db"
+
+
+def call(database: Path, *words: str, desk: Desk | None = None, stdin: str = "") -> tuple[int, Desk]:
+    desk = desk or Desk(io.StringIO(stdin))
+    return main(["--database", str(database), *words], desk.console()), desk
+
+
+def stored(database: Path) -> list[Account]:
+    store = Store.open(database, KeyFile(database.with_suffix(".key")))
+    try:
+        return store.accounts()
+    finally:
+        store.close()
+
+
+class TestAdd:
+    def test_an_api_key_from_stdin(self, database: Path) -> None:
+        code, desk = call(database, "add", "key-1", "--api-key", "-", "--priority", "3", stdin="sk-ant-api03-K\n")
+
+        (account,) = stored(database)
+        assert (code, desk.said) == (0, "Added key-1 (API key).\n")
+        assert (account.kind, account.api_key, account.priority) == (Kind.API_KEY, "sk-ant-api03-K", 3)
+        assert account.created_at == NOON
+
+    def test_tokens_from_stdin(self, database: Path) -> None:
+        text = json.dumps({**TOKENS, "expires_at": (NOON + 7200) * 1000})
+
+        code, desk = call(database, "add", "max-1", "--tokens", "-", stdin=text)
+
+        (account,) = stored(database)
+        assert (code, desk.said) == (0, "Added max-1 (OAuth, valid for 2 h).\n")
+        assert (account.access_token, account.refresh_token) == ("sk-ant-oat01-A", "sk-ant-ort01-R")
+        assert account.expires_at == NOON + 7200
+
+    def test_a_setup_token_lasts_a_year(self, database: Path) -> None:
+        code, desk = call(database, "add", "max-1", "--setup-token", "-", stdin="sk-ant-oat01-S\n")
+
+        (account,) = stored(database)
+        assert (code, desk.said) == (0, "Added max-1 (OAuth, valid for 365 days).\n")
+        assert (account.access_token, account.refresh_token) == ("sk-ant-oat01-S", None)
+        assert account.expires_at == account.login_expires_at == NOON + 365 * DAY
+        assert account.login_at == NOON
+
+    @pytest.mark.parametrize("secret", ["", "sk-ant-api03-K", "{}", "sk-ant-oat01-two words"])
+    def test_what_is_no_setup_token_is_refused(self, database: Path, secret: str) -> None:
+        code, desk = call(database, "add", "max-1", "--setup-token", "-", stdin=secret)
+
+        assert (code, desk.complained.count("\n")) == (1, 1)
+        assert not database.exists()
+
+    def test_at_a_terminal_the_secret_is_typed_unseen(self, database: Path) -> None:
+        desk = Desk(Terminal(), typed="sk-ant-api03-K")
+
+        code, _ = call(database, "add", "key-1", "--api-key", "-", desk=desk)
+
+        assert code == 0
+        assert desk.prompts == ["API key of key-1: "]
+        assert stored(database)[0].api_key == "sk-ant-api03-K"
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ("add", "x", "--api-key", "sk-ant-SECRET"),
+            ("add", "x", "--tokens=sk-ant-SECRET"),
+            ("add", "x", "--setup-token", "sk-ant-SECRET"),
+            ("login", "x", "sk-ant-SECRET"),
+            ("add", "x", "--api-key", "-", "sk-ant-SECRET"),
+            ("add", "x", "--api-key", "-", "--priority", "sk-ant-SECRET"),
+        ],
+    )
+    def test_a_secret_in_the_arguments_is_refused_and_not_repeated(
+        self, database: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit) as stopped:
+            call(database, *words)
+
+        printed = capsys.readouterr()
+        assert stopped.value.code == 2
+        assert "SECRET" not in printed.out + printed.err
+        assert not database.exists()
+
+    @pytest.mark.parametrize("secret", ["", "two words", "naïve", "sk-ant-oat01-A", "x" * 70_000])
+    def test_what_is_no_key_is_refused_and_not_repeated(self, database: Path, secret: str) -> None:
+        code, desk = call(database, "add", "key-1", "--api-key", "-", stdin=secret)
+
+        assert code == 1
+        assert desk.complained.count("\n") == 1
+        assert not secret or secret not in desk.complained
+        assert not database.exists()
+
+    def test_a_file_that_is_no_text_is_refused(self, database: Path) -> None:
+        desk = Desk(io.TextIOWrapper(io.BytesIO(b"\xff\xfe\x00"), "utf-8"))
+
+        code, _ = call(database, "add", "key-1", "--api-key", "-", desk=desk)
+
+        assert (code, desk.complained) == (1, "What came on stdin is not text; check which file it was.\n")
+
+    @pytest.mark.parametrize("name", ["", "a/b", " a", "x" * 101, "a\nb"])
+    def test_a_bad_name_is_refused(self, database: Path, name: str) -> None:
+        code, desk = call(database, "add", name, "--api-key", "-", stdin="sk-ant-api03-K")
+
+        assert code == 1
+        assert desk.complained.startswith("A name has")
+
+    def test_a_taken_name_is_refused(self, database: Path) -> None:
+        call(database, "add", "key-1", "--api-key", "-", stdin="sk-ant-api03-K")
+
+        code, desk = call(database, "add", "key-1", "--api-key", "-", stdin="sk-ant-api03-L")
+
+        assert code == 1
+        assert "key-1" in desk.complained
+        assert len(stored(database)) == 1
+
+    def test_a_key_that_opens_nothing_must_not_seal(self, database: Path) -> None:
+        call(database, "add", "key-1", "--api-key", "-", stdin="sk-ant-api03-K")
+        desk = Desk(io.StringIO("sk-ant-api03-L"), environ={"ccflare_ENCRYPTION_KEY": "00" * 32})
+
+        code, _ = call(database, "add", "key-2", "--api-key", "-", desk=desk)
+
+        assert code == 1
+        assert [account.name for account in stored(database)] == ["key-1"]
+
+    def test_the_proxys_variable_names_the_database(self, database: Path) -> None:
+        desk = Desk(io.StringIO("sk-ant-api03-K"), environ={"ccflare_DB_PATH": str(database)})
+
+        assert main(["add", "key-1", "--api-key", "-"], desk.console()) == 0
+        assert database.exists()
+
+
+class TestTokens:
+    def test_claude_codes_own_file(self) -> None:
+        text = json.dumps({"claudeAiOauth": {"accessToken": "a", "refreshToken": "r", "expiresAt": 1785518400000}})
+
+        assert parse_tokens(text, NOON) == ("a", "r", 1785518400.0)
+
+    @pytest.mark.parametrize(
+        ("expiry", "seconds"),
+        [
+            ({"expires_at": 1785518400000}, 1785518400.0),
+            ({"expires_at": 1785518400}, 1785518400.0),
+            ({"expires_at": "2026-07-31T17:20:00Z"}, 1785518400.0),
+            ({"expires_at": "2026-07-31T19:20:00+02:00"}, 1785518400.0),
+            ({"expires_in": 3600}, NOON + 3600),
+            ({}, None),
+        ],
+    )
+    def test_the_expiry_in_every_form(self, expiry: dict[str, object], seconds: float | None) -> None:
+        assert parse_tokens(json.dumps({**TOKENS, **expiry}), NOON).expires_at == seconds
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            "not json",
+            "[" * 60_000,
+            "[]",
+            "{}",
+            '{"access_token": 7}',
+            '{"access_token": "two words"}',
+            '{"access_token": "a", "refresh_token": "two words"}',
+            '{"access_token": "sk-ant-api03-K"}',
+            '{"access_token": "a", "expires_at": "tomorrow"}',
+            '{"access_token": "a", "expires_at": "2026-07-31T17:20:00"}',
+            '{"access_token": "a", "expires_at": NaN}',
+            '{"access_token": "a", "expires_at": true}',
+            '{"access_token": "a", "expires_in": 1e300}',
+            '{"access_token": "a", "expires_at": -5}',
+        ],
+    )
+    def test_what_cannot_be_used_is_refused(self, data: str) -> None:
+        with pytest.raises(BadSecret):
+            parse_tokens(data, NOON)
+
+    @given(st.text() | st.dictionaries(st.sampled_from([*TOKENS, "expires_at", "expires_in"]), st.text()))
+    def test_whatever_comes_is_parsed_or_refused(self, data: object) -> None:
+        for parse in (lambda text: parse_tokens(text, NOON), parse_api_key):
+            try:
+                parse(data if isinstance(data, str) else json.dumps(data))
+            except BadSecret:
+                continue
+
+    def test_tokens_do_not_show_in_a_repr(self) -> None:
+        assert "sk-ant" not in repr(parse_tokens(json.dumps(TOKENS), NOON))
+
+
+class TestChange:
+    @pytest.fixture(autouse=True)
+    def _two_accounts(self, database: Path) -> None:
+        with History(database, KeyFile(database.with_suffix(".key"))) as past:
+            past.account("max-1")
+            past.account("max-2")
+
+    def accounts(self, database: Path) -> dict[str, Account]:
+        store = Store.open(database, None, read_only=True)
+        try:
+            return {account.name: account for account in store.accounts()}
+        finally:
+            store.close()
+
+    def test_pause_and_resume(self, database: Path) -> None:
+        assert call(database, "pause", "max-1")[1].said == "Paused max-1.\n"
+        assert self.accounts(database)["max-1"].paused
+        assert call(database, "pause", "max-1")[1].said == "max-1 is already paused.\n"
+        assert call(database, "resume", "max-1")[1].said == "Resumed max-1.\n"
+        assert not self.accounts(database)["max-1"].paused
+
+    def test_rename(self, database: Path) -> None:
+        code, desk = call(database, "rename", "max-1", "work laptop")
+
+        assert (code, desk.said) == (0, "max-1 is now called work laptop.\n")
+        assert self.accounts(database).keys() == {"work laptop", "max-2"}
+
+    def test_rename_to_a_taken_name(self, database: Path) -> None:
+        code, desk = call(database, "rename", "max-1", "max-2")
+
+        assert code == 1
+        assert "max-2" in desk.complained
+
+    def test_priority(self, database: Path) -> None:
+        assert call(database, "priority", "max-2", "-5")[0] == 0
+        assert self.accounts(database)["max-2"].priority == -5
+
+    def test_remove_wants_the_name_typed(self, database: Path) -> None:
+        code, desk = call(database, "remove", "max-1", stdin="yes\n")
+
+        assert code == 1
+        assert "nothing was removed" in desk.complained
+        assert "max-1" in self.accounts(database)
+        assert call(database, "remove", "max-1", stdin="max-1\n")[0] == 0
+        assert self.accounts(database).keys() == {"max-2"}
+
+    def test_remove_without_asking(self, database: Path) -> None:
+        code, desk = call(database, "remove", "max-1", "--yes")
+
+        assert (code, desk.said, desk.complained) == (0, "Removed max-1.\n", "")
+
+    @pytest.mark.parametrize("words", [("pause", "x"), ("resume", "x"), ("rename", "x", "y"), ("remove", "x", "--yes")])
+    def test_an_unknown_name_is_an_error(self, database: Path, words: tuple[str, ...]) -> None:
+        code, desk = call(database, *words)
+
+        assert code == 1
+        assert "no account called x" in desk.complained
+
+    def test_a_change_makes_no_database(self, tmp_path: Path) -> None:
+        code, desk = call(tmp_path / "none.db", "pause", "x")
+
+        assert code == 1
+        assert "does not exist" in desk.complained
+        assert not (tmp_path / "none.db").exists()
+
+
+class TestList:
+    def test_without_a_database_says_what_to_do(self, database: Path) -> None:
+        code, desk = call(database, "list")
+
+        assert code == 0
+        assert "accounts.py add" in desk.said
+        assert not database.exists()
+
+    def test_shows_how_each_account_stands(self, database: Path) -> None:
+        with History(database) as past:
+            past.account("max-1")
+            past.account("max-2", expires_at=NOON - 1, priority=5)
+            past.cooldown("max-1", at_local(24, 14, 20), "5h window spent")
+            past.window("max-1", "5h", 1.01, at_local(24, 14, 20))
+            past.exchange(NOON - 3600, "max-1")
+
+        _, desk = call(database, "list")
+
+        head, _, first, second = desk.said.splitlines()
+        assert head.split() == [
+            *("Name", "Kind", "Priority", "Token", "Login", "Ends"),
+            *("Last", "used", "Last", "24", "h", "5h", "7d", "State"),
+        ]
+        assert first.split("  ")[0] == "max-1"
+        assert "valid for 6 h" in first
+        assert first.endswith("11:00              1  101 %   –  cooling until 14:20: 5h window spent")
+        assert "expired" in second
+        assert second.endswith("token expired")
+
+    def test_gives_programs_whole_values(self, database: Path) -> None:
+        with History(database) as past:
+            past.account("max-1", paused=True)
+
+        _, desk = call(database, "list", "--format", "json")
+
+        (account,) = json.loads(desk.said)
+        assert (account["name"], account["kind"], account["state"]) == ("max-1", "oauth", "paused")
+        assert account["requests_24h"] == 0
+        assert "token-of-max-1" not in desk.said
+
+    def test_tells_of_logins_and_warns_before_they_end(self, database: Path) -> None:
+        with History(database) as past:
+            past.account("max-1", login_at=NOON - 3 * DAY)
+            past.account("max-2", login_at=NOON - 25 * DAY)
+            past.account("max-3", needs_login=True)
+
+        _, desk = call(database, "list")
+
+        _, _, first, second, third, _, *warnings = desk.said.splitlines()
+        assert "valid for 6 h   3 days ago   in 25 days  " in first
+        assert "valid for 6 h   25 days ago  in 3 days   " in second
+        assert "needs re-login  ?            ?  " in third
+        assert warnings == [
+            "max-2: the login is expected to end in 3 days: log in again before that",
+            "max-3: the provider has ended this login: log in again",
+            "`scripts/accounts.py login NAME` does it.",
+        ]
+
+    def test_tells_programs_of_logins(self, database: Path) -> None:
+        with History(database) as past:
+            past.account("max-1", login_at=NOON - 25 * DAY)
+
+        (account,) = json.loads(call(database, "list", "--format", "json")[1].said)
+
+        assert account["token"] == "valid for 6 h"
+        assert account["login_expires_at"] == iso(NOON + 3 * DAY)
+        assert account["warning"].startswith("the login is expected to end in 3 days")
+
+    def test_tells_what_a_running_proxy_does_about_a_token(self, database: Path) -> None:
+        with History(database) as past:
+            past.account("max-1", refresh_token="r-1", expires_at=NOON - 1)
+            past.account("max-2", refresh_token="r-2")
+            past.store.start_run("run-1", "host", 1)
+            past.store.logins.note_failure(past.store.account_by_name("max-1"), at_local(24, 12, 20), "busy")
+            past.store.logins.take_lease("MAX-2", "run-1")
+
+        _, desk = call(database, "list")
+
+        _, _, first, second = desk.said.splitlines()
+        assert "token expired, back-off until 12:20" in first
+        assert "refreshing" in second
+
+
+def test_another_programs_file_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "other.db").write_text("not a database " * 100)
+
+    code, desk = call(tmp_path / "other.db", "list")
+
+    assert code == 1
+    assert desk.complained.count("\n") == 1
+
+
+def test_a_home_that_does_not_exist_is_one_sentence() -> None:
+    desk = Desk()
+
+    assert main(["--database", "~nobody-of-that-name/x.db", "list"], desk.console()) == 1
+    assert desk.complained.startswith("ccflare_database:")
+
+
+def test_a_wrong_variable_is_one_sentence(database: Path) -> None:
+    code, desk = call(database, "list", desk=Desk(environ={"ccflare_DB_PAHT": "x"}))
+
+    assert code == 1
+    assert "ccflare_DB_PATH" in desk.complained

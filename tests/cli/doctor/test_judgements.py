@@ -1,0 +1,419 @@
+"""`scripts/doctor.py`: each check goes wrong once, for the reason that it looks for."""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from ccflare_cli.doctor import host_checks, judgements, leaks
+from ccflare_cli.doctor.judgements import DAY, GIB, MIB, Activity, Door, Level, Result
+from ccflare_cli.doctor.main import main
+from ccflare_core.accounts.account import Account, Kind
+from ccflare_core.clients.keys import Role
+from ccflare_core.clients.totp import code_at, step_at
+from ccflare_core.config.location import Location, Server
+from ccflare_core.config.options import OPTIONS
+from ccflare_core.store.client_keys import new_key
+from desk import Desk
+from fake_upstream import FakeUpstream
+from harness import Proxy, StartProxy, eventually
+from history import NOON, History
+
+HEX_KEY = bytes(range(32)).hex()
+REAL_TOKEN = "sk-ant-api03-" + "aB3-dE6_gH9jK2mN5pQ8sT1vW4yZ7" * 3 + "AA"  # allow-secret: made up for this test
+
+QUICK = [argument for area in judgements.AREAS if area != "code" for argument in ("--only", area)]
+"""All but the search of the checkout, which takes half a second."""
+
+Found = dict[str, list[Result]]
+Run = Callable[..., Found]
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> Iterator[History]:
+    """A database in which all is well, but for a backup."""
+    with History(tmp_path / "data" / "ccflare.db") as history:
+        history.account("max-1")
+        history.store.note("backup.make", "a copy")
+        history.store.clients.add(new_key("laptop", NOON))
+        yield history
+
+
+@pytest.fixture
+def run(tmp_path: Path, history: History) -> Run:
+    """Run it on that database, with more options and variables; what it found by check."""
+    (tmp_path / "home").mkdir(mode=0o700)
+    key = tmp_path / "home" / "key.txt"
+    key.touch(mode=0o600)
+    key.write_text(HEX_KEY)
+
+    def run(*argv: str, code: int = 0, options: str = "", now: float = NOON, **environ: str) -> Found:
+        config = tmp_path / "home" / "mitm-config.yaml"
+        config.touch(mode=0o600)
+        config.write_text(f"confdir: {tmp_path / 'confdir'}\nccflare_database: {history.location}\n{options}\n")
+        variables = {
+            "XDG_DATA_HOME": str(tmp_path / "home"),
+            "ccflare_CONFIG_PATH": str(config),
+            "ccflare_ENCRYPTION_KEY": f"file:{key}",
+            **environ,
+        }
+        desk = Desk(environ=variables, now=now)
+        assert main([*argv, *([] if "--only" in argv else QUICK), "--format", "json"], desk.console()) == code, (
+            desk.said + desk.complained
+        )
+        found: Found = defaultdict(list)
+        for row in json.loads(desk.said):
+            found[row["check"]].append(Result(row["check"], Level(row["level"]), row["found"], row["remedy"]))
+        return found
+
+    return run
+
+
+def level(found: Found, check: str) -> Level:
+    """The worst of a check's results; it has to be there."""
+    assert check in found, sorted(found)
+    return judgements.worst(found[check])
+
+
+def test_where_all_is_well_nothing_fails_and_each_trouble_has_a_remedy(run: Run) -> None:
+    found = run(*QUICK, "--only", "code")
+    results = [result for each in found.values() for result in each]
+
+    assert {result.area for result in results} == set(judgements.AREAS) - {"upstream"}
+    assert [result for result in results if result.level is Level.FAIL] == []
+    assert [result for result in results if result.level is not Level.OK and not result.remedy] == []
+
+
+def test_a_person_gets_a_table_of_what_is_not_well(history: History, tmp_path: Path) -> None:
+    desk = Desk(environ={"ccflare_ENCRYPTION_KEY": HEX_KEY, "XDG_DATA_HOME": str(tmp_path)}, now=NOON)
+    code = main(["--quiet", "--database", str(history.location), "--only", "host"], desk.console())
+    assert code == 0
+    assert "host.secrets" in desk.said
+    assert "host.h11" not in desk.said
+    assert desk.said.rstrip().endswith("0 fail")
+
+
+@pytest.mark.parametrize(
+    ("check", "options", "expected"),
+    [
+        ("options.valid", "ccflare_upstraem: https://api.anthropic.com", Level.FAIL),
+        ("options.valid", "ccflare_hold_seconds: -1", Level.FAIL),
+        ("options.hazards", "ssl_insecure: true", Level.FAIL),
+        ("options.hazards", "validate_inbound_headers: false", Level.FAIL),
+        ("options.hazards", "server_replay: [dump.mitm]", Level.FAIL),
+        ("options.hazards", "server_replay_extra: '204'", Level.FAIL),
+        ("options.risks", "ccflare_record: full", Level.WARN),
+        ("options.risks", "ccflare_forward_other_hosts: true", Level.WARN),
+        ("options.risks", "ccflare_search_index: plain", Level.WARN),
+        ("options.web_host", "web_host: 0.0.0.0", Level.FAIL),
+        ("options.web_password", "web_password: secret", Level.FAIL),
+        ("options.web_password", "web_password: a-rather-long-password", Level.WARN),
+        ("options.web_password", "web_password: $argon2id$v=19$m=65536", Level.OK),
+        ("access.address", "listen_host: 0.0.0.0", Level.FAIL),
+        ("database.audit_file", "ccflare_audit_file: off", Level.WARN),
+    ],
+)
+def test_options_that_are_wrong_or_open_a_hole(run: Run, check: str, options: str, expected: Level) -> None:
+    found = run(options=options, code=int(expected is Level.FAIL))
+    assert level(found, check) is expected
+
+
+@pytest.mark.parametrize(
+    ("check", "variables", "expected"),
+    [
+        ("host.keylog", {"SSLKEYLOGFILE": "/tmp/keys"}, Level.FAIL),
+        ("host.proxy", {"HTTPS_PROXY": "http://127.0.0.1:8080/"}, Level.WARN),
+        ("host.secrets", {"ccflare_ENCRYPTION_KEY": HEX_KEY}, Level.WARN),
+        ("options.valid", {"ccflare_KEY_SORCE": "file"}, Level.FAIL),
+        ("keys.source", {"ccflare_ENCRYPTION_KEY": "file:/nowhere"}, Level.FAIL),
+        ("database.opens", {"ccflare_ENCRYPTION_KEY": "00" * 32}, Level.FAIL),
+    ],
+)
+def test_variables_that_harm(run: Run, check: str, variables: dict[str, str], expected: Level) -> None:
+    found = run(code=int(expected is Level.FAIL), **variables)
+    assert level(found, check) is expected
+
+
+def test_versions_with_known_holes() -> None:
+    installed = {each.package: "9999.0" for each in judgements.MINIMA} | {"h11": "0.14.0", "h2": "4.3.0rc1"}
+    installed |= {"mitmproxy": "12.3.1"}
+    found = {r.check: r.level for r in judgements.versions((3, 11, 9), (1, 1, 1), installed)}
+    bad = {check for check, each in found.items() if each is Level.FAIL}
+    assert bad == {"host.python", "host.openssl", "host.h11"}
+    (missing,) = [r for r in judgements.versions((3, 13), (3, 0, 1), {**installed, "h2": ""}) if r.check == "host.h2"]
+    assert missing.level is Level.FAIL
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "expected"),
+    [
+        ("mitmproxy", "12.1.9", Level.FAIL),
+        ("mitmproxy", "12.2", Level.OK),
+        ("mitmproxy", "12.3.9", Level.OK),
+        ("mitmproxy", "12.4", Level.FAIL),
+        ("mitmproxy", "13.0.0.dev", Level.FAIL),
+        ("certifi", "2026.5.20", Level.FAIL),  # has emSign's authorities, seen
+        ("certifi", "2026.10.19.post1", Level.OK),
+    ],
+)
+def test_a_version_is_judged_by_its_range(package: str, version: str, expected: Level) -> None:
+    (found,) = [r for r in judgements.versions((3, 13), (3, 0), {package: version}) if r.check == f"host.{package}"]
+
+    assert found.level is expected
+    assert (package in found.remedy) is (expected is Level.FAIL)
+
+
+def test_files_that_others_can_read(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "ccflare.db").chmod(0o644)
+    assert level(run(), "files.private") is Level.WARN
+    (tmp_path / ".env").write_text("A=b")
+    (tmp_path / ".env").chmod(0o644)
+    assert level(run(code=1), "files.env") is Level.FAIL
+    (tmp_path / ".env").chmod(0o600)
+    assert level(run(), "files.env") is Level.OK
+
+
+def test_other_machines_without_a_limit_are_a_risk() -> None:
+    remote: dict[str, object] = {"ccflare_allow_remote": True}
+    assert judgements.worst(judgements.option_risks(remote)) is Level.WARN
+    assert judgements.worst(judgements.option_risks({**remote, "ccflare_requests_per_minute_per_ip": 60})) is Level.OK
+
+
+def test_every_risk_is_an_option_with_that_value() -> None:
+    known = {option.name: option for option in OPTIONS}
+    assert [name for name, value, _, _ in judgements.RISKS if known[name].problem(value)] == []
+    assert [name for name, value, _, _ in judgements.RISKS if known[name].default == value] == []
+
+
+def test_a_key_beside_the_database(tmp_path: Path) -> None:
+    with closing(History(tmp_path / "ccflare.db").store):
+        pass
+    desk = Desk(environ={}, now=NOON)
+    code = main(["--database", str(tmp_path / "ccflare.db"), "--only", "keys", "--format", "json"], desk.console())
+    assert code == 0
+    assert {"check": "keys.place", "level": "warn"}.items() <= json.loads(desk.said)[1].items()
+
+
+def test_a_log_with_a_secret_of_ours_or_of_anybody(run: Run, tmp_path: Path) -> None:
+    log = tmp_path / "proxy.log"
+    log.touch(mode=0o600)
+    log.write_text("all is well\n")
+    assert level(run("--log", str(log)), "files.logs") is Level.OK
+    for secret, kind in (("token-of-max-1", "a secret of this database"), (REAL_TOKEN, "anthropic-key")):
+        log.write_text(f"all is well\nsent {secret} upstream\n")
+        (found,) = run("--log", str(log), code=1)["files.logs"]
+        assert found.found == f"{log}:2: {kind}"
+    log.write_text("")
+    log.chmod(0o644)
+    assert level(run("--log", str(log)), "files.logs") is Level.WARN
+    assert level(run("--log", str(tmp_path / "none"), code=1), "files.logs") is Level.FAIL
+
+
+def test_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_checks, "ROOT", tmp_path)
+    assert [r.level for r in host_checks.code()] == [Level.OK]  # no checkout
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    (tmp_path / "settings.py").write_text(f"KEY = '{REAL_TOKEN}'\nOTHER = '{REAL_TOKEN}'  # allow-secret\n")
+    (tmp_path / ".env").write_text("A=b")
+    subprocess.run(["git", "-C", str(tmp_path), "add", "-f", "settings.py", ".env"], check=True)
+    assert [(r.check, r.found) for r in host_checks.code()] == [
+        ("code.tracked", ".env is tracked"),
+        ("code.secrets", "settings.py:1: anthropic-key"),
+    ]
+
+
+@pytest.mark.parametrize("text", [b"sk-ant-api03-short", b"ccf_PLANTED0123456789abcdefghijklmnopq", b"a" * 200])
+def test_made_up_secrets_of_tests_are_passed_over_in_sources_only(text: bytes) -> None:
+    assert leaks.find(b"key = " + text, is_source=True) == []
+    assert bool(leaks.find(b"key = " + text)) == (text[:1] != b"a")
+
+
+def test_a_damaged_database(run: Run, history: History, tmp_path: Path) -> None:
+    history.store.close()
+    path = tmp_path / "data" / "ccflare.db"
+    with path.open("r+b") as file:
+        file.seek(3 * 4096 + 100)
+        file.write(os.urandom(8 * 4096))
+    found = run(code=1)
+    assert Level.FAIL in {level(found, check) for check in found if check.startswith("database.")}
+
+
+def test_no_database_yet(run: Run, tmp_path: Path) -> None:
+    found = run(options=f"\nccflare_audit_file: {tmp_path / 'a'}", code=0)
+    assert level(found, "database.opens") is Level.OK
+    shutil.move(tmp_path / "data", tmp_path / "elsewhere")
+    assert level(run(), "database.opens") is Level.WARN
+
+
+def test_room_growth_and_backups() -> None:
+    assert [r.level for r in judgements.room(200 * MIB, MIB, 1, 256 * MIB)] == [Level.FAIL, Level.OK]
+    assert [r.level for r in judgements.room(500 * MIB, MIB, 1, 0)] == [Level.WARN, Level.OK]
+    assert [r.level for r in judgements.room(2 * GIB, GIB, 2, 0)] == [Level.OK, Level.WARN]
+    assert judgements.backup(None, is_used=True).level is Level.WARN
+    assert judgements.backup(None, is_used=False).level is Level.OK
+    assert judgements.backup(3 * DAY, is_used=True).level is Level.OK
+
+
+def test_a_backup_that_is_old(run: Run) -> None:
+    assert level(run("--only", "database"), "database.backup") is Level.OK
+    assert level(run("--only", "database", now=NOON + 8 * DAY), "database.backup") is Level.WARN
+
+
+def test_a_broken_audit_log(run: Run, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "data" / "ccflare.db", isolation_level=None)) as connection:
+        connection.execute("DROP TRIGGER audit_log_keep")
+        connection.execute("UPDATE audit_log SET actor = 'nobody' WHERE id = 1")
+    assert level(run(code=1), "database.audit") is Level.FAIL
+
+
+def test_values_in_clear(run: Run, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "data" / "ccflare.db", isolation_level=None)) as connection:
+        connection.execute("UPDATE accounts SET access_token = 'sk-ant-oat01-in-clear'")
+    found = run(code=1)
+    assert level(found, "keys.sealed") is Level.FAIL
+    assert level(found, "accounts.token") is Level.FAIL
+
+
+def test_keys_that_are_old() -> None:
+    assert judgements.key_age(400 * DAY, is_old=False).level is Level.WARN
+    assert judgements.key_age(DAY, is_old=True).level is Level.WARN
+    assert judgements.key_age(DAY, is_old=False).level is Level.OK
+
+
+def test_accounts_that_cannot_be_used(run: Run, history: History) -> None:
+    history.account("max-2", access_token="token-of-max-1")
+    history.account("max-3", needs_login=True)
+    history.account("max-4", expires_at=NOON - 1)
+    history.account("max-5", login_expires_at=NOON + DAY, refresh_token="r")
+    found = run(code=1)
+    assert [r.found.partition(":")[0] for r in found["accounts.token"] if r.level is Level.FAIL] == ["max-3", "max-4"]
+    assert level(found, "accounts.duplicate") is Level.FAIL
+    assert [r.found.partition(":")[0] for r in found["accounts.login"]] == ["max-3", "max-5"]
+    assert judgements.worst(judgements.accounts([], NOON)) is Level.WARN
+
+
+def test_an_expired_token_that_is_renewed_by_itself_is_no_trouble() -> None:
+    account = Account("id", "max", Kind.OAUTH, access_token="a", expires_at=NOON - 1)
+    assert judgements.worst(judgements.accounts([account], NOON)) is Level.FAIL
+    assert judgements.worst(judgements.accounts([replace(account, refresh_token="r")], NOON)) is Level.OK
+
+
+@pytest.mark.parametrize(
+    ("door", "address", "keys"),
+    [
+        (Door("127.0.0.1", False, False, 0), Level.OK, Level.WARN),
+        (Door("::1", False, False, 2), Level.OK, Level.OK),
+        (Door("0.0.0.0", False, True, 2), Level.FAIL, Level.OK),
+        (Door("0.0.0.0", True, True, 2), Level.OK, Level.OK),
+        (Door("0.0.0.0", True, False, 2), Level.FAIL, Level.OK),
+        (Door("proxy.example", True, True, 0), Level.FAIL, Level.WARN),
+    ],
+)
+def test_who_can_reach_the_proxy(door: Door, address: Level, keys: Level) -> None:
+    assert [r.level for r in judgements.door(door)] == [address, keys]
+
+
+def test_a_client_key_that_nobody_uses(run: Run) -> None:
+    assert level(run("--only", "access"), "access.review") is Level.OK
+    assert level(run("--only", "access", now=NOON + 91 * DAY), "access.review") is Level.WARN
+
+
+def test_an_administrator_without_a_second_factor(run: Run, history: History) -> None:
+    remote = "ccflare_allow_remote: true"
+    assert level(run("--only", "access", options=remote), "access.mfa") is Level.OK
+    history.store.clients.add(new_key("me", NOON, role=Role.ADMIN))
+    assert level(run("--only", "access", options=remote), "access.mfa") is Level.WARN
+    secret = history.store.factors.enable()
+    assert level(run("--only", "access", options=remote), "access.mfa") is Level.WARN
+    assert history.store.factors.confirm(code_at(secret.seed, step_at(NOON)))
+    assert level(run("--only", "access", options=remote), "access.mfa") is Level.OK
+
+
+def test_unusual_activity() -> None:
+    events = Counter({("auth.denied", "denied"): 10, ("token.refresh", "failed"): 3, ("config.change", "ok"): 20})
+    day = Activity(30, 10, ("127.0.0.1", "10.0.0.7"), events)
+    assert [r.level for r in judgements.activity(day, is_remote=False)] == [Level.WARN] * 5
+    quiet = Activity(30, 1, ("127.0.0.1", "10.0.0.7"), Counter())
+    assert [r.level for r in judgements.activity(quiet, is_remote=True)] == [Level.OK] * 5
+
+
+def test_activity_is_read_from_the_record(run: Run, history: History) -> None:
+    for number in range(20):
+        history.exchange(NOON - number, outcome="refused", client="10.0.0.7")
+    found = run("--only", "activity")
+    assert level(found, "activity.failures") is Level.WARN
+    assert level(found, "activity.addresses") is Level.WARN
+
+
+def test_a_clock_that_is_wrong(run: Run, history: History) -> None:
+    assert [judgements.clock(skew).level for skew in (None, 1, -30, 500)] == [
+        Level.OK,
+        Level.OK,
+        Level.WARN,
+        Level.FAIL,
+    ]
+    history.exchange(NOON + 3600)
+    assert level(run(code=1), "host.clock") is Level.FAIL
+
+
+def test_a_server_without_verified_tls() -> None:
+    from ccflare_cli.doctor.store_checks import _server
+
+    assert _server(Server("postgresql://c@db.example/c?sslmode=require")).level is Level.FAIL
+    assert _server(Server("postgresql://c@db.example/c")).level is Level.OK
+    assert _server(Server("postgresql://c@127.0.0.1/c?sslmode=disable")).level is Level.OK
+
+
+def test_both_kinds_of_database_can_be_looked_at(location: Location, tmp_path: Path) -> None:
+    with History(location) as history:
+        history.account("max-1")
+        history.exchange(NOON - 60)
+    desk = Desk(environ={"ccflare_ENCRYPTION_KEY": HEX_KEY, "XDG_DATA_HOME": str(tmp_path)}, now=NOON)
+    areas = ("database", "keys", "accounts", "access", "activity", "proxy")
+    argv = [argument for area in areas for argument in ("--only", area)]
+    assert main([*argv, "--database", str(location), "--format", "json"], desk.console()) == 0, desk.said
+    assert [row for row in json.loads(desk.said) if row["check"] == "database.reads"] == []
+
+
+def test_the_running_proxy(start_proxy: StartProxy, upstream: FakeUpstream) -> None:
+    proxy = start_proxy(upstream, accounts={"max-1": "sk-ant-oat01-one"})
+    found = examined(proxy)
+    assert {check for check in found if check.startswith("proxy.")} == {
+        *("proxy.core", "proxy.health", "proxy.cors", "proxy.origin", "proxy.host", "proxy.changes"),
+        *("proxy.headers", "proxy.errors", "proxy.endpoints"),
+    }
+    proxy.run_script("keys.py", "client", "add", "me")
+    eventually(lambda: set(examined(proxy)), lambda checks: "proxy.keys" in checks)
+    assert upstream.requests == []  # none of what it tries gets anywhere
+
+
+def examined(proxy: Proxy) -> Found:
+    """What the script finds in a proxy from outside."""
+    found: Found = defaultdict(list)
+    for row in json.loads(proxy.run_script("doctor.py", "--only", "proxy", "--format", "json")):
+        assert row["level"] == "ok", row
+        found[row["check"]].append(Result(**row))
+    return found
+
+
+def test_online_it_names_the_upstreams_keys(tls_upstream: FakeUpstream, run: Run, tmp_path: Path) -> None:
+    where = f"ccflare_upstream: {tls_upstream.url}\nccflare_token_url: {tls_upstream.url}/v1/oauth/token\n"
+    where += f"ccflare_create_key_url: {tls_upstream.url}/key\n"
+    found = run("--online", "--only", "upstream", options=where, code=1)
+    assert "not trusted" in found["upstream.tls"][0].found
+
+    trusting = f"{where}ssl_verify_upstream_trusted_ca: {tls_upstream.ca_file}\n"
+    (pins,) = run("--online", "--only", "upstream", options=trusting)["upstream.pins"]
+    assert "sha256/" in pins.found
+    pinned = f"{trusting}ccflare_upstream_pins: {urlsplit(tls_upstream.url).hostname}=sha256/{'A' * 43}=\n"
+    assert level(run("--online", "--only", "upstream", options=pinned, code=1), "upstream.pins") is Level.FAIL

@@ -1,0 +1,234 @@
+"""The views of `stats.py` beyond the first ones: that they answer, and that they agree with each other."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ccflare_cli.periods import span
+from ccflare_cli.stats.main import main
+from ccflare_core.config.location import Location
+from desk import Desk
+from history import NOON, History, at_local
+
+
+@pytest.fixture
+def past(location: Location) -> Iterator[History]:
+    with History(location) as history:
+        history.account("max-1")
+        history.account("max-2")
+        yield history
+
+
+def ask(past: History, *words: str) -> str:
+    desk = Desk()
+    code = main(["--database", str(getattr(past.location, "text", past.location)), *words], desk.console())
+    assert (code, desk.complained) == (0, "")
+    return desk.said
+
+
+def ask_json(past: History, *words: str) -> Any:
+    return json.loads(ask(past, *words, "--format", "json"))
+
+
+def a_week(past: History) -> None:
+    """Requests of two projects and two clients over some days, with everything that can happen to them."""
+    for number in range(40):
+        outcome = ("ok", "ok", "ok", "upstream_error", "refused")[number % 5]
+        used: dict[str, Any] = {"input_tokens": 100 + number, "output_tokens": 9, "cost_usd": 0.25}
+        used |= {"cache_read_input_tokens": 900, "cache_creation_input_tokens": 50}
+        past.exchange(
+            NOON - number * 4000,
+            f"max-{1 + number % 2}",
+            session=f"session-{number % 3}",
+            model=("claude-opus-4-8", "claude-haiku-4-5")[number % 4 == 0],
+            key=("laptop", None)[number % 3 == 0],
+            outcome=outcome,
+            project=("shop", "blog", None)[number % 3],
+            agent="reviewer" if number % 4 == 0 else None,
+            failover_attempts=number % 2,
+            **(used if outcome == "ok" else {}),
+        )
+
+
+SUMMED = ("requests", "input_tokens", "cache_read_tokens", "cache_creation_tokens", "output_tokens", "cost_usd")
+
+
+def sums(rows: list[dict[str, Any]], names: tuple[str, ...] = SUMMED) -> dict[str, Any]:
+    return {name: round(sum(row[name] for row in rows), 6) for name in names}
+
+
+@pytest.mark.parametrize("is_added_up", [False, True])
+@pytest.mark.parametrize("since", ["24h", "3h", "all"])
+def test_every_view_adds_up_to_the_summary(past: History, since: str, is_added_up: bool) -> None:
+    a_week(past)
+    if is_added_up:
+        past.add_up()
+
+    total = ask_json(past, "--since", since)["total"]
+
+    for view in ("models", "sessions", "projects", "agents", "clients", "timeline"):
+        assert sums(ask_json(past, view, "--since", since)) == {name: total[name] for name in SUMMED}, view
+    accounts = ask_json(past, "accounts", "--since", since)["by_account"]
+    assert sums(accounts) == {name: total[name] for name in SUMMED}
+    cache = ask_json(past, "cache", "--since", since)
+    assert sums(cache["cache_by_account"], SUMMED[:4]) == {name: total[name] for name in SUMMED[:4]}
+    assert cache["cache"]["cache_hit_rate"] == total["cache_hit_rate"]
+
+
+class TestSplits:
+    def test_projects_agents_and_clients(self, past: History) -> None:
+        past.exchange(NOON, project="shop", agent="reviewer", key="laptop")
+        past.exchange(NOON, project="shop")
+
+        assert [(row["project"], row["requests"]) for row in ask_json(past, "projects")] == [("shop", 2)]
+        assert {row["agent"]: row["requests"] for row in ask_json(past, "agents")} == {None: 1, "reviewer": 1}
+        assert {row["client"]: row["requests"] for row in ask_json(past, "clients")} == {None: 1, "laptop (removed)": 1}
+
+    def test_projects_by_day(self, past: History) -> None:
+        past.exchange(NOON, project="shop")
+        past.exchange(at_local(23, 15), project="shop")
+
+        rows = ask_json(past, "projects", "--by", "day")
+
+        assert [(row["project"], row["day"]) for row in rows] == [("shop", "2026-11-23"), ("shop", "2026-11-24")]
+
+
+class TestCache:
+    def moved(self, past: History) -> None:
+        used: dict[str, Any] = {"input_tokens": 10, "output_tokens": 5}
+        past.exchange(NOON - 90, "max-1", cache_creation_input_tokens=100_000, **used)
+        past.exchange(NOON - 60, "max-2", cache_creation_input_tokens=100_000, **used)
+        past.exchange(NOON - 30, "max-2", cache_read_input_tokens=100_000, **used)
+
+    def test_tells_what_a_move_cost_and_how_it_is_found(self, past: History) -> None:
+        self.moved(past)
+
+        lines = ask(past, "cache").splitlines()
+
+        assert lines[6:9] == ["Switches   1", "Re-billed  100k", "Cost       $0.5750"]
+        assert lines[-1].startswith("Re-billed: written again because")
+
+    def test_by_session_the_dearest_come_first(self, past: History) -> None:
+        for _ in range(5):
+            past.exchange(NOON, session="calm", output_tokens=1)
+        self.moved(past)
+
+        rows = ask_json(past, "cache", "--by", "session")["cache_by_session"]
+
+        assert [(row["session"], row["switches"], row["rebilled_usd"]) for row in rows] == [
+            ("session-1", 1, 0.575),
+            ("calm", 0, 0.0),
+        ]
+
+
+class TestWindows:
+    def test_tells_when_a_limit_will_be_reached(self, past: History) -> None:
+        for minutes, used in ((60, 0.2), (40, 0.4), (20, 0.6), (0, 0.8)):
+            past.window("max-1", "5h", used, at_local(24, 13), at=NOON - 60 * minutes)
+        past.window("max-2", "7d", 0.3, NOON + 86_400, at=NOON - 60)
+
+        lines = ask(past, "windows").splitlines()
+
+        assert lines[0] == "Limits by the hour, last 24 h"
+        assert lines[3].split()[:4] == ["max-1", "5h", "80", "%"]
+        assert lines[3].endswith("reaches 100 % at 12:20, resets 13:00")
+        assert lines[4].endswith("too few readings, resets Wed 12:00")
+
+    def test_its_history_is_the_highest_of_each_hour(self, past: History) -> None:
+        for at, used in ((at_local(24, 9, 10), 0.5), (at_local(24, 9, 50), 0.7), (at_local(24, 11, 5), 0.1)):
+            past.window("max-1", "5h", used, NOON + 3600, at=at)
+
+        (row,) = ask_json(past, "windows")
+
+        assert row["history"] == [{"at": "2026-11-24 09:00", "peak": 0.7}, {"at": "2026-11-24 11:00", "peak": 0.1}]
+        assert (row["forecast"], row["full_at"]) == ("unknown", None)
+
+
+class TestTimeline:
+    def test_has_also_the_hours_without_a_request(self, past: History) -> None:
+        past.exchange(at_local(24, 9, 30), failover_attempts=2)
+        past.exchange(at_local(24, 11, 30), outcome="upstream_error")
+
+        rows = ask_json(past, "timeline")
+
+        assert [(row["hour"][-5:], row["requests"], row["failovers"], row["errors"]) for row in rows] == [
+            ("09:00", 1, 2, 0),
+            ("10:00", 0, 0, 0),
+            ("11:00", 1, 0, 1),
+            ("12:00", 0, 0, 0),
+        ]
+        assert "████" in ask(past, "timeline")
+
+    def test_goes_by_day_where_it_is_long(self, past: History) -> None:
+        past.exchange(at_local(20, 9))
+
+        assert ask_json(past, "timeline", "--since", "all")[0]["day"] == "2026-11-20"
+
+
+class TestCompare:
+    def test_shows_both_periods_and_the_change(self, past: History) -> None:
+        for at in (NOON - 9 * 86_400, NOON - 8 * 86_400):
+            past.exchange(at, output_tokens=10, cost_usd=1.0)
+        for number in range(3):
+            past.exchange(NOON - number, output_tokens=10, cost_usd=1.0, outcome="upstream_error" if number else "ok")
+
+        rows = {row["measure"]: row for row in ask_json(past, "compare", "--since", "7d")}
+
+        assert (rows["requests"]["before"], rows["requests"]["after"], rows["requests"]["change"]) == (2, 3, 0.5)
+        assert rows["errors"]["change"] is None
+        assert ask(past, "compare", "--since", "7d").splitlines()[3].split() == ["Requests", "2", "3", "+50.0", "%"]
+
+    def test_of_a_past_week(self, past: History) -> None:
+        past.exchange(at_local(3, 9))
+        past.exchange(at_local(10, 9))
+
+        words = ("compare", "--since", "2026-11-08", "--until", "2026-11-15")
+
+        assert ask(past, *words).startswith("2026-11-08 00:00 – 2026-11-15 00:00, compared with 2026-11-01 00:00")
+        assert [ask_json(past, *words)[0][name] for name in ("before", "after")] == [1, 1]
+
+    def test_as_csv(self, past: History) -> None:
+        past.exchange(NOON)
+
+        rows = [*csv.DictReader(io.StringIO(ask(past, "compare", "--format", "csv")))]
+
+        assert rows[0] == {"measure": "requests", "before": "0", "after": "1", "change": ""}
+
+
+def test_until_ends_the_period(past: History) -> None:
+    past.exchange(at_local(23, 15))
+    past.exchange(NOON)
+
+    assert ask_json(past, "--since", "7d", "--until", "2026-11-24")["total"]["requests"] == 1
+    assert "All requests, last 7 d until 2026-11-24" in ask(past, "--since", "7d", "--until", "2026-11-24")
+
+
+def test_an_empty_period_is_refused(past: History) -> None:
+    desk = Desk()
+
+    code = main(["--database", str(past.location), "--since", "1h", "--until", "2h"], desk.console())
+
+    assert (code, desk.complained) == (1, "The period is empty: --until must lie after --since.\n")
+
+
+def test_periods_have_words() -> None:
+    assert span("7d").words(span("24h")) == "last 7 d until 24 h ago"
+    assert span("2026-11-01").words() == "since 2026-11-01"
+
+
+def test_a_plot_without_matplotlib_says_what_is_missing(
+    past: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    past.exchange(NOON)
+    desk, file = Desk(), tmp_path / "x.svg"
+
+    code = main(["--database", str(past.location), "timeline", "--plot", str(file)], desk.console())
+
+    assert (code, desk.complained) == (1, "A plot needs matplotlib: run `pip install '.[plot]'`.\n")
+    assert not file.exists()

@@ -1,0 +1,236 @@
+"""Addresses: what they are however they are written, who may connect, and whose a forwarded request is."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ccflare_core.clients.access import THIS_MACHINE, Access, Address, Caller, Network, Networks, are_networks, read_hop
+
+PROXY = "10.0.0.9"
+BEHIND_PROXY = Access(Networks.parse("0.0.0.0/0 ::/0"), trusted=Networks.parse("10.0.0.0/24"))
+
+
+def forwarded(*values: str, name: str = "X-Forwarded-For", peer: str = PROXY) -> Caller:
+    return BEHIND_PROXY.caller(peer, [(name.encode(), value.encode()) for value in values])
+
+
+def is_in(address: str, networks: str) -> bool:
+    return Networks.parse(networks).have(Address.parse(address))
+
+
+# -- addresses and networks
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("10.9.8.7", "10.9.8.7"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("::FFFF:0a00:1", "10.0.0.1"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+        ("0:0:0:0:0:0:0:1", "::1"),
+    ],
+)
+def test_an_address_is_what_it_is_however_it_is_written(text: str, address: str) -> None:
+    assert str(Address.parse(text)) == address
+
+
+@pytest.mark.parametrize(
+    "text", ["", "10.1", "010.0.0.1", "0x7f.1", "localhost", "10.0.0.1%eth0", "fe80::1%", "1::2::3"]
+)
+def test_what_is_no_address_is_none(text: str) -> None:
+    assert Address.parse(text) is None
+
+
+@pytest.mark.parametrize(
+    ("address", "networks", "expected"),
+    [
+        ("10.9.8.7", "10.0.0.0/8", True),
+        ("11.0.0.1", "10.0.0.0/8", False),
+        ("100.64.1.1", "10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16", False),
+        ("100.64.1.1", "100.64.0.0/10", True),
+        ("::ffff:10.0.0.1", "10.0.0.0/8", True),
+        ("10.0.0.1", "::ffff:10.0.0.0/104", True),
+        ("fe80::1%eth0", "fe80::/10", True),
+        ("fe80::1%eth0", "fe80::%eth0/64", True),
+        ("fe80::1%eth1", "fe80::%eth0/64", False),
+        ("fe80::1", "fe80::%eth0/64", False),
+        ("10.0.0.1", "::/0", False),
+        ("10.0.0.1", "", False),
+    ],
+)
+def test_which_network_has_an_address(address: str, networks: str, expected: bool) -> None:
+    assert is_in(address, networks) is expected
+
+
+@pytest.mark.parametrize(
+    "text", ["10.0.0.1/8", "10.0.0.0/33", "10.0.0.0/", "eth0", "10.0.0.0/8;::1", "10.0.0.1%x", "::%/64"]
+)
+def test_a_network_that_is_none_is_named(text: str) -> None:
+    assert not are_networks(f"127.0.0.1, {text}")
+    with pytest.raises(ValueError, match=r"has|is no address"):
+        Network.parse(text)
+
+
+@pytest.mark.parametrize("text", ["10.0.0.0/8", "fe80::%eth0/64", "::1/128", "1.2.3.4/32"])
+def test_a_network_reads_as_it_is_written(text: str) -> None:
+    assert str(Network.parse(text)) == text
+
+
+# -- who may connect
+
+
+@pytest.mark.parametrize("peer", ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"])
+def test_this_machine_may(peer: str) -> None:
+    assert Access(THIS_MACHINE).admits(peer)
+
+
+@pytest.mark.parametrize("peer", ["10.9.8.7", "100.64.1.1", "::ffff:10.0.0.1", "fe80::1%eth0", "", "nonsense"])
+@pytest.mark.parametrize("access", [Access(THIS_MACHINE), Access(Networks(), everybody=False)])
+def test_others_may_not(peer: str, access: Access) -> None:
+    assert not access.admits(peer)
+
+
+def test_a_block_wins() -> None:
+    access = Access(Networks.parse("10.0.0.0/8"), blocked=Networks.parse("10.9.0.0/16"))
+
+    assert access.admits("10.1.2.3")
+    assert not access.admits("10.9.8.7")
+    assert not access.admits("::ffff:10.9.8.7")
+    assert not Access(Networks(), blocked=Networks.parse("10.9.8.7"), everybody=True).admits("10.9.8.7")
+
+
+def test_a_trusted_proxy_may_connect_but_asks_for_nobody_by_itself() -> None:
+    access = Access(Networks.parse("192.0.2.0/24"), trusted=Networks.parse(PROXY))
+
+    assert access.admits(PROXY)
+    assert not access.serves(access.caller(PROXY, []))
+    assert access.serves(access.caller(PROXY, [(b"x-forwarded-for", b"192.0.2.7")]))
+    assert not access.serves(access.caller(PROXY, [(b"x-forwarded-for", b"198.51.100.7")]))
+
+
+# -- whose a request is
+
+
+@pytest.mark.parametrize(
+    ("value", "client"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("192.0.2.1:4711", "192.0.2.1"),
+        ("[2001:db8::1]:443", "2001:db8::1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("127.0.0.1, 192.0.2.1", "192.0.2.1"),  # what stands left, the client wrote
+        ("192.0.2.1, 10.0.0.3, 10.0.0.4", "192.0.2.1"),  # three of our proxies, one behind the other
+        ("<script>, 192.0.2.1", "192.0.2.1"),
+        ("10.0.0.3", "10.0.0.3"),  # the proxy's own monitoring
+    ],
+)
+def test_the_rightmost_address_that_is_no_trusted_proxy_is_the_client(value: str, client: str) -> None:
+    assert forwarded(value).text == client
+
+
+@pytest.mark.parametrize(
+    "value", ["", ",", "unknown", "192.0.2.1, _hidden", "192.0.2.1,", "300.1.1.1", "1.2.3.4:x", "[::1"]
+)
+def test_what_cannot_be_read_leaves_the_sockets_address(value: str) -> None:
+    assert forwarded(value) == Caller(Address.parse(PROXY), PROXY, is_local=False)
+
+
+def test_several_fields_are_one_list() -> None:
+    assert forwarded("127.0.0.1", "192.0.2.1").text == "192.0.2.1"
+
+
+@pytest.mark.parametrize(
+    ("value", "client"),
+    [
+        ("for=192.0.2.1", "192.0.2.1"),
+        ('For="[2001:db8::1]:80";proto=https;by=10.0.0.3', "2001:db8::1"),
+        ("for=127.0.0.1, proto=http; for=192.0.2.1", "192.0.2.1"),
+        ('for="127.0.0.1, for=192.0.2.1', "192.0.2.1"),
+        ("for=unknown", PROXY),
+        ("by=192.0.2.1", PROXY),
+        ("for=192.0.2.1;for=127.0.0.1", PROXY),
+    ],
+)
+def test_forwarded_is_read_too(value: str, client: str) -> None:
+    assert forwarded(value, name="Forwarded").text == client
+
+
+def test_nobody_is_believed_who_is_not_on_the_list() -> None:
+    caller = forwarded("127.0.0.1", peer="198.51.100.9")
+
+    assert caller == Caller(Address.parse("198.51.100.9"), "198.51.100.9", is_local=False)
+
+
+@pytest.mark.parametrize(
+    ("peer", "value", "client", "is_local"),
+    [
+        (PROXY, "127.0.0.1", PROXY, False),
+        (PROXY, "::1", PROXY, False),
+        (PROXY, "::ffff:127.0.0.1", PROXY, False),
+        (PROXY, "127.8.8.8", PROXY, False),
+        (PROXY, "192.0.2.1, 127.0.0.1", PROXY, False),  # its 127.0.0.1 is not the one on our list
+        (PROXY, "127.0.0.1, 10.0.0.3", "10.0.0.3", False),
+        (PROXY, "10.0.0.3, 127.0.0.1", PROXY, False),
+        ("127.0.0.1", "127.0.0.1, 10.0.0.3", "10.0.0.3", False),  # ours is only the last of them
+        ("127.0.0.1", "127.8.8.8", "127.8.8.8", True),
+        ("::1", "127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "127.8.8.8, 127.0.0.1", "127.8.8.8", True),
+        ("127.0.0.1", "192.0.2.1", "192.0.2.1", False),
+    ],
+)
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "Forwarded"])
+def test_loopback_is_the_machine_of_whoever_names_it(
+    name: str, peer: str, value: str, client: str, is_local: bool
+) -> None:
+    access = Access(Networks.parse("0.0.0.0/0"), trusted=Networks.parse("10.0.0.0/24 127.0.0.1 ::1"))
+    written = [f"[{hop}]:1" if ":" in hop else hop for hop in value.split(", ")]
+    hops = written if name == "X-Forwarded-For" else [f'for="{hop}"' for hop in written]
+
+    caller = access.caller(peer, [(name.encode(), ", ".join(hops).encode())])
+
+    assert (caller.text, caller.is_local) == (client, is_local)
+
+
+addresses = st.sampled_from(["127.0.0.1", "::1", "127.8.8.8", "10.0.0.3", "192.0.2.1", "::ffff:127.0.0.1", "unknown"])
+
+
+@given(st.lists(addresses, max_size=5), st.sampled_from([PROXY, "::ffff:10.0.0.9"]))
+def test_nobody_behind_another_machine_is_local(hops: list[str], peer: str) -> None:
+    access = Access(Networks.parse("0.0.0.0/0 ::/0"), trusted=Networks.parse("10.0.0.0/24 127.0.0.0/8 ::1"))
+
+    caller = access.caller(peer, [(b"x-forwarded-for", ", ".join(hops).encode())])
+
+    assert not caller.is_local
+    assert not THIS_MACHINE.have(caller.address)
+
+
+def test_two_headers_that_disagree_are_refused() -> None:
+    def both(forwarded: bytes) -> Caller:
+        return BEHIND_PROXY.caller(PROXY, [(b"X-Forwarded-For", b"192.0.2.1"), (b"Forwarded", forwarded)])
+
+    assert both(b"for=192.0.2.1").text == "192.0.2.1"
+    with pytest.raises(ValueError, match="name different clients"):
+        both(b"for=127.0.0.1")
+
+
+@pytest.mark.parametrize("sign", [b"X-Forwarded-For", b"Forwarded", b"Via", b"X-Real-IP", b"X-Forwarded-Proto"])
+def test_who_came_through_something_unknown_is_not_of_this_machine(sign: bytes) -> None:
+    access = Access(THIS_MACHINE)
+
+    assert access.caller("127.0.0.1", [(b"host", b"x")]).is_local
+    assert not access.caller("127.0.0.1", [(sign, b"127.0.0.1")]).is_local
+    assert access.serves(access.caller("127.0.0.1", [(sign, b"127.0.0.1")]))
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_no_header_makes_a_stranger_local(xff: str, forwarded: str) -> None:
+    headers = [(b"x-forwarded-for", xff.encode()), (b"forwarded", forwarded.encode())]
+
+    assert Access(THIS_MACHINE).caller("198.51.100.9", headers).text == "198.51.100.9"
+
+
+@given(st.text(alphabet="0123456789abcdef.:[]%, ", max_size=40))
+def test_no_hop_raises(text: str) -> None:
+    read_hop(text)

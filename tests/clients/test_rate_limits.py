@@ -1,0 +1,219 @@
+"""How much a client may ask for: buckets, what is open at once, and budgets of days and months."""
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ccflare_core.clients.access import Address
+from ccflare_core.clients.rate_limits import Allowances, Buckets, Use, month_start
+from exchange_kit import Clock
+
+NOON = datetime(2027, 1, 15, 12, tzinfo=UTC).timestamp()
+TODAY = date(2027, 1, 15)
+
+
+@dataclass(frozen=True)
+class Key:
+    id: str = "k1"
+    name: str = "laptop"
+    requests_per_minute: int | None = None
+    concurrency: int | None = None
+    tokens_per_day: int | None = None
+    dollars_per_day: Decimal | None = None
+    dollars_per_month: Decimal | None = None
+
+
+class Desk:
+    """Allowances on a clock of ours, at noon."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.clock.wall = NOON
+        self.warnings: list[str] = []
+        self.allowances = Allowances(lambda: self.clock.mono, lambda: self.clock.wall, self.warnings.append)
+
+    def ask(self, key: Key) -> tuple[str, int] | None:
+        denial = self.allowances.admit_key(key)
+        return (denial.message, denial.retry_after) if denial else None
+
+    def use(self, key: Key, tokens: int, dollars: str | None) -> None:
+        """A whole exchange with this key."""
+        assert self.ask(key) is None
+        self.allowances.ended(key, self.clock.wall, tokens, None if dollars is None else Decimal(dollars))
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+# -- requests a minute
+
+
+def test_the_first_one_too_many_waits_for_the_bucket_to_refill(desk: Desk) -> None:
+    key = Key(requests_per_minute=3)
+
+    assert [desk.ask(key) for _ in range(3)] == [None] * 3
+    assert desk.ask(key) == ("The client key laptop may ask 3 times a minute.", 20)
+    desk.clock.pass_(20)
+    assert desk.ask(key) is None
+    assert desk.ask(key) is not None
+
+
+def test_each_key_and_each_address_has_its_own_bucket(desk: Desk) -> None:
+    key, other = Key(requests_per_minute=1), Key("k2", "desktop", requests_per_minute=1)
+    desk.ask(key)
+
+    assert desk.ask(other) is None
+    assert desk.allowances.admit_address(Address.parse("10.0.0.1"), 1) is None
+    assert desk.allowances.admit_address(Address.parse("10.0.0.2"), 1) is None
+    assert desk.allowances.admit_address(Address.parse("::ffff:10.0.0.1"), 1) is not None
+
+
+def test_addresses_of_one_64_are_one_source_and_0_is_no_limit(desk: Desk) -> None:
+    assert desk.allowances.admit_address(Address.parse("2001:db8::1"), 1) is None
+    assert desk.allowances.admit_address(Address.parse("2001:db8::2"), 1) is not None
+    assert desk.allowances.admit_address(Address.parse("2001:db8:0:1::1"), 1) is None
+    assert desk.allowances.admit_address(Address.parse("2001:db8::2"), 0) is None
+
+
+def test_no_number_of_sources_fills_the_memory() -> None:
+    buckets = Buckets(lambda: 0.0, most=10)
+    for number in range(100):
+        buckets.take(str(number), 1)
+
+    assert len(buckets) == 10
+    assert buckets.take("99", 1) > 0
+
+
+@given(st.lists(st.floats(0, 30), max_size=200), st.integers(1, 100))
+def test_never_more_than_twice_as_many_in_any_minute(pauses: list[float], per_minute: int) -> None:
+    clock = Clock()
+    buckets = Buckets(lambda: clock.mono)
+    taken = []
+    for pause in pauses:
+        clock.pass_(pause)
+        if buckets.take("x", per_minute) == 0:
+            taken.append(clock.mono)
+
+    for start in taken:
+        assert sum(start <= at < start + 60 for at in taken) <= 2 * per_minute
+
+
+# -- at once
+
+
+def test_so_many_at_once_and_one_more_when_one_has_ended(desk: Desk) -> None:
+    key = Key(concurrency=2)
+    desk.ask(key)
+    desk.ask(key)
+
+    assert desk.ask(key) == ("The client key laptop has 2 requests open, which is all it may.", 1)
+    desk.allowances.ended(key, NOON, 0, None)
+    assert desk.ask(key) is None
+
+
+def test_who_is_turned_away_takes_nothing(desk: Desk) -> None:
+    key = Key(concurrency=1, requests_per_minute=2)
+    desk.ask(key)
+    for _ in range(5):
+        desk.ask(key)
+
+    desk.allowances.ended(key, NOON, None, None)
+    assert desk.ask(key) is None
+
+
+# -- budgets
+
+
+def test_a_days_tokens_end_at_midnight_utc(desk: Desk) -> None:
+    key = Key(tokens_per_day=1000)
+    desk.use(key, 999, "0.1")
+    desk.use(key, 1, "0.1")
+
+    assert desk.ask(key) == ("The client key laptop has used its 1000 tokens of today.", 12 * 3600)
+    desk.clock.pass_(12 * 3600 - 1)
+    assert desk.ask(key) is not None
+    desk.clock.pass_(1)
+    assert desk.ask(key) is None
+
+
+def test_dollars_of_a_day_and_of_a_month(desk: Desk) -> None:
+    key = Key(dollars_per_day=Decimal("0.30"), dollars_per_month=Decimal("0.50"))
+    for _ in range(3):
+        desk.use(key, 10, "0.10")
+
+    assert desk.ask(key) == ("The client key laptop has used its $0.30 of today.", 12 * 3600)
+    desk.clock.pass_(24 * 3600)
+    desk.use(key, 10, "0.20")
+    left = round(15.5 * 24 * 3600)
+    assert desk.ask(key) == ("The client key laptop has used its $0.50 of this month.", left)
+    desk.clock.pass_(left)
+    assert desk.ask(key) is None
+
+
+def test_a_budget_that_is_used_up_is_nothing_to_wait_for(desk: Desk) -> None:
+    key = Key(tokens_per_day=1, requests_per_minute=1)
+    desk.use(key, 1, "0.1")
+    denial = desk.allowances.admit_key(key)
+    assert denial is not None
+    assert denial.is_final
+
+
+def test_an_exchange_belongs_to_the_day_on_which_it_began(desk: Desk) -> None:
+    key = Key(tokens_per_day=100)
+    assert desk.ask(key) is None
+    desk.clock.pass_(13 * 3600)
+    desk.allowances.ended(key, NOON, 500, Decimal(1))
+
+    assert desk.ask(key) is None
+    assert desk.allowances.used(key.id, TODAY)[0].tokens == 500
+
+
+def test_what_the_record_knows_counts_once(desk: Desk) -> None:
+    key = Key(tokens_per_day=100)
+    record = [Use(key.id, TODAY, 60, Decimal("0.5"), 0), Use(key.id, date(2027, 1, 1), 999, Decimal(1), 2)]
+    desk.allowances.restore(record)
+    desk.allowances.restore(record)
+    desk.use(key, 39, "0.1")
+
+    day, month = desk.allowances.used(key.id, TODAY)
+    assert (day.tokens, day.dollars, month.dollars, month.unpriced) == (99, Decimal("0.6"), Decimal("1.6"), 2)
+    assert desk.ask(key) is None
+
+
+def test_a_price_that_nobody_knows_is_said_and_not_taken_for_nothing(desk: Desk) -> None:
+    key = Key(dollars_per_month=Decimal(1))
+    desk.use(key, 500, None)
+    desk.use(key, 500, None)
+    desk.use(key, 500, "1.00")
+
+    assert len(desk.warnings) == 1
+    assert "ccflare_prices" in desk.warnings[0]
+    denial = desk.ask(key)
+    assert denial is not None
+    assert "(2 exchanges without a known price come on top)" in denial[0]
+
+
+def test_other_days_are_forgotten_after_a_month(desk: Desk) -> None:
+    key = Key()
+    for _ in range(80):
+        desk.use(key, 1, "1")
+        desk.clock.pass_(86_400)
+
+    assert len(desk.allowances._here[key.id]) <= 33
+
+
+@pytest.mark.parametrize(
+    ("now", "start"),
+    [
+        (datetime(2027, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)),
+        (datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC)),
+    ],
+)
+def test_a_month_begins_in_utc(now: datetime, start: datetime) -> None:
+    assert month_start(now.timestamp()) == start.timestamp()

@@ -1,0 +1,83 @@
+"""The tables: migrations lead to exactly what the models say, once, and never from a newer database."""
+
+from collections.abc import Iterator
+
+import peewee
+import pytest
+
+from ccflare_core.db.migrations import MIGRATIONS, Migration, migrate, pending
+from ccflare_core.db.models import TABLES, MigrationRow
+from ccflare_core.errors import StoreError
+
+LATER = (*MIGRATIONS, Migration("9999_later", ("ALTER TABLE accounts ADD COLUMN later TEXT",)))
+BROKEN = (*MIGRATIONS, Migration("9999_broken", ("CREATE TABLE half (id TEXT)", "CREATE TABEL half")))
+
+
+@pytest.fixture
+def database() -> Iterator[peewee.SqliteDatabase]:
+    database = peewee.SqliteDatabase(":memory:", lock_type="IMMEDIATE")
+    yield database
+    database.close()
+
+
+def shape(database: peewee.SqliteDatabase, table: str) -> dict[str, tuple[str, bool, bool]]:
+    """By column: SQLite's affinity, whether it may be NULL, whether it is in the primary key."""
+    columns = database.get_columns(table)
+    keys = set(database.get_primary_keys(table))
+    return {c.name: (affinity(c.data_type), c.null and c.name not in keys, c.name in keys) for c in columns}
+
+
+def affinity(data_type: str) -> str:
+    """How SQLite stores a column declared so (https://sqlite.org/datatype3.html, section 3.1)."""
+    rules = (("INT", "integer"), ("CHAR", "text"), ("TEXT", "text"), ("BLOB", "blob"), ("DOUB", "real"))
+    found = next((name for sign, name in rules if sign in data_type.upper()), "numeric")
+    return "integer" if data_type.upper().startswith("BOOL") else "real" if data_type == "REAL" else found
+
+
+@pytest.mark.parametrize("model", TABLES, ids=lambda model: model._meta.table_name)
+def test_migrations_make_what_the_models_say(model: type[peewee.Model], database: peewee.SqliteDatabase) -> None:
+    wanted = peewee.SqliteDatabase(":memory:")
+    peewee.SchemaManager(model, database=wanted).create_table()
+    migrate(database, 1)
+    table = model._meta.table_name
+    assert shape(database, table) == shape(wanted, table)
+    wanted.close()
+
+
+def test_there_is_no_table_without_a_model(database: peewee.SqliteDatabase) -> None:
+    migrate(database, 1)
+    assert set(database.get_tables()) == {model._meta.table_name for model in TABLES}
+
+
+def test_migrating_again_changes_nothing(database: peewee.SqliteDatabase) -> None:
+    migrate(database, 1)
+    migrate(database, 2)
+    applied = [row.applied_at for row in MigrationRow.select().bind(database)]
+    assert applied == [1] * len(MIGRATIONS)
+
+
+def test_a_new_step_is_taken_by_an_old_database(database: peewee.SqliteDatabase) -> None:
+    migrate(database, 1)
+    assert [step.name for step in pending(database, LATER)] == ["9999_later"]
+    migrate(database, 2, LATER)
+    assert "later" in shape(database, "accounts")
+    assert pending(database, LATER) == []
+
+
+def test_a_step_that_fails_leaves_no_trace(database: peewee.SqliteDatabase) -> None:
+    migrate(database, 1)
+    with pytest.raises(peewee.OperationalError):
+        migrate(database, 2, BROKEN)
+    assert "half" not in database.get_tables()
+    assert [step.name for step in pending(database, BROKEN)] == ["9999_broken"]
+
+
+def test_a_newer_database_is_refused(database: peewee.SqliteDatabase) -> None:
+    migrate(database, 1, LATER)
+    with pytest.raises(StoreError, match=r"newer ccflare.*9999_later"):
+        migrate(database, 2)
+
+
+def test_names_are_unique_and_in_order() -> None:
+    names = [migration.name for migration in MIGRATIONS]
+    assert names == sorted(set(names))

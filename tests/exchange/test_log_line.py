@@ -1,0 +1,184 @@
+"""The story of an exchange, word for word: in the log, and as the comment beside its flow."""
+
+import logging
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+
+import pytest
+
+from ccflare_core.accounts.account import Header
+from ccflare_core.accounts.pool import Cooldown
+from ccflare_core.anthropic.request import Facts
+from ccflare_core.exchange.log_line import comment, line, log_exchange, money, warn_of_cooldown
+from ccflare_core.exchange.steps import Outcome
+from exchange_kit import (
+    ASKED,
+    END,
+    EPOCH,
+    JSON,
+    OK,
+    START,
+    STREAM,
+    Bench,
+    Reply,
+    account,
+    cut,
+    deliver,
+    limited,
+    refusal,
+)
+
+ENCODED: tuple[Header, ...] = ((b"content-type", b"application/octet-stream"),)
+
+
+@pytest.fixture(autouse=True)
+def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The times in these stories are told in UTC, wherever the test runs."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "UTC")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+def test_a_good_answer() -> None:
+    exchange = Bench("a").serve(OK)
+
+    assert comment(exchange) == "max-a · opus-4-8 · 1,204 in / 312 out · $0.0129"
+    assert line(exchange) == "POST /v1/messages 200 ok · max-a · opus-4-8 · 1,204 in / 312 out · $0.0129 · 0 ms"
+
+
+def test_an_answer_that_was_moved() -> None:
+    bench = Bench("abc")
+
+    exchange = bench.serve(limited(22_800), refusal(401, "authentication_error"))
+
+    assert comment(exchange) == (
+        "max-c · opus-4-8 · 1,204 in / 312 out · $0.0129 · "
+        "moved from max-a (5h window spent until 14:20), moved from max-b (credential rejected)"
+    )
+
+
+def test_an_account_that_was_only_asked_twice_was_not_moved_from() -> None:
+    assert "moved" not in comment(Bench("a").serve(refusal(500), OK))
+
+
+def test_an_unknown_price_is_a_question_mark_and_never_nothing() -> None:
+    exchange = Bench("a").serve(Reply(body=OK.body.replace(b"claude-opus-4-8", b"other")))
+
+    assert comment(exchange) == "max-a · other · 1,204 in / 312 out · $?"
+
+
+def test_a_failure_says_what_upstream_said() -> None:
+    exchange = Bench("a").serve(refusal(404, "not_found_error"))
+
+    assert comment(exchange) == "max-a · opus-4-8 · upstream_error: not_found_error: Sorry."
+    assert line(exchange) == (
+        "POST /v1/messages 404 upstream_error · max-a · opus-4-8 · 0 ms · not_found_error: Sorry."
+    )
+
+
+def test_a_failure_without_words_is_named() -> None:
+    exchange = Bench("a").serve(Reply(404, JSON, b""))
+
+    assert comment(exchange) == "max-a · opus-4-8 · upstream_error"
+
+
+def test_a_cut_answer_tells_what_it_had_used() -> None:
+    bench = Bench("a")
+    exchange = bench.begin()
+    exchange.next_step()
+    bench.clock.pass_(1.2346)
+
+    deliver(exchange, Reply(200, STREAM, START), cut(Outcome.CLIENT_ABORT, "the client left"))
+
+    assert line(exchange) == (
+        "POST /v1/messages 200 client_abort · max-a · opus-4-8 · 25 in / 1 out · $0.0002 · 1,235 ms · the client left"
+    )
+
+
+def test_a_request_that_never_had_an_account() -> None:
+    bench = Bench("a", hold_seconds=0)
+    bench.pool.replace_accounts([account("a", paused=True)])
+
+    exchange = bench.serve()
+
+    told = "No account can serve this request (max-a: paused)."
+    assert comment(exchange) == f"no account · opus-4-8 · refused: {told}"
+    assert line(exchange) == f"POST /v1/messages 503 refused · no account · opus-4-8 · 0 ms · {told}"
+
+
+def test_a_request_that_passed() -> None:
+    exchange = Bench("").serve(Reply(200, STREAM, START + END))
+
+    assert comment(exchange) == "client's own credential · opus-4-8 · 25 in / 15 out · $0.0005"
+
+
+def test_a_request_of_which_nothing_is_known_yet() -> None:
+    exchange = Bench().exchanges.begin(ASKED)
+
+    assert comment(exchange) == "no account"
+    assert line(exchange) == "POST /v1/messages - None · no account · 0 ms"
+
+
+def test_an_answer_that_tells_no_tokens() -> None:
+    exchange = Bench("a").serve(Reply(200, ENCODED, b"file"), facts=Facts())
+
+    assert comment(exchange) == "max-a"
+
+
+@pytest.mark.parametrize(
+    ("cost", "text"),
+    [(None, "$?"), (Decimal("0"), "$0.0000"), (Decimal("0.01234"), "$0.0123"), (Decimal("1234.5"), "$1,234.5000")],
+)
+def test_money(cost: Decimal | None, text: str) -> None:
+    assert money(cost) == text
+
+
+@pytest.mark.parametrize(
+    ("family", "text"),
+    [
+        ("", "max-1 rests until 14:20: 5h window spent"),
+        ("opus", "max-1 rests for opus until 14:20: 5h window spent"),
+    ],
+)
+def test_a_cooldown_is_warned_of(caplog: pytest.LogCaptureFixture, family: str, text: str) -> None:
+    warn_of_cooldown("max-1", Cooldown("a", family, EPOCH + 22_800, "5h window spent", "window_spent", 1), EPOCH)
+
+    assert caplog.record_tuples == [("ccflare", logging.WARNING, text)]
+
+
+@pytest.mark.parametrize(
+    ("reply", "level"), [(OK, logging.INFO), (refusal(400), logging.WARNING), (Reply(0), logging.WARNING)]
+)
+def test_what_went_wrong_is_louder(caplog: pytest.LogCaptureFixture, reply: Reply, level: int) -> None:
+    exchange = Bench("a", retry_attempts=0).serve(reply)
+
+    log_exchange(exchange)
+
+    assert caplog.record_tuples == [("ccflare", level, line(exchange))]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "level"), [(Outcome.CLIENT_ABORT, logging.INFO), (Outcome.SHUTDOWN, logging.WARNING)]
+)
+def test_a_client_that_left_is_nobodys_mistake(caplog: pytest.LogCaptureFixture, outcome: Outcome, level: int) -> None:
+    exchange = Bench("a").begin()
+    exchange.finish(outcome)
+
+    log_exchange(exchange)
+
+    assert [record.levelno for record in caplog.records] == [level]
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_the_clients_own_business_is_only_for_debugging(caplog: pytest.LogCaptureFixture, shown: bool) -> None:
+    exchange = Bench().exchanges.begin(ASKED)
+    exchange.let_pass()
+    deliver(exchange, OK)
+    caplog.set_level(logging.DEBUG if shown else logging.INFO, "ccflare")
+
+    log_exchange(exchange)
+
+    assert [record.levelno for record in caplog.records] == ([logging.DEBUG] if shown else [])

@@ -1,0 +1,157 @@
+"""What mitmweb shows of a flow, and that its list stays short."""
+
+from collections.abc import Iterator
+
+import pytest
+from mitmproxy import http
+from mitmproxy.addons.view import View
+from mitmproxy.test import taddons, tflow
+
+from ccflare_core.exchange.exchange import Exchange
+from ccflare_core.exchange.log_line import comment
+from ccflare_core.exchange.steps import Outcome
+from ccflare_mitm.inspector import FAILED, FAILED_OVER, LIMITED, SHOWN_BYTES, Inspector, marker
+from exchange_kit import JSON, OK, OVERLOADED, STREAM, Bench, Reply, limited, refusal
+
+
+def finished_with(outcome: Outcome) -> Exchange:
+    exchange = Bench("a").begin()
+    exchange.finish(outcome)
+    return exchange
+
+
+def streamed() -> http.HTTPFlow:
+    """A flow whose answer was streamed, so that mitmproxy has kept no body."""
+    flow: http.HTTPFlow = tflow.tflow(resp=True)
+    assert flow.response is not None
+    flow.response.raw_content = None
+    return flow
+
+
+def body(flow: http.HTTPFlow) -> bytes | None:
+    assert flow.response is not None
+    return flow.response.raw_content
+
+
+# --- the marker -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("replies", "mark"),
+    [
+        ([OK], ""),
+        ([refusal(500), OK], ""),
+        ([limited(), OK], FAILED_OVER),
+        ([limited(), refusal(400)], FAILED),
+        ([refusal(404)], FAILED),
+        ([limited(), limited()], LIMITED),
+        ([OVERLOADED] * 9, LIMITED),
+        ([Reply(0)] * 9, FAILED),
+        ([Reply(200, STREAM, b"event: x\n\n")], FAILED),
+    ],
+)
+def test_the_marker_tells_at_a_glance(replies: list[Reply], mark: str) -> None:
+    assert marker(Bench("ab", hold_seconds=0).serve(*replies)) == mark
+
+
+@pytest.mark.parametrize(
+    ("outcome", "mark"), [(Outcome.CLIENT_ABORT, ""), (Outcome.SHUTDOWN, FAILED), (Outcome.REFUSED, FAILED)]
+)
+def test_a_client_that_left_needs_no_marker(outcome: Outcome, mark: str) -> None:
+    assert marker(finished_with(outcome)) == mark
+
+
+def test_the_markers_are_emoji_that_mitmproxy_knows() -> None:
+    from mitmproxy.utils import emoji
+
+    assert {FAILED_OVER, LIMITED, FAILED} <= set(emoji.emoji)
+
+
+# --- the flow ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_flow_gets_its_story_and_the_body_that_streamed_by() -> None:
+    flow, exchange = streamed(), Bench().serve(limited(), OK)
+
+    Inspector().show(flow, exchange)
+
+    assert (flow.comment, flow.marked) == (comment(exchange), FAILED_OVER)
+    assert body(flow) == OK.body
+
+
+def test_a_body_that_mitmproxy_has_is_left_alone() -> None:
+    flow = tflow.tflow(resp=True)
+
+    Inspector().show(flow, Bench().serve(OK))
+
+    assert body(flow) == b"message"
+
+
+def test_a_long_body_is_shown_from_its_beginning() -> None:
+    flow, exchange = streamed(), Bench().serve(Reply(200, JSON, b"x" * (SHOWN_BYTES + 5)))
+
+    Inspector().show(flow, exchange)
+
+    assert body(flow) == b"x" * SHOWN_BYTES
+
+
+def test_a_flow_without_an_answer_gets_its_story_too() -> None:
+    flow = tflow.tflow(err=True)
+
+    Inspector().show(flow, finished_with(Outcome.CLIENT_ABORT))
+
+    assert flow.comment.endswith("client_abort")
+    assert flow.response is None
+
+
+# --- the list ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def view() -> Iterator[View]:
+    view = View()
+    with taddons.context(view):
+        yield view
+
+
+def listed(view: View, count: int) -> list[http.HTTPFlow]:
+    flows = [tflow.tflow(resp=True) for _ in range(count)]
+    view.add(flows)
+    return flows
+
+
+def test_the_oldest_finished_flows_leave_the_list(view: View) -> None:
+    inspector, flows = Inspector(), listed(view, 5)
+
+    for flow in (flows[3], flows[0], flows[1]):
+        inspector.bound(flow, most=2)
+
+    assert set(view) == {flows[0], flows[1], flows[2], flows[4]}
+
+
+def test_a_smaller_bound_holds_at_once(view: View) -> None:
+    inspector, flows = Inspector(), listed(view, 6)
+    for flow in flows[:5]:
+        inspector.bound(flow, most=10)
+
+    inspector.bound(flows[5], most=2)
+
+    assert list(view) == flows[4:]
+
+
+def test_what_somebody_has_deleted_from_the_list_does_no_harm(view: View) -> None:
+    inspector, flows = Inspector(), listed(view, 2)
+    inspector.bound(flows[0], most=1)
+    view.clear()
+
+    inspector.bound(flows[1], most=1)
+
+    assert len(view) == 0
+
+
+def test_without_a_list_nothing_is_kept() -> None:
+    inspector = Inspector()
+    with taddons.context():
+        inspector.bound(tflow.tflow(), most=1)
+
+    assert not inspector._finished

@@ -1,0 +1,257 @@
+"""The questions, asked of a database that the real store wrote."""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ccflare_core.config.location import Location
+from ccflare_core.reports.queries import Reports
+from ccflare_core.reports.traffic import By, Period, Spread
+from history import NOON, History, at_local
+
+DAY = Period(NOON - 86_400, NOON + 0.001)
+
+
+@pytest.fixture
+def past(location: Location) -> Iterator[History]:
+    with History(location) as history:
+        history.account("max-1")
+        history.account("max-2")
+        yield history
+
+
+def reports(past: History) -> Reports:
+    return Reports(past.store.query)
+
+
+class TestTotal:
+    def test_of_an_empty_database_is_all_zero(self, past: History) -> None:
+        total = reports(past).total(DAY)
+
+        assert reports(past).is_empty()
+        assert (total.requests, total.cost_usd, total.success_rate) == (0, 0, None)
+        assert total.latency == Spread(None, None)
+
+    def test_success_is_ok_among_the_finished(self, past: History) -> None:
+        for outcome in ("ok", "ok", "upstream_error", "truncated", "crashed", "client_abort", "refused", None):
+            past.exchange(NOON - 60, outcome=outcome)
+
+        total = reports(past).total(DAY)
+
+        assert (total.requests, total.open, total.client_aborts, total.refused) == (8, 1, 1, 1)
+        assert (total.ok, total.finished) == (2, 5)
+        assert total.success_rate == 0.4
+
+    def test_other_paths_are_counted_apart(self, past: History) -> None:
+        past.exchange(NOON, path="/api/claude_code/metrics", outcome="upstream_error")
+        past.exchange(NOON, path="/v1/messages/count_tokens")
+        past.exchange(NOON, path="/v1/models")
+
+        assert reports(past).total(DAY).requests == 2
+        assert reports(past).others(DAY) == 1
+
+    def test_only_the_period_counts(self, past: History) -> None:
+        for at in (DAY.since - 0.001, DAY.since, NOON, DAY.until):
+            past.exchange(at)
+
+        assert reports(past).total(DAY).requests == 2
+
+    def test_tokens_are_added_by_kind(self, past: History) -> None:
+        kinds: dict[str, Any] = {"input_tokens": 1, "output_tokens": 2, "cache_read_input_tokens": 3}
+        kinds |= {"cache_creation_input_tokens": 4, "thinking_tokens": 5, "web_search_requests": 6}
+        past.exchange(NOON, **kinds)
+        past.exchange(NOON, **kinds)
+        past.exchange(NOON)
+
+        total = reports(past).total(DAY)
+
+        assert (total.input_tokens, total.output_tokens) == (2, 4)
+        assert (total.cache_read_tokens, total.cache_creation_tokens) == (6, 8)
+        assert (total.thinking_tokens, total.web_searches) == (10, 12)
+
+    def test_counted_tokens_are_not_used_tokens(self, past: History) -> None:
+        past.exchange(NOON, path="/v1/messages/count_tokens", input_tokens=5000, cost_usd=0.02)
+
+        total = reports(past).total(DAY)
+
+        assert (total.requests, total.input_tokens, total.cost_usd) == (1, 0, 0)
+
+    def test_an_unknown_cost_is_counted_and_no_usage_costs_nothing(self, past: History) -> None:
+        past.exchange(NOON, output_tokens=10, cost_usd=0.5)
+        past.exchange(NOON, output_tokens=10, cost_usd=None)
+        past.exchange(NOON, outcome="upstream_error")
+
+        total = reports(past).total(DAY)
+
+        assert (total.cost_usd, total.unknown_costs) == (0.5, 1)
+
+    def test_latencies_are_those_of_the_ok_ones(self, past: History) -> None:
+        for ms in range(1, 101):
+            past.exchange(NOON, response_time_ms=ms * 10.0, first_byte_ms=float(ms))
+        past.exchange(NOON, outcome="upstream_error", response_time_ms=90_000.0)
+
+        total = reports(past).total(DAY)
+
+        assert total.latency == Spread(0.5, 0.95)
+        assert total.first_byte == Spread(0.050, 0.095)
+
+    @pytest.mark.parametrize("ms", [0.2, 7.0, 999.6, 1234.0, 9_996.0, 61_234.0, 599_999.0])
+    def test_percentiles_are_within_one_percent_or_a_millisecond(self, past: History, ms: float) -> None:
+        past.exchange(NOON, response_time_ms=ms)
+
+        median = reports(past).total(DAY).latency.p50
+
+        assert median is not None
+        assert abs(median * 1000 - ms) <= max(1.0, ms / 100)
+
+    def test_failovers_count_requests_and_moves(self, past: History) -> None:
+        for moves in (0, 1, 3):
+            past.exchange(NOON, failover_attempts=moves)
+
+        total = reports(past).total(DAY)
+
+        assert (total.moved, total.failovers) == (2, 4)
+
+
+class TestSplit:
+    def test_by_account_has_todays_names_and_the_last_one_of_a_removed_account(self, past: History) -> None:
+        past.exchange(NOON, "max-1")
+        past.exchange(NOON, "max-1")
+        past.exchange(NOON, "gone")
+        past.exchange(NOON, None, outcome="refused")
+        past.store.update_account("MAX-1", name="renamed")
+
+        groups = reports(past).traffic(DAY, [By.ACCOUNT])
+
+        assert {group.keys[0]: group.requests for group in groups} == {
+            "renamed": 2,
+            "gone (removed)": 1,
+            None: 1,
+        }
+
+    def test_each_group_has_its_own_percentiles(self, past: History) -> None:
+        past.exchange(NOON, model="claude-opus-4-8", response_time_ms=800.0)
+        past.exchange(NOON, model="claude-haiku-4-5", response_time_ms=90.0)
+
+        groups = reports(past).traffic(DAY, [By.MODEL])
+
+        assert {group.keys[0]: group.latency.p50 for group in groups} == {
+            "claude-opus-4-8": 0.8,
+            "claude-haiku-4-5": 0.09,
+        }
+
+    def test_by_day_is_by_the_local_day_and_leaves_out_empty_ones(self, past: History) -> None:
+        for at in (at_local(20, 23, 59), at_local(23, 0), at_local(23, 23, 59)):
+            past.exchange(at)
+
+        groups = reports(past).traffic(Period(0, DAY.until), [By.DAY])
+
+        assert [(group.keys, group.requests) for group in groups] == [
+            (("2026-11-20",), 1),
+            (("2026-11-23",), 2),
+        ]
+
+    def test_by_client_has_the_keys_name_of_today_or_the_last_one_known(self, past: History) -> None:
+        past.exchange(NOON, key="laptop")
+        past.exchange(NOON, key=None)
+
+        groups = reports(past).traffic(DAY, [By.CLIENT])
+
+        assert {group.keys[0]: group.requests for group in groups} == {"laptop (removed)": 1, None: 1}
+
+    def test_by_project_and_agent(self, past: History) -> None:
+        past.exchange(NOON, project="shop", agent="reviewer")
+        past.exchange(NOON, project="shop")
+
+        groups = reports(past).traffic(DAY, [By.PROJECT, By.AGENT])
+
+        assert [(group.keys, group.requests) for group in groups] == [(("shop", "reviewer"), 1), (("shop", None), 1)]
+
+    def test_two_splits_keep_the_first_key_together(self, past: History) -> None:
+        past.exchange(at_local(24, 9, 10), "max-2")
+        past.exchange(at_local(24, 10, 10), "max-1")
+        past.exchange(at_local(24, 10, 50), "max-2")
+
+        groups = reports(past).traffic(DAY, [By.ACCOUNT, By.HOUR])
+
+        assert [group.keys for group in groups] == [
+            ("max-1", "2026-11-24 10:00"),
+            ("max-2", "2026-11-24 09:00"),
+            ("max-2", "2026-11-24 10:00"),
+        ]
+
+    def test_sessions_know_their_first_and_last_request(self, past: History) -> None:
+        past.exchange(NOON - 60, session="one")
+        past.exchange(NOON - 30, session="two")
+        past.exchange(NOON - 10, session="one")
+
+        groups = reports(past).traffic(DAY, [By.SESSION], latencies=False)
+
+        assert [(group.keys, group.first_at, group.last_at) for group in groups] == [
+            (("one",), NOON - 60, NOON - 10),
+            (("two",), NOON - 30, NOON - 30),
+        ]
+
+
+class TestLists:
+    def test_requests_come_newest_first(self, past: History) -> None:
+        past.exchange(NOON - 9, status_code=200, response_time_ms=1500.0, cost_usd=0.25)
+        past.exchange(NOON, None, outcome=None, path="/v1/models", model=None)
+
+        first, second = reports(past).exchanges(DAY, 10)
+
+        assert (first.outcome, first.account, first.path) == (None, None, "/v1/models")
+        assert (second.at, second.seconds, second.cost_usd) == (NOON - 9, 1.5, 0.25)
+        assert reports(past).exchanges(DAY, 1) == [first]
+
+    def test_equal_errors_are_one_row_and_a_client_that_left_is_none(self, past: History) -> None:
+        for at in (NOON - 20, NOON - 10):
+            past.exchange(at, outcome="upstream_error", status_code=529, error_message="Overloaded")
+        past.exchange(NOON, outcome="client_abort")
+        past.exchange(NOON - 5, None, outcome="refused", status_code=503)
+
+        refused, overloaded = reports(past).errors(DAY, 10)
+
+        assert (refused.kind, refused.status, refused.account) == ("refused", 503, None)
+        assert (overloaded.number, overloaded.last_at, overloaded.account) == (2, NOON - 10, "max-1")
+
+    def test_covered_attempts_are_those_of_requests_that_ended_ok(self, past: History) -> None:
+        served = past.exchange(NOON, "max-2", attempts=2, failover_attempts=1)
+        past.attempt(served, NOON, "max-1", "window_spent", "5h window spent", 429)
+        past.attempt(served, NOON, "max-2", "ok", "", 200)
+        failed = past.exchange(NOON, "max-2", outcome="upstream_error", attempts=2)
+        past.attempt(failed, NOON, "max-1", "overloaded", "529 overloaded", 529)
+
+        (covered,) = reports(past).covered(DAY, 10)
+
+        assert (covered.kind, covered.account, covered.message) == ("window_spent", "max-1", "5h window spent")
+
+    def test_use_is_the_last_request_ever_and_the_number_in_the_period(self, past: History) -> None:
+        past.exchange(NOON - 9 * 86_400, "max-1")
+        past.exchange(NOON - 8 * 86_400, "max-1")
+
+        assert reports(past).use("MAX-1", DAY) == (NOON - 8 * 86_400, 0)
+        assert reports(past).use("MAX-2", DAY) == (None, 0)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[History]:
+    """A past whose database other programs can open."""
+    with History(tmp_path / "ccflare.db") as history:
+        yield history
+
+
+def test_the_published_monitoring_query_runs_unchanged(file: History, tmp_path: Path) -> None:
+    file.exchange(time.time(), "max-1")
+    with closing(sqlite3.connect(tmp_path / "ccflare.db")) as database:
+        found = database.execute(
+            "SELECT COUNT(*) as count, account_used FROM requests "
+            "WHERE timestamp > strftime('%s', 'now', '-1 hour') * 1000 GROUP BY account_used ORDER BY count DESC"
+        ).fetchall()
+
+    assert found == [(1, "MAX-1")]
