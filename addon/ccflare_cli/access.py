@@ -18,7 +18,7 @@ from ccflare_cli.console import (
     script_parser,
 )
 from ccflare_cli.output import Column, Table, iso, moment, render
-from ccflare_core.clients.access import Network
+from ccflare_core.http.addresses import Network
 from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.store import Store
 

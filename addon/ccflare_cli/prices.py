@@ -23,11 +23,12 @@ from ccflare_cli.console import (
     trusted_ca,
 )
 from ccflare_cli.output import DASH, Column, Table, render
-from ccflare_core.anthropic import oauth, price_files
+from ccflare_core.anthropic import price_files
 from ccflare_core.anthropic.price_files import CATALOG_LIMIT, PriceFile
 from ccflare_core.anthropic.pricing import TABLE, TABLE_DATE, Price, Tariff
 from ccflare_core.files import draft, sync_folder
 from ccflare_core.http.client import Fetcher
+from ccflare_core.http.messages import Request, check_url
 
 _FETCH_SECONDS = 60.0
 _BUILT_IN = "built in"
@@ -156,11 +157,11 @@ def _read(console: Console, source: str) -> PriceFile:
     if "://" not in source:
         return price_files.read_source(Path(source).expanduser())
     try:
-        oauth.check_url(source)
+        check_url(source)
     except ValueError as error:
         raise Refused(f"This address cannot be used: {error}.") from None
     fetcher = Fetcher(ca_file=trusted_ca(console), total_seconds=_FETCH_SECONDS, max_bytes=CATALOG_LIMIT)
-    answer = asyncio.run(fetcher.send(oauth.Request("GET", source, (), b"")))
+    answer = asyncio.run(fetcher.send(Request("GET", source, (), b"")))
     if answer.status != 200:
         raise Refused(f"{_shown(source)} answered {answer.status}: give the address of the file itself.")
     return price_files.parse_source(answer.body, _shown(source))

@@ -20,8 +20,9 @@ from ccflare_cli.output import (
 )
 from ccflare_core.accounts.account import Account, Kind
 from ccflare_core.accounts.status import Standing, State
-from ccflare_core.accounts.validity import login_end, login_warning, span, token_state
+from ccflare_core.accounts.validity import login_end, login_warning, token_state
 from ccflare_core.reports.queries import Exchange, Trouble, Use
+from ccflare_core.text import span
 
 _MAIN_WINDOWS = ("5h", "7d")
 

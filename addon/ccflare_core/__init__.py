@@ -23,6 +23,8 @@ between its attempts), `anthropic.verdicts` (what an answer means), `exchange.fa
 `exchange.recorder` (what is kept), `writer.writer` and `store.ledger` (how it is written down).
 """
 
+from typing import NamedTuple
+
 __version__ = "0.1.0"
 """As in pyproject.toml."""
 

@@ -52,3 +52,8 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """The file that SQLite keeps beside the database under this suffix: "-wal" or "-shm"."""
+    return path.with_name(path.name + suffix)

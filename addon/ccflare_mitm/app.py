@@ -26,12 +26,10 @@ from ccflare_core.accounts.usage_poll import PATH, UsagePoll
 from ccflare_core.anthropic.agents import Agents
 from ccflare_core.anthropic.price_files import PriceWatch
 from ccflare_core.audit.entries import By
-from ccflare_core.clients.access import Networks
 from ccflare_core.clients.admission import Entrance
 from ccflare_core.clients.authentication import Guard, KeyRing
 from ccflare_core.clients.rate_limits import Allowances, Use, month_start
 from ccflare_core.clients.totp import Factor, SecondFactor
-from ccflare_core.config.options import Origin
 from ccflare_core.config.permissions import check, guarded_files, require
 from ccflare_core.config.record_mode import Mode, record_mode
 from ccflare_core.config.settings import Settings, config_file
@@ -42,7 +40,9 @@ from ccflare_core.exchange.memory import MemoryWatch, Room
 from ccflare_core.exchange.recorder import Recorder
 from ccflare_core.exchange.records import CooldownCleared
 from ccflare_core.exchange.steps import Opening, Outcome
+from ccflare_core.http.addresses import Networks
 from ccflare_core.http.client import Fetcher
+from ccflare_core.http.origins import Origin
 from ccflare_core.http.pinning import PinGuard
 from ccflare_core.process import resident_bytes
 from ccflare_core.secrets.key_sources import choose

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccflare_core.accounts.account import OAUTH_BETA, Account, Credential, Header, Kind, inject, valid_name
+from ccflare_core.accounts.account import OAUTH_BETA, Account, Credential, Kind, inject, valid_name
+from ccflare_core.http.headers import Header
 
 OAUTH = Credential(Kind.OAUTH, "sk-ant-oat01-ours")
 API_KEY = Credential(Kind.API_KEY, "sk-ant-api03-ours")

@@ -14,7 +14,7 @@ from ccflare_core.accounts.pool import Exhausted, Lease
 from ccflare_core.accounts.token_refresh import LEASE_SECONDS
 from ccflare_core.anthropic.request import Facts
 from ccflare_core.errors import TokenUnavailable
-from ccflare_core.http.client import Answer
+from ccflare_core.http.messages import Response
 from database_kit import NOW
 from token_kit import HOUR, Clock, Desk, Provider, answer, done, settled
 
@@ -186,7 +186,7 @@ WRONG = {
 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
 async def test_every_other_answer_is_transient_and_backs_off(
-    wrong: Answer | Exception, provider: Provider, start: StartDesk, clock: Clock, caplog: pytest.LogCaptureFixture
+    wrong: Response | Exception, provider: Provider, start: StartDesk, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     desk = start(expired(provider, name="invalid_grant"))
     before = desk.stored()

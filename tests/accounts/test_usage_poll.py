@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 from ccflare_core.accounts.account import Account, Kind
 from ccflare_core.accounts.pool import AccountPool, Lease, Report
 from ccflare_core.accounts.usage_poll import UsagePoll, read_usage, usage_request
-from ccflare_core.anthropic import oauth
 from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.anthropic.request import Facts
 from ccflare_core.anthropic.verdicts import Kind as Answered
 from ccflare_core.anthropic.verdicts import Rest, Scope, Verdict
 from ccflare_core.errors import TokenUnavailable
-from ccflare_core.http.client import Answer
+from ccflare_core.http.messages import Request, Response
 from database_kit import NOW
 from fake_upstream import oauth_usage
 from token_kit import HOUR, Clock
@@ -38,7 +37,7 @@ class Desk:
         self.clock = Clock()
         self.asked: list[float] = []
         self.learned: list[tuple[str, Report]] = []
-        self.answer: Answer | Exception = Answer(200, (), usage(five_hour=(20, None), seven_day=(30, None)))
+        self.answer: Response | Exception = Response(200, (), usage(five_hour=(20, None), seven_day=(30, None)))
         self.pool = AccountPool(clock=lambda: self.clock.mono, wall=lambda: self.clock.wall)
         self.pool.replace_accounts([Account("a", "max-a", **({"kind": Kind.OAUTH, "access_token": "oat"} | fields))])
         self.poll = UsagePoll(
@@ -53,7 +52,7 @@ class Desk:
         )
         self.until = 0.0
 
-    async def send(self, request: oauth.Request) -> Answer:
+    async def send(self, request: Request) -> Response:
         self.asked.append(self.clock.mono)
         if isinstance(self.answer, Exception):
             raise self.answer
@@ -167,9 +166,9 @@ async def test_accounts_without_a_usable_token_are_not_asked(fields: dict[str, A
 
 
 @pytest.mark.parametrize(
-    "wrong", [TokenUnavailable("down"), Answer(403, (), b"{}"), Answer(200, (), b"<html>"), Answer(500, (), b"")]
+    "wrong", [TokenUnavailable("down"), Response(403, (), b"{}"), Response(200, (), b"<html>"), Response(500, (), b"")]
 )
-async def test_it_backs_off_hard_when_refused(wrong: Answer | Exception) -> None:
+async def test_it_backs_off_hard_when_refused(wrong: Response | Exception) -> None:
     desk = Desk()
     desk.answer = wrong
 
@@ -182,7 +181,7 @@ async def test_it_backs_off_hard_when_refused(wrong: Answer | Exception) -> None
 
 async def test_it_waits_as_long_as_it_is_told_to() -> None:
     desk = Desk()
-    desk.answer = Answer(429, (("retry-after", "2895"),), b"{}")
+    desk.answer = Response(429, (("retry-after", "2895"),), b"{}")
 
     first, second = (await desk.go_on(2 * HOUR))[:2]
 

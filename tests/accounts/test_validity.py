@@ -3,7 +3,8 @@
 import pytest
 
 from ccflare_core.accounts.account import Account, Kind
-from ccflare_core.accounts.validity import Upkeep, login_end, login_warning, span, token_state
+from ccflare_core.accounts.validity import Upkeep, login_end, login_warning, token_state
+from ccflare_core.text import span
 
 NOW = 1_800_000_000.0
 DAY = 86_400.0

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccflare_core.accounts.cooldowns import local_time
 from ccflare_core.anthropic.answers import SECURITY, Answer, error, exhausted, json_answer
+from ccflare_core.text import local_time
 from exchange_kit import EPOCH
 
 REASONS = (("max-1", "5h window spent until 14:20", EPOCH + 90.0), ("max-2", "paused", None))

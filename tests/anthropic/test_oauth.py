@@ -13,7 +13,6 @@ from ccflare_core.anthropic.oauth import (
     Mode,
     Owner,
     PendingLogin,
-    Request,
     Tokens,
     authorize_url,
     backoff,
@@ -29,6 +28,7 @@ from ccflare_core.anthropic.oauth import (
     refresh_request,
 )
 from ccflare_core.errors import ConfigError, TokenRejected, TokenUnavailable
+from ccflare_core.http.messages import Request
 
 NOW = 1_800_000_000.0
 JSON = "application/json"

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccflare_core.clients.access import THIS_MACHINE, Access, Address, Caller, Network, Networks, are_networks, read_hop
+from ccflare_core.clients.access import Access, Caller
+from ccflare_core.http.addresses import THIS_MACHINE, Address, Network, Networks, are_networks, read_hop
 
 PROXY = "10.0.0.9"
 BEHIND_PROXY = Access(Networks.parse("0.0.0.0/0 ::/0"), trusted=Networks.parse("10.0.0.0/24"))

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
-from ccflare_core.clients.access import Networks
 from ccflare_core.clients.admission import Entrance
-from ccflare_core.clients.browser import Asked, Site
+from ccflare_core.clients.browser import Asked
 from ccflare_core.clients.rate_limits import Allowances
 from ccflare_core.config.settings import Settings
+from ccflare_core.http.addresses import Networks
+from ccflare_core.http.origins import Origin
 
 
 def settings(**options: Any) -> Settings:
@@ -84,7 +85,7 @@ def test_one_open_request_too_many() -> None:
 
 
 def test_a_page_of_elsewhere_is_refused() -> None:
-    evil = Asked("POST", Site("http", "127.0.0.1", 80), {"origin": "http://evil.com"})
+    evil = Asked("POST", Origin("http", "127.0.0.1", 80), {"origin": "http://evil.com"})
     refusal = entrance().object_to(evil)
     assert refusal is not None
     assert refusal.status == 403

@@ -4,24 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from ccflare_core.clients.browser import (
-    HSTS,
-    Asked,
-    Site,
-    Sites,
-    are_sites,
-    may_share,
-    objection,
-    preflight,
-    transport_security,
-)
+from ccflare_core.clients.browser import HSTS, Asked, may_share, objection, preflight, transport_security
+from ccflare_core.http.origins import Origin, Origins, are_origins
 
-SITES = Sites.parse("https://panel.example, http://localhost:3000")
+SITES = Origins.parse("https://panel.example, http://localhost:3000")
 EVIL = "http://evil.com"
 
 
 def asked(host: str = "http://127.0.0.1:8080", method: str = "GET", **headers: str) -> Asked:
-    site = Site.parse(host)
+    site = Origin.parse(host)
     assert site is not None
     return Asked(method, site, {name.replace("_", "-"): value for name, value in headers.items()})
 
@@ -94,7 +85,7 @@ def test_an_answer_is_shared_with_exactly_the_asking_origin() -> None:
     assert headers[b"access-control-allow-origin"] == b"https://panel.example"
     assert headers[b"vary"] == b"Origin"
     assert b"access-control-allow-origin" not in dict(may_share(asked(origin=EVIL), SITES))
-    assert may_share(asked(origin=EVIL), Sites()) == ()
+    assert may_share(asked(origin=EVIL), Origins()) == ()
 
 
 def test_a_preflight_is_told_what_may_be_sent() -> None:
@@ -129,4 +120,4 @@ def test_only_a_name_of_its_own_is_bound_to_tls(host: str, has_it: bool) -> None
     "text", ["*", "https://*.example", "panel.example", "https://panel.example/x", "null", "ftp://x", "https://x:0"]
 )
 def test_only_whole_origins_can_be_allowed(text: str) -> None:
-    assert not are_sites(text)
+    assert not are_origins(text)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccflare_core.clients.access import Address
 from ccflare_core.clients.rate_limits import Allowances, Buckets, Use, month_start
+from ccflare_core.http.addresses import Address
 from exchange_kit import Clock
 
 NOON = datetime(2027, 1, 15, 12, tzinfo=UTC).timestamp()

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccflare_core.config.options import Origin
 from ccflare_core.config.target import EgressProxy, UpstreamTarget
+from ccflare_core.http.origins import Origin
 from ccflare_core.http.pins import Pins
 
 PIN = f"sha256/{'A' * 43}="

@@ -7,11 +7,11 @@ from decimal import Decimal
 
 import pytest
 
-from ccflare_core.accounts.account import Header
 from ccflare_core.accounts.pool import Cooldown
 from ccflare_core.anthropic.request import Facts
 from ccflare_core.exchange.log_line import comment, line, log_exchange, money, warn_of_cooldown
 from ccflare_core.exchange.steps import Outcome
+from ccflare_core.http.headers import Header
 from exchange_kit import (
     ASKED,
     END,

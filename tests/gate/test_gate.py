@@ -13,11 +13,10 @@ from mitmproxy.options import Options
 from mitmproxy.proxy.context import Context
 
 from ccflare_core.clients.authentication import TAKEN
-from ccflare_core.clients.browser import is_loopback
-from ccflare_core.config.options import Origin
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.steps import Outcome, Ticket
 from ccflare_core.http.headers import HEAD_BYTES
+from ccflare_core.http.origins import Origin, is_loopback
 from ccflare_mitm.gate.gate import Gate
 from ccflare_mitm.gate.ingress import address_of, door_of, is_foreign_tunnel
 from exchange_kit import Bench

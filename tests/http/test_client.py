@@ -13,9 +13,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from mitmproxy import certs
 
-from ccflare_core.anthropic.oauth import Endpoints, Request, refresh_request
+from ccflare_core.anthropic.oauth import Endpoints, refresh_request
 from ccflare_core.errors import ConfigError, TokenUnavailable
-from ccflare_core.http.client import Answer, Fetcher
+from ccflare_core.http.client import Fetcher
+from ccflare_core.http.messages import Request, Response
 
 SECRET = "sk-ant-ort01-planted"
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
@@ -71,7 +72,7 @@ def request(url: str) -> Request:
     return refresh_request(Endpoints(token_url=url), SECRET)
 
 
-async def ask(server: Server, fetcher: Fetcher | None = None) -> Answer:
+async def ask(server: Server, fetcher: Fetcher | None = None) -> Response:
     async with running(server):
         return await (fetcher or Fetcher(total_seconds=5)).send(request(server.url))
 
@@ -144,7 +145,7 @@ async def test_proxy_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_no_repr_shows_what_was_said() -> None:
-    answer = Answer(200, (("set-cookie", SECRET),), SECRET.encode())
+    answer = Response(200, (("set-cookie", SECRET),), SECRET.encode())
     assert SECRET not in f"{answer!r}{answer}{request('http://127.0.0.1/')!r}{Fetcher()!r}"
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mitmproxy.net.http import http1
 
 from ccflare_core.http import failure_words
-from ccflare_core.secrets.echo import Echo
+from ccflare_core.secrets.echo import Echo, trace
 
 SECRET = "sk-ant-api03-echoed-0123456789"
 
@@ -106,7 +106,7 @@ def test_an_exception_is_told_whole_but_for_what_is_secret(secret: str, echo: Ec
     try:
         raise ValueError(f"cannot read {secret}") from KeyError(secret)
     except ValueError as error:
-        told = failure_words.trace(error, echo)
+        told = trace(error, echo)
 
     assert "ValueError: cannot read [redacted" in told
     assert "test_words.py" in told

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccflare_core.accounts.account import Header
 from ccflare_core.http.headers import (
     HEAD_BYTES,
     HEAD_FIELDS,
     TARGET_BYTES,
+    Header,
     Line,
     refuse_request,
     toward_client,

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccflare_core.anthropic.oauth import Endpoints, refresh_request
-from ccflare_core.config.options import Origin
 from ccflare_core.config.settings import Settings
 from ccflare_core.errors import ConfigError, TokenUnavailable
 from ccflare_core.http.client import Fetcher
+from ccflare_core.http.origins import Origin
 from ccflare_core.http.pinning import NOT_PINNED, PinGuard, spki_pin
 from ccflare_core.http.pins import Pins, are_pins, is_pin
 from fake_upstream import TOKEN, FakeUpstream

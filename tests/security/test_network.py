@@ -24,10 +24,11 @@ from mitmproxy.tls import TlsData
 from OpenSSL import SSL
 
 from ccflare import CCFlare
-from ccflare_core.anthropic.oauth import Endpoints, Request, refresh_request
+from ccflare_core.anthropic.oauth import Endpoints, refresh_request
 from ccflare_core.config.settings import Settings
 from ccflare_core.errors import ConfigError, TokenUnavailable
 from ccflare_core.http.client import Fetcher
+from ccflare_core.http.messages import Request
 from ccflare_core.http.pinning import NOT_PINNED, spki_pin
 from ccflare_mitm.host import unsafe_options
 from fake_upstream import FakeUpstream

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from ccflare_core.clients.access import Address, Network
 from ccflare_core.config.location import Location
 from ccflare_core.errors import StoreError
+from ccflare_core.http.addresses import Address, Network
 from ccflare_core.store.store import Store
 from database_kit import NOW, open_store
 

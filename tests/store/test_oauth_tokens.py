@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from ccflare_core.accounts.account import Account
+from ccflare_core.accounts.token_refresh import LeaseAttempt
 from ccflare_core.accounts.validity import Upkeep
 from ccflare_core.anthropic.oauth import Tokens
 from ccflare_core.config.location import Location
-from ccflare_core.store.oauth_tokens import Turn
 from ccflare_core.store.store import Store
 from database_kit import NOW, SECRETS, an_account, open_store
 
@@ -31,7 +31,7 @@ def tokens(number: int = 1, refresh: str | None = "sk-ant-ort01-NEW") -> Tokens:
     return Tokens(f"sk-ant-oat01-NEW-{number}", refresh and f"{refresh}-{number}", NOW + 100 * number, NOW + 1e6)
 
 
-def taken(store: Store, owner: str, **options: str) -> Turn:
+def taken(store: Store, owner: str, **options: str) -> LeaseAttempt:
     turn = store.logins.take_lease(ID, owner, **options)
     assert turn is not None
     return turn

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ccflare_core.accounts.account import Account, Header, Kind
+from ccflare_core.accounts.account import Account, Kind
 from ccflare_core.accounts.pool import AccountPool, Report
 from ccflare_core.anthropic.answers import Answer
 from ccflare_core.anthropic.pricing import PriceList
@@ -14,6 +14,7 @@ from ccflare_core.config.settings import Settings
 from ccflare_core.exchange.exchange import Exchange, Exchanges, Recorder
 from ccflare_core.exchange.failover import Deliver
 from ccflare_core.exchange.steps import Attempt, Opening, Outcome, Send, Step, Wait
+from ccflare_core.http.headers import Header
 
 EPOCH = 1_800_000_000.0
 """Friday, 15 January 2027, 08:00:00 UTC."""

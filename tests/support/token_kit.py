@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import fake_upstream
 from ccflare_core.accounts.account import Account, Kind
 from ccflare_core.accounts.pool import AccountPool
 from ccflare_core.accounts.renewal import Renewal
@@ -15,13 +16,13 @@ from ccflare_core.accounts.token_keeper import TokenKeeper
 from ccflare_core.accounts.token_refresh import Refresher
 from ccflare_core.anthropic import oauth
 from ccflare_core.errors import StoreError
-from ccflare_core.http.client import Answer
+from ccflare_core.http.messages import Request, Response
 from ccflare_core.store.store import Store
 from database_kit import KEY, NOW
-from fake_upstream import TOKEN, Logins, Request
+from fake_upstream import TOKEN, Logins
 
 T = TypeVar("T")
-Sender = Callable[[oauth.Request], Awaitable[Answer]]
+Sender = Callable[[Request], Awaitable[Response]]
 
 HOUR = 3600.0
 
@@ -50,8 +51,8 @@ class Provider:
 
     def __init__(self) -> None:
         self.logins = Logins()
-        self.answers: deque[Answer | Exception | Callable[[], Awaitable[object]]] = deque()
-        self.sent: list[oauth.Request] = []
+        self.answers: deque[Response | Exception | Callable[[], Awaitable[object]]] = deque()
+        self.sent: list[Request] = []
 
     def account(self, id: str = "a", *, expires_in: float = 8 * HOUR, **fields: Any) -> Account:
         """An account with a login of its own."""
@@ -60,11 +61,11 @@ class Provider:
         named: dict[str, Any] = {"name": f"max-{id}", "kind": Kind.OAUTH, **known, **fields}
         return Account(id, **named)
 
-    async def send(self, request: oauth.Request) -> Answer:
+    async def send(self, request: Request) -> Response:
         self.sent.append(request)
         await asyncio.sleep(0)
         scripted = self.answers.popleft() if self.answers else None
-        if isinstance(scripted, Answer):
+        if isinstance(scripted, Response):
             return scripted
         if isinstance(scripted, Exception):
             raise scripted
@@ -74,11 +75,11 @@ class Provider:
         await scripted()
         return answer
 
-    def grant(self, request: oauth.Request) -> Answer:
+    def grant(self, request: Request) -> Response:
         headers = ((b"content-type", b"application/json"),)
-        answer = self.logins.token(Request("POST", TOKEN, headers, request.body, "", "", 0, ""))
+        answer = self.logins.token(fake_upstream.Request("POST", TOKEN, headers, request.body, "", "", 0, ""))
         body = b"".join(chunk for chunk in answer.chunks if isinstance(chunk, bytes))
-        return Answer(answer.status, (("content-type", "application/json"),), body)
+        return Response(answer.status, (("content-type", "application/json"),), body)
 
 
 class Desk:
@@ -160,6 +161,6 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-def answer(content: Any, status: int = 200, content_type: str = "application/json") -> Answer:
+def answer(content: Any, status: int = 200, content_type: str = "application/json") -> Response:
     body = content if isinstance(content, bytes) else json.dumps(content).encode()
-    return Answer(status, (("content-type", content_type),), body)
+    return Response(status, (("content-type", content_type),), body)

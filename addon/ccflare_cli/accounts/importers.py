@@ -15,8 +15,9 @@ from typing import Any
 
 from ccflare_core.accounts.account import Account, Kind, valid_name
 from ccflare_core.anthropic.oauth import LOGIN_SECONDS, is_token
-from ccflare_core.db.sqlite import beside, file_size
+from ccflare_core.db.sqlite import file_size
 from ccflare_core.errors import StoreError
+from ccflare_core.files import beside
 
 _MOST_ACCOUNTS = 1000
 _ANTHROPIC = frozenset({None, "", "anthropic", "claude-console-api"})

@@ -18,7 +18,8 @@ from ccflare_core.anthropic import oauth
 from ccflare_core.anthropic.oauth import Mode, PendingLogin, Tokens
 from ccflare_core.config.settings import Settings
 from ccflare_core.errors import CCFlareError, StoreError, TokenRejected, TokenUnavailable
-from ccflare_core.http.client import Answer, Fetcher
+from ccflare_core.http.client import Fetcher
+from ccflare_core.http.messages import Request, Response
 from ccflare_core.http.pinning import PinGuard
 from ccflare_core.store.store import Store
 
@@ -192,5 +193,5 @@ class _Login:
         self._store.update_account(self._account.id, **fields)
         return self._store.account_by_name(self._name)
 
-    def _send(self, request: oauth.Request) -> Answer:
+    def _send(self, request: Request) -> Response:
         return asyncio.run(self._fetcher.send(request))

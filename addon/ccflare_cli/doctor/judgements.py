@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from ccflare_core import MITMPROXY
 from ccflare_core.accounts.account import Account, Kind
-from ccflare_core.accounts.validity import login_warning, span, token_state
+from ccflare_core.accounts.validity import login_warning, token_state
 from ccflare_core.config.unsafe_options import VARIABLES, hazards
+from ccflare_core.text import span
 
 DAY = 86_400
 MIB = 1024**2

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from ccflare_cli.doctor import judgements
 from ccflare_cli.doctor.judgements import Result, Results, fail, ok, warn
-from ccflare_core.anthropic.oauth import Request
 from ccflare_core.config.settings import Settings
 from ccflare_core.errors import CCFlareError
-from ccflare_core.http.client import Answer, Fetcher
+from ccflare_core.http.client import Fetcher
+from ccflare_core.http.messages import Request, Response
 from ccflare_core.http.pinning import PinGuard
 from ccflare_core.http.pins import Pins
 from ccflare_core.store.store import Store
@@ -235,11 +235,11 @@ def _pins(settings: Settings, host: str, chain: tuple[str, ...]) -> Iterator[Res
         yield level("upstream.pins", f"{told}: none of them is pinned", 'see "Pinned keys" in SECURITY.md')
 
 
-def _head(url: str, ca_file: Path | None, onlooker: PinGuard) -> Answer:
+def _head(url: str, ca_file: Path | None, onlooker: PinGuard) -> Response:
     return asyncio.run(Fetcher(ca_file=ca_file, pins=onlooker).send(Request("HEAD", url, (), b"")))
 
 
-def _date(answer: Answer) -> float | None:
+def _date(answer: Response) -> float | None:
     try:
         return parsedate_to_datetime(answer.header("date")).timestamp()
     except (TypeError, ValueError):

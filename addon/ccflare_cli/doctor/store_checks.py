@@ -10,7 +10,6 @@ from urllib.parse import parse_qs, urlsplit
 from ccflare_cli.console import Console, open_store
 from ccflare_cli.doctor import judgements
 from ccflare_cli.doctor.judgements import DAY, Activity, Results, fail, ok, warn
-from ccflare_core.accounts.validity import span
 from ccflare_core.audit.check import Check
 from ccflare_core.audit.entries import stamp
 from ccflare_core.clients.keys import Permission
@@ -21,6 +20,7 @@ from ccflare_core.errors import CCFlareError
 from ccflare_core.secrets.key_sources import KeySource, choose
 from ccflare_core.store.resealing import CLEAR
 from ccflare_core.store.store import Store
+from ccflare_core.text import span
 
 _SAFE_MODES = ("verify-ca", "verify-full")
 _IDLE_SECONDS = 90 * DAY

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-Header = tuple[bytes, bytes]
+from ccflare_core.http.headers import Header
 
 OAUTH_BETA = b"oauth-2025-04-20"
 """Anthropic takes an OAuth token on the API only when this is among the `anthropic-beta` entries."""

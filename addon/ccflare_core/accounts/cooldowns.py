@@ -1,8 +1,9 @@
 """How one account rests: a cooldown, the probation after it, and what people are told of both."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import NamedTuple
+
+from ccflare_core.text import local_time
 
 WHOLE_ACCOUNT = ""
 """The family of a cooldown that holds every request."""
@@ -96,13 +97,3 @@ class Rest:
     def is_answered_by(self, number: int, at: Moment) -> bool:
         """Whether this lease was a probe, so that any answer to it ends the probation."""
         return number > self.since and self.left(at) <= 0
-
-
-def local_time(moment: float, now: float) -> str:
-    """An epoch time for people, local, as short as it can be told: "14:20", "14:20:05", "Tue 14:20"."""
-    local, today = (datetime.fromtimestamp(at, UTC).astimezone() for at in (moment, now))
-    if moment - now < 120:
-        return f"{local:%H:%M:%S}"
-    if local.date() == today.date():
-        return f"{local:%H:%M}"
-    return f"{local:%a %H:%M}" if moment - now < 6 * 86400 else f"{local:%a %d %b %H:%M}"

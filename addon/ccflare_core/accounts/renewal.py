@@ -1,10 +1,7 @@
 """What an exchange and the pool know of the renewal of tokens. Who does it is in tokens.py. Pure."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
-
-from ccflare_core.accounts.pool import Lease
-from ccflare_core.anthropic.verdicts import Verdict
+from typing import Protocol
 
 
 @dataclass(slots=True)
@@ -40,13 +37,3 @@ class NoRenewer:
     def renew(self, account_id: str, *, rejected: str | None = None) -> Renewal:
         """Always in vain."""
         return Renewal(done=True, reason="tokens are not refreshed here")
-
-
-class Refused(NamedTuple):
-    """An attempt whose token was refused, kept until it is known whether the account gets another one."""
-
-    lease: Lease
-    verdict: Verdict
-    renewal: Renewal
-    until: float
-    """Monotonic seconds."""

@@ -13,12 +13,13 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 
 from ccflare_core.accounts.account import Account
-from ccflare_core.accounts.cooldowns import Moment, Obstacle, local_time
+from ccflare_core.accounts.cooldowns import Moment, Obstacle
 from ccflare_core.accounts.renewal import Renewal
 from ccflare_core.accounts.token_refresh import Pair, Refreshed, Refresher
 from ccflare_core.accounts.validity import Upkeep, login_warning, token_state
 from ccflare_core.anthropic import oauth
 from ccflare_core.errors import CCFlareError
+from ccflare_core.text import local_time
 
 logger = logging.getLogger("ccflare")
 

@@ -11,15 +11,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from ccflare_core.accounts.account import Account
 from ccflare_core.anthropic import oauth
 from ccflare_core.anthropic.oauth import Tokens
 from ccflare_core.errors import CCFlareError, TokenError, TokenRejected, TokenUnavailable
-from ccflare_core.http.client import Answer
-from ccflare_core.store.oauth_tokens import Turn
-from ccflare_core.store.store import Store
+from ccflare_core.http.messages import Request, Response
 
 logger = logging.getLogger("ccflare")
 
@@ -33,10 +31,54 @@ _POLL_SECONDS = 0.25
 _PROMPT_SECONDS = 10.0
 
 
+class LeaseAttempt(NamedTuple):
+    """What came of asking for a lease."""
+
+    account: Account
+    """As it is stored now."""
+    is_mine: bool
+    """Whether the asker holds the lease."""
+    term: str
+    """The lease's name. Each has a new one, also when the same run takes it again."""
+
+
+class Logins(Protocol):
+    """The stored tokens, and the leases on them: what `store.oauth_tokens` has."""
+
+    def take_lease(self, account_id: str, owner: str, *, abandoned: str = "") -> LeaseAttempt | None:
+        """Take the lease if it is free, and read the account; None if that is gone."""
+        ...
+
+    def release_lease(self, account_id: str, owner: str) -> None:
+        """Give the lease back, if the run still holds it."""
+        ...
+
+    def save_tokens(self, account_id: str, owner: str, spent: str, tokens: Tokens) -> Account | None:
+        """Store what the refresh token `spent` was exchanged for; the account as it is stored then."""
+        ...
+
+    def flag_login(self, account_id: str, owner: str, spent: str) -> Account | None:
+        """Note that the provider has refused the refresh token `spent` for good."""
+        ...
+
+    def note_failure(self, account: Account, retry_at: float, reason: str) -> None:
+        """Note why the account's token was not refreshed, and until when nobody tries it again."""
+        ...
+
+
+class LoginStore(Protocol):
+    """A store, as far as a refresh needs one."""
+
+    @property
+    def logins(self) -> Logins:
+        """Its tokens."""
+        ...
+
+
 class Call(Protocol):
     """Runs a function on the store that writes, and gives its result."""
 
-    def __call__(self, function: Callable[[Store], T], /) -> Awaitable[T]: ...
+    def __call__(self, function: Callable[[LoginStore], T], /) -> Awaitable[T]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +125,7 @@ class Refresher:
         self,
         *,
         call: Call,
-        send: Callable[[oauth.Request], Awaitable[Answer]],
+        send: Callable[[Request], Awaitable[Response]],
         endpoints: Callable[[], oauth.Endpoints],
         owner: str,
         clock: Callable[[], float] = time.monotonic,
@@ -125,7 +167,7 @@ class Refresher:
         with contextlib.suppress(CCFlareError):
             await self._call(lambda store: store.logins.note_failure(account, retry_at, reason))
 
-    async def _take_turn(self, known: Account, rejected: str | None) -> Turn | None:
+    async def _take_turn(self, known: Account, rejected: str | None) -> LeaseAttempt | None:
         """The lease, or what somebody else has stored while we waited for it; None if the account is gone."""
         watched, abandoned = "", ""
         started = since = self._clock()
@@ -144,7 +186,7 @@ class Refresher:
             abandoned = watched if now - since >= LEASE_SECONDS else ""
             await self._sleep(_POLL_SECONDS)
 
-    def _ask_for_lease(self, account_id: str, abandoned: str) -> Awaitable[Turn | None]:
+    def _ask_for_lease(self, account_id: str, abandoned: str) -> Awaitable[LeaseAttempt | None]:
         return self._call(lambda store: store.logins.take_lease(account_id, self._owner, abandoned=abandoned))
 
     def _is_news(self, stored: Account, known: Account, rejected: str | None) -> bool:

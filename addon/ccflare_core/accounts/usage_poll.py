@@ -15,10 +15,9 @@ from typing import Any
 
 from ccflare_core.accounts.account import OAUTH_BETA, Account
 from ccflare_core.accounts.pool import AccountPool, Report
-from ccflare_core.anthropic.oauth import Request
 from ccflare_core.anthropic.rate_limit_headers import Window, is_named
 from ccflare_core.errors import CCFlareError
-from ccflare_core.http.client import Answer
+from ccflare_core.http.messages import Request, Response
 
 logger = logging.getLogger("ccflare")
 
@@ -81,7 +80,7 @@ class UsagePoll:
         self,
         pool: AccountPool,
         *,
-        send: Callable[[Request], Awaitable[Answer]],
+        send: Callable[[Request], Awaitable[Response]],
         url: Callable[[], str],
         seconds: Callable[[], float],
         learned: Callable[[str, Report], None],
@@ -138,6 +137,6 @@ class UsagePoll:
         return max(told, interval, min(interval * 2.0**failures, LONGEST_BACK_OFF))
 
 
-def _retry_after(answer: Answer) -> float:
+def _retry_after(answer: Response) -> float:
     text = answer.header("retry-after")
     return min(float(text), 86_400.0) / 0.8 if text.isascii() and text.isdigit() else 0.0

@@ -4,9 +4,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ccflare_core.accounts.account import Account, Kind
-from ccflare_core.accounts.cooldowns import local_time
 from ccflare_core.anthropic.oauth import LOGIN_SECONDS
 from ccflare_core.anthropic.oauth import login_warning as warning_about
+from ccflare_core.text import local_time, span
 
 _MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86_400.0
 
@@ -61,11 +61,3 @@ def login_warning(account: Account, now: float) -> str | None:
     if account.needs_login:
         return "the provider has ended this login: log in again"
     return warning_about(login_end(account), now)
-
-
-def span(seconds: float) -> str:
-    """A duration in one unit, rounded: `45 s`, `25 min`, `6 h`, `3 days`."""
-    for unit, name in ((_DAY, "days"), (_HOUR, "h"), (_MINUTE, "min")):
-        if seconds >= (2 if unit == _DAY else 1) * unit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{max(0.0, seconds):.0f} s"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, Self
 
-from ccflare_core.accounts.cooldowns import local_time
+from ccflare_core.text import local_time
 
 # https://docs.anthropic.com/en/api/errors
 _ERROR_TYPES = {
@@ -64,11 +64,15 @@ def json_answer(status: int, content: Any, *, extra: Sequence[tuple[bytes, bytes
     return Answer(status, headers, body, reason)
 
 
+NO_REQUEST = "req_none"
+"""The request id in answers to what has no exchange."""
+
+
 def error(
     status: int,
     message: str,
     *,
-    request_id: str,
+    request_id: str = NO_REQUEST,
     retry_after: int | None = None,
     is_final: bool = False,
     **details: Any,

@@ -8,7 +8,6 @@ From then on: `refresh_request`, (send it), `read_answer`, when `next_refresh` o
 import base64
 import hashlib
 import hmac
-import ipaddress
 import json
 import re
 import secrets
@@ -16,10 +15,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, urlencode
 
 from ccflare_core.errors import ConfigError, TokenRejected, TokenUnavailable
 from ccflare_core.http.failure_words import OAUTH_CODES, known
+from ccflare_core.http.messages import MAX_ANSWER_BYTES, Request, check_url
 
 DAY = 86_400.0
 PENDING_SECONDS = 600.0  # a begun login has to be finished within this time
@@ -34,7 +34,6 @@ MAX_LIFETIME = 30 * DAY
 DEFAULT_LIFETIME = 3600.0
 MAX_LOGIN_LIFETIME = 366 * DAY
 
-MAX_ANSWER_BYTES = 1_000_000
 MAX_TOKEN_LENGTH = 8192
 MAX_PASTE_LENGTH = 4096
 
@@ -47,30 +46,6 @@ class Mode(StrEnum):
 
     MAX = "max"
     CONSOLE = "console"
-
-
-def check_url(url: str) -> None:
-    """Raises ValueError unless secrets may be sent to `url`: https, or plain http to this machine.
-
-    The message never quotes the URL, which may hold a password where none belongs.
-    """
-    problem = "the address must start with https:// (http:// only for this machine) and hold no user or blanks"
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        raise ValueError(problem) from None
-    secure = parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host))
-    plain = host and port != 0 and "@" not in parts.netloc and not set(url) & {"\\", "#"}
-    if not (secure and plain and _VISIBLE.fullmatch(url)):
-        raise ValueError(problem)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,19 +86,6 @@ class Endpoints:
                 problems.append(f"{name}: {error}")
         if problems:
             raise ConfigError(*problems)
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One HTTP request to the provider. Raises ValueError if secrets must not be sent to its URL."""
-
-    method: str
-    url: str
-    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    body: bytes = field(default=b"", repr=False)
-
-    def __post_init__(self) -> None:
-        check_url(self.url)
 
 
 # --- logging in -----------------------------------------------------------------------------------

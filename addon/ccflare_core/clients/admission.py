@@ -9,10 +9,13 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from ccflare_core.clients import browser
-from ccflare_core.clients.access import THIS_MACHINE, Access, Caller, Header, Networks
-from ccflare_core.clients.browser import Asked, Sites
+from ccflare_core.clients.access import Access, Caller
+from ccflare_core.clients.browser import Asked
 from ccflare_core.clients.rate_limits import SOON, Allowances, Limited
 from ccflare_core.config.settings import Settings
+from ccflare_core.http.addresses import THIS_MACHINE, Networks
+from ccflare_core.http.headers import Header
+from ccflare_core.http.origins import Origins
 
 
 class Refusal(NamedTuple):
@@ -55,7 +58,7 @@ class Entrance:
         )
 
     @property
-    def sites(self) -> Sites:
+    def sites(self) -> Origins:
         """The origins whose pages may call us."""
         return self._settings.allowed_origins
 

@@ -16,13 +16,11 @@ from ccflare_core.anthropic import answers
 from ccflare_core.anthropic.answers import Answer
 from ccflare_core.clients.keys import ClientKey, Permission, is_key
 from ccflare_core.clients.throttle import Throttle
-
-Header = tuple[bytes, bytes]
+from ccflare_core.http.headers import Header
 
 KEYLESS = frozenset({Permission.API_REQUEST, Permission.DASHBOARD_VIEW, Permission.LOGS_VIEW})
 """What a caller of this machine may do without a key, where that is allowed: use the accounts and look, not change."""
 
-NO_REQUEST = "req_none"
 TAKEN = b"(client key)"
 """Stands in a header in the place of the key, which goes no further: neither upstream nor into anything that shows."""
 
@@ -189,7 +187,7 @@ def _with(key: ClientKey, secret: str) -> Principal:
 
 def _challenge(status: int, name: bytes, scheme: bytes, message: str) -> Answer:
     # Final, since no key becomes right by waiting: Claude Code would try a wrong one 11 times in 179 s (measured).
-    answer = answers.error(status, message, request_id=NO_REQUEST, is_final=True)
+    answer = answers.error(status, message, is_final=True)
     return answer._replace(headers=(*answer.headers, (name, scheme + b' realm="ccflare"')))
 
 
@@ -205,20 +203,18 @@ PROXY_KEY_REQUIRED = _challenge(
     b"Basic",
     "A valid client key of this proxy is required, as the password of the proxy's address.",
 )
-TUNNEL_OVER = answers.error(
-    403, "The client key that this connection was opened with is no longer valid.", request_id=NO_REQUEST
-)
+TUNNEL_OVER = answers.error(403, "The client key that this connection was opened with is no longer valid.")
 
 
 def slow_down(seconds: int) -> Answer:
     """For who has failed too often: a person may try again after that time, a program not by itself."""
     message = "Too many requests without a valid client key; wait before the next one."
-    return answers.error(429, message, request_id=NO_REQUEST, retry_after=seconds, is_final=True)
+    return answers.error(429, message, retry_after=seconds, is_final=True)
 
 
 def forbidden(permission: Permission) -> Answer:
     """For somebody who is known, but may not do this."""
-    return answers.error(403, f"This needs the permission {permission}.", request_id=NO_REQUEST)
+    return answers.error(403, f"This needs the permission {permission}.")
 
 
 def take_keys(fields: Sequence[Header]) -> tuple[list[str], tuple[Header, ...]]:

@@ -8,83 +8,14 @@ Sec-Fetch-Site. CORS only decides who may read an answer; a plain POST has done 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
-from typing import NamedTuple, Self
 
-Header = tuple[bytes, bytes]
+from ccflare_core.http.headers import Header
+from ccflare_core.http.origins import Origin, Origins, is_address, is_loopback
 
-_LOOPBACK_NAME = re.compile(r"(?:.+\.)?localhost\.?", re.IGNORECASE)
-_ORIGIN = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?)(?::(\d{1,5}))?", re.IGNORECASE)
-_SEPARATORS = re.compile(r"[,\s]+")
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 HSTS: Header = (b"strict-transport-security", b"max-age=31536000")
 PREFLIGHT_SECONDS = 600
-
-
-class Site(NamedTuple):
-    """An origin as browsers write it; the port is a number also where it is the scheme's own."""
-
-    scheme: str
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> Self | None:
-        """The origin in `text`; None for `null` and all else that names none."""
-        if (match := _ORIGIN.fullmatch(text)) is None:
-            return None
-        port = int(match[3] or (443 if match[1].lower() == "https" else 80))
-        return cls(match[1].lower(), match[2].lower(), port) if 0 < port < 65_536 else None
-
-
-class Sites(frozenset[Site]):
-    """The origins whose pages may call us and read the answers. Exact ones: there is no pattern."""
-
-    __slots__ = ()
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """The origins in `text`, with commas or spaces between. ValueError names the first that is none."""
-        found = {word: Site.parse(word) for word in _SEPARATORS.split(text) if word}
-        for word, site in found.items():
-            if site is None:
-                raise ValueError(f"{word!r} is no origin such as https://ccflare.example:8443")
-        return cls(site for site in found.values() if site is not None)
-
-    def have(self, origin: str) -> bool:
-        """Whether this value of an Origin header is one of them."""
-        return Site.parse(origin) in self
-
-    def name(self, host: str) -> bool:
-        """Whether one of them is on this host."""
-        return any(site.host.strip("[]") == host for site in self)
-
-
-def are_sites(text: str) -> bool:
-    """Whether `Sites.parse` takes it."""
-    try:
-        Sites.parse(text)
-    except ValueError:
-        return False
-    return True
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` names this machine by an address or name that no DNS server decides on."""
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return _LOOPBACK_NAME.fullmatch(host) is not None
-
-
-def is_address(host: str) -> bool:
-    """Whether `host` is an IP address and no name."""
-    try:
-        ip_address(host.strip("[]"))
-    except ValueError:
-        return False
-    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +26,7 @@ class Asked:
     """
 
     method: str
-    site: Site
+    site: Origin
     headers: Mapping[str, str] = field(repr=False)
     is_vouched: bool = False
 
@@ -110,7 +41,7 @@ class Asked:
         return self.method == "OPTIONS" and "access-control-request-method" in self.headers
 
 
-def objection(asked: Asked, sites: Sites) -> str | None:
+def objection(asked: Asked, sites: Origins) -> str | None:
     """Why one of our own pages is not for this request; None if it is.
 
     Our own page, a page of `sites` and whoever is no browser may ask. From elsewhere only a link leads here.
@@ -118,7 +49,7 @@ def objection(asked: Asked, sites: Sites) -> str | None:
     if not (asked.is_vouched or _is_own_name(asked.site.host, sites)):
         return "This page is not served under that name."
     if asked.origin is not None:
-        own = Site.parse(asked.origin)
+        own = Origin.parse(asked.origin)
         if own is not None and (own == asked.site or own in sites):
             return None
         return "A web page of another site may not use this."
@@ -127,7 +58,7 @@ def objection(asked: Asked, sites: Sites) -> str | None:
     return "A web page of another site may not use this."
 
 
-def _is_own_name(host: str, sites: Sites) -> bool:
+def _is_own_name(host: str, sites: Origins) -> bool:
     """Whether it is a name that no stranger's DNS can have pointed at us."""
     return is_address(host) or is_loopback(host) or sites.name(host)
 
@@ -137,7 +68,7 @@ def _is_link(asked: Asked) -> bool:
     return asked.method == "GET" and fetch == ("navigate", "document")
 
 
-def may_share(asked: Asked, sites: Sites) -> tuple[Header, ...]:
+def may_share(asked: Asked, sites: Origins) -> tuple[Header, ...]:
     """The headers that let the asking page read the answer: for exactly its origin, if that is one of `sites`."""
     vary = (b"vary", b"Origin")
     if asked.origin is None or not sites.have(asked.origin):
@@ -146,7 +77,7 @@ def may_share(asked: Asked, sites: Sites) -> tuple[Header, ...]:
     return (vary, (b"access-control-allow-origin", origin), (b"access-control-allow-credentials", b"true"))
 
 
-def preflight(asked: Asked, sites: Sites) -> tuple[Header, ...]:
+def preflight(asked: Asked, sites: Origins) -> tuple[Header, ...]:
     """The headers of the answer to a preflight of one of `sites`: it may send what it asks to send."""
     wanted = asked.headers.get("access-control-request-headers", "")
     headers = wanted.encode() if re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{0,2000}", wanted) else b""

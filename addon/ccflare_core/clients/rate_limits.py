@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple, Protocol
 
-from ccflare_core.clients.access import Address
+from ccflare_core.http.addresses import Address
 
 MINUTE = 60.0
 MOST_SOURCES = 20_000

@@ -4,28 +4,23 @@ mitmproxy's options, the README's table, the environment variables and all check
 option is added here and nowhere else.
 """
 
-import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Self
 
 from ccflare_core.anthropic import oauth
-from ccflare_core.clients.access import are_networks
-from ccflare_core.clients.browser import are_sites
 from ccflare_core.config import location, record_mode
 from ccflare_core.http import pins
+from ccflare_core.http.addresses import are_networks
+from ccflare_core.http.messages import check_url
+from ccflare_core.http.origins import Origin, are_origins
 
 Value = str | int | bool
 
 MIB = 1024**2
 DAY = 86_400
 
-_ORIGIN = re.compile(
-    r"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?)(?::(\d{1,5}))?/?",
-    re.IGNORECASE | re.ASCII,
-)
 _ADDRESS = re.compile(r"[a-z0-9._:%-]+", re.IGNORECASE | re.ASCII)
 _WHOLE = re.compile(r"-?\d{1,18}", re.ASCII)
 _SCOPES = re.compile(r"[\x21-\x7e]{1,100}(?: [\x21-\x7e]{1,100}){0,49}")
@@ -39,31 +34,6 @@ _SWITCH = {
     "no": False,
     "off": False,
 }
-
-
-class Origin(NamedTuple):
-    """Where the upstream listens; `host` is in lower case and an IPv6 address has no brackets."""
-
-    scheme: str
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
-
-    @classmethod
-    def parse(cls, text: str) -> Self | None:
-        """The origin in `text`; None if that is anything but scheme://host[:port], maybe with one slash."""
-        if (match := _ORIGIN.fullmatch(text)) is None:
-            return None
-        scheme, host = match[1].lower(), match[2].lower()
-        port = int(match[3] or (443 if scheme == "https" else 80))
-        if host.startswith("["):
-            host = host[1:-1]
-            if not _is_ipv6(host):
-                return None
-        return cls(scheme, host, port) if 0 < port < 65_536 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,15 +118,8 @@ def _is_location(text: str) -> bool:
     return location.is_location_of_server(text) if location.is_server(text) else is_path(text)
 
 
-def _is_ipv6(host: str) -> bool:
-    try:
-        return bool(ipaddress.IPv6Address(host))
-    except ValueError:
-        return False
-
-
 def _is_origin(text: str) -> bool:
-    return Origin.parse(text) is not None
+    return Origin.parse(text.removesuffix("/")) is not None
 
 
 def _is_client_id(text: str) -> bool:
@@ -165,7 +128,7 @@ def _is_client_id(text: str) -> bool:
 
 def _is_safe_url(text: str) -> bool:
     try:
-        oauth.check_url(text)
+        check_url(text)
     except ValueError:
         return False
     return True
@@ -342,7 +305,7 @@ OPTIONS: tuple[Option, ...] = (
     _networks("ccflare_trusted_proxies",
               "Proxies in front whose X-Forwarded-For or Forwarded is believed. Empty: nobody's."),
     Option("ccflare_allowed_origins", str, "",
-           "Origins (https://host:port) whose web pages may call the proxy and read its answers.", check=are_sites,
+           "Origins (https://host:port) whose web pages may call the proxy and read its answers.", check=are_origins,
            environment="ALLOWED_ORIGINS", form="origins such as https://ccflare.example:8443, no * and no path"),
     _number("ccflare_requests_per_minute_per_ip", 0, 0, 1_000_000,
             "How many requests a minute one address may send, a /64 counting as one. 0: any number."),

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ccflare_core.config.settings import Settings
-from ccflare_core.db.sqlite import beside
 from ccflare_core.errors import ConfigError
+from ccflare_core.files import beside
 
 _OTHERS = 0o077
 _CONFIG_BYTES = 256 * 1024

@@ -15,8 +15,6 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from ccflare_core.anthropic.oauth import Endpoints
-from ccflare_core.clients.access import Networks
-from ccflare_core.clients.browser import Sites
 from ccflare_core.config import location
 from ccflare_core.config.location import Location
 from ccflare_core.config.options import (
@@ -27,7 +25,6 @@ from ccflare_core.config.options import (
     OPTIONS,
     VARIABLES,
     Option,
-    Origin,
     is_path,
     option_table,
     shown,
@@ -35,6 +32,8 @@ from ccflare_core.config.options import (
 from ccflare_core.config.record_mode import Rule, parse_rules
 from ccflare_core.config.spelling import unknown, unknown_variables
 from ccflare_core.errors import ConfigError
+from ccflare_core.http.addresses import Networks
+from ccflare_core.http.origins import Origin, Origins
 from ccflare_core.http.pins import Pins
 
 __all__ = [
@@ -43,7 +42,6 @@ __all__ = [
     "OPTIONS",
     "VARIABLES",
     "Option",
-    "Origin",
     "Settings",
     "config_file",
     "defaults",
@@ -113,7 +111,7 @@ class Settings:
     allow_ips: Networks
     block_ips: Networks
     trusted_proxies: Networks
-    allowed_origins: Sites
+    allowed_origins: Origins
     requests_per_minute_per_ip: int
     max_requests: int
     max_waiting: int
@@ -142,7 +140,7 @@ class Settings:
         if problems:
             raise ConfigError(*problems)
         fields = {name.removeprefix("ccflare_"): value for name, value in merged.items()}
-        fields["upstream"] = Origin.parse(fields["upstream"])
+        fields["upstream"] = Origin.parse(fields["upstream"].removesuffix("/"))
         fields["database"] = _database(fields["database"], environ)
         fields["key_path"] = _key_path(fields.pop("key_file"), fields["database"], environ)
         fields["audit_path"] = _audit_path(fields.pop("audit_file"), fields["database"], environ)
@@ -152,7 +150,7 @@ class Settings:
         fields["pkcs11_module"] = _absolute(fields["pkcs11_module"])
         for name in ("allow_ips", "block_ips", "trusted_proxies"):
             fields[name] = Networks.parse(fields[name])
-        fields["allowed_origins"] = Sites.parse(fields["allowed_origins"])
+        fields["allowed_origins"] = Origins.parse(fields["allowed_origins"])
         fields["client_ca"] = _absolute(fields["client_ca"])
         fields["upstream_pins"] = Pins.parse(fields["upstream_pins"])
         if fields["search_index"] == "plain" and isinstance(fields["database"], location.Server):

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import NamedTuple, Self
 
-from ccflare_core.config.options import Origin
+from ccflare_core.http.origins import Origin
 from ccflare_core.http.pins import Pins
 
 HTTP1 = b"http/1.1"

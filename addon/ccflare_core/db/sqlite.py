@@ -19,7 +19,7 @@ import peewee
 from ccflare_core.db.engine import Space, as_store_errors, explain, naming
 from ccflare_core.db.migrations import migrate, pending
 from ccflare_core.errors import Gone, StoreError
-from ccflare_core.files import draft, make_private_folder, publish
+from ccflare_core.files import beside, draft, make_private_folder, publish
 
 APPLICATION_ID = 0x63636631
 """`ccf1`, in the file's header: this is a ccflare database and no other program's."""
@@ -287,11 +287,6 @@ def free_bytes(path: Path) -> int:
         return shutil.disk_usage(path.parent).free
     except OSError:
         return 2**63
-
-
-def beside(path: Path, suffix: str) -> Path:
-    """The file that SQLite keeps beside the database under this suffix: "-wal" or "-shm"."""
-    return path.with_name(path.name + suffix)
 
 
 def file_size(path: Path) -> int:

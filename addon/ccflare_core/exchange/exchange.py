@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol
 
-from ccflare_core.accounts.account import Header
 from ccflare_core.accounts.pool import AccountPool, Exhausted, Lease, Report
-from ccflare_core.accounts.renewal import NoRenewer, Refused, Renewer
+from ccflare_core.accounts.renewal import NoRenewer, Renewer
 from ccflare_core.anthropic import answers, usage, verdicts
 from ccflare_core.anthropic.agents import Agents
 from ccflare_core.anthropic.answers import Answer
@@ -31,7 +30,8 @@ from ccflare_core.config.settings import Settings
 from ccflare_core.exchange.capture import Capture
 from ccflare_core.exchange.failover import Deliver, Failover, NextAccount, RetryBudget, RetrySame
 from ccflare_core.exchange.memory import Room
-from ccflare_core.exchange.steps import Attempt, Opening, Outcome, Send, Step, Ticket, Wait
+from ccflare_core.exchange.steps import Attempt, Opening, Outcome, PendingRenewal, Send, Step, Ticket, Wait
+from ccflare_core.http.headers import Header
 from ccflare_core.secrets import redact
 from ccflare_core.secrets.echo import Echo
 
@@ -138,7 +138,7 @@ class Exchange:
         self._tried: set[str] = set()
         self._hold_until: float | None = None
         self._same_account = False
-        self._refused: Refused | None = None
+        self._refused: PendingRenewal | None = None
         self._renewed: set[str] = set()
         self._budgeted = False
         settings = shared.settings
@@ -282,16 +282,16 @@ class Exchange:
         refused = self._ask_for_token(lease, verdict)
         return self._await_token(refused) if refused else self._weigh(lease, verdict, holding=holding)
 
-    def _ask_for_token(self, lease: Lease, verdict: Verdict) -> Refused | None:
+    def _ask_for_token(self, lease: Lease, verdict: Verdict) -> PendingRenewal | None:
         """A token that upstream refuses may be replaced by a new one, once for each account."""
         account = lease.account
         if verdict.kind is not Kind.CREDENTIAL_REJECTED or not account.is_renewable or account.id in self._renewed:
             return None
         self._renewed.add(account.id)
         renewal = self._shared.tokens.renew(account.id, rejected=account.access_token)
-        return Refused(lease, verdict, renewal, self._shared.clock() + RENEWAL_SECONDS)
+        return PendingRenewal(lease, verdict, renewal, self._shared.clock() + RENEWAL_SECONDS)
 
-    def _await_token(self, refused: Refused) -> Step:
+    def _await_token(self, refused: PendingRenewal) -> Step:
         """The same account again as soon as it has a new token; if it gets none, the refusal counts."""
         if not refused.renewal.done and self._shared.clock() < refused.until:
             self._refused = refused

@@ -3,10 +3,10 @@
 import logging
 from decimal import Decimal
 
-from ccflare_core.accounts.cooldowns import local_time
 from ccflare_core.accounts.pool import Cooldown
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.steps import Outcome, Ticket
+from ccflare_core.text import local_time
 
 logger = logging.getLogger("ccflare")
 

@@ -5,6 +5,8 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from ccflare_core.accounts.account import Credential
+from ccflare_core.accounts.pool import Lease
+from ccflare_core.accounts.renewal import Renewal
 from ccflare_core.anthropic.answers import Answer
 from ccflare_core.anthropic.verdicts import Verdict
 from ccflare_core.clients.keys import ClientKey
@@ -84,3 +86,13 @@ class Attempt:
     verdict: Verdict
     started_at: float
     duration: float
+
+
+class PendingRenewal(NamedTuple):
+    """An attempt whose token was refused, kept until it is known whether the account gets another one."""
+
+    lease: Lease
+    verdict: Verdict
+    renewal: Renewal
+    until: float
+    """Monotonic seconds."""

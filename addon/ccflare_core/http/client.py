@@ -11,38 +11,20 @@ import contextlib
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 import certifi
 import h11
 
-from ccflare_core.anthropic.oauth import MAX_ANSWER_BYTES, Request
-from ccflare_core.config.options import Origin
 from ccflare_core.errors import ConfigError, TokenUnavailable
+from ccflare_core.http.messages import MAX_ANSWER_BYTES, Request, Response
+from ccflare_core.http.origins import Origin
 from ccflare_core.http.pinning import NOT_PINNED, PinGuard, spki_pin
 
 _READ_BYTES = 65_536
 _DER = 2  # _ssl.ENCODING_DER
 _MAX_HEAD_BYTES = 65_536
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back, whatever its status. Header names are lower case; headers and body may hold secrets."""
-
-    status: int
-    headers: tuple[tuple[str, str], ...] = field(repr=False)
-    body: bytes = field(repr=False)
-
-    def header(self, name: str) -> str:
-        """The first header of this lower-case name, or ""."""
-        return next((value for key, value in self.headers if key == name), "")
-
-    @property
-    def content_type(self) -> str:
-        return self.header("content-type")
 
 
 class _Failure(Exception):
@@ -73,7 +55,7 @@ class Fetcher:
         self._total_seconds = total_seconds
         self._max_bytes = max_bytes
 
-    async def send(self, request: Request) -> Answer:
+    async def send(self, request: Request) -> Response:
         """The answer. Raises TokenUnavailable, in one sentence without secrets, if there was none in time.
 
         A timeout or cancellation does not tell whether the provider acted on the request.
@@ -88,7 +70,7 @@ class Fetcher:
         # Raised out here, so that no error that quotes bytes of the exchange hangs on to it as its context.
         raise TokenUnavailable(f"{urlsplit(request.url).hostname} {problem}; try again later")
 
-    async def _exchange(self, request: Request) -> Answer:
+    async def _exchange(self, request: Request) -> Response:
         url = urlsplit(request.url)
         self._check_place(url)
         async with self._connected(url) as (reader, writer):
@@ -133,7 +115,7 @@ class Fetcher:
                     return await asyncio.open_connection(url.hostname, port, ssl=tls, family=family)
         raise _Failure(f"could not be connected to within {self._connect_seconds:g} s")
 
-    async def _read(self, http: h11.Connection, reader: asyncio.StreamReader) -> Answer:
+    async def _read(self, http: h11.Connection, reader: asyncio.StreamReader) -> Response:
         head: h11.Response | None = None
         body = bytearray()
         while True:
@@ -147,7 +129,7 @@ class Fetcher:
             elif isinstance(event, h11.Data):
                 raise _Failure(f"answered with more than {self._max_bytes} bytes")
             elif isinstance(event, h11.EndOfMessage) and head is not None:
-                return Answer(head.status_code, _text(head.headers), bytes(body))
+                return Response(head.status_code, _text(head.headers), bytes(body))
             elif not isinstance(event, h11.InformationalResponse):
                 raise _Failure("does not speak plain HTTP")
 

@@ -6,12 +6,8 @@ text into one of a closed set. What the upstream itself said stands in the recor
 """
 
 import re
-import traceback
 from collections.abc import Mapping
 from typing import Final, NamedTuple
-
-from ccflare_core.secrets import redact
-from ccflare_core.secrets.echo import Echo
 
 UNKNOWN: Final = "a failure of another kind"
 HEAD_TOO_LARGE: Final = "the answer's head is too large"
@@ -199,9 +195,3 @@ def of(text: str) -> str:
 def known(value: object, words: frozenset[str] = ERROR_TYPES) -> str:
     """`value` if it is one of these words, else ""."""
     return value if isinstance(value, str) and value in words else ""
-
-
-def trace(error: BaseException, echo: Echo | None = None) -> str:
-    """An exception with its traceback, for the log: its text may quote what was read, so what is secret is blanked."""
-    told = "".join(traceback.format_exception(error)).rstrip()
-    return redact.text(told if echo is None else echo.in_line(told.encode("utf-8", "replace")).decode())

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from ccflare_core.accounts.account import Header
+Header = tuple[bytes, bytes]
+"""A field's name and value, as they came."""
 
 HEAD_BYTES = 64 * 1024
 """What the header fields of a message may have together."""

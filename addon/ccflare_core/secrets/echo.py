@@ -5,10 +5,12 @@ whose account it is. `Echo` looks for that one secret and nothing else: in heads
 names small), in bodies byte for byte. What is blanked keeps its length, so that lengths told before stay true.
 """
 
+import traceback
 from collections.abc import Sequence
 
-from ccflare_core.accounts.account import Header
 from ccflare_core.http.content_coding import Decoder
+from ccflare_core.http.headers import Header
+from ccflare_core.secrets import redact
 
 DECODED_BYTES = 1024 * 1024
 """How much an encoded body may come to and still be searched."""
@@ -82,3 +84,9 @@ class Echo:
         """How many bytes at the end of `data` may be the secret's first ones."""
         longest = min(len(data), len(self._secret) - 1)
         return next((size for size in range(longest, 0, -1) if self._secret.startswith(data[-size:])), 0)
+
+
+def trace(error: BaseException, echo: Echo | None = None) -> str:
+    """An exception with its traceback, for the log: its text may quote what was read, so what is secret is blanked."""
+    told = "".join(traceback.format_exception(error)).rstrip()
+    return redact.text(told if echo is None else echo.in_line(told.encode("utf-8", "replace")).decode())

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-Header = tuple[bytes, bytes]
+from ccflare_core.http.headers import Header
 
 HIDDEN = b"[redacted]"
 SECRET_HEADERS = frozenset(

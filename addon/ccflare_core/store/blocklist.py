@@ -7,10 +7,10 @@ from typing import NamedTuple
 from peewee import Database
 
 from ccflare_core.audit.entries import Record
-from ccflare_core.clients.access import Network, Networks
 from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import BlockedAddressRow
 from ccflare_core.errors import StoreError
+from ccflare_core.http.addresses import Network, Networks
 
 
 class Block(NamedTuple):

@@ -10,27 +10,17 @@ import hashlib
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any
 
 from peewee import Database
 
 from ccflare_core.accounts.account import Account
+from ccflare_core.accounts.token_refresh import LeaseAttempt
 from ccflare_core.accounts.validity import Upkeep
 from ccflare_core.anthropic.oauth import Tokens
 from ccflare_core.audit.entries import Outcome, Record, Secret, stamp
 from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import AccountRow, RefreshLeaseRow, RunRow
-
-
-class Turn(NamedTuple):
-    """What came of asking for a lease."""
-
-    account: Account
-    """As it is stored now."""
-    is_mine: bool
-    """Whether the asker holds the lease."""
-    term: str
-    """The lease's name. Each has a new one, also when the same run takes it again."""
 
 
 class Logins:
@@ -55,7 +45,7 @@ class Logins:
         self._columns = columns
         self._record = record
 
-    def take_lease(self, account_id: str, owner: str, *, abandoned: str = "") -> Turn | None:
+    def take_lease(self, account_id: str, owner: str, *, abandoned: str = "") -> LeaseAttempt | None:
         """Take the lease for the run `owner` if it is free, and read the account; None if that is gone.
 
         `abandoned` is the term of a lease that the caller has watched for long enough to end it.
@@ -68,7 +58,7 @@ class Logins:
                 return None
             self._fill_digest(account)
             lease = RefreshLeaseRow.select().where(RefreshLeaseRow.account_id == account_id)
-            return Turn(account, is_mine, lease.bind(self._database).get().term)
+            return LeaseAttempt(account, is_mine, lease.bind(self._database).get().term)
 
     def release_lease(self, account_id: str, owner: str) -> None:
         """Give the lease back, if the run still holds it."""

@@ -18,8 +18,8 @@ from ccflare_core.clients.access import Caller
 from ccflare_core.clients.admission import Entrance
 from ccflare_core.clients.authentication import TUNNEL_OVER, Denied, Guard, Principal, forbidden, take_keys
 from ccflare_core.clients.keys import Permission
-from ccflare_core.config.options import Origin
 from ccflare_core.errors import CCFlareError
+from ccflare_core.http.origins import Origin
 from ccflare_core.writer.auditor import Auditor
 from ccflare_mitm.gate.browser_checks import Threshold, refused
 from ccflare_mitm.gate.ingress import address_of

@@ -5,15 +5,14 @@ from math import ceil
 
 from mitmproxy import http
 
-from ccflare_core.accounts.account import Header
 from ccflare_core.anthropic.answers import SECURITY, Answer, error
 from ccflare_core.anthropic.routes import Route
 from ccflare_core.clients import browser
 from ccflare_core.clients.admission import Entrance, Refusal
-from ccflare_core.clients.authentication import NO_REQUEST
-from ccflare_core.clients.browser import Asked, Site
+from ccflare_core.clients.browser import Asked
 from ccflare_core.clients.totp import SecondFactor
-from ccflare_core.config.options import Origin
+from ccflare_core.http.headers import Header
+from ccflare_core.http.origins import Origin
 from ccflare_mitm.host.messages import route_of
 
 OTP = "x-ccflare-otp"
@@ -86,7 +85,7 @@ class Threshold:
         """What the request says of itself to whom a browser might be behind."""
         host, port = self._named(flow)
         tls = flow.client_conn.tls_established
-        site = Site("https" if tls else "http", f"[{host}]" if ":" in host else host, port)
+        site = Origin("https" if tls else "http", host, port)
         # The upstream's own name over TLS: nobody else has a certificate for it that the client takes.
         return Asked(flow.request.method, site, flow.request.headers, tls and host == self._upstream().host)
 
@@ -94,7 +93,7 @@ class Threshold:
 def refused(refusal: Refusal) -> Answer:
     """A refusal as an answer, for a request that has no exchange."""
     status, message, retry_after, is_final = refusal
-    return error(status, message, request_id=NO_REQUEST, retry_after=retry_after, is_final=is_final)
+    return error(status, message, retry_after=retry_after, is_final=is_final)
 
 
 def replaced(fields: Sequence[Header], headers: Sequence[Header]) -> tuple[Header, ...]:

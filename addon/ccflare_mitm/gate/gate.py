@@ -15,11 +15,11 @@ from ccflare_core.clients.admission import Entrance, Refusal
 from ccflare_core.clients.authentication import Denied, Guard, Principal, has_credential
 from ccflare_core.clients.keys import ClientKey, Permission
 from ccflare_core.clients.totp import SecondFactor
-from ccflare_core.config.options import Origin
 from ccflare_core.exchange.exchange import Exchange, Exchanges
 from ccflare_core.exchange.recorder import total_tokens
 from ccflare_core.exchange.steps import Opening, Outcome
 from ccflare_core.http.headers import Line, refuse_request
+from ccflare_core.http.origins import Origin
 from ccflare_core.writer.auditor import Auditor
 from ccflare_mitm.gate.authentication import Reception
 from ccflare_mitm.gate.browser_checks import Threshold

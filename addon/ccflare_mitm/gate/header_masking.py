@@ -5,7 +5,8 @@ from weakref import WeakKeyDictionary
 
 from mitmproxy import http
 
-from ccflare_core.secrets.redact import HIDDEN, Header, headers, is_secret
+from ccflare_core.http.headers import Header
+from ccflare_core.secrets.redact import HIDDEN, headers, is_secret
 
 
 class Veil:

@@ -8,8 +8,7 @@ from mitmproxy.net.http import url
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.mode_specs import ReverseMode
 
-from ccflare_core.clients.browser import Sites, is_loopback
-from ccflare_core.config.options import Origin
+from ccflare_core.http.origins import Origin, Origins, is_loopback
 
 
 class Names:
@@ -58,7 +57,7 @@ def door_of(flow: http.HTTPFlow) -> str:
     return "https-proxy" if flow.client_conn.tls_established and flow.server_conn.address else "base-url"
 
 
-def is_cross_site(request: http.Request, sites: Sites) -> bool:
+def is_cross_site(request: http.Request, sites: Origins) -> bool:
     """Whether a browser says that a page from elsewhere is asking. CORS would not keep a plain POST of it away."""
     origin = request.headers.get("origin")
     if origin is not None and sites.have(origin):

@@ -142,12 +142,12 @@ PAGES: tuple[Page, ...] = (
     Page("/ccflare/accounts/{name}/resume", DO, Permission.ACCOUNTS_MANAGE, Admin.resume_account),
     Page("/ccflare/clients/{name}/revoke", DO, Permission.ACCOUNTS_MANAGE, Admin.revoke_client),
 )
-NO_PAGE = error(404, "There is no such page; /ccflare/health is one.", request_id="req_none")
+NO_PAGE = error(404, "There is no such page; /ccflare/health is one.")
 
 
 def no_method(page: Page) -> Answer:
     """The answer to a method that the page does not take."""
-    answer = error(405, f"This page takes {', '.join(page.methods)} only.", request_id="req_none")
+    answer = error(405, f"This page takes {', '.join(page.methods)} only.")
     return answer.allowing(page.methods)
 
 
@@ -161,7 +161,7 @@ def find_page(path: str) -> tuple[Page, str] | None:
 
 def refusal(problem: CCFlareError) -> Answer:
     """What to say if a deed could not be done."""
-    return error(404 if isinstance(problem, NotFound) else 503, str(problem), request_id="req_none")
+    return error(404 if isinstance(problem, NotFound) else 503, str(problem))
 
 
 def describe(status: AccountStatus) -> dict[str, Any]:

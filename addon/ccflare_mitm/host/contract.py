@@ -57,7 +57,7 @@ def json_error_page(status_code: int, message: str = "") -> bytes:
     The message may quote what the other side sent, so it stays in mitmproxy's log.
     """
     reason = status_codes.RESPONSES.get(status_code, "Error")
-    response = make_response(error(status_code, f"The proxy could not handle this: {reason}.", request_id="req_none"))
+    response = make_response(error(status_code, f"The proxy could not handle this: {reason}."))
     response.headers["connection"] = "close"
     page: bytes = http1.assemble_response(response)
     return page

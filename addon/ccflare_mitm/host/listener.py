@@ -8,9 +8,9 @@ from typing import Any
 from mitmproxy import ctx
 from mitmproxy.proxy import mode_specs
 
-from ccflare_core.clients.browser import is_loopback
 from ccflare_core.config.settings import Settings
 from ccflare_core.errors import ConfigError
+from ccflare_core.http.origins import is_loopback
 
 logger = logging.getLogger("ccflare")
 

@@ -106,7 +106,7 @@ class Http2Server(_http2.Http2Server):
         status = event.code.http_status_code() if isinstance(event, ResponseProtocolError) else None
         if isinstance(event, ResponseProtocolError) and status is not None and self._can_answer(event.stream_id):
             reason = status_codes.RESPONSES.get(status, "Error")
-            answer = error(status, f"The proxy could not handle this: {reason}.", request_id="req_none")
+            answer = error(status, f"The proxy could not handle this: {reason}.")
             self.h2_conn.send_headers(event.stream_id, [(b":status", b"%d" % status), *answer.headers])
             self.h2_conn.send_data(event.stream_id, answer.body, end_stream=True)
             yield commands.SendData(self.conn, self.h2_conn.data_to_send())

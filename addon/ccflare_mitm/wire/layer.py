@@ -24,6 +24,7 @@ from mitmproxy.proxy.layers.http._http2 import Http2Server
 
 from ccflare_core.anthropic.answers import Answer, error
 from ccflare_core.http import failure_words
+from ccflare_core.secrets.echo import trace
 from ccflare_mitm.host.contract import json_error_page
 from ccflare_mitm.host.messages import make_response
 from ccflare_mitm.wire.deadlines import ReaderStalled
@@ -103,7 +104,7 @@ class FailoverLayer(HttpLayer):
             yield from writes.flush()
         except Exception as problem:
             # mitmproxy would log this and leave the client hanging.
-            logger.error("ccflare failed inside; the client's connection is closed\n%s", failure_words.trace(problem))
+            logger.error("ccflare failed inside; the client's connection is closed\n%s", trace(problem))
             for stream in self.open_streams():
                 stream.abandon()
             yield commands.CloseConnection(self.context.client)
@@ -273,7 +274,7 @@ class Refused(layer.Layer):
             yield commands.CloseConnection(self.context.client)
 
 
-PLAIN_HTTP = error(400, "This port speaks TLS only: use https:// in the address of the proxy.", request_id="req_none")
+PLAIN_HTTP = error(400, "This port speaks TLS only: use https:// in the address of the proxy.")
 
 
 def refuse_plaintext(place: layer.NextLayer) -> bool:

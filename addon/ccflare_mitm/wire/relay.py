@@ -28,7 +28,7 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._hooks import HttpResponseHeadersHook, HttpResponseHook
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 
-from ccflare_core.anthropic.answers import Answer, error, error_event
+from ccflare_core.anthropic.answers import NO_REQUEST, Answer, error, error_event
 from ccflare_core.exchange.exchange import BAD_GATEWAY, TIMED_OUT, Exchange
 from ccflare_core.exchange.steps import Outcome
 from ccflare_core.secrets.echo import Echo
@@ -91,7 +91,7 @@ class RelayStream(HttpStream):
 
     @property
     def _request_id(self) -> str:
-        return "req_none" if self._exchange is None else self._exchange.id
+        return NO_REQUEST if self._exchange is None else self._exchange.id
 
     @property
     def is_pipe(self) -> bool:

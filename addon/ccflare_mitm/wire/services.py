@@ -7,10 +7,10 @@ from typing import Any
 from mitmproxy import http
 from mitmproxy.connection import Client
 
-from ccflare_core.accounts.account import Header
 from ccflare_core.config.settings import Settings
 from ccflare_core.config.target import UpstreamTarget
 from ccflare_core.exchange.exchange import Exchange
+from ccflare_core.http.headers import Header
 from ccflare_mitm.host.decisions import Decisions
 from ccflare_mitm.wire.hooks import HookRunner
 from ccflare_mitm.wire.upstream import UpstreamProof

@@ -49,7 +49,7 @@ from ccflare_core.config.target import UpstreamTarget
 from ccflare_core.exchange.steps import Outcome, Send, Step, Wait
 from ccflare_core.http import failure_words, headers
 from ccflare_core.http.sse import FirstEvent
-from ccflare_core.secrets.echo import Echo
+from ccflare_core.secrets.echo import Echo, trace
 from ccflare_mitm.host.messages import (
     make_response,
     parse_error,
@@ -73,7 +73,7 @@ HOLD_BYTES = 64 * 1024
 NOT_VERIFIED = "Certificate verify failed:"
 """How mitmproxy begins to say that it trusts a server's certificate not; OpenSSL's reason follows."""
 
-NOT_ADMITTED = error(500, "The proxy did not admit this request.", request_id="req_none")
+NOT_ADMITTED = error(500, "The proxy did not admit this request.")
 
 
 class FailoverStream(RelayStream):
@@ -104,7 +104,7 @@ class FailoverStream(RelayStream):
             else:
                 yield from self._dispatch(event)
         except Exception as problem:
-            logger.error("ccflare failed inside; the request ends here\n%s", failure_words.trace(problem, self._echo))
+            logger.error("ccflare failed inside; the request ends here\n%s", trace(problem, self._echo))
             yield from self._give_up()
 
     def _give_up(self) -> CommandGenerator[None]:

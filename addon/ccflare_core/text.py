@@ -1,0 +1,23 @@
+"""How times, durations and money are written for people."""
+
+from datetime import UTC, datetime
+
+_MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
+
+
+def local_time(moment: float, now: float) -> str:
+    """An epoch time for people, local, as short as it can be told: "14:20", "14:20:05", "Tue 14:20"."""
+    local, today = (datetime.fromtimestamp(at, UTC).astimezone() for at in (moment, now))
+    if moment - now < 120:
+        return f"{local:%H:%M:%S}"
+    if local.date() == today.date():
+        return f"{local:%H:%M}"
+    return f"{local:%a %H:%M}" if moment - now < 6 * 86400 else f"{local:%a %d %b %H:%M}"
+
+
+def span(seconds: float) -> str:
+    """A duration in one unit, rounded: `45 s`, `25 min`, `6 h`, `3 days`."""
+    for unit, name in ((_DAY, "days"), (_HOUR, "h"), (_MINUTE, "min")):
+        if seconds >= (2 if unit == _DAY else 1) * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{max(0.0, seconds):.0f} s"
