@@ -13,7 +13,7 @@ API = UpstreamTarget.of(Origin("https", "api.anthropic.com", 443), Pins())
 
 
 def target(url: str, pins: str = "") -> UpstreamTarget:
-    origin = Origin.parse(url)
+    origin = Origin.parse(url.removesuffix("/"))
     assert origin is not None
     return UpstreamTarget.of(origin, Pins.parse(pins))
 

@@ -294,12 +294,12 @@ def test_no_token_is_in_the_log_the_database_or_the_health_page(
 
 _REFRESH_FOR_EVER = """
 import asyncio, sys
-from ccflare_core import oauth
-from ccflare_core.fetch import Fetcher
-from ccflare_core.location import parse
-from ccflare_core.refresh import Refresher
-from ccflare_core.store import Store
-from ccflare_core.key_sources import GivenKey
+from ccflare_core.anthropic import oauth
+from ccflare_core.http.client import Fetcher
+from ccflare_core.config.location import parse
+from ccflare_core.accounts.token_refresh import Refresher
+from ccflare_core.store.store import Store
+from ccflare_core.secrets.key_sources import GivenKey
 
 async def main(path, url, owner):
     store = Store.open(parse(path), GivenKey(b"k" * 32))

@@ -109,5 +109,5 @@ def test_an_exception_is_told_whole_but_for_what_is_secret(secret: str, echo: Ec
         told = trace(error, echo)
 
     assert "ValueError: cannot read [redacted" in told
-    assert "test_words.py" in told
+    assert "test_failure_words.py" in told
     assert secret not in told

@@ -166,7 +166,7 @@ def test_a_folder_in_place_of_the_key_file_is_refused(tmp_path: Path) -> None:
 
 def test_processes_that_start_together_agree_on_one_key(tmp_path: Path) -> None:
     program = (
-        "import sys, pathlib; from ccflare_core.key_sources import KeyFile; sys.stdin.read(1);"
+        "import sys, pathlib; from ccflare_core.secrets.key_sources import KeyFile; sys.stdin.read(1);"
         "print(KeyFile(pathlib.Path(sys.argv[1])).wrap(bytes(32), b'')[:8].hex())"
     )
     children = [start_python(program, tmp_path / "new" / "ccflare.key") for _ in range(4)]

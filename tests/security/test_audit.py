@@ -111,9 +111,9 @@ def test_r32_rows_can_only_be_appended(statement: str, path: Path, store: Store)
 _ADD = """
 import sys
 from pathlib import Path
-from ccflare_core.entries import By
-from ccflare_core.location import parse
-from ccflare_core.store import Store
+from ccflare_core.audit.entries import By
+from ccflare_core.config.location import parse
+from ccflare_core.store.store import Store
 from database_kit import KEY
 name, number = sys.argv[2], int(sys.argv[3])
 store = Store.open(parse(sys.argv[1]), KEY, by=By(name), audit_file=Path(sys.argv[4]))

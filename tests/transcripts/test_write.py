@@ -187,8 +187,8 @@ _WRITE_AND_FREE = """
 import random, sys
 import database_kit as kit
 from bodies_kit import conversation
-from ccflare_core.location import Location
-from ccflare_core.records import Payload
+from ccflare_core.config.location import Location
+from ccflare_core.exchange.records import Payload
 
 store, mine = kit.open_store(sys.argv[1]), sys.argv[2]
 bodies, chance = conversation(25), random.Random(mine)

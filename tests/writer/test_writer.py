@@ -322,7 +322,7 @@ def test_close_is_bounded_and_counts_what_it_lost(path: Path) -> None:
 
 _WRITE_FOR_EVER = """
 import itertools, pathlib, sys, database_kit as kit
-from ccflare_core.writer import Writer
+from ccflare_core.writer.writer import Writer
 def open_store():
     store = kit.open_store(pathlib.Path(sys.argv[1]))
     store.start_run(sys.argv[2], "host", 11)

@@ -25,6 +25,8 @@ class Decisions:
 
     def keep(self, flow: http.HTTPFlow, response: http.Response) -> None:
         """The same for an answer that is a response already."""
+        if flow.request.method == "HEAD":
+            response.raw_content = b""  # mitmproxy would send it over HTTP/2: an error that ends the connection
         self._of_flow[flow] = response.copy()
         flow.response = response
 
