@@ -75,7 +75,7 @@ def send(port: int, client: int) -> list[int]:
 def upstream_process(environment: Mapping[str, str]) -> Iterator[str]:
     """The simulated upstream's address."""
     limit = f"{ACCOUNTS['max-1']}={LIMITED_AFTER}"
-    command = [sys.executable, str(ROOT / "tests" / "fake_upstream.py"), "--port", "0", "--limit", limit]
+    command = [sys.executable, str(ROOT / "tests" / "support" / "fake_upstream"), "--port", "0", "--limit", limit]
     with running(command, environment, stdout=subprocess.PIPE) as process:
         if process.stdout is None:
             raise RuntimeError("the simulated upstream has no output")

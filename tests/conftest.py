@@ -29,8 +29,8 @@ POSTGRES_IS_MISSING = not os.environ.get("CI") and not postgres_kit.IS_HERE
 PLOT_IS_MISSING = not os.environ.get("CI") and find_spec("matplotlib") is None
 # These are somebody else's programs, so no change waits for them.
 CLIENTS_ARE_MISSING = not clients_kit.are_installed()
-collect_ignore = ["test_plot.py"] * PLOT_IS_MISSING
-collect_ignore += ["security/test_hsm.py"] * HSM_IS_MISSING + ["test_postgres.py"] * POSTGRES_IS_MISSING
+collect_ignore = ["cli/stats/test_plot.py"] * PLOT_IS_MISSING
+collect_ignore += ["security/test_hsm.py"] * HSM_IS_MISSING + ["db/test_postgres.py"] * POSTGRES_IS_MISSING
 collect_ignore += ["e2e/test_real_clients.py"] * CLIENTS_ARE_MISSING
 
 

@@ -359,7 +359,7 @@ def test_side_calls(upstream: FakeUpstream) -> None:
 
 
 def test_serves_as_a_process(tmp_path: Path) -> None:
-    script = Path(__file__).parent / "support" / "fake_upstream.py"
+    script = Path(__file__).parent / "support" / "fake_upstream"
     command = [sys.executable, str(script), "--stop-with-stdin", "--limit", "sk-ant-oat01-a=1"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin
