@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ccflare_core.config.settings import Settings
-from ccflare_mitm.wire.deadlines import Patience, Phase
+from ccflare_mitm.wire.deadlines import Deadlines, Phase
 from ccflare_mitm.wire.reaper import NEVER, Reaper, Standstill
 from ccflare_mitm.wire.sockets import affordable_clients, unread_bytes
 
@@ -46,19 +46,19 @@ def test_a_standstill_lasts_while_nothing_goes_down(values: list[int], seconds: 
     assert [standstill.seconds(value, now) for now, value in enumerate(values)][-1] == seconds
 
 
-def test_patience_begins_anew_with_every_sign_of_life_but_for_its_end() -> None:
+def test_deadlines_begin_anew_with_every_sign_of_life_but_for_the_end() -> None:
     now = 0.0
-    patience = Patience(lambda: now)
-    patience.wait_for(Phase.BODY, 10)
-    patience.end_after(15)
+    deadlines = Deadlines(lambda: now)
+    deadlines.wait_for(Phase.BODY, 10)
+    deadlines.end_after(15)
 
-    assert (patience.is_over(9.9), patience.is_over(10)) == (False, True)
-    patience.heard_at = 9.0
-    assert (patience.is_over(14.9), patience.is_at_end(15), patience.is_over(15)) == (False, True, True)
-    patience.give_up()
-    assert not patience.is_over(NEVER)
-    patience.end_after(0)
-    assert not patience.is_at_end(NEVER)
+    assert (deadlines.is_over(9.9), deadlines.is_over(10)) == (False, True)
+    deadlines.heard_at = 9.0
+    assert (deadlines.is_over(14.9), deadlines.is_at_end(15), deadlines.is_over(15)) == (False, True, True)
+    deadlines.cancel()
+    assert not deadlines.is_over(NEVER)
+    deadlines.end_after(0)
+    assert not deadlines.is_at_end(NEVER)
 
 
 async def test_a_connection_that_says_nothing_is_closed_and_one_that_fails_harms_no_other() -> None:

@@ -30,10 +30,10 @@ class TunnelOver(events.Event):
     """To a stream: the key that its client's tunnel was opened with is over."""
 
 
-class Patience:
-    """A stream's deadlines, which somebody else looks at.
+class Deadlines:
+    """A stream's two deadlines, which the reaper compares with the clock.
 
-    Two can pass: that of the phase, which begins anew with every sign of life, and one that nothing moves.
+    One is for the next sign of life and begins anew with each; the other is the end of the whole, which nothing moves.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -48,16 +48,16 @@ class Patience:
         """Begin to wait."""
         self.phase, self.seconds, self.heard_at = phase, seconds, self.clock()
 
-    def rest(self) -> None:
-        """Wait for nobody; what nothing moves stays."""
+    def pause(self) -> None:
+        """Expect no sign of life for now; the end stays."""
         self.phase = None
 
     def end_after(self, seconds: float) -> None:
         """Set the deadline that nothing moves; 0 takes it away."""
         self._end = self.clock() + seconds if seconds else None
 
-    def give_up(self) -> None:
-        """Have no deadline any more."""
+    def cancel(self) -> None:
+        """Drop both."""
         self.phase = self._end = None
 
     def is_at_end(self, now: float) -> bool:

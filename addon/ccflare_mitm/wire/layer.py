@@ -46,17 +46,20 @@ _PEER = re.compile(r"(?:\[[0-9a-f:.]+\]|[0-9.]+):\d+: ")
 
 
 @dataclass(eq=False)
-class Errand(commands.RequestWakeup):
-    """What the reaper wants done: never asked of mitmproxy, which would wait, but brought to the layer as if it had."""
+class LayerCommand(commands.RequestWakeup):
+    """What the reaper has a layer do to its streams or its connection.
+
+    mitmproxy never sees it as a command, which it would wait for. It is handed to the layer as if its wait were over.
+    """
 
     layer: "FailoverLayer"
-    """Who is to do it: the others around it hand it through."""
+    """The layer that does it; the layers around it hand it through."""
     messages: list[tuple[FailoverStream, events.Event]] = field(default_factory=list)
-    """What to tell streams."""
+    """Events, each with the stream that it is for."""
     stalled: list[int] = field(default_factory=list)
-    """HTTP/2 streams whose client does not take what waits for it."""
-    farewell: tuple[int | None] | None = None
-    """Close the client's connection, and with which status if its request is not whole yet."""
+    """Ids of HTTP/2 streams whose client does not take what waits for it."""
+    close_status: tuple[int | None] | None = None
+    """Set: close the client's connection, with this status (if any) when a request's head is only half here."""
     delay: float = 0.0
 
 
@@ -110,7 +113,7 @@ class FailoverLayer(HttpLayer):
             yield commands.CloseConnection(self.context.client)
 
     def _commands(self, event: events.Event) -> CommandGenerator[None]:
-        if isinstance(event, events.Wakeup) and isinstance(event.command, Errand) and event.command.layer is self:
+        if isinstance(event, events.Wakeup) and isinstance(event.command, LayerCommand) and event.command.layer is self:
             return self._carry_out(event.command)
         if isinstance(event, events.HookCompleted) and isinstance(event.command, ResumeHook):
             event = events.HookCompleted(self._intercepted.pop(event.command.flow))
@@ -205,17 +208,17 @@ class FailoverLayer(HttpLayer):
         buffers = reader.h2_conn.stream_buffers
         return {stream_id: sum(len(piece.data) for piece in pieces) for stream_id, pieces in buffers.items()}
 
-    def _carry_out(self, errand: Errand) -> CommandGenerator[None]:
-        for stream, event in errand.messages:
+    def _carry_out(self, command: LayerCommand) -> CommandGenerator[None]:
+        for stream, event in command.messages:
             yield from self.event_to_child(stream, event)
-        for stream_id in errand.stalled:
+        for stream_id in command.stalled:
             if (waiting := self.streams.get(stream_id)) is not None:
                 yield from self.event_to_child(waiting, ReaderStalled())
             stop = ResponseProtocolError(stream_id, "not read", ErrorCode.CANCEL)
             yield from self.event_to_child(self.connections[self.context.client], stop)
-        if errand.farewell is not None and all(stream.is_pipe for stream in self.open_streams()):
+        if command.close_status is not None and all(stream.is_pipe for stream in self.open_streams()):
             # No request has come since the reaper looked.
-            yield from self._turn_away(*errand.farewell)
+            yield from self._turn_away(*command.close_status)
 
 
 class Writes:

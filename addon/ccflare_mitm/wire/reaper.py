@@ -1,6 +1,6 @@
 """Looks at every client's connection twice a second, and ends what nobody will end, and what may not go on.
 
-The stream layer only notes when it last heard of whom (`patience`). Comparing that with the clock for all of them here
+The stream layer only notes when it last heard of whom (`deadlines`). Comparing that with the clock for all of them here
 costs nothing where chunks pass, and needs no timer for any of them. What is found reaches the layers as an event, in
 mitmproxy's own way; what cannot be told to anybody is closed.
 
@@ -26,7 +26,7 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server
 
 from ccflare_core.config.settings import Settings
 from ccflare_mitm.wire.deadlines import DeadlinePassed, Phase, ReaderStalled, TunnelOver
-from ccflare_mitm.wire.layer import Errand, FailoverLayer
+from ccflare_mitm.wire.layer import FailoverLayer, LayerCommand
 from ccflare_mitm.wire.sockets import affordable_clients, reset, unread_bytes
 
 logger = logging.getLogger("ccflare")
@@ -177,21 +177,21 @@ class Reaper:
         layer = watch.layer
         if layer is None:
             return self._close_silent(watch, now, settings)
-        errand, waiting, streams = Errand(layer), layer.waiting_bytes(), layer.open_streams()
+        command, waiting, streams = LayerCommand(layer), layer.waiting_bytes(), layer.open_streams()
         for stream in streams:
             stream.look()
-            if unread and stream.patience.phase is Phase.ANSWER:
-                stream.patience.heard_at = now  # its upstream is not read while the client lags behind
-            if stream.patience.is_over(now):
-                errand.messages.append((stream, DeadlinePassed()))
-        errand.stalled = self._stalled_streams(watch, waiting, now, settings)
+            if unread and stream.deadlines.phase is Phase.ANSWER:
+                stream.deadlines.heard_at = now  # its upstream is not read while the client lags behind
+            if stream.deadlines.is_over(now):
+                command.messages.append((stream, DeadlinePassed()))
+        command.stalled = self._stalled_streams(watch, waiting, now, settings)
         verdict = None
         if all(stream.is_pipe for stream in streams) and not (unread or waiting):
             verdict = self._idle(watch, layer, now, settings)
         if verdict is not None:
-            errand.farewell = (verdict.status,)
-        if errand.messages or errand.stalled or errand.farewell:
-            await self._send(watch, errand)
+            command.close_status = (verdict.status,)
+        if command.messages or command.stalled or command.close_status:
+            await self._send(watch, command)
         return verdict
 
     def _close_silent(self, watch: Watch, now: float, settings: Settings) -> Verdict | None:
@@ -258,11 +258,11 @@ class Reaper:
         """Tell all requests of a connection; what is a pipe by now has its own protocol, and hears of the close."""
         if layer := watch.layer:
             streams = [(stream, event) for stream in layer.open_streams() if not stream.is_pipe]
-            await self._send(watch, Errand(layer, messages=streams))
+            await self._send(watch, LayerCommand(layer, messages=streams))
 
-    async def _send(self, watch: Watch, errand: Errand) -> None:
-        """Bring an errand to its layer as the end of a wait, which mitmproxy's layers around it hand through."""
-        for outer, inner in itertools.pairwise(errand.layer.context.layers):
+    async def _send(self, watch: Watch, command: LayerCommand) -> None:
+        """Bring a command to its layer as the end of a wait, which mitmproxy's layers around it hand through."""
+        for outer, inner in itertools.pairwise(command.layer.context.layers):
             if isinstance(outer, HttpLayer):
-                outer.command_sources[errand] = inner
-        await watch.handler.server_event(events.Wakeup(errand))
+                outer.command_sources[command] = inner
+        await watch.handler.server_event(events.Wakeup(command))

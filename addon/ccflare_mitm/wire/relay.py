@@ -33,7 +33,7 @@ from ccflare_core.exchange.exchange import BAD_GATEWAY, TIMED_OUT, Exchange
 from ccflare_core.exchange.steps import Outcome
 from ccflare_core.secrets.echo import Echo
 from ccflare_mitm.host.messages import NO_HEAD
-from ccflare_mitm.wire.deadlines import Patience, Phase
+from ccflare_mitm.wire.deadlines import Deadlines, Phase
 from ccflare_mitm.wire.services import Services
 
 LINGER_SECONDS = 5.0
@@ -71,7 +71,7 @@ class RelayStream(HttpStream):
 
     def __init__(self, context: Context, stream_id: int, parent: Parent) -> None:
         super().__init__(context, stream_id)
-        self.patience = Patience()
+        self.deadlines = Deadlines()
         self._parent = parent
         self._exchange: Exchange | None = None
         self._attempt: int | None = None
@@ -106,7 +106,7 @@ class RelayStream(HttpStream):
         response = head.response
         if self._facts.is_streamed:
             response.stream = self._unchanged
-        self.patience.wait_for(Phase.ANSWER, self._parent.services.settings().stream_idle_seconds)
+        self.deadlines.wait_for(Phase.ANSWER, self._parent.services.settings().stream_idle_seconds)
         nothing_follows = head.end_stream or (self._ended and not held)
         yield from self.state_wait_for_response_headers(
             ResponseHeaders(self.stream_id, response, end_stream=nothing_follows)
@@ -149,10 +149,10 @@ class RelayStream(HttpStream):
 
     def look(self) -> None:
         """Count what has passed since the last look as a sign of life: for each chunk that would cost too much."""
-        if self.patience.phase is Phase.ANSWER and self._exchange is not None:
+        if self.deadlines.phase is Phase.ANSWER and self._exchange is not None:
             size = self._exchange.capture.size
             if size != self._passed:
-                self._passed, self.patience.heard_at = size, self.patience.clock()
+                self._passed, self.deadlines.heard_at = size, self.deadlines.clock()
 
     def _choose_framing(self) -> Framing:
         """Whether the chunks of this answer can go straight to the client's socket.
@@ -176,7 +176,7 @@ class RelayStream(HttpStream):
 
     def _end_relay(self) -> CommandGenerator[None]:
         self._ended = True
-        self.patience.give_up()
+        self.deadlines.cancel()
         if self._echo is not None:
             yield from self._relay_data(self._echo.rest())
         if self._exchange is not None and self.server_state != self.state_errored:
@@ -207,7 +207,7 @@ class RelayStream(HttpStream):
         """Nothing more of this answer comes: the upstream broke it off, or kept silent for too long."""
         collected = self.server_state == self.state_consume_response_body  # nothing of it is with the client yet
         status = TIMED_OUT if late else BAD_GATEWAY
-        self.patience.give_up()
+        self.deadlines.cancel()
         if self._exchange is not None:
             self._exchange.status = status if collected else self._exchange.status
             self._exchange.finish(Outcome.TRUNCATED, why)
@@ -258,7 +258,7 @@ class RelayStream(HttpStream):
         if self._exchange is not None:
             self._exchange.answered(answer)
         self._relaying = True
-        self.patience.give_up()
+        self.deadlines.cancel()
         self._decide(answer)
         yield HttpResponseHeadersHook(self.flow)
         if not (yield from self.check_killed(True)):
@@ -277,8 +277,8 @@ class RelayStream(HttpStream):
         self._discarding = True
         yield HttpResponseHook(self.flow)
         yield from self._send_whole(self.flow.response or response)
-        self.patience.give_up()
-        self.patience.wait_for(Phase.LEAVING, LINGER_SECONDS)
+        self.deadlines.cancel()
+        self.deadlines.wait_for(Phase.LEAVING, LINGER_SECONDS)
 
     def send_response(self, already_streamed: bool = False) -> CommandGenerator[None]:
         """As mitmproxy's, which over HTTP/2 would send a body after a HEAD too: an error that ends the connection."""

@@ -111,7 +111,7 @@ class FailoverStream(RelayStream):
         """End this request after an error of our own, which mitmproxy would log and leave the client hanging."""
         can_answer = self.client_state == self.state_done and not self._relaying
         self._connecting = self._timer = None
-        self.patience.give_up()
+        self.deadlines.cancel()
         self._framing = Framing.BY_MITMPROXY
         self.client_state = self.server_state = self.state_errored
         self.abandon()
@@ -142,7 +142,7 @@ class FailoverStream(RelayStream):
                 if event.command is self._timer:
                     yield from self._then()
             case RequestData():
-                self.patience.heard_at = self.patience.clock()
+                self.deadlines.heard_at = self.deadlines.clock()
                 yield from super()._handle_event(event)
             case DeadlinePassed():
                 yield from self._deadline_passed()
@@ -162,8 +162,8 @@ class FailoverStream(RelayStream):
         yield from super().state_wait_for_request_headers(event)
         if self.client_state == self.state_consume_request_body and not event.end_stream:
             settings = services.settings()
-            self.patience.wait_for(Phase.BODY, settings.client_body_idle_seconds)
-            self.patience.end_after(settings.client_body_seconds)
+            self.deadlines.wait_for(Phase.BODY, settings.client_body_idle_seconds)
+            self.deadlines.end_after(settings.client_body_seconds)
 
     def check_body_size(self, request: bool) -> CommandGenerator[bool]:
         """Refuse a request that is too big before it is read. Answers are never limited: they only pass by."""
@@ -191,8 +191,8 @@ class FailoverStream(RelayStream):
 
     def make_server_connection(self) -> CommandGenerator[bool]:
         """Where mitmproxy asks for a server: from here on the request is ours, so it never gets one from us."""
-        self.patience.rest()
-        self.patience.end_after(self._parent.services.settings().exchange_seconds)
+        self.deadlines.pause()
+        self.deadlines.end_after(self._parent.services.settings().exchange_seconds)
         self._exchange = self._parent.services.find(self.flow)
         if self._exchange is None:
             yield from self._answer(NOT_ADMITTED)
@@ -228,7 +228,7 @@ class FailoverStream(RelayStream):
     def _later(self, seconds: float, then: Callable[[], CommandGenerator[None]]) -> CommandGenerator[None]:
         self._then = then
         self._timer = commands.RequestWakeup(seconds)
-        self.patience.rest()
+        self.deadlines.pause()
         yield self._timer
 
     def _connect(self, credential: Credential | None) -> CommandGenerator[None]:
@@ -247,7 +247,7 @@ class FailoverStream(RelayStream):
         # instead, neither a deadline nor a client that leaves would be seen while it connects.
         command.blocking = self  # type: ignore[assignment]
         self._connecting = command
-        self.patience.wait_for(Phase.CONNECTION, self._parent.services.settings().connect_seconds)
+        self.deadlines.wait_for(Phase.CONNECTION, self._parent.services.settings().connect_seconds)
         yield command
 
     def _may_carry_credential(self, request: http.Request) -> bool:
@@ -278,7 +278,7 @@ class FailoverStream(RelayStream):
             # (RFC 9110, 6.5.1).
             trailers = None
         head = RequestHeaders(attempt, request, end_stream=not (body or trailers))
-        self.patience.wait_for(Phase.HEAD, self._parent.services.settings().first_byte_seconds)
+        self.deadlines.wait_for(Phase.HEAD, self._parent.services.settings().first_byte_seconds)
         yield SendHttp(head, connection)
         if body:
             yield SendHttp(RequestData(attempt, body), connection)
@@ -324,10 +324,10 @@ class FailoverStream(RelayStream):
         if event.end_stream or not (is_error or self._facts.is_event_stream):
             yield from self._judge()
         elif is_error:
-            self.patience.wait_for(Phase.VERDICT, COLLECT_SECONDS)
+            self.deadlines.wait_for(Phase.VERDICT, COLLECT_SECONDS)
         else:
             self._peek = FirstEvent(self._facts.content_encoding)
-            self.patience.wait_for(Phase.VERDICT, PEEK_SECONDS)
+            self.deadlines.wait_for(Phase.VERDICT, PEEK_SECONDS)
 
     def _unfit(self, response: http.Response) -> str | None:
         """Why this head cannot be passed on, if so: then it is no answer."""
@@ -349,7 +349,7 @@ class FailoverStream(RelayStream):
             yield from self._judge()
 
     def _judge(self, event: dict[str, Any] | None = None) -> CommandGenerator[None]:
-        self.patience.rest()
+        self.deadlines.pause()
         if self._head is None or self._exchange is None:
             return
         response = self._head.response
@@ -398,7 +398,7 @@ class FailoverStream(RelayStream):
 
     def _upstream_broke(self, event: ResponseProtocolError) -> CommandGenerator[None]:
         self._close_attempt()
-        self.patience.rest()
+        self.deadlines.pause()
         if self._relaying:
             yield from self._break_off(failure_words.of(event.message), event.code)
         elif self._is_reused and self._head is None and not self.context.server.connected and not self._was_lost:
@@ -417,12 +417,12 @@ class FailoverStream(RelayStream):
             yield from self._later(0, lambda: self._perform(step))
 
     def _deadline_passed(self) -> CommandGenerator[None]:
-        patience, settings, now = self.patience, self._parent.services.settings(), self.patience.clock()
+        deadlines, settings, now = self.deadlines, self._parent.services.settings(), self.deadlines.clock()
         self.look()
-        if not patience.is_over(now):
+        if not deadlines.is_over(now):
             return
-        seconds, is_at_end, phase = patience.seconds, patience.is_at_end(now), patience.phase
-        patience.rest()
+        seconds, is_at_end, phase = deadlines.seconds, deadlines.is_at_end(now), deadlines.phase
+        deadlines.pause()
         if phase is Phase.LEAVING:
             yield from self._hang_up()
         elif phase is Phase.BODY and is_at_end:
@@ -473,7 +473,7 @@ class FailoverStream(RelayStream):
     def _client_left(self, event: RequestProtocolError, why: str = "the client left") -> CommandGenerator[None]:
         """The client is gone: its upstream attempt is closed at once, whatever state it is in."""
         self._connecting = self._timer = None
-        self.patience.give_up()
+        self.deadlines.cancel()
         if self._attempt is not None:
             attempt = self._attempt
             self._close_attempt()
