@@ -178,6 +178,7 @@ def test_modules_have_no_circle() -> None:
                     "host.contract",
                     "host.internals",
                     "host.peers",
+                    "wire.attempt",
                     "wire.layer",
                     "wire.reaper",
                     "wire.relay",

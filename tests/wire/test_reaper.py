@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ccflare_core.config.settings import Settings
-from ccflare_mitm.wire.deadlines import Deadlines, Phase
+from ccflare_mitm.wire.deadlines import Deadlines
 from ccflare_mitm.wire.reaper import NEVER, Reaper, Standstill
 from ccflare_mitm.wire.sockets import affordable_clients, unread_bytes
 
@@ -49,7 +49,7 @@ def test_a_standstill_lasts_while_nothing_goes_down(values: list[int], seconds: 
 def test_deadlines_begin_anew_with_every_sign_of_life_but_for_the_end() -> None:
     now = 0.0
     deadlines = Deadlines(lambda: now)
-    deadlines.wait_for(Phase.BODY, 10)
+    deadlines.wait_for(10)
     deadlines.end_after(15)
 
     assert (deadlines.is_over(9.9), deadlines.is_over(10)) == (False, True)

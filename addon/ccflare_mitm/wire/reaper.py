@@ -25,9 +25,10 @@ from mitmproxy.proxy.layers.http import HttpLayer
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 
 from ccflare_core.config.settings import Settings
-from ccflare_mitm.wire.deadlines import DeadlinePassed, Phase, ReaderStalled, TunnelOver
+from ccflare_mitm.wire.deadlines import DeadlinePassed, ReaderStalled, TunnelOver
 from ccflare_mitm.wire.layer import FailoverLayer, LayerCommand
 from ccflare_mitm.wire.sockets import affordable_clients, reset, unread_bytes
+from ccflare_mitm.wire.states import State
 
 logger = logging.getLogger("ccflare")
 
@@ -179,8 +180,8 @@ class Reaper:
             return self._close_silent(watch, now, settings)
         command, waiting, streams = LayerCommand(layer), layer.waiting_bytes(), layer.open_streams()
         for stream in streams:
-            stream.look()
-            if unread and stream.deadlines.phase is Phase.ANSWER:
+            stream.note_progress()
+            if unread and stream.state is State.RELAYING:
                 stream.deadlines.heard_at = now  # its upstream is not read while the client lags behind
             if stream.deadlines.is_over(now):
                 command.messages.append((stream, DeadlinePassed()))

@@ -7,24 +7,42 @@ mitmproxy's `HttpStream` relays one request to one server. `FailoverStream` stan
 - The credential never enters the flow. It is put on a copy of the request at the moment that copy is handed to the
   protocol layer. Whatever shows or stores flows (mitmweb, dumps, HAR files, logs) cannot show it.
 
-One request may take several upstream attempts. Each attempt is an upstream stream of its own with a fresh, even
-stream id (clients use odd ones), registered with the parent layer, so that late events of a dropped attempt find
-nobody and an HTTP/2 upstream never sees an id twice. Nothing of an answer reaches the client, or mitmproxy's own
-response handling, before the exchange said `Deliver`.
+Read `states` first: it draws the machine that this module drives. All that a stream has in its hands is its exchange
+and, as the state allows, a timer, an `Attempt` (upstream) or a `Relay` (an answer on its way to the client). They are
+values that are replaced as a whole, in `_enter` and nowhere else, so there is nothing to reset and to forget: entering
+a state lets go of what may not be there in it, and cancels what was still open upstream.
 
-This module, `layer` and `hooks` stand on mitmproxy's inside; `contract` checks at the start that it is as it was.
+    client                                 FailoverStream                                  upstream
+      |--- head, body -----> READING            |                                              |
+      |      mitmproxy's own states, the hooks  |                                              |
+      |                  make_server_connection |                                              |
+      |                        next_step() -> Send, Wait or an answer of ours                  |
+      |                      WAITING/CONNECTING |---- GetHttpConnection ---------------------->|
+      |                                    SENT |---- the request, with the credential ------->|
+      |                                 JUDGING |<--- head; body, as far as it tells ----------|
+      |                        judge() -> deliver it, or Send and Wait again                   |
+      |<-- head, held body ------------RELAYING |                                              |
+      |<-- chunk ------------------------------ |<--- chunk -----------------------------------|
+      |<-- the end --------------------ANSWERED |<--- the end ---------------------------------|
+
+Commands are handled while they are yielded: what one leads to may come back to this stream before the `yield` returns.
+So a state is entered before the command that begins it is yielded, never after.
+
+This module, `attempt`, `relay`, `layer` and `hooks` stand on mitmproxy's inside; `contract` checks at the start that it
+is as it was.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Final, NamedTuple
 
 from mitmproxy import flow, http
-from mitmproxy.net.http import http1, validate
+from mitmproxy.net.http import http1
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layer import CommandGenerator
-from mitmproxy.proxy.layers.http import DropStream, GetHttpConnection, GetHttpConnectionCompleted, SendHttp
+from mitmproxy.proxy.layers.http import DropStream, GetHttpConnectionCompleted, HttpStream, SendHttp
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
     RequestData,
@@ -38,85 +56,224 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseProtocolError,
     ResponseTrailers,
 )
-from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpRequestHeadersHook
+from mitmproxy.proxy.layers.http._hooks import (
+    HttpErrorHook,
+    HttpRequestHeadersHook,
+    HttpResponseHeadersHook,
+    HttpResponseHook,
+)
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 
-from ccflare_core.accounts.account import Credential
-from ccflare_core.anthropic.answers import Answer, error
+from ccflare_core.anthropic.answers import NO_REQUEST, Answer, error
 from ccflare_core.anthropic.routes import Route
 from ccflare_core.anthropic.verdicts import Kind
 from ccflare_core.config.target import UpstreamTarget
+from ccflare_core.exchange.exchange import BAD_GATEWAY, TIMED_OUT, Exchange
+from ccflare_core.exchange.failover import Deliver
 from ccflare_core.exchange.steps import Outcome, Send, Step, Wait
 from ccflare_core.http import failure_words, headers
-from ccflare_core.http.sse import FirstEvent
 from ccflare_core.secrets.echo import Echo, trace
-from ccflare_mitm.host.messages import (
-    make_response,
-    parse_error,
-    read_head,
-    route_of,
-    screen_error,
-    screen_head,
-    with_credential,
-)
-from ccflare_mitm.wire.deadlines import DeadlinePassed, Phase, ReaderStalled, TunnelOver
-from ccflare_mitm.wire.relay import SWITCHING, Framing, Parent, RelayStream
+from ccflare_mitm.host.messages import make_response, route_of
+from ccflare_mitm.wire.attempt import HOLD_BYTES, SWITCHING, Attempt, Parent
+from ccflare_mitm.wire.deadlines import DeadlinePassed, Deadlines, ReaderStalled, TunnelOver
+from ccflare_mitm.wire.relay import Relay
+from ccflare_mitm.wire.states import UNANSWERED, Event, IllegalState, Machine, Part, State
 
 logger = logging.getLogger("ccflare")
 
 PEEK_SECONDS = 10.0
+"""How long the first event of a stream may take before its head alone decides."""
 COLLECT_SECONDS = 5.0
-"""How long an error's body may take before its head alone decides."""
-HOLD_BYTES = 64 * 1024
-"""How much of an answer is held back at most before it is judged."""
+"""The same for an error's body."""
+LINGER_SECONDS = 5.0
+"""How long a client that was answered early may go on sending before its connection is closed."""
 
 NOT_VERIFIED = "Certificate verify failed:"
 """How mitmproxy begins to say that it trusts a server's certificate not; OpenSSL's reason follows."""
 
 NOT_ADMITTED = error(500, "The proxy did not admit this request.")
 
+EVENTS: Final[dict[type[events.Event], Event]] = {
+    events.Start: Event.REQUEST,
+    RequestHeaders: Event.REQUEST,
+    RequestData: Event.REQUEST,
+    RequestTrailers: Event.REQUEST,
+    RequestEndOfMessage: Event.REQUEST,
+    RequestProtocolError: Event.CLIENT_LEFT,
+    GetHttpConnectionCompleted: Event.CONNECTED,
+    events.Wakeup: Event.TIMER,
+    ResponseHeaders: Event.HEAD,
+    ResponseData: Event.BODY,
+    ResponseTrailers: Event.TRAILERS,
+    ResponseEndOfMessage: Event.END,
+    ResponseProtocolError: Event.BROKEN,
+    DeadlinePassed: Event.DEADLINE,
+    ReaderStalled: Event.STALLED,
+    TunnelOver: Event.TUNNEL_OVER,
+}
+"""What mitmproxy's events, and the reaper's, mean to the machine. Any other is illegal in all states."""
 
-class FailoverStream(RelayStream):
+
+class Timer(NamedTuple):
+    """A wait, and what follows it."""
+
+    command: commands.RequestWakeup
+    then: Callable[[], CommandGenerator[None]]
+
+
+class FailoverStream(HttpStream):
     """One request of a client and its upstream attempts. See the module."""
 
     def __init__(self, context: Context, stream_id: int, parent: Parent) -> None:
-        super().__init__(context, stream_id, parent)
-        self._connecting: GetHttpConnection | None = None
-        self._credential: Credential | None = None
-        self._timer: commands.RequestWakeup | None = None
-        self._then: Callable[[], CommandGenerator[None]] = self._next_step
-        self._held: list[bytes] = []
-        self._held_bytes = 0
-        self._peek: FirstEvent | None = None
-        self._is_reused = False
-        self._was_lost = False
+        super().__init__(context, stream_id)
+        self.deadlines = Deadlines()
+        self._parent = parent
+        self._machine = Machine()
+        self._exchange: Exchange | None = None
+        self._timer: Timer | None = None
+        self._attempt: Attempt | None = None
+        self._relay: Relay | None = None
+        self._echo: Echo | None = None
+        """Knows the credential that was sent last, to keep it out of the log also when its attempt is gone."""
+
+    def __repr__(self) -> str:
+        return f"FailoverStream(id={self.stream_id}, {self.state.name}, attempt={self._attempt})"
+
+    # The machine
+
+    @property
+    def state(self) -> State:
+        """Where the request stands."""
+        return State.PIPE if self.is_pipe else self._machine.state
+
+    @property
+    def is_pipe(self) -> bool:
+        """Whether this was a request once, for a tunnel or another protocol, and is over as such.
+
+        mitmproxy decides that, by putting `passthrough` in the place of `_handle_event`.
+        """
+        return bool(self._handle_event == self.passthrough)
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
         try:
-            if (
-                self._framing is Framing.CHUNKED
-                and isinstance(event, ResponseData)
-                and event.stream_id == self._attempt
-            ):
-                self._tap(event.data)
-                self._last = event.data
-                yield commands.SendData(self.context.client, b"%x\r\n%s\r\n" % (len(event.data), event.data))
+            # A chunk of an answer that is relayed costs no look at the table: there is a relay in RELAYING alone.
+            relay = self._relay
+            if relay is not None and type(event) is ResponseData and event.stream_id == relay.upstream_id:
+                yield from relay.chunk(event.data)
             else:
                 yield from self._dispatch(event)
         except Exception as problem:
-            logger.error("ccflare failed inside; the request ends here\n%s", trace(problem, self._echo))
-            yield from self._give_up()
+            yield from self._fail_closed(problem)
 
-    def _give_up(self) -> CommandGenerator[None]:
-        """End this request after an error of our own, which mitmproxy would log and leave the client hanging."""
-        can_answer = self.client_state == self.state_done and not self._relaying
-        self._connecting = self._timer = None
+    def _dispatch(self, event: events.Event) -> CommandGenerator[None]:
+        kind = EVENTS.get(type(event))
+        if kind is None:
+            raise IllegalState(f"{type(event).__name__} came in the state {self._machine.state.name}")
+        if not self._machine.handles(kind) or not self._is_current(event):
+            return
+        match kind:
+            case Event.REQUEST:
+                yield from self._read(event)
+            case Event.CLIENT_LEFT:
+                yield from self._client_left(event.message)  # type: ignore[attr-defined]
+            case Event.CONNECTED:
+                yield from self._connected(event)  # type: ignore[arg-type]
+            case Event.TIMER if self._timer is not None:
+                yield from self._timer.then()
+            case Event.HEAD:
+                yield from self._hold_head(event)  # type: ignore[arg-type]
+            case Event.BODY:
+                yield from self._hold_body(event.data)  # type: ignore[attr-defined]
+            case Event.TRAILERS if self._relay is not None:  # held back they would be of no use: they may be left out
+                yield from self._relay.trailers(event)  # type: ignore[arg-type]
+            case Event.END:
+                yield from self._answer_ended()
+            case Event.BROKEN:
+                yield from self._upstream_broke(event)  # type: ignore[arg-type]
+            case Event.DEADLINE:
+                yield from self._deadline_passed()
+            case Event.STALLED:
+                yield from self._reader_stalled()
+            case Event.TUNNEL_OVER:
+                yield from self._tunnel_over()
+
+    def _is_current(self, event: events.Event) -> bool:
+        """Whether an event is about what the stream has in its hands now, and not about what it has let go of."""
+        attempt, timer = self._attempt, self._timer
+        match event:
+            case ResponseHeaders() | ResponseData() | ResponseTrailers() | ResponseEndOfMessage():
+                return attempt is not None and event.stream_id == attempt.stream_id
+            case ResponseProtocolError():
+                return attempt is not None and event.stream_id == attempt.stream_id
+            case GetHttpConnectionCompleted():
+                return attempt is not None and event.command is attempt.command
+            case events.Wakeup():
+                return timer is not None and event.command is timer.command
+            case _:
+                return True
+
+    def _enter(
+        self,
+        state: State,
+        seconds: float | None = None,
+        *,
+        timer: Timer | None = None,
+        attempt: Attempt | None = None,
+        relay: Relay | None = None,
+    ) -> CommandGenerator[None]:
+        """Go on to `state` with these in hand, and let go of what may not be there in it.
+
+        `seconds` is how long it waits for a sign of life. An attempt that goes on from the state before stays.
+        """
+        rule = self._machine.enter(state)
+        self._timer, self._relay, dropped = timer, relay, None
+        if attempt is not None or not rule.holds(Part.ATTEMPT):
+            dropped, self._attempt = self._attempt, attempt
+        if not rule.is_timed:
+            self.deadlines.cancel()
+        if seconds is None:
+            self.deadlines.pause()
+        else:
+            self.deadlines.wait_for(seconds)
+        if dropped is not None:
+            yield from dropped.cancel()
+        self._machine.check(self._held())
+
+    def _held(self) -> set[Part]:
+        attempt = self._attempt
+        parts = {
+            Part.EXCHANGE: self._exchange is not None,
+            Part.TIMER: self._timer is not None,
+            Part.ATTEMPT: attempt is not None,
+            Part.UPSTREAM: attempt is not None and attempt.stream_id is not None,
+            Part.HEAD: attempt is not None and attempt.head is not None,
+            Part.RELAY: self._relay is not None,
+        }
+        return {part for part, is_held in parts.items() if is_held}
+
+    def _fail_closed(self, problem: Exception) -> CommandGenerator[None]:
+        """End this request after an error of our own, which mitmproxy would log and leave the client hanging.
+
+        Whatever failed may fail again, so the table is not asked any more.
+        """
+        state, attempt = self._machine.state, self._attempt
+        if isinstance(problem, IllegalState):
+            logger.error("ccflare ends a request that is not as it has to be: %s", problem)
+        else:
+            logger.error(
+                "ccflare failed inside in the state %s; the request ends here\n%s",
+                state.name,
+                trace(problem, self._echo),
+            )
+        can_answer = state in UNANSWERED and self.client_state == self.state_done
+        self._machine.state = State.OVER
+        self._timer = self._attempt = self._relay = None
         self.deadlines.cancel()
-        self._framing = Framing.BY_MITMPROXY
         self.client_state = self.server_state = self.state_errored
         self.abandon()
         refusal = error(500, "The proxy failed inside; its log says more.", request_id=self._request_id)
-        yield from self._drop_attempt()
+        if attempt is not None:
+            yield from attempt.cancel()
         if can_answer:
             self.flow.response = make_response(refusal)
             yield from self._send_whole(self.flow.response)
@@ -125,35 +282,45 @@ class FailoverStream(RelayStream):
             yield SendHttp(ResponseProtocolError(self.stream_id, refusal.reason, code), self.context.client)
         yield DropStream(self.stream_id)
 
-    def _dispatch(self, event: events.Event) -> CommandGenerator[None]:
-        match event:
-            case ResponseHeaders() | ResponseData() | ResponseTrailers() | ResponseEndOfMessage():
-                if event.stream_id == self._attempt:
-                    yield from self._upstream_event(event)
-            case ResponseProtocolError() if event.stream_id != self.stream_id:
-                if event.stream_id == self._attempt:
-                    yield from self._upstream_broke(event)
-            case RequestProtocolError() if self._exchange is not None:
-                yield from self._client_left(event)
-            case GetHttpConnectionCompleted():
-                if event.command is self._connecting:
-                    yield from self._connected(event)
-            case events.Wakeup():
-                if event.command is self._timer:
-                    yield from self._then()
-            case RequestData():
-                self.deadlines.heard_at = self.deadlines.clock()
-                yield from super()._handle_event(event)
-            case DeadlinePassed():
-                yield from self._deadline_passed()
-            case ReaderStalled():
-                yield from self._reader_stalled()
-            case TunnelOver():
-                yield from self._tunnel_over()
-            case _:
-                yield from super()._handle_event(event)
+    def abandon(self) -> None:
+        """End the exchange after an error of our own. Never raises."""
+        with contextlib.suppress(Exception):
+            self._exchange = self._exchange or self._parent.services.find(self.flow)
+            if self._exchange is not None:
+                self._exchange.finish(Outcome.UPSTREAM_ERROR, "an error inside the proxy")
 
-    # The request, up to the point where mitmproxy would open a server connection
+    # What is there in most states. Where it is not, that is an error of ours.
+
+    @property
+    def _admitted(self) -> Exchange:
+        if self._exchange is None:
+            raise IllegalState(f"there is no exchange in the state {self._machine.state.name}")
+        return self._exchange
+
+    @property
+    def _current(self) -> Attempt:
+        if self._attempt is None:
+            raise IllegalState(f"there is no attempt in the state {self._machine.state.name}")
+        return self._attempt
+
+    @property
+    def _request_id(self) -> str:
+        return NO_REQUEST if self._exchange is None else self._exchange.id
+
+    @property
+    def _target(self) -> UpstreamTarget:
+        return self._parent.services.target(self.context.client)
+
+    # READING: mitmproxy's own, up to the point where it would open a server connection
+
+    def _read(self, event: events.Event) -> CommandGenerator[None]:
+        if isinstance(event, RequestData):
+            self.deadlines.heard()
+        yield from super()._handle_event(event)
+        if self._machine.state is State.READING and self.client_state == self.state_errored:
+            # mitmproxy has ended it: it was killed in a hook, or could not be read. It would be kept for good.
+            yield from self._enter(State.OVER)
+            yield DropStream(self.stream_id)
 
     def state_wait_for_request_headers(self, event: RequestHeaders) -> CommandGenerator[None]:
         """As mitmproxy's, which in reverse mode forgets what the client had asked for. The body has to come in time."""
@@ -162,7 +329,7 @@ class FailoverStream(RelayStream):
         yield from super().state_wait_for_request_headers(event)
         if self.client_state == self.state_consume_request_body and not event.end_stream:
             settings = services.settings()
-            self.deadlines.wait_for(Phase.BODY, settings.client_body_idle_seconds)
+            self.deadlines.wait_for(settings.client_body_idle_seconds)
             self.deadlines.end_after(settings.client_body_seconds)
 
     def check_body_size(self, request: bool) -> CommandGenerator[bool]:
@@ -170,7 +337,7 @@ class FailoverStream(RelayStream):
         if not request:
             return False
         size = len(self.request_body_buf) or http1.expected_http_body_size(self.flow.request) or 0
-        # Whoever has his answer already, a refusal, need not send more than a proxy would have in its buffers anyway.
+        # Who has an answer already, a refusal, need not send more than a proxy would have in its buffers anyway.
         limit = HOLD_BYTES if self.flow.response else self._parent.services.body_limit
         if size <= limit:
             return False
@@ -179,19 +346,12 @@ class FailoverStream(RelayStream):
         yield from self._refuse_early(413, f"The request body is larger than {limit} bytes.")
         return True
 
-    def _refuse_early(self, status: int, message: str) -> CommandGenerator[None]:
-        """Refuse a request whose body is still on its way."""
-        self.request_body_buf.clear()
-        self._exchange = self._parent.services.find(self.flow)
-        if self._exchange is not None and self._exchange.outcome is None:
-            response = make_response(self._exchange.refuse(status, message))
-        else:
-            response = self.flow.response or make_response(NOT_ADMITTED)  # the gate has refused it, or failed
-        yield from self._answer_early(response)
+    def check_invalid(self, request: bool) -> CommandGenerator[bool]:
+        """As mitmproxy's for requests; an upstream's head was looked at before it was judged."""
+        return (yield from super().check_invalid(request)) if request else False
 
     def make_server_connection(self) -> CommandGenerator[bool]:
         """Where mitmproxy asks for a server: from here on the request is ours, so it never gets one from us."""
-        self.deadlines.pause()
         self.deadlines.end_after(self._parent.services.settings().exchange_seconds)
         self._exchange = self._parent.services.find(self.flow)
         if self._exchange is None:
@@ -203,51 +363,37 @@ class FailoverStream(RelayStream):
             yield from self._next_step()
         return False
 
-    # Steps toward the upstream
-
-    @property
-    def _target(self) -> UpstreamTarget:
-        return self._parent.services.target(self.context.client)
+    # WAITING, CONNECTING, SENT: toward the upstream
 
     def _next_step(self) -> CommandGenerator[None]:
-        if self._exchange is not None:
-            yield from self._perform(self._exchange.next_step())
+        yield from self._perform(self._admitted.next_step())
 
     def _perform(self, step: Step) -> CommandGenerator[None]:
         match step:
             case Send():
-                self._was_lost = False
-                yield from self._connect(step.credential)
+                yield from self._connect(Attempt(step.credential, self._parent))
             case Wait():
                 yield from self._later(step.seconds, self._next_step)
             case Answer():
                 yield from self._answer(step)
             case _:
-                yield from self._deliver()
+                raise IllegalState(f"there is nothing to deliver in the state {self._machine.state.name}")
 
     def _later(self, seconds: float, then: Callable[[], CommandGenerator[None]]) -> CommandGenerator[None]:
-        self._then = then
-        self._timer = commands.RequestWakeup(seconds)
-        self.deadlines.pause()
-        yield self._timer
+        timer = Timer(commands.RequestWakeup(seconds), then)
+        yield from self._enter(State.WAITING, timer=timer)
+        yield timer.command
 
-    def _connect(self, credential: Credential | None) -> CommandGenerator[None]:
+    def _connect(self, attempt: Attempt) -> CommandGenerator[None]:
         request = self.flow.request
-        if credential is not None and not self._may_carry_credential(request):
+        if attempt.credential is not None and not self._may_carry_credential(request):
             # Another addon has changed the destination after the gate had set it.
             refusal = error(500, "The request is not aimed at the upstream's API.", request_id=self._request_id)
             yield from self._answer(refusal)
             return
-        self._credential = credential
-        self._echo = Echo(credential.secret) if credential is not None else None
-        egress = self._target.egress_proxy
-        via: Any = egress and tuple(egress)
-        command = GetHttpConnection((request.host, request.port), request.scheme == "https", via)
-        # "Blocking, and already taken care of": the answer comes to us as an event. If mitmproxy paused the stream
-        # instead, neither a deadline nor a client that leaves would be seen while it connects.
-        command.blocking = self  # type: ignore[assignment]
-        self._connecting = command
-        self.deadlines.wait_for(Phase.CONNECTION, self._parent.services.settings().connect_seconds)
+        self._echo = attempt.echo
+        command = attempt.connect(request, self._target)
+        yield from self._enter(State.CONNECTING, self._parent.services.settings().connect_seconds, attempt=attempt)
         yield command
 
     def _may_carry_credential(self, request: http.Request) -> bool:
@@ -256,234 +402,255 @@ class FailoverStream(RelayStream):
         return route_of(request) is Route.INFERENCE
 
     def _connected(self, event: GetHttpConnectionCompleted) -> CommandGenerator[None]:
-        self._connecting = None
+        attempt, target = self._current, self._target
         connection, problem = event.reply
-        if connection is None or self._exchange is None:
+        if connection is None:
             yield from self._unreachable(failure_words.of(str(problem)))
             return
-        leased = self._credential is not None
-        if flaw := self._parent.services.proof.flaw(connection, self._target, leased=leased):
+        if flaw := self._parent.services.proof.flaw(connection, target, leased=attempt.credential is not None):
             yield commands.CloseConnection(connection)
-            yield from self._perform(self._exchange.distrust(flaw))
+            yield from self._perform(self._admitted.distrust(flaw))
             return
         self.context.server = self.flow.server_conn = connection  # type: ignore[assignment]
-        self._is_reused = connection in self._parent.used
-        self._parent.used.add(connection)
-        self._attempt = attempt = self._parent.open_attempt(self)
-        fields = self._parent.services.reveal(self.flow.request)
-        request = with_credential(self.flow.request, fields, self._credential, self._target)
-        body, trailers = self.flow.request.raw_content, self.flow.request.trailers
-        if connection.alpn != b"h2" or self._credential is not None:
-            # mitmproxy's HTTP/1 cannot send any, and nobody has looked at what is in them. They may be left out
-            # (RFC 9110, 6.5.1).
-            trailers = None
-        head = RequestHeaders(attempt, request, end_stream=not (body or trailers))
-        self.deadlines.wait_for(Phase.HEAD, self._parent.services.settings().first_byte_seconds)
-        yield SendHttp(head, connection)
-        if body:
-            yield SendHttp(RequestData(attempt, body), connection)
-        if trailers:
-            yield SendHttp(RequestTrailers(attempt, trailers), connection)
-        yield SendHttp(RequestEndOfMessage(attempt), connection)
+        attempt.open(connection, self)
+        yield from self._enter(State.SENT, self._parent.services.settings().first_byte_seconds)
+        yield from attempt.send(self.flow, target)
 
     def _unreachable(self, why: str) -> CommandGenerator[None]:
-        if self._exchange is None:
-            return
         if why.startswith(NOT_VERIFIED):
-            step: Step = self._exchange.distrust(Kind.NOT_TRUSTED, why.removeprefix(NOT_VERIFIED).strip())
+            step: Step = self._admitted.distrust(Kind.NOT_TRUSTED, why.removeprefix(NOT_VERIFIED).strip())
         else:
-            step = self._exchange.unreachable(why)
+            step = self._admitted.unreachable(why)
         yield from self._perform(step)
 
-    # The upstream's answer, held until it is judged
-
-    def _upstream_event(self, event: events.Event) -> CommandGenerator[None]:
-        if self._relaying:
-            yield from self._relay(event)
-        elif isinstance(event, ResponseHeaders):
-            yield from self._hold_head(event)
-        elif isinstance(event, ResponseData):
-            self._held.append(event.data)
-            self._held_bytes += len(event.data)
-            yield from self._look(event.data)
-        elif isinstance(event, ResponseEndOfMessage):
-            self._close_attempt()
-            self._ended = True
-            yield from self._judge()
+    # JUDGING: the upstream's answer, held until it is known what it is worth
 
     def _hold_head(self, event: ResponseHeaders) -> CommandGenerator[None]:
-        response = event.response
-        if self._echo is not None:
-            screen_head(response, self._echo)
-        if problem := self._unfit(response):
-            yield from self._drop_attempt()
+        attempt = self._current
+        if problem := attempt.take_head(event, is_validated=self.context.options.validate_inbound_headers):
             yield from self._no_answer(problem)
             return
-        self._head, self._facts = event, read_head(response)
-        is_error = response.status_code >= 400
-        if event.end_stream or not (is_error or self._facts.is_event_stream):
+        yield from self._enter(State.JUDGING, COLLECT_SECONDS if attempt.is_error else PEEK_SECONDS)
+        if attempt.is_told_by_head:
             yield from self._judge()
-        elif is_error:
-            self.deadlines.wait_for(Phase.VERDICT, COLLECT_SECONDS)
+
+    def _hold_body(self, data: bytes) -> CommandGenerator[None]:
+        if self._current.hold(data):
+            yield from self._judge()
+
+    def _judge(self) -> CommandGenerator[None]:
+        attempt = self._current
+        fields = attempt.head.response.headers.fields if attempt.head is not None else ()
+        step = self._admitted.judge(attempt.status, fields, attempt.evidence())
+        if isinstance(step, Deliver):
+            yield from self._deliver(attempt)
         else:
-            self._peek = FirstEvent(self._facts.content_encoding)
-            self.deadlines.wait_for(Phase.VERDICT, PEEK_SECONDS)
+            # The upstream's parser is still inside the event that led here; it takes the next request once it returned.
+            yield from self._later(0, lambda: self._perform(step))
 
-    def _unfit(self, response: http.Response) -> str | None:
-        """Why this head cannot be passed on, if so: then it is no answer."""
-        if response.status_code == SWITCHING and self._credential is not None:
-            return "the answer switches to another protocol"
-        if self.context.options.validate_inbound_headers:
-            try:
-                validate.validate_headers(response)
-            except ValueError:  # its message quotes the upstream
-                return "the answer's length can be read in two ways, or a field has no name"
-        return headers.unfit_answer(response.headers.fields)
+    def _deliver(self, attempt: Attempt) -> CommandGenerator[None]:
+        exchange, head = self._admitted, attempt.head
+        if head is None:
+            raise IllegalState(f"there is no head in the state {self._machine.state.name}")
+        if not attempt.screen_body(self._request_id):
+            yield from attempt.cancel()
+        response = head.response
+        exchange.delivering(response.status_code, response.headers.fields)
+        response.headers.fields = headers.toward_client(response.headers.fields, leased=attempt.credential is not None)
+        relay = Relay(self, self._parent, attempt, exchange.capture)
+        yield from self._enter(State.RELAYING, self._parent.services.settings().stream_idle_seconds, relay=relay)
+        yield from relay.begin(head)
+        if attempt.is_whole:
+            yield from self._end_relay(relay)
+        elif self.server_state == self.state_errored:  # killed in a hook, or the client left meanwhile
+            yield from self._enter(State.OVER)
+            yield DropStream(self.stream_id)
 
-    def _look(self, data: bytes) -> CommandGenerator[None]:
-        """Judge as soon as the first event that tells is here, or enough was held."""
-        found = self._peek.feed(data) if self._peek is not None else None
-        if found is not None:
-            yield from self._judge(found if found.get("type") == "error" else None)
-        elif self._held_bytes >= HOLD_BYTES:
+    # RELAYING, up to the answer's end
+
+    def _answer_ended(self) -> CommandGenerator[None]:
+        attempt = self._current
+        if attempt.status != SWITCHING:
+            attempt.close()
+        if self._relay is not None:
+            yield from self._end_relay(self._relay)
+        else:
+            attempt.is_whole = True
             yield from self._judge()
 
-    def _judge(self, event: dict[str, Any] | None = None) -> CommandGenerator[None]:
-        self.deadlines.pause()
-        if self._head is None or self._exchange is None:
-            return
-        response = self._head.response
-        if event is None and response.status_code >= 400:
-            event = parse_error(b"".join(self._held), self._facts.content_encoding, HOLD_BYTES)
-        step = self._exchange.judge(response.status_code, response.headers.fields, event)
-        if not isinstance(step, Send | Wait | Answer):
-            yield from self._deliver()
-            return
-        yield from self._drop_attempt()
-        # The upstream's parser is still inside the event that led here; it takes the next request once it returned.
-        yield from self._later(0, lambda: self._perform(step))
+    def _end_relay(self, relay: Relay) -> CommandGenerator[None]:
+        yield from relay.flush()
+        if self.server_state != self.state_errored:
+            self._admitted.finish()
+        yield from self._enter(State.PIPE if self._current.status == SWITCHING else State.ANSWERED)
+        yield from relay.end()
 
-    def _deliver(self) -> CommandGenerator[None]:
-        head, held = self._head, self._held
-        if head is None or self._exchange is None:
-            return
-        self._peek, self._held = None, []
-        response = head.response
-        if self._echo is not None and response.status_code >= 400:
-            held = yield from self._screen_error(head, held, self._echo)
-        self._exchange.delivering(response.status_code, response.headers.fields)
-        self._tap = self._exchange.capture.add
-        leased = self._credential is not None
-        response.headers.fields = headers.toward_client(response.headers.fields, leased=leased)
-        yield from self._pass_on(head, held)
+    def note_progress(self) -> None:
+        """Count what has been relayed since the last look as a sign of life."""
+        if self._relay is not None and self._relay.has_moved():
+            self.deadlines.heard()
 
-    def _screen_error(self, head: ResponseHeaders, held: list[bytes], echo: Echo) -> CommandGenerator[list[bytes]]:
-        """What is held of an error's body, which may quote the request, without the credential."""
-        is_whole = head.end_stream or self._ended
-        if (body := screen_error(head.response, held, echo, is_whole=is_whole, request_id=self._request_id)) is None:
-            self._is_searched = True
-            return held
-        if body is not held:
-            yield from super()._drop_attempt()  # nothing more of it is wanted
-            self._ended, self._facts = True, read_head(head.response)
-        return body
+    # PIPE
 
-    def _drop_attempt(self) -> CommandGenerator[None]:
-        yield from super()._drop_attempt()
-        self._head = self._peek = None
-        self._held, self._held_bytes = [], 0
-        self._ended = False
+    def passthrough(self, event: events.Event) -> CommandGenerator[None]:
+        """mitmproxy's own, but after an upgrade, as of a WebSocket, upstream knows the attempt by its own id."""
+        if isinstance(event, DeadlinePassed | ReaderStalled | TunnelOver):
+            return  # these are about requests; what is inside of a tunnel hears of the close that follows
+        for command in super().passthrough(event):
+            if (
+                isinstance(command, SendHttp)
+                and command.connection is self.context.server
+                and self._attempt is not None
+                and self._attempt.stream_id is not None
+            ):
+                command.event.stream_id = self._attempt.stream_id
+            yield command
+
+    # ANSWERED, LINGERING: answers of our own
+
+    def _answer(self, answer: Answer) -> CommandGenerator[None]:
+        """Answer ourselves instead of with anything of the upstream's."""
+        if self._exchange is not None:
+            self._exchange.answered(answer)
+        yield from self._enter(State.ANSWERED)
+        self._parent.services.decisions.give(self.flow, answer)
+        yield HttpResponseHeadersHook(self.flow)
+        if not (yield from self.check_killed(True)):
+            yield from self.send_response()
+
+    def _refuse_early(self, status: int, message: str) -> CommandGenerator[None]:
+        """Refuse a request whose body is still on its way; what comes of it is read and dropped."""
+        self.request_body_buf.clear()
+        self._exchange = self._parent.services.find(self.flow)
+        if self._exchange is not None and self._exchange.outcome is None:
+            response = make_response(self._exchange.refuse(status, message))
+        else:
+            response = self.flow.response or make_response(NOT_ADMITTED)  # the gate has refused it, or failed
+        response.headers["connection"] = "close"
+        yield from self._enter(State.LINGERING)
+        self._parent.services.decisions.keep(self.flow, response)
+        self.flow.live = False
+        self.client_state, self.server_state = self.state_errored, self.state_done
+        yield HttpResponseHook(self.flow)
+        yield from self._send_whole(self.flow.response or response)
+        self.deadlines.wait_for(LINGER_SECONDS)
+
+    def send_response(self, already_streamed: bool = False) -> CommandGenerator[None]:
+        """As mitmproxy's, which over HTTP/2 would send a body after a HEAD too: an error that ends the connection."""
+        if self._machine.state is State.READING:  # the gate, or another addon, has put an answer into the flow
+            yield from self._enter(State.ANSWERED)
+        if self.flow.response is not None and self.flow.request.method == "HEAD":
+            self.flow.response.raw_content = b""
+        yield from super().send_response(already_streamed)
+
+    def _send_whole(self, response: http.Response) -> CommandGenerator[None]:
+        """Send an answer past mitmproxy's response handling, which is not in a state for it."""
+        body = b"" if self.flow.request.method == "HEAD" else response.raw_content or b""
+        yield SendHttp(ResponseHeaders(self.stream_id, response, end_stream=False), self.context.client)
+        yield SendHttp(ResponseData(self.stream_id, body), self.context.client)
+        yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
 
     # What goes wrong
 
     def _upstream_broke(self, event: ResponseProtocolError) -> CommandGenerator[None]:
-        self._close_attempt()
-        self.deadlines.pause()
-        if self._relaying:
-            yield from self._break_off(failure_words.of(event.message), event.code)
-        elif self._is_reused and self._head is None and not self.context.server.connected and not self._was_lost:
+        attempt, why = self._current, failure_words.of(event.message)
+        attempt.close()
+        if self._relay is not None:
+            yield from self._break_off(self._relay, why, event.code)
+        elif attempt.is_reused and attempt.head is None and not attempt.connection.connected and not attempt.is_repeat:
             # The server closed a kept connection just as we took it. That says nothing about the server; a second
             # time does, and so does a reset of just this stream on a connection that goes on.
-            self._was_lost = True
-            yield from self._later(0, lambda: self._connect(self._credential))
+            again = Attempt(attempt.credential, self._parent, is_repeat=True)
+            yield from self._later(0, lambda: self._connect(again))
         else:
-            yield from self._no_answer(failure_words.of(event.message))
+            yield from self._no_answer(why)
 
     def _no_answer(self, why: str) -> CommandGenerator[None]:
         """The upstream has broken off before there was an answer, or what it gave is none."""
-        if self._exchange is not None:
-            step = self._exchange.unreachable(why)
-            yield from self._drop_attempt()
-            yield from self._later(0, lambda: self._perform(step))
+        step = self._admitted.unreachable(why)
+        yield from self._later(0, lambda: self._perform(step))
+
+    def _break_off(self, relay: Relay, why: str, code: ErrorCode, *, late: bool = False) -> CommandGenerator[None]:
+        """Nothing more of this answer comes: the upstream broke it off, or kept silent for too long."""
+        exchange, is_collected = self._admitted, relay.is_collected
+        status = TIMED_OUT if late else BAD_GATEWAY
+        exchange.status = status if is_collected else exchange.status
+        exchange.finish(Outcome.TRUNCATED, why)
+        if is_collected:
+            yield from self._enter(State.ANSWERED)
+            message = f"The upstream's answer did not go on: {why}." if late else "The upstream's answer broke off."
+            answer = error(status, message, request_id=self._request_id)
+            self._parent.services.decisions.give(self.flow, answer)
+            yield from self.send_response()
+            return
+        yield from self._enter(State.OVER)
+        if late:
+            yield from relay.tell("timeout_error", f"The stream ends here: {why}.", self._request_id)
+        # The body gets no proper end, so that nobody takes it for a whole one.
+        yield from self.handle_protocol_error(ResponseProtocolError(self.stream_id, why, code))
 
     def _deadline_passed(self) -> CommandGenerator[None]:
-        deadlines, settings, now = self.deadlines, self._parent.services.settings(), self.deadlines.clock()
-        self.look()
+        self.note_progress()
+        deadlines, now = self.deadlines, self.deadlines.clock()
         if not deadlines.is_over(now):
-            return
-        seconds, is_at_end, phase = deadlines.seconds, deadlines.is_at_end(now), deadlines.phase
+            return  # it was heard of meanwhile, or is in another state
+        settings, seconds, is_at_end = self._parent.services.settings(), deadlines.seconds, deadlines.is_at_end(now)
         deadlines.pause()
-        if phase is Phase.LEAVING:
-            yield from self._hang_up()
-        elif phase is Phase.BODY and is_at_end:
-            yield from self._refuse_early(408, f"The request's body took longer than {settings.client_body_seconds} s.")
-        elif phase is Phase.BODY:
-            yield from self._refuse_early(408, f"Nothing came of the request's body for {seconds} s.")
-        elif is_at_end:
-            yield from self._too_late(f"the exchange took longer than {settings.exchange_seconds} s")
-        elif phase is Phase.CONNECTION:
-            self._connecting = None
-            yield from self._unreachable(f"no connection within {seconds} s")
-        elif phase is Phase.VERDICT:
-            yield from self._judge()
-        elif phase is Phase.HEAD:
-            yield from self._too_late(f"the upstream sent no answer within {seconds} s")
-        else:
-            yield from self._too_late(f"the upstream sent nothing for {seconds} s")
+        match self._machine.state:
+            case State.LINGERING:
+                yield from self._hang_up()
+            case State.READING if is_at_end:
+                whole = settings.client_body_seconds
+                yield from self._refuse_early(408, f"The request's body took longer than {whole} s.")
+            case State.READING:
+                yield from self._refuse_early(408, f"Nothing came of the request's body for {seconds} s.")
+            case _ if is_at_end:
+                yield from self._too_late(f"the exchange took longer than {settings.exchange_seconds} s")
+            case State.CONNECTING:
+                yield from self._unreachable(f"no connection within {seconds} s")
+            case State.JUDGING:
+                yield from self._judge()
+            case State.SENT:
+                yield from self._too_late(f"the upstream sent no answer within {seconds} s")
+            case _:
+                yield from self._too_late(f"the upstream sent nothing for {seconds} s")
 
     def _too_late(self, why: str) -> CommandGenerator[None]:
-        if self._relaying:
-            yield from self._break_off(why, ErrorCode.GENERIC_SERVER_ERROR, late=True)
-        elif self._exchange is not None:
-            answer = self._exchange.too_late(why, asked=self._attempt is not None)
-            self._connecting = self._timer = None
-            yield from self._drop_attempt()
-            yield from self._answer(answer)
-
-    def _reader_stalled(self) -> CommandGenerator[None]:
-        """The client takes nothing of what it is sent. Whatever waits for it is let go."""
-        why = f"the client read nothing for {self._parent.services.settings().client_stall_seconds} s"
-        yield from self._client_left(
-            RequestProtocolError(self.stream_id, why, ErrorCode.CLIENT_DISCONNECTED), f"{why}; it was cut off"
-        )
-
-    def _tunnel_over(self) -> CommandGenerator[None]:
-        """The connection ends next, so there is nobody left to answer."""
-        why = "the client key that the tunnel was opened with is over"
-        yield from self._client_left(RequestProtocolError(self.stream_id, why, ErrorCode.CLIENT_DISCONNECTED), why)
+        if self._relay is not None:
+            yield from self._break_off(self._relay, why, ErrorCode.GENERIC_SERVER_ERROR, late=True)
+        else:
+            is_asked = self._machine.state in (State.SENT, State.JUDGING)
+            yield from self._answer(self._admitted.too_late(why, asked=is_asked))
 
     def _hang_up(self) -> CommandGenerator[None]:
         """End what the client still sends, which over HTTP/2 must not cost its other requests."""
         if isinstance(self._parent.connections.get(self.context.client), Http1Server):
             yield commands.CloseConnection(self.context.client)
             return
+        yield from self._enter(State.OVER)
         yield SendHttp(ResponseProtocolError(self.stream_id, "answered", ErrorCode.CANCEL), self.context.client)
         yield DropStream(self.stream_id)
 
-    def _client_left(self, event: RequestProtocolError, why: str = "the client left") -> CommandGenerator[None]:
-        """The client is gone: its upstream attempt is closed at once, whatever state it is in."""
-        self._connecting = self._timer = None
-        self.deadlines.cancel()
-        if self._attempt is not None:
-            attempt = self._attempt
-            self._close_attempt()
-            yield SendHttp(RequestProtocolError(attempt, event.message, event.code), self.context.server)
+    def _reader_stalled(self) -> CommandGenerator[None]:
+        """The client takes nothing of what it is sent. Whatever waits for it is let go."""
+        why = f"the client read nothing for {self._parent.services.settings().client_stall_seconds} s"
+        yield from self._client_left(why, f"{why}; it was cut off")
+
+    def _tunnel_over(self) -> CommandGenerator[None]:
+        """The connection ends next, so there is nobody left to answer."""
+        why = "the client key that the tunnel was opened with is over"
+        yield from self._client_left(why, why)
+
+    def _client_left(self, message: str, why: str = "the client left") -> CommandGenerator[None]:
+        """The client is gone: its upstream attempt is closed at once, in any state."""
+        is_lingering = self._machine.state is State.LINGERING
+        yield from self._enter(State.OVER)
         if self._exchange is not None:
             self._exchange.finish(Outcome.CLIENT_ABORT, why)
-        tell_hooks = self.server_state not in (self.state_done, self.state_errored)
+        tell_hooks = self.server_state not in (self.state_done, self.state_errored) and not is_lingering
         self.client_state = self.server_state = self.state_errored
-        if tell_hooks and not self._discarding:
-            self.flow.error = flow.Error(event.message)
+        if tell_hooks:
+            self.flow.error = flow.Error(message)
             yield HttpErrorHook(self.flow)
         self.flow.live = False
         yield DropStream(self.stream_id)
