@@ -179,10 +179,13 @@ def test_modules_have_no_circle() -> None:
                     "host.internals",
                     "host.peers",
                     "wire.attempt",
+                    "wire.client_side",
+                    "wire.course",
                     "wire.layer",
                     "wire.reaper",
                     "wire.relay",
                     "wire.stream",
+                    "wire.upstream_side",
                 )
             },
         ),

@@ -34,6 +34,7 @@ from ccflare_core.http.sse import FirstEvent
 from ccflare_core.secrets.echo import Echo
 from ccflare_mitm.host.messages import NO_HEAD, parse_error, read_head, screen_error, screen_head, with_credential
 from ccflare_mitm.wire.services import Services
+from ccflare_mitm.wire.states import IllegalState
 
 HOLD_BYTES = 64 * 1024
 """How much of an answer is held back at most before it is judged."""
@@ -166,6 +167,13 @@ class Attempt:
             except ValueError:  # its message quotes the upstream
                 return "the answer's length can be read in two ways, or a field has no name"
         return headers.unfit_answer(response.headers.fields)
+
+    @property
+    def judged_head(self) -> ResponseHeaders:
+        """Its answer's head, where there has to be one. Raises IllegalState if there is none."""
+        if self.head is None:
+            raise IllegalState("there is no head to deliver")
+        return self.head
 
     @property
     def status(self) -> int:

@@ -1,7 +1,7 @@
 """The states of one request on its way: what each holds, which events are legal in it, and where it leads.
 
-Rule 1: a stream changes its state in `FailoverStream._enter` and nowhere else, and every way that it may take is in
-TABLE. Rule 2: this module knows neither mitmproxy nor the pool, so that the table can be read, and tested, by itself.
+Rule 1: a stream changes its state in `Course.enter` and nowhere else, and every way that it may take is in TABLE.
+Rule 2: this module knows neither mitmproxy nor the pool, so that the table can be read, and tested, by itself.
 
     READING ------ refused while its body comes --------> LINGERING ------.
       |                                                                   |

@@ -1,0 +1,167 @@
+"""Where one request stands, and all that it has in its hands there: the machine of `states` with real things in it.
+
+A timer, an attempt and a relay are values that are replaced as a whole, in `enter` and nowhere else. So there is
+nothing to reset by hand, and nothing to forget: entering a state lets go of what may not be there in it, and cancels
+what was still open upstream.
+"""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from mitmproxy.proxy import commands, events
+from mitmproxy.proxy.layer import CommandGenerator
+from mitmproxy.proxy.layers.http import GetHttpConnectionCompleted
+from mitmproxy.proxy.layers.http._events import (
+    RequestData,
+    RequestEndOfMessage,
+    RequestHeaders,
+    RequestProtocolError,
+    RequestTrailers,
+    ResponseData,
+    ResponseEndOfMessage,
+    ResponseHeaders,
+    ResponseProtocolError,
+    ResponseTrailers,
+)
+
+from ccflare_core.exchange.exchange import Exchange
+from ccflare_mitm.wire.attempt import Attempt
+from ccflare_mitm.wire.deadlines import DeadlinePassed, Deadlines, ReaderStalled, TunnelOver
+from ccflare_mitm.wire.relay import Relay
+from ccflare_mitm.wire.states import Event, IllegalState, Machine, Part, State
+
+MEANINGS: Final[dict[type[events.Event], Event]] = {
+    events.Start: Event.REQUEST,
+    RequestHeaders: Event.REQUEST,
+    RequestData: Event.REQUEST,
+    RequestTrailers: Event.REQUEST,
+    RequestEndOfMessage: Event.REQUEST,
+    RequestProtocolError: Event.CLIENT_LEFT,
+    GetHttpConnectionCompleted: Event.CONNECTED,
+    events.Wakeup: Event.TIMER,
+    ResponseHeaders: Event.HEAD,
+    ResponseData: Event.BODY,
+    ResponseTrailers: Event.TRAILERS,
+    ResponseEndOfMessage: Event.END,
+    ResponseProtocolError: Event.BROKEN,
+    DeadlinePassed: Event.DEADLINE,
+    ReaderStalled: Event.STALLED,
+    TunnelOver: Event.TUNNEL_OVER,
+}
+"""What mitmproxy's events, and the reaper's, mean to the machine. Any other is illegal in all states."""
+
+OF_UPSTREAM: Final = (ResponseHeaders, ResponseData, ResponseTrailers, ResponseEndOfMessage, ResponseProtocolError)
+
+
+class Timer(NamedTuple):
+    """A wait, and what follows it."""
+
+    command: commands.RequestWakeup
+    then: Callable[[], CommandGenerator[None]]
+
+
+class Course:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self.machine = Machine()
+        self.deadlines = Deadlines()
+        self.exchange: Exchange | None = None
+        """From the end of READING on, if the gate has admitted the request."""
+        self.timer: Timer | None = None
+        self.attempt: Attempt | None = None
+        self.relay: Relay | None = None
+
+    def __repr__(self) -> str:
+        return f"{self.state.name}, attempt={self.attempt}"
+
+    @property
+    def state(self) -> State:
+        """Where the request stands."""
+        return self.machine.state
+
+    @property
+    def admitted(self) -> Exchange:
+        """The exchange, where there has to be one. Raises IllegalState if there is none."""
+        if self.exchange is None:
+            raise IllegalState(f"there is no exchange in the state {self.state.name}")
+        return self.exchange
+
+    @property
+    def current(self) -> Attempt:
+        """The attempt, where there has to be one. Raises IllegalState if there is none."""
+        if self.attempt is None:
+            raise IllegalState(f"there is no attempt in the state {self.state.name}")
+        return self.attempt
+
+    @property
+    def relaying(self) -> Relay:
+        """The relay, where there has to be one. Raises IllegalState if there is none."""
+        if self.relay is None:
+            raise IllegalState(f"there is no relay in the state {self.state.name}")
+        return self.relay
+
+    def takes(self, event: events.Event) -> Event | None:
+        """What this event means here; None: it is late. Raises IllegalState if it cannot be."""
+        meaning = MEANINGS.get(type(event))
+        if meaning is None:
+            raise IllegalState(f"{type(event).__name__} came in the state {self.state.name}")
+        return meaning if self.machine.handles(meaning) and self._is_ours(event) else None
+
+    def _is_ours(self, event: events.Event) -> bool:
+        """Whether an event is about what is in hand now, and not about what was let go of."""
+        if isinstance(event, OF_UPSTREAM):
+            return self.attempt is not None and event.stream_id == self.attempt.stream_id
+        if isinstance(event, GetHttpConnectionCompleted):
+            return self.attempt is not None and event.command is self.attempt.command
+        if isinstance(event, events.Wakeup):
+            return self.timer is not None and event.command is self.timer.command
+        return True
+
+    def enter(
+        self,
+        state: State,
+        seconds: float | None = None,
+        *,
+        timer: Timer | None = None,
+        attempt: Attempt | None = None,
+        relay: Relay | None = None,
+    ) -> CommandGenerator[None]:
+        """Go on to `state` with these in hand, and let go of what may not be there in it.
+
+        `seconds` is how long it waits for a sign of life. An attempt that goes on from the state before stays.
+        """
+        rule = self.machine.enter(state)
+        self.timer, self.relay, dropped = timer, relay, None
+        if attempt is not None or not rule.holds(Part.ATTEMPT):
+            dropped, self.attempt = self.attempt, attempt
+        if not rule.is_timed:
+            self.deadlines.cancel()
+        if seconds is None:
+            self.deadlines.pause()
+        else:
+            self.deadlines.wait_for(seconds)
+        if dropped is not None:
+            yield from dropped.cancel()
+        self.machine.check(self._held())
+
+    def abort(self) -> CommandGenerator[None]:
+        """Be over, whatever was. Asks no table: what has failed before may fail again."""
+        attempt = self.attempt
+        self.machine.state = State.OVER
+        self.timer = self.attempt = self.relay = None
+        self.deadlines.cancel()
+        if attempt is not None:
+            yield from attempt.cancel()
+
+    def _held(self) -> set[Part]:
+        attempt = self.attempt
+        parts = {
+            Part.EXCHANGE: self.exchange is not None,
+            Part.TIMER: self.timer is not None,
+            Part.ATTEMPT: attempt is not None,
+            Part.UPSTREAM: attempt is not None and attempt.stream_id is not None,
+            Part.HEAD: attempt is not None and attempt.head is not None,
+            Part.RELAY: self.relay is not None,
+        }
+        return {part for part, is_held in parts.items() if is_held}

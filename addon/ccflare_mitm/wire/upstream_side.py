@@ -1,0 +1,183 @@
+"""The upstream's side of a request: attempt after attempt, until an answer is good or there is none to be had.
+
+The states WAITING, CONNECTING, SENT and JUDGING are driven here. What to do next, and what an answer is worth, is the
+exchange's to say; this carries it out. There are two ways out, both of the client's side: `deliver` an attempt's
+answer, or `answer` with one of ours.
+"""
+
+from collections.abc import Callable
+
+from mitmproxy import http
+from mitmproxy.proxy import commands
+from mitmproxy.proxy.layer import CommandGenerator
+from mitmproxy.proxy.layers.http import GetHttpConnectionCompleted, HttpStream
+from mitmproxy.proxy.layers.http._events import ResponseHeaders
+
+from ccflare_core.accounts.account import Credential
+from ccflare_core.anthropic.answers import Answer, error
+from ccflare_core.anthropic.routes import Route
+from ccflare_core.anthropic.verdicts import Kind
+from ccflare_core.config.settings import Settings
+from ccflare_core.config.target import UpstreamTarget
+from ccflare_core.exchange.failover import Deliver
+from ccflare_core.exchange.steps import Send, Step, Wait
+from ccflare_core.http import failure_words
+from ccflare_core.secrets.echo import Echo
+from ccflare_mitm.host.messages import route_of
+from ccflare_mitm.wire.attempt import Attempt, Parent
+from ccflare_mitm.wire.client_side import ClientSide
+from ccflare_mitm.wire.course import Course, Timer
+from ccflare_mitm.wire.states import IllegalState, State
+
+PEEK_SECONDS = 10.0
+"""How long the first event of a stream may take before its head alone decides."""
+COLLECT_SECONDS = 5.0
+"""The same for an error's body."""
+
+NOT_VERIFIED = "Certificate verify failed:"
+"""How mitmproxy begins to say that it trusts a server's certificate not; OpenSSL's reason follows."""
+
+
+class UpstreamSide:
+    """See the module. `stream` is whose request it is, and what upstream events come to."""
+
+    def __init__(self, stream: HttpStream, course: Course, parent: Parent, client: ClientSide) -> None:
+        self.echo: Echo | None = None
+        """Knows the credential that was sent last, to keep it out of the log also when its attempt is gone."""
+        self._stream = stream
+        self._course = course
+        self._parent = parent
+        self._client = client
+
+    @property
+    def _settings(self) -> Settings:
+        return self._parent.services.settings()
+
+    @property
+    def _target(self) -> UpstreamTarget:
+        return self._parent.services.target(self._stream.context.client)
+
+    # WAITING
+
+    def begin(self) -> CommandGenerator[None]:
+        """Take the first step of an admitted exchange."""
+        if self._parent.is_inside_upstream:
+            # A pipelined request, read at the end of the answer before it. That one's connection is not free yet.
+            yield from self._later(0, self.next_step)
+        else:
+            yield from self.next_step()
+
+    def next_step(self) -> CommandGenerator[None]:
+        """Do what the exchange wants done now."""
+        yield from self._perform(self._course.admitted.next_step())
+
+    def _perform(self, step: Step) -> CommandGenerator[None]:
+        match step:
+            case Send():
+                yield from self._connect(step.credential)
+            case Wait():
+                yield from self._later(step.seconds, self.next_step)
+            case Answer():
+                yield from self._client.answer(step)
+            case _:
+                raise IllegalState(f"there is nothing to deliver in the state {self._course.state.name}")
+
+    def _later(self, seconds: float, then: Callable[[], CommandGenerator[None]]) -> CommandGenerator[None]:
+        timer = Timer(commands.RequestWakeup(seconds), then)
+        yield from self._course.enter(State.WAITING, timer=timer)
+        yield timer.command
+
+    # CONNECTING
+
+    def _connect(self, credential: Credential | None, *, is_repeat: bool = False) -> CommandGenerator[None]:
+        request = self._stream.flow.request
+        if credential is not None and not self._may_carry_credential(request):
+            # Another addon has changed the destination after the gate had set it.
+            id = self._course.admitted.id
+            yield from self._client.answer(error(500, "The request is not aimed at the upstream's API.", request_id=id))
+            return
+        attempt = Attempt(credential, self._parent, is_repeat=is_repeat)
+        self.echo = attempt.echo
+        command = attempt.connect(request, self._target)
+        yield from self._course.enter(State.CONNECTING, self._settings.connect_seconds, attempt=attempt)
+        yield command
+
+    def _may_carry_credential(self, request: http.Request) -> bool:
+        if (request.scheme, (request.host, request.port)) != (self._target.scheme, self._target.address):
+            return False
+        return route_of(request) is Route.INFERENCE
+
+    def connected(self, event: GetHttpConnectionCompleted) -> CommandGenerator[None]:
+        """Send the request, if this connection is one that it may be sent by."""
+        attempt, target = self._course.current, self._target
+        connection, problem = event.reply
+        if connection is None:
+            yield from self.unreachable(failure_words.of(str(problem)))
+            return
+        if flaw := self._parent.services.proof.flaw(connection, target, leased=attempt.credential is not None):
+            yield commands.CloseConnection(connection)
+            yield from self._perform(self._course.admitted.distrust(flaw))
+            return
+        self._stream.context.server = self._stream.flow.server_conn = connection  # type: ignore[assignment]
+        attempt.open(connection, self._stream)
+        yield from self._course.enter(State.SENT, self._settings.first_byte_seconds)
+        yield from attempt.send(self._stream.flow, target)
+
+    def unreachable(self, why: str) -> CommandGenerator[None]:
+        """There was no way to the upstream."""
+        if why.startswith(NOT_VERIFIED):
+            step: Step = self._course.admitted.distrust(Kind.NOT_TRUSTED, why.removeprefix(NOT_VERIFIED).strip())
+        else:
+            step = self._course.admitted.unreachable(why)
+        yield from self._perform(step)
+
+    # SENT, JUDGING
+
+    def hold_head(self, event: ResponseHeaders) -> CommandGenerator[None]:
+        """Keep the answer's head back, and judge by it if it tells all."""
+        attempt = self._course.current
+        is_validated = self._stream.context.options.validate_inbound_headers
+        if problem := attempt.take_head(event, is_validated=is_validated):
+            yield from self._no_answer(problem)
+            return
+        yield from self._course.enter(State.JUDGING, COLLECT_SECONDS if attempt.is_error else PEEK_SECONDS)
+        if attempt.is_told_by_head:
+            yield from self.judge()
+
+    def hold_body(self, data: bytes) -> CommandGenerator[None]:
+        """Keep this part of the answer back, and judge if it is enough."""
+        if self._course.current.hold(data):
+            yield from self.judge()
+
+    def ended(self) -> CommandGenerator[None]:
+        """Judge by all of the answer."""
+        attempt = self._course.current
+        attempt.close()
+        attempt.is_whole = True
+        yield from self.judge()
+
+    def judge(self) -> CommandGenerator[None]:
+        """Deliver the answer, or try on: what is here of it has to do."""
+        attempt = self._course.current
+        response = attempt.judged_head.response
+        step = self._course.admitted.judge(response.status_code, response.headers.fields, attempt.evidence())
+        if isinstance(step, Deliver):
+            yield from self._client.deliver(attempt)
+        else:
+            # The upstream's parser is still inside the event that led here; it takes the next request once it returned.
+            yield from self._later(0, lambda: self._perform(step))
+
+    def broke(self, why: str) -> CommandGenerator[None]:
+        """The upstream has broken off before there was anything to deliver."""
+        attempt = self._course.current
+        attempt.close()
+        if attempt.is_reused and attempt.head is None and not attempt.connection.connected and not attempt.is_repeat:
+            # The server closed a kept connection just as we took it. That says nothing about the server; a second
+            # time does, and so does a reset of just this stream on a connection that goes on.
+            yield from self._later(0, lambda: self._connect(attempt.credential, is_repeat=True))
+        else:
+            yield from self._no_answer(why)
+
+    def _no_answer(self, why: str) -> CommandGenerator[None]:
+        step = self._course.admitted.unreachable(why)
+        yield from self._later(0, lambda: self._perform(step))
