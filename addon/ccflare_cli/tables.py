@@ -19,7 +19,7 @@ from ccflare_cli.output import (
     short_model,
 )
 from ccflare_core.accounts.account import Account, Kind
-from ccflare_core.accounts.status import Standing, State
+from ccflare_core.accounts.status import StoredStatus
 from ccflare_core.accounts.validity import login_end, login_warning, token_state
 from ccflare_core.reports.queries import Exchange, Trouble, Use
 from ccflare_core.text import span
@@ -27,7 +27,7 @@ from ccflare_core.text import span
 _MAIN_WINDOWS = ("5h", "7d")
 
 
-def account_table(rows: Sequence[tuple[Standing, Use]], now: float) -> Table[tuple[Standing, Use]]:
+def account_table(rows: Sequence[tuple[StoredStatus, Use]], now: float) -> Table[tuple[StoredStatus, Use]]:
     """How each account stands and is used; the use counts the last 24 hours."""
     return Table(
         key="accounts",
@@ -37,9 +37,9 @@ def account_table(rows: Sequence[tuple[Standing, Use]], now: float) -> Table[tup
             ("name", lambda row: row[0].account.name),
             ("kind", lambda row: row[0].account.kind.value),
             ("priority", lambda row: row[0].account.priority),
-            ("state", lambda row: row[0].state.value),
-            ("state_reason", lambda row: row[0].rest.reason if row[0].rest else None),
-            ("state_until", lambda row: iso(row[0].rest.until) if row[0].rest else None),
+            ("state", lambda row: row[0].state_value),
+            ("state_reason", lambda row: row[0].cooldown.reason if row[0].cooldown else None),
+            ("state_until", lambda row: iso(row[0].cooldown.until) if row[0].cooldown else None),
             ("token", lambda row: token(row[0], now)),
             ("token_expires_at", lambda row: iso(row[0].account.expires_at)),
             ("login_at", lambda row: iso(row[0].account.login_at)),
@@ -68,12 +68,12 @@ def account_table(rows: Sequence[tuple[Standing, Use]], now: float) -> Table[tup
     )
 
 
-def login_table(standings: Sequence[Standing], now: float) -> Table[Standing]:
+def login_table(statuses: Sequence[StoredStatus], now: float) -> Table[StoredStatus]:
     """How each account's token and login stand."""
     return Table(
         key="logins",
         title="Logins",
-        rows=standings,
+        rows=statuses,
         fields=(
             ("account", lambda s: s.account.name),
             ("kind", lambda s: s.account.kind.value),
@@ -91,19 +91,19 @@ def login_table(standings: Sequence[Standing], now: float) -> Table[Standing]:
             Column("Ends", lambda s: _login_end(s.account, now)),
         ),
         empty="No accounts yet: scripts/accounts.py adds one.",
-        note=_warnings((s.account for s in standings), now),
+        note=_warnings((s.account for s in statuses), now),
     )
 
 
-def window_table(standings: Sequence[Standing], now: float) -> Table[Standing]:
+def window_table(statuses: Sequence[StoredStatus], now: float) -> Table[StoredStatus]:
     """How full each account's limits are, and when they are empty again."""
     return Table(
         key="windows",
         title="Limits now",
-        rows=standings,
+        rows=statuses,
         fields=(
             ("account", lambda s: s.account.name),
-            ("state", lambda s: s.state.value),
+            ("state", lambda s: s.state_value),
             ("windows", lambda s: [{**w._asdict(), "resets_at": iso(w.resets_at)} for w in s.windows]),
         ),
         columns=(
@@ -166,12 +166,9 @@ def trouble_table(key: str, troubles: Sequence[Trouble], title: str, now: float)
     )
 
 
-def describe(standing: Standing, now: float, width: int) -> str:
-    """`ready`, `paused`, `cooling until 14:20: 5h window spent`, `ready, opus cools until 14:20`."""
-    if standing.state is State.COOLING and standing.rest:
-        return clip(f"cooling until {moment(standing.rest.until, now)}: {standing.rest.reason}", width)
-    rests = [f"{rest.family} cools until {moment(rest.until, now)}" for rest in standing.family_rests]
-    return clip(", ".join([standing.state.value, *rests]), width)
+def describe(status: StoredStatus, now: float, width: int) -> str:
+    """`serving, cooling for opus until 14:20`, `cooling until 14:20: 5h window spent`, `needs login`."""
+    return clip(status.in_words(now), width)
 
 
 def kind(account: Account) -> str:
@@ -179,9 +176,9 @@ def kind(account: Account) -> str:
     return "API key" if account.kind is Kind.API_KEY else "OAuth"
 
 
-def token(standing: Standing, now: float) -> str:
+def token(status: StoredStatus, now: float) -> str:
     """How its access token stands; an API key has no end."""
-    return DASH if standing.account.kind is Kind.API_KEY else token_state(standing.account, now, standing.upkeep)
+    return DASH if status.account.kind is Kind.API_KEY else token_state(status.account, now, status.upkeep)
 
 
 def _login_age(account: Account, now: float) -> str:
@@ -204,20 +201,20 @@ def _warnings(accounts: Iterable[Account], now: float) -> str:
     return "\n".join([*lines, "`scripts/accounts.py login NAME` does it."] if lines else [])
 
 
-def _window_columns(name: str, now: float) -> tuple[Column[Standing], ...]:
-    def used(standing: Standing) -> str:
-        fraction = standing.utilization(name)
+def _window_columns(name: str, now: float) -> tuple[Column[StoredStatus], ...]:
+    def used(status: StoredStatus) -> str:
+        fraction = status.utilization(name)
         return DASH if fraction is None else f"{bar(fraction)} {percent(fraction, 0):>5}"
 
-    def resets(standing: Standing) -> str:
-        window = standing.window(name)
+    def resets(status: StoredStatus) -> str:
+        window = status.window(name)
         return DASH if window is None or window.resets_at is None else duration(window.resets_at - now)
 
     return Column(f"{name} used", used), Column("Resets in", resets)
 
 
-def _other_windows(standing: Standing) -> str:
-    others = (window for window in standing.windows if window.name not in _MAIN_WINDOWS)
+def _other_windows(status: StoredStatus) -> str:
+    others = (window for window in status.windows if window.name not in _MAIN_WINDOWS)
     return ", ".join(f"{w.name} {percent(w.utilization, 0)}" for w in others if w.utilization is not None)
 
 

@@ -114,7 +114,8 @@ class House:
         pool = AccountPool(
             strategy=settings.strategy,
             session_seconds=settings.session_seconds,
-            expired=lambda account: self.keeper.obstacle(account),
+            expired=lambda account: self.keeper.unavailable(account),
+            is_refreshing=lambda account: self.keeper.is_refreshing(account),
         )
         recorder = Recorder(
             self._writer,

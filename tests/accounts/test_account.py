@@ -142,7 +142,7 @@ def test_the_credential_follows_the_kind() -> None:
         (oauth_account(expires_at=100.1), None),
         (oauth_account(expires_at=100.0), "token expired"),
         (oauth_account(access_token=None), "no token"),
-        (oauth_account(needs_login=True, expires_at=1.0), "needs re-login"),
+        (oauth_account(needs_login=True, expires_at=1.0), "needs login"),
         (Account("1", "n", Kind.API_KEY, api_key="k", expires_at=1.0, needs_login=True), None),
         (Account("1", "n", Kind.API_KEY), "no API key"),
     ],

@@ -1,4 +1,4 @@
-"""The pool: leases, cooldowns, probation, sessions; and its invariants under any sequence of events."""
+"""The pool: leases, cooldowns, half-open scopes, sessions; and its invariants under any sequence of events."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ccflare_core.accounts.account import Account, Kind
+from ccflare_core.accounts.cooldowns import HALF_OPEN
 from ccflare_core.accounts.pool import AccountPool, Cooldown, Exhausted, Lease, Report
 from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.anthropic.request import Facts
+from ccflare_core.anthropic.verdicts import Backoff, Scope, Verdict
 from ccflare_core.anthropic.verdicts import Kind as Answer
-from ccflare_core.anthropic.verdicts import Rest, Scope, Verdict
 from ccflare_core.clients.keys import ClientKey
 
 EPOCH = 1_800_000_000.0
@@ -58,11 +59,11 @@ def good(*windows: Window) -> Verdict:
 
 def spent(until: float | None = None, scope: Scope = Scope.ACCOUNT) -> Verdict:
     kind = Answer.WINDOW_SPENT if scope is Scope.ACCOUNT else Answer.MODEL_BUCKET_SPENT
-    return Verdict(kind, 429, "5h window spent", scope, Rest(60, "double", 300), until=until)
+    return Verdict(kind, 429, "5h window spent", scope, Backoff(60, "double", 300), until=until)
 
 
-OVERLOADED = Verdict(Answer.OVERLOADED, 529, "529 overloaded", Scope.ACCOUNT, Rest(10, "fixed", 10))
-REJECTED = Verdict(Answer.CREDENTIAL_REJECTED, 401, "credential rejected", Scope.ACCOUNT, Rest(300, "double", 3600))
+OVERLOADED = Verdict(Answer.OVERLOADED, 529, "529 overloaded", Scope.ACCOUNT, Backoff(10, "fixed", 10))
+REJECTED = Verdict(Answer.CREDENTIAL_REJECTED, 401, "credential rejected", Scope.ACCOUNT, Backoff(300, "double", 3600))
 BARE = Verdict(Answer.BARE_429, 429, "429 that names no limit", Scope.NONE, None)
 
 
@@ -188,21 +189,21 @@ def test_a_lease_of_a_removed_account_can_still_be_reported_and_released() -> No
     assert (pool.in_flight, pool.status()[0].in_flight, pool.status()[0].available) == (0, 0, True)
 
 
-# --- obstacles ------------------------------------------------------------------------------------------
+# --- unavailable ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
         ({"paused": True}, "paused"),
-        ({"expires_at": EPOCH - 1}, "token expired"),
-        ({"needs_login": True}, "needs re-login"),
-        ({"access_token": None}, "no token"),
-        ({"access_token": "a\nb"}, "unusable credential"),
+        ({"expires_at": EPOCH - 1}, "needs login: token expired"),
+        ({"needs_login": True}, "needs login"),
+        ({"access_token": None}, "needs login: no token"),
+        ({"access_token": "a\nb"}, "needs login: unusable credential"),
         ({"paused": True, "expires_at": EPOCH - 1}, "paused"),
     ],
 )
-def test_obstacles_that_do_not_end_by_themselves(fields: dict[str, Any], reason: str) -> None:
+def test_reasons_that_do_not_end_by_themselves(fields: dict[str, Any], reason: str) -> None:
     pool = make_pool(Clock(), "")
     pool.replace_accounts([account("a", **fields)])
 
@@ -218,7 +219,7 @@ def test_a_token_that_expires_while_the_pool_runs() -> None:
 
     clock.pass_(60)
 
-    assert refused(pool).reasons[0][1] == "token expired"
+    assert refused(pool).reasons[0][1] == "needs login: token expired"
 
 
 def test_paused_stays_paused_whatever_the_windows_do() -> None:
@@ -270,7 +271,7 @@ def test_the_reason_tells_the_local_time(seconds: float, text: str) -> None:
     pool = make_pool(Clock(), "a")
     serve(pool, spent(EPOCH + seconds))
 
-    assert refused(pool).reasons[0][1] == f"5h window spent until {text}"
+    assert refused(pool).reasons[0][1] == f"cooling until {text}: 5h window spent"
 
 
 # --- cooldowns ------------------------------------------------------------------------------------------
@@ -341,18 +342,18 @@ def test_a_cooldown_never_gets_shorter_by_another_verdict() -> None:
     assert refused(pool).wait == pytest.approx(7200)
 
 
-def test_requests_that_fail_together_are_no_streak() -> None:
+def test_requests_that_fail_together_count_as_one_failure() -> None:
     clock = Clock()
     pool = make_pool(clock, "a")
     leases = [acquired(pool) for _ in range(20)]
 
     cooldowns = [pool.report(lease, spent()).cooldown for lease in leases]
 
-    assert [cooldown.streak for cooldown in cooldowns if cooldown] == [1]
+    assert [cooldown.failures for cooldown in cooldowns if cooldown] == [1]
     assert refused(pool).wait == pytest.approx(60)
 
 
-def test_a_streak_grows_the_rest_until_a_good_answer() -> None:
+def test_failures_in_a_row_lengthen_the_rest_until_a_good_answer() -> None:
     clock = Clock()
     pool = make_pool(clock, "a")
     seconds = []
@@ -367,10 +368,10 @@ def test_a_streak_grows_the_rest_until_a_good_answer() -> None:
 
     assert seconds == pytest.approx([60, 120, 240, 300])
     assert again is not None
-    assert again.streak == 1
+    assert again.failures == 1
 
 
-def test_an_overload_does_not_touch_the_streak_of_spent_windows() -> None:
+def test_an_overload_does_not_touch_the_count_of_spent_windows() -> None:
     clock = Clock()
     pool = make_pool(clock, "a")
     for verdict, seconds in ((spent(), 60), (OVERLOADED, 10)):
@@ -380,7 +381,7 @@ def test_an_overload_does_not_touch_the_streak_of_spent_windows() -> None:
     cooldown = serve(pool, spent())[1].cooldown
 
     assert cooldown is not None
-    assert cooldown.streak == 2
+    assert cooldown.failures == 2
 
 
 def test_only_a_good_answer_to_a_younger_request_clears() -> None:
@@ -407,7 +408,7 @@ def test_a_request_that_was_repeated_in_place_clears_its_own_cooldown() -> None:
 def test_a_good_answer_that_says_rejected_rests_the_account_from_the_next_request_on() -> None:
     pool = make_pool(Clock(), "a")
     served = Verdict(
-        Answer.WINDOW_SPENT, 200, "5h window spent", Scope.ACCOUNT, Rest(60, "double", 300),
+        Answer.WINDOW_SPENT, 200, "5h window spent", Scope.ACCOUNT, Backoff(60, "double", 300),
         (Window("5h", "rejected", 1.01, EPOCH + 3600),), until=EPOCH + 3600, deliver=True,
     )  # fmt: skip
 
@@ -430,7 +431,7 @@ def test_a_new_credential_ends_the_cooldown_of_the_old_one() -> None:
     assert acquired(pool).account.access_token == "new"
 
 
-def test_a_new_credential_ends_the_streak_of_the_old_one_but_not_the_others() -> None:
+def test_a_new_credential_ends_the_count_of_the_old_one_but_not_the_others() -> None:
     clock = Clock()
     pool = make_pool(clock, "a")
     for verdict, seconds in ((spent(), 60), (REJECTED, 300)):
@@ -438,13 +439,13 @@ def test_a_new_credential_ends_the_streak_of_the_old_one_but_not_the_others() ->
         clock.pass_(seconds)
     pool.replace_accounts([account("a", access_token="new")])
 
-    streaks = []
+    counts = []
     for verdict, seconds in ((REJECTED, 300), (spent(), 120)):
         cooldown = serve(pool, verdict)[1].cooldown
-        streaks.append(cooldown.streak if cooldown else None)
+        counts.append(cooldown.failures if cooldown else None)
         clock.pass_(seconds)
 
-    assert streaks == [1, 2]
+    assert counts == [1, 2]
 
 
 def test_other_changes_of_an_account_leave_its_cooldown() -> None:
@@ -455,7 +456,7 @@ def test_other_changes_of_an_account_leave_its_cooldown() -> None:
     refused(pool)
 
 
-# --- probation ------------------------------------------------------------------------------------------
+# --- half-open ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -468,20 +469,20 @@ def recovered() -> tuple[Clock, AccountPool]:
     return clock, pool
 
 
-def test_one_probe_goes_first(recovered: tuple[Clock, AccountPool]) -> None:
+def test_one_request_goes_first(recovered: tuple[Clock, AccountPool]) -> None:
     _, pool = recovered
     probe = acquired(pool)
 
     exhausted = refused(pool)
 
-    assert exhausted.reasons[0][1] == "being probed"
+    assert exhausted.reasons[0][1] == HALF_OPEN
     assert exhausted.wait == pytest.approx(0.25)
     pool.report(probe, good())
     acquired(pool)
 
 
 @pytest.mark.parametrize("answer", [good(), BARE])
-def test_any_answer_ends_the_probation(recovered: tuple[Clock, AccountPool], answer: Verdict) -> None:
+def test_any_answer_ends_the_half_open_time(recovered: tuple[Clock, AccountPool], answer: Verdict) -> None:
     _, pool = recovered
 
     pool.report(acquired(pool), answer)
@@ -512,7 +513,7 @@ def test_a_probe_that_stays_without_an_answer_does_not_block_for_long(
     refused(pool)
 
 
-def test_an_answer_to_an_older_request_does_not_end_the_probation() -> None:
+def test_an_answer_to_an_older_request_does_not_end_the_half_open_time() -> None:
     clock = Clock()
     pool = make_pool(clock, "a")
     old = acquired(pool)
@@ -579,7 +580,7 @@ def test_restored_cooldowns_and_windows_go_on() -> None:
     clock.pass_(100)
     cooldown = pool.report(acquired(pool, opus("new"), exclude=frozenset("bc")), spent()).cooldown
     assert cooldown is not None
-    assert cooldown.streak == 4
+    assert cooldown.failures == 4
 
 
 # --- windows --------------------------------------------------------------------------------------------
@@ -725,7 +726,7 @@ class Machine(RuleBasedStateMachine):
             assert answer.account.id not in out
             self.leases.append(answer)
         else:
-            probed = {name for name, reason, _ in answer.reasons if reason == "being probed"}
+            probed = {name for name, reason, _ in answer.reasons if reason == HALF_OPEN}
             assert out | {name.removeprefix("max-") for name in probed} == set(IDS)
             assert len(answer.reasons) == len(IDS)
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ccflare_core.accounts.account import Account, Credential, Kind
-from ccflare_core.accounts.cooldowns import Obstacle
+from ccflare_core.accounts.cooldowns import Unavailable
 from ccflare_core.accounts.pool import AccountPool, Exhausted, Lease
 from ccflare_core.accounts.renewal import NoRenewer, Renewal
 from ccflare_core.anthropic.answers import Answer
@@ -96,7 +96,7 @@ def test_a_second_refusal_counts_and_the_next_account_serves() -> None:
 def test_without_a_new_token_the_next_account_serves() -> None:
     desk = Desk(oauth(), oauth("b", "other"))
     desk.refuse()
-    desk.renewer.renewal.fail("needs re-login")
+    desk.renewer.renewal.fail("needs login")
 
     assert secret(desk.wait()) == "other"
     assert [name for name, report in desk.bench.notes.reports if report.cooldown] == ["a"]
@@ -162,7 +162,7 @@ def expired_pool(seconds: float | None = 0.25) -> AccountPool:
     pool = AccountPool(
         clock=lambda: clock.mono,
         wall=lambda: clock.wall,
-        expired=lambda account: Obstacle(f"{account.name} is at it", seconds),
+        expired=lambda account: Unavailable(f"{account.name} is at it", seconds),
     )
     pool.replace_accounts([oauth(expires_at=1.0)])
     return pool

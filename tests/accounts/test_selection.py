@@ -22,8 +22,8 @@ def test_an_empty_pool_has_no_account() -> None:
     assert pick() == Choice(None, "no account is available", ())
 
 
-def test_obstacles_are_told_for_each() -> None:
-    choice = pick(candidate("a", obstacle="paused"), candidate("b", obstacle="token expired"))
+def test_reasons_are_told_for_each() -> None:
+    choice = pick(candidate("a", unavailable="paused"), candidate("b", unavailable="token expired"))
 
     assert choice.account_id is None
     assert choice.considered == (("max-a", "paused"), ("max-b", "token expired"))
@@ -44,7 +44,7 @@ def test_priority_goes_before_stickiness() -> None:
 
 
 def test_a_session_moves_when_its_account_cannot_serve() -> None:
-    choice = pick(candidate("a", obstacle="5h window spent until 14:20"), candidate("b"), pinned="a")
+    choice = pick(candidate("a", unavailable="5h window spent until 14:20"), candidate("b"), pinned="a")
 
     assert choice.account_id == "b"
     assert choice.reason == "moved from max-a: 5h window spent until 14:20"
@@ -98,7 +98,7 @@ POOLS = st.lists(
         candidate,
         id=st.uuids().map(str),
         priority=st.integers(0, 2),
-        obstacle=st.none() | st.just("paused"),
+        unavailable=st.none() | st.just("paused"),
         in_flight=st.integers(0, 5),
         utilization_5h=st.floats(0, 2),
         utilization_7d=st.floats(0, 2),
@@ -116,7 +116,7 @@ def test_whatever_the_pool(pool: list[Candidate], strategy: str, turn: int, data
 
     choice = pick(*pool, strategy=strategy, pinned=pinned, turn=turn)
 
-    free = {c.id: c.priority for c in pool if c.obstacle is None}
+    free = {c.id: c.priority for c in pool if c.unavailable is None}
     best = {id for id, priority in free.items() if priority == min(free.values())}
     assert choice.account_id in best if best else choice.account_id is None
     assert choice.account_id == pinned or strategy != "session" or pinned not in best
@@ -129,6 +129,6 @@ def test_whatever_the_pool(pool: list[Candidate], strategy: str, turn: int, data
 def test_round_robin_visits_all_of_the_best_priority(pool: list[Candidate]) -> None:
     seen = {pick(*pool, strategy="round-robin", turn=turn).account_id for turn in range(len(pool))}
 
-    free = [c for c in pool if c.obstacle is None]
+    free = [c for c in pool if c.unavailable is None]
     best = {c.id for c in free if c.priority == min(f.priority for f in free)}
     assert seen - {None} == best

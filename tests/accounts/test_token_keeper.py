@@ -213,11 +213,11 @@ async def test_a_login_that_the_provider_has_ended_waits_for_its_owner(
     renewal = await desk.renew()
     await desk.tend(7200)
 
-    assert (renewal.ok, renewal.reason) == (False, "needs re-login")
+    assert (renewal.ok, renewal.reason) == (False, "needs login")
     assert desk.stored().needs_login
     assert desk.known().needs_login
     assert len(provider.sent) == 1
-    assert "max-a needs re-login" in caplog.text
+    assert "max-a needs login" in caplog.text
 
 
 def login(desk: Desk, fresh: Account) -> Callable[[], Awaitable[None]]:
@@ -519,13 +519,13 @@ async def test_a_request_waits_for_a_refresh_and_is_told_of_a_back_off(provider:
 
     during = desk.pool.acquire(Facts())
     assert isinstance(during, Exhausted)
-    assert (during.reasons[0][1], during.wait) == ("token being refreshed", 0.25)
+    assert (during.reasons[0][1], during.wait) == ("refreshing", 0.25)
     assert desk.keeper.state(desk.known()) == "refreshing"
     await settled()
 
     after = desk.pool.acquire(Facts())
     assert isinstance(after, Exhausted)
-    assert after.reasons[0][1].startswith("token expired, next refresh at ")
+    assert after.reasons[0][1].startswith("refreshing: token expired, next try at ")
     assert after.wait is not None
     assert 60 <= after.wait <= 72
 

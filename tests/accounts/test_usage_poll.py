@@ -14,8 +14,8 @@ from ccflare_core.accounts.pool import AccountPool, Lease, Report
 from ccflare_core.accounts.usage_poll import UsagePoll, read_usage, usage_request
 from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.anthropic.request import Facts
+from ccflare_core.anthropic.verdicts import Backoff, Scope, Verdict
 from ccflare_core.anthropic.verdicts import Kind as Answered
-from ccflare_core.anthropic.verdicts import Rest, Scope, Verdict
 from ccflare_core.errors import TokenUnavailable
 from ccflare_core.http.messages import Request, Response
 from database_kit import NOW
@@ -23,7 +23,7 @@ from fake_upstream import oauth_usage
 from token_kit import HOUR, Clock
 
 URL = "https://api.anthropic.com/api/oauth/usage"
-REST = Rest(60, "double", 300)
+REST = Backoff(60, "double", 300)
 
 
 def usage(**windows: tuple[float, str | None]) -> bytes:
@@ -228,7 +228,7 @@ def test_a_familys_rest_ends_by_its_own_window() -> None:
 
 def test_a_rest_for_another_reason_is_not_ended() -> None:
     desk = Desk()
-    desk.serve(Verdict(Answered.OVERLOADED, 529, "529 overloaded", Scope.ACCOUNT, Rest(10, "fixed", 10)))
+    desk.serve(Verdict(Answered.OVERLOADED, 529, "529 overloaded", Scope.ACCOUNT, Backoff(10, "fixed", 10)))
 
     assert desk.pool.learn("a", [Window("5h", None, 0.0, None), Window("7d", None, 0.0, None)]).cleared == ()
 

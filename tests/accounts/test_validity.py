@@ -34,7 +34,7 @@ def test_the_state_of_a_token() -> None:
     assert token_state(login(expires_at=NOW + 6 * 3600), NOW) == "valid for 6 h"
     assert token_state(login(expires_at=NOW), NOW) == "token expired"
     assert token_state(login(), NOW) == "valid"
-    assert token_state(login(needs_login=True), NOW) == "needs re-login"
+    assert token_state(login(needs_login=True), NOW) == "needs login"
     assert token_state(Account("k", "key", Kind.API_KEY, api_key="k"), NOW) == "does not expire"
 
 
@@ -43,7 +43,7 @@ def test_what_is_done_about_a_token() -> None:
     assert token_state(account, NOW, Upkeep(refreshing=True)) == "refreshing"
     assert token_state(account, NOW, Upkeep(retry_at=NOW)) == "token expired"
     assert token_state(account, NOW, Upkeep(retry_at=NOW + 60)).startswith("token expired, back-off until ")
-    assert token_state(login(needs_login=True), NOW, Upkeep(retry_at=NOW + 60)) == "needs re-login"
+    assert token_state(login(needs_login=True), NOW, Upkeep(retry_at=NOW + 60)) == "needs login"
 
 
 def test_whoever_has_no_key_is_told_of_the_token_too() -> None:

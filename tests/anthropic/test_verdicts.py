@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from ccflare_core.anthropic.rate_limit_headers import MAX_WINDOWS, Window
 from ccflare_core.anthropic.verdicts import (
-    LONGEST_REST,
+    LONGEST_COOLDOWN,
     UNLISTED,
+    Backoff,
     Kind,
-    Rest,
     Scope,
     Verdict,
     classify,
@@ -156,7 +156,7 @@ def test_a_reset_that_makes_no_sense_is_unknown(reset: str) -> None:
     verdict = judge(429, {"5h-status": "rejected", "5h-reset": reset})
     assert (verdict.kind, verdict.until) == (Kind.WINDOW_SPENT, None)
     assert verdict.rest is not None
-    assert [verdict.rest.after(streak) for streak in (1, 2, 3, 4)] == [60.0, 120.0, 240.0, 300.0]
+    assert [verdict.rest.after(failures) for failures in (1, 2, 3, 4)] == [60.0, 120.0, 240.0, 300.0]
 
 
 def test_a_reset_in_the_past_leaves_the_word_to_retry_after() -> None:
@@ -195,7 +195,7 @@ def test_a_spent_account_window_outweighs_a_spent_bucket() -> None:
 def test_out_of_credits_rests_the_family_for_five_minutes(head: dict[str, str]) -> None:
     verdict = judge(429, head | {"overage-disabled-reason": "out_of_credits"}, x_should_retry="true")
     assert (verdict.kind, verdict.scope, verdict.until) == (Kind.OUT_OF_CREDITS, Scope.FAMILY, None)
-    assert verdict.rest == Rest(300.0, "fixed", 300.0)
+    assert verdict.rest == Backoff(300.0, "fixed", 300.0)
 
 
 @pytest.mark.parametrize("head", [EXHAUSTED, {"status": "rejected", "reset": "1785518400"}])
@@ -308,7 +308,7 @@ def test_kind_of_every_other_status(status: int, error: str | None, kind: Kind) 
 def test_how_long_each_failure_rests(status: int, rests: list[float]) -> None:
     rest = judge(status).rest
     assert rest is not None
-    assert [rest.after(streak) for streak in range(1, len(rests) + 1)] == rests
+    assert [rest.after(failures) for failures in range(1, len(rests) + 1)] == rests
 
 
 def test_a_client_error_stays_one_when_a_window_is_rejected() -> None:
@@ -382,7 +382,7 @@ def test_an_error_event_counts_like_the_status_it_stands_for(error: str, kind: K
 def test_rate_limit_error_in_a_stream_rests_the_account_a_minute(head: dict[str, str]) -> None:
     verdict = judge(200, head, "rate_limit_error")
     assert (verdict.kind, verdict.scope, verdict.until) == (Kind.WINDOW_SPENT, Scope.ACCOUNT, None)
-    assert verdict.rest == Rest(60.0, "double", 300.0)
+    assert verdict.rest == Backoff(60.0, "double", 300.0)
     assert not verdict.deliver
 
 
@@ -459,7 +459,7 @@ def test_any_answer_gets_a_bounded_verdict(
     status: int, headers: list[tuple[bytes, bytes]], event: dict[str, Any] | None, now: float
 ) -> None:
     verdict = classify(status, headers, event, now)
-    assert verdict.until is None or now <= verdict.until <= now + LONGEST_REST
+    assert verdict.until is None or now <= verdict.until <= now + LONGEST_COOLDOWN
     assert len(verdict.windows) <= MAX_WINDOWS
     assert all(1 <= len(w.name) <= 64 and w.name.isprintable() for w in verdict.windows)
     assert all(w.resets_at is None or w.resets_at > now for w in verdict.windows)
@@ -470,5 +470,7 @@ def test_any_answer_gets_a_bounded_verdict(
 
 
 @given(st.floats(), st.sampled_from(["fixed", "double", "add"]), st.floats(0, 1e9), st.integers())
-def test_a_rest_is_finite_and_never_above_its_ceiling(seconds: float, growth: Any, ceiling: float, streak: int) -> None:
-    assert 0.0 <= Rest(seconds, growth, ceiling).after(streak) <= ceiling
+def test_a_rest_is_finite_and_never_above_its_ceiling(
+    seconds: float, growth: Any, ceiling: float, failures: int
+) -> None:
+    assert 0.0 <= Backoff(seconds, growth, ceiling).after(failures) <= ceiling

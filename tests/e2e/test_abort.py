@@ -46,7 +46,7 @@ def assert_aborted(rig: Rig, attempts: int = 1) -> None:
     row = rig.row()
     assert (row["outcome"], row["success"], row["attempts"]) == ("client_abort", 0, attempts)
     eventually(rig.is_idle)
-    assert {name: account["reason"] for name, account in rig.health().items()} == {"a": "ready", "b": "ready"}
+    assert {name: account["reason"] for name, account in rig.health().items()} == {"a": "serving", "b": "serving"}
     assert rig.rests("a") == rig.rests("b") == []
 
 

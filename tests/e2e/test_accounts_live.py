@@ -36,11 +36,11 @@ def test_accounts_come_and_go_while_it_runs(upstream: FakeUpstream, start_proxy:
     assert health(proxy) == {}
 
     proxy.add_api_key("one", ONE)
-    within_a_second(lambda: health(proxy) == {"one": "ready"})
+    within_a_second(lambda: health(proxy) == {"one": "serving"})
     assert served_by(proxy, upstream) == ONE
 
     proxy.accounts("rename", "one", "first")
-    within_a_second(lambda: health(proxy) == {"first": "ready"})
+    within_a_second(lambda: health(proxy) == {"first": "serving"})
 
     proxy.accounts("remove", "first", "--yes")
     within_a_second(lambda: health(proxy) == {})
@@ -57,7 +57,7 @@ def test_a_paused_account_gets_nothing_until_it_is_resumed(upstream: FakeUpstrea
     assert upstream.requests == []
 
     proxy.accounts("resume", "one")
-    within_a_second(lambda: health(proxy) == {"one": "ready"})
+    within_a_second(lambda: health(proxy) == {"one": "serving"})
     assert served_by(proxy, upstream) == ONE
 
 
@@ -76,7 +76,7 @@ def test_an_expired_token_that_cannot_be_renewed_says_so(upstream: FakeUpstream,
     proxy = start_proxy(upstream, ccflare_hold_seconds=0)
     tokens = json.dumps({"access_token": "sk-ant-oat01-old", "expires_at": int(time.time() * 1000) - 1000})
     proxy.accounts("add", "old", "--tokens", "-", stdin=tokens)
-    within_a_second(lambda: health(proxy) == {"old": "token expired"})
+    within_a_second(lambda: health(proxy) == {"old": "needs login: token expired"})
     with via_base_url(proxy) as client:
         assert client.request(*claude_request()).status == 503
     assert upstream.requests == []

@@ -50,7 +50,7 @@ def bench() -> Iterator[Rig]:
 def assert_nobody_is_blamed(rig: Rig) -> None:
     """All is given back, no account has to rest, and the next request is served."""
     eventually(rig.is_idle)
-    assert {name: account["reason"] for name, account in rig.health().items()} == {"a": "ready", "b": "ready"}
+    assert {name: account["reason"] for name, account in rig.health().items()} == {"a": "serving", "b": "serving"}
     assert rig.rests("a") == rig.rests("b") == []
     assert rig.ask().status == 200
 

@@ -403,7 +403,7 @@ def test_the_health_and_ready_pages(door: Door) -> None:
 
     assert [health.status, ready.status, missing.status, posted.status] == [200, 200, 404, 405]
     assert health.json()["ready"] is True
-    assert [(a["name"], a["reason"]) for a in health.json()["accounts"]] == [("max", "ready")]
+    assert [(a["name"], a["reason"]) for a in health.json()["accounts"]] == [("max", "serving")]
     assert b"sk-ant" not in health.body
     assert requests == []
 

@@ -437,7 +437,7 @@ def test_an_account_that_serves_again_has_its_rest_taken_away(rig: Rig) -> None:
     rig.ask()
     rig.row()
     assert [rest.source for rest in rig.rests("a")] == ["window_spent"]
-    rig.wait_for_reason("a", "ready")
+    rig.wait_for_reason("a", "serving")
     rig.ask()
 
     assert rig.asked == ["a", "b", "a"]
@@ -450,7 +450,7 @@ def test_a_paused_account_stays_out_and_a_resumed_one_comes_back(rig: Rig) -> No
     rig.wait_for_reason("a", "paused")
     rig.ask()
     rig.change("a", paused=False)
-    rig.wait_for_reason("a", "ready")
+    rig.wait_for_reason("a", "serving")
     rig.ask()
 
     assert rig.asked == ["b", "a"]
@@ -478,7 +478,7 @@ def test_a_request_that_only_passes_is_asked_once(rig: Rig, answer: Answer) -> N
 
     assert (reply.status, reply.body) == (answer.status, answer.chunks[0])
     assert [request.credential for request in rig.requests] == ["the-clients-own"]
-    assert {account["reason"] for account in rig.health().values()} == {"ready"}
+    assert {account["reason"] for account in rig.health().values()} == {"serving"}
 
 
 def test_a_failing_upstream_is_not_asked_twice_by_everybody(rig: Rig) -> None:

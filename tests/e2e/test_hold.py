@@ -141,7 +141,7 @@ def test_clients_that_leave_are_held_no_longer(rig: Rig) -> None:
         assert (row["outcome"], row["attempts"], row["status_code"]) == ("client_abort", 0, None)
         assert row["response_time_ms"] < 1000
     eventually(rig.is_idle, timeout=0.5)
-    rig.wait_for_reason("a", "ready")
+    rig.wait_for_reason("a", "serving")
     assert rig.ask(session="the next one").status == 200
     assert rig.asked == ["a", "a"]
 
@@ -163,7 +163,7 @@ def test_no_hope_within_the_hold_is_told_at_once(bench: Rig) -> None:
         reply.header("request-id"),
     )
     for name in "ab":
-        assert f"{bench.name(name)}: 5h window spent until " in told["error"]["message"]
+        assert f"{bench.name(name)}: cooling until " in told["error"]["message"]
     back = datetime.datetime.fromisoformat(told["error"]["next_available_at"])
     assert abs(back.timestamp() - begin - 2400) < 5
     assert f"back at {back:%H:%M}" in told["error"]["message"]
@@ -231,7 +231,7 @@ def test_a_client_on_a_kept_connection_is_served_after_our_503(rig: Rig) -> None
         ask = claude_request(3000, session=rig.session, stream=False)
         assert client.request(*ask).status == 503
         rig.change("a", paused=False)
-        rig.wait_for_reason("a", "ready")
+        rig.wait_for_reason("a", "serving")
         rig.script("a", message_json("Served."))
         assert client.request(*ask).json()["content"][0]["text"] == "Served."
 

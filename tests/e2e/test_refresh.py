@@ -198,7 +198,7 @@ def test_an_expired_token_that_cannot_be_renewed_is_an_honest_503(
         reply = client.request(*claude_request(4000))
 
     assert reply.status == 503
-    assert "max: token expired, next refresh at" in reply.json()["error"]["message"]
+    assert "max: refreshing: token expired, next try at" in reply.json()["error"]["message"]
     assert 1 <= int(reply.header("retry-after") or 0) <= 73
     assert sent(upstream, MESSAGES) == []
 
@@ -214,7 +214,7 @@ def test_a_login_that_has_ended_is_said_and_the_others_serve(upstream: FakeUpstr
     assert ask(proxy) == 200
     assert ask(proxy) == 200
 
-    assert health(proxy)["max"]["reason"] == health(proxy)["max"]["token"] == "needs re-login"
+    assert health(proxy)["max"]["reason"] == health(proxy)["max"]["token"] == "needs login"
     assert "log in again" in health(proxy)["max"]["warning"]
     assert upstream.logins.refreshes == 1
     with opened(proxy) as store:
@@ -265,7 +265,7 @@ def test_an_answer_lost_to_kill_9_is_one_more_try_and_then_needs_its_owner(
 
     proxy.start()
 
-    eventually(lambda: health(proxy)["max"]["reason"], lambda reason: reason == "needs re-login")
+    eventually(lambda: health(proxy)["max"]["reason"], lambda reason: reason == "needs login")
     time.sleep(2)
     assert (upstream.logins.refreshes, upstream.logins.reuses) == (2, 1)
 

@@ -328,7 +328,7 @@ def test_an_exhausted_pool_is_told_if_it_recovers_too_late(seconds: int, hold: i
 
     assert (exchange.outcome, exchange.status) == (Outcome.REFUSED, 503)
     assert exchange.error is not None
-    assert exchange.error.startswith("No account can serve this request (max-a: 5h window spent until ")
+    assert exchange.error.startswith("No account can serve this request (max-a: cooling until ")
     assert (exchange.lease, len(exchange.attempts)) == (None, 1)
     assert is_at_rest(bench)
 

@@ -137,8 +137,8 @@ def test_money(cost: Decimal | None, text: str) -> None:
 @pytest.mark.parametrize(
     ("family", "text"),
     [
-        ("", "max-1 rests until 14:20: 5h window spent"),
-        ("opus", "max-1 rests for opus until 14:20: 5h window spent"),
+        ("", "max-1: cooling until 14:20: 5h window spent"),
+        ("opus", "max-1: cooling for opus until 14:20: 5h window spent"),
     ],
 )
 def test_a_cooldown_is_warned_of(caplog: pytest.LogCaptureFixture, family: str, text: str) -> None:

@@ -143,7 +143,7 @@ def test_a_cooldown_is_kept_and_warned_of_by_the_accounts_name(caplog: pytest.Lo
 
     (row,) = desk.rows.of(CooldownSet)
     assert (row.cooldown.account_id, row.cooldown.until) == ("a", EPOCH + 3600)
-    assert [record.message for record in caplog.records if record.message.startswith("max-a rests until ")]
+    assert [record.message for record in caplog.records if record.message.startswith("max-a: cooling until ")]
 
 
 def test_a_cooldown_that_ended_is_kept_too() -> None:

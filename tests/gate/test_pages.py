@@ -53,7 +53,7 @@ def test_health_of_a_pool_that_serves() -> None:
             "kind": "oauth",
             "priority": 0,
             "available": True,
-            "reason": "ready",
+            "reason": "serving",
             "available_at": None,
             "in_flight": 1,
         }.items()
@@ -82,7 +82,7 @@ def test_a_resting_account_says_why_and_until_when() -> None:
     (told,) = health(bench)["accounts"]
 
     assert not told["available"]
-    assert told["reason"].startswith("5h window spent until ")
+    assert told["reason"].startswith("cooling until ")
     assert told["available_at"] == "2027-01-15T09:00:00+00:00"
 
 

@@ -172,7 +172,7 @@ def test_the_clients_sni_makes_no_other_certificate_good(way: Way, impostor: Pla
     assert SENTENCE in reply.json()["error"]["message"]
     assert "nothing was sent" in reply.json()["error"]["message"]
     assert (rig.row()["outcome"], rig.kinds(), rig.rests("a")) == ("upstream_error", ["not_trusted"], [])
-    assert rig.health()["a"]["reason"] == "ready"
+    assert rig.health()["a"]["reason"] == "serving"
     assert rig.is_idle()
 
 

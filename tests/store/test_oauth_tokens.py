@@ -208,26 +208,26 @@ def test_neither_the_database_nor_a_repr_shows_a_token(tmp_path: Path) -> None:
 
 
 def test_whoever_asks_is_told_of_refreshes_and_failures(store: Store) -> None:
-    assert store.logins.upkeep() == {ID: Upkeep(is_sealed=True)}
+    assert store.logins.upkeep() == {ID: Upkeep(is_sealed=True, is_renewable=True)}
     store.start_run("run-1", "host", 1)
     taken(store, "run-1")
     store.logins.note_failure(an_account(), NOW + 60, "busy")
-    assert store.logins.upkeep() == {ID: Upkeep(refreshing=True, retry_at=NOW + 60, is_sealed=True)}
+    assert store.logins.upkeep() == {ID: Upkeep(refreshing=True, retry_at=NOW + 60, is_sealed=True, is_renewable=True)}
 
 
 def test_a_dead_runs_lease_is_no_refresh(store: Store) -> None:
     store.start_run("run-1", "host", 1)
     taken(store, "run-1")
     store.end_run("run-1")
-    assert store.logins.upkeep() == {ID: Upkeep(is_sealed=True)}
+    assert store.logins.upkeep() == {ID: Upkeep(is_sealed=True, is_renewable=True)}
 
 
 def test_a_failure_of_a_token_that_was_replaced_is_not_noted(store: Store) -> None:
     store.logins.note_failure(replace(an_account(), refresh_token="sk-ant-ort01-other"), NOW + 60, "busy")
-    assert store.logins.upkeep() == {ID: Upkeep(is_sealed=True)}
+    assert store.logins.upkeep() == {ID: Upkeep(is_sealed=True, is_renewable=True)}
 
 
 def test_new_tokens_end_the_back_off(store: Store) -> None:
     store.logins.note_failure(an_account(), NOW + 60, "busy")
     store.logins.save_tokens(ID, "run-1", OLD, tokens())
-    assert store.logins.upkeep() == {ID: Upkeep(is_sealed=True)}
+    assert store.logins.upkeep() == {ID: Upkeep(is_sealed=True, is_renewable=True)}

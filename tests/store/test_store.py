@@ -168,7 +168,7 @@ def test_no_file_ever_holds_a_secret(tmp_path: Path) -> None:
 
 def test_a_saved_cooldown_replaces_its_predecessor(store: Store) -> None:
     store.save_cooldowns([a_cooldown("a"), a_cooldown("a", "opus"), a_cooldown("b")])
-    longer = a_cooldown("a", until=NOW + 600, streak=2)
+    longer = a_cooldown("a", until=NOW + 600, failures=2)
     store.save_cooldowns([longer])
     store.clear_cooldown("b", "")
     store.clear_cooldown("nobody", "")
@@ -176,7 +176,7 @@ def test_a_saved_cooldown_replaces_its_predecessor(store: Store) -> None:
 
 
 def test_cooldowns_in_a_batch_are_taken_in_order(store: Store) -> None:
-    first, last = a_cooldown("a"), a_cooldown("a", streak=3)
+    first, last = a_cooldown("a"), a_cooldown("a", failures=3)
     store.write([CooldownSet(first), CooldownCleared("a", ""), CooldownSet(last), CooldownSet(a_cooldown("b"))])
     store.write([CooldownCleared("b", "")])
     assert store.cooldowns() == [last]

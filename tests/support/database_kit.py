@@ -52,8 +52,8 @@ def an_account(name: str = "max-1", *, priority: int = 0) -> Account:
     )
 
 
-def a_cooldown(account_id: str = "a", family: str = "", *, until: float = NOW + 60, streak: int = 1) -> Cooldown:
-    return Cooldown(account_id, family, until, "5h window spent", "window_spent", streak)
+def a_cooldown(account_id: str = "a", family: str = "", *, until: float = NOW + 60, failures: int = 1) -> Cooldown:
+    return Cooldown(account_id, family, until, "5h window spent", "window_spent", failures)
 
 
 def started(exchange_id: str, *, run_id: str = "run-1", user_agent: str = "claude-cli/2") -> ExchangeStarted:

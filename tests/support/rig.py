@@ -76,7 +76,7 @@ class Rig:
 
     def renew(self, *names: str) -> None:
         """As `fresh`, but at once if nothing has come of the accounts that there are: it takes the same again."""
-        untouched = all(a["reason"] == "ready" and not a["in_flight"] for a in self.health().values())
+        untouched = all(a["reason"] == "serving" and not a["in_flight"] for a in self.health().values())
         as_new = untouched and not self._has_standing_answers
         if list(names) != list(self._accounts) or not as_new:
             self.fresh(*names)

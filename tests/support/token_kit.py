@@ -92,7 +92,10 @@ class Desk:
         self.store.start_run(owner, "host", 1)
         self.is_broken = False
         self.pool = AccountPool(
-            clock=lambda: clock.mono, wall=lambda: clock.wall, expired=lambda account: self.keeper.obstacle(account)
+            clock=lambda: clock.mono,
+            wall=lambda: clock.wall,
+            expired=lambda account: self.keeper.unavailable(account),
+            is_refreshing=lambda account: self.keeper.is_refreshing(account),
         )
         refresher = Refresher(
             call=self.call,

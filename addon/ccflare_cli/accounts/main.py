@@ -25,7 +25,7 @@ from ccflare_cli.console import (
 from ccflare_cli.output import render
 from ccflare_cli.tables import account_table
 from ccflare_core.accounts.account import Account
-from ccflare_core.accounts.status import Standing, standing
+from ccflare_core.accounts.status import StoredStatus, stored_status
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.reports.queries import Reports, Use
 from ccflare_core.reports.traffic import Period
@@ -144,7 +144,7 @@ def _found(console: Console, arguments: argparse.Namespace) -> Iterator[tuple[St
 
 def _list(console: Console, arguments: argparse.Namespace) -> int:
     database, now = read_settings(console, arguments.database).database, console.now()
-    rows: list[tuple[Standing, Use]] = []
+    rows: list[tuple[StoredStatus, Use]] = []
     if is_made(database):
         store = Store.open(database, None, read_only=True)
         try:
@@ -155,12 +155,12 @@ def _list(console: Console, arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _rows(store: Store, now: float) -> list[tuple[Standing, Use]]:
+def _rows(store: Store, now: float) -> list[tuple[StoredStatus, Use]]:
     reports, last_day = Reports(store.query), Period(now - _DAY, now)
     cooldowns, windows, upkeep = store.cooldowns(), store.latest_windows(), store.logins.upkeep()
     return [
         (
-            standing(account, cooldowns, windows.get(account.id, ()), now, upkeep.get(account.id)),
+            stored_status(account, cooldowns, windows.get(account.id, ()), now, upkeep.get(account.id)),
             reports.use(account.id, last_day),
         )
         for account in store.accounts()

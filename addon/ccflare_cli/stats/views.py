@@ -11,7 +11,7 @@ from ccflare_cli.stats.plot import plot_timeline, plot_windows
 from ccflare_cli.stats.time_tables import compare_table, forecast_table, timeline_table
 from ccflare_cli.stats.traffic_tables import total_table, traffic_table
 from ccflare_cli.tables import exchange_table, login_table, trouble_table, window_table
-from ccflare_core.accounts.status import Standing, standing
+from ccflare_core.accounts.status import StoredStatus, stored_status
 from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.reports.limit_history import LimitHistory
 from ccflare_core.reports.prompt_cache import cache_uses
@@ -81,8 +81,8 @@ class Views:
         table = _split_table(groups, by, asked, f"By {' and '.join(by)}, {asked.when}")
         if split is not By.ACCOUNT:
             return [table]
-        standings = self._standings(asked.now)
-        return [table, window_table(standings, asked.now), login_table(standings, asked.now)]
+        statuses = self._statuses(asked.now)
+        return [table, window_table(statuses, asked.now), login_table(statuses, asked.now)]
 
     def plot(self, asked: Question, path: Path) -> None:
         """Write the answer as a picture, for one of TIMES. Raises Refused."""
@@ -98,7 +98,7 @@ class Views:
         others = self._reports.others(asked.period)
         return [
             total_table(total, others, asked.period, f"All requests, {asked.when}"),
-            window_table(self._standings(asked.now), asked.now),
+            window_table(self._statuses(asked.now), asked.now),
             _split_table(accounts, (By.ACCOUNT,), asked, f"Accounts, {asked.when}"),
         ]
 
@@ -149,11 +149,12 @@ class Views:
         totals = self._reports.total(before), self._reports.total(after)
         return compare_table(*totals, (before, after))
 
-    def _standings(self, now: float) -> list[Standing]:
+    def _statuses(self, now: float) -> list[StoredStatus]:
         store = self._store
         cooldowns, windows, upkeep = store.cooldowns(), store.latest_windows(), store.logins.upkeep()
         return [
-            standing(each, cooldowns, windows.get(each.id, ()), now, upkeep.get(each.id)) for each in store.accounts()
+            stored_status(each, cooldowns, windows.get(each.id, ()), now, upkeep.get(each.id))
+            for each in store.accounts()
         ]
 
 

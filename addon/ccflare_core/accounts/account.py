@@ -76,7 +76,7 @@ class Account:
         if self.kind is Kind.API_KEY:
             return None if self.api_key else "no API key"
         if self.needs_login:
-            return "needs re-login"
+            return "needs login"
         if not self.access_token:
             return "no token"
         return "token expired" if self.expires_at is not None and self.expires_at <= now else None

@@ -1,4 +1,4 @@
-"""How one account rests: a cooldown, the probation after it, and what people are told of both."""
+"""How one scope of an account rests: the cooldown, the half-open time after it, and what people are told of both."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,13 +8,17 @@ from ccflare_core.text import local_time
 WHOLE_ACCOUNT = ""
 """The family of a cooldown that holds every request."""
 
-LONGEST_REST = 8 * 86400.0
+LONGEST_COOLDOWN = 8 * 86400.0
 """Seconds. No window of Anthropic's is longer than a week."""
 
 PROBE_SECONDS = 10.0
-"""How long a probe may go unanswered before another one is let through: its answer may take minutes."""
+"""How long the request that a half-open scope let through may go unanswered before another one is: it may take minutes.
+"""
 
-_PROBE_WAIT = 0.25
+_HALF_OPEN_WAIT = 0.25
+
+HALF_OPEN = "half-open: one request is trying it"
+"""Why others have to wait while a request goes through a half-open scope."""
 
 
 class Moment(NamedTuple):
@@ -24,7 +28,7 @@ class Moment(NamedTuple):
     wall: float
 
 
-class Obstacle(NamedTuple):
+class Unavailable(NamedTuple):
     """Why an account cannot serve, and in how many seconds that ends by itself (None: it does not)."""
 
     reason: str
@@ -45,55 +49,77 @@ class Cooldown:
     """Epoch seconds."""
     reason: str
     source: str
-    """The value of the `limits.Kind` that caused it."""
-    streak: int
+    """The value of the `verdicts.Kind` that caused it."""
+    failures: int
+    """How many such verdicts have come one after another."""
+
+    @property
+    def scope_name(self) -> str:
+        """What of the account rests, for people; "" is all of it."""
+        return self.family
+
+    def in_words(self, now: float) -> str:
+        """`cooling for opus until 14:20: 7d_opus window spent`."""
+        scope = f" for {self.scope_name}" if self.scope_name else ""
+        return f"cooling{scope} until {local_time(self.until, now)}: {self.reason}"
 
 
-class Rest:
-    """A cooldown at work; once its time is over, the probation that follows until an answer is in.
+class ActiveCooldown:
+    """A cooldown at work: its scope is cooling, then half-open until an answer is in.
 
     `since` is the number of the youngest lease there was when it began, `by` that of the lease that caused
     it (0: none in this run).
     """
 
-    __slots__ = ("by", "cooldown", "deadline", "label", "probe", "probe_until", "since")
+    __slots__ = ("by", "cooldown", "deadline", "label", "passed", "passed_until", "since")
 
     def __init__(self, cooldown: Cooldown, at: Moment, since: int, by: int) -> None:
         self.cooldown = cooldown
         self.deadline = at.mono + cooldown.until - at.wall
         self.since = since
         self.by = by
-        self.probe = 0  # the number of the lease that probes
-        self.probe_until = 0.0
-        self.label = f"{cooldown.reason} until {local_time(cooldown.until, at.wall)}"
+        self.passed = 0  # the number of the lease that was let through half-open
+        self.passed_until = 0.0
+        self.label = cooldown.in_words(at.wall)
 
     def left(self, at: Moment) -> float:
         """Seconds that remain; not positive once it is over.
 
         The monotonic deadline stands whatever the wall clock does. But it does not count while the machine
-        sleeps, so the wall clock may end a rest early: at worst that costs one probe.
+        sleeps, so the wall clock may end a cooldown early: at worst that costs one request.
         """
         return min(self.deadline - at.mono, self.cooldown.until - at.wall)
 
-    def obstacle(self, at: Moment) -> Obstacle | None:
-        """Why nobody can pass now; None if the next lease may (as a probe)."""
+    def is_cooling(self, at: Moment) -> bool:
+        """Whether nobody may pass; otherwise it is half-open."""
+        return self.left(at) > 0
+
+    def unavailable(self, at: Moment) -> Unavailable | None:
+        """Why nobody can pass now; None if the next lease may."""
         left = self.left(at)
         if left > 0:
-            return Obstacle(self.label, left)
-        return Obstacle("being probed", _PROBE_WAIT) if self.probe and at.mono < self.probe_until else None
+            return Unavailable(self.label, left)
+        if self.passed and at.mono < self.passed_until:
+            return Unavailable(HALF_OPEN, _HALF_OPEN_WAIT)
+        return None
 
-    def lend(self, number: int, at: Moment) -> None:
-        """Let this lease through as the probe."""
-        self.probe, self.probe_until = number, at.mono + PROBE_SECONDS
+    def acquire(self, number: int, at: Moment) -> None:
+        """Let this lease through half-open."""
+        self.passed, self.passed_until = number, at.mono + PROBE_SECONDS
+
+    def release(self, number: int) -> None:
+        """The lease ended; if it was let through and has no answer, the next one is."""
+        if self.passed == number:
+            self.passed = 0
 
     def is_disproved_by(self, number: int) -> bool:
-        """Whether a good answer to this lease ends the rest.
+        """Whether a good answer to this lease ends the cooldown.
 
         An older request's good answer says nothing about what was learned after it was sent. The request
-        that caused the rest may have been repeated in place.
+        that caused the cooldown may have been repeated in place.
         """
         return number > self.since or number == self.by
 
     def is_answered_by(self, number: int, at: Moment) -> bool:
-        """Whether this lease was a probe, so that any answer to it ends the probation."""
-        return number > self.since and self.left(at) <= 0
+        """Whether this lease was let through half-open, so that any answer to it ends that."""
+        return number > self.since and not self.is_cooling(at)

@@ -1,11 +1,19 @@
-"""One account's seat in the pool: its obstacles, its cooldowns and streaks, its windows, its load."""
+"""One account in the pool: its state, its cooldowns and consecutive failures, its windows, its load."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ccflare_core.accounts.account import Account, Kind
-from ccflare_core.accounts.cooldowns import LONGEST_REST, WHOLE_ACCOUNT, Cooldown, Moment, Obstacle, Rest
+from ccflare_core.accounts.cooldowns import (
+    LONGEST_COOLDOWN,
+    WHOLE_ACCOUNT,
+    ActiveCooldown,
+    Cooldown,
+    Moment,
+    Unavailable,
+)
 from ccflare_core.accounts.selection import Candidate
+from ccflare_core.accounts.states import AccountState, ScopeState, detail, holding, in_words, lasting_reason, shown
 from ccflare_core.anthropic import verdicts
 from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.anthropic.verdicts import Scope, Verdict
@@ -30,129 +38,164 @@ class AccountStatus:
     """One account for people to look at."""
 
     account: Account
+    state: AccountState
     available: bool
     reason: str
-    """Why not; "ready" if it is."""
+    """Its state in words, such as "serving" or "cooling until 14:20: 5h window spent"."""
     until: float | None
     """Epoch seconds of the recovery, if it comes by itself."""
     in_flight: int
     windows: tuple[Window, ...]
     cooldowns: tuple[Cooldown, ...]
+    """Of the scopes that are cooling."""
+    half_open: tuple[Cooldown, ...]
+    """The last ones of the scopes that are half-open."""
+
+    def __str__(self) -> str:
+        """Name, states and load, without times: the same for the same state."""
+        cooling = [f"cooling for {each.scope_name}" if each.scope_name else "cooling" for each in self.cooldowns]
+        half_open = [f"half-open for {each.scope_name}" if each.scope_name else "half-open" for each in self.half_open]
+        load = [f"{self.in_flight} in flight"] if self.in_flight else []
+        return f"{self.account.name}: " + ", ".join([self.state.value, *cooling, *half_open, *load])
 
 
-class Seat:
-    """The mutable state of one account. Leases are known here by their numbers, which only rise."""
+class PoolMember:
+    """The mutable state of one account. Leases are known here by their numbers, which only rise.
 
-    __slots__ = ("_expired", "_fixed", "_gauge", "_rests", "_streaks", "account", "in_flight", "used_at")
+    A request passes through several scopes of the account at once (all of it, its model family): each of them may be
+    cooling or half-open by itself. A scope that is in no cooldown is ready. states.py has both tables.
+    """
 
-    def __init__(self, account: Account, expired: Callable[[Account], Obstacle]) -> None:
+    __slots__ = (
+        "_cooldowns",
+        "_expired",
+        "_failures",
+        "_gauge",
+        "_is_refreshing",
+        "_lasting",
+        "account",
+        "in_flight",
+        "used_at",
+    )
+
+    def __init__(
+        self,
+        account: Account,
+        expired: Callable[[Account], Unavailable],
+        is_refreshing: Callable[[Account], bool],
+    ) -> None:
         """`expired` tells what an account waits for whose token has to be refreshed first."""
         self.account = account
         self.used_at = float("-inf")  # monotonic
-        self._expired = expired
         self.in_flight = 0
-        self._fixed = _fixed_obstacle(account)
-        self._rests: dict[str, Rest] = {}  # by family
-        self._streaks: dict[tuple[str, str], int] = {}  # by family and source
+        self._expired = expired
+        self._is_refreshing = is_refreshing
+        self._lasting = lasting_reason(account, float("-inf"))
+        self._cooldowns: dict[str, ActiveCooldown] = {}  # by scope
+        self._failures: dict[tuple[str, str], int] = {}  # in a row, by scope and source
         self._gauge = _Gauge()
 
     def change(self, account: Account) -> list[str]:
-        """Take the account's new state; the families whose rest a new credential ended."""
-        old, self.account, self._fixed = self.account, account, _fixed_obstacle(account)
+        """Take the account's new state; the scopes whose cooldown a new credential ended."""
+        old, self.account = self.account, account
+        self._lasting = lasting_reason(account, float("-inf"))
         if _same_credential(old, account):
             return []
-        freed = [name for name, rest in self._rests.items() if rest.cooldown.source in _ABOUT_THE_CREDENTIAL]
-        for name in freed:
-            del self._rests[name]
-        self._streaks = {key: n for key, n in self._streaks.items() if key[1] not in _ABOUT_THE_CREDENTIAL}
+        freed = [scope for scope, each in self._cooldowns.items() if each.cooldown.source in _ABOUT_THE_CREDENTIAL]
+        for scope in freed:
+            del self._cooldowns[scope]
+        self._failures = {key: n for key, n in self._failures.items() if key[1] not in _ABOUT_THE_CREDENTIAL}
         return freed
 
     def restore(self, cooldown: Cooldown, at: Moment, since: int) -> None:
-        """Take up a rest from an earlier run, at most `LONGEST_REST`; nothing if it is over."""
-        seconds = min(cooldown.until - at.wall, LONGEST_REST)
+        """Take up a cooldown from an earlier run, at most `LONGEST_COOLDOWN`; nothing if it is over."""
+        seconds = min(cooldown.until - at.wall, LONGEST_COOLDOWN)
         if seconds > 0:
-            self._streaks[cooldown.family, cooldown.source] = cooldown.streak
-            self._rests[cooldown.family] = Rest(replace(cooldown, until=at.wall + seconds), at, since, by=0)
+            self._failures[cooldown.family, cooldown.source] = cooldown.failures
+            ends = replace(cooldown, until=at.wall + seconds)
+            self._cooldowns[cooldown.family] = ActiveCooldown(ends, at, since, by=0)
 
-    def lasting_obstacle(self, wall: float) -> str | None:
+    def lasting_reason(self, wall: float) -> str | None:
         """What keeps the account out until somebody does something about it."""
-        return self._fixed or (None if self.account.is_renewable else self.account.token_problem(wall))
+        return self._lasting or lasting_reason(self.account, wall)
 
-    def obstacle(self, family: str, at: Moment, exclude: frozenset[str] = frozenset()) -> Obstacle | None:
-        """Why the account cannot take a request of this family now; None if it can."""
-        lasting = self._fixed or self.account.token_problem(at.wall)
-        if lasting is not None:
-            is_expired = self._fixed is None and self.account.is_renewable
-            return self._expired(self.account) if is_expired else Obstacle(lasting, None)
-        if self._rests:
-            found = [why for rest in self._rests_for(family) if (why := rest.obstacle(at))]
+    def unavailable(
+        self, scopes: Iterable[str], at: Moment, exclude: frozenset[str] = frozenset()
+    ) -> Unavailable | None:
+        """Why the account cannot take a request with these scopes now; None if it can."""
+        if self._lasting is not None:
+            return Unavailable(self._lasting, None)
+        if self.account.token_problem(at.wall) is not None:
+            lasting = lasting_reason(self.account, at.wall)
+            return Unavailable(lasting, None) if lasting else self._expired(self.account)
+        if self._cooldowns:
+            found = [why for each in self._cooldowns_for(scopes) if (why := each.unavailable(at))]
             if found:
                 return max(found, key=lambda why: why.seconds or 0.0)
-        return Obstacle("already tried", None) if self.account.id in exclude else None
+        return Unavailable("already tried", None) if self.account.id in exclude else None
 
-    def scarcity(self, at: Moment) -> Obstacle | None:
+    def scarcity(self, at: Moment) -> Unavailable | None:
         """Why it is kept for clients that are not of low priority; None if there is enough for all."""
         left = self._gauge.seconds_above(SCARCE, at.mono)
-        return None if left is None else Obstacle(f"kept for others above {SCARCE:.0%}", left)
+        return None if left is None else Unavailable(f"kept for others above {SCARCE:.0%}", left)
 
-    def candidate(self, obstacle: Obstacle | None, now: float) -> Candidate:
-        """The account as the choice sees it, with this obstacle."""
+    def candidate(self, unavailable: Unavailable | None, now: float) -> Candidate:
+        """The account as the choice sees it; `unavailable` is why it cannot serve."""
         account, used = self.account, self._gauge.used
         return Candidate(
             account.id,
             account.name,
             account.priority,
-            None if obstacle is None else obstacle.reason,
+            None if unavailable is None else unavailable.reason,
             self.in_flight,
             used("5h", now),
             used("7d", now),
         )
 
-    def lend(self, number: int, family: str, at: Moment) -> None:
-        """One more request in flight; it is the probe of what it passes."""
+    def acquire(self, number: int, scopes: Iterable[str], at: Moment) -> None:
+        """One more request in flight; it is the one that half-open scopes let through."""
         self.in_flight += 1
         self.used_at = at.mono
-        for rest in self._rests_for(family) if self._rests else ():
-            rest.lend(number, at)
+        for each in self._cooldowns_for(scopes) if self._cooldowns else ():
+            each.acquire(number, at)
 
-    def take_back(self, number: int) -> None:
-        """One request less; if it was a probe without an answer, the next one probes."""
+    def release(self, number: int) -> None:
+        """One request less; where it was let through half-open and got no answer, the next one is."""
         self.in_flight -= 1
-        for rest in self._rests.values():
-            if rest.probe == number:
-                rest.probe = 0
+        for each in self._cooldowns.values():
+            each.release(number)
 
     def learn(self, windows: Iterable[Window], at: Moment) -> tuple[Window, ...]:
         """Keep these readings; those that moved noticeably since they were last returned here."""
         return tuple([window for window in windows if self._gauge.takes(window, at)])
 
-    def clear(self, number: int, family: str) -> list[str]:
-        """End the rests that a good answer to this lease disproves, and the streaks; the rests' families."""
-        if not self._rests and not self._streaks:
+    def clear(self, number: int, scopes: Iterable[str]) -> list[str]:
+        """End the cooldowns that a good answer to this lease disproves, and the counts of failures; their scopes."""
+        if not self._cooldowns and not self._failures:
             return []
-        names = (WHOLE_ACCOUNT, family)
-        cleared = [name for name in names if name in self._rests and self._rests[name].is_disproved_by(number)]
+        names = tuple(scopes)
+        cleared = [name for name in names if name in self._cooldowns and self._cooldowns[name].is_disproved_by(number)]
         for name in cleared:
-            del self._rests[name]
-        served = {name for name in names if name not in self._rests}
-        self._streaks = {key: n for key, n in self._streaks.items() if key[0] not in served}
+            del self._cooldowns[name]
+        served = {name for name in names if name not in self._cooldowns}
+        self._failures = {key: n for key, n in self._failures.items() if key[0] not in served}
         return cleared
+
+    def clear_by_windows(self, windows: Iterable[Window], at: Moment) -> list[str]:
+        """End the cooldowns for a spent window that these newer readings show to be over; their scopes."""
+        known = {window.name: window for window in windows if window.utilization is not None}
+        over = [name for name, each in self._cooldowns.items() if _is_over(each.cooldown, known)]
+        for name in over:
+            del self._cooldowns[name]
+        self._failures = {key: n for key, n in self._failures.items() if key[0] not in over}
+        return over
 
     def is_idle(self, seconds: float, at: Moment) -> bool:
         """Whether it is an OAuth account with a usable token and no request for so long."""
         account = self.account
         if self.in_flight or at.mono - self.used_at < seconds or account.kind is not Kind.OAUTH:
             return False
-        return not (self._fixed or account.token_problem(at.wall))
-
-    def relieve(self, windows: Iterable[Window], at: Moment) -> list[str]:
-        """End the rests for a spent window that these newer readings show to be over; the rests' families."""
-        known = {window.name: window for window in windows if window.utilization is not None}
-        over = [name for name, rest in self._rests.items() if _is_over(rest.cooldown, known)]
-        for name in over:
-            del self._rests[name]
-        self._streaks = {key: n for key, n in self._streaks.items() if key[0] not in over}
-        return over
+        return not (self._lasting or account.token_problem(at.wall))
 
     def cool(
         self, verdict: Verdict, sent: Account, number: int, family: str, at: Moment, since: int
@@ -161,48 +204,59 @@ class Seat:
         if verdict.rest is None or verdict.scope is Scope.NONE or not self._concerns(verdict, sent):
             return None
         name = family if verdict.scope is Scope.FAMILY else WHOLE_ACCOUNT
-        streak = self._lengthen_streak(name, verdict.kind.value, number)
-        seconds = verdict.rest.after(streak) if verdict.until is None else verdict.until - at.wall
-        seconds = min(seconds if seconds > 0 else verdict.rest.after(streak), LONGEST_REST)
-        current = self._rests.get(name)
+        failures = self._count_failure(name, verdict.kind.value, number)
+        seconds = verdict.rest.after(failures) if verdict.until is None else verdict.until - at.wall
+        seconds = min(seconds if seconds > 0 else verdict.rest.after(failures), LONGEST_COOLDOWN)
+        current = self._cooldowns.get(name)
         if current and 0 < current.left(at) >= seconds - _SAME_END:
             return None
-        cooldown = Cooldown(self.account.id, name, at.wall + seconds, verdict.reason, verdict.kind.value, streak)
-        self._rests[name] = Rest(cooldown, at, since, number)
+        cooldown = Cooldown(self.account.id, name, at.wall + seconds, verdict.reason, verdict.kind.value, failures)
+        self._cooldowns[name] = ActiveCooldown(cooldown, at, since, number)
         return cooldown
 
-    def end_probation(self, number: int, family: str, at: Moment) -> None:
-        """This lease was answered, with whatever: if it was a probe, what is over is over."""
-        for rest in self._rests_for(family) if self._rests else ():
-            if rest.is_answered_by(number, at):
-                del self._rests[rest.cooldown.family]
+    def end_half_open(self, number: int, scopes: Iterable[str], at: Moment) -> None:
+        """This lease was answered, with whatever: scopes that let it through half-open are ready."""
+        for each in self._cooldowns_for(scopes) if self._cooldowns else ():
+            if each.is_answered_by(number, at):
+                del self._cooldowns[each.cooldown.family]
+
+    def scope_state(self, scope: str, at: Moment) -> ScopeState:
+        """What may pass through this scope now."""
+        found = self._cooldowns.get(scope)
+        if found is None:
+            return ScopeState.READY
+        return ScopeState.COOLING if found.is_cooling(at) else ScopeState.HALF_OPEN
 
     def status(self, at: Moment) -> AccountStatus:
         """The account as it stands for requests of no particular family."""
-        obstacle = self.obstacle(WHOLE_ACCOUNT, at)
-        resting = [(rest.left(at), rest.cooldown) for rest in self._rests.values()]
+        account, unavailable = self.account, self.unavailable((WHOLE_ACCOUNT,), at)
+        state = shown(holding(account, at.wall, is_refreshing=self._is_refreshing(account)))
+        lefts = [(each.left(at), each.cooldown) for each in self._cooldowns.values()]
+        cooling = tuple(replace(cooldown, until=at.wall + left) for left, cooldown in lefts if left > 0)
+        told = in_words(state, detail(account, state, at.wall), cooling, at.wall)
         return AccountStatus(
-            account=self.account,
-            available=obstacle is None,
-            reason="ready" if obstacle is None else obstacle.reason,
-            until=None if obstacle is None else obstacle.recovery(at.wall),
+            account=account,
+            available=unavailable is None,
+            state=state,
+            reason=told if unavailable is None else unavailable.reason,
+            until=None if unavailable is None else unavailable.recovery(at.wall),
             in_flight=self.in_flight,
             windows=self._gauge.windows,
-            cooldowns=tuple(replace(cooldown, until=at.wall + left) for left, cooldown in resting if left > 0),
+            cooldowns=cooling,
+            half_open=tuple(cooldown for left, cooldown in lefts if left <= 0),
         )
 
-    def _rests_for(self, family: str) -> list[Rest]:
-        names = {WHOLE_ACCOUNT, family}
-        return [rest for name, rest in self._rests.items() if name in names]
+    def _cooldowns_for(self, scopes: Iterable[str]) -> list[ActiveCooldown]:
+        return [each for name in scopes if (each := self._cooldowns.get(name))]
 
-    def _lengthen_streak(self, family: str, source: str, number: int) -> int:
-        streak = self._streaks.get((family, source), 0)
-        current = self._rests.get(family)
-        # Requests that were under way together fail together: that is one failure, not a streak.
-        if streak == 0 or current is None or number > current.since:
-            streak += 1
-        self._streaks[family, source] = streak
-        return streak
+    def _count_failure(self, scope: str, source: str, number: int) -> int:
+        failures = self._failures.get((scope, source), 0)
+        current = self._cooldowns.get(scope)
+        # Requests that were under way together fail together: that is one failure, not several in a row.
+        if failures == 0 or current is None or number > current.since:
+            failures += 1
+        self._failures[scope, source] = failures
+        return failures
 
     def _concerns(self, verdict: Verdict, sent: Account) -> bool:
         # A refused credential says nothing about the one that has replaced it meanwhile.
@@ -247,27 +301,13 @@ class _Gauge:
         return utilization if now < end else 0.0
 
 
-def _fixed_obstacle(account: Account) -> str | None:
-    """What keeps the account out until somebody changes it, apart from the token's expiry."""
-    if account.paused:
-        return "paused"
-    problem = account.token_problem(float("-inf"))
-    if problem is not None:
-        return None if account.is_renewable else problem
-    try:
-        account.credential()
-    except ValueError:
-        return "unusable credential"
-    return None
-
-
-def _is_over(rest: Cooldown, known: Mapping[str, Window]) -> bool:
-    """Whether every window that the rest may be for is known, has room, and is not the one that was spent."""
-    if rest.source not in _ABOUT_A_WINDOW:
+def _is_over(cooldown: Cooldown, known: Mapping[str, Window]) -> bool:
+    """Whether every window that the cooldown may be for is known, has room, and is not the one that was spent."""
+    if cooldown.source not in _ABOUT_A_WINDOW:
         return False
-    names = (f"7d_{rest.family}",) if rest.family else tuple(_WINDOW_SECONDS)
+    names = (f"7d_{cooldown.family}",) if cooldown.family else tuple(_WINDOW_SECONDS)
     windows = [known.get(name) for name in names]
-    return all(w is not None and (w.utilization or 0.0) < 1.0 and not _ends_at(w, rest.until) for w in windows)
+    return all(w is not None and (w.utilization or 0.0) < 1.0 and not _ends_at(w, cooldown.until) for w in windows)
 
 
 def _ends_at(window: Window, moment: float) -> bool:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ccflare_core.accounts.account import Account
-from ccflare_core.accounts.cooldowns import Cooldown, Moment, Obstacle
-from ccflare_core.accounts.member import AccountStatus, Seat
+from ccflare_core.accounts.cooldowns import WHOLE_ACCOUNT, Cooldown, Moment, Unavailable
+from ccflare_core.accounts.member import AccountStatus, PoolMember
 from ccflare_core.accounts.selection import Choice, choose
 from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.anthropic.request import Facts
@@ -35,7 +35,7 @@ class Lease:
     facts: Facts
     started: float
     """Monotonic seconds."""
-    seat: Seat = field(repr=False)
+    member: PoolMember = field(repr=False)
     number: int = field(repr=False)
     open: bool = True
 
@@ -67,8 +67,12 @@ class Report:
 _NOTHING = Report()
 
 
-def _stays_expired(account: Account) -> Obstacle:
-    return Obstacle("token expired", None)
+def _stays_expired(account: Account) -> Unavailable:
+    return Unavailable("refreshing: token expired", None)
+
+
+def _is_not_refreshed(account: Account) -> bool:
+    return False
 
 
 class AccountPool:
@@ -86,18 +90,27 @@ class AccountPool:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,  # noqa: TID251
         max_sessions: int = 10_000,
-        expired: Callable[[Account], Obstacle] = _stays_expired,
+        expired: Callable[[Account], Unavailable] = _stays_expired,
+        is_refreshing: Callable[[Account], bool] = _is_not_refreshed,
     ) -> None:
-        """`expired` is asked whenever an account whose token is over could have a new one."""
+        """`expired` is asked whenever an account whose token is over could have a new one.
+
+        `is_refreshing` tells which accounts are shown as refreshing.
+        """
         self._strategy = strategy
         self._clock = clock
         self._wall = wall
         self._expired = expired
-        self._seats: dict[str, Seat] = {}
+        self._is_refreshing = is_refreshing
+        self._members: dict[str, PoolMember] = {}
         self._pins = _Pins(session_seconds, max_sessions)
         self._turn = 0
         self._leases = 0  # given out so far; a lease's number
         self._in_flight = 0
+
+    def __repr__(self) -> str:
+        """Every account with its states and load: no secret, and the same text for the same state."""
+        return f"<AccountPool {'; '.join(str(status) for status in self.status()) or 'without accounts'}>"
 
     @property
     def in_flight(self) -> int:
@@ -109,50 +122,50 @@ class AccountPool:
 
         Returns the (account id, family) of cooldowns that are over because the credential is a new one.
         """
-        seats: dict[str, Seat] = {}
+        members: dict[str, PoolMember] = {}
         cleared: list[tuple[str, str]] = []
         for account in accounts:
-            seat = self._seats.get(account.id)
-            if seat is None:
-                seat = Seat(account, self._expired)
+            member = self._members.get(account.id)
+            if member is None:
+                member = PoolMember(account, self._expired, self._is_refreshing)
             else:
-                cleared += [(account.id, family) for family in seat.change(account)]
-            seats[account.id] = seat
-        self._seats = seats
+                cleared += [(account.id, family) for family in member.change(account)]
+            members[account.id] = member
+        self._members = members
         return tuple(cleared)
 
     def change_account(self, account: Account) -> tuple[tuple[str, str], ...]:
         """Take this account for the old one with its id, if there is one; otherwise as `replace_accounts`."""
-        seat = self._seats.get(account.id)
-        return tuple((account.id, family) for family in seat.change(account)) if seat else ()
+        member = self._members.get(account.id)
+        return tuple((account.id, family) for family in member.change(account)) if member else ()
 
     def accounts(self) -> list[Account]:
         """Every account, in the order of `replace_accounts`."""
-        return [seat.account for seat in self._seats.values()]
+        return [member.account for member in self._members.values()]
 
     def idle_accounts(self, seconds: float) -> list[Account]:
         """The OAuth accounts that could serve, or only rest, and have had no request for so long."""
         at = self._now()
-        return [seat.account for seat in self._seats.values() if seat.is_idle(seconds, at)]
+        return [member.account for member in self._members.values() if member.is_idle(seconds, at)]
 
     def learn(self, account_id: str, windows: Iterable[Window]) -> Report:
         """Learn windows from elsewhere than an answer. They may end a rest, but begin none."""
-        seat, at = self._seats.get(account_id), self._now()
-        if seat is None:
+        member, at = self._members.get(account_id), self._now()
+        if member is None:
             return _NOTHING
         told = tuple(windows)
-        cleared = seat.relieve(told, at)
-        return Report(None, tuple((account_id, family) for family in cleared), seat.learn(told, at))
+        cleared = member.clear_by_windows(told, at)
+        return Report(None, tuple((account_id, family) for family in cleared), member.learn(told, at))
 
     def restore(self, cooldowns: Iterable[Cooldown], windows: Mapping[str, tuple[Window, ...]]) -> None:
         """Take up what an earlier run knew of the present accounts; what is over is left out."""
         at = self._now()
         for cooldown in cooldowns:
-            if seat := self._seats.get(cooldown.account_id):
-                seat.restore(cooldown, at, self._leases)
+            if member := self._members.get(cooldown.account_id):
+                member.restore(cooldown, at, self._leases)
         for account_id, known in windows.items():
-            if seat := self._seats.get(account_id):
-                seat.learn(known, at)
+            if member := self._members.get(account_id):
+                member.learn(known, at)
 
     def acquire(
         self, facts: Facts, *, exclude: frozenset[str] = frozenset(), key: ClientKey | None = None
@@ -162,27 +175,27 @@ class AccountPool:
         `exclude`: ids of accounts tried already. `key` is the client's: some accounts may not be for it.
         """
         at = self._now()
-        family = facts.family or _NO_MODEL
-        seats = self._seats.values()
-        obstacles = [_reserved(seat, key, at) or seat.obstacle(family, at, exclude) for seat in seats]
-        candidates = [seat.candidate(obstacle, at.mono) for seat, obstacle in zip(seats, obstacles, strict=True)]
+        scopes = scopes_of(facts)
+        members = self._members.values()
+        reasons = [_reserved(member, key, at) or member.unavailable(scopes, at, exclude) for member in members]
+        candidates = [member.candidate(why, at.mono) for member, why in zip(members, reasons, strict=True)]
         session = self._session_of(facts)
         pinned = self._pins.get(session, at.mono)
         choice = choose(candidates, strategy=self._strategy, pinned=pinned, turn=self._turn)
         if choice.account_id is None:
-            return self._exhausted(family, at, exclude, key)
+            return self._exhausted(scopes, at, exclude, key)
         if choice.account_id != pinned:
             self._turn = 1 + [candidate.id for candidate in candidates].index(choice.account_id)
         self._pins.put(session, self._holder(pinned, choice.account_id, at.wall), at.mono)
-        return self._lend(self._seats[choice.account_id], choice, facts, family, at)
+        return self._lease(self._members[choice.account_id], choice, facts, at)
 
     def renewed(self, lease: Lease) -> Lease | None:
         """A lease with the account's present credential in place of this one; None if it cannot serve now."""
         self.release(lease)
-        at, family = self._now(), lease.facts.family or _NO_MODEL
-        if self._seats.get(lease.account.id) is not lease.seat or lease.seat.obstacle(family, at):
+        at, member = self._now(), lease.member
+        if self._members.get(lease.account.id) is not member or member.unavailable(scopes_of(lease.facts), at):
             return None
-        return self._lend(lease.seat, lease.choice, lease.facts, family, at)
+        return self._lease(member, lease.choice, lease.facts, at)
 
     def report(self, lease: Lease, verdict: Verdict) -> Report:
         """Learn from an upstream answer to `lease`. Returns what changed, for the store.
@@ -190,19 +203,19 @@ class AccountPool:
         Call it for the answer that ends the attempts on this account; those that are repeated in place
         need no report.
         """
-        seat, number = lease.seat, lease.number
-        if self._seats.get(lease.account.id) is not seat:
+        member, number = lease.member, lease.number
+        if self._members.get(lease.account.id) is not member:
             return _NOTHING  # removed meanwhile
         at = self._now()
-        family = lease.facts.family or _NO_MODEL
-        windows = seat.learn(verdict.windows, at) if verdict.windows else ()
+        scopes = scopes_of(lease.facts)
+        windows = member.learn(verdict.windows, at) if verdict.windows else ()
         cleared: list[str] = []
         if verdict.ok:
-            cleared = seat.clear(number, family)
+            cleared = member.clear(number, scopes)
             # The session's prompt cache is here now, wherever it was before.
             self._pins.put(self._session_of(lease.facts), lease.account.id, at.mono)
-        cooldown = seat.cool(verdict, lease.account, number, family, at, self._leases)
-        seat.end_probation(number, family, at)
+        cooldown = member.cool(verdict, lease.account, number, scopes[-1], at, self._leases)
+        member.end_half_open(number, scopes, at)
         if cooldown is None and not cleared and not windows:
             return _NOTHING
         return Report(cooldown, tuple((lease.account.id, name) for name in cleared), windows)
@@ -212,12 +225,12 @@ class AccountPool:
         if lease.open:
             lease.open = False
             self._in_flight -= 1
-            lease.seat.take_back(lease.number)
+            lease.member.release(lease.number)
 
     def status(self) -> list[AccountStatus]:
         """Each account as it stands, in the order of `replace_accounts`."""
         at = self._now()
-        return [seat.status(at) for seat in self._seats.values()]
+        return [member.status(at) for member in self._members.values()]
 
     def _now(self) -> Moment:
         return Moment(self._clock(), self._wall())
@@ -227,37 +240,46 @@ class AccountPool:
 
     def _holder(self, pinned: str | None, chosen: str, wall: float) -> str:
         """Who holds the session now: its old account also while that one rests, so that it snaps back."""
-        seat = self._seats.get(pinned) if pinned else None
-        return pinned if pinned and seat and not seat.lasting_obstacle(wall) else chosen
+        member = self._members.get(pinned) if pinned else None
+        return pinned if pinned and member and not member.lasting_reason(wall) else chosen
 
-    def _lend(self, seat: Seat, choice: Choice, facts: Facts, family: str, at: Moment) -> Lease:
+    def _lease(self, member: PoolMember, choice: Choice, facts: Facts, at: Moment) -> Lease:
         self._leases += 1
         self._in_flight += 1
-        seat.lend(self._leases, family, at)
-        return Lease(seat.account, choice, facts, at.mono, seat, self._leases)
+        member.acquire(self._leases, scopes_of(facts), at)
+        return Lease(member.account, choice, facts, at.mono, member, self._leases)
 
-    def _exhausted(self, family: str, at: Moment, exclude: frozenset[str], key: ClientKey | None) -> Exhausted:
-        seats = [seat for seat in self._seats.values() if _is_for(seat, key)]  # of others its client learns nothing
-        found = [(s.account.name, s.obstacle(family, at, exclude) or _reserved(s, key, at)) for s in seats]
+    def _exhausted(
+        self, scopes: tuple[str, ...], at: Moment, exclude: frozenset[str], key: ClientKey | None
+    ) -> Exhausted:
+        members = [
+            member for member in self._members.values() if _is_for(member, key)
+        ]  # of others its client learns nothing
+        found = [(s.account.name, s.unavailable(scopes, at, exclude) or _reserved(s, key, at)) for s in members]
         waits = [why.seconds for _, why in found if why is not None and why.seconds is not None]
         return Exhausted(
             reasons=tuple((name, why.reason, why.recovery(at.wall)) for name, why in found if why),
             wait=max(min(waits), _SHORTEST_WAIT) if waits else None,
-            configured=bool(self._seats),
+            configured=bool(self._members),
         )
 
 
-def _is_for(seat: Seat, key: ClientKey | None) -> bool:
-    return key is None or key.may_use_account(seat.account.name)
+def scopes_of(facts: Facts) -> tuple[str, ...]:
+    """What a request passes through of an account: all of it, and its model's family."""
+    return (WHOLE_ACCOUNT, facts.family or _NO_MODEL)
 
 
-def _reserved(seat: Seat, key: ClientKey | None, at: Moment) -> Obstacle | None:
+def _is_for(member: PoolMember, key: ClientKey | None) -> bool:
+    return key is None or key.may_use_account(member.account.name)
+
+
+def _reserved(member: PoolMember, key: ClientKey | None, at: Moment) -> Unavailable | None:
     """Why this account is not for this client; None if it is."""
     if key is None:
         return None
-    if not _is_for(seat, key):
-        return Obstacle("not for this client key", None)
-    return seat.scarcity(at) if key.low_priority else None
+    if not _is_for(member, key):
+        return Unavailable("not for this client key", None)
+    return member.scarcity(at) if key.low_priority else None
 
 
 class _Pins:

@@ -20,7 +20,7 @@ class Candidate(NamedTuple):
     id: str
     name: str
     priority: int
-    obstacle: str | None
+    unavailable: str | None
     """Why it cannot serve now; None if it can."""
     in_flight: int
     utilization_5h: float
@@ -41,9 +41,9 @@ def choose(candidates: Sequence[Candidate], *, strategy: str, pinned: str | None
     `pinned` is the id of the account that holds the session, if any. `turn` is the place in `candidates`
     whose turn it is; it decides for round-robin, and for the others between equals.
     """
-    free = [candidate for candidate in candidates if candidate.obstacle is None]
+    free = [candidate for candidate in candidates if candidate.unavailable is None]
     if not free:
-        considered = tuple((candidate.name, candidate.obstacle or "") for candidate in candidates)
+        considered = tuple((candidate.name, candidate.unavailable or "") for candidate in candidates)
         return Choice(None, "no account is available", considered)
     best = min(candidate.priority for candidate in free)
     level = [candidate for candidate in free if candidate.priority == best]
@@ -80,13 +80,13 @@ def _lightest(level: list[Candidate], everyone: Sequence[Candidate], turn: int) 
 def _why_moved(candidates: Sequence[Candidate], pinned: str) -> str:
     for candidate in candidates:
         if candidate.id == pinned:
-            return f"moved from {candidate.name}: {candidate.obstacle or 'a higher priority is free'}"
+            return f"moved from {candidate.name}: {candidate.unavailable or 'a higher priority is free'}"
     return ""
 
 
 def _chosen(chosen: Candidate, reason: str, candidates: Sequence[Candidate], best: int, otherwise: str) -> Choice:
     considered = tuple(
-        (c.name, c.obstacle or ("lower priority" if c.priority > best else otherwise))
+        (c.name, c.unavailable or ("lower priority" if c.priority > best else otherwise))
         for c in candidates
         if c is not chosen
     )

@@ -1,39 +1,29 @@
 """How an account stands at a moment, from what the database knows of it. Pure.
 
-The proxy's own view is the pool's; this one serves whoever only has the database. What is over by its time
+The proxy's own view is the pool's; this one is for programs that only have the database. What is over by its time
 is left out, so an old limit is never shown as today's.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 
-from ccflare_core.accounts.account import Account, Kind
+from ccflare_core.accounts.account import Account
 from ccflare_core.accounts.cooldowns import WHOLE_ACCOUNT, Cooldown
-from ccflare_core.accounts.validity import Upkeep
+from ccflare_core.accounts.states import AccountState, ScopeState, detail, holding, in_words, shown
+from ccflare_core.accounts.validity import Upkeep, filled
 from ccflare_core.anthropic.rate_limit_headers import Window
 
 
-class State(StrEnum):
-    """What an account can do, the strongest hindrance first."""
-
-    PAUSED = "paused"
-    NEEDS_LOGIN = "needs login"
-    EXPIRED = "token expired"
-    COOLING = "cooling"
-    READY = "ready"
-
-
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """An account with its state, the rests that still last, and its windows as last read."""
+class StoredStatus:
+    """An account with its state, the cooldowns that still last, and its windows as last read."""
 
     account: Account
-    state: State
-    rest: Cooldown | None
-    """What makes it cool, if it does."""
-    family_rests: tuple[Cooldown, ...]
-    """Rests of single model families; the account serves all others."""
+    state: AccountState
+    cooldown: Cooldown | None
+    """That of the whole account."""
+    scope_cooldowns: tuple[Cooldown, ...]
+    """Those of single scopes; the account serves all else."""
     windows: tuple[Window, ...]
     upkeep: Upkeep
 
@@ -46,27 +36,32 @@ class Standing:
         """The window of this name."""
         return next((window for window in self.windows if window.name == name), None)
 
+    @property
+    def state_value(self) -> str:
+        """The state for programs, which have always been told so when all of the account cools."""
+        is_cooling = self.state is AccountState.SERVING and self.cooldown is not None
+        return ScopeState.COOLING.value if is_cooling else self.state.value
 
-def standing(
+    def in_words(self, now: float) -> str:
+        """What the proxy says of the account, too: see states.py."""
+        whole = (self.cooldown,) if self.cooldown else ()
+        told = detail(self.account, self.state, now)
+        return in_words(self.state, told, (*whole, *self.scope_cooldowns), now)
+
+
+def stored_status(
     account: Account,
     cooldowns: Iterable[Cooldown],
     windows: Iterable[Window],
     now: float,
     upkeep: Upkeep | None = None,
-) -> Standing:
-    """The account's standing at `now` (epoch seconds). Cooldowns of other accounts are passed over."""
-    rests = [rest for rest in cooldowns if rest.account_id == account.id and rest.until > now]
-    whole = next((rest for rest in rests if rest.family == WHOLE_ACCOUNT), None)
-    families = tuple(rest for rest in rests if rest.family != WHOLE_ACCOUNT)
+) -> StoredStatus:
+    """The account as it stands at `now` (epoch seconds). Cooldowns of other accounts are passed over."""
+    upkeep = upkeep or Upkeep()
+    lasting = [each for each in cooldowns if each.account_id == account.id and each.until > now]
+    whole = next((each for each in lasting if each.family == WHOLE_ACCOUNT), None)
+    scopes = tuple(each for each in lasting if each.family != WHOLE_ACCOUNT)
     current = tuple(window for window in windows if window.resets_at is None or window.resets_at > now)
-    return Standing(account, _state(account, whole, now), whole, families, current, upkeep or Upkeep())
-
-
-def _state(account: Account, rest: Cooldown | None, now: float) -> State:
-    if account.paused:
-        return State.PAUSED
-    if account.kind is Kind.OAUTH and account.needs_login:
-        return State.NEEDS_LOGIN
-    if account.kind is Kind.OAUTH and account.expires_at is not None and account.expires_at <= now:
-        return State.EXPIRED
-    return State.COOLING if rest else State.READY
+    account = filled(account, upkeep)
+    state = shown(holding(account, now, is_refreshing=upkeep.refreshing))
+    return StoredStatus(account, state, whole, scopes, current, upkeep)

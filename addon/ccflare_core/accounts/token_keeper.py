@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 
 from ccflare_core.accounts.account import Account
-from ccflare_core.accounts.cooldowns import Moment, Obstacle
+from ccflare_core.accounts.cooldowns import Moment, Unavailable
 from ccflare_core.accounts.renewal import Renewal
 from ccflare_core.accounts.token_refresh import Pair, Refreshed, Refresher
 from ccflare_core.accounts.validity import Upkeep, login_warning, token_state
@@ -74,7 +74,7 @@ class TokenKeeper:
         self._wall = wall
         self._random = random
         self._sleep = sleep
-        self._flights: dict[str, Renewal] = {}
+        self._refreshes: dict[str, Renewal] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._unsaved: dict[str, Pair] = {}
         self._back_offs: dict[str, _BackOff] = {}
@@ -96,32 +96,36 @@ class TokenKeeper:
             return Renewal(done=True, reason="the account was removed")
         if rejected is not None and account.access_token != rejected:
             return Renewal(done=True, ok=True)
-        if account_id in self._flights:  # before any back-off: whoever comes now gets what comes of it
-            return self._flights[account_id]
-        obstacle = self._obstacle_to(account, rejected)
-        if obstacle is not None:
-            return Renewal(done=True, reason=obstacle)
-        self._flights[account_id] = renewal = Renewal()
-        task = asyncio.get_running_loop().create_task(self._fly(account, rejected, renewal))
+        if account_id in self._refreshes:  # before any back-off: whoever comes now gets what comes of it
+            return self._refreshes[account_id]
+        reason = self._reason_against(account, rejected)
+        if reason is not None:
+            return Renewal(done=True, reason=reason)
+        self._refreshes[account_id] = renewal = Renewal()
+        task = asyncio.get_running_loop().create_task(self._refresh(account, rejected, renewal))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return renewal
 
-    def obstacle(self, account: Account) -> Obstacle:
+    def unavailable(self, account: Account) -> Unavailable:
         """What an account without a valid token waits for. Begins the refresh, unless one has just failed."""
         if not self.renew(account.id).done:
-            return Obstacle("token being refreshed", _HELD_SECONDS)
+            return Unavailable("refreshing", _HELD_SECONDS)
         back_off = self._back_off(account)
         if back_off is None:
-            return Obstacle(account.token_problem(self._wall()) or "token expired", None)
+            return Unavailable(f"refreshing: {account.token_problem(self._wall()) or 'token expired'}", None)
         left = max(back_off.until - self._clock(), 0.0)
-        return Obstacle(f"token expired, next refresh at {self._told(back_off)}", left)
+        return Unavailable(f"refreshing: token expired, next try at {self._told(back_off)}", left)
+
+    def is_refreshing(self, account: Account) -> bool:
+        """Whether its token is being exchanged for another one."""
+        return account.id in self._refreshes
 
     def state(self, account: Account) -> str:
-        """For people: `valid for 6 h`, `refreshing`, `back-off until 14:20`, `needs re-login` …"""
+        """For people: `valid for 6 h`, `refreshing`, `back-off until 14:20`, `needs login` …"""
         now, back_off = self._wall(), self._back_off(account)
         retry_at = None if back_off is None else now + back_off.until - self._clock()
-        return token_state(account, now, Upkeep(account.id in self._flights, retry_at))
+        return token_state(account, now, Upkeep(self.is_refreshing(account), retry_at))
 
     def overlay(self, accounts: Iterable[Account]) -> list[Account]:
         """The accounts as the database has them, with the pairs that it could not take yet."""
@@ -180,7 +184,7 @@ class TokenKeeper:
 
     # One refresh
 
-    def _obstacle_to(self, account: Account, rejected: str | None) -> str | None:
+    def _reason_against(self, account: Account, rejected: str | None) -> str | None:
         """Why no refresh can begin now."""
         if self._is_closed:
             return "the proxy stops"
@@ -190,27 +194,27 @@ class TokenKeeper:
             return "the last new token is not stored yet"
         back_off = self._back_off(account)
         if back_off is not None and self._clock() < back_off.until:
-            return f"next refresh at {self._told(back_off)}"
+            return f"next try at {self._told(back_off)}"
         if rejected is not None and self._clock() - self._made_at.get(account.id, -_NEVER) < FLOOR_SECONDS:
             return "its new token was refused too"
         return None
 
-    async def _fly(self, account: Account, rejected: str | None, renewal: Renewal) -> None:
+    async def _refresh(self, account: Account, rejected: str | None, renewal: Renewal) -> None:
         retry_at = None
         try:
-            self._land(account, renewal, await self._refresher.refresh(account, rejected))
+            self._take_up(account, renewal, await self._refresher.refresh(account, rejected))
         except CCFlareError as error:
             retry_at = self._fail(account, renewal, str(error))
         except Exception as error:  # its text may hold what must not be logged
             retry_at = self._fail(account, renewal, f"an error inside ({type(error).__name__})")
         finally:
-            del self._flights[account.id]
+            del self._refreshes[account.id]
             if not renewal.done:
                 renewal.fail("the proxy stops")
         if retry_at is not None:
             await self._refresher.note_failure(account, retry_at, renewal.reason)
 
-    def _land(self, known: Account, renewal: Renewal, result: Refreshed) -> None:
+    def _take_up(self, known: Account, renewal: Renewal, result: Refreshed) -> None:
         account = result.account
         if account is None:
             renewal.fail(result.news)

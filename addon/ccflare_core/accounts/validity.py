@@ -18,7 +18,9 @@ class Upkeep(NamedTuple):
     retry_at: float | None = None
     """When the next refresh is tried, if the last one failed."""
     is_sealed: bool = False
-    """There is a token, which only the holder of the key can see."""
+    """There is a token or an API key, which only the holder of the key can see."""
+    is_renewable: bool = False
+    """There is a refresh token, also one that only the holder of the key can see."""
 
 
 _NOTHING_DONE = Upkeep()
@@ -28,12 +30,22 @@ def token_state(account: Account, now: float, upkeep: Upkeep = _NOTHING_DONE) ->
     """`valid for 6 h`, `refreshing`, `token expired, back-off until 14:20`, or what else is wrong with it."""
     if upkeep.refreshing:
         return "refreshing"
-    if upkeep.is_sealed and account.access_token is None:
-        account = replace(account, access_token="sealed")  # noqa: S106 it stands for the token in what follows
-    state = _token_state(account, now)
+    state = _token_state(filled(account, upkeep), now)
     if account.needs_login or upkeep.retry_at is None or upkeep.retry_at <= now:
         return state
     return f"{state}, back-off until {local_time(upkeep.retry_at, now)}"
+
+
+def filled(account: Account, upkeep: Upkeep) -> Account:
+    """The account with a stand-in for each secret that it has and that cannot be seen here."""
+    sealed = "sealed"
+    if account.kind is Kind.API_KEY:
+        return replace(account, api_key=account.api_key or (sealed if upkeep.is_sealed else None))
+    return replace(
+        account,
+        access_token=account.access_token or (sealed if upkeep.is_sealed else None),
+        refresh_token=account.refresh_token or (sealed if upkeep.is_renewable else None),
+    )
 
 
 def _token_state(account: Account, now: float) -> str:

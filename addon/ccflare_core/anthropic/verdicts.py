@@ -14,7 +14,7 @@ from ccflare_core.anthropic.rate_limit_headers import HARD, LEGACY_HARD, SOFT, H
 from ccflare_core.http.failure_words import known
 
 DAY = 86_400.0
-LONGEST_REST = 8 * DAY  # a weekly window and a day of grace; what is spent for longer shows when it is tried
+LONGEST_COOLDOWN = 8 * DAY  # a weekly window and a day of grace; what is spent for longer shows when it is tried
 SHORT = 60.0  # a `retry-after` up to here is a throttle when no window is spent
 
 
@@ -48,16 +48,16 @@ class Scope(StrEnum):
     FAMILY = "family"
 
 
-class Rest(NamedTuple):
-    """How long to rest when upstream names no reset; it grows with the streak of such verdicts."""
+class Backoff(NamedTuple):
+    """How long to rest when upstream names no reset; it grows with the failures of such verdicts."""
 
     seconds: float
     growth: Literal["fixed", "double", "add"]
     ceiling: float
 
-    def after(self, streak: int) -> float:
-        """Seconds to rest after the `streak`-th verdict in a row (1 = the first), at most the ceiling."""
-        nth = min(max(streak, 1), 64)  # beyond 64 every rest is at its ceiling, and 2**nth still fits a float
+    def after(self, failures: int) -> float:
+        """Seconds to rest after the `failures`-th verdict in a row (1 = the first), at most the ceiling."""
+        nth = min(max(failures, 1), 64)  # beyond 64 every rest is at its ceiling, and 2**nth still fits a float
         factor = {"fixed": 1, "double": 2 ** (nth - 1), "add": nth}[self.growth]
         seconds = self.seconds * factor
         return seconds if 0.0 <= seconds <= self.ceiling else self.ceiling
@@ -71,7 +71,7 @@ class Verdict:
     status: int
     reason: str  # short, for people
     scope: Scope
-    rest: Rest | None
+    rest: Backoff | None
     windows: tuple[Window, ...] = ()
     until: float | None = None  # epoch seconds, when upstream named a reset: then it goes before `rest`
     may_retry: bool = True  # False: `x-should-retry: false` on a 5xx
@@ -85,22 +85,22 @@ class Verdict:
 
 class _Rule(NamedTuple):
     scope: Scope
-    rest: Rest | None
+    rest: Backoff | None
     reason: str
 
 
 # The law: kind -> who rests, for how long if no reset is known, and how people are told.
 _LAW = {
     Kind.OK: _Rule(Scope.NONE, None, "ok"),
-    Kind.WINDOW_SPENT: _Rule(Scope.ACCOUNT, Rest(60.0, "double", 300.0), "{limit}"),
-    Kind.MODEL_BUCKET_SPENT: _Rule(Scope.FAMILY, Rest(60.0, "double", 300.0), "{limit}"),
-    Kind.OUT_OF_CREDITS: _Rule(Scope.FAMILY, Rest(300.0, "fixed", 300.0), "out of credits"),
+    Kind.WINDOW_SPENT: _Rule(Scope.ACCOUNT, Backoff(60.0, "double", 300.0), "{limit}"),
+    Kind.MODEL_BUCKET_SPENT: _Rule(Scope.FAMILY, Backoff(60.0, "double", 300.0), "{limit}"),
+    Kind.OUT_OF_CREDITS: _Rule(Scope.FAMILY, Backoff(300.0, "fixed", 300.0), "out of credits"),
     Kind.BARE_429: _Rule(Scope.NONE, None, "429 that names no limit"),
-    Kind.SHORT_THROTTLE: _Rule(Scope.ACCOUNT, Rest(1.0, "fixed", SHORT), "short throttle"),
-    Kind.OVERLOADED: _Rule(Scope.ACCOUNT, Rest(10.0, "fixed", 10.0), "{status} overloaded"),
-    Kind.UPSTREAM_FAILURE: _Rule(Scope.ACCOUNT, Rest(5.0, "add", 60.0), "{status} from upstream"),
-    Kind.CREDENTIAL_REJECTED: _Rule(Scope.ACCOUNT, Rest(300.0, "double", 3600.0), "credential rejected"),
-    Kind.PERMISSION_DENIED: _Rule(Scope.ACCOUNT, Rest(300.0, "fixed", 300.0), "permission denied"),
+    Kind.SHORT_THROTTLE: _Rule(Scope.ACCOUNT, Backoff(1.0, "fixed", SHORT), "short throttle"),
+    Kind.OVERLOADED: _Rule(Scope.ACCOUNT, Backoff(10.0, "fixed", 10.0), "{status} overloaded"),
+    Kind.UPSTREAM_FAILURE: _Rule(Scope.ACCOUNT, Backoff(5.0, "add", 60.0), "{status} from upstream"),
+    Kind.CREDENTIAL_REJECTED: _Rule(Scope.ACCOUNT, Backoff(300.0, "double", 3600.0), "credential rejected"),
+    Kind.PERMISSION_DENIED: _Rule(Scope.ACCOUNT, Backoff(300.0, "fixed", 300.0), "permission denied"),
     Kind.CLIENT_ERROR: _Rule(Scope.NONE, None, "{status} passed on"),
     Kind.NOT_PINNED: _Rule(Scope.NONE, None, "certificate not pinned"),
     Kind.NOT_TRUSTED: _Rule(Scope.NONE, None, "certificate not trusted"),
@@ -233,7 +233,7 @@ def _kind_of_429(head: Head) -> Kind:
 
 def _until(kind: Kind, head: Head) -> float | None:
     """The end of the rest that upstream named, in epoch seconds; None if it named none."""
-    moment, longest = None, LONGEST_REST
+    moment, longest = None, LONGEST_COOLDOWN
     if kind is Kind.WINDOW_SPENT:
         moment = head.account_reset()
     elif kind is Kind.MODEL_BUCKET_SPENT:

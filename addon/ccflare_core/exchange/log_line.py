@@ -24,8 +24,7 @@ def log_exchange(exchange: Exchange) -> None:
 
 def warn_of_cooldown(account: str, cooldown: Cooldown, now: float) -> None:
     """Say that an account rests, why and until when."""
-    scope = f" for {cooldown.family}" if cooldown.family else ""
-    logger.warning("%s rests%s until %s: %s", account, scope, local_time(cooldown.until, now), cooldown.reason)
+    logger.warning("%s: %s", account, cooldown.in_words(now))
 
 
 def line(exchange: Exchange) -> str:

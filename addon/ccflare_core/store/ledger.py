@@ -194,7 +194,7 @@ def set_cooldown(database: Database, cooldown: Cooldown) -> None:
         CooldownRow.until: to_ms(cooldown.until),
         CooldownRow.reason: cooldown.reason,
         CooldownRow.source: cooldown.source,
-        CooldownRow.streak: cooldown.streak,
+        CooldownRow.streak: cooldown.failures,
     }
     insert = CooldownRow.insert({**key, **rest})
     insert.on_conflict(conflict_target=list(key), preserve=list(rest)).execute(database)

@@ -142,7 +142,8 @@ class Logins:
 
 def _upkeep(row: AccountRow, is_leased: bool) -> Upkeep:
     retry_at = None if row.refresh_retry_at is None else row.refresh_retry_at / 1000
-    return Upkeep(is_leased, retry_at, row.access_token is not None)
+    has_secret = row.access_token is not None or row.api_key is not None
+    return Upkeep(is_leased, retry_at, has_secret, row.refresh_token is not None)
 
 
 def refresh_digest(token: str) -> str:

@@ -301,7 +301,7 @@ class TestList:
         assert "valid for 6 h" in first
         assert first.endswith("11:00              1  101 %   –  cooling until 14:20: 5h window spent")
         assert "expired" in second
-        assert second.endswith("token expired")
+        assert second.endswith("needs login: token expired")
 
     def test_gives_programs_whole_values(self, database: Path) -> None:
         with History(database) as past:
@@ -323,9 +323,9 @@ class TestList:
         _, desk = call(database, "list")
 
         _, _, first, second, third, _, *warnings = desk.said.splitlines()
-        assert "valid for 6 h   3 days ago   in 25 days  " in first
-        assert "valid for 6 h   25 days ago  in 3 days   " in second
-        assert "needs re-login  ?            ?  " in third
+        assert "valid for 6 h  3 days ago   in 25 days  " in first
+        assert "valid for 6 h  25 days ago  in 3 days   " in second
+        assert "needs login    ?            ?  " in third
         assert warnings == [
             "max-2: the login is expected to end in 3 days: log in again before that",
             "max-3: the provider has ended this login: log in again",
