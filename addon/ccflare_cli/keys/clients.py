@@ -46,7 +46,7 @@ def add_commands(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     rotate = _command(commands, "rotate", _rotate, "make a new secret for a key and show it, once")
     rotate.add_argument("--grace", type=_span, default=0.0, metavar="SPAN", help="how long the old one stays valid: 1h")
     change = _command(commands, "change", _change, "change what a key may")
-    _add_fields(change, again=f"; {_NONE} takes it away")
+    _add_fields(change, again=f"; {_NONE} lifts this limit")
 
 
 def _command(
@@ -118,9 +118,15 @@ def _given(arguments: argparse.Namespace, now: float) -> dict[str, Any]:
 
 def _add(console: Console, arguments: argparse.Namespace) -> int:
     now = console.now()
+    given = _given(arguments, now)
+    if any(value in (None, ()) for value in given.values()):
+        raise Refused(
+            f"A new key has no limits but those that you give: leave an option out instead of giving it {_NONE} "
+            "(`--not-accounts '*'` is how no account serves a key)."
+        )
     with _opened(console, arguments, make=True) as store:
         is_first = not store.clients.all()
-        secret = store.clients.add(new_key(arguments.name, now, **_given(arguments, now)))
+        secret = store.clients.add(new_key(arguments.name, now, **given))
     console.say(secret)
     console.complain(f"That is the key {arguments.name}. It is not shown again: only a digest of it is kept.")
     if is_first:

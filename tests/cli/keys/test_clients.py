@@ -88,6 +88,14 @@ def test_a_change_can_take_limits_away(run: Run, database: Path) -> None:
     assert (key.concurrency, key.role) == (2, Role.ADMIN)
 
 
+@pytest.mark.parametrize("option", ["--accounts", "--models", "--not-accounts", "--expires", "--concurrency", "--record"])
+def test_none_is_no_limit_that_a_new_key_could_have(run: Run, database: Path, option: str) -> None:
+    desk = run("add", "laptop", option, "none", code=1)
+
+    assert "leave an option out" in desk.complained
+    assert not database.exists()
+
+
 def test_a_rotated_key_has_a_new_secret(run: Run, database: Path) -> None:
     first = run("add", "laptop").said.strip()
     second = run("rotate", "laptop", "--grace", "1h").said.strip()
