@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ccflare_core.config.option import Group
 from ccflare_core.config.options import option_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,8 +32,9 @@ def table_rows(after: str) -> list[list[str]]:
     return rows
 
 
-def test_the_options_table_is_that_of_the_program() -> None:
-    assert table_rows("## Options") == [list(row) for row in option_table()]
+@pytest.mark.parametrize("group", Group)
+def test_options_table_of_a_group_is_that_of_the_program(group: Group) -> None:
+    assert table_rows(f"### {group}\n") == [list(row) for row in option_table(group)]
 
 
 def test_every_quoted_script_exists_and_is_executable() -> None:

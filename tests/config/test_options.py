@@ -1,11 +1,14 @@
 """What an option may hold, and how a variable's text becomes a value."""
 
+from itertools import groupby
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ccflare_core.accounts.selection import STRATEGIES
-from ccflare_core.config.options import LISTEN, OPTIONS, VARIABLES, Option, option_table, shown
+from ccflare_core.config.option import Group, Option, shown
+from ccflare_core.config.options import LISTEN, OPTIONS, VARIABLES, option_table, waits_for_restart
 from ccflare_core.http.origins import Origin
 
 BY_NAME = {option.name: option for option in (*OPTIONS, *LISTEN)}
@@ -158,9 +161,25 @@ def test_a_quotation_is_short_and_holds_no_secret() -> None:
 def test_the_table_for_people_has_a_row_for_each_option() -> None:
     rows = {row[0]: row[1:] for row in option_table()}
 
-    assert list(rows) == [*(o.name for o in OPTIONS), "listen_host", "listen_port"]
-    assert rows["ccflare_tuning"][:2] == ("true", "")
-    assert rows["ccflare_session_seconds"][:2] == ("18000", "SESSION_DURATION_MS")
+    assert sorted(rows) == sorted([*(o.name for o in OPTIONS), "listen_host", "listen_port"])
+    assert rows["ccflare_tuning"][:3] == ("true", "", "after a restart")
+    assert rows["ccflare_session_seconds"][:3] == ("18000", "SESSION_DURATION_MS", "after a restart")
+
+
+def test_groups_of_the_table_follow_each_other_and_leave_no_option_out() -> None:
+    assert [group for group, _ in groupby(option.group for option in OPTIONS)] == list(Group)
+    assert [row for group in Group for row in option_table(group)] == option_table()
+
+
+def test_change_that_waits_for_a_restart_is_told_until_it_is_taken_back() -> None:
+    running = {option.name: option.default for option in OPTIONS}
+    other = {**running, "ccflare_strategy": "least-used", "ccflare_record": "off", "ccflare_hold_seconds": 1}
+    third = {**other, "ccflare_strategy": "round-robin"}
+
+    assert waits_for_restart(running, running, other) == ["ccflare_strategy"]
+    assert waits_for_restart(running, other, other) == []
+    assert waits_for_restart(running, other, third) == ["ccflare_strategy"]
+    assert waits_for_restart(running, third, running) == []
 
 
 def test_the_key_is_no_option() -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccflare_core.anthropic.oauth import Endpoints
+from ccflare_core.config.option import Applies, Group
 from ccflare_core.config.settings import (
     FILE_LIMIT_BYTES,
     OPTIONS,
@@ -239,6 +240,15 @@ def test_the_file_of_this_repository_shows_each_option_with_its_default(tmp_path
     found = file_defaults(write(tmp_path, uncommented))
 
     assert found == {option.name: option.default for option in OPTIONS}
+    assert list(found) == [option.name for option in OPTIONS]
+
+
+def test_file_of_this_repository_has_a_section_for_each_group_and_marks_what_takes_a_restart() -> None:
+    lines = (ROOT / "mitm-config.yaml").read_text(encoding="utf-8").splitlines()
+    marked = [line.split(":")[0].removeprefix("# ") for line in lines if line.endswith("  # after a restart")]
+
+    assert [line.split("--")[1].strip() for line in lines if line.startswith("# -- ")] == list(Group)
+    assert marked == [option.name for option in OPTIONS if option.applies is Applies.RESTART]
 
 
 def test_off_is_a_word_and_mitmproxys_options_stay_as_they_are(tmp_path: Path) -> None:

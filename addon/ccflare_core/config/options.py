@@ -1,106 +1,29 @@
-"""The one table of options, and what a single option may hold.
+"""The one table of options.
 
-mitmproxy's options, the README's table, the environment variables and all checks are made from OPTIONS, so an
-option is added here and nowhere else.
+mitmproxy's options, the README's tables, the environment variables and all checks are made from OPTIONS, so an
+option is added here and nowhere else. Each says when a change of it applies.
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ccflare_core.anthropic import oauth
 from ccflare_core.config import location, record_mode
+from ccflare_core.config.option import Applies, Group, Option, Value
 from ccflare_core.http import pins
 from ccflare_core.http.addresses import are_networks
 from ccflare_core.http.messages import check_url
 from ccflare_core.http.origins import Origin, are_origins
 
-Value = str | int | bool
+AT_ONCE, NEW, RESTART = Applies.AT_ONCE, Applies.NEW, Applies.RESTART
 
 MIB = 1024**2
 DAY = 86_400
 
 _ADDRESS = re.compile(r"[a-z0-9._:%-]+", re.IGNORECASE | re.ASCII)
-_WHOLE = re.compile(r"-?\d{1,18}", re.ASCII)
 _SCOPES = re.compile(r"[\x21-\x7e]{1,100}(?: [\x21-\x7e]{1,100}){0,49}")
-_SWITCH = {
-    "1": True,
-    "true": True,
-    "yes": True,
-    "on": True,
-    "0": False,
-    "false": False,
-    "no": False,
-    "off": False,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One option: what it may hold, what it holds if nobody says anything, and which variable sets it."""
-
-    name: str
-    kind: type[str] | type[int] | type[bool]
-    default: Value
-    help: str
-    choices: tuple[str, ...] = ()
-    minimum: int | None = None
-    maximum: int | None = None
-    environment: str | None = None
-    scale: int = 1  # how many of the variable's units make one of the option's
-    synonyms: tuple[tuple[str, str], ...] = ()  # what the variable may also say, and what it means by that
-    check: Callable[[str], bool] | None = None
-    form: str = "printable text"
-
-    @property
-    def allowed(self) -> str:
-        """What may be said, for people."""
-        if self.choices:
-            return f"{', '.join(self.choices[:-1])} or {self.choices[-1]}"
-        if self.kind is bool:
-            return "true or false"
-        return self.form if self.kind is str else f"a whole number from {self.minimum} to {self.maximum}"
-
-    def problem(self, value: object) -> str | None:
-        """What is wrong with `value` and what is allowed instead; None if it will do."""
-        return None if self._fits(value) else f"{shown(value)} cannot be used; allowed is {self.allowed}"
-
-    def read(self, text: str) -> Value:
-        """What a variable's `text` means, in the option's unit, rounded up; ValueError with the problem."""
-        value: Value = text
-        if self.kind is bool:
-            value = _SWITCH.get(text.lower(), text)
-        elif self.kind is int and _WHOLE.fullmatch(text):
-            value = int(text)
-        elif self.choices:
-            value = dict(self.synonyms).get(text.lower(), text.lower())
-        if problem := self._in_variable_unit().problem(value):
-            raise ValueError(problem)
-        return -(-value // self.scale) if self.scale > 1 and isinstance(value, int) else value
-
-    def _fits(self, value: object) -> bool:
-        if type(value) is not self.kind:  # not isinstance: True is no number here
-            return False
-        if not isinstance(value, str):
-            low, high = self.minimum, self.maximum
-            return (low is None or value >= low) and (high is None or value <= high)
-        if self.choices:
-            return value in self.choices
-        return value.isprintable() and (self.check is None or self.check(value))
-
-    def _in_variable_unit(self) -> "Option":
-        if self.minimum is None or self.maximum is None:
-            return self
-        return replace(self, minimum=self.minimum * self.scale, maximum=self.maximum * self.scale)
-
-
-def shown(value: object) -> str:
-    """A short quotation for a message; nothing of a text that may hold a password or a key."""
-    if isinstance(value, str) and ("@" in value or "sk-" in value or "pass" in value):
-        return "this value"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def is_path(text: str) -> bool:
@@ -150,13 +73,20 @@ def _is_address(text: str) -> bool:
     return _ADDRESS.fullmatch(text) is not None
 
 
-def _number(name: str, default: int, low: int, high: int, text: str, variable: str = "", scale: int = 1) -> Option:
-    return Option(name, int, default, text, minimum=low, maximum=high, environment=variable or None, scale=scale)
+def _number(
+    name: str, applies: Applies, default: int, low: int, high: int, text: str, variable: str = "", scale: int = 1
+) -> Option:
+    return Option(
+        name, applies, int, default, text, minimum=low, maximum=high, environment=variable or None, scale=scale
+    )
 
 
-def _choice(name: str, choices: str, default: str, text: str, variable: str = "", **synonyms: str) -> Option:
+def _choice(
+    name: str, applies: Applies, choices: str, default: str, text: str, variable: str = "", **synonyms: str
+) -> Option:
     return Option(
         name,
+        applies,
         str,
         default,
         text,
@@ -166,182 +96,220 @@ def _choice(name: str, choices: str, default: str, text: str, variable: str = ""
     )
 
 
-def _switch(name: str, default: bool, text: str) -> Option:
-    return Option(name, bool, default, text)
+def _switch(name: str, applies: Applies, default: bool, text: str) -> Option:
+    return Option(name, applies, bool, default, text)
 
 
-def _file(name: str, text: str, variable: str = "") -> Option:
-    return Option(name, str, "", text, environment=variable or None, check=is_path, form="the path of a file")
+def _file(name: str, applies: Applies, text: str, variable: str = "") -> Option:
+    return Option(name, applies, str, "", text, environment=variable or None, check=is_path, form="the path of a file")
 
 
-def _networks(name: str, text: str) -> Option:
+def _networks(name: str, applies: Applies, text: str) -> Option:
     form = "addresses and networks such as 10.0.0.0/8, with commas or spaces between"
-    return Option(name, str, "", text, check=are_networks, form=form)
+    return Option(name, applies, str, "", text, check=are_networks, form=form)
 
 
-def _url(name: str, default: str, text: str) -> Option:
+def _url(name: str, applies: Applies, default: str, text: str) -> Option:
     return Option(
-        name, str, default, text, check=_is_safe_url, form="https://… (or http://… on this machine) without user"
+        name,
+        applies,
+        str,
+        default,
+        text,
+        check=_is_safe_url,
+        form="https://… (or http://… on this machine) without user",
     )
+
+
+def _in(group: Group, *options: Option) -> tuple[Option, ...]:
+    return tuple(replace(option, group=group) for option in options)
 
 
 _TODAY = oauth.Endpoints()
 
 # fmt: off
-OPTIONS: tuple[Option, ...] = (
-    Option("ccflare_upstream", str, "https://api.anthropic.com",
+_UPSTREAM = _in(
+    Group.UPSTREAM,
+    Option("ccflare_upstream", NEW, str, "https://api.anthropic.com",
            "The API that requests are sent to.", check=_is_origin,
            form="http:// or https:// with a host and maybe a port, without path, query or credentials"),
-    Option("ccflare_database", str, "",
-           "The database: an SQLite file, or a PostgreSQL URL. Empty: ccflare/ccflare.db in $XDG_DATA_HOME, or else in "
-           "~/.local/share.", environment="ccflare_DB_PATH", check=_is_location, form=location.FORM),
-    _file("ccflare_key_file",
-          "The file with the key that guards all others. Empty: beside the database, with the suffix .key."),
-    _choice("ccflare_key_source", "auto|pkcs11|keyring|passphrase|environment|file", "auto",
-            "Where the key comes from that guards all others. auto: the first of these that is configured, no keyring.",
-            "ccflare_KEY_SOURCE"),
-    _file("ccflare_pkcs11_module",
-          "The PKCS#11 library of a token (HSM) that guards the keys; its PIN is in ccflare_PKCS11_PIN.",
-          "ccflare_PKCS11_MODULE"),
-    Option("ccflare_pkcs11_token", str, "", "The label of that token. Empty: the only one that is ready.",
-           environment="ccflare_PKCS11_TOKEN"),
-    _file("ccflare_audit_file",
-          "The second copy of the audit log, as JSON lines. Empty: beside the database, with the suffix .audit.jsonl; "
-          "off: none."),
-    _number("ccflare_audit_stop_after_seconds", 60, 0, DAY,
-            "After how long without any working audit log new requests get a 503. 0: never."),
-    _choice("ccflare_strategy", "session|least-used|round-robin", "session",
-            "How an account is chosen: a session keeps its own, the least used one is taken, or all in turn.",
-            "LB_STRATEGY"),
-    _number("ccflare_session_seconds", 18_000, 1, 30 * DAY,
-            "How long a session keeps its account after its last request.", "SESSION_DURATION_MS",
-            scale=1000),
-    _number("ccflare_hold_seconds", 30, 0, 600,
-            "How long a request may wait for an account when none is free. 0: it gets a 503 at once."),
-    _number("ccflare_retry_attempts", 3, 0, 10,
-            "How often a failed request is tried again on the same account before the next one is taken.",
-            "RETRY_ATTEMPTS"),
-    _number("ccflare_retry_delay_ms", 1000, 0, 60_000,
-            "The pause before the first of these retries, in milliseconds.", "RETRY_DELAY_MS"),
-    _number("ccflare_retry_backoff", 2, 1, 10,
-            "How many times longer each further pause is than the one before.", "RETRY_BACKOFF"),
-    _choice("ccflare_passthrough", "auto|never|always", "auto",
-            "When requests go out with the client's own credential. auto: while there is no account; always: whenever "
-            "none is free."),
-    _choice("ccflare_record", "full|redacted|metadata|off", "redacted",
-            "What is kept of an exchange: figures and sealed bodies, these without secrets, figures only, or nothing."),
-    Option("ccflare_record_paths", str, "",
-           "Other modes for some paths, such as /v1/files*=off, /v1/messages=full. The first that matches counts.",
-           check=_are_rules, form="rules like /v1/files*=off with commas between them"),
-    _choice("ccflare_search_index", "none|plain", "none",
-            "Whether searches have an index. plain: what was recorded lies in clear in the database (SQLite only)."),
-    _number("ccflare_body_limit_bytes", 64 * MIB, 1, 1024 * MIB,
-            "The largest request body; a larger one is refused with 413."),
-    _number("ccflare_client_connections", 0, 0, 100_000,
-            "How many client connections may be open; more are closed at once. 0: as many as open files allow."),
-    _number("ccflare_client_head_seconds", 10, 1, 600,
-            "How long a client may take for the head of a request, and for its first one from connecting."),
-    _number("ccflare_client_body_idle_seconds", 30, 1, 3600,
-            "How long a client may send nothing of a request's body."),
-    _number("ccflare_client_body_seconds", 600, 1, DAY,
-            "How long a client may take for a whole body."),
-    _number("ccflare_client_stall_seconds", 120, 1, DAY,
-            "How long a client may read nothing of what waits for it."),
-    _number("ccflare_client_idle_seconds", 600, 1, DAY,
-            "How long a client's connection is kept without a request."),
-    _number("ccflare_connect_seconds", 10, 1, 600,
-            "How long connecting to the upstream may take, with TLS."),
-    _number("ccflare_first_byte_seconds", 600, 1, DAY,
-            "How long the upstream may take until its answer begins. Then the client gets a 504; nothing is repeated."),
-    _number("ccflare_stream_idle_seconds", 300, 1, DAY,
-            "How long the upstream may send nothing of an answer that has begun."),
-    _number("ccflare_exchange_seconds", 0, 0, DAY,
-            "How long an exchange may take from its whole request on, waits and retries included. 0: no limit."),
-    _number("ccflare_capture_limit_bytes", 16 * MIB, 0, 1024 * MIB,
-            "How much of each body is kept; what is longer is forwarded whole and recorded cut."),
-    _number("ccflare_capture_budget_bytes", 256 * MIB, 0, 64 * 1024 * MIB,
-            "How much all open answers may keep together; beyond that they are forwarded whole and recorded cut."),
-    _number("ccflare_memory_soft_limit_bytes", 1024 * MIB, 0, 1024 * 1024 * MIB,
-            "From how much memory on no bodies are kept, until it is less again. 0: no limit."),
-    _number("ccflare_payload_days", 7, 0, 36_500,
-            "For how many days bodies are kept. 0: for ever."),
-    _number("ccflare_request_days", 365, 0, 36_500,
-            "For how many days the figures of a request are kept, and its bodies at most. 0: for ever."),
-    _number("ccflare_database_limit_bytes", 0, 0, 2**50,
-            "How large the database's file may become; what is oldest is deleted, bodies first. 0: no limit."),
-    _number("ccflare_minimum_free_bytes", 256 * MIB, 0, 2**50,
-            "How much the disk keeps free: below it no bodies are recorded, below half of it nothing. 0: no minimum."),
-    _number("ccflare_drain_seconds", 10, 0, 600,
-            "How long open answers may go on when the proxy stops."),
-    _number("ccflare_inspector_flows", 500, 1, 100_000,
-            "How many flows mitmweb and the console keep; the oldest finished one goes first."),
-    _file("ccflare_prices",
-          "A YAML file with prices that add to the built-in ones or replace them."),
-    _file("ccflare_agents",
-          "A folder of Claude Code's agent files, or a YAML file: whose request it is, and which model it gets. Empty: "
-          "no request is looked into for agents, and no model is changed."),
-    _switch("ccflare_forward_other_hosts", False,
-            "Forward plain http requests for other hosts too, instead of answering 403."),
-    _switch("ccflare_allow_remote", False,
-            "Allow an address that other machines can reach. It takes a client key, and ccflare_client_tls."),
-    _switch("ccflare_insecure_remote", False,
-            "Do without that TLS, because a reverse proxy in front of ccflare speaks it with the clients."),
-    _switch("ccflare_open_loopback", False,
-            "Serve this machine's own programs without a client key too, once there are keys."),
-    _choice("ccflare_client_tls", "off|required", "off",
-            "Whether clients must speak TLS to the proxy; plain HTTP is refused then. See also certs."),
-    _file("ccflare_client_ca",
-          "A PEM file of authorities (and CRLs): clients must show a certificate of one of them. It implies TLS."),
-    Option("ccflare_upstream_pins", str, "",
+    Option("ccflare_upstream_pins", AT_ONCE, str, "",
            "The public keys that upstream hosts may have, HOST=sha256/BASE64, with a comma between two of them.",
            check=pins.are_pins, form=pins.FORM),
-    _choice("ccflare_pins_mode", "enforce|report-only", "enforce",
+    _choice("ccflare_pins_mode", AT_ONCE, "enforce|report-only", "enforce",
             "What comes of an upstream without a pinned key: nothing is sent to it, or a warning once an hour."),
-    _switch("ccflare_debuggable", False,
-            "Allow core dumps, and debuggers and profilers of the same user: they see the accounts' credentials."),
-    _networks("ccflare_allow_ips",
+    _number("ccflare_retry_attempts", NEW, 3, 0, 10,
+            "How often a failed request is tried again on the same account before the next one is taken.",
+            "RETRY_ATTEMPTS"),
+    _number("ccflare_retry_delay_ms", NEW, 1000, 0, 60_000,
+            "The pause before the first of these retries, in milliseconds.", "RETRY_DELAY_MS"),
+    _number("ccflare_retry_backoff", NEW, 2, 1, 10,
+            "How many times longer each further pause is than the one before.", "RETRY_BACKOFF"),
+    _file("ccflare_agents", RESTART,
+          "A folder of Claude Code's agent files, or a YAML file: whose request it is, and which model it gets. Empty: "
+          "no request is looked into for agents, and no model is changed."),
+)
+_ACCOUNTS = _in(
+    Group.ACCOUNTS,
+    _choice("ccflare_strategy", RESTART, "session|least-used|round-robin", "session",
+            "How an account is chosen: a session keeps its own, the least used one is taken, or all in turn.",
+            "LB_STRATEGY"),
+    _number("ccflare_session_seconds", RESTART, 18_000, 1, 30 * DAY,
+            "How long a session keeps its account after its last request.", "SESSION_DURATION_MS",
+            scale=1000),
+    _number("ccflare_hold_seconds", NEW, 30, 0, 600,
+            "How long a request may wait for an account when none is free. 0: it gets a 503 at once."),
+    _choice("ccflare_passthrough", AT_ONCE, "auto|never|always", "auto",
+            "When requests go out with the client's own credential. auto: while there is no account; always: whenever "
+            "none is free."),
+    _number("ccflare_usage_poll_seconds", AT_ONCE, 0, 0, DAY,
+            "How often an idle account's limits are asked for, at most once in 60 s. 0: never; answers tell them too."),
+)
+_RECORDING = _in(
+    Group.RECORDING,
+    Option("ccflare_database", RESTART, str, "",
+           "The database: an SQLite file, or a PostgreSQL URL. Empty: ccflare/ccflare.db in $XDG_DATA_HOME, or else in "
+           "~/.local/share.", environment="ccflare_DB_PATH", check=_is_location, form=location.FORM),
+    _choice("ccflare_record", AT_ONCE, "full|redacted|metadata|off", "redacted",
+            "What is kept of an exchange: figures and sealed bodies, these without secrets, figures only, or nothing."),
+    Option("ccflare_record_paths", AT_ONCE, str, "",
+           "Other modes for some paths, such as /v1/files*=off, /v1/messages=full. The first that matches counts.",
+           check=_are_rules, form="rules like /v1/files*=off with commas between them"),
+    _choice("ccflare_search_index", RESTART, "none|plain", "none",
+            "Whether searches have an index. plain: what was recorded lies in clear in the database (SQLite only)."),
+    _file("ccflare_prices", AT_ONCE,
+          "A YAML file with prices that add to the built-in ones or replace them."),
+    _number("ccflare_capture_limit_bytes", NEW, 16 * MIB, 0, 1024 * MIB,
+            "How much of each body is kept; what is longer is forwarded whole and recorded cut."),
+    _number("ccflare_capture_budget_bytes", AT_ONCE, 256 * MIB, 0, 64 * 1024 * MIB,
+            "How much all open answers may keep together; beyond that they are forwarded whole and recorded cut."),
+    _number("ccflare_memory_soft_limit_bytes", AT_ONCE, 1024 * MIB, 0, 1024 * 1024 * MIB,
+            "From how much memory on no bodies are kept, until it is less again. 0: no limit."),
+    _number("ccflare_payload_days", AT_ONCE, 7, 0, 36_500,
+            "For how many days bodies are kept. 0: for ever."),
+    _number("ccflare_request_days", AT_ONCE, 365, 0, 36_500,
+            "For how many days the figures of a request are kept, and its bodies at most. 0: for ever."),
+    _number("ccflare_database_limit_bytes", AT_ONCE, 0, 0, 2**50,
+            "How large the database's file may become; what is oldest is deleted, bodies first. 0: no limit."),
+    _number("ccflare_minimum_free_bytes", AT_ONCE, 256 * MIB, 0, 2**50,
+            "How much the disk keeps free: below it no bodies are recorded, below half of it nothing. 0: no minimum."),
+    _number("ccflare_inspector_flows", AT_ONCE, 500, 1, 100_000,
+            "How many flows mitmweb and the console keep; the oldest finished one goes first."),
+)
+_NETWORK = _in(
+    Group.NETWORK,
+    _switch("ccflare_allow_remote", AT_ONCE, False,
+            "Allow an address that other machines can reach. It takes a client key, and ccflare_client_tls."),
+    _switch("ccflare_insecure_remote", AT_ONCE, False,
+            "Do without that TLS, because a reverse proxy in front of ccflare speaks it with the clients."),
+    _switch("ccflare_open_loopback", AT_ONCE, False,
+            "Serve this machine's own programs without a client key too, once there are keys."),
+    _choice("ccflare_client_tls", AT_ONCE, "off|required", "off",
+            "Whether clients must speak TLS to the proxy; plain HTTP is refused then. See also certs."),
+    _file("ccflare_client_ca", AT_ONCE,
+          "A PEM file of authorities (and CRLs): clients must show a certificate of one of them. It implies TLS."),
+    _networks("ccflare_allow_ips", AT_ONCE,
               "Who may connect: addresses and networks (CIDR). Empty: this machine, or with ccflare_allow_remote all."),
-    _networks("ccflare_block_ips", "Who may not, whatever else is allowed."),
-    _networks("ccflare_trusted_proxies",
+    _networks("ccflare_block_ips", AT_ONCE, "Who may not, whatever else is allowed."),
+    _networks("ccflare_trusted_proxies", AT_ONCE,
               "Proxies in front whose X-Forwarded-For or Forwarded is believed. Empty: nobody's."),
-    Option("ccflare_allowed_origins", str, "",
+    Option("ccflare_allowed_origins", AT_ONCE, str, "",
            "Origins (https://host:port) whose web pages may call the proxy and read its answers.", check=are_origins,
            environment="ALLOWED_ORIGINS", form="origins such as https://ccflare.example:8443, no * and no path"),
-    _number("ccflare_requests_per_minute_per_ip", 0, 0, 1_000_000,
-            "How many requests a minute one address may send, a /64 counting as one. 0: any number."),
-    _number("ccflare_max_requests", 2048, 1, 1_000_000,
-            "How many requests may be open at once; others get a 503."),
-    _number("ccflare_max_waiting", 2048, 0, 1_000_000,
-            "How many of them may wait for an account at once; others get a 503."),
-    _switch("ccflare_tuning", True,
+    _switch("ccflare_forward_other_hosts", NEW, False,
+            "Forward plain http requests for other hosts too, instead of answering 403."),
+    _switch("ccflare_tuning", RESTART, True,
             "Make mitmproxy faster by leaving out what a proxy for a single API does not need."),
-    Option("ccflare_client_id", str, "9d1c250a-e61b-44d9-88ed-5944d1962f5e",
+)
+_LIMITS = _in(
+    Group.LIMITS,
+    _number("ccflare_max_requests", AT_ONCE, 2048, 1, 1_000_000,
+            "How many requests may be open at once; others get a 503."),
+    _number("ccflare_max_waiting", AT_ONCE, 2048, 0, 1_000_000,
+            "How many of them may wait for an account at once; others get a 503."),
+    _number("ccflare_requests_per_minute_per_ip", AT_ONCE, 0, 0, 1_000_000,
+            "How many requests a minute one address may send, a /64 counting as one. 0: any number."),
+    _number("ccflare_body_limit_bytes", NEW, 64 * MIB, 1, 1024 * MIB,
+            "The largest request body; a larger one is refused with 413."),
+    _number("ccflare_client_connections", AT_ONCE, 0, 0, 100_000,
+            "How many client connections may be open; more are closed at once. 0: as many as open files allow."),
+    _number("ccflare_client_head_seconds", AT_ONCE, 10, 1, 600,
+            "How long a client may take for the head of a request, and for its first one from connecting."),
+    _number("ccflare_client_body_idle_seconds", NEW, 30, 1, 3600,
+            "How long a client may send nothing of a request's body."),
+    _number("ccflare_client_body_seconds", NEW, 600, 1, DAY,
+            "How long a client may take for a whole body."),
+    _number("ccflare_client_stall_seconds", AT_ONCE, 120, 1, DAY,
+            "How long a client may read nothing of what waits for it."),
+    _number("ccflare_client_idle_seconds", AT_ONCE, 600, 1, DAY,
+            "How long a client's connection is kept without a request."),
+    _number("ccflare_connect_seconds", NEW, 10, 1, 600,
+            "How long connecting to the upstream may take, with TLS."),
+    _number("ccflare_first_byte_seconds", NEW, 600, 1, DAY,
+            "How long the upstream may take until its answer begins. Then the client gets a 504; nothing is repeated."),
+    _number("ccflare_stream_idle_seconds", NEW, 300, 1, DAY,
+            "How long the upstream may send nothing of an answer that has begun."),
+    _number("ccflare_exchange_seconds", NEW, 0, 0, DAY,
+            "How long an exchange may take from its whole request on, waits and retries included. 0: no limit."),
+    _number("ccflare_drain_seconds", AT_ONCE, 10, 0, 600,
+            "How long open answers may go on when the proxy stops."),
+)
+_KEYS = _in(
+    Group.KEYS,
+    _choice("ccflare_key_source", RESTART, "auto|pkcs11|keyring|passphrase|environment|file", "auto",
+            "Where the key comes from that guards all others. auto: the first of these that is configured, no keyring.",
+            "ccflare_KEY_SOURCE"),
+    _file("ccflare_key_file", RESTART,
+          "The file with the key that guards all others. Empty: beside the database, with the suffix .key."),
+    _file("ccflare_pkcs11_module", RESTART,
+          "The PKCS#11 library of a token (HSM) that guards the keys; its PIN is in ccflare_PKCS11_PIN.",
+          "ccflare_PKCS11_MODULE"),
+    Option("ccflare_pkcs11_token", RESTART, str, "", "The label of that token. Empty: the only one that is ready.",
+           environment="ccflare_PKCS11_TOKEN"),
+    _switch("ccflare_debuggable", RESTART, False,
+            "Allow core dumps, and debuggers and profilers of the same user: they see the accounts' credentials."),
+)
+_OAUTH = _in(
+    Group.OAUTH,
+    Option("ccflare_client_id", AT_ONCE, str, "9d1c250a-e61b-44d9-88ed-5944d1962f5e",
            "The OAuth client that accounts log in as.", environment="CLIENT_ID",
            check=_is_client_id, form="1 to 200 ASCII characters without spaces"),
-    _number("ccflare_refresh_before_seconds", 1800, 0, DAY,
-            "How long before its end an OAuth token is refreshed, also that of an idle account."),
-    _number("ccflare_usage_poll_seconds", 0, 0, DAY,
-            "How often an idle account's limits are asked for, at most once in 60 s. 0: never; answers tell them too."),
-    _url("ccflare_token_url", _TODAY.token_url, "Where OAuth tokens come from and are refreshed."),
-    _url("ccflare_authorize_url", _TODAY.authorize_url_max, "The page on which a subscription's login is allowed."),
-    _url("ccflare_console_authorize_url", _TODAY.authorize_url_console,
-         "The page on which a Console login is allowed."),
-    _url("ccflare_create_key_url", _TODAY.create_key_url, "Where a Console login makes its API key."),
-    _url("ccflare_redirect_url", _TODAY.redirect_uri, "The page that shows the code of a login."),
-    Option("ccflare_scopes", str, " ".join(_TODAY.scopes), "What a login asks to be allowed.", check=_are_scopes,
+    Option("ccflare_scopes", AT_ONCE, str, " ".join(_TODAY.scopes), "What a login asks to be allowed.",
+           check=_are_scopes,
            form="names of scopes with a space between them"),
-    _choice("ccflare_log_level", "debug|info|warning|error", "info",
+    _number("ccflare_refresh_before_seconds", AT_ONCE, 1800, 0, DAY,
+            "How long before its end an OAuth token is refreshed, also that of an idle account."),
+    _url("ccflare_token_url", AT_ONCE, _TODAY.token_url, "Where OAuth tokens come from and are refreshed."),
+    _url("ccflare_authorize_url", AT_ONCE, _TODAY.authorize_url_max,
+         "The page on which a subscription's login is allowed."),
+    _url("ccflare_console_authorize_url", AT_ONCE, _TODAY.authorize_url_console,
+         "The page on which a Console login is allowed."),
+    _url("ccflare_create_key_url", AT_ONCE, _TODAY.create_key_url, "Where a Console login makes its API key."),
+    _url("ccflare_redirect_url", AT_ONCE, _TODAY.redirect_uri, "The page that shows the code of a login."),
+)
+_LOGGING = _in(
+    Group.LOGGING,
+    _choice("ccflare_log_level", AT_ONCE, "debug|info|warning|error", "info",
             "The least important messages that are logged. ccflare_DEBUG=1 means debug.", "LOG_LEVEL",
             warn="warning"),
-    _choice("ccflare_log_format", "text|json", "text",
+    _choice("ccflare_log_format", AT_ONCE, "text|json", "text",
             "How messages are logged: for people, or one JSON object a line.", "LOG_FORMAT", pretty="text"),
+    _file("ccflare_audit_file", RESTART,
+          "The second copy of the audit log, as JSON lines. Empty: beside the database, with the suffix .audit.jsonl; "
+          "off: none."),
+    _number("ccflare_audit_stop_after_seconds", AT_ONCE, 60, 0, DAY,
+            "After how long without any working audit log new requests get a 503. 0: never."),
+)
+OPTIONS: tuple[Option, ...] = (
+    *_UPSTREAM, *_ACCOUNTS, *_RECORDING, *_NETWORK, *_LIMITS, *_KEYS, *_OAUTH, *_LOGGING,
 )
 
 # mitmproxy's own options that have a variable here; the defaults are those of mitm-config.yaml.
-LISTEN: tuple[Option, ...] = (
-    Option("listen_host", str, "127.0.0.1", "The address that the proxy listens on.",
+LISTEN = _in(
+    Group.NETWORK,
+    Option("listen_host", AT_ONCE, str, "127.0.0.1", "The address that the proxy listens on.",
            environment="HOST", check=_is_address, form="a host name or an address without a port"),
-    _number("listen_port", 8080, 0, 65_535, "The port that the proxy listens on. 0: any free one.", "PORT"),
+    _number("listen_port", AT_ONCE, 8080, 0, 65_535, "The port that the proxy listens on. 0: any free one.", "PORT"),
 )
 # fmt: on
 
@@ -349,7 +317,9 @@ CONFIG_PATH = "ccflare_CONFIG_PATH"
 ENCRYPTION_KEY = "ccflare_ENCRYPTION_KEY"
 PASSPHRASE = "ccflare_PASSPHRASE"  # noqa: S105
 PKCS11_PIN = "ccflare_PKCS11_PIN"
-DEBUG = Option("ccflare_DEBUG", bool, False, "1: log everything, whatever LOG_LEVEL says.", environment="ccflare_DEBUG")
+DEBUG = Option(
+    "ccflare_DEBUG", RESTART, bool, False, "1: log everything, whatever LOG_LEVEL says.", environment="ccflare_DEBUG"
+)
 
 # Variables without an option. Secrets must never become one: mitmweb shows every option to its viewers.
 VARIABLES: tuple[tuple[str, str], ...] = (
@@ -361,11 +331,19 @@ VARIABLES: tuple[tuple[str, str], ...] = (
 )
 
 
-def option_table() -> list[tuple[str, str, str, str]]:
-    """The README's table: option, default, variable, help."""
-    return [
-        (option.name, _written(option.default), option.environment or "", option.help) for option in (*OPTIONS, *LISTEN)
-    ]
+def option_table(group: Group | None = None) -> list[tuple[str, str, str, str, str]]:
+    """The README's tables: option, default, variable, when a change applies, help. All groups one after the other."""
+    groups = Group if group is None else (group,)
+    listed = [option for wanted in groups for option in (*LISTEN, *OPTIONS) if option.group is wanted]
+    return [(o.name, _written(o.default), o.environment or "", o.applies.value, o.help) for o in listed]
+
+
+def waits_for_restart(
+    running: Mapping[str, object], before: Mapping[str, object], now: Mapping[str, object]
+) -> list[str]:
+    """The options that have just been changed, from `before` to `now`, without effect on what is `running`."""
+    names = [option.name for option in OPTIONS if option.applies is RESTART]
+    return [name for name in names if now[name] not in (before[name], running[name])]
 
 
 def _written(value: Value) -> str:

@@ -17,6 +17,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ccflare_core.anthropic.oauth import Endpoints
 from ccflare_core.config import location
 from ccflare_core.config.location import Location
+from ccflare_core.config.option import Option, shown
 from ccflare_core.config.options import (
     CONFIG_PATH,
     DEBUG,
@@ -24,10 +25,8 @@ from ccflare_core.config.options import (
     LISTEN,
     OPTIONS,
     VARIABLES,
-    Option,
     is_path,
     option_table,
-    shown,
 )
 from ccflare_core.config.record_mode import Rule, parse_rules
 from ccflare_core.config.spelling import unknown, unknown_variables

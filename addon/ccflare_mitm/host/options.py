@@ -11,7 +11,8 @@ from mitmproxy.utils import typecheck
 
 from ccflare_core.audit.entries import Secret
 from ccflare_core.config import settings
-from ccflare_core.config.options import OPTIONS, Option, shown
+from ccflare_core.config.option import Option, shown
+from ccflare_core.config.options import OPTIONS
 from ccflare_core.errors import ConfigError
 from ccflare_mitm.host.tls import CLIENT_CIPHERS
 
@@ -44,7 +45,8 @@ def declare(loader: Loader, environ: Mapping[str, str], folder: Path) -> None:
         raise ConfigError(*problems)
     said = _said()
     for option in OPTIONS:
-        loader.add_option(option.name, option.kind, option.default, option.help, option.choices or None)
+        told = f"{option.help} A change applies {option.applies}."
+        loader.add_option(option.name, option.kind, option.default, told, option.choices or None)
     try:
         ctx.options.update_defer(**{name: value for name, value in defaults.items() if name not in said})
     except exceptions.OptionsError as error:  # one of mitmproxy's addons cannot do what the file says
