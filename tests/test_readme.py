@@ -52,7 +52,7 @@ def test_every_script_is_in_the_readme() -> None:
 @pytest.mark.parametrize("script", ["access", "accounts", "audit", "doctor", "keys", "maintain", "prices", "stats"])
 def test_quoted_commands_are_understood(script: str) -> None:
     """Each is parsed by the script's own parser; what they do is tested elsewhere."""
-    parser = importlib.import_module(f"ccflare_core.cli.{script}")._parser()
+    parser = importlib.import_module(f"ccflare_cli.{script}")._parser()
     lines = [command[1:] for command in quoted_commands() if command[0] == f"./scripts/{script}.py"]
     assert lines
     for arguments in lines:
