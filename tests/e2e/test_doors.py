@@ -240,6 +240,28 @@ def test_another_spelling_is_refused_and_nothing_goes_upstream(door: Door, metho
     assert requests == []
 
 
+NEAR_MISSES = (
+    ("/v1/v1/messages?beta=true", "There is a /v1 too many in the path"),
+    ("/v1/api/hello", "There is a /v1 too many in the path"),
+    ("//v1/messages", "There is an empty segment (//) in the path"),
+    ("/proxy/v1/messages", "There is something in front of /v1/messages in the path"),
+    ("/messages/count_tokens", "The path lacks its /v1: the API has /v1/messages/count_tokens."),
+    ("/v1/message", "The API has no such path; the nearest one is /v1/messages."),
+    ("/ccflare", "The proxy's own pages lie under /ccflare/"),
+)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_near_miss_is_answered_with_its_mistake_and_nothing_goes_upstream(door: Door, method: str) -> None:
+    with arriving(door.upstream) as requests:
+        for target, sentence in NEAR_MISSES:
+            (reply,) = ask(door, target, method=method)
+            assert (target, reply.status) == (target, 400)
+            assert reply.json()["error"]["message"].startswith(sentence)
+
+    assert requests == []
+
+
 def test_http2_gets_no_further_with_another_method_or_spelling(https_proxy: Door) -> None:
     bad = (*NO_METHODS, *(("POST", target) for target in OTHER_SPELLINGS))
     with arriving(https_proxy.upstream) as requests:

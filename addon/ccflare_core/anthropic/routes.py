@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
+from ccflare_core.anthropic.near_misses import EMPTY_SEGMENT, NearMisses
 from ccflare_core.http.headers import TARGET_BYTES
 
 
@@ -29,6 +30,8 @@ class Route(StrEnum):
     """A path that two parsers could read differently: refused."""
     MISSPELT = "misspelt"
     """Another spelling of a path that gets an account's credential: refused."""
+    NEAR_MISS = "near-miss"
+    """A path that a wrong base URL or one wrong letter has made of one of those: refused."""
     WRONG_METHOD = "wrong-method"
     """A method that the path does not take: refused."""
 
@@ -111,6 +114,7 @@ _MALFORMED = re.compile(
 _ENCODINGS = 8
 """How many times over a path may be percent-encoded, to be read at all."""
 _END_OF_PATH = re.compile(r"[?#]")
+_SLASHES = re.compile("/{2,}")
 _BLANKS = re.compile(r"[\x00-\x20\x7f]+")
 
 
@@ -138,7 +142,7 @@ def _classify(method: str, path: str) -> Route:
         return Route.WRONG_METHOD
     if method == "HEAD" and path in _PRECONNECT:
         return Route.PRECONNECT
-    return Route.UPSTREAM
+    return Route.NEAR_MISS if _mistake(decoded) else Route.UPSTREAM
 
 
 def runs_model(method: str, path: str) -> bool:
@@ -152,9 +156,14 @@ def refuse(method: str, target: str) -> Refusal | None:
     path = target.partition("?")[0]
     match classify(method, target):
         case Route.MALFORMED:
-            return Refusal(400, "The request's path has dot segments or encoded separators.")
+            is_doubled = "//" in path and not _MALFORMED.search(_SLASHES.sub("/", path))
+            return Refusal(
+                400, EMPTY_SEGMENT if is_doubled else "The request's path has dot segments or encoded separators."
+            )
         case Route.MISSPELT:
             return Refusal(400, f"This is another spelling of {_meant(_decoded(path) or '')}: send it exactly so.")
+        case Route.NEAR_MISS:
+            return Refusal(400, _mistake(_decoded(path) or "") or "The API has no such path.")
         case Route.WRONG_METHOD:
             shape = _shape(_EXACT, path)
             allow = tuple(_CLASSES[shape]) if shape else OTHER_METHODS
@@ -166,6 +175,9 @@ def refuse(method: str, target: str) -> Refusal | None:
 def _shape(shapes: re.Pattern[str], path: str) -> str | None:
     found = shapes.fullmatch(path)
     return _SHAPES[(found.lastindex or 0) - 1] if found else None
+
+
+_NEAR_MISSES: Final = NearMisses(_SHAPES, lambda path: _shape(_SIMILAR, path))
 
 
 def _decoded(path: str) -> str | None:
@@ -181,6 +193,11 @@ def _decoded(path: str) -> str | None:
 def _meant(decoded: str) -> str | None:
     """The shape of the credential path that a lenient server could take this for, if there is one."""
     return next((shape for reading in _readings(decoded) if (shape := _shape(_SIMILAR, reading))), None)
+
+
+def _mistake(decoded: str) -> str | None:
+    """What is wrong with a path that is almost one of the API's, or of our own; None if it is another one."""
+    return next((told for reading in _readings(decoded) if (told := _NEAR_MISSES.mistake(reading))), None)
 
 
 def _readings(decoded: str) -> Iterator[str]:
