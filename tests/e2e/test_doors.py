@@ -305,6 +305,18 @@ def test_all_other_paths_keep_the_clients_own(door: Door) -> None:
     assert {request.headers for request in requests} == {((b"Host", door.host), (b"Content-Length", b"0"), *sent)}
 
 
+def test_what_passes_with_the_clients_own_is_in_the_log_once(upstream: FakeUpstream, start_proxy: StartProxy) -> None:
+    door = Door("base-url", upstream, start_proxy(upstream, accounts={"max": ACCOUNT}))
+
+    ask(door, "/api/oauth/usage", "/api/oauth/profile", "/api/hello", "/v1/models")
+
+    lines = [line for line in door.proxy.wait_for_log("GET /v1/models 200").splitlines() if "own credential" in line]
+    assert [line.rpartition(" · ")[2] for line in lines] == [
+        "first of /api/oauth/… from 127.0.0.1 this hour",
+        "first of /api/hello from 127.0.0.1 this hour",
+    ]
+
+
 def test_requests_arrive_byte_for_byte_with_another_credential(door: Door) -> None:
     odd: tuple[Header, ...] = ((b"X-ODD-case", b"a  b;\tc"), (b"x-twice", b"1"), (b"X-Twice", b"2"), (b"x-empty", b""))
     request = claude_request(4000, credential=LOGIN, extra=(*odd, (b"X-Api-Key", b"sk-ant-api03-too")))

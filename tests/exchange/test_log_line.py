@@ -3,13 +3,25 @@
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
 from ccflare_core.accounts.pool import Cooldown
 from ccflare_core.anthropic.request import Facts
-from ccflare_core.exchange.log_line import comment, line, log_exchange, money, warn_of_cooldown
+from ccflare_core.clients.keys import ClientKey
+from ccflare_core.exchange.exchange import Exchange
+from ccflare_core.exchange.log_line import (
+    KINDS,
+    PassedRequests,
+    comment,
+    line,
+    log_exchange,
+    money,
+    path_class_of,
+    warn_of_cooldown,
+)
 from ccflare_core.exchange.steps import Outcome
 from ccflare_core.http.headers import Header
 from exchange_kit import (
@@ -153,7 +165,7 @@ def test_a_cooldown_is_warned_of(caplog: pytest.LogCaptureFixture, family: str, 
 def test_what_went_wrong_is_louder(caplog: pytest.LogCaptureFixture, reply: Reply, level: int) -> None:
     exchange = Bench("a", retry_attempts=0).serve(reply)
 
-    log_exchange(exchange)
+    log_exchange(exchange, PassedRequests(lambda: EPOCH))
 
     assert caplog.record_tuples == [("ccflare", level, line(exchange))]
 
@@ -165,18 +177,71 @@ def test_a_client_that_left_is_nobodys_mistake(caplog: pytest.LogCaptureFixture,
     exchange = Bench("a").begin()
     exchange.finish(outcome)
 
-    log_exchange(exchange)
+    log_exchange(exchange, PassedRequests(lambda: EPOCH))
 
     assert [record.levelno for record in caplog.records] == [level]
 
 
-@pytest.mark.parametrize("shown", [True, False])
-def test_the_clients_own_business_is_only_for_debugging(caplog: pytest.LogCaptureFixture, shown: bool) -> None:
-    exchange = Bench().exchanges.begin(ASKED)
+def passed(bench: Bench, path: str, client: str = "127.0.0.1", key: ClientKey | None = None) -> Exchange:
+    """A finished exchange that went out with the client's own credential."""
+    exchange = bench.exchanges.begin(replace(ASKED, method="GET", path=path, client=client, key=key))
     exchange.let_pass()
     deliver(exchange, OK)
-    caplog.set_level(logging.DEBUG if shown else logging.INFO, "ccflare")
+    return exchange
 
-    log_exchange(exchange)
 
-    assert [record.levelno for record in caplog.records] == ([logging.DEBUG] if shown else [])
+def test_a_passed_request_is_told_once_a_path_class_client_and_hour(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    requests = PassedRequests(lambda: bench.clock.wall)
+    caplog.set_level(logging.DEBUG, "ccflare")
+    key = ClientKey("k1", "laptop")
+
+    for path, client, by in (
+        ("/api/oauth/profile", "127.0.0.1", None),
+        ("/api/oauth/usage", "127.0.0.1", None),
+        ("/api/event_logging/v2/batch", "127.0.0.1", None),
+        ("/api/oauth/usage", "10.0.0.2", None),
+        ("/api/oauth/usage", "127.0.0.1", key),
+        ("/api/oauth/usage", "10.0.0.2", key),
+    ):
+        log_exchange(passed(bench, path, client, by), requests)
+    bench.clock.pass_(3599)
+    log_exchange(passed(bench, "/api/oauth/usage"), requests)
+    bench.clock.pass_(1)
+    log_exchange(passed(bench, "/api/oauth/usage"), requests)
+
+    told = [record.message.partition(" · 0 ms")[2] for record in caplog.records if record.levelno == logging.INFO]
+    assert told == [
+        " · first of /api/oauth/… from 127.0.0.1 this hour",
+        " · first of /api/event_logging/… from 127.0.0.1 this hour",
+        " · first of /api/oauth/… from 10.0.0.2 this hour",
+        " · first of /api/oauth/… from laptop this hour",
+        " · first of /api/oauth/… from 127.0.0.1 this hour",
+    ]
+    assert [record.message for record in caplog.records if record.levelno == logging.DEBUG] == [
+        "GET /api/oauth/usage 200 ok · client's own credential · 0 ms",
+        "GET /api/oauth/usage 200 ok · for laptop · client's own credential · 0 ms",
+        "GET /api/oauth/usage 200 ok · client's own credential · 0 ms",
+    ]
+
+
+def test_passed_requests_of_ever_new_kinds_do_not_fill_the_log() -> None:
+    requests = PassedRequests(lambda: EPOCH)
+
+    firsts = [requests.is_first(f"/{number}", "127.0.0.1") for number in range(KINDS + 5)]
+
+    assert firsts == [True] * KINDS + [False] * 5
+
+
+@pytest.mark.parametrize(
+    ("path", "path_class"),
+    [
+        ("/", "/"),
+        ("", ""),
+        ("/v1/sessions", "/v1/sessions"),
+        ("/v1/sessions/sesn_1/events", "/v1/sessions/…"),
+        ("/api/oauth/profile", "/api/oauth/…"),
+    ],
+)
+def test_path_class_has_no_id(path: str, path_class: str) -> None:
+    assert path_class_of(path) == path_class

@@ -1,6 +1,7 @@
 """An exchange told in one line: for the log, and for the comment beside its flow in the inspector."""
 
 import logging
+from collections.abc import Callable
 from decimal import Decimal
 
 from ccflare_core.accounts.pool import Cooldown
@@ -12,14 +13,58 @@ logger = logging.getLogger("ccflare")
 
 _LOUD = {Outcome.OK: logging.INFO, Outcome.CLIENT_ABORT: logging.INFO, Outcome.REFUSED: logging.WARNING}
 
+KINDS = 1000
+"""How many kinds of passed requests are told in an hour at most."""
 
-def log_exchange(exchange: Exchange) -> None:
+
+class PassedRequests:
+    """Tells the first request of each hour, path class and client that passes with the client's own credential.
+
+    Claude Code sends telemetry and account queries all day; the first of a kind is news, the others are noise.
+    """
+
+    def __init__(self, wall: Callable[[], float]) -> None:
+        self._wall = wall
+        self._hour = 0
+        self._told: set[tuple[str, str]] = set()
+
+    def is_first(self, path_class: str, client: str) -> bool:
+        """Whether this is the hour's first such request. Beyond `KINDS` of them in an hour, none is."""
+        hour = int(self._wall() // 3600)
+        if hour != self._hour:
+            self._hour = hour
+            self._told.clear()
+        kind = (path_class, client)
+        if kind in self._told or len(self._told) >= KINDS:
+            return False
+        self._told.add(kind)
+        return True
+
+
+def log_exchange(exchange: Exchange, passed: PassedRequests) -> None:
     """One line for a finished exchange: who served it, what came of it, what it took and cost."""
-    level = _LOUD.get(exchange.outcome or Outcome.CRASHED, logging.WARNING)
     if exchange.ticket is Ticket.PASS and not exchange.metered:
-        level = logging.DEBUG  # the client's own business, such as its telemetry
+        _log_passed(exchange, passed)
+        return
+    level = _LOUD.get(exchange.outcome or Outcome.CRASHED, logging.WARNING)
     if logger.isEnabledFor(level):
         logger.log(level, "%s", line(exchange))
+
+
+def _log_passed(exchange: Exchange, passed: PassedRequests) -> None:
+    opening = exchange.opening
+    client = opening.key.name if opening.key else opening.client
+    path_class = path_class_of(opening.path)
+    if passed.is_first(path_class, client):
+        logger.info("%s · first of %s from %s this hour", line(exchange), path_class, client)
+    else:
+        logger.debug("%s", line(exchange))
+
+
+def path_class_of(path: str) -> str:
+    """`/v1/sessions/…` for every path that begins so: its first two segments, without ids."""
+    _, *segments = path.split("/")
+    return path if len(segments) < 3 else f"/{segments[0]}/{segments[1]}/…"
 
 
 def warn_of_cooldown(account: str, cooldown: Cooldown, now: float) -> None:

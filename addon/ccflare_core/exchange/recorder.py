@@ -7,7 +7,7 @@ from ccflare_core.accounts.pool import Report
 from ccflare_core.anthropic.usage import Usage
 from ccflare_core.config.record_mode import Mode
 from ccflare_core.exchange.exchange import Exchange
-from ccflare_core.exchange.log_line import log_exchange, warn_of_cooldown
+from ccflare_core.exchange.log_line import PassedRequests, log_exchange, warn_of_cooldown
 from ccflare_core.exchange.records import (
     AttemptMade,
     CooldownCleared,
@@ -50,6 +50,7 @@ class Recorder:
         self._body_limit = body_limit
         self._wall = wall
         self._account_name = account_name
+        self._passed = PassedRequests(wall)
         self._left_out: set[str] = set()  # the open exchanges that have no row
 
     def started(self, exchange: Exchange) -> None:
@@ -107,7 +108,7 @@ class Recorder:
 
     def finished(self, exchange: Exchange) -> None:
         """Close the exchange's row, keep its bodies if asked to, and say so in the log."""
-        log_exchange(exchange)
+        log_exchange(exchange, self._passed)
         mode = self._mode(exchange.opening)
         if exchange.id in self._left_out:
             self._left_out.remove(exchange.id)
