@@ -51,6 +51,8 @@ class Reception:
         self._upstream = upstream
         self._auditor = auditor
         self._tunnels: WeakKeyDictionary[Client, Principal] = WeakKeyDictionary()
+        self._asking: WeakKeyDictionary[http.HTTPFlow, Principal] = WeakKeyDictionary()
+        self._upgraded: WeakKeyDictionary[Client, Principal] = WeakKeyDictionary()
         self._working: set[asyncio.Task[None]] = set()
 
     def connect(self, flow: http.HTTPFlow) -> None:
@@ -77,16 +79,23 @@ class Reception:
         """Whether this connection is a tunnel that `connect` has let in."""
         return client in self._tunnels
 
+    def upgraded(self, flow: http.HTTPFlow) -> None:
+        """The connection goes on in another protocol, a tunnel in all but name, for whoever has asked for that."""
+        if (who := self._asking.get(flow)) is not None:
+            self._upgraded[flow.client_conn] = who
+
     def is_over(self, client: Client) -> bool:
         """Whether this connection is a tunnel, and what it was opened with would not open it again."""
-        if (tunnel := self._tunnels.get(client)) is None:
-            return False
+        opened = (self._tunnels.get(client), self._upgraded.get(client))
         try:
-            who = self._guard.recall(tunnel)
-            return isinstance(who, Denied) or not tunnel.permissions <= who.permissions
+            return any(self._has_lost(who) for who in opened if who is not None)
         except Exception:
             logger.exception("A tunnel's key could not be looked at; the tunnel ends")
             return True
+
+    def _has_lost(self, known: Principal) -> bool:
+        who = self._guard.recall(known)
+        return isinstance(who, Denied) or not known.permissions <= who.permissions
 
     def identify(self, flow: http.HTTPFlow, caller: Caller) -> Principal | Denied:
         """Who asks, by the key that is presented, or else by the one that the tunnel was opened with.
@@ -97,8 +106,12 @@ class Reception:
         flow.request.headers.fields = fields
         tunnel = self._tunnels.get(flow.client_conn)
         if not presented and tunnel is not None and tunnel.key is not None:
-            return self._guard.recall(tunnel)
-        return self._guard.identify(presented, is_local=caller.is_local)
+            who = self._guard.recall(tunnel)
+        else:
+            who = self._guard.identify(presented, is_local=caller.is_local)
+        if isinstance(who, Principal):
+            self._asking[flow] = who
+        return who
 
     def refusal(
         self, flow: http.HTTPFlow, who: Principal | Denied, caller: Caller, needed: Permission

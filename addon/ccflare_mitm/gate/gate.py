@@ -29,6 +29,7 @@ from ccflare_mitm.host.decisions import Decisions
 from ccflare_mitm.host.messages import method_of, route_of
 
 FORBIDDEN = 403
+SWITCHING = 101
 _LENDABLE = (Route.INFERENCE, Route.WRONG_METHOD)
 """The routes of paths that get an account's credential, if the method is one of theirs."""
 
@@ -136,6 +137,8 @@ class Gate:
     def share(self, flow: http.HTTPFlow) -> None:
         """The answer's head goes out: say which pages may read it. That is a part of the answer, if it is ours."""
         is_ours = self.decisions.uphold(flow)
+        if flow.response is not None and flow.response.status_code == SWITCHING:
+            self.reception.upgraded(flow)
         self.threshold.share(flow)
         if is_ours and flow.response is not None:
             self.decisions.keep(flow, flow.response)
