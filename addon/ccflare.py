@@ -159,7 +159,7 @@ class CCFlare:
         try:
             house.gate.enter(flow)
         finally:
-            house.veil.hide(flow.request)
+            house.mask.mask(flow.request)
 
     def request(self, flow: http.HTTPFlow) -> None:
         """Read what it needs and give it a ticket. The wire takes it from here."""

@@ -52,7 +52,7 @@ from ccflare_core.writer.auditor import Auditor
 from ccflare_core.writer.retention import Policy, Retention
 from ccflare_core.writer.writer import Writer
 from ccflare_mitm.gate.gate import Gate
-from ccflare_mitm.gate.header_masking import Veil
+from ccflare_mitm.gate.header_masking import HeaderMask
 from ccflare_mitm.gate.management import Management, renew_digest, report_denied
 from ccflare_mitm.gate.pages import Admin
 from ccflare_mitm.host.options import in_use
@@ -158,14 +158,14 @@ class House:
         self.gate = Gate(self.exchanges, self.guard, admin, self.entrance, self._factor, auditor=self.auditor)
         connections = ctx.master.addons.get("proxyserver").connections
         self.reaper = Reaper(connections, lambda: self.settings, is_over=self.gate.reception.is_over)
-        self.veil = Veil()
+        self.mask = HeaderMask()
         self.services = Services(
             find=self.gate.find,
             target=self.target,
             proof=self.proof,
             settings=lambda: self.settings,
             claim=self.gate.names.note,
-            reveal=self.veil.reveal,
+            unmask=self.mask.unmask,
             decisions=self.gate.decisions,
             hooks=HookRunner(ctx.master.addons),
             watch=self.reaper.watch,

@@ -114,7 +114,7 @@ class Attempt:
 
     def send(self, flow: http.HTTPFlow, target: UpstreamTarget) -> CommandGenerator[None]:
         """Send the request of `flow`, of which only the copy that is sent gets the credential."""
-        fields = self._parent.services.reveal(flow.request)
+        fields = self._parent.services.unmask(flow.request)
         request = with_credential(flow.request, fields, self.credential, target)
         body, trailers = flow.request.raw_content, flow.request.trailers
         if self.connection.alpn != b"h2" or self.credential is not None:

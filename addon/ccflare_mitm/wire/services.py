@@ -30,7 +30,7 @@ class Services:
     """The options as they are now."""
     claim: Callable[[http.Request], None]
     """Told of each request as it came, before mitmproxy puts the target's name in its Host."""
-    reveal: Callable[[http.Request], tuple[Header, ...]]
+    unmask: Callable[[http.Request], tuple[Header, ...]]
     """A request's header fields as the client sent them; in its flow, credentials are blanked."""
     decisions: Decisions
     """Which of our own answers stand."""
