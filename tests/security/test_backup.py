@@ -20,7 +20,8 @@ from ccflare_core.db import sqlite
 from ccflare_core.errors import StoreError, VaultError
 from ccflare_core.secrets.key_sources import GivenKey, KeyFile
 from ccflare_core.secrets.vault import Chunks
-from ccflare_core.store.store import Store, backup
+from ccflare_core.store import backup
+from ccflare_core.store.store import Store
 from database_kit import NOW, SECRETS, an_account, exchange, payload, started
 from desk import Desk
 

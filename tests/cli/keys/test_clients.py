@@ -88,7 +88,9 @@ def test_a_change_can_take_limits_away(run: Run, database: Path) -> None:
     assert (key.concurrency, key.role) == (2, Role.ADMIN)
 
 
-@pytest.mark.parametrize("option", ["--accounts", "--models", "--not-accounts", "--expires", "--concurrency", "--record"])
+@pytest.mark.parametrize(
+    "option", ["--accounts", "--models", "--not-accounts", "--expires", "--concurrency", "--record"]
+)
 def test_none_is_no_limit_that_a_new_key_could_have(run: Run, database: Path, option: str) -> None:
     desk = run("add", "laptop", option, "none", code=1)
 
