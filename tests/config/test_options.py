@@ -164,6 +164,9 @@ def test_the_table_for_people_has_a_row_for_each_option() -> None:
     assert sorted(rows) == sorted([*(o.name for o in OPTIONS), "listen_host", "listen_port"])
     assert rows["ccflare_tuning"][:3] == ("true", "", "after a restart")
     assert rows["ccflare_session_seconds"][:3] == ("18000", "SESSION_DURATION_MS", "after a restart")
+    assert rows["ccflare_body_limit_bytes"][0] == "64 MiB"
+    assert rows["ccflare_memory_soft_limit_bytes"][0] == "1024 MiB"
+    assert rows["ccflare_database_limit_bytes"][0] == "0"
 
 
 def test_groups_of_the_table_follow_each_other_and_leave_no_option_out() -> None:

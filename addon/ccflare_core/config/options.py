@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ccflare_core.anthropic import oauth
 from ccflare_core.config import location, record_mode
-from ccflare_core.config.option import Applies, Group, Option, Value
+from ccflare_core.config.option import Applies, Group, Option
 from ccflare_core.http import pins
 from ccflare_core.http.addresses import are_networks
 from ccflare_core.http.messages import check_url
@@ -335,7 +335,7 @@ def option_table(group: Group | None = None) -> list[tuple[str, str, str, str, s
     """The README's tables: option, default, variable, when a change applies, help. All groups one after the other."""
     groups = Group if group is None else (group,)
     listed = [option for wanted in groups for option in (*LISTEN, *OPTIONS) if option.group is wanted]
-    return [(o.name, _written(o.default), o.environment or "", o.applies.value, o.help) for o in listed]
+    return [(o.name, _written(o), o.environment or "", o.applies.value, o.help) for o in listed]
 
 
 def waits_for_restart(
@@ -346,5 +346,9 @@ def waits_for_restart(
     return [name for name in names if now[name] not in (before[name], running[name])]
 
 
-def _written(value: Value) -> str:
+def _written(option: Option) -> str:
+    """The default for people: sizes in MiB, though the option itself takes bytes."""
+    value = option.default
+    if option.name.endswith("_bytes") and isinstance(value, int) and value and value % MIB == 0:
+        return f"{value // MIB} MiB"
     return str(value).lower() if isinstance(value, bool) else str(value)
