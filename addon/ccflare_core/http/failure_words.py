@@ -12,6 +12,8 @@ from typing import Final, NamedTuple
 UNKNOWN: Final = "a failure of another kind"
 HEAD_TOO_LARGE: Final = "the answer's head is too large"
 NO_REQUEST: Final = "the client sends what is no request"
+NOT_VERIFIED: Final = "the certificate cannot be verified"
+"""What follows in brackets, if anything, is the flaw."""
 
 ERROR_TYPES: Final = frozenset(
     [
@@ -166,8 +168,8 @@ _SIGNS: Final = (
     _Sign("Bad HTTP request line", "the request is no HTTP"),
     _Sign("Invalid header", "the request's head is no HTTP"),
     _Sign("Request body exceeds", "the request's body is too large"),
-    _Sign("Certificate verify failed", "the certificate cannot be verified", _VERIFY, _FLAWS),
-    _Sign("Server TLS handshake failed. Certificate", "the certificate cannot be verified", _VERIFY, _FLAWS),
+    _Sign("Certificate verify failed", NOT_VERIFIED, _VERIFY, _FLAWS),
+    _Sign("Server TLS handshake failed. Certificate", NOT_VERIFIED, _VERIFY, _FLAWS),
     _Sign("Server TLS handshake failed", "the TLS handshake failed"),
     _Sign("Unable to establish", "there is no connection to the upstream"),
     _Sign("The remote server does not speak TLS", "it does not speak TLS"),

@@ -34,9 +34,6 @@ PEEK_SECONDS = 10.0
 COLLECT_SECONDS = 5.0
 """The same for an error's body."""
 
-NOT_VERIFIED = "Certificate verify failed:"
-"""How mitmproxy begins to say that it trusts a server's certificate not; OpenSSL's reason follows."""
-
 
 class UpstreamSide:
     """See the module. `stream` is whose request it is, and what upstream events come to."""
@@ -125,8 +122,9 @@ class UpstreamSide:
 
     def unreachable(self, why: str) -> CommandGenerator[None]:
         """There was no way to the upstream."""
-        if why.startswith(NOT_VERIFIED):
-            step: Step = self._course.admitted.distrust(Kind.NOT_TRUSTED, why.removeprefix(NOT_VERIFIED).strip())
+        if why.startswith(failure_words.NOT_VERIFIED):
+            flaw = why.removeprefix(failure_words.NOT_VERIFIED).strip(" ()")
+            step: Step = self._course.admitted.distrust(Kind.NOT_TRUSTED, flaw)
         else:
             step = self._course.admitted.unreachable(why)
         yield from self._perform(step)
