@@ -12,11 +12,9 @@ MILLION = 1_000_000
 PRICES = "input: 5, output: 25, cache_write_5m: 6.25, cache_write_1h: 10, cache_read: 0.5"
 
 
-def cost(
-    model: str | None, *, input: int = 0, output: int = 0, prices: PriceList | None = None, **usage: Any
-) -> Decimal | None:
+def cost(model: str | None, *, input: int = 0, output: int = 0, in_batch: bool = False, **usage: Any) -> Decimal | None:
     fields: dict[str, Any] = {"input_tokens": input, "output_tokens": output, **usage}
-    return (prices or PriceList()).cost(model, Usage(**fields))
+    return PriceList().cost(model, Usage(**fields), in_batch=in_batch)
 
 
 def test_cost_is_what_claude_code_showed_for_the_same_request() -> None:
@@ -91,8 +89,11 @@ def test_fast_mode_has_its_own_price_and_is_unknown_where_there_is_none(model: s
         # in the United States: 70,000 x 1.1
         ("claude-opus-5-5", "1000 2000 30000 4000 0 inference_geo=us", "0.077000"),
         # in a batch: 70,000 / 2; in a batch in the United States: 70,000 x 1.1 / 2
-        ("claude-opus-5-5", "1000 2000 30000 4000 0 service_tier=batch", "0.035000"),
-        ("claude-opus-5-5", "1000 2000 30000 4000 0 service_tier=batch inference_geo=us", "0.038500"),
+        ("claude-opus-5-5", "1000 2000 30000 4000 0 service_tier=batch in_batch=1", "0.035000"),
+        ("claude-opus-5-5", "1000 2000 30000 4000 0 service_tier=batch inference_geo=us in_batch=1", "0.038500"),
+        # what calls itself a batch and is the answer to one message: nothing is halved
+        ("claude-opus-5-5", "1000 2000 30000 4000 0 service_tier=batch", "0.070000"),
+        ("claude-opus-5-5", "1000 2000 30000 4000 0 service_tier=priority in_batch=1", "0.070000"),
         # a prompt of 99,999 tokens, and of 100,002: 99,999 x 0.1 + 500 x 0.5; 100,002 x 0.5 + 500 x 2.5
         ("claude-haiku-5-5", "99999 500 0 0 0", "0.010250"),
         ("claude-haiku-5-5", "100002 500 0 0 0", "0.051251"),
@@ -125,7 +126,7 @@ def test_worked_examples(model: str, used: str, dollars: str) -> None:
 
 def test_messages_of_a_batch_have_a_price_each() -> None:
     haiku, opus = Usage(1_000_000, 0, service_tier="batch"), Usage(0, 1_000_000, service_tier="batch")
-    messages = [Message("claude-haiku-4-5", haiku), Message("claude-opus-4-5", opus)]
+    messages = [Message("claude-haiku-4-5", haiku, in_batch=True), Message("claude-opus-4-5", opus, in_batch=True)]
 
     # 1 / 2 + 25 / 2
     assert PriceList().total(messages) == Decimal(13)

@@ -1,7 +1,9 @@
 import gzip
 import json
+import tracemalloc
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import zstd_kit
-from ccflare_core.anthropic.usage import DOCUMENT_LIMIT, Ending, Reading, Usage, UsageReader, without
+from ccflare_core.anthropic.usage import Ending, Message, Reading, Usage, without
+from ccflare_core.anthropic.usage_reader import DOCUMENT_LIMIT, UsageReader
 from ccflare_core.http.sse import EVENT_LIMIT, FirstEvent, Splitter
 
 SSE = "text/event-stream; charset=utf-8"
@@ -55,7 +58,7 @@ USED = Usage(
     service_tier="standard",
     inference_geo="us",
 )
-WHOLE = Reading(USED, "claude-opus-5-5", Ending.COMPLETE, None, "end_turn")
+WHOLE = Reading(USED, "claude-opus-5-5", Ending.COMPLETE, None, "end_turn", message_id="msg_1")
 
 ENCODERS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
@@ -156,18 +159,34 @@ def test_a_stream_may_be_written_in_other_ways(what: str, body: bytes) -> None:
     assert read(body) == WHOLE
 
 
-def test_final_numbers_win_for_every_field_they_carry() -> None:
-    correction = {
-        "type": "message_delta",
-        "delta": {},
-        "usage": {"input_tokens": 50, "cache_read_input_tokens": 0, "cache_creation_input_tokens": None},
-    }
+def later(**usage: object) -> dict[str, Any]:
+    return {"type": "message_delta", "delta": {}, "usage": usage}
+
+
+def test_final_numbers_win_and_nothing_or_0_does_not() -> None:
+    correction = later(input_tokens=50, cache_read_input_tokens=0, cache_creation_input_tokens=None, output_tokens=0)
 
     used = read(stream(START, END, correction, STOP))
 
-    assert (used.usage.input_tokens, used.usage.cache_read_input_tokens) == (50, 0)
+    assert (used.usage.input_tokens, used.usage.cache_read_input_tokens) == (50, 6789)
     assert (used.usage.cache_creation_input_tokens, used.usage.output_tokens) == (345, 312)
     assert used.stop_reason == "end_turn"
+
+
+def test_of_several_final_numbers_the_largest_of_each_counts() -> None:
+    used = read(
+        stream(START, later(output_tokens=90), later(output_tokens=200, input_tokens=8), later(output_tokens=7))
+    )
+
+    assert (used.usage.output_tokens, used.usage.input_tokens) == (200, 8)
+    assert not used.is_estimated
+
+
+@pytest.mark.parametrize("first", [{}, START_USAGE])
+def test_a_count_of_0_counts_where_there_is_no_other(first: dict[str, Any]) -> None:
+    start = {**START, "message": {"model": "m", "usage": {**first, "output_tokens": None}}}
+
+    assert read(stream(start, later(output_tokens=0), STOP)).usage.output_tokens == 0
 
 
 def test_what_a_model_writes_about_the_protocol_is_not_the_protocol() -> None:
@@ -182,18 +201,21 @@ def test_a_stream_without_its_last_event_is_truncated_and_keeps_what_it_had(cut:
     reading = read(stream(START, BLOCK, DELTA), cut=cut)
 
     assert reading.ending is Ending.TRUNCATED
-    assert (reading.usage.input_tokens, reading.usage.output_tokens) == (12, 1)
+    assert (reading.usage.input_tokens, reading.usage.output_tokens) == (12, round(len(LIVELY) / 3))
+    assert reading.is_estimated
     assert (reading.model, reading.error, reading.stop_reason) == ("claude-opus-5-5", None, None)
 
 
 @given(st.integers(0, len(ANSWER) - 1))
-def test_a_stream_cut_anywhere_has_no_number_that_was_not_sent(length: int) -> None:
+def test_a_stream_cut_anywhere_has_no_count_that_was_not_sent_and_an_estimate_in_its_place(length: int) -> None:
     reading = read(ANSWER[:length], cut=True)
 
     if reading != WHOLE:
         assert reading.ending is Ending.TRUNCATED
         assert reading.usage.input_tokens in (None, 12)
-        assert reading.usage.output_tokens in (None, 1, 312)
+        said = round(len(LIVELY) * ANSWER[:length].count(event(DELTA)[:-3]) / 3)
+        expected = (None, False) if reading.usage.input_tokens is None else (said, True)
+        assert (reading.usage.output_tokens, reading.is_estimated) in (expected, (312, False))
 
 
 def test_a_cut_after_the_last_event_does_not_matter() -> None:
@@ -289,7 +311,7 @@ def test_events_that_are_not_json_objects_are_passed_over(junk: bytes) -> None:
 
 
 def test_bytes_that_are_not_utf_8_do_not_hide_the_numbers() -> None:
-    assert read(ANSWER.replace(b'"msg_1"', b'"msg\xff\xfe"')) == WHOLE
+    assert read(ANSWER.replace(b'"msg_1"', b'"msg\xff\xfe"')) == replace(WHOLE, message_id="msg\ufffd\ufffd")
 
 
 def delta_of_size(size: int) -> bytes:
@@ -304,7 +326,7 @@ def test_an_event_past_the_limit_is_skipped_and_the_next_is_read(excess: int, st
 
     reading = read(*(body[at : at + step] for at in range(0, len(body), step)))
 
-    assert reading.usage.output_tokens == (1 if excess else 99)
+    assert (reading.usage.output_tokens, reading.is_estimated) == ((0, True) if excess else (99, False))
     assert reading.ending is Ending.COMPLETE
 
 
@@ -335,8 +357,9 @@ def test_no_bytes_make_the_reader_raise(chunks: list[bytes], content_type: str, 
 
 # -- JSON bodies
 
-MESSAGE = {
+MESSAGE: dict[str, Any] = {
     "type": "message",
+    "id": "msg_1",
     "model": "claude-opus-5-5",
     "stop_reason": "end_turn",
     "content": [{"type": "text", "text": LIVELY}],
@@ -403,18 +426,61 @@ def test_the_content_type_may_be_spelt_otherwise(content_type: str) -> None:
     assert read(json.dumps(MESSAGE).encode(), content_type=content_type) == WHOLE
 
 
+# -- bodies that are too long to be held
+
+PAD = 'x"}],{\\' * (DOCUMENT_LIMIT // 4)
+LONG_CONTENT = [{"type": "text", "text": PAD, "usage": {"input_tokens": 1}}]
+LONG_MESSAGE = {"content": LONG_CONTENT} | {name: value for name, value in MESSAGE.items() if name != "content"}
+
+
+@pytest.mark.parametrize("coding", ENCODERS)
+@pytest.mark.parametrize("step", [9973, 10**9])
+def test_a_document_of_any_length_is_read_exactly(coding: str, step: int) -> None:
+    encoded = ENCODERS[coding](json.dumps(LONG_MESSAGE | {"pad": [PAD, {"model": "no"}]}).encode())
+
+    pieces = [encoded[at : at + step] for at in range(0, len(encoded), step)]
+
+    assert read(*pieces, content_type=JSON, content_encoding=coding) == WHOLE
+
+
+def test_a_long_document_that_is_cut_says_so_and_keeps_what_it_had() -> None:
+    reading = read(
+        json.dumps({"type": "message", "model": "m", "pad": PAD, "usage": {}}).encode()[:-3], content_type=JSON
+    )
+
+    assert (reading.ending, reading.model, reading.usage) == (Ending.TRUNCATED, "m", Usage())
+
+
+def test_a_long_document_is_not_held() -> None:
+    reader = UsageReader(JSON)
+    tracemalloc.start()
+    try:
+        reader.feed(b'{"model":"m","content":"')
+        for _ in range(200):
+            reader.feed(b"x" * 100_000)
+        reader.feed(b'","usage":{"input_tokens":7,"output_tokens":8}}')
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert reader.close().usage == Usage(input_tokens=7, output_tokens=8)
+    assert peak < 5 * DOCUMENT_LIMIT
+
+
+def test_a_stream_of_more_than_64_mib_is_read_exactly() -> None:
+    text = event(DELTA | {"delta": {"type": "text_delta", "text": "x" * 500_000}})
+    reader = UsageReader(SSE, "gzip")
+    packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS | 16)
+
+    reader.feed(packer.compress(stream(START, BLOCK)))
+    for _ in range(140):
+        reader.feed(packer.compress(text))
+    reader.feed(packer.compress(stream(END, STOP)) + packer.flush())
+
+    assert reader.close() == WHOLE
+
+
 # -- bodies that cannot be decoded
-
-
-def test_a_document_past_the_limit_is_not_read_and_says_so() -> None:
-    body = json.dumps(MESSAGE | {"pad": "x" * DOCUMENT_LIMIT}).encode()
-
-    for coding in ("", "gzip"):
-        reading = read(ENCODERS[coding](body), content_type=JSON, content_encoding=coding)
-        assert reading.usage == Usage()
-        assert reading.ending is Ending.COMPLETE
-        assert reading.error is not None
-        assert reading.error.startswith("usage may be incomplete: the body is too long (")
 
 
 @pytest.mark.parametrize("content_type", [SSE, JSON])
@@ -485,3 +551,145 @@ def test_an_error_event_is_given_the_apis_shape() -> None:
 @pytest.mark.parametrize("body", [stream(START, PING), b'data: {"type":[]}\n\ndata: 1\n\n', b"<html>\n\n"])
 def test_other_events_do_not_decide(body: bytes) -> None:
     assert first(body) is None
+
+
+# -- what the answer tells of other models, of itself, of its input
+
+COUNTS: dict[str, Any] = {
+    "input_tokens": 50_000,
+    "output_tokens": 1500,
+    "cache_read_input_tokens": 0,
+    "cache_creation_input_tokens": 0,
+}
+ITERATIONS = [
+    {"type": "message", "model": "claude-opus-5-5", "input_tokens": 12, "output_tokens": 300},
+    {"type": "advisor_message", "model": "claude-fable-5-2", **COUNTS},
+    {"type": "compaction", "input_tokens": 180_000, "output_tokens": 3500, "cache_creation": None},
+    {"type": "fallback_message", "model": "claude-opus-5-5", "input_tokens": 12, "output_tokens": 12},
+]
+ADVISED = Message("claude-fable-5-2", Usage(**COUNTS, inference_geo="us"), "advisor_message")
+COMPACTED = Message(
+    "claude-opus-5-5",
+    Usage(input_tokens=180_000, output_tokens=3500, service_tier="standard", inference_geo="us"),
+    "compaction",
+)
+
+
+def test_iterations_of_a_stream_count_beside_its_own_numbers() -> None:
+    end = {**END, "usage": END_USAGE | {"iterations": ITERATIONS}}
+
+    reading = read(stream(START, BLOCK, DELTA, end, later(output_tokens=312), STOP))
+
+    assert reading.usage == USED
+    assert reading.extra == (ADVISED, COMPACTED)
+
+
+def test_iterations_of_a_document_and_of_a_batch_count_too() -> None:
+    message = MESSAGE | {"usage": MESSAGE["usage"] | {"iterations": ITERATIONS}}
+    line = json.dumps({"custom_id": "a", "result": {"type": "succeeded", "message": message}}).encode() + b"\n"
+
+    assert read_json(message).extra == (ADVISED, COMPACTED)
+    assert read(line, line, content_type="application/x-jsonl").extra == tuple(
+        each._replace(in_batch=True) for each in (ADVISED, COMPACTED) * 2
+    )
+
+
+@pytest.mark.parametrize("junk", [None, 1, "x", {}, [None, 1, [], {"type": "advisor_message"}, {"type": []}]])
+def test_iterations_of_a_wrong_shape_are_left_out(junk: object) -> None:
+    assert read_json(MESSAGE | {"usage": START_USAGE | {"iterations": junk}}).extra == ()
+
+
+def test_a_refusal_and_what_became_of_the_input_are_told() -> None:
+    dropped = [{"type": "thinking_dropped"}, {"type": "thinking_dropped"}, {"type": "thinking_mismatch_allowed"}, 7]
+    start = {**START, "message": {**START["message"], "input_transformations": dropped}}
+    end = {**END, "delta": {"stop_reason": "refusal", "stop_details": {"type": "refusal", "category": "cyber"}}}
+
+    reading = read(stream(start, end, STOP))
+
+    assert (reading.stop_reason, reading.refusal) == ("refusal", "cyber")
+    assert reading.input_transformations == "thinking_dropped 2, thinking_mismatch_allowed 1, ? 1"
+    assert read(stream(start, {**END, "input_transformations": []}, STOP)).input_transformations == ""
+    assert read(ANSWER).input_transformations is None
+
+
+# -- what a stream had said before it broke off
+
+
+def said(kind: str, index: int = 0, **fields: object) -> dict[str, Any]:
+    return {"type": "content_block_delta", "index": index, "delta": {"type": kind, **fields}}
+
+
+def block(kind: str, index: int = 0) -> dict[str, Any]:
+    return {"type": "content_block_start", "index": index, "content_block": {"type": kind}}
+
+
+def stop(index: int = 0) -> dict[str, Any]:
+    return {"type": "content_block_stop", "index": index}
+
+
+SPOKEN = [
+    block("thinking"),
+    said("thinking_delta", thinking="x" * 100),
+    said("signature_delta", signature="s" * 60),
+    stop(),
+    block("text", 1),
+    said("text_delta", 1, text='é"\n' + "𝄞" * 50),  # 103 characters of JavaScript's, which has two for each clef
+    stop(1),
+    block("tool_use", 2),
+    said("input_json_delta", 2, partial_json='{"a": "' + "y" * 293),
+]
+
+
+@pytest.mark.parametrize("ascii", [True, False])
+@pytest.mark.parametrize("mend", [bytes, lambda body: body.replace(b'"delta":', b'"delta": ')])
+def test_a_cut_stream_shows_text_and_thinking_and_a_budget_takes_all(
+    ascii: bool, mend: Callable[[bytes], bytes]
+) -> None:
+    reading = read(mend(b"".join(event(data, ascii=ascii) for data in (START, *SPOKEN))), cut=True)
+
+    assert (reading.usage.output_tokens, reading.is_estimated) == (round(203 / 3), True)
+    assert reading.presumed_output == round((203 + 60 + 300) / 3)
+
+
+@given(st.lists(st.integers(0, 3000), max_size=8))
+def test_a_cut_stream_weighs_the_same_however_it_is_split(places: list[int]) -> None:
+    body = stream(START, *SPOKEN)
+
+    assert read(*split(body, places), cut=True) == read(body, cut=True)
+
+
+def test_a_citation_counts_for_a_budget_only() -> None:
+    citation = {"type": "char_location", "cited_text": "z" * 30, "document_title": None}
+
+    reading = read(stream(START, block("text"), said("citations_delta", citation=citation)), cut=True)
+
+    assert (reading.usage.output_tokens, reading.presumed_output) == (0, 10)
+
+
+@pytest.mark.parametrize(
+    ("events", "tokens"),
+    [
+        ([(0.0, block("thinking")), (4.0, PING)], 500),
+        ([(0.0, block("thinking")), (4.0, stop()), (9.0, PING)], 200),
+        ([(0.0, block("redacted_thinking")), (4.0, stop()), (5.0, block("thinking", 1))], 450),
+        ([(0.0, block("thinking")), (4.0, said("thinking_delta", thinking=""))], 500),
+        ([(0.0, block("thinking")), (4.0, said("thinking_delta", thinking="abc"))], 1),
+        ([(0.0, block("text")), (4.0, PING)], 0),
+    ],
+)
+def test_thinking_that_is_not_shown_counts_for_a_budget_by_its_time(
+    events: list[tuple[float, dict[str, Any]]], tokens: int
+) -> None:
+    """One token for 20 ms; all of these are cut after 10 s."""
+    reader = UsageReader(SSE)
+    reader.feed(event(START), 0.0)
+    for at, data in events:
+        reader.feed(event(data), at)
+
+    assert reader.close(cut=True, at=10.0).presumed_output == tokens
+
+
+def test_a_stream_that_was_counted_to_its_end_is_no_estimate() -> None:
+    reading = read(stream(START, BLOCK, DELTA, END), cut=True)
+
+    assert (reading.usage.output_tokens, reading.is_estimated, reading.presumed_output) == (312, False, None)

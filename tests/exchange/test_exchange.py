@@ -503,10 +503,11 @@ def test_usage_and_cost_come_from_the_answer() -> None:
     assert exchange.cost == Decimal("0.012902")
 
 
-def test_an_unknown_model_has_an_unknown_cost() -> None:
-    exchange = Bench("a").serve(Reply(body=OK.body.replace(b"opus-4-8", b"next-9")))
+def test_an_unknown_model_costs_what_the_one_that_was_asked_for_would() -> None:
+    answer = Reply(body=OK.body.replace(b"opus-4-8", b"next-9"))
 
-    assert exchange.cost is None
+    assert Bench("a").serve(answer).cost == Decimal("0.012902")
+    assert Bench("a").serve(answer, facts=Facts("claude-next-9", client="127.0.0.1")).cost is None
 
 
 def test_the_answer_of_another_path_is_not_read() -> None:

@@ -77,7 +77,7 @@ def test_an_account_that_was_only_asked_twice_was_not_moved_from() -> None:
 
 
 def test_an_unknown_price_is_a_question_mark_and_never_nothing() -> None:
-    exchange = Bench("a").serve(Reply(body=OK.body.replace(b"claude-opus-4-8", b"other")))
+    exchange = Bench("a").serve(Reply(body=OK.body.replace(b"claude-opus-4-8", b"other")), facts=Facts("other"))
 
     assert comment(exchange) == "max-a · other · 1,204 in / 312 out · $?"
 
@@ -104,7 +104,7 @@ def test_a_cut_answer_tells_what_it_had_used() -> None:
     deliver(exchange, Reply(200, STREAM, START), cut(Outcome.CLIENT_ABORT, "the client left"))
 
     assert line(exchange) == (
-        "POST /v1/messages 200 client_abort · max-a · opus-4-8 · 25 in / 1 out · $0.0002 · 1,235 ms · the client left"
+        "POST /v1/messages 200 client_abort · max-a · opus-4-8 · 25 in / ~0 out · ~$0.0001 · 1,235 ms · the client left"
     )
 
 

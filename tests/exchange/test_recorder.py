@@ -1,5 +1,6 @@
 """An exchange's rows: what is put down in which mode, in which order, with which columns."""
 
+import json
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from ccflare_core.exchange.records import (
     CooldownSet,
     ExchangeFinished,
     ExchangeStarted,
+    PartUsed,
     Payload,
     Record,
     WindowRead,
@@ -256,6 +258,7 @@ def test_the_columns_of_a_good_answer() -> None:
         "cost_usd": 0.012902,
         "request_bytes": len(BODY),
         "response_bytes": len(OK.body),
+        "stop_reason": "end_turn",
     }
 
 
@@ -291,8 +294,64 @@ def test_an_exchange_without_an_outcome_counts_as_crashed() -> None:
 
 
 def test_every_count_of_the_usage_has_its_column() -> None:
-    assert set(Usage.__slots__) - {"speed", "inference_geo"} <= set(ExchangeFinished._fields)
+    assert set(Usage.__slots__) <= set(ExchangeFinished._fields)
 
 
 def test_totals_are_of_what_is_known() -> None:
     assert (total_of(None, None), total_of(None, 0), total_of(1, None, 2)) == (None, 0, 3)
+
+
+ITERATION = {"input_tokens": 50_000, "output_tokens": 1500}
+ADVISED = json.dumps(
+    {
+        "type": "message",
+        "id": "msg_1",
+        "model": "claude-opus-5-5",
+        "stop_reason": "refusal",
+        "stop_details": {"type": "refusal", "category": "bio"},
+        "input_transformations": [{"type": "thinking_dropped"}],
+        "usage": {
+            "input_tokens": 1000,
+            "output_tokens": 260,
+            "speed": "standard",
+            "inference_geo": "global",
+            "server_tool_use": {"web_fetch_requests": 2},
+            "iterations": [
+                {"type": "message", "input_tokens": 1000, "output_tokens": 260},
+                {"type": "advisor_message", "model": "claude-fable-5-2", **ITERATION},
+                {"type": "advisor_message", "model": "claude-fable-5-2", **ITERATION},
+                {"type": "compaction", "input_tokens": 180_000, "output_tokens": 3500},
+            ],
+        },
+    }
+).encode()
+
+
+def test_what_other_models_did_has_rows_of_its_own_and_is_in_the_cost() -> None:
+    desk = Desk("a")
+
+    exchange = desk.serve(Reply(body=ADVISED))
+
+    # 1,000 x 4 + 260 x 20; an advisor 50,000 x 8 + 1,500 x 40; compaction 180,000 x 4 + 3,500 x 20
+    row = final_row(exchange)
+    assert row["cost_usd"] == pytest.approx(0.0092 + 2 * 0.46 + 0.79)
+    assert (row["input_tokens"], row["total_tokens"]) == (1000, 1260 + 2 * 51_500 + 183_500)
+    parts = [each for each in desk.rows if isinstance(each, PartUsed)]
+    assert [(p.number, p.kind, p.model, p.calls, p.input_tokens, p.output_tokens, p.cost_usd) for p in parts] == [
+        (1, "advisor_message", "claude-fable-5-2", 2, 100_000, 3000, 0.92),
+        (2, "compaction", "claude-opus-5-5", 1, 180_000, 3500, 0.79),
+    ]
+
+
+def test_what_the_answer_says_of_itself_has_its_columns() -> None:
+    row = final_row(Desk("a").serve(Reply(body=ADVISED)))
+
+    told = ("message_id", "stop_reason", "refusal", "input_transformations", "speed", "inference_geo")
+    assert [row[name] for name in told] == ["msg_1", "refusal", "bio", "thinking_dropped 1", "standard", "global"]
+    assert (row["web_fetch_requests"], row["estimated"]) == (2, None)
+
+
+def test_an_estimate_says_so() -> None:
+    row = final_row(Desk("a").serve(Reply(200, STREAM, START)))
+
+    assert (row["output_tokens"], row["estimated"]) == (0, True)

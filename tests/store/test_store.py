@@ -241,7 +241,7 @@ def test_an_exchange_that_lives_after_all_gets_its_true_outcome(store: Store) ->
 def test_every_column_of_an_exchange_gets_its_own_value(store: Store) -> None:
     numbers = {name: 1000 + index for index, name in enumerate(ExchangeFinished._fields)}
     texts = {name: f"the {name}" for name, kind in ExchangeFinished.__annotations__.items() if "str" in str(kind)}
-    truths = {"success": True, "stream": False}
+    truths = {"success": True, "stream": False, "estimated": True}
     finished = ExchangeFinished(**{**numbers, **texts, **truths, "id": "r1"})  # type: ignore[arg-type]
     store.write([started("r1"), finished])
     found = row(store, "requests")

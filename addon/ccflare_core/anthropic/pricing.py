@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Final, NamedTuple
 
-from ccflare_core.anthropic.usage import Message, Usage
+from ccflare_core.anthropic.usage import Message, Reading, Usage
 
 WEB_SEARCH: Final = Decimal("0.01")
 """USD per search."""
@@ -20,7 +21,7 @@ US_FACTOR: Final = Decimal("1.1")
 """Times the tokens' price when the answer was made in the United States on request (`inference_geo: us`)."""
 
 BATCH_FACTOR: Final = Decimal("0.5")
-"""Times the tokens' price of a message in a batch (`service_tier: batch`)."""
+"""Times the tokens' price of a message in a batch, if it was served as one (`service_tier: batch`)."""
 
 _VARIANT = re.compile(r"([-@]\d{8}|-latest)?(\[1m\])?$")
 
@@ -114,7 +115,7 @@ class PriceList:
         """The model's prices: under its own name, or else under the name without its date."""
         return self._tariffs.get(model) or self._tariffs.get(_VARIANT.sub("", model))
 
-    def cost(self, model: str | None, usage: Usage) -> Decimal | None:
+    def cost(self, model: str | None, usage: Usage, *, in_batch: bool = False) -> Decimal | None:
         """What `usage` cost in USD, exactly; None if the model, its mode or the tokens are not known."""
         tariff = self.tariff(model) if model else None
         if tariff is None or usage.input_tokens is None or usage.output_tokens is None:
@@ -131,13 +132,18 @@ class PriceList:
         total = sum((count * each for count, each in zip(tokens, price, strict=True)), Decimal(0))
         if usage.inference_geo == "us":
             total *= US_FACTOR
-        if usage.service_tier == "batch":
+        if in_batch and usage.service_tier in (None, "batch"):
             total *= BATCH_FACTOR
         return total.scaleb(-6) + WEB_SEARCH * (usage.web_search_requests or 0)
 
+    def cost_of(self, reading: Reading, asked: str | None) -> Decimal | None:
+        """What an answer cost with all its parts. The model that was asked for prices one that nobody knows."""
+        model = reading.model if reading.model and self.tariff(reading.model) else asked or reading.model
+        return self.total(replace(reading, model=model).messages(asked))
+
     def total(self, messages: Iterable[Message]) -> Decimal | None:
         """What the messages cost together; None if the cost of one is not known."""
-        costs = [self.cost(message.model, message.usage) for message in messages]
+        costs = [self.cost(message.model, message.usage, in_batch=message.in_batch) for message in messages]
         known = [cost for cost in costs if cost is not None]
         return sum(known, Decimal(0)) if len(known) == len(costs) else None
 

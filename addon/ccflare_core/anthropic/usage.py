@@ -1,36 +1,23 @@
-"""What an answer says about itself: the tokens used, the model, how it ended.
+"""What an answer says about itself, as values: the tokens used, the model, how it ended. Pure, and never raises.
 
-Three shapes exist. A JSON body says everything at once. The results of a batch are JSON lines, with a message in
-each. A stream (server-sent events) opens with `message_start`, which holds the prompt's tokens, and closes with
-`message_delta`, whose numbers are cumulative and final, and `message_stop`. In between come thousands of
-`content_block_delta` events that say nothing of use. So a stream is not taken apart line by line: the reader jumps to
-the few events that can matter and leaves the rest unread (20,000 deltas, 2.9 MB, fed as one body, take about 4 ms).
-
-The bytes may be cut anywhere. Nothing here raises on any input, and memory is bounded.
+usage_reader.py reads them out of bodies. Numbers and words come from the upstream: counts out of bounds are left out,
+words are cut to what a column and a log line take.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
-from ccflare_core.http.content_coding import CODECS, Decoder, Trouble
 from ccflare_core.http.failure_words import known
-from ccflare_core.http.sse import Splitter, marked_events, parse_event, parse_json
-
-STREAM_LIMIT = 64 * 1024 * 1024
-DOCUMENT_LIMIT = 8 * 1024 * 1024
-"""How many decoded bytes of a body are read; the longest answers have about 20 MiB and 1 MiB."""
-
-LINE_LIMIT = 8 * 1024 * 1024
-PARTS_LIMIT = 100_000
-"""What is read of a batch's results: bytes of a line, and messages, of which the API allows as many."""
 
 COUNT_LIMIT = 10**12
 TEXT_LIMIT = 100
 MODEL_LIMIT = 200
+ITERATION_LIMIT = 1000
+"""Parts of one answer; the API makes some ten."""
 
 COUNTS: Final = {
     "input_tokens": ("input_tokens",),
@@ -41,13 +28,15 @@ COUNTS: Final = {
     "cache_creation_1h_input_tokens": ("cache_creation", "ephemeral_1h_input_tokens"),
     "thinking_tokens": ("output_tokens_details", "thinking_tokens"),
     "web_search_requests": ("server_tool_use", "web_search_requests"),
+    "web_fetch_requests": ("server_tool_use", "web_fetch_requests"),
 }
 """Our names, and where the numbers stand in the API's `usage` object."""
 
-LINES: Final = frozenset({"application/x-jsonl", "application/jsonl", "application/x-ndjson"})
-"""What the results of a batch may be called; the API says the first."""
-
 WORDS: Final = ("service_tier", "speed", "inference_geo")
+
+ADVISOR, COMPACTION = "advisor_message", "compaction"
+"""The iterations whose tokens are not in the counts of the answer that they belong to. `message` and
+`fallback_message` are in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +51,22 @@ class Usage:
     cache_creation_1h_input_tokens: int | None = None
     thinking_tokens: int | None = None
     web_search_requests: int | None = None
+    web_fetch_requests: int | None = None
     service_tier: str | None = None
     speed: str | None = None
     inference_geo: str | None = None
+
+
+class Message(NamedTuple):
+    """What one model was used for: an answer, one message of a batch, or a part of an answer that counts by itself.
+
+    `kind` is ADVISOR or COMPACTION for such a part. The tokens of a message `in_batch` have half the price.
+    """
+
+    model: str | None
+    usage: Usage
+    kind: str = ""
+    in_batch: bool = False
 
 
 class Ending(StrEnum):
@@ -79,7 +81,8 @@ class Ending(StrEnum):
 class Reading:
     """What was learned from one answer.
 
-    `parts` are the messages of a batch's results, whose sum `usage` is: each has a price of its own.
+    `parts` are the messages of a batch's results, whose sum `usage` is: each has a price of its own. `extra` is what
+    other models did for the answer and what compaction took: it comes on top of `usage`.
     `error` is which of the API's errors the upstream told ("error" if it is none of them), or else why the body could
     not be read to its end: words of ours. Its message stands in the body alone.
     """
@@ -90,6 +93,22 @@ class Reading:
     error: str | None
     stop_reason: str | None
     parts: tuple[Message, ...] = ()
+    extra: tuple[Message, ...] = ()
+    message_id: str | None = None
+    refusal: str | None = None
+    """The category of a refusal."""
+    input_transformations: str | None = None
+    """What the API did to the request's input, as `thinking_dropped 2`; "" is nothing, None that it did not say."""
+    is_estimated: bool = False
+    """Whether the output is an estimate: the stream broke off before the upstream had counted it."""
+    presumed_output: int | None = None
+    """What a budget takes for the output then, which is more: see deltas.py."""
+    is_readable: bool = True
+    """Whether the body's coding could be undone."""
+
+    def messages(self, asked: str | None) -> tuple[Message, ...]:
+        """All that has a price; `asked` is the model of an answer that names none."""
+        return (*(self.parts or (Message(self.model or asked, self.usage),)), *self.extra)
 
 
 def without(reading: Reading, is_secret: Callable[[str], bool]) -> Reading:
@@ -98,93 +117,77 @@ def without(reading: Reading, is_secret: Callable[[str], bool]) -> Reading:
     def left(word: str | None) -> str | None:
         return None if word is not None and is_secret(word) else word
 
-    used = reading.usage
-    used = replace(
-        used, service_tier=left(used.service_tier), speed=left(used.speed), inference_geo=left(used.inference_geo)
+    def used(usage: Usage) -> Usage:
+        words: dict[str, Any] = {name: left(getattr(usage, name)) for name in WORDS}
+        return replace(usage, **words)
+
+    return replace(
+        reading,
+        usage=used(reading.usage),
+        model=left(reading.model),
+        stop_reason=left(reading.stop_reason),
+        message_id=left(reading.message_id),
+        refusal=left(reading.refusal),
+        input_transformations=left(reading.input_transformations),
+        extra=tuple(each._replace(model=left(each.model), usage=used(each.usage)) for each in reading.extra),
     )
-    return replace(reading, usage=used, model=left(reading.model), stop_reason=left(reading.stop_reason))
 
 
-class Message(NamedTuple):
-    """The model and the usage of one message among several."""
+@dataclass(slots=True)
+class Tally:
+    """What the events or the document told so far."""
 
-    model: str | None
-    usage: Usage
-
-
-class UsageReader:
-    """Reads one answer: `feed` it the bytes of the wire in any portions, then `close` gives the `Reading`.
-
-    Bodies that are neither JSON nor an event stream (files, for one) are not looked at.
-    """
-
-    def __init__(self, content_type: str, content_encoding: str = "") -> None:
-        media = content_type.partition(";")[0].strip().lower()
-        self._tally = _Tally()
-        self._body: _Body | None = None
-        limit = STREAM_LIMIT
-        if media == "text/event-stream":
-            self._body = _Stream(self._tally)
-        elif media == "application/json" or media.endswith("+json"):
-            self._body = _Document(self._tally)
-            limit = DOCUMENT_LIMIT
-        elif media in LINES:
-            self._body = _Lines(self._tally)
-        self._decoder = Decoder(content_encoding, limit)
-
-    def feed(self, chunk: bytes) -> None:
-        """Take the next bytes as they came over the wire, still encoded."""
-        if self._body is not None:
-            for piece in self._decoder.pieces(chunk):
-                self._body.feed(piece)
-
-    def close(self, *, cut: bool = False) -> Reading:
-        """The reading; `cut` tells that the connection broke before the body's end."""
-        tally, trouble = self._tally, self._decoder.trouble
-        cut = cut or trouble is Trouble.CORRUPT
-        finished = self._body.close(cut or trouble is not None) if self._body else not cut
-        error = tally.error
-        if error is None and trouble and not finished:
-            coding = f" ({self._decoder.coding})" if self._decoder.coding in CODECS else ""
-            error = f"usage may be incomplete: the body is {trouble}{coding}"
-        ending = Ending.TRUNCATED
-        if tally.error is not None:
-            ending = Ending.ERROR
-        elif finished or (trouble and not cut):
-            ending = Ending.COMPLETE
-        return Reading(Usage(**tally.usage), tally.model, ending, error, tally.stop_reason, tuple(tally.parts))
-
-
-class _Tally:
-    """What the events or the document told so far; later numbers win, field by field."""
-
-    def __init__(self) -> None:
-        self.usage: dict[str, Any] = {}
-        self.model: str | None = None
-        self.stop_reason: str | None = None
-        self.error: str | None = None
-        self.parts: list[Message] = []
+    usage: dict[str, Any] = field(default_factory=dict)
+    model: str | None = None
+    message_id: str | None = None
+    stop_reason: str | None = None
+    refusal: str | None = None
+    error: str | None = None
+    input_transformations: str | None = None
+    has_output: bool = False
+    """Whether the output was counted to its end."""
+    iterations: list[object] = field(default_factory=list)
+    parts: list[Message] = field(default_factory=list)
+    part_extras: list[Message] = field(default_factory=list)
+    _last: dict[str, int] = field(default_factory=dict)
 
     def take_message(self, message: object) -> None:
-        self.model = clean(_at(message, "model"), MODEL_LIMIT) or self.model
-        self.take_stop_reason(_at(message, "stop_reason"))
-        self.take_usage(_at(message, "usage"))
+        """A whole message, or its beginning."""
+        self.model = clean(value_at(message, "model"), MODEL_LIMIT) or self.model
+        self.message_id = clean(value_at(message, "id")) or self.message_id
+        usage = value_at(message, "usage")
+        self.usage.update(_counts(usage))
+        self._take_rest(usage, message, message)
 
-    def take_stop_reason(self, reason: object) -> None:
-        self.stop_reason = clean(reason) or self.stop_reason
+    def take_delta(self, event: Mapping[str, Any]) -> None:
+        """A `message_delta`. Its counts are cumulative, so the largest of each counts.
 
-    def take_usage(self, usage: object) -> None:
-        for name, path in COUNTS.items():
-            value = _at(usage, *path)
-            if type(value) is int and 0 <= value < COUNT_LIMIT:
-                self.usage[name] = value
-        for name in WORDS:
-            if word := clean(_at(usage, name)):
-                self.usage[name] = word
+        0 of the prompt's tokens says nothing. Of the output it is a count, for the first one is no more than a promise.
+        """
+        usage = event.get("usage")
+        counts = _counts(usage)
+        self.has_output = self.has_output or "output_tokens" in counts
+        for name, count in counts.items():
+            if count > self._last.get(name, -1 if name == "output_tokens" else 0):
+                self._last[name] = self.usage[name] = count
+            else:
+                self.usage.setdefault(name, count)
+        self._take_rest(usage, event.get("delta"), event)
+
+    def _take_rest(self, usage: object, delta: object, event: object) -> None:
+        self.usage.update(_words(usage))
+        self.stop_reason = clean(value_at(delta, "stop_reason")) or self.stop_reason
+        self.refusal = clean(value_at(delta, "stop_details", "category")) or self.refusal
+        iterations = value_at(usage, "iterations")
+        if isinstance(iterations, list) and len(iterations) >= len(self.iterations):
+            self.iterations = iterations[:ITERATION_LIMIT]
+        transformations = value_at(event, "input_transformations")
+        if isinstance(transformations, list):
+            self.input_transformations = _numbered(transformations)
 
     def take_part(self, message: object) -> None:
         """Add one of several messages: numbers add up, words stay where all messages agree."""
-        part = _Tally()
+        part = Tally()
         part.take_message(message)
         if not part.usage:
             return
@@ -193,103 +196,50 @@ class _Tally:
         else:
             self.model = self.model if self.model == part.model else None
             self.usage = _sum(self.usage, part.usage)
-        self.parts.append(Message(part.model, Usage(**part.usage)))
+        self.parts.append(Message(part.model, Usage(**part.usage), in_batch=True))
+        self.part_extras += (each._replace(in_batch=True) for each in part.extra())
 
     def take_error(self, body: Mapping[str, Any]) -> None:
         """The first error stays: what comes after it is a consequence."""
         if self.error is None:
-            self.error = known(_at(body, "error", "type")) or "error"
+            self.error = known(value_at(body, "error", "type")) or "error"
+
+    def extra(self) -> tuple[Message, ...]:
+        """What counts beside the answer itself. Where it was made is told of the whole answer alone."""
+        geo = self.usage.get("inference_geo")
+        found = [*self.part_extras]
+        for each in self.iterations:
+            kind, counts = value_at(each, "type"), _counts(each)
+            if kind == ADVISOR and counts:
+                model = clean(value_at(each, "model"), MODEL_LIMIT)
+                found.append(Message(model, Usage(**counts, inference_geo=geo), ADVISOR))
+            elif kind == COMPACTION and counts:
+                words = {name: self.usage.get(name) for name in WORDS}
+                found.append(Message(self.model, Usage(**counts, **words), COMPACTION))
+        return tuple(found)
 
 
-class _Body(Protocol):
-    def feed(self, data: bytes) -> None: ...
-    def close(self, cut: bool) -> bool: ...
+def _counts(usage: object) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, path in COUNTS.items():
+        value = value_at(usage, *path)
+        if type(value) is int and 0 <= value < COUNT_LIMIT:
+            found[name] = value
+    return found
 
 
-class _Stream:
-    """Server-sent events."""
-
-    def __init__(self, tally: _Tally) -> None:
-        self._tally = tally
-        self._splitter = Splitter()
-        self._stopped = False
-
-    def feed(self, data: bytes) -> None:
-        for event in marked_events(self._splitter.feed(data)):
-            self._take(event)
-
-    def close(self, cut: bool) -> bool:
-        """Whether the last event was seen, which may lack its blank line; then a cut does not matter."""
-        self._take(self._splitter.rest())
-        return self._stopped
-
-    def _take(self, event: bytes) -> None:
-        parsed = parse_event(event) or {}
-        match parsed.get("type"):
-            case "message_start":
-                self._tally.take_message(parsed.get("message"))
-            case "message_delta":
-                self._tally.take_usage(parsed.get("usage"))
-                self._tally.take_stop_reason(_at(parsed, "delta", "stop_reason"))
-            case "message_stop":
-                self._stopped = True
-            case "error":
-                self._tally.take_error(parsed)
+def _words(usage: object) -> dict[str, str]:
+    words = ((name, clean(value_at(usage, name))) for name in WORDS)
+    return {name: word for name, word in words if word}
 
 
-class _Document:
-    """One JSON body: a message, a token count, an error, or something that has no usage."""
-
-    def __init__(self, tally: _Tally) -> None:
-        self._tally = tally
-        self._body = bytearray()
-
-    def feed(self, data: bytes) -> None:
-        self._body += data
-
-    def close(self, cut: bool) -> bool:
-        """Whether the document was read to its end. An empty one (the answer to HEAD) has its end at once."""
-        if not self._body:
-            return not cut
-        body = parse_json(bytes(self._body))
-        if isinstance(body, dict):
-            self._take(body)
-        return isinstance(body, dict | list)
-
-    def _take(self, body: dict[str, Any]) -> None:
-        if body.get("type") == "error" or isinstance(body.get("error"), dict):
-            self._tally.take_error(body)
-        elif "usage" in body:
-            self._tally.take_message(body)
-        else:
-            self._tally.take_usage({"input_tokens": body.get("input_tokens")})
-
-
-class _Lines:
-    """A batch's results: one JSON object a line, with a message in it if that request succeeded."""
-
-    def __init__(self, tally: _Tally) -> None:
-        self._tally = tally
-        self._rest = bytearray()
-
-    def feed(self, data: bytes) -> None:
-        *lines, rest = data.split(b"\n")
-        if lines:
-            lines[0] = bytes(self._rest) + lines[0]
-            self._rest.clear()
-        # Of a line that is too long only the start is kept, and that is no JSON.
-        self._rest += rest[: max(0, LINE_LIMIT + 1 - len(self._rest))]
-        for line in lines:
-            self._take(line)
-
-    def close(self, cut: bool) -> bool:
-        """Whether the results came whole: nothing in them says which line is the last."""
-        self._take(bytes(self._rest))
-        return not cut
-
-    def _take(self, line: bytes) -> None:
-        if len(line) <= LINE_LIMIT and len(self._tally.parts) < PARTS_LIMIT:
-            self._tally.take_part(_at(parse_json(line), "result", "message"))
+def _numbered(entries: list[object]) -> str:
+    """How many there are of each type."""
+    found: dict[str, int] = {}
+    for entry in entries:
+        kind = clean(value_at(entry, "type"), 40) or "?"
+        found[kind] = found.get(kind, 0) + 1
+    return clean(", ".join(f"{kind} {number}" for kind, number in found.items())) or ""
 
 
 def _sum(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
@@ -305,7 +255,8 @@ def clean(value: object, limit: int = TEXT_LIMIT) -> str | None:
     return "".join(filter(str.isprintable, line))[:limit] or None
 
 
-def _at(value: object, *path: str) -> object:
+def value_at(value: object, *path: str) -> object:
+    """What stands at this path of names in a parsed JSON value; None if there is no such place."""
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
     return value

@@ -262,6 +262,28 @@ MIGRATIONS: tuple[Migration, ...] = (
                 FOR EACH ROW EXECUTE FUNCTION usage_note()""",
         ),
     ),
+    Migration(
+        "0012_money",
+        (
+            *(
+                f"ALTER TABLE requests ADD COLUMN {column}"
+                for column in (
+                    *("message_id TEXT", "stop_reason TEXT", "refusal TEXT", "speed TEXT", "inference_geo TEXT"),
+                    *("web_fetch_requests BIGINT", "input_transformations TEXT", "estimated BOOLEAN"),
+                    *("agent_id TEXT", "parent_agent_id TEXT", "waited_ms DOUBLE PRECISION"),
+                    *("query TEXT", "api_version TEXT", "betas TEXT"),
+                    *("counted_tokens BIGINT", "counted_usd DOUBLE PRECISION"),
+                )
+            ),
+            """CREATE TABLE usage_parts (
+                request_id TEXT NOT NULL REFERENCES requests (id) ON DELETE CASCADE, number INTEGER NOT NULL,
+                at BIGINT NOT NULL, kind TEXT NOT NULL, model TEXT, calls BIGINT NOT NULL,
+                input_tokens BIGINT NOT NULL, output_tokens BIGINT NOT NULL, cache_read_tokens BIGINT NOT NULL,
+                cache_creation_tokens BIGINT NOT NULL, cost_usd DOUBLE PRECISION,
+                PRIMARY KEY (request_id, number))""",
+            "CREATE INDEX usage_parts_at ON usage_parts (at)",
+        ),
+    ),
 )
 
 _BOOK = "CREATE TABLE IF NOT EXISTS migrations (name TEXT NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)"

@@ -234,9 +234,55 @@ class RequestRow(Model):
     client_id = TextField(null=True)
     """Which client key asked; NULL: none did."""
     client_name = TextField(null=True)
+    message_id = TextField(null=True)
+    stop_reason = TextField(null=True)
+    refusal = TextField(null=True)
+    """The category of a refusal."""
+    speed = TextField(null=True)
+    inference_geo = TextField(null=True)
+    web_fetch_requests = BigIntegerField(null=True)
+    input_transformations = TextField(null=True)
+    """What the API did to the input, as `thinking_dropped 2`; empty is nothing, NULL that it did not say."""
+    estimated = BooleanField(null=True)
+    """Whether the output, and with it the cost, is an estimate, since the answer broke off before it was counted."""
+    agent_id = TextField(null=True)
+    parent_agent_id = TextField(null=True)
+    """Claude Code's own ids of a subagent and of the one that has started it."""
+    waited_ms = DoubleField(null=True)
+    """How long the request was held until an account was free; NULL if it was not."""
+    query = TextField(null=True)
+    api_version = TextField(null=True)
+    betas = TextField(null=True)
+    """With what the request was made besides its body: what repeating it takes."""
+    counted_tokens = BigIntegerField(null=True)
+    counted_usd = DoubleField(null=True)
+    """What a budget counts in place of the tokens and the cost, where those are not known or are an estimate."""
 
     class Meta:
         table_name = "requests"
+
+
+class UsagePartRow(Model):
+    """What was used within a request and is not in its tokens: an advisor's calls, or compaction's, of one model.
+
+    Its cost is in the request's.
+    """
+
+    request = ForeignKeyField(RequestRow, on_delete="CASCADE", backref="+")
+    number = IntegerField()
+    at = BigIntegerField()
+    kind = TextField()
+    model = TextField(null=True)
+    calls = BigIntegerField()
+    input_tokens = BigIntegerField()
+    output_tokens = BigIntegerField()
+    cache_read_tokens = BigIntegerField()
+    cache_creation_tokens = BigIntegerField()
+    cost_usd = DoubleField(null=True)
+
+    class Meta:
+        table_name = "usage_parts"
+        primary_key = CompositeKey("request", "number")
 
 
 class UsageSlotRow(Model):
@@ -460,6 +506,7 @@ TABLES: tuple[type[Model], ...] = (
     CooldownRow,
     RunRow,
     RequestRow,
+    UsagePartRow,
     UsageSlotRow,
     UsageTodoRow,
     AttemptRow,

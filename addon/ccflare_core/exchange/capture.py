@@ -1,49 +1,72 @@
-"""What passes by on its way to the client: kept within a bound, and read for its usage at the end."""
+"""What passes by on its way to the client: kept within a bound, and read for its usage as it passes."""
 
-from ccflare_core.anthropic.usage import Reading, UsageReader
+import time
+from collections.abc import Callable
+
+from ccflare_core.anthropic.usage import Reading
+from ccflare_core.anthropic.usage_reader import UsageReader
 from ccflare_core.exchange.memory import Room
+
+PORTION = 16 * 1024
+PAUSE = 0.2
+"""The reader gets what has come once it is so many bytes, or once so many seconds have gone since it got the last."""
 
 
 class Capture:
     """Collects an answer's body up to `limit` bytes, as far as there is room; its usage is read from all of it.
 
-    `add` is called for every chunk of every stream, so all it does is append. The body is parsed once, at the
-    end. Only once no more is kept is each chunk parsed as it comes.
+    `add` is called for every chunk of every stream, so it only appends most of the time, and gives the reader several
+    chunks at once. What the reader tells does not depend on how much of the body is kept. `clock` is monotonic.
     """
 
-    def __init__(self, limit: int, room: Room | None = None) -> None:
+    def __init__(self, limit: int, room: Room | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.size = 0
         """Bytes that passed."""
         self.content_type = ""
         self.content_encoding = ""
         self._limit = limit
         self._room = room or Room()
+        self._clock = clock
         self._taken = 0
         self._chunks: list[bytes] = []
+        self._is_full = False
         self._reader: UsageReader | None = None
+        self._unread: list[bytes] = []
+        self._unread_size = 0
+        self._read_at = 0.0
 
-    def start(self, content_type: str, content_encoding: str) -> None:
-        """Say what kind of body comes."""
+    def start(self, content_type: str, content_encoding: str, *, metered: bool = True) -> None:
+        """Say what kind of body comes, and whether it can tell usage."""
         self.content_type, self.content_encoding = content_type, content_encoding
+        if metered:
+            self._reader = UsageReader(content_type, content_encoding)
 
     def add(self, chunk: bytes) -> None:
         """Note one chunk. Never raises."""
         self.size += len(chunk)
         if self._reader is not None:
-            self._reader.feed(chunk)
-        elif self.size > self._limit:
-            self._keep_no_more(chunk)
+            self._unread.append(chunk)
+            self._unread_size += len(chunk)
+            now = self._clock()
+            if self._unread_size >= PORTION or now - self._read_at >= PAUSE:
+                self._hand_over(self._reader, now)
+        if not self._is_full:
+            self._keep(chunk)
+
+    def _keep(self, chunk: bytes) -> None:
+        if self.size > self._limit:
+            self._is_full = True
             self._chunks.append(chunk[: max(0, len(chunk) - (self.size - self._limit))])
         elif self._room.take(len(chunk)):
             self._taken += len(chunk)
             self._chunks.append(chunk)
         else:
-            self._keep_no_more(chunk)
+            self._is_full = True
 
-    def _keep_no_more(self, chunk: bytes) -> None:
-        self._reader = UsageReader(self.content_type, self.content_encoding)
-        self._reader.feed(self.body)
-        self._reader.feed(chunk)
+    def _hand_over(self, reader: UsageReader, now: float) -> None:
+        portion = b"".join(self._unread)
+        self._unread, self._unread_size, self._read_at = [], 0, now
+        reader.feed(portion, now)
 
     def let_go(self) -> None:
         """Give the room back: the exchange is over, and its body on the way to the database."""
@@ -53,7 +76,7 @@ class Capture:
     @property
     def truncated(self) -> bool:
         """Whether more passed than was kept."""
-        return self._reader is not None
+        return self._is_full
 
     @property
     def body(self) -> bytes:
@@ -64,8 +87,7 @@ class Capture:
 
     def read(self, *, cut: bool) -> Reading:
         """What the whole body says of usage; `cut` means that the upstream did not get to end it."""
-        reader = self._reader
-        if reader is None:
-            reader = UsageReader(self.content_type, self.content_encoding)
-            reader.feed(self.body)
-        return reader.close(cut=cut)
+        now = self._clock()
+        reader = self._reader or UsageReader(self.content_type, self.content_encoding)
+        self._hand_over(reader, now)
+        return reader.close(cut=cut, at=now)

@@ -24,7 +24,7 @@ from ccflare_core.anthropic.claude_code import Provenance
 from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.anthropic.request import Facts
 from ccflare_core.anthropic.routes import COUNT_TOKENS
-from ccflare_core.anthropic.usage import Ending, Message, Reading
+from ccflare_core.anthropic.usage import Ending, Reading
 from ccflare_core.anthropic.verdicts import Kind, Verdict
 from ccflare_core.config.settings import Settings
 from ccflare_core.exchange.capture import Capture
@@ -115,7 +115,7 @@ class Exchange:
         """The name of the agent whose request it is."""
         self.original_model: str | None = None
         """What the client asked for, where the agent's definition has put another model in its place."""
-        self.capture = Capture(shared.settings.capture_limit_bytes, shared.room)
+        self.capture = Capture(shared.settings.capture_limit_bytes, shared.room, shared.clock)
         self.lease: Lease | None = None
         self.choice_reason = ""
         self.attempts: list[Attempt] = []
@@ -154,6 +154,11 @@ class Exchange:
         return f"Exchange({self.id}, {self.ticket}, account={account}, outcome={self.outcome})"
 
     # Before the upstream
+
+    @property
+    def prices(self) -> PriceList:
+        """The prices in force."""
+        return self._shared.prices
 
     def admit(self, facts: Facts, body: bytes, encoding: str) -> None:
         """Allow the wire to send this inference request upstream, with a leased account."""
@@ -375,7 +380,7 @@ class Exchange:
                     content_encoding = value.decode("latin-1")
                 case b"request-id" if _REQUEST_ID.fullmatch(value):
                     self.upstream_request_id = value.decode()
-        self.capture.start(content_type, content_encoding)
+        self.capture.start(content_type, content_encoding, metered=self.metered)
         self._deliver_now()
 
     def _deliver_now(self) -> None:
@@ -408,8 +413,7 @@ class Exchange:
         try:
             reading = self.capture.read(cut=cut)
             self.reading = reading = usage.without(reading, self._echo.is_in) if self._echo else reading
-            messages = reading.parts or (Message(reading.model or self.facts.model, reading.usage),)
-            self.cost = self._shared.prices.total(messages)
+            self.cost = self._shared.prices.cost_of(reading, self.facts.model)
         except Exception:
             logger.exception("The usage of %s could not be read", self.id)
 

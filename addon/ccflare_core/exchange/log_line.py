@@ -99,8 +99,9 @@ def _parts(exchange: Exchange) -> list[str]:
         parts.append(f"for {exchange.agent} in place of {exchange.original_model.removeprefix('claude-')}")
     if reading is not None and (usage := reading.usage).input_tokens is not None:
         read = usage.input_tokens + (usage.cache_read_input_tokens or 0) + (usage.cache_creation_input_tokens or 0)
-        parts.append(f"{read:,} in / {usage.output_tokens or 0:,} out")
-        parts.append(money(exchange.cost))
+        about = "~" if reading.is_estimated else ""
+        parts.append(f"{read:,} in / {about}{usage.output_tokens or 0:,} out")
+        parts.append(f"{about}{money(exchange.cost)}")
     if exchange.lease is not None and (moved := _moves(exchange)):
         parts.append(moved)
     return parts

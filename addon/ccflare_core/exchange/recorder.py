@@ -1,10 +1,11 @@
 """What is kept of an exchange: its facts turned into rows on their way to the writer."""
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from ccflare_core.accounts.pool import Report
-from ccflare_core.anthropic.usage import Usage
+from ccflare_core.anthropic.usage import Message, Usage
 from ccflare_core.config.record_mode import Mode
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.log_line import PassedRequests, log_exchange, warn_of_cooldown
@@ -14,6 +15,7 @@ from ccflare_core.exchange.records import (
     CooldownSet,
     ExchangeFinished,
     ExchangeStarted,
+    PartUsed,
     Payload,
     Record,
     WindowRead,
@@ -115,6 +117,8 @@ class Recorder:
             return
         if mode.keeps_bodies and exchange.ticket is Ticket.LEASE:
             self._keep_bodies(exchange, redact=mode is Mode.REDACTED)
+        for part in parts_used(exchange):
+            self._sink.put(part)
         self._sink.put(final_columns(exchange))
 
     def _keep_bodies(self, exchange: Exchange, *, redact: bool) -> None:
@@ -151,7 +155,8 @@ class Recorder:
 
 def final_columns(exchange: Exchange) -> ExchangeFinished:
     """The row of a finished exchange."""
-    usage = exchange.reading.usage if exchange.reading else Usage()
+    reading = exchange.reading
+    usage = reading.usage if reading else Usage()
     lease, status = exchange.lease, exchange.status
     prompt = prompt_tokens(usage)
     return ExchangeFinished(
@@ -166,7 +171,7 @@ def final_columns(exchange: Exchange) -> ExchangeFinished:
         first_byte_ms=None if exchange.first_byte is None else exchange.first_byte * 1000,
         failover_attempts=exchange.failovers,
         attempts=len(exchange.attempts),
-        model=(exchange.reading.model if exchange.reading else None) or exchange.facts.model,
+        model=(reading.model if reading else None) or exchange.facts.model,
         session_id=exchange.facts.session_id,
         stream="text/event-stream" in exchange.capture.content_type if status else exchange.facts.stream,
         choice_reason=exchange.choice_reason,
@@ -191,7 +196,42 @@ def final_columns(exchange: Exchange) -> ExchangeFinished:
         agent=exchange.agent,
         request_class=exchange.provenance.request_class,
         original_model=exchange.original_model,
+        message_id=reading.message_id if reading else None,
+        stop_reason=reading.stop_reason if reading else None,
+        refusal=reading.refusal if reading else None,
+        speed=usage.speed,
+        inference_geo=usage.inference_geo,
+        web_fetch_requests=usage.web_fetch_requests,
+        input_transformations=reading.input_transformations if reading else None,
+        estimated=True if reading and reading.is_estimated else None,
+        agent_id=exchange.provenance.agent_id,
+        parent_agent_id=exchange.provenance.parent_agent_id,
     )
+
+
+def parts_used(exchange: Exchange) -> Iterator[PartUsed]:
+    """What was used beside the answer itself, a row for each kind and model."""
+    reading = exchange.reading
+    if reading is None:
+        return
+    groups: defaultdict[tuple[str, str | None], list[Message]] = defaultdict(list)
+    for part in reading.extra:
+        groups[part.kind, part.model].append(part)
+    for number, ((kind, model), found) in enumerate(groups.items(), 1):
+        cost = exchange.prices.total(found)
+        yield PartUsed(
+            request_id=exchange.id,
+            number=number,
+            at_ms=milliseconds(exchange.started_at),
+            kind=kind,
+            model=model,
+            calls=len(found),
+            input_tokens=sum(part.usage.input_tokens or 0 for part in found),
+            output_tokens=sum(part.usage.output_tokens or 0 for part in found),
+            cache_read_tokens=sum(part.usage.cache_read_input_tokens or 0 for part in found),
+            cache_creation_tokens=sum(part.usage.cache_creation_input_tokens or 0 for part in found),
+            cost_usd=None if cost is None else float(cost),
+        )
 
 
 def prompt_tokens(usage: Usage) -> int | None:
@@ -200,10 +240,11 @@ def prompt_tokens(usage: Usage) -> int | None:
 
 
 def total_tokens(exchange: Exchange) -> int | None:
-    """All that was sent to the model and came from it; None if nothing is known of it."""
+    """All that was sent to the models and came from them; None if nothing is known of it."""
     if exchange.reading is None:
         return None
-    return total_of(prompt_tokens(exchange.reading.usage), exchange.reading.usage.output_tokens)
+    used = [exchange.reading.usage, *(part.usage for part in exchange.reading.extra)]
+    return total_of(*(count for each in used for count in (prompt_tokens(each), each.output_tokens)))
 
 
 def total_of(*counts: int | None) -> int | None:

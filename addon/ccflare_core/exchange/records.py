@@ -1,7 +1,7 @@
 """What is written down, as values: one class per kind of row, made by any thread, put to the writer.
 
 Times are integer milliseconds since the epoch, as in the tables. The records of one exchange are put in the
-order ExchangeStarted, then AttemptMade, WindowRead and Payload as they come, then ExchangeFinished.
+order ExchangeStarted, then AttemptMade, WindowRead, PartUsed and Payload as they come, then ExchangeFinished.
 """
 
 import math
@@ -78,6 +78,38 @@ class ExchangeFinished(NamedTuple):
     agent: str | None = None
     request_class: str | None = None
     original_model: str | None = None
+    message_id: str | None = None
+    stop_reason: str | None = None
+    refusal: str | None = None
+    speed: str | None = None
+    inference_geo: str | None = None
+    web_fetch_requests: int | None = None
+    input_transformations: str | None = None
+    estimated: bool | None = None
+    agent_id: str | None = None
+    parent_agent_id: str | None = None
+    waited_ms: float | None = None
+    query: str | None = None
+    api_version: str | None = None
+    betas: str | None = None
+    counted_tokens: int | None = None
+    counted_usd: float | None = None
+
+
+class PartUsed(NamedTuple):
+    """A row of `usage_parts`: what one model was used for beside the answer that it helped to make."""
+
+    request_id: str
+    number: int
+    at_ms: int
+    kind: str
+    model: str | None
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_creation_tokens: int
+    cost_usd: float | None
 
 
 class AttemptMade(NamedTuple):
@@ -138,7 +170,9 @@ class Payload:
     withheld: bool = False
 
 
-Record = ExchangeStarted | ExchangeFinished | AttemptMade | WindowRead | CooldownSet | CooldownCleared | Payload
+Record = (
+    ExchangeStarted | ExchangeFinished | PartUsed | AttemptMade | WindowRead | CooldownSet | CooldownCleared | Payload
+)
 
 
 def storable(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, Final
 
 from ccflare_core.http.content_coding import Decoder
@@ -93,10 +94,10 @@ class Splitter:
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in data else data
 
 
-def marked_events(events: bytes) -> list[bytes]:
-    """Those of the whole events that hold one of MARKS, in their order."""
+def marked_events(events: bytes, marks: Sequence[bytes] = MARKS) -> list[bytes]:
+    """Those of the whole events that hold one of the marks, in their order."""
     spans: set[tuple[int, int]] = set()
-    for mark in MARKS:
+    for mark in marks:
         at = events.find(mark)
         while at >= 0:
             before, end = events.rfind(BLANK, 0, at), events.find(BLANK, at)

@@ -14,7 +14,7 @@ from peewee import Database, Value, fn
 
 from ccflare_core.accounts.cooldowns import Cooldown
 from ccflare_core.anthropic.rate_limit_headers import Window
-from ccflare_core.db.models import AttemptRow, CooldownRow, PayloadRow, RequestRow, WindowRow
+from ccflare_core.db.models import AttemptRow, CooldownRow, PayloadRow, RequestRow, UsagePartRow, WindowRow
 from ccflare_core.db.statements import Insert, Row, render
 from ccflare_core.exchange.records import (
     AttemptMade,
@@ -22,6 +22,7 @@ from ccflare_core.exchange.records import (
     CooldownSet,
     ExchangeFinished,
     ExchangeStarted,
+    PartUsed,
     Payload,
     Record,
     WindowRead,
@@ -68,6 +69,19 @@ _WINDOW = (
     WindowRow.utilization,
     WindowRow.resets_at,
 )
+_PART = (
+    UsagePartRow.request,
+    UsagePartRow.number,
+    UsagePartRow.at,
+    UsagePartRow.kind,
+    UsagePartRow.model,
+    UsagePartRow.calls,
+    UsagePartRow.input_tokens,
+    UsagePartRow.output_tokens,
+    UsagePartRow.cache_read_tokens,
+    UsagePartRow.cache_creation_tokens,
+    UsagePartRow.cost_usd,
+)
 _PAYLOAD = (
     PayloadRow.request,
     PayloadRow.part,
@@ -98,6 +112,7 @@ class Ledger:
         self._whole = Insert(database, RequestRow, (*_STARTED, *_FINISHED))
         self._attempts = Insert(database, AttemptRow, _ATTEMPT)
         self._windows = Insert(database, WindowRow, _WINDOW)
+        self._parts = Insert(database, UsagePartRow, _PART)
         self._payloads = Insert(database, PayloadRow, _PAYLOAD)
         self._execute: Callable[..., Any] = database.execute_sql
         self._finish, finished = _finishing(database)
@@ -130,6 +145,7 @@ class Ledger:
         self._requests.run(started)
         self._attempts.run(rows[AttemptMade])
         self._windows.run(rows[WindowRead])
+        self._parts.run(rows[PartUsed])
         self._payloads.run(self._blocks.write(rows[Payload]))
         for record in rows[CooldownSet]:
             self._cooldown(record)
