@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ccflare_cli import MODULES
 from ccflare_core.config.option import Group
 from ccflare_core.config.options import option_table
 
@@ -86,7 +87,7 @@ def test_every_script_is_in_the_readme() -> None:
 )
 def test_quoted_commands_are_understood(script: str) -> None:
     """Each is parsed by the script's own parser; what they do is tested elsewhere."""
-    parser = importlib.import_module(f"ccflare_cli.{script}")._parser()
+    parser = importlib.import_module(MODULES.get(script, f"ccflare_cli.{script}"))._parser()
     lines = [command[1:] for command in quoted_commands() if command[0] == f"./scripts/{script}.py"]
     assert lines
     for arguments in lines:

@@ -29,7 +29,7 @@ START_USAGE = {
     "service_tier": "standard",
     "inference_geo": "us",
 }
-START = {
+START: dict[str, Any] = {
     "type": "message_start",
     "message": {"id": "msg_1", "model": "claude-opus-5-5", "stop_reason": None, "usage": START_USAGE},
 }
