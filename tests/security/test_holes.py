@@ -3,18 +3,52 @@
 import base64
 import contextlib
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
 
+from ccflare_core.anthropic.request import models_asked
 from ccflare_core.clients.keys import Role
 from ccflare_core.store.client_keys import new_key
 from ccflare_core.store.store import Store
 from fake_upstream import Answer, FakeUpstream, Gate, Header
 from harness import RawClient, Truncated, eventually, via_connect
 from rig import Rig
+
+# --- A key's models -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"tools": [{"type": "advisor_20260301", "name": "advisor", "model": "claude-opus-4-8"}]},
+        {"fallbacks": [{"model": "claude-opus-4-8"}]},
+        {"fallback": {"model": "claude-opus-4-8"}},
+    ],
+    ids=["an advisor", "one of the fallbacks", "the fallback"],
+)
+@pytest.mark.parametrize("is_batch", [False, True])
+def test_a_model_that_is_run_beside_the_first_counts_as_asked_for(part: dict[str, object], is_batch: bool) -> None:
+    asked = {"model": "claude-haiku-4-5", "messages": [], **part}
+    body = {"requests": [{"custom_id": "1", "params": asked}]} if is_batch else asked
+
+    assert models_asked(json.dumps(body).encode()) == ["claude-haiku-4-5", "claude-opus-4-8"]
+
+
+def test_a_model_that_is_only_spoken_of_does_not_count() -> None:
+    used = {"type": "tool_use", "id": "1", "name": "Task", "input": {"model": "claude-opus-4-8"}}
+    schema = {"type": "object", "properties": {"model": {"type": "string"}}}
+    body = {
+        "model": "claude-haiku-4-5",
+        "messages": [{"role": "assistant", "content": [used]}],
+        "tools": [{"name": "Task", "input_schema": schema}],
+    }
+
+    assert models_asked(json.dumps(body).encode()) == ["claude-haiku-4-5"]
+
 
 # --- A connection that was upgraded is a tunnel too -------------------------------------------------------------------
 

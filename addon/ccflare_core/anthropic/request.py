@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ _VALUE_LIMIT = 200
 _MODEL_FIRST = re.compile(rb'\s*\{\s*"model"\s*:\s*"([^"\\\x00-\x1f]{1,200})"\s*[,}]')
 _STREAM_LAST = re.compile(rb'[{,]\s*"stream"\s*:\s*(true|false)\s*\}\s*\Z')
 _TAIL = 64
+_RUN_BESIDE = ("tools", "fallbacks", "fallback")
+"""Where a request may name more models that the upstream runs for it: an advisor's, and those to fall back to."""
 _OLD_USER_ID = re.compile(r"user_.*_session_([0-9a-fA-F-]{8,64})")
 _FAMILY = re.compile(r"claude-(?:[0-9][0-9.]*-)*([a-z]+)(?![a-z0-9.])")
 
@@ -79,8 +82,9 @@ def read_facts(
 
 
 def models_asked(body: bytes, *, content_encoding: str = "") -> list[str] | None:
-    """Every model that a request names, those of a batch's requests too; None if they cannot be told for certain.
+    """Every model that a request names, with those of a batch's requests; None if they cannot be told for certain.
 
+    A tool's model, an advisor's, and one to fall back to count too: the upstream runs them in the same request.
     For a limit that a client would like to get around: a body that two parsers could read differently tells nothing.
     """
     content = _decoded(body, content_encoding)
@@ -89,10 +93,18 @@ def models_asked(body: bytes, *, content_encoding: str = "") -> list[str] | None
     try:
         parsed = json.loads(content.data, object_pairs_hook=_unambiguous)
         asked = [parsed, *(each["params"] for each in parsed.get("requests", ()))]
+        asked += [part for each in asked for part in _parts(each)]
         models = [each["model"] for each in asked if "model" in each]
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
         return None
     return models if models and all(_clean(model) for model in models) else None
+
+
+def _parts(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The objects of a request that may name another model."""
+    for name in _RUN_BESIDE:
+        value = request.get(name)
+        yield from (part for part in (value if isinstance(value, list) else [value]) if isinstance(part, dict))
 
 
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
