@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import ccflare_cli
 import ccflare_core
 from ccflare_core.accounts.account import Account, Kind, inject
 from ccflare_core.secrets.key_sources import GivenKey, KeyFile
@@ -21,18 +22,21 @@ SECRET = re.compile(
     r"(?:^|_)(?:secret|token|api_key|verifier|spent|password|passphrase|pin|prompt|body|data|headers|environ)$"
 )
 HARMLESS = {
-    ("cli.console.Console", "ask_secret"): "a function",
-    ("answers.Answer", "body"): "an answer of our own",
-    ("answers.Answer", "headers"): "its headers",
-    ("facts._Body", "data"): "lives within one function",
-    ("redact.Redacted", "data"): "what is left when the secrets are out",
-    ("settings.Settings", "pkcs11_token"): "the label of a device",
+    ("ccflare_cli.console.Console", "ask_secret"): "a function",
+    ("anthropic.answers.Answer", "body"): "an answer of our own",
+    ("anthropic.answers.Answer", "headers"): "its headers",
+    ("anthropic.request._Body", "data"): "lives within one function",
+    ("secrets.redact.Redacted", "data"): "what is left when the secrets are out",
+    ("config.settings.Settings", "pkcs11_token"): "the label of a device",
 }
 
 
 def values() -> Iterator[type[Any]]:
-    """Every dataclass and NamedTuple of the core."""
-    for found in pkgutil.walk_packages(ccflare_core.__path__, "ccflare_core."):
+    """Every dataclass and NamedTuple of the core and of the scripts."""
+    for found in (
+        *pkgutil.walk_packages(ccflare_core.__path__, "ccflare_core."),
+        *pkgutil.walk_packages(ccflare_cli.__path__, "ccflare_cli."),
+    ):
         for value in vars(importlib.import_module(found.name)).values():
             is_own = inspect.isclass(value) and value.__module__ == found.name
             if is_own and (dataclasses.is_dataclass(value) or hasattr(value, "_fields")):
@@ -76,11 +80,11 @@ def test_r25_no_value_shows_its_secrets(name: str) -> None:
 
 def test_r25_the_sweep_finds_those_that_have_some() -> None:
     assert set(HOLDERS) >= {
-        "accounts.Account",
-        "accounts.Credential",
-        "oauth.Tokens",
-        "records.Payload",
-        "refresh.Pair",
+        "accounts.account.Account",
+        "accounts.account.Credential",
+        "anthropic.oauth.Tokens",
+        "exchange.records.Payload",
+        "accounts.token_refresh.Pair",
     }
     assert {name for name, _ in HARMLESS} <= set(KINDS)
 
