@@ -95,11 +95,11 @@ class CCFlare:
     # A connection
 
     def client_connected(self, client: Client) -> None:
-        """Hang up on whom the lists do not admit, whatever the socket was bound to, and if there is no room."""
+        """Hang up on addresses that may not connect, whatever the socket was bound to, and if there is no room."""
         client.error = "ccflare is not open"  # and so it stays if an error keeps us from looking
         if (house := self._house) is None:
             return
-        client.error = house.entrance.connected(client.peername[0])
+        client.error = house.access.objection(client.peername[0])
         if client.error:
             house.auditor.denied(client.peername[0], client.error)
         elif not house.reaper.takes_more():
@@ -110,7 +110,9 @@ class CCFlare:
         try:
             if self._open_house().settings.requires_client_tls and layer.refuse_plaintext(data):
                 return
-            if ingress.is_foreign_tunnel(data.context, self._open_house().upstream()) and not self._has_entered(data):
+            if ingress.is_foreign_tunnel(data.context, self._open_house().upstream()) and not self._is_open_tunnel(
+                data
+            ):
                 data.layer = layer.Refused(data.context)
                 return
             ctx.master.addons.get("nextlayer").next_layer(data)
@@ -148,13 +150,13 @@ class CCFlare:
         self._open_house().proof.note(data)
 
     def http_connect(self, flow: http.HTTPFlow) -> None:
-        """Who opens a tunnel?"""
-        self._open_house().gate.reception.connect(flow)
+        """A client asks for a tunnel: decide whether it may have it."""
+        self._open_house().gate.enter(flow, is_connect=True)
 
     # A request
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
-        """Who asks, for what, by which door; refuse it, answer it or aim it at the upstream."""
+        """Decide on the request by its head: reject it, answer it here or aim it at the upstream."""
         house = self._open_house()
         try:
             house.gate.enter(flow)
@@ -162,8 +164,8 @@ class CCFlare:
             house.mask.mask(flow.request)
 
     def request(self, flow: http.HTTPFlow) -> None:
-        """Read what it needs and give it a ticket. The wire takes it from here."""
-        self._open_house().gate.admit(flow)
+        """Read what it needs and issue its ticket. The wire takes it from here."""
+        self._open_house().gate.issue_ticket(flow)
 
     # Its end
 
@@ -224,11 +226,11 @@ class CCFlare:
 
     def _has_client_keys(self) -> bool:
         if self._house is not None:
-            return self._house.guard.has_keys
+            return self._house.authenticator.has_keys
         return self._settings is not None and has_client_keys(self._settings.database)
 
-    def _has_entered(self, data: NextLayer) -> bool:
-        return self._open_house().gate.reception.has_entered(data.context.client)
+    def _is_open_tunnel(self, data: NextLayer) -> bool:
+        return self._open_house().gate.tunnels.is_open(data.context.client)
 
     def _set_paused(self, name: str, paused: bool) -> None:
         try:

@@ -26,9 +26,9 @@ from ccflare_core.accounts.usage_poll import PATH, UsagePoll
 from ccflare_core.anthropic.agents import Agents
 from ccflare_core.anthropic.price_files import PriceWatch
 from ccflare_core.audit.entries import By
-from ccflare_core.clients.admission import Entrance
-from ccflare_core.clients.authentication import Guard, KeyRing
-from ccflare_core.clients.rate_limits import Allowances, Use, month_start
+from ccflare_core.clients.access import AccessLists
+from ccflare_core.clients.authentication import Authenticator, KeyRing
+from ccflare_core.clients.rate_limits import RateLimits, Use, month_start
 from ccflare_core.clients.totp import Factor, SecondFactor
 from ccflare_core.config.permissions import check, guarded_files, require
 from ccflare_core.config.record_mode import Mode, record_mode
@@ -53,7 +53,7 @@ from ccflare_core.writer.retention import Policy, Retention
 from ccflare_core.writer.writer import Writer
 from ccflare_mitm.gate.gate import Gate
 from ccflare_mitm.gate.header_masking import HeaderMask
-from ccflare_mitm.gate.management import Management, renew_digest, report_denied
+from ccflare_mitm.gate.management import Management, renew_digest, report_failures
 from ccflare_mitm.gate.pages import Admin
 from ccflare_mitm.host.options import in_use
 from ccflare_mitm.host.tls import ClientAuthority, prefer_http1
@@ -104,12 +104,11 @@ class House:
             also=self._rules_changed,
             upkeep=self._retention,
         )
-        self.guard = Guard(
+        self.authenticator = Authenticator(
             wall=time.time,  # noqa: TID251
-            clock=time.monotonic,
             open_loopback=lambda: self.settings.open_loopback,
             outdated=lambda key_id, secret: renew_digest(self._writer, key_id, secret),
-            report=report_denied,
+            report=report_failures,
         )
         pool = AccountPool(
             strategy=settings.strategy,
@@ -152,12 +151,14 @@ class House:
         )
         management = Management(self._call, self._replace_accounts, self._take_client_keys)
         admin = Admin(self.exchanges, self.keeper.state, management)
-        self._allowances = Allowances(time.monotonic, time.time, self._warn)  # noqa: TID251
-        self.entrance = Entrance(settings, self._allowances)
+        self._rates = RateLimits(self._warn)
+        self.access = AccessLists(settings)
         self._factor = SecondFactor(time.time, self._keep_factor)  # noqa: TID251
-        self.gate = Gate(self.exchanges, self.guard, admin, self.entrance, self._factor, auditor=self.auditor)
+        self.gate = Gate(
+            self.exchanges, self.authenticator, self.access, self._rates, admin, self._factor, auditor=self.auditor
+        )
         connections = ctx.master.addons.get("proxyserver").connections
-        self.reaper = Reaper(connections, lambda: self.settings, is_over=self.gate.reception.is_over)
+        self.reaper = Reaper(connections, lambda: self.settings, is_over=self.gate.tunnels.is_over)
         self.mask = HeaderMask()
         self.services = Services(
             find=self.gate.find,
@@ -218,9 +219,9 @@ class House:
             store.start_run(self._run_id, host, os.getpid())
             pool.replace_accounts(store.accounts())
             pool.restore(store.cooldowns(), store.latest_windows())
-            self.guard.replace(store.clients.ring())
+            self.authenticator.replace(store.clients.ring())
             self._take_rules(store.blocklist.networks(), store.factors.get())
-            self._allowances.restore(uses_since(store.query, month_start(now), but=self._run_id))
+            self._rates.restore(uses_since(store.query, month_start(now), but=self._run_id))
             return crashed
 
         crashed = self._writer.call(begin).result(timeout=FLUSH_SECONDS)
@@ -263,7 +264,7 @@ class House:
                 self._warn(f"what other proxies have used is not known: {error}")
                 continue
             if uses is not None:
-                self._allowances.restore(uses)
+                self._rates.restore(uses)
 
     def greeting(self) -> str:
         """One line that tells a person what they have started."""
@@ -295,7 +296,7 @@ class House:
     def _take_settings(self, settings: Settings, authority: ClientAuthority | None) -> None:
         self._client_authority = authority
         self.settings = self.exchanges.settings = settings
-        self.entrance.change(settings)
+        self.access.change(settings)
 
     def upstream(self) -> Origin:
         """Where requests go."""
@@ -390,7 +391,7 @@ class House:
         self._loop.call_soon_threadsafe(self._take_client_keys, ring)
 
     def _take_client_keys(self, ring: KeyRing) -> None:
-        self.guard.replace(ring)
+        self.authenticator.replace(ring)
         self.reaper.hurry()
 
     def _rules_changed(self, store: Store) -> None:
@@ -398,7 +399,7 @@ class House:
         self._loop.call_soon_threadsafe(self._take_rules, store.blocklist.networks(), store.factors.get())
 
     def _take_rules(self, blocked: Networks, factor: Factor | None) -> None:
-        self.entrance.ban(blocked)
+        self.access.ban(blocked)
         self._factor.replace(factor)
 
     async def _keep_factor(self, factor: Factor, spent: str | None) -> None:

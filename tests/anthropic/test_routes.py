@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ccflare_core.anthropic.routes import API, OTHER_METHODS, PathClass, Route, Rule, classify, refuse, runs_model
 from ccflare_core.http.headers import TARGET_BYTES
+from ccflare_core.http.rejection import Rejection
 
 METHODS = (*OTHER_METHODS, "TRACE", "CONNECT", "PROPFIND", "post", "Get", "")
 SHAPES = sorted({rule.shape for rule in API})
@@ -189,7 +190,7 @@ def test_another_spelling_of_a_path_of_the_api_is_refused(method: str, path: str
     refusal = refuse(method, path)
 
     assert classify(method, path) is Route.MISSPELT
-    assert refusal == (400, f"This is another spelling of {meant}: send it exactly so.", ())
+    assert refusal == Rejection(400, f"This is another spelling of {meant}: send it exactly so.")
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """Addresses: what they are however they are written, who may connect, and whose a forwarded request is."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccflare_core.clients.access import Access, Caller
+from ccflare_core.clients.access import Access, AccessLists, Caller
+from ccflare_core.config.settings import Settings
 from ccflare_core.http.addresses import THIS_MACHINE, Address, Network, Networks, are_networks, read_hop
 
 PROXY = "10.0.0.9"
@@ -235,3 +238,51 @@ def test_no_header_makes_a_stranger_local(xff: str, forwarded: str) -> None:
 @given(st.text(alphabet="0123456789abcdef.:[]%, ", max_size=40))
 def test_no_hop_raises(text: str) -> None:
     read_hop(text)
+
+
+# -- the lists as they are now
+
+
+def settings(**options: Any) -> Settings:
+    return Settings.build({f"ccflare_{name}": value for name, value in options.items()}, {"XDG_DATA_HOME": "/x"})
+
+
+def serves(lists: AccessLists, peer: str) -> bool:
+    """Whether a connection of this peer may stay, and a request on it is answered."""
+    answered = lists.access.serves(lists.access.caller(peer, ()))
+    assert answered is (lists.objection(peer) is None)
+    return answered
+
+
+@pytest.mark.parametrize(
+    ("options", "served", "turned_away"),
+    [
+        ({}, ["127.0.0.1", "::1"], ["10.9.8.7", "100.64.1.1", "::ffff:10.0.0.1", "fe80::1%eth0"]),
+        ({"allow_remote": True}, ["127.0.0.1", "10.9.8.7", "100.64.1.1", "fe80::1%eth0"], [""]),
+        (
+            {"allow_remote": True, "allow_ips": "10.0.0.0/8"},
+            ["10.9.8.7", "::ffff:10.0.0.1"],
+            ["127.0.0.1", "100.64.1.1"],
+        ),
+        ({"allow_remote": True, "block_ips": "100.64.0.0/10 fe80::/10"}, ["10.9.8.7"], ["100.64.1.1", "fe80::1%eth0"]),
+        ({"block_ips": "127.0.0.0/8"}, ["::1"], ["127.0.0.1", "::ffff:127.0.0.1"]),
+    ],
+)
+def test_lists_say_who_is_served(options: dict[str, Any], served: list[str], turned_away: list[str]) -> None:
+    lists = AccessLists(settings(**options))
+    assert [peer for peer in served if not serves(lists, peer)] == []
+    assert [peer for peer in turned_away if serves(lists, peer)] == []
+
+
+def test_lists_can_change_while_clients_are_connected() -> None:
+    lists = AccessLists(settings(allow_remote=True))
+    assert serves(lists, "10.9.8.7")
+
+    lists.change(settings(allow_remote=True, block_ips="10.0.0.0/8"))
+    assert not serves(lists, "10.9.8.7")
+    lists.ban(Networks.parse("100.64.0.0/10"))
+    assert (serves(lists, "10.9.8.7"), serves(lists, "100.64.1.1")) == (False, False)
+    lists.change(settings(allow_remote=True))
+    assert (serves(lists, "10.9.8.7"), serves(lists, "100.64.1.1")) == (True, False)
+    lists.ban(Networks())
+    assert serves(lists, "100.64.1.1")

@@ -1,92 +1,452 @@
-"""What is asked of a connection and of a request before its key."""
+"""Admission: which check answers which request first, and that every head gets exactly one decision."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ccflare_core.clients.admission import Entrance
-from ccflare_core.clients.browser import Asked
-from ccflare_core.clients.rate_limits import Allowances
+from ccflare_core.clients import checks
+from ccflare_core.clients.access import AccessLists
+from ccflare_core.clients.admission import Count, Decision, admit
+from ccflare_core.clients.authentication import LOCAL, Principal
+from ccflare_core.clients.checks import CHECKS, CONNECT_CHECKS, UNCOUNTED_CHECKS, Admitted, Way
+from ccflare_core.clients.keys import Permission, Role
+from ccflare_core.clients.rate_limits import SOON, Moment, RateLimits
+from ccflare_core.clients.request_head import GateState, PageAccess, RequestHead
+from ccflare_core.clients.throttle import FREE, Throttle
 from ccflare_core.config.settings import Settings
-from ccflare_core.http.addresses import Networks
-from ccflare_core.http.origins import Origin
+from ccflare_core.http.headers import HEAD_BYTES, Header, Line
+from ccflare_core.http.rejection import Rejection
+from exchange_kit import EPOCH
+from guard_kit import SECRET, a_key, ring_of
+
+NOW = Moment(1000.0, EPOCH)
+WRONG = "ccf_" + "w" * 32
+EVIL = (b"Origin", b"http://evil.com")
+PANEL = (b"Origin", b"https://panel.example")
+PREFLIGHT = (b"Access-Control-Request-Method", b"POST")
+HEALTH = PageAccess(("GET", "HEAD"), None)
+PAUSE = PageAccess(("POST",), Permission.ACCOUNTS_MANAGE)
+KEY = a_key()
+OPENER = Principal(KEY, KEY.role.permissions, SECRET)
 
 
-def settings(**options: Any) -> Settings:
-    return Settings.build({f"ccflare_{name}": value for name, value in options.items()}, {"XDG_DATA_HOME": "/x"})
+def a_head(path: str = "/v1/messages", method: str = "POST", *fields: Header, **more: Any) -> RequestHead:
+    """The head of a request of this machine to our own address, with a valid client key."""
+    given: dict[str, Any] = {
+        "presented": (SECRET,),
+        "peer": "127.0.0.1",
+        "host": "127.0.0.1",
+        "port": 8080,
+        "here": ("127.0.0.1", 8080),
+    }
+    return RequestHead(Line(method.encode(), path.encode()), fields, **given | more)
 
 
-def entrance(**options: Any) -> Entrance:
-    return Entrance(settings(**options), Allowances(lambda: 0.0, lambda: 0.0, print))
+def a_state(*, key: Any = KEY, options: dict[str, Any] | None = None, **more: Any) -> GateState:
+    """The state of a gate with one client key, and nothing against anybody."""
+    given = {f"ccflare_{name}": value for name, value in (options or {}).items()}
+    settings = Settings.build(given, {"XDG_DATA_HOME": "/x"})
+    state = GateState(
+        settings=settings,
+        access=AccessLists(settings).access,
+        ring=ring_of(key) if key else ring_of(),
+        open_loopback=False,
+        rates=RateLimits(print),
+        waits=Throttle(),
+        open_requests=0,
+        audit_problem=None,
+        needs_code=False,
+    )
+    return replace(state, **more)
 
 
-def status(entrance: Entrance, peer: str, *headers: tuple[bytes, bytes]) -> int | None:
-    refusal = entrance.meet(peer, headers).refusal
-    return refusal.status if refusal else None
+def rejection(decision: Decision) -> Rejection:
+    assert isinstance(decision.outcome, Rejection)
+    return decision.outcome
+
+
+def deciding(head: RequestHead, state: GateState) -> str:
+    """The name of the check that decides."""
+    order = CONNECT_CHECKS if head.is_connect else CHECKS
+    found: list[str] = []
+
+    def noted(check: checks.Check) -> checks.Check:
+        def look(request: checks.Request) -> Admitted | Rejection | None:
+            found.append(check.__name__)
+            return check(request)
+
+        return look
+
+    name = "CONNECT_CHECKS" if head.is_connect else "CHECKS"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(checks, name, tuple(noted(check) for check in order))
+        admit(head, state, NOW)
+    return found[-1]
+
+
+# --- the order --------------------------------------------------------------------------------------------------------
+
+
+class KeySpent(RateLimits):
+    """Every client key has used up what it may."""
+
+    def for_key(self, *_: object) -> Rejection | None:
+        return Rejection(429, "too much")
+
+
+class Spent(KeySpent):
+    """So has every address."""
+
+    def for_address(self, *_: object) -> Rejection | None:
+        return Rejection(429, "too often")
+
+
+EVERYTHING_IS_WRONG: dict[str, Any] = {
+    "fields": (
+        EVIL,
+        (b"X-Forwarded-For", b"192.0.2.7"),
+        (b"Forwarded", b"for=192.0.2.8"),
+        (b"x", b"y" * HEAD_BYTES),
+    ),
+    "presented": (WRONG,),
+    "host": "evil.com",
+    "problem": "a line of nonsense",
+}
+AGAINST_EVERYBODY: dict[str, Any] = {
+    "options": {"block_ips": "127.0.0.1", "trusted_proxies": "127.0.0.0/8", "max_requests": 1, "allow_remote": True},
+    "rates": Spent(print),
+    "audit_problem": "nothing can be audited",
+    "open_requests": 1,
+}
+MENDED: tuple[tuple[str, int, dict[str, Any], dict[str, Any]], ...] = (
+    # The check that decides, its status, and what is then mended for the next row: in the head, in the state.
+    ("one_client", 400, {"fields": (EVIL, (b"x", b"y" * HEAD_BYTES))}, {}),
+    ("served_address", 403, {}, {"options": {"max_requests": 1, "allow_remote": True}}),
+    ("rate_of_address", 429, {}, {"rates": RateLimits(print)}),
+    ("valid_key", 401, {"presented": (SECRET,)}, {"key": a_key(role=Role.VIEWER)}),
+    ("permitted", 403, {}, {"key": KEY}),
+    ("well_formed", 400, {"problem": ""}, {}),
+    ("open_requests", 503, {}, {"open_requests": 0}),
+    ("plain_head", 431, {"fields": (EVIL,)}, {"options": {}}),
+    ("served_host", 403, {"host": "127.0.0.1"}, {}),
+    ("audited", 503, {}, {"audit_problem": None}),
+    ("own_site", 403, {"fields": ()}, {}),
+    ("method_and_path", 405, {"line": Line(b"POST", b"/v1/messages")}, {"rates": KeySpent(print)}),
+    ("limits_of_key", 429, {}, {"rates": RateLimits(print)}),
+    ("go_on", 0, {}, {}),
+)
+
+
+def test_order_a_request_with_every_fault_is_told_of_them_in_the_order_of_the_list() -> None:
+    head, state = replace(a_head(method="TRACE"), **EVERYTHING_IS_WRONG), dict(AGAINST_EVERYBODY)
+    seen = []
+    for check, status, of_head, of_state in MENDED:
+        now = a_state(**state)
+        outcome = admit(head, now, NOW).outcome
+        assert deciding(head, now) == check
+        assert (outcome.status if isinstance(outcome, Rejection) else 0) == status, check
+        seen.append(check)
+        head, state = replace(head, **of_head), state | of_state
+    here = ("warm_up", "page_of_ours_only", "preflight", "own_page")  # these answer; their rows are in the next table
+    assert seen == [check.__name__ for check in CHECKS if check.__name__ not in here]
 
 
 @pytest.mark.parametrize(
-    ("options", "served", "turned_away"),
+    ("head", "state", "check", "outcome"),
     [
-        ({}, ["127.0.0.1", "::1"], ["10.9.8.7", "100.64.1.1", "::ffff:10.0.0.1", "fe80::1%eth0"]),
-        ({"allow_remote": True}, ["127.0.0.1", "10.9.8.7", "100.64.1.1", "fe80::1%eth0"], [""]),
+        # One fault each, and then two: the first of the list answers.
+        (a_head("/", "HEAD", presented=(WRONG,)), {}, "warm_up", Way.WARM_UP),
+        (a_head("/", "HEAD", peer="192.0.2.7"), {}, "served_address", 403),
+        (a_head("/", "HEAD", host="evil.com", port=80), {}, "served_host", 403),
+        (a_head("/ccflare/health", "GET", EVIL, page=HEALTH, presented=(WRONG,)), {}, "page_of_ours_only", 403),
+        (a_head("/ccflare/health", "GET", page=HEALTH, host="evil.com"), {}, "served_host", 403),
         (
-            {"allow_remote": True, "allow_ips": "10.0.0.0/8"},
-            ["10.9.8.7", "::ffff:10.0.0.1"],
-            ["127.0.0.1", "100.64.1.1"],
+            a_head("/ccflare/health", "GET", page=HEALTH, host="evil.com"),
+            {"options": {"allow_remote": True}},
+            "page_of_ours_only",
+            403,
         ),
-        ({"allow_remote": True, "block_ips": "100.64.0.0/10 fe80::/10"}, ["10.9.8.7"], ["100.64.1.1", "fe80::1%eth0"]),
-        ({"block_ips": "127.0.0.0/8"}, ["::1"], ["127.0.0.1", "::ffff:127.0.0.1"]),
+        (a_head("/ccflare/health", "OPTIONS", PREFLIGHT, page=HEALTH, presented=()), {}, "preflight", Way.PREFLIGHT),
+        (a_head("/ccflare/health", "OPTIONS", PREFLIGHT, EVIL, page=HEALTH), {}, "page_of_ours_only", 403),
+        (a_head("/v1/messages", "OPTIONS", PREFLIGHT, EVIL, presented=()), {}, "valid_key", 401),
+        (
+            a_head("/v1/messages", "OPTIONS", PREFLIGHT, PANEL, presented=()),
+            {"options": {"allowed_origins": "https://panel.example"}},
+            "preflight",
+            Way.PREFLIGHT,
+        ),
+        (a_head("/ccflare/health", "GET", page=HEALTH, presented=(WRONG,)), {}, "own_page", Way.PAGE),
+        (a_head("/ccflare/health", "DELETE", page=HEALTH, presented=()), {}, "own_page", 405),
+        (a_head("/ccflare/health", "GET", page=HEALTH, problem="nonsense"), {}, "well_formed", 400),
+        (a_head("/ccflare/x", "GET", presented=()), {}, "valid_key", 401),
+        (a_head("/ccflare/x", "GET"), {}, "permitted", 403),
+        (a_head("/ccflare/x", "GET"), {"key": a_key(role=Role.ADMIN)}, "own_page", 404),
+        (a_head("/ccflare/p", "POST", page=PAUSE), {"key": a_key(role=Role.ADMIN)}, "own_page", Way.PAGE),
+        (a_head("/ccflare/p", "GET", page=PAUSE), {"key": a_key(role=Role.ADMIN), "needs_code": True}, "own_page", 405),
+        (a_head("/ccflare/p", "POST", page=PAUSE), {"needs_code": True}, "permitted", 403),
+        (
+            a_head("/ccflare/p", "POST", page=PAUSE),
+            {"key": a_key(role=Role.ADMIN), "needs_code": True},
+            "own_page",
+            403,
+        ),
+        (
+            a_head("/ccflare/p", "POST", page=PAUSE, code="123456"),
+            {"key": a_key(role=Role.ADMIN), "needs_code": True},
+            "own_page",
+            Way.PAGE,
+        ),
+        (a_head("/ccflare/p", "POST", page=PAUSE, presented=()), {"open_requests": 999_999}, "valid_key", 401),
+        (a_head(presented=()), {"open_requests": 999_999}, "valid_key", 401),
+        (a_head(), {"open_requests": 999_999}, "open_requests", 503),
+        (a_head("/v1/../x", host="evil.com", port=80), {}, "served_host", 403),
+        (a_head("/v1/../x", "POST", EVIL), {}, "method_and_path", 400),  # a path without an account
+        (a_head("/v1/messages", "PUT", EVIL), {}, "own_site", 403),
+        (a_head("/v1/x", "TRACE"), {"audit_problem": "…"}, "audited", 503),
+        (a_head("/v1/x", host="other.example", port=80), {}, "served_host", 403),
+        (
+            a_head("/v1/x", host="other.example", port=80, is_reverse=True),
+            {"options": {"forward_other_hosts": True}},
+            "served_host",
+            403,
+        ),
+        (
+            a_head("/v1/../x", "TRACE", EVIL, host="other.example", port=80),
+            {"options": {"forward_other_hosts": True}},
+            "go_on",
+            Way.ELSEWHERE,
+        ),
+        (a_head(), {}, "go_on", Way.UPSTREAM),
+        # Inside a tunnel, and asking for one.
+        (a_head(presented=(WRONG,), tunnel=OPENER), {}, "valid_key", 403),
+        (a_head(presented=(), tunnel=OPENER), {}, "go_on", Way.UPSTREAM),
+        (a_head("", "CONNECT", is_connect=True, presented=(WRONG,)), {}, "valid_key", 407),
+        (a_head("", "CONNECT", is_connect=True, peer="192.0.2.7"), {}, "served_address", 403),
+        (
+            a_head("", "CONNECT", is_connect=True, host="other.example", port=443),
+            {"key": a_key(role=Role.VIEWER)},
+            "permitted_tunnel",
+            403,
+        ),
+        (
+            a_head("", "CONNECT", is_connect=True, host="api.anthropic.com", port=443),
+            {"key": a_key(role=Role.VIEWER)},
+            "go_on",
+            Way.TUNNEL,
+        ),
+        (a_head("", "CONNECT", is_connect=True, host="other.example", port=443), {}, "go_on", Way.TUNNEL),
+        (
+            a_head("/ccflare/health", "CONNECT", is_connect=True, page=HEALTH, presented=()),
+            {},
+            "valid_key",
+            407,
+        ),
     ],
 )
-def test_who_is_served(options: dict[str, Any], served: list[str], turned_away: list[str]) -> None:
-    door = entrance(**options)
-    assert [(peer, door.connected(peer), status(door, peer)) for peer in served] == [(p, None, None) for p in served]
-    assert all(door.connected(peer) and status(door, peer) == 403 for peer in turned_away)
+def test_order_the_first_check_that_has_an_answer_decides(
+    head: RequestHead, state: dict[str, Any], check: str, outcome: int | Way
+) -> None:
+    decision = admit(head, a_state(**state), NOW)
+
+    found = decision.outcome
+    assert (found.way if isinstance(found, Admitted) else found.status) == outcome
+    assert deciding(head, a_state(**state)) == check
 
 
-def test_the_lists_can_change_while_clients_are_connected() -> None:
-    door = entrance(allow_remote=True)
-    assert status(door, "10.9.8.7") is None
+def test_order_of_a_connect_is_that_of_a_request() -> None:
+    of_requests = [check for check in CHECKS if check in CONNECT_CHECKS or check is checks.permitted]
+    of_connects = [checks.permitted if check is checks.permitted_tunnel else check for check in CONNECT_CHECKS]
+    assert of_connects == of_requests
+    assert CHECKS[: len(UNCOUNTED_CHECKS)] == UNCOUNTED_CHECKS
 
-    door.change(settings(allow_remote=True, block_ips="10.0.0.0/8"))
-    assert status(door, "10.9.8.7") == 403
-    door.ban(Networks.parse("100.64.0.0/10"))
-    assert (status(door, "10.9.8.7"), status(door, "100.64.1.1")) == (403, 403)
-    door.change(settings(allow_remote=True))
-    assert (status(door, "10.9.8.7"), status(door, "100.64.1.1")) == (None, 403)
-    door.ban(Networks())
-    assert status(door, "100.64.1.1") is None
+
+@pytest.mark.parametrize("position", range(len(CHECKS)))
+def test_a_check_that_fails_admits_nothing(position: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: checks.Request) -> None:
+        raise RuntimeError("sabotage")
+
+    monkeypatch.setattr(checks, "CHECKS", (*CHECKS[:position], broken, *CHECKS[position + 1 :]))
+
+    with pytest.raises(RuntimeError, match="sabotage"):
+        admit(a_head(), a_state(), NOW)
+
+
+# --- what is said and counted -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("head", "state", "counts"),
+    [
+        (a_head(), {}, {Count.ADDRESS, Count.KEY}),
+        (a_head(), {"rates": Spent(print)}, set()),
+        (a_head(peer="192.0.2.7"), {}, set()),
+        (a_head(presented=()), {}, {Count.ADDRESS, Count.FAILURE}),
+        (a_head("", "CONNECT", is_connect=True, presented=()), {}, {Count.ADDRESS, Count.FAILURE}),
+        (a_head("", "CONNECT", is_connect=True), {}, {Count.ADDRESS}),
+        (a_head(presented=(WRONG,), tunnel=OPENER), {}, {Count.ADDRESS}),
+        (a_head("/", "HEAD"), {}, {Count.ADDRESS}),
+        (a_head("/v1/messages", "PUT"), {}, {Count.ADDRESS}),
+        (a_head(), {"open_requests": 999_999}, {Count.ADDRESS}),
+    ],
+)
+def test_counts_are_of_what_was_let_in_or_failed(head: RequestHead, state: dict[str, Any], counts: set[Count]) -> None:
+    assert admit(head, a_state(**state), NOW).counts == counts
+
+
+@pytest.mark.parametrize(
+    ("opener", "presented", "key", "message"),
+    [
+        (OPENER, (), None, "The client key that this connection was opened with is no longer valid."),
+        (OPENER, (WRONG,), KEY, "The client key that came with this request is not valid."),
+        (LOCAL, (WRONG,), KEY, "The client key that came with this request is not valid."),
+        (LOCAL, (WRONG,), None, "The client key that came with this request is not valid."),
+        (
+            LOCAL,
+            (),
+            KEY,
+            "This connection was opened without a client key, and by now one is needed: connect again with one.",
+        ),
+    ],
+)
+def test_inside_a_tunnel_the_sentence_names_the_key_that_is_meant(
+    opener: Principal, presented: tuple[str, ...], key: Any, message: str
+) -> None:
+    rejected = rejection(admit(a_head(presented=presented, tunnel=opener), a_state(key=key), NOW))
+    assert (rejected.status, rejected.message, rejected.is_recorded) == (403, message, False)
+
+
+@pytest.mark.parametrize(("is_connect", "status"), [(False, 401), (True, 407)])
+def test_failures_are_told_the_same_whatever_their_reason_until_they_are_too_many(
+    is_connect: bool, status: int
+) -> None:
+    throttle = Throttle()
+    expired, revoked = a_key(expires_at=EPOCH - 1), a_key(revoked_at=EPOCH - 1)
+    cases = ((), KEY), ((WRONG,), KEY), ((SECRET,), expired), ((SECRET,), revoked)
+    heads = [(a_head(presented=keys, is_connect=is_connect), a_state(key=key, waits=throttle)) for keys, key in cases]
+
+    told = {replace(rejection(admit(head, state, NOW)), audit="") for head, state in heads}
+    reasons = [rejection(admit(head, state, NOW)).audit for head, state in heads]
+    for _ in range(FREE):
+        throttle.count("127.0.0.1", NOW.clock)
+    late = rejection(admit(*heads[0], NOW))
+
+    assert [(each.status, each.is_final, len(each.headers)) for each in told] == [(status, True, 1)]
+    assert reasons == ["no key", "an unknown key", "an expired key", "a revoked key"]
+    assert (late.status, late.retry_after, late.is_final) == (429, 1, True)
+    valid = admit(a_head(is_connect=is_connect), a_state(waits=throttle), NOW)
+    assert isinstance(valid.outcome, Admitted)  # a valid key does not wait for its neighbour
+
+
+@pytest.mark.parametrize(
+    ("head", "state", "audit", "is_recorded"),
+    [
+        (a_head(peer="192.0.2.7"), {}, "Requests of this address are not served.", True),
+        (a_head(), {"rates": Spent(print)}, "", True),
+        (a_head("", "CONNECT", is_connect=True), {"rates": Spent(print)}, "too often", True),
+        (a_head(presented=()), {}, "no key", False),
+        (a_head(), {"key": a_key(role=Role.VIEWER)}, "no permission api.request", False),
+        (a_head("/ccflare/health", "GET", EVIL, page=HEALTH), {}, "", False),
+        (a_head("/v1/messages", "POST", EVIL), {}, "A web page of another site may not use the accounts.", True),
+        (a_head("/v1/messages", "PUT"), {}, "", True),
+    ],
+)
+def test_a_rejection_says_what_is_audited_and_recorded(
+    head: RequestHead, state: dict[str, Any], audit: str, is_recorded: bool
+) -> None:
+    rejected = rejection(admit(head, a_state(**state), NOW))
+    assert (rejected.audit, rejected.is_recorded) == (audit, is_recorded)
 
 
 def test_a_forwarded_client_is_asked_about_like_any_other() -> None:
-    door = entrance(trusted_proxies="127.0.0.1", allow_ips="192.0.2.0/24")
-    xff = b"x-forwarded-for"
+    xff, options = b"x-forwarded-for", {"trusted_proxies": "127.0.0.1", "allow_ips": "192.0.2.0/24"}
 
-    assert door.connected("127.0.0.1") is None
-    assert status(door, "127.0.0.1", (xff, b"192.0.2.7")) is None
-    assert status(door, "127.0.0.1", (xff, b"10.9.8.7")) == 403
-    assert status(door, "127.0.0.1") == 403
-    assert status(door, "127.0.0.1", (xff, b"192.0.2.7"), (b"forwarded", b"for=192.0.2.8")) == 400
+    def status(*fields: Header) -> int:
+        outcome = admit(a_head("/v1/messages", "POST", *fields), a_state(options=options), NOW).outcome
+        return outcome.status if isinstance(outcome, Rejection) else 0
 
-
-def test_one_request_too_many_of_an_address() -> None:
-    door = entrance(requests_per_minute_per_ip=2)
-    assert [status(door, "127.0.0.1") for _ in range(3)] == [None, None, 429]
-    assert status(door, "::1") is None
+    assert status((xff, b"192.0.2.7")) == 0
+    assert status((xff, b"10.9.8.7")) == 403
+    assert status() == 403
+    assert status((xff, b"192.0.2.7"), (b"forwarded", b"for=192.0.2.8")) == 400
 
 
-def test_one_open_request_too_many() -> None:
-    door = entrance(max_requests=2)
-    assert door.lack_of_room(2) is None
-    refusal = door.lack_of_room(3)
-    assert refusal is not None
-    assert (refusal.status, refusal.retry_after) == (503, 1)
+def test_one_open_request_too_many_is_told_when_to_come_again() -> None:
+    def outcome(number: int) -> Admitted | Rejection:
+        return admit(a_head(), a_state(options={"max_requests": 2}, open_requests=number), NOW).outcome
+
+    assert isinstance(outcome(1), Admitted)
+    assert outcome(2) == Rejection(503, "Too many requests are open at the moment.", SOON)
 
 
-def test_a_page_of_elsewhere_is_refused() -> None:
-    evil = Asked("POST", Origin("http", "127.0.0.1", 80), {"origin": "http://evil.com"})
-    refusal = entrance().object_to(evil)
-    assert refusal is not None
-    assert refusal.status == 403
-    assert entrance(allowed_origins="http://evil.com").object_to(evil) is None
+def test_no_secret_is_in_a_decisions_repr() -> None:
+    head = a_head(code="123456", tunnel=OPENER)
+    shown = repr((head, admit(head, a_state(), NOW)))
+    assert SECRET not in shown
+    assert "123456" not in shown
+
+
+# --- whatever comes ---------------------------------------------------------------------------------------------------
+
+TEXTS = st.sampled_from(["", "127.0.0.1", "evil.com", "api.anthropic.com", "::1", "[::1", "10.0.0.1", "a%b"]) | st.text(
+    st.characters(codec="latin-1"), max_size=20
+)
+NAMES = st.sampled_from(
+    b"Origin origin Sec-Fetch-Site sec-fetch-mode X-Forwarded-For Forwarded Via Host x-api-key "
+    b"Access-Control-Request-Method access-control-request-headers".split()
+)
+VALUES = st.sampled_from([b"null", b"http://evil.com", b"https://panel.example", b"127.0.0.1", b"for=::1"]) | st.binary(
+    max_size=40
+)
+TARGETS = st.sampled_from([b"/v1/messages", b"/", b"/ccflare/health", b"/ccflare/x", b"/v1/models/%2e", b"*"])
+HEADS = st.builds(
+    RequestHead,
+    line=st.builds(
+        Line,
+        st.sampled_from([b"GET", b"POST", b"OPTIONS", b"HEAD", b"CONNECT", b"post"]) | st.binary(max_size=25),
+        TARGETS | st.binary(max_size=60),
+        st.sampled_from([b"HTTP/1.1", b"HTTP/2.0", b""]),
+        st.none() | st.binary(max_size=4),
+    ),
+    fields=st.lists(st.tuples(NAMES | st.binary(max_size=12), VALUES), max_size=8).map(tuple),
+    presented=st.lists(st.sampled_from([SECRET, WRONG]) | TEXTS, max_size=3).map(tuple),
+    peer=TEXTS,
+    host=TEXTS,
+    port=st.integers(0, 65_535) | st.sampled_from([80, 443, 8080]),
+    here=st.just(("127.0.0.1", 8080)),
+    is_reverse=st.booleans(),
+    is_tls=st.booleans(),
+    is_connect=st.booleans(),
+    tunnel=st.sampled_from([None, LOCAL, OPENER]),
+    problem=st.sampled_from(["", "nonsense"]),
+    page=st.sampled_from([None, HEALTH, PAUSE]),
+    code=st.none() | TEXTS,
+)
+STATES = st.sampled_from(
+    [
+        a_state(),
+        a_state(key=None),
+        a_state(key=a_key(role=Role.ADMIN, requests_per_minute=1, tokens_per_day=1), needs_code=True),
+        a_state(options={"allow_remote": True, "forward_other_hosts": True, "trusted_proxies": "127.0.0.1 10.0.0.1"}),
+        a_state(options={"allowed_origins": "https://panel.example", "requests_per_minute_per_ip": 1}),
+        a_state(audit_problem="nothing can be audited", open_loopback=True),
+    ]
+)
+
+
+@given(HEADS, STATES)
+def test_any_head_is_either_admitted_or_rejected(head: RequestHead, state: GateState) -> None:
+    decision = admit(head, state, NOW)
+
+    outcome = decision.outcome
+    assert isinstance(outcome, Admitted) is not isinstance(outcome, Rejection)
+    assert admit(head, state, NOW) == decision
+    if isinstance(outcome, Admitted):
+        is_keyless = outcome.way in (Way.WARM_UP, Way.PREFLIGHT) or head.page == HEALTH
+        assert is_keyless or outcome.principal is not None
+        assert (outcome.way is Way.TUNNEL) is head.is_connect
+    else:
+        assert 400 <= outcome.status < 600
+        assert outcome.message

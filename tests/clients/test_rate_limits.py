@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccflare_core.clients.rate_limits import Allowances, Buckets, Use, month_start
+from ccflare_core.clients.rate_limits import Buckets, Moment, RateLimits, Use, month_start
 from ccflare_core.http.addresses import Address
 from exchange_kit import Clock
 
@@ -28,22 +28,37 @@ class Key:
 
 
 class Desk:
-    """Allowances on a clock of ours, at noon."""
+    """Rate limits on a clock of ours, at noon."""
 
     def __init__(self) -> None:
         self.clock = Clock()
         self.clock.wall = NOON
         self.warnings: list[str] = []
-        self.allowances = Allowances(lambda: self.clock.mono, lambda: self.clock.wall, self.warnings.append)
+        self.limits = RateLimits(self.warnings.append)
 
-    def ask(self, key: Key) -> tuple[str, int] | None:
-        denial = self.allowances.admit_key(key)
-        return (denial.message, denial.retry_after) if denial else None
+    @property
+    def now(self) -> Moment:
+        return Moment(self.clock.mono, self.clock.wall)
+
+    def ask(self, key: Key) -> tuple[str, int | None] | None:
+        """One more request, counted if it is let in; else why not, and when to come again."""
+        if rejection := self.limits.for_key(key, self.now):
+            return rejection.message, rejection.retry_after
+        self.limits.count_key(key, self.now)
+        return None
+
+    def is_let_in(self, address: str, per_minute: int = 1) -> bool:
+        """One more request from this address, counted if it is let in."""
+        source = Address.parse(address)
+        if self.limits.for_address(source, per_minute, self.now):
+            return False
+        self.limits.count_address(source, per_minute, self.now)
+        return True
 
     def use(self, key: Key, tokens: int, dollars: str | None) -> None:
         """A whole exchange with this key."""
         assert self.ask(key) is None
-        self.allowances.ended(key, self.clock.wall, tokens, None if dollars is None else Decimal(dollars))
+        self.limits.ended(key, self.clock.wall, tokens, None if dollars is None else Decimal(dollars))
 
 
 @pytest.fixture
@@ -69,35 +84,41 @@ def test_each_key_and_each_address_has_its_own_bucket(desk: Desk) -> None:
     desk.ask(key)
 
     assert desk.ask(other) is None
-    assert desk.allowances.admit_address(Address.parse("10.0.0.1"), 1) is None
-    assert desk.allowances.admit_address(Address.parse("10.0.0.2"), 1) is None
-    assert desk.allowances.admit_address(Address.parse("::ffff:10.0.0.1"), 1) is not None
+    assert [desk.is_let_in(address) for address in ("10.0.0.1", "10.0.0.2", "::ffff:10.0.0.1")] == [True, True, False]
 
 
 def test_addresses_of_one_64_are_one_source_and_0_is_no_limit(desk: Desk) -> None:
-    assert desk.allowances.admit_address(Address.parse("2001:db8::1"), 1) is None
-    assert desk.allowances.admit_address(Address.parse("2001:db8::2"), 1) is not None
-    assert desk.allowances.admit_address(Address.parse("2001:db8:0:1::1"), 1) is None
-    assert desk.allowances.admit_address(Address.parse("2001:db8::2"), 0) is None
+    addresses = ("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1")
+    assert [desk.is_let_in(address) for address in addresses] == [True, False, True]
+    assert desk.is_let_in("2001:db8::2", 0)
+
+
+def test_to_look_at_a_limit_counts_nothing(desk: Desk) -> None:
+    key, address = Key(requests_per_minute=1, concurrency=1), Address.parse("10.0.0.1")
+    for _ in range(3):
+        assert desk.limits.for_key(key, desk.now) is None
+        assert desk.limits.for_address(address, 1, desk.now) is None
+    assert not desk.limits._open
 
 
 def test_no_number_of_sources_fills_the_memory() -> None:
-    buckets = Buckets(lambda: 0.0, most=10)
+    buckets = Buckets(most=10)
     for number in range(100):
-        buckets.take(str(number), 1)
+        buckets.take(str(number), 1, 0.0)
 
     assert len(buckets) == 10
-    assert buckets.take("99", 1) > 0
+    assert buckets.wait("99", 1, 0.0) > 0
 
 
 @given(st.lists(st.floats(0, 30), max_size=200), st.integers(1, 100))
 def test_never_more_than_twice_as_many_in_any_minute(pauses: list[float], per_minute: int) -> None:
     clock = Clock()
-    buckets = Buckets(lambda: clock.mono)
+    buckets = Buckets()
     taken = []
     for pause in pauses:
         clock.pass_(pause)
-        if buckets.take("x", per_minute) == 0:
+        if buckets.wait("x", per_minute, clock.mono) == 0:
+            buckets.take("x", per_minute, clock.mono)
             taken.append(clock.mono)
 
     for start in taken:
@@ -113,7 +134,7 @@ def test_so_many_at_once_and_one_more_when_one_has_ended(desk: Desk) -> None:
     desk.ask(key)
 
     assert desk.ask(key) == ("The client key laptop has 2 requests open, which is all it may.", 1)
-    desk.allowances.ended(key, NOON, 0, None)
+    desk.limits.ended(key, NOON, 0, None)
     assert desk.ask(key) is None
 
 
@@ -123,7 +144,7 @@ def test_who_is_turned_away_takes_nothing(desk: Desk) -> None:
     for _ in range(5):
         desk.ask(key)
 
-    desk.allowances.ended(key, NOON, None, None)
+    desk.limits.ended(key, NOON, None, None)
     assert desk.ask(key) is None
 
 
@@ -159,29 +180,29 @@ def test_dollars_of_a_day_and_of_a_month(desk: Desk) -> None:
 def test_a_budget_that_is_used_up_is_nothing_to_wait_for(desk: Desk) -> None:
     key = Key(tokens_per_day=1, requests_per_minute=1)
     desk.use(key, 1, "0.1")
-    denial = desk.allowances.admit_key(key)
-    assert denial is not None
-    assert denial.is_final
+    rejection = desk.limits.for_key(key, desk.now)
+    assert rejection is not None
+    assert rejection.is_final
 
 
 def test_an_exchange_belongs_to_the_day_on_which_it_began(desk: Desk) -> None:
     key = Key(tokens_per_day=100)
     assert desk.ask(key) is None
     desk.clock.pass_(13 * 3600)
-    desk.allowances.ended(key, NOON, 500, Decimal(1))
+    desk.limits.ended(key, NOON, 500, Decimal(1))
 
     assert desk.ask(key) is None
-    assert desk.allowances.used(key.id, TODAY)[0].tokens == 500
+    assert desk.limits.used(key.id, TODAY)[0].tokens == 500
 
 
 def test_what_the_record_knows_counts_once(desk: Desk) -> None:
     key = Key(tokens_per_day=100)
     record = [Use(key.id, TODAY, 60, Decimal("0.5"), 0), Use(key.id, date(2027, 1, 1), 999, Decimal(1), 2)]
-    desk.allowances.restore(record)
-    desk.allowances.restore(record)
+    desk.limits.restore(record)
+    desk.limits.restore(record)
     desk.use(key, 39, "0.1")
 
-    day, month = desk.allowances.used(key.id, TODAY)
+    day, month = desk.limits.used(key.id, TODAY)
     assert (day.tokens, day.dollars, month.dollars, month.unpriced) == (99, Decimal("0.6"), Decimal("1.6"), 2)
     assert desk.ask(key) is None
 
@@ -194,9 +215,9 @@ def test_a_price_that_nobody_knows_is_said_and_not_taken_for_nothing(desk: Desk)
 
     assert len(desk.warnings) == 1
     assert "ccflare_prices" in desk.warnings[0]
-    denial = desk.ask(key)
-    assert denial is not None
-    assert "(2 exchanges without a known price come on top)" in denial[0]
+    told = desk.ask(key)
+    assert told is not None
+    assert "(2 exchanges without a known price come on top)" in told[0]
 
 
 def test_other_days_are_forgotten_after_a_month(desk: Desk) -> None:
@@ -205,7 +226,7 @@ def test_other_days_are_forgotten_after_a_month(desk: Desk) -> None:
         desk.use(key, 1, "1")
         desk.clock.pass_(86_400)
 
-    assert len(desk.allowances._here[key.id]) <= 33
+    assert len(desk.limits._here[key.id]) <= 33
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Who fails too often waits, alone, and costs next to nothing."""
+"""A source that fails too often waits, alone, and costs next to nothing."""
 
 import pytest
 
@@ -9,52 +9,54 @@ class Clock:
     def __init__(self) -> None:
         self.now = 1000.0
 
-    def __call__(self) -> float:
-        return self.now
-
 
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
 
 
-def waits(throttle: Throttle, number: int, source: str = "10.0.0.1") -> list[int]:
-    return [throttle.failed(source).wait for _ in range(number)]
+def fail(throttle: Throttle, clock: Clock, source: str = "10.0.0.1") -> tuple[int, int]:
+    """How long the next failure waits, and how many are to be reported with it."""
+    return throttle.wait(source, clock.now), throttle.count(source, clock.now)
+
+
+def waits(throttle: Throttle, clock: Clock, number: int, source: str = "10.0.0.1") -> list[int]:
+    return [fail(throttle, clock, source)[0] for _ in range(number)]
 
 
 def test_the_first_failures_cost_nothing_then_the_waits_double(clock: Clock) -> None:
-    throttle = Throttle(clock)
-    assert waits(throttle, FREE) == [0] * FREE
+    throttle = Throttle()
+    assert waits(throttle, clock, FREE) == [0] * FREE
 
     found = []
     for _ in range(9):
-        wait = throttle.failed("10.0.0.1").wait
+        wait = fail(throttle, clock)[0]
         found.append(wait)
         clock.now += wait
-        assert throttle.failed("10.0.0.1").wait == 0
+        assert fail(throttle, clock)[0] == 0
     assert found == [1, 2, 4, 8, 16, 32, LONGEST_WAIT, LONGEST_WAIT, LONGEST_WAIT]
 
 
 def test_a_neighbour_does_not_wait_with_you(clock: Clock) -> None:
-    throttle = Throttle(clock)
-    waits(throttle, 50)
-    assert waits(throttle, 1, "10.0.0.2") == [0]
+    throttle = Throttle()
+    waits(throttle, clock, 50)
+    assert waits(throttle, clock, 1, "10.0.0.2") == [0]
 
 
 def test_after_a_while_all_is_forgotten(clock: Clock) -> None:
-    throttle = Throttle(clock)
-    waits(throttle, 50)
+    throttle = Throttle()
+    waits(throttle, clock, 50)
     clock.now += FORGET
-    assert waits(throttle, FREE) == [0] * FREE
+    assert waits(throttle, clock, FREE) == [0] * FREE
 
 
 def test_a_burst_is_reported_once_and_then_once_an_hour(clock: Clock) -> None:
-    throttle = Throttle(clock)
+    throttle = Throttle()
 
     def reports(number: int, every: float) -> list[int]:
         found = []
         for _ in range(number):
-            found.append(throttle.failed("10.0.0.1").to_report)
+            found.append(fail(throttle, clock)[1])
             clock.now += every
         return [each for each in found if each]
 
@@ -64,10 +66,19 @@ def test_a_burst_is_reported_once_and_then_once_an_hour(clock: Clock) -> None:
     assert reports(5, 1.0) == [10_000 + 3700 + 1 - 13_592]
 
 
+def test_to_look_at_a_wait_changes_nothing(clock: Clock) -> None:
+    throttle = Throttle()
+    waits(throttle, clock, FREE)
+
+    assert [throttle.wait("10.0.0.1", clock.now) for _ in range(3)] == [1] * 3
+    assert throttle.wait("10.0.0.2", clock.now) == 0
+    assert len(throttle._records) == 1
+
+
 def test_memory_is_bounded(clock: Clock) -> None:
-    throttle = Throttle(clock, most=100)
+    throttle = Throttle(most=100)
     for number in range(1000):
-        throttle.failed(f"10.0.{number // 250}.{number % 250}")
+        throttle.count(f"10.0.{number // 250}.{number % 250}", clock.now)
     assert len(throttle._records) == 100
 
 

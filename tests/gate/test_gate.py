@@ -1,4 +1,4 @@
-"""The gate: by which door a request came, where it is sent, and who is turned away."""
+"""The gate: how a request came in, where it is sent, and which requests are turned away."""
 
 import json
 from typing import Any
@@ -12,16 +12,16 @@ from mitmproxy.net.server_spec import ServerSpec
 from mitmproxy.options import Options
 from mitmproxy.proxy.context import Context
 
-from ccflare_core.clients.authentication import TAKEN
+from ccflare_core.clients.credentials import TAKEN
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.steps import Outcome, Ticket
 from ccflare_core.http.headers import HEAD_BYTES
 from ccflare_core.http.origins import Origin, is_loopback
 from ccflare_mitm.gate.gate import Gate
-from ccflare_mitm.gate.ingress import address_of, door_of, is_foreign_tunnel
+from ccflare_mitm.gate.ingress import address_of, ingress_of, is_foreign_tunnel
 from exchange_kit import Bench
 from flow_kit import BODY, asked, client
-from guard_kit import SECRET, a_gate, a_guard, a_key
+from guard_kit import SECRET, a_gate, a_key, an_authenticator
 
 UPSTREAM = Origin("https", "api.anthropic.com", 443)
 REVERSE = "reverse:https://api.anthropic.com"
@@ -35,7 +35,7 @@ def entered(flow: http.HTTPFlow, bench: Bench | None = None, **options: Any) -> 
     """The exchange of a flow that went through both of the gate's hooks."""
     gate = gate_of(bench or Bench(**options))
     gate.enter(flow)
-    gate.admit(flow)
+    gate.issue_ticket(flow)
     return gate.find(flow)
 
 
@@ -71,7 +71,7 @@ def target(flow: http.HTTPFlow) -> tuple[str, str, int]:
 def test_every_door_leads_to_the_upstream_with_a_lease(flow: http.HTTPFlow, door: str) -> None:
     exchange = let_in(flow)
 
-    assert door_of(flow) == exchange.opening.door == door
+    assert ingress_of(flow) == exchange.opening.door == door
     assert (target(flow), flow.response) == (UPSTREAM, None)
     assert exchange.ticket is Ticket.LEASE
 
@@ -258,7 +258,7 @@ def test_a_method_that_another_addon_has_changed_gets_no_account() -> None:
     gate.enter(flow)
     flow.request.method = "TRACE"
 
-    gate.admit(flow)
+    gate.issue_ticket(flow)
 
     exchange = gate.find(flow)
     assert exchange is not None
@@ -299,9 +299,9 @@ def test_our_own_pages_are_answered_here() -> None:
 def with_key(flow: http.HTTPFlow, bench: Bench | None = None, **fields: Any) -> Exchange:
     """The exchange of a request that presents a client key with these limits."""
     flow.request.headers["x-api-key"] = SECRET
-    gate = a_gate(bench or Bench(), a_guard(a_key(**fields)))
+    gate = a_gate(bench or Bench(), an_authenticator(a_key(**fields)))
     gate.enter(flow)
-    gate.admit(flow)
+    gate.issue_ticket(flow)
     exchange = gate.find(flow)
     assert exchange is not None
     return exchange
@@ -383,14 +383,14 @@ def test_an_answer_is_shared_with_the_page_that_may_read_it_and_upstreams_word_d
     flow = asked(headers=((b"Origin", b"https://panel.example"),))
     flow.response = http.Response.make(200, b"", {"Access-Control-Allow-Origin": "*"})
 
-    gate_of(Bench(allowed_origins="https://panel.example")).threshold.share(flow)
+    gate_of(Bench(allowed_origins="https://panel.example")).share(flow)
 
     assert flow.response.headers.get_all("access-control-allow-origin") == ["https://panel.example"]
 
 
 def test_a_client_keys_limits_end_with_its_exchanges() -> None:
     bench = Bench()
-    gate = a_gate(bench, a_guard(a_key(concurrency=1)))
+    gate = a_gate(bench, an_authenticator(a_key(concurrency=1)))
 
     def ask() -> http.HTTPFlow:
         flow = asked(headers=((b"x-api-key", SECRET.encode()),))
@@ -410,14 +410,14 @@ def test_a_client_keys_limits_end_with_its_exchanges() -> None:
 def test_a_flow_that_the_gate_never_saw_is_not_admitted() -> None:
     gate, flow = gate_of(Bench()), asked()
 
-    gate.admit(flow)
+    gate.issue_ticket(flow)
 
     assert gate.find(flow) is None
 
 
 def test_an_error_while_deciding_leaves_no_way_upstream() -> None:
     class Broken(Gate):
-        def _refuse(self, *_: object, **__: object) -> None:
+        def _reject(self, *_: object, **__: object) -> None:
             raise RuntimeError("broken")
 
     bench, flow = Bench(), asked("/v1/../x")
@@ -426,7 +426,7 @@ def test_an_error_while_deciding_leaves_no_way_upstream() -> None:
     with pytest.raises(RuntimeError, match="broken"):
         gate.enter(flow)
 
-    gate.admit(flow)
+    gate.issue_ticket(flow)
     assert gate.find(flow) is None
     assert [e.outcome for e in bench.notes.finished_ones] == [Outcome.REFUSED]
 
@@ -447,7 +447,7 @@ def test_what_another_addon_has_sent_elsewhere_gets_no_account(field: str) -> No
     gate.enter(flow)
     setattr(flow.request, field, {"host": "evil.example", "port": 444, "scheme": "http"}[field])
 
-    gate.admit(flow)
+    gate.issue_ticket(flow)
 
     exchange = gate.find(flow)
     assert exchange is not None
@@ -459,7 +459,7 @@ def test_what_another_addon_has_answered_gets_no_ticket() -> None:
     gate.enter(flow)
     flow.response = http.Response.make(418)
 
-    gate.admit(flow)
+    gate.issue_ticket(flow)
 
     exchange = gate.find(flow)
     assert exchange is not None

@@ -15,7 +15,7 @@ from ccflare_core.clients.totp import code_at, step_at
 from exchange_kit import Bench
 from fake_upstream import FakeUpstream, Header
 from flow_kit import asked
-from guard_kit import a_gate, a_guard, a_key
+from guard_kit import a_gate, a_key, an_authenticator
 from harness import Http2Client, RawClient, Reply, Truncated, claude_request, eventually
 from rig import Rig
 
@@ -113,14 +113,14 @@ def test_r14_a_trusted_proxy_on_another_machine_cannot_make_anybody_local(name: 
     """Neither while there are no keys, nor where this machine's programs need none."""
     hops = b", ".join(b'for="[%s]"' % hop if b":" in hop else b"for=" + hop for hop in forwarded.split(b", "))
     headers = ((name, forwarded if name == b"X-Forwarded-For" else hops),)
-    for guard in (a_guard(), a_guard(a_key(), open_loopback=True)):
-        gate = a_gate(Bench(allow_remote=True, trusted_proxies="192.0.2.9 127.0.0.1"), guard)
+    for authenticator in (an_authenticator(), an_authenticator(a_key(), open_loopback=True)):
+        gate = a_gate(Bench(allow_remote=True, trusted_proxies="192.0.2.9 127.0.0.1"), authenticator)
         gate.enter(remote := asked(peer="192.0.2.9", headers=headers))
-        gate.reception.connect(tunnel := asked(method="CONNECT", peer="192.0.2.9", headers=headers))
+        gate.enter(tunnel := asked(method="CONNECT", peer="192.0.2.9", headers=headers), is_connect=True)
         assert remote.response is not None
         assert tunnel.response is not None
         assert (remote.response.status_code, tunnel.response.status_code) == (401, 407)
-        assert not gate.reception.has_entered(tunnel.client_conn)
+        assert not gate.tunnels.is_open(tunnel.client_conn)
 
         gate.enter(local := asked(peer="127.0.0.1", headers=((b"X-Forwarded-For", b"127.0.0.1"),)))
         assert local.response is None

@@ -1,16 +1,16 @@
-"""A guard with keys whose digests are plain, and what it stands in front of."""
+"""An authenticator with keys whose digests are plain, and a gate around it."""
 
 import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from ccflare_core.clients.admission import Entrance
-from ccflare_core.clients.authentication import Denied, Digest, Guard, KeyRing
+from ccflare_core.clients.access import AccessLists
+from ccflare_core.clients.authentication import Authenticator, Digest, Identity, KeyRing
 from ccflare_core.clients.keys import ClientKey
-from ccflare_core.clients.rate_limits import Allowances
+from ccflare_core.clients.rate_limits import RateLimits
 from ccflare_core.clients.totp import Factor, SecondFactor
 from ccflare_mitm.gate.gate import Gate
-from ccflare_mitm.gate.pages import Admin, Visit
+from ccflare_mitm.gate.pages import Admin, AdminRequest
 from exchange_kit import EPOCH, Bench
 
 SECRET = "ccf_" + "s" * 32
@@ -31,43 +31,49 @@ def a_key(name: str = "laptop", **fields: Any) -> ClientKey:
     return ClientKey(f"ck_{name}", name, **fields)
 
 
-def a_guard(
+def an_authenticator(
     *keys: ClientKey,
     now: Callable[[], float] = lambda: EPOCH,
     open_loopback: bool = False,
-    report: Callable[[str, Denied, int], None] = lambda source, denied, number: None,
+    report: Callable[[str, Identity, int], None] = lambda source, identity, number: None,
     **ring: Any,
-) -> Guard:
-    guard = Guard(wall=now, clock=now, open_loopback=lambda: open_loopback, report=report)
-    guard.replace(ring_of(*keys, **ring))
-    return guard
+) -> Authenticator:
+    authenticator = Authenticator(wall=now, open_loopback=lambda: open_loopback, report=report)
+    authenticator.replace(ring_of(*keys, **ring))
+    return authenticator
 
 
-class Deeds:
-    """Notes what is to be done."""
+class Actions:
+    """Notes which admin actions are asked for."""
 
     def __init__(self) -> None:
         self.done: list[tuple[object, ...]] = []
 
-    async def pause_account(self, visit: Visit, paused: bool) -> None:
-        self.done.append(("pause" if paused else "resume", visit.name, visit.actor))
+    async def pause_account(self, request: AdminRequest, paused: bool) -> None:
+        self.done.append(("pause" if paused else "resume", request.name, request.actor))
 
-    async def revoke_client(self, visit: Visit) -> None:
-        self.done.append(("revoke", visit.name, visit.actor))
+    async def revoke_client(self, request: AdminRequest) -> None:
+        self.done.append(("revoke", request.name, request.actor))
 
 
-def an_admin(bench: Bench, deeds: Deeds | None = None) -> Admin:
-    return Admin(bench.exchanges, lambda account: f"of {account.name}", deeds or Deeds(), wall=lambda: bench.clock.wall)
+def an_admin(bench: Bench, actions: Actions | None = None) -> Admin:
+    return Admin(
+        bench.exchanges, lambda account: f"of {account.name}", actions or Actions(), wall=lambda: bench.clock.wall
+    )
 
 
 async def forget(factor: Factor, spent: str | None) -> None:
     """Keep nothing of a second factor."""
 
 
-def a_gate(bench: Bench, guard: Guard | None = None, deeds: Deeds | None = None, *, kind: type[Gate] = Gate) -> Gate:
-    def wall() -> float:
-        return bench.clock.wall
-
-    entrance = Entrance(bench.exchanges.settings, Allowances(lambda: bench.clock.mono, wall, print))
-    factor = SecondFactor(wall, forget)
-    return kind(bench.exchanges, guard or a_guard(), an_admin(bench, deeds), entrance, factor)
+def a_gate(
+    bench: Bench, authenticator: Authenticator | None = None, actions: Actions | None = None, *, kind: type[Gate] = Gate
+) -> Gate:
+    return kind(
+        bench.exchanges,
+        authenticator or an_authenticator(),
+        AccessLists(bench.exchanges.settings),
+        RateLimits(print),
+        an_admin(bench, actions),
+        SecondFactor(lambda: bench.clock.wall, forget),
+    )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, Self
 
+from ccflare_core.http.rejection import Rejection
 from ccflare_core.text import local_time
 
 # https://docs.anthropic.com/en/api/errors
@@ -89,6 +90,19 @@ def error(
         extra.append((b"x-should-retry", b"false"))
     content = {"type": "error", "error": problem, "request_id": request_id}
     return json_answer(status, content, extra=extra, reason=message)
+
+
+def rejected(rejection: Rejection, request_id: str = NO_REQUEST) -> Answer:
+    """A rejection as the client gets it."""
+    answer = error(
+        rejection.status,
+        rejection.message,
+        request_id=request_id,
+        retry_after=rejection.retry_after,
+        is_final=rejection.is_final,
+    )
+    answer = answer._replace(headers=(*answer.headers, *rejection.headers))
+    return answer.allowing(rejection.allow) if rejection.allow else answer
 
 
 def error_event(kind: str, message: str, request_id: str) -> bytes:

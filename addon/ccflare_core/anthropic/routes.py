@@ -13,6 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 from ccflare_core.anthropic.near_misses import EMPTY_SEGMENT, NearMisses
 from ccflare_core.http.headers import TARGET_BYTES
+from ccflare_core.http.rejection import Rejection
 
 
 class Route(StrEnum):
@@ -51,14 +52,6 @@ class Rule(NamedTuple):
     methods: tuple[str, ...]
     shape: str
     path_class: PathClass
-
-
-class Refusal(NamedTuple):
-    """Why a request is refused for its method or path; `allow` has the methods that the path takes."""
-
-    status: int
-    message: str
-    allow: tuple[str, ...] = ()
 
 
 CONTROL_PREFIX = "/ccflare/"
@@ -151,23 +144,24 @@ def runs_model(method: str, path: str) -> bool:
     return shape is not None and _CLASSES[shape].get(method) is PathClass.MODEL
 
 
-def refuse(method: str, target: str) -> Refusal | None:
+def refuse(method: str, target: str) -> Rejection | None:
     """Why a request for the upstream's host goes no further because of its method or path; None if it may."""
     path = target.partition("?")[0]
     match classify(method, target):
         case Route.MALFORMED:
             is_doubled = "//" in path and not _MALFORMED.search(_SLASHES.sub("/", path))
-            return Refusal(
+            return Rejection(
                 400, EMPTY_SEGMENT if is_doubled else "The request's path has dot segments or encoded separators."
             )
         case Route.MISSPELT:
-            return Refusal(400, f"This is another spelling of {_meant(_decoded(path) or '')}: send it exactly so.")
+            return Rejection(400, f"This is another spelling of {_meant(_decoded(path) or '')}: send it exactly so.")
         case Route.NEAR_MISS:
-            return Refusal(400, _mistake(_decoded(path) or "") or "The API has no such path.")
+            return Rejection(400, _mistake(_decoded(path) or "") or "The API has no such path.")
         case Route.WRONG_METHOD:
             shape = _shape(_EXACT, path)
             allow = tuple(_CLASSES[shape]) if shape else OTHER_METHODS
-            return Refusal(405, f"{shape or 'This path'} takes {', '.join(allow)} only, not {method[:20]}.", allow)
+            message = f"{shape or 'This path'} takes {', '.join(allow)} only, not {method[:20]}."
+            return Rejection(405, message, allow=allow)
         case _:
             return None
 

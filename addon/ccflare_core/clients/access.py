@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ccflare_core.config.settings import Settings
 from ccflare_core.http.addresses import NOBODY, THIS_MACHINE, Address, Networks, read_hop
 from ccflare_core.http.headers import Header
 
@@ -22,7 +23,7 @@ _FORWARDING = _NAMING | {b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: `address` is the client's, as far as it can be known, and `text` the same for records."""
+    """Where a request comes from: the client's `address`, as far as it can be known, and as `text` for records."""
 
     address: Address | None
     text: str
@@ -90,6 +91,34 @@ class Access:
             if not self.trusted.have(client):
                 break
         return client
+
+
+class AccessLists:
+    """The lists as the options and the database have them now."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._banned = Networks()
+        self.change(settings)
+
+    def change(self, settings: Settings) -> None:
+        """Go on with these settings."""
+        self._settings = settings
+        self.access = Access(
+            allowed=settings.allow_ips or THIS_MACHINE,
+            blocked=Networks((*settings.block_ips, *self._banned)),
+            trusted=settings.trusted_proxies,
+            everybody=settings.allow_remote and not settings.allow_ips,
+        )
+
+    def ban(self, networks: Networks) -> None:
+        """Block these too: the ones in the database, in place of those from before."""
+        self._banned = networks
+        self.change(self._settings)
+
+    def objection(self, peer: str) -> str | None:
+        """Why this peer's connection is hung up on; None if it may stay."""
+        return None if self.access.admits(peer) else "this address may not connect"
 
 
 def _for(element: str) -> str:

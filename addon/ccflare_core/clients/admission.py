@@ -1,102 +1,88 @@
-"""What is asked of a connection and of a request before anyone looks at its key. Pure.
+"""May this request go on? One decision, from a request's head and the gate's state. Pure.
 
-May the address connect; is there room; may this browser page ask; has the address asked too often. Each refusal is a
-status and a sentence, and none of them costs an account anything.
+The order in which a request is looked at is `checks.CHECKS`. Nothing is counted here: what a decision uses up of what
+is limited is in its `counts`, for the gate to count in the same turn of the event loop.
 """
 
-from collections.abc import Iterable
-from decimal import Decimal
+from enum import StrEnum
 from typing import NamedTuple
 
-from ccflare_core.clients import browser
-from ccflare_core.clients.access import Access, Caller
+from ccflare_core.anthropic import routes
+from ccflare_core.clients import browser, checks
+from ccflare_core.clients.access import Caller
+from ccflare_core.clients.authentication import Identity, identify, recall
 from ccflare_core.clients.browser import Asked
-from ccflare_core.clients.rate_limits import SOON, Allowances, Limited
-from ccflare_core.config.settings import Settings
-from ccflare_core.http.addresses import THIS_MACHINE, Networks
-from ccflare_core.http.headers import Header
-from ccflare_core.http.origins import Origins
+from ccflare_core.clients.checks import Admitted, Request
+from ccflare_core.clients.rate_limits import Moment
+from ccflare_core.clients.request_head import GateState, RequestHead
+from ccflare_core.http.origins import Origin, is_loopback
+from ccflare_core.http.rejection import Rejection
 
 
-class Refusal(NamedTuple):
-    """Why a request gets no further. `retry_after` is in seconds; `is_final` tells clients not to try again."""
+class Count(StrEnum):
+    """What a decision uses up."""
 
-    status: int
-    message: str
-    retry_after: int | None = None
-    is_final: bool = False
+    ADDRESS = "a request of the address"
+    FAILURE = "a failure to present a valid key"
+    KEY = "a request of the client key"
 
 
-class Met(NamedTuple):
-    """A request at the entrance: whose it is, and why it may not go on, if so."""
+class Decision(NamedTuple):
+    """What was decided, of whom, and what has to be counted for it."""
 
     caller: Caller
-    refusal: Refusal | None = None
+    identity: Identity
+    outcome: Admitted | Rejection
+    counts: frozenset[Count] = frozenset()
 
 
-NOT_ADMITTED = Refusal(403, "Requests of this address are not served.")
-TOO_MANY_OPEN = Refusal(503, "Too many requests are open at the moment.", SOON)
+def admit(head: RequestHead, state: GateState, now: Moment) -> Decision:
+    """Whether the request may go on, and where. The same for the same arguments; whatever the head, never an error."""
+    request = examine(head, state, now)
+    order = checks.CONNECT_CHECKS if head.is_connect else checks.CHECKS
+    check, outcome = next((check, found) for check in order if (found := check(request)) is not None)
+    counts = set() if check in checks.UNCOUNTED_CHECKS else {Count.ADDRESS}
+    if check is checks.valid_key and not request.is_inside_tunnel:
+        counts.add(Count.FAILURE)
+    if check is checks.go_on and not head.is_connect:
+        counts.add(Count.KEY)
+    return Decision(request.caller, request.identity, outcome, frozenset(counts))
 
 
-class Entrance:
-    """The first in a request's way."""
-
-    def __init__(self, settings: Settings, allowances: Allowances) -> None:
-        self._allowances = allowances
-        self._banned = Networks()
-        self._settings = settings
-        self.change(settings)
-
-    def change(self, settings: Settings) -> None:
-        """Go on with these settings."""
-        self._settings = settings
-        self._access = Access(
-            allowed=settings.allow_ips or THIS_MACHINE,
-            blocked=Networks((*settings.block_ips, *self._banned)),
-            trusted=settings.trusted_proxies,
-            everybody=settings.allow_remote and not settings.allow_ips,
+def examine(head: RequestHead, state: GateState, now: Moment) -> Request:
+    """What has to be known before the first check: where the request comes from, whose it is, what it is for."""
+    contradiction = ""
+    try:
+        caller = state.access.caller(head.peer, head.fields)
+    except ValueError as error:
+        caller, contradiction = Caller(None, head.peer, is_local=False), f"{error}."
+    if not head.presented and head.tunnel is not None and head.tunnel.key is not None:
+        identity = recall(state.ring, head.tunnel, now.wall, open_loopback=state.open_loopback)
+    else:
+        identity = identify(
+            state.ring, head.presented, now.wall, is_local=caller.is_local, open_loopback=state.open_loopback
         )
+    upstream = state.settings.upstream
+    # The upstream's own name over TLS: nobody else has a certificate for it that the client takes.
+    asked = Asked(
+        head.method,
+        Origin("https" if head.is_tls else "http", head.host, head.port),
+        browser.read_fields(head.fields),
+        is_vouched=head.is_tls and head.host == upstream.host,
+    )
+    is_for_upstream = not head.is_connect and means_upstream(head, state)
+    route = routes.classify(head.method_as_sent, head.path) if is_for_upstream else None
+    return Request(head, state, now, caller, contradiction, identity, asked, route)
 
-    @property
-    def sites(self) -> Origins:
-        """The origins whose pages may call us."""
-        return self._settings.allowed_origins
 
-    def ban(self, networks: Networks) -> None:
-        """Block these too: the ones in the database, in place of those from before."""
-        self._banned = networks
-        self.change(self._settings)
+def means_upstream(head: RequestHead, state: GateState) -> bool:
+    """Whether a request means the upstream: by its name, or by our own address.
 
-    def connected(self, peer: str) -> str | None:
-        """Why this peer's connection is hung up on; None if it may stay."""
-        return None if self._access.admits(peer) else "this address may not connect"
-
-    def meet(self, peer: str, headers: Iterable[Header]) -> Met:
-        """Whose request this is, and whether it may go on. Counts it for its address."""
-        try:
-            caller = self._access.caller(peer, headers)
-        except ValueError as error:
-            return Met(Caller(None, peer, is_local=False), Refusal(400, f"{error}."))
-        if not self._access.admits(peer) or not self._access.serves(caller):
-            return Met(caller, NOT_ADMITTED)
-        if denial := self._allowances.admit_address(caller.address, self._settings.requests_per_minute_per_ip):
-            return Met(caller, Refusal(429, denial.message, denial.retry_after))
-        return Met(caller)
-
-    def admit_key(self, key: Limited) -> Refusal | None:
-        """Why one more request of this client key may not go on. If it may, call `ended` once it is over."""
-        denial = self._allowances.admit_key(key)
-        return Refusal(429, denial.message, denial.retry_after, is_final=denial.is_final) if denial else None
-
-    def ended(self, key: Limited, began_at: float, tokens: int | None, dollars: Decimal | None) -> None:
-        """A request that `admit_key` has let go on is over; see allowances.py."""
-        self._allowances.ended(key, began_at, tokens, dollars)
-
-    def object_to(self, asked: Asked) -> Refusal | None:
-        """Why one of our own pages is not for this request, as a browser describes it."""
-        problem = browser.objection(asked, self.sites)
-        return Refusal(403, problem) if problem else None
-
-    def lack_of_room(self, open_requests: int) -> Refusal | None:
-        """Why not one more request may be open, if so."""
-        return TOO_MANY_OPEN if open_requests > self._settings.max_requests else None
+    A foreign name in front of our port is refused too: that is what a web page's DNS rebinding looks like.
+    """
+    upstream = state.settings.upstream
+    if head.host == upstream.host and head.port in (upstream.port, 80, 443):
+        return True
+    if head.port != head.here[1]:
+        return False
+    return state.settings.allow_remote or is_loopback(head.host) or head.host == head.here[0]

@@ -1,4 +1,4 @@
-"""What a browser is told and believed: which pages may call us, and with which headers our own answers go out. Pure.
+"""CORS, CSRF and Host checks: which pages may call us, and with which headers our own answers go out. Pure.
 
 A browser sends requests for any page to any address that it reaches, ours included. It says for whom in three headers
 that a page cannot forge: Host (a name that DNS rebinding points at us is still the page's name), Origin and
@@ -6,8 +6,9 @@ Sec-Fetch-Site. CORS only decides who may read an answer; a plain POST has done 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from ccflare_core.http.headers import Header
 from ccflare_core.http.origins import Origin, Origins, is_address, is_loopback
@@ -41,10 +42,48 @@ class Asked:
         return self.method == "OPTIONS" and "access-control-request-method" in self.headers
 
 
+READ = frozenset(
+    {
+        b"origin",
+        b"sec-fetch-site",
+        b"sec-fetch-mode",
+        b"sec-fetch-dest",
+        b"access-control-request-method",
+        b"access-control-request-headers",
+    }
+)
+"""The header fields that are read here."""
+
+
+def read_fields(fields: Iterable[Header]) -> dict[str, str]:
+    """What a browser says in these fields, by name in lower case; one that comes twice has a comma between."""
+    found: dict[str, str] = {}
+    for name, value in fields:
+        if (lower := name.lower()) in READ:
+            text, known = value.decode(errors="surrogateescape"), found.get(lower.decode())
+            found[lower.decode()] = text if known is None else f"{known}, {text}"
+    return found
+
+
+def is_cross_site(said: Mapping[str, str], sites: Origins) -> bool:
+    """Whether a browser says that a page from elsewhere is asking. CORS would not keep a plain POST of it away."""
+    origin = said.get("origin")
+    if origin is not None and sites.have(origin):
+        return False
+    if said.get("sec-fetch-site") == "cross-site":
+        return True
+    if origin is None:
+        return False
+    try:
+        return not is_loopback(urlsplit(origin).hostname or "")
+    except ValueError:
+        return True
+
+
 def objection(asked: Asked, sites: Origins) -> str | None:
     """Why one of our own pages is not for this request; None if it is.
 
-    Our own page, a page of `sites` and whoever is no browser may ask. From elsewhere only a link leads here.
+    Our own page, a page of `sites` and a program that is no browser may ask. From elsewhere only a link leads here.
     """
     if not (asked.is_vouched or _is_own_name(asked.site.host, sites)):
         return "This page is not served under that name."

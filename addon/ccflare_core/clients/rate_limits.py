@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import NamedTuple, Protocol
 
 from ccflare_core.http.addresses import Address
+from ccflare_core.http.rejection import Rejection
 
 MINUTE = 60.0
 MOST_SOURCES = 20_000
@@ -45,13 +46,11 @@ class Limited(Protocol):
     def dollars_per_month(self) -> Decimal | None: ...
 
 
-class Denial(NamedTuple):
-    """Why a request is turned away, and when another may be let in (seconds from now, at least 1)."""
+class Moment(NamedTuple):
+    """A moment on both clocks: monotonic seconds, and seconds since the epoch."""
 
-    message: str
-    retry_after: int
-    is_final: bool = False
-    """Whether waiting out a retry or two is no use: a budget is used up."""
+    clock: float
+    wall: float
 
 
 class Use(NamedTuple):
@@ -77,37 +76,42 @@ class _Day:
 
 
 class Buckets:
-    """One bucket of requests for each name. `clock` is monotonic."""
+    """One bucket of requests for each name. `now` is in monotonic seconds."""
 
-    def __init__(self, clock: Callable[[], float], most: int = MOST_SOURCES) -> None:
-        self._clock = clock
+    def __init__(self, most: int = MOST_SOURCES) -> None:
         self._most = most
         self._full_at: OrderedDict[str, float] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._full_at)
 
-    def take(self, name: str, per_minute: int) -> int:
-        """Take one request out; 0, or in how many seconds there is one again."""
-        now, interval = self._clock(), MINUTE / per_minute
-        full_at = max(self._full_at.get(name, now), now) + interval
-        if (wait := full_at - now - MINUTE) > 1e-6:
-            return max(1, math.ceil(wait))
-        self._full_at[name] = full_at
+    def wait(self, name: str, per_minute: int, now: float) -> int:
+        """In how many seconds there is a request to take; 0: there is one now."""
+        wait = self._full_after(name, per_minute, now) - now - MINUTE
+        return max(1, math.ceil(wait)) if wait > 1e-6 else 0
+
+    def take(self, name: str, per_minute: int, now: float) -> None:
+        """Take one request out."""
+        self._full_at[name] = self._full_after(name, per_minute, now)
         self._full_at.move_to_end(name)
         while len(self._full_at) > self._most:
             self._full_at.popitem(last=False)
-        return 0
+
+    def _full_after(self, name: str, per_minute: int, now: float) -> float:
+        """When the bucket is full again, if one is taken out now."""
+        return max(self._full_at.get(name, now), now) + MINUTE / per_minute
 
 
-class Allowances:
-    """Who may ask now. `clock` is monotonic, `wall` tells the day; `warn` gets sentences for the log."""
+class RateLimits:
+    """Rate limits and budgets. `for_address` and `for_key` decide and change nothing; `count_…` counts what was let in.
 
-    def __init__(self, clock: Callable[[], float], wall: Callable[[], float], warn: Callable[[str], None]) -> None:
-        self._wall = wall
+    `warn` gets sentences for the log.
+    """
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
         self._warn = warn
-        self._of_address = Buckets(clock)
-        self._of_key = Buckets(clock)
+        self._of_address = Buckets()
+        self._of_key = Buckets()
         self._open: defaultdict[str, int] = defaultdict(int)
         self._elsewhere: dict[str, dict[date, _Day]] = {}
         self._here: dict[str, dict[date, _Day]] = {}
@@ -118,31 +122,41 @@ class Allowances:
         for use in uses:
             _day_of(self._elsewhere, use.client, use.day).add(use.tokens, use.dollars, use.unpriced)
 
-    def admit_address(self, address: Address | None, per_minute: int) -> Denial | None:
-        """One more request from this address; why not, if not. 0 a minute is no limit."""
-        if not per_minute:
+    def for_address(self, address: Address | None, per_minute: int, now: Moment) -> Rejection | None:
+        """Why one more request from this address is not let in. 0 a minute is no limit."""
+        if not per_minute or not (wait := self._of_address.wait(_source(address), per_minute, now.clock)):
             return None
-        wait = self._of_address.take(_source(address), per_minute)
-        return Denial(f"More than {per_minute} requests a minute came from this address.", wait) if wait else None
+        return Rejection(429, f"More than {per_minute} requests a minute came from this address.", wait)
 
-    def admit_key(self, key: Limited) -> Denial | None:
-        """One more request with this key; why not, if not. If it may, call `ended` once it is over."""
-        denial = self._over_budget(key) or self._too_many(key)
-        if denial is None:
-            self._open[key.id] += 1
-        return denial
+    def count_address(self, address: Address | None, per_minute: int, now: Moment) -> None:
+        """One more request from this address was let in."""
+        if per_minute:
+            self._of_address.take(_source(address), per_minute, now.clock)
 
-    def _too_many(self, key: Limited) -> Denial | None:
-        if key.concurrency is not None and self._open[key.id] >= key.concurrency:
-            return Denial(f"The client key {key.name} has {key.concurrency} requests open, which is all it may.", SOON)
+    def for_key(self, key: Limited, now: Moment) -> Rejection | None:
+        """Why one more request with this key is not let in."""
+        return self._over_budget(key, now) or self._too_many(key, now)
+
+    def count_key(self, key: Limited, now: Moment) -> None:
+        """One more request with this key was let in. Call `ended` once it is over."""
+        self._open[key.id] += 1
+        if key.requests_per_minute is not None:
+            self._of_key.take(key.id, key.requests_per_minute, now.clock)
+
+    def _too_many(self, key: Limited, now: Moment) -> Rejection | None:
+        if key.concurrency is not None and self._open.get(key.id, 0) >= key.concurrency:
+            message = f"The client key {key.name} has {key.concurrency} requests open, which is all it may."
+            return Rejection(429, message, SOON)
         if key.requests_per_minute is None:
             return None
-        if not (wait := self._of_key.take(key.id, key.requests_per_minute)):
+        if not (wait := self._of_key.wait(key.id, key.requests_per_minute, now.clock)):
             return None
-        return Denial(f"The client key {key.name} may ask {key.requests_per_minute} times a minute.", wait)
+        return Rejection(429, f"The client key {key.name} may ask {key.requests_per_minute} times a minute.", wait)
 
-    def _over_budget(self, key: Limited) -> Denial | None:
-        now = datetime.fromtimestamp(self._wall(), UTC)
+    def _over_budget(self, key: Limited, moment: Moment) -> Rejection | None:
+        if key.tokens_per_day is None and key.dollars_per_day is None and key.dollars_per_month is None:
+            return None
+        now = datetime.fromtimestamp(moment.wall, UTC)
         tomorrow = _midnight(now.date() + timedelta(days=1))
         day, month = self.used(key.id, now.date())
         unpriced = f" ({month.unpriced} exchanges without a known price come on top)" if month.unpriced else ""
@@ -204,8 +218,8 @@ def _source(address: Address | None) -> str:
     return f"{int(address.ip) >> (128 - _IPV6_BITS):x}"
 
 
-def _spent(message: str, now: datetime, until: datetime) -> Denial:
-    return Denial(message, max(1, math.ceil((until - now).total_seconds())), is_final=True)
+def _spent(message: str, now: datetime, until: datetime) -> Rejection:
+    return Rejection(429, message, max(1, math.ceil((until - now).total_seconds())), is_final=True)
 
 
 def _midnight(day: date) -> datetime:

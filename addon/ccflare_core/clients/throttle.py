@@ -1,11 +1,9 @@
-"""Slows down who fails to say who he is, by address, in bounded memory. Pure."""
+"""Slows down sources that fail to present a valid key, by address, in bounded memory. Pure."""
 
 import ipaddress
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
-from typing import NamedTuple
 
 FREE = 10
 """Failures in a row that cost nothing: a person has to find out about a wrong setting."""
@@ -19,15 +17,6 @@ _REPORT_SECONDS = 3600.0
 _MOST_SOURCES = 4096
 
 
-class Failure(NamedTuple):
-    """What follows from a failure."""
-
-    wait: int
-    """Seconds that this one is told to wait; 0: it gets its answer."""
-    to_report: int
-    """How many failures there were since the last report, if it is time for one; else 0."""
-
-
 @dataclass(slots=True)
 class _Record:
     last: float
@@ -38,21 +27,30 @@ class _Record:
 
 
 class Throttle:
-    """Counts failures. Success does not end a wait, since a source may be many people; nor is it kept from anybody."""
+    """Counts failures. Success does not end a wait, since a source may be many people; nor does a wait keep a valid
+    key from anybody. Times are monotonic seconds.
+    """
 
-    def __init__(self, clock: Callable[[], float], most: int = _MOST_SOURCES) -> None:
-        self._clock = clock
+    def __init__(self, most: int = _MOST_SOURCES) -> None:
         self._most = most
         self._records: OrderedDict[str, _Record] = OrderedDict()
 
-    def failed(self, address: str) -> Failure:
-        """Note one more failure from this address."""
-        now = self._clock()
+    def wait(self, address: str, now: float) -> int:
+        """How many seconds a failure from this address has to wait at `now`; 0: it gets its answer."""
+        record = self._records.get(source_of(address))
+        return ceil(record.until - now) if record is not None and now < record.until else 0
+
+    def count(self, address: str, now: float) -> int:
+        """Count one more failure from this address. Gives the number since the last report if one is due, else 0."""
         record = self._record(source_of(address), now)
         is_new = now - record.last >= CALM or record.reported_at == float("-inf")
         record.last = now
         record.unreported += 1
-        return Failure(self._wait(record, now), self._due(record, now, is_new=is_new))
+        if now >= record.until:
+            record.failures += 1
+            if record.failures >= FREE:
+                record.until = now + min(2 ** min(record.failures - FREE, 16), LONGEST_WAIT)
+        return self._due(record, now, is_new=is_new)
 
     def _record(self, source: str, now: float) -> _Record:
         record = self._records.get(source)
@@ -62,14 +60,6 @@ class Throttle:
         if len(self._records) > self._most:
             self._records.popitem(last=False)
         return record
-
-    def _wait(self, record: _Record, now: float) -> int:
-        if now < record.until:
-            return ceil(record.until - now)
-        record.failures += 1
-        if record.failures >= FREE:
-            record.until = now + min(2 ** min(record.failures - FREE, 16), LONGEST_WAIT)
-        return 0
 
     def _due(self, record: _Record, now: float, *, is_new: bool) -> int:
         if not is_new and now - record.reported_at < _REPORT_SECONDS:

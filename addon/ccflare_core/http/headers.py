@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from ccflare_core.http.rejection import Rejection
+
 Header = tuple[bytes, bytes]
 """A field's name and value, as they came."""
 
@@ -25,13 +27,6 @@ _HTTP1 = (b"HTTP/1.0", b"HTTP/1.1")
 _TARGET = re.compile(rb"[\x21-\x7e\x80-\xff]+")
 
 
-class Refusal(NamedTuple):
-    """Why a request's head is refused."""
-
-    status: int
-    message: str
-
-
 class Line(NamedTuple):
     """The first line of a request, or what HTTP/2 has in its place; `protocol` is what TLS has agreed on, if it has."""
 
@@ -41,21 +36,21 @@ class Line(NamedTuple):
     protocol: bytes | None = None
 
 
-def refuse_request(line: Line, fields: Sequence[Header]) -> Refusal | None:
+def refuse_request(line: Line, fields: Sequence[Header]) -> Rejection | None:
     """Why a request with this head goes no further; None if it may."""
     joined = _joined(fields)
     if problem := _oversize(fields, joined):
-        return Refusal(431, f"The request's {problem}.")
+        return Rejection(431, f"The request's {problem}.")
     if len(line.target) > TARGET_BYTES:
-        return Refusal(414, f"The request's target is larger than {TARGET_BYTES} bytes.")
+        return Rejection(414, f"The request's target is larger than {TARGET_BYTES} bytes.")
     if _METHOD.fullmatch(line.method) is None or _TARGET.fullmatch(line.target) is None:
-        return Refusal(400, "The request's first line has characters that do not belong there.")
+        return Rejection(400, "The request's first line has characters that do not belong there.")
     if line.version not in _VERSIONS.get(line.protocol or b"", _HTTP1):
-        return Refusal(400, "The request is of a version of HTTP that its connection does not speak.")
+        return Rejection(400, "The request is of a version of HTTP that its connection does not speak.")
     if _is_split(joined):
-        return Refusal(400, "A header field of the request has a line break or a NUL inside.")
+        return Rejection(400, "A header field of the request has a line break or a NUL inside.")
     if _hosts(_names(fields)) > 1:
-        return Refusal(400, "The request names its host more than once.")
+        return Rejection(400, "The request names its host more than once.")
     return None
 
 

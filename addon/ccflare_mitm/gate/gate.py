@@ -1,152 +1,201 @@
-"""The gate: what each request is, by which door it came, and whether it may go on. First in a request's way."""
+"""The gate: what each request is, how it came in, and whether it may go on. First in a request's way."""
 
-from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 from mitmproxy import http
 
 from ccflare_core.anthropic import routes
 from ccflare_core.anthropic.agents import with_model
+from ccflare_core.anthropic.answers import Answer, rejected
 from ccflare_core.anthropic.claude_code import read_provenance
 from ccflare_core.anthropic.request import Facts, models_asked, read_facts
 from ccflare_core.anthropic.routes import Route
-from ccflare_core.clients.access import Caller
-from ccflare_core.clients.admission import Entrance, Refusal
-from ccflare_core.clients.authentication import Denied, Guard, Principal, has_credential
-from ccflare_core.clients.keys import ClientKey, Permission
+from ccflare_core.clients.access import AccessLists
+from ccflare_core.clients.admission import Count, Decision, admit
+from ccflare_core.clients.authentication import Authenticator
+from ccflare_core.clients.checks import OTP, Admitted, Way
+from ccflare_core.clients.credentials import has_credential
+from ccflare_core.clients.keys import ClientKey
+from ccflare_core.clients.rate_limits import Moment, RateLimits
+from ccflare_core.clients.request_head import GateState
 from ccflare_core.clients.totp import SecondFactor
 from ccflare_core.exchange.exchange import Exchange, Exchanges
 from ccflare_core.exchange.recorder import total_tokens
 from ccflare_core.exchange.steps import Opening, Outcome
-from ccflare_core.http.headers import Line, refuse_request
-from ccflare_core.http.origins import Origin
+from ccflare_core.http.rejection import Rejection
 from ccflare_core.writer.auditor import Auditor
-from ccflare_mitm.gate.authentication import Reception
-from ccflare_mitm.gate.browser_checks import Threshold
-from ccflare_mitm.gate.ingress import Names, address_of, aim, door_of, is_cross_site, is_reverse, not_ours
-from ccflare_mitm.gate.pages import Admin
+from ccflare_mitm.gate.admin_server import AdminServer
+from ccflare_mitm.gate.browser_checks import BrowserChecks
+from ccflare_mitm.gate.ingress import Names, aim, ingress_of, read_request_head
+from ccflare_mitm.gate.pages import Admin, AdminRequest, find_page
+from ccflare_mitm.gate.tunnels import Tunnels
 from ccflare_mitm.host.decisions import Decisions
 from ccflare_mitm.host.messages import method_of, route_of
 
-FORBIDDEN = 403
 SWITCHING = 101
-_LENDABLE = (Route.INFERENCE, Route.WRONG_METHOD)
-"""The routes of paths that get an account's credential, if the method is one of theirs."""
+WARMED_UP = Answer(200, ((b"content-type", b"text/plain"), (b"content-length", b"0")), b"", "")
+_MODEL = "This client key may not use this model."
+MODEL_NOT_ALLOWED = Rejection(403, _MODEL, audit=_MODEL)
 
 
 class Gate:
-    """Sends each request on its way: with an account, as it came, answered here, or refused."""
+    """Sends each request on its way: with an account, as it came, answered here, or rejected."""
 
     def __init__(
         self,
         exchanges: Exchanges,
-        guard: Guard,
+        authenticator: Authenticator,
+        access: AccessLists,
+        rates: RateLimits,
         admin: Admin,
-        entrance: Entrance,
         factor: SecondFactor,
         *,
         auditor: Auditor | None = None,
     ) -> None:
-        def upstream() -> Origin:
-            return exchanges.settings.upstream
-
         self._exchanges = exchanges
-        self._entrance = entrance
+        self._authenticator = authenticator
+        self._access = access
+        self._rates = rates
+        self._factor = factor
         self._auditor = auditor
         self.names = Names()
         self.decisions = Decisions()
-        self.threshold = Threshold(entrance, factor, named=self.names.of, upstream=upstream)
-        self.reception = Reception(
-            guard, admin, entrance, self.threshold, self.decisions, upstream=upstream, auditor=auditor
-        )
+        self.tunnels = Tunnels(authenticator)
+        self._browsers = BrowserChecks(self.names, lambda: exchanges.settings)
+        self._pages = AdminServer(admin, factor, self.decisions, auditor)
         self._of_flow: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
 
     def find(self, flow: http.HTTPFlow) -> Exchange | None:
         """The exchange of this flow; None if the gate has not let it in."""
         return self._of_flow.get(flow)
 
-    def enter(self, flow: http.HTTPFlow) -> None:
-        """The head is here: find out who asks for what, and aim it at the upstream or answer it."""
-        request = flow.request
-        door = door_of(flow)
-        caller, problem = self._entrance.meet(address_of(flow), request.headers.fields)
-        who = self.reception.identify(flow, caller)
-        settings = self._exchanges.settings
-        for_upstream = self.names.mean(flow, settings.upstream, allow_remote=settings.allow_remote)
-        route = route_of(request)
-        if problem is None:
-            if for_upstream and self._serve(flow, route, who, caller):
-                return
-            if (refusal := self.reception.refusal(flow, who, caller, Permission.API_REQUEST)) is not None:
-                self.decisions.give(flow, refusal)
-                return
-        exchange = self._open(flow, door, caller, who.key if isinstance(who, Principal) else None)
+    def enter(self, flow: http.HTTPFlow, *, is_connect: bool = False) -> None:
+        """The head of a request, or of a CONNECT, is here: decide on it, count it, and do what was decided.
+
+        All in one turn of the event loop, so that no other request is decided on by counters that are out of date.
+        """
+        opener = self.tunnels.opener(flow.client_conn)
+        head = read_request_head(flow, self.names, opener, is_connect=is_connect)
+        now = Moment(self._exchanges.clock(), self._exchanges.wall())
+        self.apply(flow, admit(head, self.state(), now), now, is_connect=is_connect)
+
+    def state(self) -> GateState:
+        """What a decision depends on beside the head, as it is now."""
+        return GateState(
+            settings=self._exchanges.settings,
+            access=self._access.access,
+            ring=self._authenticator.ring,
+            open_loopback=self._authenticator.open_loopback,
+            rates=self._rates,
+            waits=self._authenticator.throttle,
+            open_requests=len(self._exchanges.open),
+            audit_problem=self._auditor.halted() if self._auditor else None,
+            needs_code=self._factor.is_needed,
+        )
+
+    # What follows from a decision
+
+    def apply(self, flow: http.HTTPFlow, decision: Decision, now: Moment, *, is_connect: bool) -> None:
+        """Count what the decision uses up, and carry it out. Nothing is awaited in here."""
+        self._count(decision, now)
+        match decision.outcome:
+            case Rejection(is_recorded=is_recorded) as rejection:
+                if is_recorded and not is_connect:
+                    self._open(flow, decision, now)
+                else:
+                    self.decisions.give(flow, rejected(rejection))
+                    self._audit(flow, rejection, decision.caller.text, actor=decision.identity.actor)
+            case Admitted(way=Way.WARM_UP):
+                self.decisions.give(flow, WARMED_UP)
+            case Admitted(way=Way.PREFLIGHT):
+                self.decisions.give(flow, self._browsers.allow(flow))
+            case Admitted(way=Way.PAGE):
+                self._serve_page(flow, decision)
+            case Admitted(way=Way.TUNNEL, principal=principal) if principal is not None:
+                self.tunnels.open(flow.client_conn, principal)
+            case Admitted(way=Way.UPSTREAM | Way.ELSEWHERE):
+                self._open(flow, decision, now)
+            case other:
+                raise ValueError(f"nothing is known of {other}")
+
+    def _count(self, decision: Decision, now: Moment) -> None:
+        caller, settings = decision.caller, self._exchanges.settings
+        self._authenticator.renew(decision.identity)
+        if Count.ADDRESS in decision.counts:
+            self._rates.count_address(caller.address, settings.requests_per_minute_per_ip, now)
+        if Count.FAILURE in decision.counts:
+            self._authenticator.count_failure(caller.text, decision.identity, now.clock)
+
+    def _open(self, flow: http.HTTPFlow, decision: Decision, now: Moment) -> None:
+        """Begin the exchange, and send it on or end it with the rejection."""
+        principal, request = decision.identity.principal, flow.request
+        if principal is not None:
+            self.tunnels.note(flow, principal)
+        opening = Opening(
+            method=request.method[:20],
+            path=request.path.partition("?")[0][:300],
+            client=decision.caller.text,
+            door=ingress_of(flow),
+            user_agent=request.headers.get("user-agent", "")[:200],
+            key=principal.key if principal else None,
+            has_credential=has_credential(request.headers.fields),
+        )
+        exchange = self._exchanges.begin(opening)
         try:
-            problem = problem or self._entrance.lack_of_room(len(self._exchanges.open))
-            self._decide(flow, exchange, route, for_upstream, problem)
+            if isinstance(decision.outcome, Rejection):
+                self._reject(flow, exchange, decision.outcome)
+            else:
+                self._send_on(flow, exchange, decision.outcome.way, now)
         except BaseException:
             exchange.finish(Outcome.REFUSED, "an error inside the proxy")
             raise
         # Only now can it be found: a request that an error kept from being decided on has no way upstream.
         self._of_flow[flow] = exchange
 
-    def _serve(self, flow: http.HTTPFlow, route: Route, who: Principal | Denied, caller: Caller) -> bool:
-        """Whether it is answered here: a warm-up, a browser's question, one of our own pages."""
-        if (answer := self.threshold.answer(flow, route)) is not None:
+    def _send_on(self, flow: http.HTTPFlow, exchange: Exchange, way: Way, now: Moment) -> None:
+        """Count it for its client key, until it ends, and aim it at the upstream if it is meant for it."""
+        if (key := exchange.opening.key) is not None:
+            self._rates.count_key(key, now)
+            exchange.at_end = lambda ended: self._rates.ended(key, ended.started_at, total_tokens(ended), ended.cost)
+        if way is Way.UPSTREAM:
+            aim(flow.request, self._exchanges.settings.upstream)
+
+    def _reject(self, flow: http.HTTPFlow, exchange: Exchange, rejection: Rejection) -> None:
+        answer = rejected(rejection, exchange.id)
+        exchange.answered(answer)
+        if flow.error is None:  # else mitmproxy answers
             self.decisions.give(flow, answer)
-        elif route is Route.CONTROL:
-            self.reception.serve_page(flow, who, caller)
-        else:
-            return False
-        return True
+        self._audit(flow, rejection, exchange.opening.client, request_id=exchange.id)
 
-    def _decide(
-        self, flow: http.HTTPFlow, exchange: Exchange, route: Route, for_upstream: bool, problem: Refusal | None
+    def _audit(
+        self, flow: http.HTTPFlow, rejection: Rejection, address: str, *, actor: str = "", request_id: str = ""
     ) -> None:
-        settings, data = self._exchanges.settings, flow.request.data
-        line = Line(data.method, data.path, data.http_version, flow.client_conn.alpn)
-        if flow.error is not None:
-            exchange.refuse(400, flow.error.msg)  # mitmproxy's validation did, and answers itself
-        elif problem is not None:
-            self._refuse(flow, exchange, *problem)
-        elif refusal := refuse_request(line, data.headers.fields):
-            self._refuse(flow, exchange, *refusal)
-        elif not for_upstream and (is_reverse(flow) or not settings.forward_other_hosts):
-            self._refuse(flow, exchange, 403, not_ours(*self.names.of(flow), settings.upstream))
-        elif self._auditor is not None and (halted := self._auditor.halted()):
-            self._refuse(flow, exchange, 503, halted)
-        elif for_upstream and route in _LENDABLE and is_cross_site(flow.request, self._entrance.sites):
-            self._refuse(flow, exchange, 403, "A web page of another site may not use the accounts.")
-        elif for_upstream and (refused := routes.refuse(method_of(flow.request), flow.request.path)):
-            self._refuse(flow, exchange, refused.status, refused.message, allow=refused.allow)
-        elif (problem := self._over_its_limits(exchange)) is not None:
-            self._refuse(flow, exchange, *problem)
-        elif for_upstream:
-            aim(flow.request, settings.upstream)
+        """Note a rejection, if it is to be noted. Those of one burst become one entry."""
+        if rejection.audit and self._auditor is not None:
+            target = flow.request.path.partition("?")[0] or f"{flow.request.host}:{flow.request.port}"
+            self._auditor.denied(address, rejection.audit, actor=actor, target=target, request_id=request_id)
 
-    def _over_its_limits(self, exchange: Exchange) -> Refusal | None:
-        """Why the client key may not ask now. If it may, this counts as asked, and what it uses as used."""
-        key = exchange.opening.key
-        if key is None:
-            return None
-        problem = self._entrance.admit_key(key)
-        if problem is None:
-            exchange.at_end = lambda ended: self._entrance.ended(key, ended.started_at, total_tokens(ended), ended.cost)
-        return problem
+    def _serve_page(self, flow: http.HTTPFlow, decision: Decision) -> None:
+        path = flow.request.path.partition("?")[0]
+        if (found := find_page(path)) is None:
+            raise ValueError("the gate has admitted a request to a page that is not there")
+        code = flow.request.headers.get(OTP.decode())
+        request = AdminRequest(decision.identity, decision.caller.text, path, found.name, code)
+        self._pages.serve(flow, found.page, request)
 
     def share(self, flow: http.HTTPFlow) -> None:
         """The answer's head goes out: say which pages may read it. That is a part of the answer, if it is ours."""
         is_ours = self.decisions.uphold(flow)
         if flow.response is not None and flow.response.status_code == SWITCHING:
-            self.reception.upgraded(flow)
-        self.threshold.share(flow)
+            self.tunnels.upgraded(flow)
+        self._browsers.share(flow)
         if is_ours and flow.response is not None:
             self.decisions.keep(flow, flow.response)
 
     # Its ticket
 
-    def admit(self, flow: http.HTTPFlow) -> None:
-        """The whole request is here: give it a ticket."""
+    def issue_ticket(self, flow: http.HTTPFlow) -> None:
+        """The whole request is here: say what may go upstream for it."""
         exchange = self.find(flow)
         if exchange is None or flow.response is not None or exchange.outcome is not None:
             return
@@ -161,7 +210,7 @@ class Gate:
         body = request.raw_content or b""
         exchange.provenance = read_provenance(request.method, exchange.opening.path, request.headers.get, body)
         if (key := exchange.opening.key) is not None and not self._may_run(key, request, body, encoding):
-            self._refuse(flow, exchange, 403, "This client key may not use this model.")
+            self._reject(flow, exchange, MODEL_NOT_ALLOWED)
             return
         exchange.admit(self._facts(flow, body, encoding, exchange.opening.client), body, encoding)
 
@@ -194,33 +243,3 @@ class Gate:
             session_header=flow.request.headers.get("x-claude-code-session-id"),
             client=client,
         )
-
-    def _open(self, flow: http.HTTPFlow, door: str, caller: Caller, key: ClientKey | None) -> Exchange:
-        request = flow.request
-        opening = Opening(
-            method=request.method[:20],
-            path=request.path.partition("?")[0][:300],
-            client=caller.text,
-            door=door,
-            user_agent=request.headers.get("user-agent", "")[:200],
-            key=key,
-            has_credential=has_credential(request.headers.fields),
-        )
-        return self._exchanges.begin(opening)
-
-    def _refuse(
-        self,
-        flow: http.HTTPFlow,
-        exchange: Exchange,
-        status: int,
-        message: str,
-        retry_after: int | None = None,
-        is_final: bool = False,
-        allow: Sequence[str] = (),
-    ) -> None:
-        answer = exchange.refuse(status, message, retry_after, is_final=is_final)
-        self.decisions.give(flow, answer.allowing(allow) if allow else answer)
-        if status == FORBIDDEN and self._auditor is not None:
-            self._auditor.denied(
-                exchange.opening.client, message, target=flow.request.path.partition("?")[0], request_id=exchange.id
-            )

@@ -1,6 +1,5 @@
-"""By which door a request came in, which host it names, and where it is aimed."""
+"""How a request came in, what its head says, and where it is aimed."""
 
-from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from mitmproxy import http
@@ -8,7 +7,13 @@ from mitmproxy.net.http import url
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.mode_specs import ReverseMode
 
-from ccflare_core.http.origins import Origin, Origins, is_loopback
+from ccflare_core.clients.authentication import Principal
+from ccflare_core.clients.checks import OTP
+from ccflare_core.clients.credentials import take_keys
+from ccflare_core.clients.request_head import RequestHead
+from ccflare_core.http.headers import Line
+from ccflare_core.http.origins import Origin
+from ccflare_mitm.gate.pages import find_page
 
 
 class Names:
@@ -31,17 +36,31 @@ class Names:
             return "", 0
         return host.lower(), port or (443 if flow.client_conn.tls_established else 80)
 
-    def mean(self, flow: http.HTTPFlow, origin: Origin, *, allow_remote: bool) -> bool:
-        """Whether a plain request to the proxy means the upstream: by its name, or by our own address.
 
-        A foreign name in front of our port is refused too: that is what a web page's DNS rebinding looks like.
-        """
-        host, port = self.of(flow)
-        if host == origin.host and port in (origin.port, 80, 443):
-            return True
-        if port != flow.client_conn.sockname[1]:
-            return False
-        return allow_remote or is_loopback(host) or host == flow.client_conn.sockname[0]
+def read_request_head(
+    flow: http.HTTPFlow, names: Names, tunnel: Principal | None, *, is_connect: bool = False
+) -> RequestHead:
+    """A request's head as the gate decides by it. From here on no client key is in the flow."""
+    request, client, data = flow.request, flow.client_conn, flow.request.data
+    presented, request.headers.fields = take_keys(request.headers.fields)
+    host, port = (request.host.lower(), request.port) if is_connect else names.of(flow)
+    found = find_page(request.path.partition("?")[0])
+    return RequestHead(
+        line=Line(data.method, data.path, data.http_version, client.alpn),
+        fields=request.headers.fields,
+        presented=tuple(presented),
+        peer=address_of(flow),
+        host=host,
+        port=port,
+        here=(client.sockname[0], client.sockname[1]),
+        is_reverse=is_reverse(flow),
+        is_tls=client.tls_established,
+        is_connect=is_connect,
+        tunnel=tunnel,
+        problem=flow.error.msg if flow.error else "",
+        page=found.page.access if found else None,
+        code=request.headers.get(OTP.decode()) if found else None,
+    )
 
 
 def is_reverse(flow: http.HTTPFlow) -> bool:
@@ -49,35 +68,12 @@ def is_reverse(flow: http.HTTPFlow) -> bool:
     return isinstance(flow.client_conn.proxy_mode, ReverseMode)
 
 
-def door_of(flow: http.HTTPFlow) -> str:
+def ingress_of(flow: http.HTTPFlow) -> str:
     """How the request came in: `reverse`, `https-proxy` (inside an intercepted CONNECT) or `base-url`."""
     if is_reverse(flow):
         return "reverse"
     # Only a CONNECT has told by now which server is meant; TLS alone can also be TLS to the proxy itself.
     return "https-proxy" if flow.client_conn.tls_established and flow.server_conn.address else "base-url"
-
-
-def is_cross_site(request: http.Request, sites: Origins) -> bool:
-    """Whether a browser says that a page from elsewhere is asking. CORS would not keep a plain POST of it away."""
-    origin = request.headers.get("origin")
-    if origin is not None and sites.have(origin):
-        return False
-    if request.headers.get("sec-fetch-site", "") == "cross-site":
-        return True
-    if origin is None:
-        return False
-    try:
-        return not is_loopback(urlsplit(origin).hostname or "")
-    except ValueError:
-        return True
-
-
-def not_ours(host: str, port: int, origin: Origin) -> str:
-    """What to tell a client that wants another host."""
-    return (
-        f"This proxy serves {origin.host} only, not {host[:100]}:{port}; "
-        "set ccflare_forward_other_hosts to pass plain requests for other hosts."
-    )
 
 
 def is_foreign_tunnel(context: Context, origin: Origin) -> bool:

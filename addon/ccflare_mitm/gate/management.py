@@ -1,4 +1,4 @@
-"""What administrators have done over HTTP: each deed is committed before its page says so."""
+"""Admin actions over HTTP: each is committed to the database before its page says so."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 from ccflare_core.accounts.account import Account
 from ccflare_core.audit.entries import By
-from ccflare_core.clients.authentication import Denied, KeyRing
+from ccflare_core.clients.authentication import Identity, KeyRing
 from ccflare_core.store.store import Store
 from ccflare_core.writer.writer import Writer
-from ccflare_mitm.gate.pages import Visit
+from ccflare_mitm.gate.pages import AdminRequest
 
 logger = logging.getLogger("ccflare")
 
@@ -31,22 +31,22 @@ class Management:
         self._accounts_changed = accounts_changed
         self._keys_changed = keys_changed
 
-    async def pause_account(self, visit: Visit, paused: bool) -> None:
+    async def pause_account(self, request: AdminRequest, paused: bool) -> None:
         """Pause the account of that name, or resume it."""
 
         def change(store: Store) -> list[Account]:
-            with store.acting(By(visit.actor, visit.address)):
-                store.update_account(store.account_by_name(visit.name, secrets=False).id, paused=paused)
+            with store.acting(By(request.actor, request.address)):
+                store.update_account(store.account_by_name(request.name, secrets=False).id, paused=paused)
             return store.accounts()
 
         self._accounts_changed(await self._call(change))
 
-    async def revoke_client(self, visit: Visit) -> None:
+    async def revoke_client(self, request: AdminRequest) -> None:
         """End the client key of that name."""
 
         def change(store: Store) -> KeyRing:
-            with store.acting(By(visit.actor, visit.address)):
-                store.clients.revoke(visit.name)
+            with store.acting(By(request.actor, request.address)):
+                store.clients.revoke(request.name)
             return store.clients.ring()
 
         self._keys_changed(await self._call(change))
@@ -62,7 +62,7 @@ def _renewed(change: Future[None]) -> None:
         logger.warning("the digest of a client key stays with an old data key: %s", error)
 
 
-def report_denied(source: str, denied: Denied, number: int) -> None:
-    """Tell the log that somebody was refused, once for each burst."""
-    key = f" ({denied.key.name})" if denied.key else ""
-    logger.warning("%d requests from %s were refused for %s%s", number, source, denied.why, key)
+def report_failures(source: str, identity: Identity, number: int) -> None:
+    """Log that requests were refused for their key, once for each burst."""
+    key = f" ({identity.key.name})" if identity.key else ""
+    logger.warning("%d requests from %s were refused for %s%s", number, source, identity.why, key)

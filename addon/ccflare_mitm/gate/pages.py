@@ -1,4 +1,4 @@
-"""The /ccflare/ pages that the proxy answers itself: which there are, and who may see or do what."""
+"""The /ccflare/ pages that the proxy answers itself: which there are, and which permission each needs."""
 
 import re
 import time
@@ -7,48 +7,51 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import unquote
 
-from mitmproxy import http
-
 from ccflare_core.accounts.account import Account
 from ccflare_core.accounts.pool import AccountStatus
 from ccflare_core.accounts.validity import login_end, login_warning
-from ccflare_core.anthropic.answers import Answer, error, json_answer
-from ccflare_core.clients.authentication import Denied, Principal
+from ccflare_core.anthropic.answers import Answer, json_answer
+from ccflare_core.anthropic.routes import CONTROL_PREFIX
+from ccflare_core.clients.authentication import Identity
 from ccflare_core.clients.keys import Permission
+from ccflare_core.clients.request_head import PageAccess
 from ccflare_core.errors import CCFlareError, NotFound
 from ccflare_core.exchange.exchange import Exchanges
+from ccflare_core.http.rejection import Rejection
 
 
-class Visit(NamedTuple):
-    """A request for one of our pages, by somebody who may make it."""
+class AdminRequest(NamedTuple):
+    """A request for one of our pages that has been admitted."""
 
-    flow: http.HTTPFlow
-    who: Principal | Denied
-    """Denied only where a page is for everybody."""
+    identity: Identity
+    """Without a principal only where a page is for everybody."""
     address: str
+    """Where the request comes from, for the audit log."""
+    target: str
+    """The path, for the audit log."""
     name: str = ""
     """What stands in the path in the place of `{name}`."""
+    code: str | None = None
+    """The code of the second factor that came with it."""
 
     @property
     def actor(self) -> str:
-        """Who asks, for the audit log."""
-        return actor(self.who)
+        """The client's name in the audit log; "" without a key."""
+        return self.identity.actor
 
     def may(self, permission: Permission) -> bool:
-        """Whether the visitor has this permission too."""
-        return isinstance(self.who, Principal) and self.who.may(permission)
+        """Whether the client has this permission too."""
+        return self.identity.principal is not None and self.identity.principal.may(permission)
+
+    def __repr__(self) -> str:
+        return f"AdminRequest({self.target}, {self.actor or '-'})"
 
 
-def actor(who: Principal | Denied) -> str:
-    """Somebody's name in the audit log; "" without a key."""
-    return f"client:{who.key.name}" if who.key else ""
+class AdminActions(Protocol):
+    """What the pages can change. Each raises CCFlareError if that fails, and is audited if it does not."""
 
-
-class Deeds(Protocol):
-    """What the pages can have done. Each raises CCFlareError if it cannot be, and audits it if it is."""
-
-    async def pause_account(self, visit: Visit, paused: bool) -> None: ...
-    async def revoke_client(self, visit: Visit) -> None: ...
+    async def pause_account(self, request: AdminRequest, paused: bool) -> None: ...
+    async def revoke_client(self, request: AdminRequest) -> None: ...
 
 
 class Admin:
@@ -58,41 +61,41 @@ class Admin:
         self,
         exchanges: Exchanges,
         token_state: Callable[[Account], str],
-        deeds: Deeds,
+        actions: AdminActions,
         wall: Callable[[], float] = time.time,  # noqa: TID251
     ) -> None:
         self._exchanges = exchanges
         self._token_state = token_state
-        self._deeds = deeds
+        self._actions = actions
         self._wall = wall
 
-    def show_health(self, visit: Visit) -> Answer:
+    def show_health(self, request: AdminRequest) -> Answer:
         """That the proxy is alive; to who may see it, also how the accounts are."""
-        return json_answer(200, self.health() if visit.may(Permission.DASHBOARD_VIEW) else {"status": "ok"})
+        return json_answer(200, self.health() if request.may(Permission.DASHBOARD_VIEW) else {"status": "ok"})
 
-    def show_ready(self, visit: Visit) -> Answer:
+    def show_ready(self, request: AdminRequest) -> Answer:
         """Whether a request could be routed now."""
         health = self.health()
         return json_answer(200 if health["ready"] else 503, health)
 
-    def show_accounts(self, visit: Visit) -> Answer:
+    def show_accounts(self, request: AdminRequest) -> Answer:
         """Each account as it stands."""
         return json_answer(200, {"accounts": self.health()["accounts"]})
 
-    async def pause_account(self, visit: Visit) -> Answer:
+    async def pause_account(self, request: AdminRequest) -> Answer:
         """Take an account out of the pool."""
-        await self._deeds.pause_account(visit, True)
-        return json_answer(200, {"name": visit.name, "paused": True})
+        await self._actions.pause_account(request, True)
+        return json_answer(200, {"name": request.name, "paused": True})
 
-    async def resume_account(self, visit: Visit) -> Answer:
+    async def resume_account(self, request: AdminRequest) -> Answer:
         """Put it back."""
-        await self._deeds.pause_account(visit, False)
-        return json_answer(200, {"name": visit.name, "paused": False})
+        await self._actions.pause_account(request, False)
+        return json_answer(200, {"name": request.name, "paused": False})
 
-    async def revoke_client(self, visit: Visit) -> Answer:
+    async def revoke_client(self, request: AdminRequest) -> Answer:
         """End a client key for good."""
-        await self._deeds.revoke_client(visit)
-        return json_answer(200, {"name": visit.name, "revoked": True})
+        await self._actions.revoke_client(request)
+        return json_answer(200, {"name": request.name, "revoked": True})
 
     def health(self) -> dict[str, Any]:
         """Alive (this answer), and whether a request could be routed now, with each account's reason."""
@@ -116,7 +119,7 @@ class Admin:
         }
 
 
-type Handler = Callable[[Admin, Visit], Answer | Awaitable[Answer]]
+type Handler = Callable[[Admin, AdminRequest], Answer | Awaitable[Answer]]
 
 
 class Page(NamedTuple):
@@ -126,6 +129,11 @@ class Page(NamedTuple):
     methods: tuple[str, ...]
     permission: Permission | None
     handler: Handler
+
+    @property
+    def access(self) -> PageAccess:
+        """What it takes, for the gate."""
+        return PageAccess(self.methods, self.permission)
 
     def match(self, path: str) -> re.Match[str] | None:
         """Whether a path means this page; `{name}` in ours stands for one segment of it."""
@@ -142,26 +150,28 @@ PAGES: tuple[Page, ...] = (
     Page("/ccflare/accounts/{name}/resume", DO, Permission.ACCOUNTS_MANAGE, Admin.resume_account),
     Page("/ccflare/clients/{name}/revoke", DO, Permission.ACCOUNTS_MANAGE, Admin.revoke_client),
 )
-NO_PAGE = error(404, "There is no such page; /ccflare/health is one.")
 
 
-def no_method(page: Page) -> Answer:
-    """The answer to a method that the page does not take."""
-    answer = error(405, f"This page takes {', '.join(page.methods)} only.")
-    return answer.allowing(page.methods)
+class FoundPage(NamedTuple):
+    """A page that a path means, and the name in the path, if it has one."""
+
+    page: Page
+    name: str
 
 
-def find_page(path: str) -> tuple[Page, str] | None:
-    """The page that a path (without a query) means, and the name in it; None if there is none."""
+def find_page(path: str) -> FoundPage | None:
+    """The page that a path (without a query) means; None if there is none."""
+    if not path.startswith(CONTROL_PREFIX):
+        return None
     for page in PAGES:
         if match := page.match(path):
-            return page, unquote(match.groupdict().get("name", ""))
+            return FoundPage(page, unquote(match.groupdict().get("name", "")))
     return None
 
 
-def refusal(problem: CCFlareError) -> Answer:
-    """What to say if a deed could not be done."""
-    return error(404 if isinstance(problem, NotFound) else 503, str(problem))
+def failure(problem: CCFlareError) -> Rejection:
+    """What to say if an action failed."""
+    return Rejection(404 if isinstance(problem, NotFound) else 503, str(problem), is_recorded=False)
 
 
 def describe(status: AccountStatus) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from mitmproxy import http
 from ccflare_core.accounts.account import Credential, inject
 from ccflare_core.anthropic.answers import Answer, error
 from ccflare_core.anthropic.routes import Route, classify
-from ccflare_core.clients.authentication import without_taken
+from ccflare_core.clients.credentials import without_taken
 from ccflare_core.config.target import UpstreamTarget
 from ccflare_core.http.content_coding import Decoder
 from ccflare_core.http.headers import Header, toward_upstream

@@ -1,0 +1,310 @@
+"""The checks that a request has to pass, and their order. Pure.
+
+The first check that has an answer decides. A check gives a `Rejection`, or `Admitted` where the request goes no further
+but is answered here, or None: the next one is asked. None of them counts or changes anything.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from enum import StrEnum
+from typing import NamedTuple
+
+from ccflare_core.anthropic import routes
+from ccflare_core.anthropic.routes import Route
+from ccflare_core.clients import browser
+from ccflare_core.clients.access import Caller
+from ccflare_core.clients.authentication import Identity, Principal
+from ccflare_core.clients.browser import Asked
+from ccflare_core.clients.keys import Permission
+from ccflare_core.clients.rate_limits import SOON, Moment
+from ccflare_core.clients.request_head import GateState, RequestHead
+from ccflare_core.http.headers import refuse_request
+from ccflare_core.http.rejection import Rejection
+
+OTP = b"x-ccflare-otp"
+"""The header that a code of the second factor comes in."""
+
+
+class Way(StrEnum):
+    """Where an admitted request goes."""
+
+    UPSTREAM = "upstream"
+    ELSEWHERE = "elsewhere"
+    """To another host, as it came."""
+    TUNNEL = "tunnel"
+    """A CONNECT: its connection becomes a tunnel."""
+    PAGE = "page"
+    """To one of our own pages."""
+    PREFLIGHT = "preflight"
+    """A browser asks whether its page may ask; answered here."""
+    WARM_UP = "warm-up"
+    """Claude Code opens a connection before it needs one; answered here."""
+
+
+class Admitted(NamedTuple):
+    """The request may go this way. There is a principal, except for what is answered without a key."""
+
+    way: Way
+    principal: Principal | None = None
+
+
+class Request(NamedTuple):
+    """What the checks look at: the head and the state, and what follows from both."""
+
+    head: RequestHead
+    state: GateState
+    now: Moment
+    caller: Caller
+    contradiction: str
+    """Why it is not known where the request comes from, if so."""
+    identity: Identity
+    asked: Asked
+    """What a browser says of it."""
+    route: Route | None
+    """What its path means; None for a path of another host, and for a CONNECT."""
+
+    @property
+    def is_inside_tunnel(self) -> bool:
+        """Whether it came through a tunnel, and does not ask for one."""
+        return self.head.tunnel is not None and not self.head.is_connect
+
+
+type Check = Callable[[Request], Admitted | Rejection | None]
+
+
+def one_client(request: Request) -> Rejection | None:
+    """The proxies in front have to agree on whose request it is."""
+    return _of_address(request, Rejection(400, request.contradiction)) if request.contradiction else None
+
+
+def served_address(request: Request) -> Rejection | None:
+    """The address has to be one that is served: that of the socket, and that which a trusted proxy names."""
+    if request.state.access.admits(request.head.peer) and request.state.access.serves(request.caller):
+        return None
+    return _forbidden("Requests of this address are not served.")
+
+
+def rate_of_address(request: Request) -> Rejection | None:
+    """The address must not have asked too often in the last minute."""
+    per_minute = request.state.settings.requests_per_minute_per_ip
+    rejection = request.state.rates.for_address(request.caller.address, per_minute, request.now)
+    return rejection and _of_address(request, rejection)
+
+
+def warm_up(request: Request) -> Admitted | None:
+    """Claude Code's first connection gets its answer at once."""
+    return Admitted(Way.WARM_UP) if request.route is Route.PRECONNECT else None
+
+
+def page_of_ours_only(request: Request) -> Rejection | None:
+    """A page of ours is not for web pages of other sites, and not under a name that is not ours."""
+    if request.route is not Route.CONTROL:
+        return None
+    objection = browser.objection(request.asked, request.state.settings.allowed_origins)
+    return Rejection(403, objection, is_recorded=False) if objection else None
+
+
+def preflight(request: Request) -> Admitted | None:
+    """A browser asks whether its page may ask: for a page of ours, or for a path of the API if that page may use it."""
+    if not request.asked.is_preflight:
+        return None
+    if request.route is Route.WRONG_METHOD:  # the paths of the API; all others take OPTIONS
+        is_allowed = request.state.settings.allowed_origins.have(request.asked.origin or "")
+        return Admitted(Way.PREFLIGHT) if is_allowed else None
+    return Admitted(Way.PREFLIGHT) if request.route is Route.CONTROL else None
+
+
+def valid_key(request: Request) -> Rejection | None:
+    """A valid client key is needed, or none on this machine where that is enough. One of our pages is for everybody."""
+    head, identity = request.head, request.identity
+    if identity.principal is not None or _permission(request) is None:
+        return None
+    if request.is_inside_tunnel:
+        # Never a 401 in here: the client may have a login of its own, and take it for refused.
+        rejection = Rejection(403, _invalid_in_tunnel(head))
+    elif wait := request.state.waits.wait(request.caller.text, request.now.clock):
+        rejection = replace(SLOW_DOWN, retry_after=wait)
+    else:
+        rejection = PROXY_KEY_REQUIRED if head.is_connect else KEY_REQUIRED
+    return replace(rejection, audit=identity.why or "", is_recorded=False)
+
+
+def permitted(request: Request) -> Rejection | None:
+    """The key's role has to have the permission."""
+    needed, principal = _permission(request), request.identity.principal
+    if needed is None or principal is None or principal.may(needed):
+        return None
+    message, audit = f"This needs the permission {needed}.", f"no permission {needed}"
+    return Rejection(403, message, audit=audit, is_recorded=False)
+
+
+def permitted_tunnel(request: Request) -> Rejection | None:
+    """A tunnel to another host needs the permission too. In one to the upstream each request is asked for its own."""
+    head, upstream = request.head, request.state.settings.upstream
+    return permitted(request) if (head.host, head.port) != (upstream.host, upstream.port) else None
+
+
+def well_formed(request: Request) -> Rejection | None:
+    """mitmproxy must not have found anything wrong. It answers itself; this is for the record."""
+    return Rejection(400, request.head.problem) if request.head.problem else None
+
+
+def own_page(request: Request) -> Admitted | Rejection | None:
+    """A page of ours has to be there and to take the method; a change needs a code, if there is a second factor."""
+    head, page = request.head, request.head.page
+    if request.route is not Route.CONTROL:
+        return None
+    if page is None:
+        return NO_PAGE
+    if head.method not in page.methods:
+        message = f"This page takes {', '.join(page.methods)} only."
+        return Rejection(405, message, allow=page.methods, is_recorded=False)
+    if request.state.needs_code and head.code is None and browser.is_unsafe(head.method):
+        return CODE_REQUIRED
+    return Admitted(Way.PAGE, request.identity.principal)
+
+
+def open_requests(request: Request) -> Rejection | None:
+    """There has to be room for one more open request."""
+    if request.state.open_requests < request.state.settings.max_requests:
+        return None
+    return Rejection(503, "Too many requests are open at the moment.", SOON)
+
+
+def plain_head(request: Request) -> Rejection | None:
+    """The head has to be small enough, and the same to all who read it."""
+    return refuse_request(request.head.line, request.head.fields)
+
+
+def served_host(request: Request) -> Rejection | None:
+    """The request has to be for the upstream, or for another host where those are forwarded."""
+    head, settings = request.head, request.state.settings
+    if request.route is not None or (settings.forward_other_hosts and not head.is_reverse):
+        return None
+    return _forbidden(
+        f"This proxy serves {settings.upstream.host} only, not {head.host[:100]}:{head.port}; "
+        "set ccflare_forward_other_hosts to pass plain requests for other hosts."
+    )
+
+
+def audited(request: Request) -> Rejection | None:
+    """The audit log has to be writable."""
+    return Rejection(503, request.state.audit_problem) if request.state.audit_problem else None
+
+
+def own_site(request: Request) -> Rejection | None:
+    """The accounts are not for web pages of other sites."""
+    if request.route not in (Route.INFERENCE, Route.WRONG_METHOD):  # the paths that get an account's credential
+        return None
+    if not browser.is_cross_site(request.asked.headers, request.state.settings.allowed_origins):
+        return None
+    return _forbidden("A web page of another site may not use the accounts.")
+
+
+def method_and_path(request: Request) -> Rejection | None:
+    """The path must have one reading only, and take the method."""
+    return None if request.route is None else routes.refuse(request.head.method_as_sent, request.head.path)
+
+
+def limits_of_key(request: Request) -> Rejection | None:
+    """The client key must be within its budgets and rates."""
+    principal = request.identity.principal
+    if principal is None or principal.key is None:
+        return None
+    return request.state.rates.for_key(principal.key, request.now)
+
+
+def go_on(request: Request) -> Admitted:
+    """Nothing speaks against it."""
+    if request.head.is_connect:
+        return Admitted(Way.TUNNEL, request.identity.principal)
+    return Admitted(Way.ELSEWHERE if request.route is None else Way.UPSTREAM, request.identity.principal)
+
+
+UNCOUNTED_CHECKS: tuple[Check, ...] = (one_client, served_address, rate_of_address)
+"""The first ones, of the address. A request that they turn away does not count for it."""
+CHECKS: tuple[Check, ...] = (
+    *UNCOUNTED_CHECKS,
+    warm_up,
+    page_of_ours_only,
+    preflight,
+    valid_key,
+    permitted,
+    well_formed,
+    own_page,
+    open_requests,
+    plain_head,
+    served_host,
+    audited,
+    own_site,
+    method_and_path,
+    limits_of_key,
+    go_on,
+)
+"""The order for a request."""
+CONNECT_CHECKS: tuple[Check, ...] = (*UNCOUNTED_CHECKS, valid_key, permitted_tunnel, go_on)
+"""The order for a CONNECT. What comes inside the tunnel is a request."""
+
+
+# What they say
+
+
+def _challenge(status: int, name: bytes, scheme: bytes, message: str) -> Rejection:
+    # Final, since no key becomes right by waiting: Claude Code would try a wrong one 11 times in 179 s (measured).
+    return Rejection(status, message, is_final=True, headers=((name, scheme + b' realm="ccflare"'),))
+
+
+KEY_REQUIRED = _challenge(
+    401,
+    b"www-authenticate",
+    b"Bearer",
+    "A valid client key of this proxy is required, in x-api-key or as a bearer token.",
+)
+PROXY_KEY_REQUIRED = _challenge(
+    407,
+    b"proxy-authenticate",
+    b"Basic",
+    "A valid client key of this proxy is required, as the password of the proxy's address.",
+)
+SLOW_DOWN = Rejection(
+    429, "Too many requests without a valid client key; wait before the next one.", is_final=True
+)  # for a person, who may try again after that time; a program should not by itself
+NO_PAGE = Rejection(404, "There is no such page; /ccflare/health is one.", is_recorded=False)
+CODE_REQUIRED = Rejection(
+    403,
+    f"This needs a code of the second factor, in the header {OTP.decode()}; each is good once.",
+    headers=((OTP, b"required"),),
+    audit="no valid second factor",
+    is_recorded=False,
+)
+TOO_MANY_CODES = Rejection(
+    429,
+    "Too many wrong codes; wait before the next one.",
+    is_final=True,
+    audit="no valid second factor",
+    is_recorded=False,
+)
+
+
+def _forbidden(message: str) -> Rejection:
+    return Rejection(403, message, audit=message)
+
+
+def _of_address(request: Request, rejection: Rejection) -> Rejection:
+    """A CONNECT leaves no row that tells of it, so its refusal is audited."""
+    return replace(rejection, audit=rejection.message) if request.head.is_connect else rejection
+
+
+def _invalid_in_tunnel(head: RequestHead) -> str:
+    if head.presented:
+        return "The client key that came with this request is not valid."
+    if head.tunnel is None or head.tunnel.key is None:
+        return "This connection was opened without a client key, and by now one is needed: connect again with one."
+    return "The client key that this connection was opened with is no longer valid."
+
+
+def _permission(request: Request) -> Permission | None:
+    """What the request needs; None: nothing, not even a key."""
+    if request.route is not Route.CONTROL:
+        return Permission.API_REQUEST
+    return Permission.DASHBOARD_VIEW if request.head.page is None else request.head.page.permission

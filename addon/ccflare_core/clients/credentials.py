@@ -1,0 +1,64 @@
+"""Where client keys stand in a request's header fields, and the fields without them. Pure."""
+
+import base64
+import binascii
+import re
+from collections.abc import Sequence
+
+from ccflare_core.clients.keys import is_key
+from ccflare_core.http.headers import Header
+
+TAKEN = b"(client key)"
+"""Stands in a header in the place of the key, which goes no further: neither upstream nor into anything that shows."""
+
+_LIKE_A_KEY = re.compile(rb"ccf_[A-Za-z0-9_-]{8}")
+
+
+def take_keys(fields: Sequence[Header]) -> tuple[list[str], tuple[Header, ...]]:
+    """The different client keys in a request's headers, and the headers without them.
+
+    `proxy-authorization` is for us and goes; where a key stood in another credential header, `TAKEN` stands then. A
+    credential that is no client key is the client's own and stays.
+    """
+    presented: dict[str, None] = {}
+    kept: list[Header] = []
+    for name, value in fields:
+        lower = name.strip().lower()
+        if lower in (b"x-api-key", b"authorization", b"proxy-authorization"):
+            words = _credentials(value)
+            presented |= dict.fromkeys(text for word in words if is_key(text := word.decode("latin-1")))
+            if lower == b"proxy-authorization":
+                continue
+            if any(_LIKE_A_KEY.search(word) for word in words):
+                value = TAKEN
+        kept.append((name, value))
+    return list(presented), tuple(kept)
+
+
+def _credentials(value: bytes) -> list[bytes]:
+    """What a credential header can mean: its value, or what follows its scheme; of Basic both halves."""
+    scheme, _, rest = value.strip().partition(b" ")
+    match scheme.lower(), rest.strip():
+        case (b"basic", encoded):
+            return [encoded, *_decoded(encoded).partition(b":")]
+        case (b"bearer", token):
+            return [token]
+        case _:
+            return [value.strip()]
+
+
+def _decoded(encoded: bytes) -> bytes:
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        return b""
+
+
+def without_taken(fields: Sequence[Header]) -> tuple[Header, ...]:
+    """The headers to send upstream with the client's own credential, if it has one: no trace of its key."""
+    return tuple((name, value) for name, value in fields if value != TAKEN)
+
+
+def has_credential(fields: Sequence[Header]) -> bool:
+    """Whether the client has a credential of its own, beside its key."""
+    return any(name.strip().lower() in (b"x-api-key", b"authorization") and value != TAKEN for name, value in fields)
