@@ -78,7 +78,7 @@ class ClientKey:
     """How its exchanges are recorded: off, metadata, redacted or full; None: as everybody's."""
 
     def is_valid(self, now: float) -> bool:
-        """Whether it opens the door at `now` (epoch seconds)."""
+        """Whether it may be used at `now` (epoch seconds)."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
     def may_use_model(self, model: str | None) -> bool:
