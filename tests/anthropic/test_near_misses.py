@@ -3,6 +3,7 @@
 import pytest
 
 from ccflare_core.anthropic.routes import API, Route, classify, refuse, runs_model
+from ccflare_core.http.rejection import Rejection
 
 DOUBLED = "There is a /v1 too many in the path: a base URL ends behind host and port, without /v1."
 IN_FRONT = "There is something in front of {} in the path: a base URL ends behind host and port."
@@ -51,22 +52,22 @@ OUR_PAGES = "The proxy's own pages lie under /ccflare/, such as /ccflare/health.
 @pytest.mark.parametrize("query", ["", "?beta=true"])
 def test_a_near_miss_is_answered_with_its_mistake(method: str, path: str, sentence: str, query: str) -> None:
     assert classify(method, path + query) is Route.NEAR_MISS
-    assert refuse(method, path + query) == (400, sentence, ())
+    assert refuse(method, path + query) == Rejection(400, sentence)
     assert not runs_model(method, path)
 
 
 @pytest.mark.parametrize("path", ["//v1/messages", "/v1//messages", "//api/hello", "//ccflare/health", "///", "//"])
 def test_an_empty_segment_is_named(path: str) -> None:
     assert classify("POST", path) is Route.MALFORMED
-    assert refuse("POST", path) == (
-        400,
-        "There is an empty segment (//) in the path: a base URL ends without a slash.",
-        (),
+    assert refuse("POST", path) == Rejection(
+        400, "There is an empty segment (//) in the path: a base URL ends without a slash."
     )
 
 
 def test_a_worse_fault_beside_an_empty_segment_is_not_called_one() -> None:
-    assert refuse("POST", "//v1/../messages") == (400, "The request's path has dot segments or encoded separators.", ())
+    assert refuse("POST", "//v1/../messages") == Rejection(
+        400, "The request's path has dot segments or encoded separators."
+    )
 
 
 @pytest.mark.parametrize("path", sorted({rule.shape.replace("{id}", "msgbatch_01A") for rule in API}))
