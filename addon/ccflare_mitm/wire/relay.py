@@ -4,7 +4,7 @@ mitmproxy's own response handling runs, fed by us. Where it would look up a head
 the same as we do, chunks go straight to the client's socket.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from mitmproxy.proxy import commands
 from mitmproxy.proxy.layer import CommandGenerator
@@ -27,7 +27,7 @@ class Relay:
         self._parent = parent
         self._attempt = attempt
         self._capture = capture
-        self._tap = capture.add
+        self._tap: Callable[[bytes], None] = capture.add
         self._client = stream.context.client
         self._search = attempt.echo if attempt.is_searched else None
         self._is_framed_here = False
@@ -55,9 +55,6 @@ class Relay:
             return ()
         self._tap(data)
         self._last = data
-        return self._send(data)
-
-    def _send(self, data: bytes) -> Iterable[commands.Command]:
         if self._is_framed_here:
             return (commands.SendData(self._client, b"%x\r\n%s\r\n" % (len(data), data)),)
         handled: CommandGenerator[None] = self._stream.server_state(ResponseData(self._stream.stream_id, data))
@@ -88,10 +85,8 @@ class Relay:
 
     def flush(self) -> Iterable[commands.Command]:
         """Pass on what the search for the credential still keeps back, at the body's end."""
-        if self._search is None or not (rest := self._search.rest()):
-            return ()
-        self._tap(rest)
-        return self._send(rest)
+        rest, self._search = self._search.rest() if self._search is not None else b"", None
+        return self.chunk(rest)
 
     def end(self) -> CommandGenerator[None]:
         """Tell mitmproxy that this was all."""
@@ -112,7 +107,10 @@ class Relay:
             and self._attempt.facts.content_encoding in ("", "identity")
             and (not self._last or self._last.endswith((b"\n\n", b"\r\n\r\n")))
         )
-        return self._send(error_event(kind, message, request_id)) if is_between_events else ()
+        if not is_between_events:
+            return ()
+        self._tap = ignore  # it is none of the upstream's
+        return self.chunk(error_event(kind, message, request_id))
 
     def has_moved(self) -> bool:
         """Whether something has passed since this was asked last.
@@ -127,3 +125,7 @@ def unchanged(chunk: bytes) -> bytes | list[bytes]:
     """Pass a chunk on; what mitmproxy calls `response.stream` for."""
     # It asks once more with b"" at the end; returning that would be an empty chunk, which ends the body.
     return chunk or []
+
+
+def ignore(_: bytes) -> None:
+    """What is done with bytes that are not recorded."""
