@@ -1,6 +1,7 @@
 """The arrows: who may import whom. Read from the source, so an import inside a function or for a type counts too."""
 
 import ast
+import re
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -36,6 +37,90 @@ WITH_IO = {
 WHOLE = {"db", "store", "writer"}
 """Rooms that are about I/O altogether."""
 IO_GROUND = {"files", "process"}
+
+
+# Where a module is tested that has no test of its own name beside those of its room.
+TESTED_IN = {
+    "ccflare": "e2e/test_doors.py",
+    "ccflare_cli.accounts.add": "cli/accounts/test_main.py",
+    "ccflare_cli.accounts.credentials": "cli/accounts/test_main.py",
+    "ccflare_cli.accounts.import_command": "cli/accounts/test_importers.py",
+    "ccflare_cli.audit.rows": "cli/audit/test_main.py",
+    "ccflare_cli.console": "cli/accounts/test_main.py",
+    "ccflare_cli.doctor.host_checks": "cli/doctor/test_judgements.py",
+    "ccflare_cli.doctor.leaks": "cli/doctor/test_judgements.py",
+    "ccflare_cli.doctor.main": "cli/doctor/test_judgements.py",
+    "ccflare_cli.doctor.proxy_checks": "cli/doctor/test_judgements.py",
+    "ccflare_cli.doctor.store_checks": "cli/doctor/test_judgements.py",
+    "ccflare_cli.keys.rotate_all": "cli/audit/test_incident.py",
+    "ccflare_cli.maintain.backup": "security/test_backup.py",
+    "ccflare_cli.maintain.export": "cli/maintain/test_main.py",
+    "ccflare_cli.progress": "security/test_backup.py",
+    "ccflare_cli.search": "e2e/test_search_live.py",
+    "ccflare_cli.show": "e2e/test_show_live.py",
+    "ccflare_cli.stats.cache_tables": "cli/stats/test_views.py",
+    "ccflare_cli.stats.time_tables": "cli/stats/test_views.py",
+    "ccflare_cli.stats.traffic_tables": "cli/stats/test_views.py",
+    "ccflare_cli.tables": "cli/accounts/test_main.py",
+    "ccflare_core": "test_architecture.py",
+    "ccflare_core.accounts.cooldowns": "accounts/test_pool.py",
+    "ccflare_core.accounts.member": "accounts/test_pool.py",
+    "ccflare_core.accounts.token_refresh": "accounts/test_token_keeper.py",
+    "ccflare_core.anthropic.rate_limit_headers": "anthropic/test_verdicts.py",
+    "ccflare_core.audit.bursts": "writer/test_auditor.py",
+    "ccflare_core.audit.check": "audit/test_chain.py",
+    "ccflare_core.audit.configurations": "security/test_audit.py",
+    "ccflare_core.audit.entries": "audit/test_chain.py",
+    "ccflare_core.audit.file": "audit/test_chain.py",
+    "ccflare_core.clients.keys": "clients/test_authentication.py",
+    "ccflare_core.config.unsafe_options": "host/test_tuning.py",
+    "ccflare_core.db.engine_choice": "db/test_engine.py",
+    "ccflare_core.db.migrations": "db/test_engine.py",
+    "ccflare_core.db.sqlite": "db/test_engine.py",
+    "ccflare_core.errors": "secrets/test_vault.py",
+    "ccflare_core.exchange.records": "exchange/test_recorder.py",
+    "ccflare_core.exchange.steps": "exchange/test_exchange.py",
+    "ccflare_core.http.messages": "http/test_client.py",
+    "ccflare_core.http.pinning": "http/test_pins.py",
+    "ccflare_core.http.sse": "anthropic/test_usage.py",
+    "ccflare_core.reports.limit_history": "cli/stats/test_views.py",
+    "ccflare_core.reports.measures": "reports/test_rollup.py",
+    "ccflare_core.reports.tally": "reports/test_rollup.py",
+    "ccflare_core.secrets.os_keyring": "secrets/test_key_sources.py",
+    "ccflare_core.secrets.passphrase": "secrets/test_key_sources.py",
+    "ccflare_core.secrets.pkcs11": "security/test_hsm.py",
+    "ccflare_core.secrets.references": "secrets/test_key_sources.py",
+    "ccflare_core.store.backup": "security/test_backup.py",
+    "ccflare_core.store.history": "writer/test_retention.py",
+    "ccflare_core.store.ledger": "store/test_store.py",
+    "ccflare_core.store.resealing": "store/test_data_keys.py",
+    "ccflare_core.transcripts.exports": "cli/maintain/test_main.py",
+    "ccflare_core.transcripts.read": "transcripts/test_write.py",
+    "ccflare_core.transcripts.redaction": "security/test_privacy.py",
+    "ccflare_core.transcripts.stream_text": "transcripts/test_search.py",
+    "ccflare_core.writer.watch": "writer/test_writer.py",
+    "ccflare_mitm.app": "e2e/test_start.py",
+    "ccflare_mitm.gate.authentication": "gate/test_gate.py",
+    "ccflare_mitm.gate.browser_checks": "gate/test_gate.py",
+    "ccflare_mitm.gate.header_masking": "e2e/test_secrets.py",
+    "ccflare_mitm.gate.ingress": "gate/test_gate.py",
+    "ccflare_mitm.gate.management": "security/test_access.py",
+    "ccflare_mitm.host.decisions": "security/test_guard.py",
+    "ccflare_mitm.host.dumps": "e2e/test_inspector_live.py",
+    "ccflare_mitm.host.internals": "host/test_contract.py",
+    "ccflare_mitm.host.listener": "e2e/test_start.py",
+    "ccflare_mitm.host.messages": "security/test_echoes.py",
+    "ccflare_mitm.host.peers": "e2e/test_bad_input.py",
+    "ccflare_mitm.host.tls": "security/test_network.py",
+    "ccflare_mitm.host.unsafe_options": "security/test_network.py",
+    "ccflare_mitm.wire.deadlines": "e2e/test_deadlines.py",
+    "ccflare_mitm.wire.layer": "e2e/test_fail_closed.py",
+    "ccflare_mitm.wire.relay": "e2e/test_failover.py",
+    "ccflare_mitm.wire.services": "e2e/test_streams.py",
+    "ccflare_mitm.wire.sockets": "wire/test_reaper.py",
+    "ccflare_mitm.wire.stream": "e2e/test_streams.py",
+    "ccflare_mitm.wire.upstream": "e2e/test_failover.py",
+}
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -80,6 +165,52 @@ def reached(name: str, seen: frozenset[str] = frozenset()) -> frozenset[str]:
     for module in IMPORTS.get(name, set()) - seen:
         seen = reached(module, seen | {module})
     return seen
+
+
+def named_test(module: str) -> Path:
+    """The test of a module by its name: tests/<room>/test_<module>.py."""
+    wing, *rooms = module.split(".")
+    is_package = FILES[module].name == "__init__.py"
+    name = "init" if is_package else rooms.pop() if rooms else wing
+    top = {"ccflare_cli": ["cli"], "ccflare_mitm": [] if rooms else ["mitm"]}.get(wing, [])
+    return ROOT / "tests" / Path(*top, *rooms, f"test_{name}.py")
+
+
+def has_code(path: Path) -> bool:
+    """Whether there is more in it than a docstring."""
+    return any(not isinstance(node, ast.Expr) for node in ast.parse(path.read_text()).body)
+
+
+def exercised(test: Path) -> set[str]:
+    """The modules of ours that a test imports, directly or not, or runs as a program through the harness."""
+    found, waiting, seen = set[str](), [test], set[Path]()
+    while waiting:
+        path = waiting.pop()
+        seen.add(path)
+        for name in imports(path):
+            beside = ROOT / "tests" / "support" / f"{name}.py"
+            if beside.exists() and beside not in seen:
+                waiting.append(beside)
+            found.add(name)
+    found |= {f"ccflare_cli.{script}" for script in re.findall(r'"(\w+)\.py"', test.read_text())}
+    if "harness" in found:
+        found.add("ccflare")
+    return found.union(*(reached(name) for name in found))
+
+
+MODULES = sorted(name for name, path in FILES.items() if has_code(path))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_have_a_test_by_name_or_a_line_that_says_where(module: str) -> None:
+    by_name = named_test(module)
+    assert by_name.exists() != (module in TESTED_IN), f"{by_name.relative_to(ROOT)} or a line in TESTED_IN"
+    test = by_name if by_name.exists() else ROOT / "tests" / TESTED_IN[module]
+    assert module in exercised(test)
+
+
+def test_places_of_tests_are_those_of_modules() -> None:
+    assert set(TESTED_IN) <= set(MODULES)
 
 
 def test_rooms_are_all_that_the_core_has() -> None:

@@ -52,7 +52,7 @@ def assert_aborted(rig: Rig, attempts: int = 1) -> None:
 
 def assert_upstream_closed(rig: Rig) -> None:
     (request,) = rig.requests
-    rig.upstream.wait_until(lambda: request.aborted, timeout=2)
+    rig.upstream.wait_until(lambda: request.aborted)
 
 
 @LEAVING
@@ -132,7 +132,7 @@ def test_mid_stream_after_a_failover(rig: Rig, client: RawClient) -> None:
     client.close()
 
     first, second = rig.requests
-    rig.upstream.wait_until(lambda: second.aborted, timeout=2)
+    rig.upstream.wait_until(lambda: second.aborted)
     assert (first.finished, rig.row()["outcome"], rig.rests("b")) == (True, "client_abort", [])
 
 

@@ -259,7 +259,7 @@ def test_a_failing_error_hook_still_closes_the_upstream(rig: Rig, folder: Path) 
         assert client.read_head().status == 200
 
     (request,) = rig.requests
-    rig.upstream.wait_until(lambda: request.aborted, timeout=2)
+    rig.upstream.wait_until(lambda: request.aborted)
     assert rig.row()["outcome"] == "client_abort"
 
 

@@ -131,7 +131,7 @@ def half_close(client: RawClient) -> None:
 
 
 def test_clients_that_leave_are_held_no_longer(rig: Rig) -> None:
-    exhaust(rig, a=1.5)
+    exhaust(rig, a=6)
     for leave in (RawClient.close, RawClient.reset, half_close):
         with held(rig, rig.session) as client:
             assert client.is_silent(0.1)
@@ -139,8 +139,8 @@ def test_clients_that_leave_are_held_no_longer(rig: Rig) -> None:
 
     for row in rig.rows(3):
         assert (row["outcome"], row["attempts"], row["status_code"]) == ("client_abort", 0, None)
-        assert row["response_time_ms"] < 1000
-    eventually(rig.is_idle, timeout=0.5)
+        assert row["response_time_ms"] < 4000  # and not until the account is ready
+    eventually(rig.is_idle)
     rig.wait_for_reason("a", "serving")
     assert rig.ask(session="the next one").status == 200
     assert rig.asked == ["a", "a"]

@@ -108,8 +108,6 @@ def test_a_restart_of_the_server_costs_no_request_and_no_record(
 
 def test_what_one_proxy_learns_all_know(server: Server, upstream: FakeUpstream, start_proxy: StartProxy) -> None:
     one, two = (start_proxy(upstream, database=server, environment=KEY_VARIABLE) for _ in range(2))
-    before = time.monotonic()
     one.add_api_key("shared", KEY)
     with via_base_url(two) as client:
         eventually(lambda: b"shared" in client.request("GET", "/ccflare/health").body)
-    assert time.monotonic() - before < 10

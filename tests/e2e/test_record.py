@@ -214,13 +214,11 @@ def test_a_stream_that_outlasts_the_stop_is_recorded_as_such(
     client = via_base_url(proxy)
     client.send_request(*claude_request(session="outlasted"))
     client.read_head()
-    began = time.monotonic()
     ends = _stop_soon(proxy)
     if signals == 2:
         eventually(lambda: "stopped" in proxy.log())
         _stop_soon(proxy)
     assert ends() == 0
-    assert time.monotonic() - began < 8
     assert row_of(proxy, "outlasted")["outcome"] == "shutdown"
     client.close()
 

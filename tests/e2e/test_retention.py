@@ -78,7 +78,7 @@ def test_r50_what_is_old_goes_while_requests_are_served(upstream: FakeUpstream, 
             proxy.rows(left, until=lambda rows: rows == [{"bodies": 0, "requests": 60}], timeout=30)
             recorded(proxy, "now", 20)
             assert proxy.rows("SELECT COUNT(*) AS n FROM payloads")[0]["n"] == 40
-    assert sorted(took)[10] < 0.5
+    assert sorted(took)[10] < 3  # and not the 5 s that a writer waits for another
 
 
 def test_r61_a_disk_without_room_costs_bodies_and_no_request(

@@ -193,7 +193,7 @@ def test_a_database_that_is_not_ours_is_left_alone(tmp_path: Path, spoil: object
 
 def test_files_are_the_owners_alone(tmp_path: Path, port: int) -> None:
     with Started(tmp_path, "-p", str(port)) as process:
-        eventually(lambda: serves(port) or process.poll() is not None)
+        eventually(lambda: serves(port) or process.poll() is not None, timeout=60)
         folder = tmp_path / ".local" / "share" / "ccflare"
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.iterdir())}
     assert modes["ccflare"] == 0o700
@@ -203,7 +203,7 @@ def test_files_are_the_owners_alone(tmp_path: Path, port: int) -> None:
 
 def test_the_key_can_come_from_the_environment_and_is_not_written(tmp_path: Path, port: int) -> None:
     with Started(tmp_path, "-p", str(port), ccflare_ENCRYPTION_KEY="5a" * 32) as process:
-        eventually(lambda: serves(port) or process.poll() is not None)
+        eventually(lambda: serves(port) or process.poll() is not None, timeout=60)
     folder = tmp_path / ".local" / "share" / "ccflare"
     assert not (folder / "ccflare.key").exists()
     assert all(b"5a5a5a" not in path.read_bytes() for path in folder.iterdir())

@@ -193,7 +193,7 @@ async def test_an_answer_of_just_the_limit_is_taken() -> None:
 async def test_the_deadline_is_for_the_whole_exchange(server: Server) -> None:
     started = time.monotonic()
     assert "did not answer within 0.3 s" in await failure(server, Fetcher(total_seconds=0.3))
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20  # and not the 30 s of the slowest
 
 
 async def test_a_server_that_never_greets_meets_the_connect_deadline() -> None:

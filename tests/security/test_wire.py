@@ -20,7 +20,7 @@ from ccflare_core.accounts.account import Kind
 from ccflare_core.anthropic.answers import error, exhausted
 from ccflare_core.http.headers import HEAD_FIELDS
 from fake_upstream import Answer, FakeUpstream, Gate, Header, Request, Wait, bad_request, cut_midway, message_json, sse
-from harness import Http2Client, RawClient, Reply, Truncated, claude_request, eventually, via_connect
+from harness import Http2Client, RawClient, Reply, Truncated, claude_request, connections, eventually, via_connect
 from rig import Rig
 
 BODY = b'{"model":"claude-haiku-4-5","messages":[]}'
@@ -413,7 +413,7 @@ def test_r64_every_request_has_one_outcome_whatever_its_end(rig: Rig) -> None:
 def test_r13_there_are_not_too_many_clients() -> None:
     with FakeUpstream() as upstream, Rig.running(upstream, ccflare_client_connections=5) as rig:
         rig.fresh("a")
-        time.sleep(0.3)  # for the connections that have looked at its health
+        eventually(lambda: connections(rig.proxy.port) == 0)  # those that have looked at its health
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(rig.client()) for _ in range(5)]
             assert [client.request(*claude_request(3000)).status for client in clients] == [200] * 5
@@ -422,7 +422,7 @@ def test_r13_there_are_not_too_many_clients() -> None:
                     excess.request(*claude_request(3000))
             assert clients[0].request(*claude_request(3000)).status == 200
             rig.proxy.wait_for_log("client connections were refused")
-        time.sleep(0.3)
+        eventually(lambda: connections(rig.proxy.port) == 0)
         assert rig.ask().status == 200
 
 

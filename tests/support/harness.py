@@ -38,14 +38,18 @@ from fake_upstream import TOKEN, FakeUpstream, Header
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ADDON = REPOSITORY / "addon" / "ccflare.py"
+READY = Path(__file__).with_name("ready.py")
 NOWHERE = "http://127.0.0.1:9/v1/oauth/token"
 """A token endpoint that refuses connections."""
 
 # --------------------------------------------------------------------------------------------------- waiting
 
 
-def eventually[T](look: Callable[[], T], until: Callable[[T], object] = bool, timeout: float = 10.0) -> T:
-    """What `look` returns, as soon as that satisfies `until`; TimeoutError with the last look else."""
+def eventually[T](look: Callable[[], T], until: Callable[[T], object] = bool, timeout: float = 30.0) -> T:
+    """What `look` returns, as soon as that satisfies `until`; TimeoutError with the last look else.
+
+    The time limit ends what would never come; it is no promise of ours, and so no measure of the machine.
+    """
     deadline = time.monotonic() + timeout
     while not until(found := look()):
         if time.monotonic() > deadline:
@@ -131,6 +135,13 @@ def listening(pid: int, protocol: str = "tcp") -> set[tuple[str, int]]:
                 words = [bytes.fromhex(address[at : at + 8])[::-1] for at in range(0, len(address), 8)]
                 found.add((socket.inet_ntop(family, b"".join(words)), int(port, 16)))
     return found
+
+
+def connections(port: int) -> int:
+    """How many connections that came to this port the server there has not closed, from the kernel's table (Linux)."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    here = [row for row in rows if row[1].endswith(f":{port:04X}") and row[3] != LISTENING["tcp"]]
+    return sum(row[9] != "0" for row in here)  # without an inode no process has it any more
 
 
 # ------------------------------------------------------------------------------------------------- processes
@@ -224,7 +235,7 @@ class Proxy:
             command += _setting("web_password", self.web_token)
         command += ["--mode", mode] if mode else []
         command += ["--listen-host", listen_host] if listen_host else []
-        return [*command, *arguments]
+        return [*command, *arguments, "-s", str(READY)]
 
     def _for_upstream(self, upstream: FakeUpstream | str | None) -> dict[str, object]:
         if upstream is None:
@@ -260,16 +271,19 @@ class Proxy:
         return self._running().poll()
 
     def start(self, timeout: float = 30.0) -> Self:
-        """Return when it serves; RuntimeError with its log if it ends or takes too long.
+        """Return when it has started; RuntimeError with its log if it ends or takes too long.
 
-        mitmproxy listens before it has looked for errors in the scripts, so a port that accepts is not enough.
+        mitmproxy listens before it has looked for errors in the scripts, and serves while it gives up: a port that
+        accepts says nothing, so a script of ours says it.
         """
+        ready = self.folder / "proxy.ready"
+        ready.unlink(missing_ok=True)
         self._process = self._spawn()
         try:
-            eventually(lambda: self.returncode is not None or serves(self.port), timeout=timeout)
+            eventually(lambda: self.returncode is not None or ready.exists(), timeout=timeout)
         except TimeoutError:
             self.kill()
-            raise RuntimeError(f"the proxy did not serve within {timeout} s:\n{self.log()}") from None
+            raise RuntimeError(f"the proxy did not start within {timeout} s:\n{self.log()}") from None
         if self.returncode is not None:
             raise RuntimeError(f"the proxy ended with {self.returncode}:\n{self.log()}")
         return self
@@ -336,7 +350,7 @@ class Proxy:
         """All it has written to stdout and stderr so far."""
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
 
-    def wait_for_log(self, text: str, timeout: float = 10.0) -> str:
+    def wait_for_log(self, text: str, timeout: float = 30.0) -> str:
         """The log, as soon as it holds this text."""
         return eventually(self.log, lambda log: text in log, timeout)
 
@@ -346,7 +360,7 @@ class Proxy:
         parameters: Sequence[object] = (),
         *,
         until: Callable[[list[dict[str, Any]]], object] = lambda rows: True,
-        timeout: float = 10.0,
+        timeout: float = 30.0,
     ) -> list[dict[str, Any]]:
         """The rows of a query, read-only, asked again until they satisfy `until`; TimeoutError else."""
 

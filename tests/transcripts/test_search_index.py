@@ -210,8 +210,8 @@ def test_a_step_is_short(store: Store) -> None:
         goes_on = store.search_index.step()
         took.append(time.process_time() - began)
 
-    assert sorted(took)[len(took) // 2] < 0.03
-    assert max(took) < 0.3
+    assert sorted(took)[len(took) // 2] < 0.1
+    assert max(took) < 1
 
 
 def test_a_server_cannot_have_one() -> None:

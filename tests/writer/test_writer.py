@@ -191,7 +191,7 @@ def test_a_locked_database_costs_nothing(path: Path, bench: Bench) -> None:
     with held_lock(path):
         before = time.perf_counter()
         bench.put(*exchange("r1"))
-        assert time.perf_counter() - before < 0.5
+        assert time.perf_counter() - before < 3  # and not the 5 s that a writer waits for another
         assert not bench.writer.flush(0.5)
         bench.put(*exchange("r2"))
     assert bench.writer.flush(PATIENCE)

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from ccflare_cli.periods import span
 from ccflare_cli.stats.main import main
 from ccflare_core.config.location import Location
 from desk import Desk
@@ -214,11 +213,6 @@ def test_an_empty_period_is_refused(past: History) -> None:
     code = main(["--database", str(past.location), "--since", "1h", "--until", "2h"], desk.console())
 
     assert (code, desk.complained) == (1, "The period is empty: --until must lie after --since.\n")
-
-
-def test_periods_have_words() -> None:
-    assert span("7d").words(span("24h")) == "last 7 d until 24 h ago"
-    assert span("2026-11-01").words() == "since 2026-11-01"
 
 
 def test_a_plot_without_matplotlib_says_what_is_missing(

@@ -1,0 +1,55 @@
+"""Statements whose text is made once: they say what a query would, however many rows there are."""
+
+from collections.abc import Iterator
+
+import peewee
+import pytest
+
+from ccflare_core.db.statements import ByKeys, Insert, render
+
+
+class Fruit(peewee.Model):
+    id = peewee.AutoField()
+    name = peewee.TextField(unique=True)
+    weight = peewee.IntegerField()
+
+
+@pytest.fixture
+def database() -> Iterator[peewee.SqliteDatabase]:
+    database = peewee.SqliteDatabase(":memory:")
+    with database.bind_ctx([Fruit]):
+        database.create_tables([Fruit])
+        yield database
+    database.close()
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 99, 100, 101, 250])
+def test_rows_are_inserted_however_many_they_are(database: peewee.SqliteDatabase, number: int) -> None:
+    rows = [(f"fruit {n}", n) for n in range(number)]
+    insert = Insert(database, Fruit, (Fruit.name, Fruit.weight), (Fruit.id,))
+
+    ids = [row[0] for row in insert.run(rows)]
+
+    assert ids == list(range(1, number + 1))
+    assert list(Fruit.select(Fruit.name, Fruit.weight).order_by(Fruit.id).tuples()) == rows
+
+
+def test_inserts_return_nothing_unless_asked(database: peewee.SqliteDatabase) -> None:
+    insert = Insert(database, Fruit, (Fruit.name, Fruit.weight))
+    assert insert.run([("plum", 40)]) == insert.run([("pear", 150)]) == []
+
+
+@pytest.mark.parametrize("number", [0, 1, 500, 501, 1100])
+def test_keys_are_found_however_many_they_are(database: peewee.SqliteDatabase, number: int) -> None:
+    Insert(database, Fruit, (Fruit.name, Fruit.weight)).run([(f"fruit {n}", n) for n in range(1200)])
+    by_ids = ByKeys(database, lambda keys: Fruit.select(Fruit.id, Fruit.weight).where(Fruit.id.in_(keys)))
+
+    found = by_ids.run(range(1, number + 1))
+
+    assert sorted(found) == [(n + 1, n) for n in range(number)]
+
+
+def test_rendered_queries_keep_values_out_of_their_text(database: peewee.SqliteDatabase) -> None:
+    sql, parameters = render(database, Fruit.select(Fruit.id).where(Fruit.name == "x' OR '1"))
+    assert "OR '1" not in sql
+    assert parameters == ["x' OR '1"]

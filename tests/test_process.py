@@ -1,0 +1,46 @@
+"""What can be seen of a process: its memory from outside, and how much of it there is."""
+
+import subprocess
+import sys
+
+import pytest
+
+from ccflare_core import process
+from ccflare_core.process import hide_memory, resident_bytes
+from harness import REPOSITORY
+
+LOOK = """
+import os, resource
+from ccflare_core.process import hide_memory
+print(os.stat("/proc/self/environ").st_uid == os.geteuid(), hide_memory(), resource.getrlimit(resource.RLIMIT_CORE))
+"""
+
+
+def test_hidden_memory_is_dumped_nowhere() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK],
+        env={"PYTHONPATH": str(REPOSITORY / "addon")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr) == ("True True (0, 0)\n", "")
+
+
+def test_memory_that_cannot_be_hidden_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError("not allowed")
+
+    monkeypatch.setattr(process.resource, "setrlimit", refuse)
+    monkeypatch.setattr(process.sys, "platform", "elsewhere")
+    assert not hide_memory()
+
+
+def test_memory_has_a_size() -> None:
+    before = resident_bytes()
+    ballast = bytearray(b"x") * 64_000_000
+    after = resident_bytes()
+    assert before
+    assert after
+    assert after - before > 32_000_000
+    assert ballast
