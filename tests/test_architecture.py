@@ -213,6 +213,13 @@ def test_places_of_tests_are_those_of_modules() -> None:
     assert set(TESTED_IN) <= set(MODULES)
 
 
+def test_programs_in_tests_import_modules_that_there_are() -> None:
+    """A test that starts a Python on a text of its own may otherwise look for a module that has moved."""
+    named = re.compile(r"from (ccflare_(?:core|cli|mitm)[.\w]*) import")
+    texts = {path: path.read_text() for path in (ROOT / "tests").rglob("*.py")}
+    assert {name for text in texts.values() for name in named.findall(text)} <= FILES.keys()
+
+
 def test_rooms_are_all_that_the_core_has() -> None:
     found = {name.split(".")[1] for name in CORE}
     assert found == {*ROOMS, *GROUND}

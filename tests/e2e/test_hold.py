@@ -131,7 +131,7 @@ def half_close(client: RawClient) -> None:
 
 
 def test_clients_that_leave_are_held_no_longer(rig: Rig) -> None:
-    exhaust(rig, a=6)
+    exhaust(rig, a=3)
     for leave in (RawClient.close, RawClient.reset, half_close):
         with held(rig, rig.session) as client:
             assert client.is_silent(0.1)
@@ -139,7 +139,7 @@ def test_clients_that_leave_are_held_no_longer(rig: Rig) -> None:
 
     for row in rig.rows(3):
         assert (row["outcome"], row["attempts"], row["status_code"]) == ("client_abort", 0, None)
-        assert row["response_time_ms"] < 4000  # and not until the account is ready
+        assert row["response_time_ms"] < 2000  # and not until the account is ready
     eventually(rig.is_idle)
     rig.wait_for_reason("a", "serving")
     assert rig.ask(session="the next one").status == 200
@@ -238,7 +238,7 @@ def test_a_client_on_a_kept_connection_is_served_after_our_503(rig: Rig) -> None
 
 def test_a_resumed_account_ends_the_hold(rig: Rig) -> None:
     """What a person changes counts for those who wait already."""
-    exhaust(rig, a=3)
+    exhaust(rig, a=6)
     with held(rig, rig.session) as client:
         rig.change("a", paused=True)
         rig.wait_for_reason("a", "paused")
