@@ -5,7 +5,6 @@ import sys
 
 import pytest
 
-from ccflare_core import process
 from ccflare_core.process import hide_memory, resident_bytes
 from harness import REPOSITORY
 
@@ -31,8 +30,8 @@ def test_memory_that_cannot_be_hidden_is_told(monkeypatch: pytest.MonkeyPatch) -
     def refuse(*_: object) -> None:
         raise ValueError("not allowed")
 
-    monkeypatch.setattr(process.resource, "setrlimit", refuse)
-    monkeypatch.setattr(process.sys, "platform", "elsewhere")
+    monkeypatch.setattr("resource.setrlimit", refuse)
+    monkeypatch.setattr("sys.platform", "elsewhere")
     assert not hide_memory()
 
 

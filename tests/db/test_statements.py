@@ -46,7 +46,7 @@ def test_keys_are_found_however_many_they_are(database: peewee.SqliteDatabase, n
 
     found = by_ids.run(range(1, number + 1))
 
-    assert sorted(found) == [(n + 1, n) for n in range(number)]
+    assert sorted(tuple(row) for row in found) == [(n + 1, n) for n in range(number)]
 
 
 def test_rendered_queries_keep_values_out_of_their_text(database: peewee.SqliteDatabase) -> None:

@@ -70,7 +70,7 @@ class StreamKit:
             proof=SimpleNamespace(flaw=anything),  # type: ignore[arg-type]
             settings=lambda: self.settings,
             claim=anything,
-            reveal=lambda request: request.headers.fields,
+            unmask=lambda request: request.headers.fields,
             decisions=Decisions(),
             hooks=SimpleNamespace(run=anything),  # type: ignore[arg-type]
             watch=anything,

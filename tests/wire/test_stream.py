@@ -94,11 +94,11 @@ def test_answer_is_held_until_its_first_event_tells() -> None:
     kit = StreamKit().reach(State.JUDGING)
 
     assert kit.feed(ResponseData(upstream_id(kit), CONTENT[:20])) == []
-    assert kit.stream.state is State.JUDGING
+    before = kit.stream.state
     done = kit.feed(ResponseData(upstream_id(kit), CONTENT[20:]))
 
     assert to_client(kit, done) == b"14\r\n%s\r\n2d\r\n%s\r\n" % (CONTENT[:20], CONTENT[20:])
-    assert kit.stream.state is State.RELAYING
+    assert [before, kit.stream.state] == [State.JUDGING, State.RELAYING]
 
 
 def test_answer_that_begins_with_an_error_is_dropped_and_another_attempt_made() -> None:
