@@ -333,7 +333,7 @@ def test_failures_are_told_the_same_whatever_their_reason_until_they_are_too_man
         throttle.count("127.0.0.1", NOW.clock)
     late = rejection(admit(*heads[0], NOW))
 
-    assert [(each.status, each.is_final, len(each.headers)) for each in told] == [(status, True, 1)]
+    assert [(each.status, each.is_final, len(each.fields)) for each in told] == [(status, True, 1)]
     assert reasons == ["no key", "an unknown key", "an expired key", "a revoked key"]
     assert (late.status, late.retry_after, late.is_final) == (429, 1, True)
     valid = admit(a_head(is_connect=is_connect), a_state(waits=throttle), NOW)

@@ -101,7 +101,7 @@ def rejected(rejection: Rejection, request_id: str = NO_REQUEST) -> Answer:
         retry_after=rejection.retry_after,
         is_final=rejection.is_final,
     )
-    answer = answer._replace(headers=(*answer.headers, *rejection.headers))
+    answer = answer._replace(headers=(*answer.headers, *rejection.fields))
     return answer.allowing(rejection.allow) if rejection.allow else answer
 
 

@@ -251,7 +251,7 @@ CONNECT_CHECKS: tuple[Check, ...] = (*UNCOUNTED_CHECKS, valid_key, permitted_tun
 
 def _challenge(status: int, name: bytes, scheme: bytes, message: str) -> Rejection:
     # Final, since no key becomes right by waiting: Claude Code would try a wrong one 11 times in 179 s (measured).
-    return Rejection(status, message, is_final=True, headers=((name, scheme + b' realm="ccflare"'),))
+    return Rejection(status, message, is_final=True, fields=((name, scheme + b' realm="ccflare"'),))
 
 
 KEY_REQUIRED = _challenge(
@@ -273,7 +273,7 @@ NO_PAGE = Rejection(404, "There is no such page; /ccflare/health is one.", is_re
 CODE_REQUIRED = Rejection(
     403,
     f"This needs a code of the second factor, in the header {OTP.decode()}; each is good once.",
-    headers=((OTP, b"required"),),
+    fields=((OTP, b"required"),),
     audit="no valid second factor",
     is_recorded=False,
 )

@@ -15,8 +15,8 @@ class Rejection:
     """Whether programs should not try again by themselves."""
     allow: tuple[str, ...] = ()
     """The methods that would do."""
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    """What the answer has beside its own headers, such as a challenge."""
+    fields: tuple[tuple[bytes, bytes], ...] = ()
+    """The header fields that the answer has beside the usual ones, such as a challenge."""
     audit: str = ""
     """The reason in the audit log; "" leaves no entry there."""
     is_recorded: bool = True
