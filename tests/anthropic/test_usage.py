@@ -223,7 +223,7 @@ def test_a_cut_after_the_last_event_does_not_matter() -> None:
 
 
 def test_an_empty_stream_is_truncated() -> None:
-    assert read() == Reading(Usage(), None, Ending.TRUNCATED, None, None)
+    assert read() == Reading(Usage(), None, Ending.TRUNCATED, None, None, presumed_output=0)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from fake_upstream import FakeUpstream
+from fake_upstream import FakeUpstream, Wait, event, sse_answer
 from harness import Proxy, Reply, StartProxy, claude_request, eventually, via_base_url
 
 ACCOUNT = "sk-ant-oat01-account"
@@ -69,3 +69,43 @@ def test_r05_budgets_survive_a_kill_and_a_restart(upstream: FakeUpstream, start_
 
     assert len(upstream.requests) == 6
     assert proxy.rows("SELECT * FROM cooldowns") == []
+
+
+DELTA = {"type": "input_json_delta", "partial_json": "x" * 300}
+LONG = sse_answer(
+    event({"type": "message_start", "message": {"model": "claude-opus-4-8", "usage": {"input_tokens": 12}}}),
+    event({"type": "content_block_start", "index": 0, "content_block": {"type": "tool_use", "id": "t", "input": {}}}),
+    *[event({"type": "content_block_delta", "index": 0, "delta": DELTA})] * 10,
+    Wait(60),
+)
+"""1,000 tokens of a tool's input, which cost $0.025, and no end. The prompt's 12 tokens cost $0.00006."""
+
+
+def leave_midway(proxy: Proxy, key: str) -> int:
+    """Ask, and hang up when all has come that comes within a minute."""
+    with via_base_url(proxy) as client:
+        client.send_request(*claude_request(size=3000, credential=(b"x-api-key", key.encode())))
+        status = client.read_head().status
+        for _ in range(12 if status == 200 else 0):
+            client.read_event()
+    return status
+
+
+def test_r05_answers_that_were_left_before_their_end_count_for_all_that_came(
+    upstream: FakeUpstream, start_proxy: StartProxy
+) -> None:
+    proxy = start_proxy(upstream, accounts={"work": ACCOUNT})
+    key = proxy.add_client_key("left", "--dollars-per-day", "0.05")
+    wait_for_key(proxy, key)
+    upstream.always(LONG)
+
+    for number in range(2):
+        assert leave_midway(proxy, key) == 200
+        proxy.rows("SELECT id FROM requests WHERE estimated", until=lambda rows, n=number: len(rows) == n + 1)
+
+    assert is_over(ask(proxy, key), "has used its $0.05 of today")
+    rows = proxy.rows("SELECT output_tokens, counted_tokens, counted_usd FROM requests WHERE estimated")
+    assert [tuple(row.values()) for row in rows] == [(0, 1012, pytest.approx(0.02506))] * 2
+    proxy.kill()
+    proxy.start()
+    assert is_over(ask(proxy, key), "has used its $0.05 of today")

@@ -17,6 +17,8 @@ _STREAM_LAST = re.compile(rb'[{,]\s*"stream"\s*:\s*(true|false)\s*\}\s*\Z')
 _TAIL = 64
 _RUN_BESIDE = ("tools", "fallbacks", "fallback")
 """Where a request may name more models that the upstream runs for it: an advisor's, and those to fall back to."""
+# What a conversation quotes has its quotes escaped; what a tool is called with may have such a field too.
+_MAX_TOKENS = re.compile(rb'"max_tokens"\s*:\s*(\d{1,9})(?!\d)')
 _OLD_USER_ID = re.compile(r"user_.*_session_([0-9a-fA-F-]{8,64})")
 _FAMILY = re.compile(r"claude-(?:[0-9][0-9.]*-)*([a-z]+)(?![a-z0-9.])")
 
@@ -105,6 +107,12 @@ def _parts(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for name in _RUN_BESIDE:
         value = request.get(name)
         yield from (part for part in (value if isinstance(value, list) else [value]) if isinstance(part, dict))
+
+
+def most_tokens(body: bytes, *, content_encoding: str = "") -> int | None:
+    """The largest `max_tokens` in a request: no answer to it has more output. None if there is none to be read."""
+    found = [int(number) for number in _MAX_TOKENS.findall(_decoded(body, content_encoding).data)]
+    return max(found, default=None)
 
 
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class Reading:
     is_estimated: bool = False
     """Whether the output is an estimate: the stream broke off before the upstream had counted it."""
     presumed_output: int | None = None
-    """What a budget takes for the output then, which is more: see deltas.py."""
+    """What a budget takes for the output then, which is more: see deltas.py. None but for such a stream."""
     is_readable: bool = True
     """Whether the body's coding could be undone."""
 

@@ -79,7 +79,12 @@ class UsageReader:
             ending = Ending.ERROR
         elif finished or (trouble and not cut):
             ending = Ending.COMPLETE
-        presumed = self._presume(at)
+        presumed = None
+        if isinstance(self._body, _Stream) and not tally.has_output:
+            presumed = self._weight.most(at)
+        is_estimated = presumed is not None and "input_tokens" in tally.usage
+        if is_estimated:
+            tally.usage["output_tokens"] = self._weight.output_tokens
         return Reading(
             Usage(**tally.usage),
             tally.model,
@@ -91,18 +96,10 @@ class UsageReader:
             tally.message_id,
             tally.refusal,
             tally.input_transformations,
-            is_estimated=presumed is not None,
+            is_estimated=is_estimated,
             presumed_output=presumed,
             is_readable=trouble is None,
         )
-
-    def _presume(self, at: float) -> int | None:
-        """Estimate the output of a stream that has begun and that nobody counted to its end; the budget's estimate."""
-        tally = self._tally
-        if not isinstance(self._body, _Stream) or tally.has_output or "input_tokens" not in tally.usage:
-            return None
-        tally.usage["output_tokens"] = self._weight.output_tokens
-        return self._weight.most(at)
 
 
 class _Body(Protocol):

@@ -28,6 +28,7 @@ from ccflare_core.anthropic.usage import Ending, Reading
 from ccflare_core.anthropic.verdicts import Kind, Verdict
 from ccflare_core.config.settings import Settings
 from ccflare_core.exchange.capture import Capture
+from ccflare_core.exchange.counted import AS_RECORDED, presumed
 from ccflare_core.exchange.failover import Deliver, Failover, NextAccount, RetryBudget, RetrySame
 from ccflare_core.exchange.memory import Room
 from ccflare_core.exchange.steps import Attempt, Opening, Outcome, PendingRenewal, Send, Step, Ticket, Wait
@@ -127,6 +128,8 @@ class Exchange:
         self.error: str | None = None
         self.reading: Reading | None = None
         self.cost: Decimal | None = None
+        self.counted = AS_RECORDED
+        """What a budget counts in place of the tokens and the cost."""
         self.at_end: Callable[[Exchange], None] = ignore
         """Called once, when it has ended."""
         self._shared = shared
@@ -414,6 +417,15 @@ class Exchange:
             reading = self.capture.read(cut=cut)
             self.reading = reading = usage.without(reading, self._echo.is_in) if self._echo else reading
             self.cost = self._shared.prices.cost_of(reading, self.facts.model)
+            self.counted = presumed(
+                reading,
+                self._shared.prices,
+                path=self.opening.path,
+                status=self.status,
+                model=self.facts.model,
+                body=self.request_body,
+                encoding=self.request_encoding,
+            )
         except Exception:
             logger.exception("The usage of %s could not be read", self.id)
 

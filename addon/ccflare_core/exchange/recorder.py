@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Protocol
 
 from ccflare_core.accounts.pool import Report
@@ -206,7 +207,15 @@ def final_columns(exchange: Exchange) -> ExchangeFinished:
         estimated=True if reading and reading.is_estimated else None,
         agent_id=exchange.provenance.agent_id,
         parent_agent_id=exchange.provenance.parent_agent_id,
+        counted_tokens=exchange.counted.tokens,
+        counted_usd=None if exchange.counted.dollars is None else float(exchange.counted.dollars),
     )
+
+
+def budgeted(exchange: Exchange) -> tuple[int | None, Decimal | None]:
+    """The tokens and the dollars that count in the budget of the exchange's client; None is unknown."""
+    tokens, dollars = exchange.counted
+    return (total_tokens(exchange) if tokens is None else tokens, exchange.cost if dollars is None else dollars)
 
 
 def parts_used(exchange: Exchange) -> Iterator[PartUsed]:

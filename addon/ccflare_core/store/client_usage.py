@@ -8,12 +8,15 @@ from typing import Any
 from ccflare_core.clients.rate_limits import Use
 
 _DAY_MS = 86_400_000
-# Days since 1970 are days of UTC. Where there was no output, nothing was spent: see reports.py.
+# Days since 1970 are days of UTC. Where there was no output, nothing was spent: see reports.py. What was counted in
+# place of an unknown output or of an estimate is counted again.
 _USES = f"""
     SELECT client_id, timestamp / {_DAY_MS} AS day,
-        SUM(CASE WHEN output_tokens IS NOT NULL THEN total_tokens ELSE 0 END),
-        SUM(CASE WHEN output_tokens IS NOT NULL THEN cost_usd ELSE 0 END),
-        SUM(CASE WHEN cost_usd IS NULL AND output_tokens > 0 THEN 1 ELSE 0 END)
+        SUM(CASE WHEN counted_tokens IS NOT NULL THEN counted_tokens
+            WHEN output_tokens IS NOT NULL THEN total_tokens ELSE 0 END),
+        SUM(CASE WHEN counted_usd IS NOT NULL THEN counted_usd WHEN output_tokens IS NOT NULL THEN cost_usd ELSE 0 END),
+        SUM(CASE WHEN counted_usd IS NULL AND cost_usd IS NULL AND (output_tokens > 0 OR counted_tokens > 0)
+            THEN 1 ELSE 0 END)
     FROM requests
     WHERE client_id IS NOT NULL AND timestamp >= ? AND run_id <> ?
     GROUP BY client_id, timestamp / {_DAY_MS}"""  # noqa: S608

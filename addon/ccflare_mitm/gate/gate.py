@@ -20,7 +20,7 @@ from ccflare_core.clients.rate_limits import Moment, RateLimits
 from ccflare_core.clients.request_head import GateState
 from ccflare_core.clients.totp import SecondFactor
 from ccflare_core.exchange.exchange import Exchange, Exchanges
-from ccflare_core.exchange.recorder import total_tokens
+from ccflare_core.exchange.recorder import budgeted
 from ccflare_core.exchange.steps import Opening, Outcome
 from ccflare_core.http.rejection import Rejection
 from ccflare_core.writer.auditor import Auditor
@@ -156,7 +156,7 @@ class Gate:
         """Count it for its client key, until it ends, and aim it at the upstream if it is meant for it."""
         if (key := exchange.opening.key) is not None:
             self._rates.count_key(key, now)
-            exchange.at_end = lambda ended: self._rates.ended(key, ended.started_at, total_tokens(ended), ended.cost)
+            exchange.at_end = lambda ended: self._rates.ended(key, ended.started_at, *budgeted(ended))
         if way is Way.UPSTREAM:
             aim(flow.request, self._exchanges.settings.upstream)
 

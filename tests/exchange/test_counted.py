@@ -1,0 +1,103 @@
+"""What an exchange counts for in its client's budget, where the upstream has not told it to the end."""
+
+import gzip
+import json
+from decimal import Decimal
+
+import pytest
+
+from ccflare_core.anthropic.request import most_tokens
+from ccflare_core.exchange.counted import MOST_OUTPUT
+from ccflare_core.exchange.recorder import budgeted, final_columns
+from ccflare_core.exchange.steps import Outcome
+from exchange_kit import END, OK, OPUS, START, STREAM, Bench, Reply, cut, deliver
+
+ASKED = b'{"model":"claude-opus-4-8","max_tokens":500,"messages":[{"role":"user","content":"\\"max_tokens\\":9000"}]}'
+JSON = ((b"content-type", b"application/json"),)
+ODD = (b"content-encoding", b"rot13")
+
+
+def event(content: dict[str, object]) -> bytes:
+    return b"data: " + json.dumps(content, separators=(",", ":")).encode() + b"\n\n"
+
+
+def tool_input(size: int) -> bytes:
+    delta = {"type": "input_json_delta", "partial_json": "x" * size}
+    return event({"type": "content_block_delta", "index": 0, "delta": delta})
+
+
+THINKING = event({"type": "content_block_start", "index": 0, "content_block": {"type": "thinking"}})
+
+
+def counts(reply: Reply, *, body: bytes = ASKED, seconds: float = 0.0, is_cut: bool = True) -> tuple[object, object]:
+    """The tokens and dollars of an answer that the client has left, after so many seconds."""
+    bench = Bench("a")
+    exchange = bench.begin(OPUS, body)
+    exchange.next_step()
+    exchange.delivering(reply.status, reply.headers)
+    exchange.capture.add(reply.body)
+    bench.clock.pass_(seconds)
+    exchange.finish(Outcome.CLIENT_ABORT if is_cut else None)
+    return budgeted(exchange)
+
+
+@pytest.mark.parametrize(
+    ("body", "seconds", "output"),
+    [
+        (START + tool_input(300), 0.0, 100),
+        (START + tool_input(30_000), 0.0, 500),  # never more than max_tokens
+        (START + THINKING, 4.0, 200),
+        (START + THINKING, 400.0, 500),
+        (START, 60.0, 0),
+    ],
+)
+def test_a_stream_that_was_left_counts_for_all_that_came(body: bytes, seconds: float, output: int) -> None:
+    dollars = (Decimal(25 * 5) + output * 25).scaleb(-6)
+
+    assert counts(Reply(200, STREAM, body), seconds=seconds) == (25 + output, dollars)
+
+
+def test_a_stream_that_was_counted_to_its_end_counts_as_recorded() -> None:
+    assert counts(Reply(200, STREAM, START + tool_input(3000) + END)) == (40, Decimal("0.0005"))
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(200, (*JSON, ODD), b"?"),
+        Reply(200, (*STREAM[:1], ODD), b"?"),
+        Reply(200, (*STREAM[:1], (b"content-encoding", b"gzip")), b"no gzip"),
+        Reply(200, JSON, OK.body[:-9]),
+    ],
+)
+def test_an_answer_that_cannot_be_read_counts_as_its_max_tokens(reply: Reply) -> None:
+    assert counts(reply) == (500, Decimal("0.0125"))
+    assert counts(reply, body=b'{"model":"claude-opus-4-8"}') == (MOST_OUTPUT, Decimal("3.2"))
+
+
+def test_a_stream_that_becomes_unreadable_counts_its_prompt_too() -> None:
+    body = gzip.compress(START) + b"\x1f\x8bgarbage"
+
+    assert counts(Reply(200, (*STREAM[:1], (b"content-encoding", b"gzip")), body)) == (525, Decimal("0.012625"))
+
+
+@pytest.mark.parametrize("reply", [Reply(500, JSON, b"{"), Reply(200, STREAM, b": nothing\n\n")])
+def test_an_answer_without_a_word_counts_nothing(reply: Reply) -> None:
+    assert counts(reply)[0] in (None, 0)
+
+
+def test_what_a_budget_counts_stands_in_the_record_beside_what_is_shown() -> None:
+    exchange = Bench("a").begin(OPUS, ASKED)
+    exchange.next_step()
+    deliver(exchange, Reply(200, STREAM, START + tool_input(300)), cut(Outcome.CLIENT_ABORT, "the client left"))
+
+    row = final_columns(exchange)
+
+    assert (row.output_tokens, row.cost_usd, row.estimated) == (0, 0.000125, True)
+    assert (row.counted_tokens, row.counted_usd) == (125, 0.002625)
+
+
+def test_most_tokens_are_those_that_the_request_itself_asks_for() -> None:
+    assert most_tokens(ASKED) == 500
+    assert most_tokens(gzip.compress(ASKED), content_encoding="gzip") == 500
+    assert (most_tokens(b"{}"), most_tokens(b""), most_tokens(b"?", content_encoding="gzip")) == (None, None, None)
