@@ -19,7 +19,8 @@ from ccflare_cli.console import (
     script_parser,
 )
 from ccflare_cli.output import DASH, Column, Table, clip, count, duration, moment, money, printable, render
-from ccflare_core.anthropic.conversation import Part, Request, Turn, decoded, read_answer, read_request
+from ccflare_core.anthropic.blocks import Part
+from ccflare_core.anthropic.conversation import Request, Turn, decoded, read_answer, read_request
 from ccflare_core.config.settings import Settings
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.secrets.key_sources import choose

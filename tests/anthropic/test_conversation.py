@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccflare_core.anthropic.conversation import Part, Turn, read_answer, read_request
+from ccflare_core.anthropic.blocks import Part
+from ccflare_core.anthropic.conversation import Turn, read_answer, read_request
 from corpus import CONTENTS, COUNTS, ERROR, SSE, message, stream
 
 JSON = "application/json"
@@ -147,3 +148,99 @@ def test_nothing_makes_it_raise(one: Any, other: Any, junk: bytes) -> None:
         {"type": "content_block_delta", "index": 0, "delta": other},
     ]
     read_answer(b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in events) + junk, SSE)
+
+
+CITED = {"type": "char_location", "cited_text": "It rains.", "document_title": "Weather", "document_index": 0}
+FOUND = {"type": "web_search_result", "title": "Rain", "url": "https://a.example", "encrypted_content": "xx"}
+
+
+@pytest.mark.parametrize(
+    ("block", "part"),
+    [
+        ({"type": "text", "text": "Rain.", "citations": [CITED]}, ("Rain.\n[cited from Weather: It rains.]", "")),
+        ({"type": "web_search_tool_result", "content": [FOUND, FOUND]}, ("Rain\nhttps://a.example\n" * 2, "")),
+        (
+            {
+                "type": "web_fetch_tool_result",
+                "content": {
+                    "type": "web_fetch_result",
+                    "url": "https://a.example",
+                    "content": {"type": "document", "title": "T", "source": {"type": "text", "data": "All."}},
+                },
+            },
+            ("https://a.example\nT\nAll.", ""),
+        ),
+        (
+            {"type": "search_result", "title": "T", "source": "s", "content": [{"type": "text", "text": "x"}]},
+            ("T\ns\nx", ""),
+        ),
+        (
+            {
+                "type": "bash_code_execution_tool_result",
+                "content": {"type": "bash_code_execution_result", "stdout": "1", "stderr": "2", "return_code": 3},
+            },
+            ("1\n2\n[return code 3]", ""),
+        ),
+        (
+            {
+                "type": "tool_search_tool_result",
+                "content": {
+                    "type": "tool_search_tool_search_result",
+                    "tool_references": [{"type": "tool_reference", "tool_name": "Bash"}],
+                },
+            },
+            ("Bash", ""),
+        ),
+        (
+            {"type": "document", "title": "T", "context": "C", "source": {"type": "file", "file_id": "file_1"}},
+            ("T\nC\nfile_1", ""),
+        ),
+        (
+            {"type": "mcp_tool_use", "server_name": "git", "name": "log", "input": {"n": 1}},
+            ('{\n  "n": 1\n}', "git/log"),
+        ),
+        ({"type": "mcp_tool_listing", "mcp_server_name": "git", "tools": [{"name": "log"}]}, ("log", "git")),
+        ({"type": "compaction", "content": "So far.", "encrypted_content": "xx"}, ("So far.", "")),
+        ({"type": "advisor_tool_result", "content": {"type": "advisor_result", "text": "Do."}}, ("Do.", "")),
+        ({"type": "container_upload", "file_id": "file_1"}, ('{\n  "file_id": "file_1"\n}', "")),
+        (
+            {"type": "web_search_tool_result", "content": {"type": "web_search_tool_result_error", "error_code": "x"}},
+            ('{\n  "error_code": "x"\n}', ""),
+        ),
+    ],
+)
+def test_what_a_block_says_is_shown_and_what_is_encrypted_is_not(block: dict[str, Any], part: tuple[str, str]) -> None:
+    (found,) = said([block])
+
+    assert (found.text, found.name) == (part[0].rstrip("\n"), part[1])
+
+
+def streamed(start: dict[str, Any], *deltas: dict[str, Any]) -> tuple[Part, ...]:
+    events = [
+        {"type": "content_block_start", "index": 0, "content_block": start},
+        *({"type": "content_block_delta", "index": 0, "delta": delta} for delta in deltas),
+    ]
+    (turn,) = read_answer(b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in events), SSE)
+    return turn.parts
+
+
+def test_a_stream_shows_citations_compaction_and_kinds_that_nobody_knows() -> None:
+    cited = streamed(
+        {"type": "text", "text": ""},
+        {"type": "citations_delta", "citation": CITED},
+        {"type": "text_delta", "text": "R"},
+    )
+    compacted = streamed({"type": "compaction", "content": None}, {"type": "compaction_delta", "content": "So far."})
+    new = streamed({"type": "text", "text": "a"}, {"type": "hologram_delta", "beam": 7})
+
+    assert cited == (Part("text", "R\n[cited from Weather: It rains.]"),)
+    assert compacted == (Part("compaction", "So far."),)
+    assert new == (Part("text", "a"), Part("hologram_delta", '{\n  "beam": 7\n}'))
+
+
+def test_no_nesting_makes_it_raise() -> None:
+    content: Any = "deep"
+    for _ in range(400):
+        content = [{"type": "tool_result", "content": content}]
+
+    assert said(content)[0].kind == "tool_result"

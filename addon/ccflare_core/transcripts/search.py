@@ -10,13 +10,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
-from ccflare_core.anthropic.conversation import Part, Turn, decoded, read_answer, read_request
+from ccflare_core.anthropic.blocks import Part
+from ccflare_core.anthropic.conversation import Turn, decoded, read_answer, read_request
 from ccflare_core.transcripts.read import Body
 
 ROLES = ("user", "assistant", "tool", "system")
 _PLAIN = re.compile(r"[0-9A-Za-z _.,:;!?()=+*#@$%&-]+")
 """Characters that every JSON text writes as they are, or as their other case."""
-_DELTA = re.compile(rb'"(?:text|thinking|partial_json)"\s*:\s*"((?:[^"\\]|\\.)*)"')
+_DELTA = re.compile(rb'"(?:text|thinking|partial_json|content)"\s*:\s*"((?:[^"\\]|\\.)*)"')
 _AROUND = 60
 
 
@@ -173,10 +174,10 @@ def role_of(turn: Turn, part: Part) -> str:
 
 
 def readable(body: Body) -> bytes:
-    """What a body says, as JSON text; of a stream the pieces of its text put together."""
+    """What a body says, as JSON text; of a stream first the pieces of its text put together."""
     content = decoded(body.content, body.content_encoding)
     if body.content_type.startswith("text/event-stream"):
-        return b"".join(_DELTA.findall(content))
+        return b"\n".join((b"".join(_DELTA.findall(content)), content))
     return content
 
 
