@@ -19,6 +19,7 @@ from mitmproxy.utils import asyncio_utils
 
 from ccflare_core import __version__
 from ccflare_core.accounts.account import Account
+from ccflare_core.accounts.cooldowns import Part
 from ccflare_core.accounts.pool import AccountPool
 from ccflare_core.accounts.token_keeper import TokenKeeper
 from ccflare_core.accounts.token_refresh import Refresher
@@ -408,9 +409,9 @@ class House:
     def _replace_accounts(self, accounts: list[Account]) -> None:
         self._clear(self.exchanges.pool.replace_accounts(self.keeper.overlay(accounts)))
 
-    def _clear(self, cooldowns: Iterable[tuple[str, str]]) -> None:
-        for account_id, family in cooldowns:
-            self._writer.put(CooldownCleared(account_id, family))
+    def _clear(self, cooldowns: Iterable[tuple[str, Part]]) -> None:
+        for account_id, part in cooldowns:
+            self._writer.put(CooldownCleared(account_id, part))
 
 
 def client_authority(settings: Settings) -> ClientAuthority | None:

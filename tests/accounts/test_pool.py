@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ccflare_core.accounts.account import Account, Kind
-from ccflare_core.accounts.cooldowns import HALF_OPEN
+from ccflare_core.accounts.cooldowns import HALF_OPEN, WHOLE, Part
 from ccflare_core.accounts.pool import AccountPool, Cooldown, Exhausted, Lease, Report
 from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.anthropic.request import Facts
@@ -20,6 +20,7 @@ from ccflare_core.anthropic.verdicts import Kind as Answer
 from ccflare_core.clients.keys import ClientKey
 
 EPOCH = 1_800_000_000.0
+OPUS = Part(Scope.FAMILY, "opus")
 DAY = 86_400.0
 
 
@@ -54,7 +55,7 @@ def haiku(session: str = "s") -> Facts:
 
 
 def good(*windows: Window) -> Verdict:
-    return Verdict(Answer.OK, 200, "ok", Scope.NONE, None, windows, deliver=True)
+    return Verdict(Answer.OK, 200, "ok", Scope.REQUEST, None, windows, deliver=True)
 
 
 def spent(until: float | None = None, scope: Scope = Scope.ACCOUNT) -> Verdict:
@@ -64,7 +65,7 @@ def spent(until: float | None = None, scope: Scope = Scope.ACCOUNT) -> Verdict:
 
 OVERLOADED = Verdict(Answer.OVERLOADED, 529, "529 overloaded", Scope.ACCOUNT, Backoff(10, "fixed", 10))
 REJECTED = Verdict(Answer.CREDENTIAL_REJECTED, 401, "credential rejected", Scope.ACCOUNT, Backoff(300, "double", 3600))
-BARE = Verdict(Answer.BARE_429, 429, "429 that names no limit", Scope.NONE, None)
+BARE = Verdict(Answer.BARE_429, 429, "429 that names no limit", Scope.REQUEST, None)
 
 
 def acquired(pool: AccountPool, facts: Facts | None = None, **options: Any) -> Lease:
@@ -283,7 +284,7 @@ def test_a_cooldown_is_handed_back_and_ends_by_itself() -> None:
 
     _, report = serve(pool, spent(EPOCH + 3600))
 
-    cooldown = Cooldown("a", "", EPOCH + 3600, "5h window spent", "window_spent", 1)
+    cooldown = Cooldown("a", WHOLE, EPOCH + 3600, "5h window spent", "window_spent", 1)
     assert report == Report(cooldown)
     assert pool.status()[0].cooldowns == (cooldown,)
     clock.pass_(3600)
@@ -296,7 +297,7 @@ def test_a_family_cooldown_holds_only_that_family() -> None:
     _, report = serve(pool, spent(EPOCH + 3600, Scope.FAMILY))
 
     assert report.cooldown is not None
-    assert report.cooldown.family == "opus"
+    assert report.cooldown.part == OPUS
     assert refused(pool, opus()).wait == pytest.approx(3600)
     assert acquired(pool, haiku()).account.id == "a"
     assert pool.status()[0].available
@@ -321,7 +322,7 @@ def test_of_two_cooldowns_the_longer_one_is_told() -> None:
     assert refused(pool, haiku()).wait == pytest.approx(10)
 
 
-@pytest.mark.parametrize("change", [{"rest": None}, {"scope": Scope.NONE}])
+@pytest.mark.parametrize("change", [{"rest": None}, {"scope": Scope.REQUEST}])
 def test_a_verdict_without_a_rest_or_a_scope_rests_nobody(change: dict[str, Any]) -> None:
     pool = make_pool(Clock(), "a")
 
@@ -393,7 +394,7 @@ def test_only_a_good_answer_to_a_younger_request_clears() -> None:
     assert pool.report(older, good()) == Report()
     assert serve(pool, good(), haiku())[1] == Report()
     clock.pass_(3600)
-    assert serve(pool, good(), opus())[1] == Report(cleared=(("a", "opus"),))
+    assert serve(pool, good(), opus())[1] == Report(cleared=(("a", OPUS),))
 
 
 def test_a_request_that_was_repeated_in_place_clears_its_own_cooldown() -> None:
@@ -401,7 +402,7 @@ def test_a_request_that_was_repeated_in_place_clears_its_own_cooldown() -> None:
     lease = acquired(pool)
     pool.report(lease, OVERLOADED)
 
-    assert pool.report(lease, good()) == Report(cleared=(("a", ""),))
+    assert pool.report(lease, good()) == Report(cleared=(("a", WHOLE),))
     acquired(pool)
 
 
@@ -425,7 +426,7 @@ def test_a_new_credential_ends_the_cooldown_of_the_old_one() -> None:
     serve(pool, REJECTED)
     refused(pool)
 
-    assert pool.replace_accounts([account("a", access_token="new")]) == (("a", ""),)
+    assert pool.replace_accounts([account("a", access_token="new")]) == (("a", WHOLE),)
 
     assert pool.report(late, REJECTED) == Report()
     assert acquired(pool).account.access_token == "new"
@@ -555,7 +556,7 @@ def test_a_machine_that_slept_past_the_reset_serves_at_once() -> None:
 def test_no_cooldown_is_longer_than_eight_days() -> None:
     pool = make_pool(Clock(), "ab")
     serve(pool, spent(EPOCH + 400 * DAY))
-    pool.restore([Cooldown("b", "", EPOCH + 400 * DAY, "5h window spent", "window_spent", 1)], {})
+    pool.restore([Cooldown("b", WHOLE, EPOCH + 400 * DAY, "5h window spent", "window_spent", 1)], {})
 
     assert [status.until for status in pool.status()] == pytest.approx([EPOCH + 8 * DAY] * 2)
 
@@ -568,9 +569,9 @@ def test_restored_cooldowns_and_windows_go_on() -> None:
     pool = make_pool(clock, "abc")
     pool.restore(
         [
-            Cooldown("a", "", EPOCH + 100, "5h window spent", "window_spent", 3),
-            Cooldown("b", "", EPOCH - 1, "529 overloaded", "overloaded", 1),
-            Cooldown("gone", "", EPOCH + 100, "5h window spent", "window_spent", 1),
+            Cooldown("a", WHOLE, EPOCH + 100, "5h window spent", "window_spent", 3),
+            Cooldown("b", WHOLE, EPOCH - 1, "529 overloaded", "overloaded", 1),
+            Cooldown("gone", WHOLE, EPOCH + 100, "5h window spent", "window_spent", 1),
         ],
         {"b": (Window("5h", "allowed", 0.5, EPOCH + 50),), "gone": ()},
     )
@@ -707,11 +708,11 @@ class Machine(RuleBasedStateMachine):
         self.clock = Clock()
         self.pool = make_pool(self.clock, IDS, strategy=strategy)
         self.paused: set[str] = set()
-        self.rests: dict[tuple[str, str], float] = {}
+        self.rests: dict[tuple[str, Part], float] = {}
         self.leases: list[Lease] = []
 
     def is_resting(self, id: str, family: str) -> bool:
-        return any(self.rests.get((id, name), 0) > self.clock.mono for name in ("", family))
+        return any(self.rests.get((id, name), 0) > self.clock.mono for name in (WHOLE, Part(Scope.FAMILY, family)))
 
     @rule(
         session=st.sampled_from("12"),
@@ -748,7 +749,7 @@ class Machine(RuleBasedStateMachine):
             assert kind == "good"
             self.rests.pop(at, None)
         if report.cooldown:
-            at = (lease.account.id, report.cooldown.family)
+            at = (lease.account.id, report.cooldown.part)
             assert report.cooldown.until >= self.clock.wall + seconds - 1e-3
             assert self.clock.mono + seconds > self.rests.get(at, 0)
             self.rests[at] = self.clock.mono + seconds

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccflare_core.accounts.account import Account, Kind
-from ccflare_core.accounts.cooldowns import Cooldown, Unavailable
+from ccflare_core.accounts.cooldowns import WHOLE, Cooldown, Part, Unavailable
 from ccflare_core.accounts.pool import AccountPool, Lease
 from ccflare_core.accounts.states import (
     ACCOUNT_TRANSITIONS,
@@ -28,8 +28,11 @@ from ccflare_core.text import local_time
 
 NOW = 1_800_000_000.0
 OPUS = Facts("claude-opus-4-8", "s")
-GOOD = Verdict(Answer.OK, 200, "ok", Scope.NONE, None, deliver=True)
-BARE = Verdict(Answer.BARE_429, 429, "429 that names no limit", Scope.NONE, None)
+DISABLED = Verdict(
+    Answer.ACCOUNT_DISABLED, 400, "This organization has been disabled.", Scope.ACCOUNT, None, needs_attention=True
+)
+GOOD = Verdict(Answer.OK, 200, "ok", Scope.REQUEST, None, deliver=True)
+BARE = Verdict(Answer.BARE_429, 429, "429 that names no limit", Scope.REQUEST, None)
 REFUSED = Verdict(Answer.WINDOW_SPENT, 429, "5h window spent", Scope.ACCOUNT, Backoff(60, "fixed", 60))
 REJECTED = Verdict(Answer.CREDENTIAL_REJECTED, 401, "credential rejected", Scope.ACCOUNT, Backoff(60, "fixed", 60))
 
@@ -60,13 +63,21 @@ class World:
             case AccountEvent.PAUSE:
                 self.change(paused=True)
             case AccountEvent.RESUME:
-                self.change(paused=False)
+                self.change(paused=False, attention=None)
+            case AccountEvent.DISABLED:
+                lease = self.pool.acquire(OPUS)
+                if isinstance(lease, Lease):
+                    self.pool.report(lease, DISABLED)
+                    self.pool.release(lease)
+                    self.account = self.pool.accounts()[0]
+                else:  # an answer to a request that was under way
+                    self.change(attention="disabled")
             case AccountEvent.LOGIN_ENDS:
                 self.refreshing = False
                 self.change(needs_login=True)
             case AccountEvent.LOGIN:
                 self.refreshing = False
-                self.change(needs_login=False, access_token=f"{self.account.access_token}+")
+                self.change(needs_login=False, attention=None, access_token=f"{self.account.access_token}+")
             case AccountEvent.REFRESH_BEGINS:
                 self.refreshing = True
             case AccountEvent.REFRESH_ENDS:
@@ -241,8 +252,8 @@ def test_lasting_reasons_need_a_person(fields: dict[str, object], told: str | No
 
 
 def test_words_of_cooldowns_are_told_of_accounts_that_would_serve() -> None:
-    opus = Cooldown("a", "opus", NOW + 300, "7d_opus window spent", "model_bucket_spent", 1)
-    whole = Cooldown("a", "", NOW + 60, "5h window spent", "window_spent", 1)
+    opus = Cooldown("a", Part(Scope.FAMILY, "opus"), NOW + 300, "7d_opus window spent", "model_bucket_spent", 1)
+    whole = Cooldown("a", WHOLE, NOW + 60, "5h window spent", "window_spent", 1)
     at = {each: local_time(each.until, NOW) for each in (opus, whole)}
 
     assert in_words(AccountState.SERVING, "", (opus,), NOW) == f"serving, cooling for opus until {at[opus]}"

@@ -11,13 +11,14 @@ from ccflare_core.accounts.status import stored_status
 from ccflare_core.accounts.validity import Upkeep
 from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.text import local_time
+from database_kit import a_part
 
 NOW = 1_000_000.0
 OAUTH = Account("A", "max-1", Kind.OAUTH, access_token="t", expires_at=NOW + 60)
 
 
 def rest(family: str = "", until: float = NOW + 60, account: str = "A") -> Cooldown:
-    return Cooldown(account, family, until, "5h window spent", "window_spent", 1)
+    return Cooldown(account, a_part(family), until, "5h window spent", "window_spent", 1)
 
 
 SPENT = Account("A", "n", Kind.OAUTH, access_token="t", refresh_token="r", expires_at=NOW)

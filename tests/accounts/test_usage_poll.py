@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccflare_core.accounts.account import Account, Kind
+from ccflare_core.accounts.cooldowns import WHOLE, Part
 from ccflare_core.accounts.pool import AccountPool, Lease, Report
 from ccflare_core.accounts.usage_poll import UsagePoll, read_usage, usage_request
 from ccflare_core.anthropic.rate_limit_headers import Window
@@ -197,7 +198,7 @@ def test_a_rest_ends_when_both_windows_have_room_and_are_new_ones() -> None:
 
     report = desk.pool.learn("a", [Window("5h", None, 0.0, NOW + 5 * HOUR), Window("7d", None, 0.4, None)])
 
-    assert report.cleared == (("a", ""),)
+    assert report.cleared == (("a", WHOLE),)
     desk.serve()
 
 
@@ -223,7 +224,7 @@ def test_a_familys_rest_ends_by_its_own_window() -> None:
     desk.serve(spent(NOW + HOUR, Answered.MODEL_BUCKET_SPENT, Scope.FAMILY))
 
     assert desk.pool.learn("a", [Window("7d_sonnet", None, 0.1, None)]).cleared == ()
-    assert desk.pool.learn("a", [Window("7d_opus", None, 0.1, None)]).cleared == (("a", "opus"),)
+    assert desk.pool.learn("a", [Window("7d_opus", None, 0.1, None)]).cleared == (("a", Part(Scope.FAMILY, "opus")),)
 
 
 def test_a_rest_for_another_reason_is_not_ended() -> None:

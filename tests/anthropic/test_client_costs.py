@@ -65,7 +65,7 @@ def client_cost(model: str, usage: Mapping[str, Any]) -> float:
     total = sum(count * price / 1e6 for count, price in zip(counts, prices, strict=True))
     total += 0.01 * usage.get("server_tool_use", {}).get("web_search_requests", 0)
     advice = [each for each in usage.get("iterations", ()) if each["type"] == "advisor_message"]
-    return total + sum(client_cost(each["model"], each) for each in advice)
+    return float(total + sum(client_cost(each["model"], each) for each in advice))
 
 
 def event(content: dict[str, Any]) -> bytes:

@@ -1,22 +1,34 @@
+import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ccflare_core.anthropic.rate_limit_headers import MAX_WINDOWS, Window
+import verdict_cases
+from ccflare_core.anthropic.rate_limit_headers import MAX_WINDOWS, Head, Window
+from ccflare_core.anthropic.refusals import UNLISTED
+from ccflare_core.anthropic.request import Facts
+from ccflare_core.anthropic.routes import resource_of
 from ccflare_core.anthropic.verdicts import (
     LONGEST_COOLDOWN,
-    UNLISTED,
     Backoff,
     Kind,
     Scope,
     Verdict,
     classify,
     failed_to_connect,
-    read_windows,
 )
+from ccflare_core.exchange.failover import Failover, NextAccount, RetrySame
+from verdict_cases import Case
+
+
+def read_windows(headers: Any, now: float) -> tuple[Window, ...]:
+    return Head(headers, now).windows
+
 
 NOW = 1_785_510_565.0
 RESET_5H = 1_785_518_400.0
@@ -80,7 +92,7 @@ def test_healthy_answer_is_ok_and_tells_its_windows() -> None:
     verdict = judge(200, HEALTHY)
     assert verdict.ok
     assert verdict.deliver
-    assert (verdict.scope, verdict.rest, verdict.until) == (Scope.NONE, None, None)
+    assert (verdict.scope, verdict.rest, verdict.until) == (Scope.REQUEST, None, None)
     assert verdict.windows == (
         Window("5h", "allowed", 0.31, RESET_5H),
         Window("7d", "allowed", 0.69, RESET_7D),
@@ -206,7 +218,7 @@ def test_a_spent_window_of_an_account_without_credits_is_a_spent_window(head: di
 
 def test_bare_429_rests_nobody() -> None:
     verdict = judge(429, None, "rate_limit_error", x_should_retry="true", x_robots_tag="none")
-    assert (verdict.kind, verdict.scope, verdict.rest) == (Kind.BARE_429, Scope.NONE, None)
+    assert (verdict.kind, verdict.scope, verdict.rest) == (Kind.BARE_429, Scope.REQUEST, None)
     assert not verdict.deliver
 
 
@@ -254,7 +266,7 @@ def test_api_key_429_is_spent_until_the_family_is_full_again() -> None:
         "anthropic_ratelimit_input_tokens_reset": "2026-07-31T19:20:00+02:00",
     }
     verdict = judge(429, None, None, retry_after="12", **api_key)
-    assert (verdict.kind, verdict.scope, verdict.until) == (Kind.WINDOW_SPENT, Scope.ACCOUNT, RESET_5H)
+    assert (verdict.kind, verdict.scope, verdict.until) == (Kind.WINDOW_SPENT, Scope.FAMILY, RESET_5H)
     assert verdict.windows == (
         Window("requests", None, 1.0, RESET_5H),
         Window("input-tokens", None, 0.75, RESET_5H),
@@ -269,7 +281,7 @@ def test_api_key_429_is_spent_until_the_family_is_full_again() -> None:
     ("status", "error", "kind"),
     [
         (400, "invalid_request_error", Kind.CLIENT_ERROR),
-        (402, "billing_error", Kind.CLIENT_ERROR),
+        (402, "billing_error", Kind.OUT_OF_FUNDS),
         (404, "not_found_error", Kind.CLIENT_ERROR),
         (413, "request_too_large", Kind.CLIENT_ERROR),
         (422, None, Kind.CLIENT_ERROR),
@@ -279,7 +291,7 @@ def test_api_key_429_is_spent_until_the_family_is_full_again() -> None:
         (401, "authentication_error", Kind.CREDENTIAL_REJECTED),
         (403, "authentication_error", Kind.CREDENTIAL_REJECTED),
         (403, "permission_error", Kind.PERMISSION_DENIED),
-        (403, None, Kind.PERMISSION_DENIED),
+        (403, None, Kind.CLIENT_ERROR),
         (529, "overloaded_error", Kind.OVERLOADED),
         (500, "api_error", Kind.UPSTREAM_FAILURE),
         (502, None, Kind.UPSTREAM_FAILURE),
@@ -293,14 +305,13 @@ def test_kind_of_every_other_status(status: int, error: str | None, kind: Kind) 
     verdict = judge(status, HEALTHY, error)
     assert (verdict.kind, verdict.status) == (kind, status)
     assert verdict.deliver is (kind is Kind.CLIENT_ERROR)
-    assert (verdict.scope is Scope.ACCOUNT) is (verdict.rest is not None) is (kind is not Kind.CLIENT_ERROR)
+    assert (verdict.scope is not Scope.REQUEST) is (verdict.rest is not None) is (kind is not Kind.CLIENT_ERROR)
 
 
 @pytest.mark.parametrize(
     ("status", "rests"),
     [
         (401, [300.0, 600.0, 1200.0, 2400.0, 3600.0]),
-        (403, [300.0, 300.0]),
         (503, [5.0, 10.0, 15.0]),
         (529, [10.0, 10.0]),
     ],
@@ -336,7 +347,7 @@ def test_x_should_retry_counts_for_5xx_only(status: int, may: bool) -> None:
 
 def test_failed_to_connect_is_an_upstream_failure_without_a_status() -> None:
     verdict = failed_to_connect("connection refused\x1b[31m" + "x" * 999)
-    assert (verdict.kind, verdict.status, verdict.scope) == (Kind.UPSTREAM_FAILURE, 0, Scope.ACCOUNT)
+    assert (verdict.kind, verdict.status, verdict.scope) == (Kind.UPSTREAM_FAILURE, 0, Scope.UPSTREAM)
     assert verdict.reason.startswith("connection refused[31mx")
     assert len(verdict.reason) <= 200
 
@@ -350,7 +361,7 @@ def test_a_type_that_nobody_knows_is_not_repeated() -> None:
 def test_windows_and_claims_that_nobody_knows_are_not_named() -> None:
     secret = "sk-ant-api03-echoed"
     named = judge(429, {f"{secret}-status": "rejected", f"{secret}-reset": "1785518400"})
-    assert named.windows == (Window("other", "rejected", None, RESET_5H),)
+    assert named.windows == (Window("other", "rejected", 1.0, RESET_5H),)
     assert (named.kind, named.reason) == (Kind.MODEL_BUCKET_SPENT, "other window spent")
     assert judge(429, {"status": "rejected", "representative-claim": secret}).reason == "other window spent"
     assert judge(429, {"5h-status": secret}).windows == (Window("5h", "other", None, None),)
@@ -465,7 +476,7 @@ def test_any_answer_gets_a_bounded_verdict(
     assert all(w.resets_at is None or w.resets_at > now for w in verdict.windows)
     assert len(verdict.reason) <= 300
     assert verdict.reason.isprintable()
-    assert (verdict.rest is None) is (verdict.scope is Scope.NONE)
+    assert verdict.rest is not None or verdict.scope is Scope.REQUEST or verdict.needs_attention
     assert not verdict.ok or (verdict.deliver and verdict.rest is None)
 
 
@@ -474,3 +485,83 @@ def test_a_rest_is_finite_and_never_above_its_ceiling(
     seconds: float, growth: Any, ceiling: float, failures: int
 ) -> None:
     assert 0.0 <= Backoff(seconds, growth, ceiling).after(failures) <= ceiling
+
+
+# The whole table, see tests/support/verdict_cases.py
+
+
+def verdict_on(case: Case) -> Verdict:
+    headers = [(name.encode(), value.encode()) for name, value in case.headers.items()]
+    facts = Facts(case.model, path_class=resource_of(case.path), mode=case.mode, betas=case.betas)
+    return classify(case.status, headers, case.body, verdict_cases.NOW, facts)
+
+
+def reaction(verdict: Verdict) -> str:
+    match Failover(attempts=1, delay=1.0, backoff=2.0).after(verdict):
+        case RetrySame():
+            return verdict_cases.REPEAT
+        case NextAccount(or_deliver=True):
+            return verdict_cases.HOP
+        case NextAccount(if_all_agree=True):
+            return verdict_cases.NEXT_OR_AGREED
+        case NextAccount():
+            return verdict_cases.HOP_OR_WAIT if verdict.kind is Kind.SHORT_THROTTLE else verdict_cases.NEXT
+        case _:
+            return verdict_cases.DELIVER
+
+
+@pytest.mark.parametrize("case", verdict_cases.CASES, ids=lambda case: f"{case.status} {case.says} {case.path}")
+def test_answer_is_judged_by_what_it_is_about(case: Case) -> None:
+    verdict = verdict_on(case)
+
+    assert (verdict.kind, verdict.scope, reaction(verdict)) == (case.kind, case.scope, case.reaction)
+    assert not (verdict.scope is Scope.REQUEST and verdict.rest)
+    assert not (verdict.scope is Scope.BETA and verdict.beta not in case.betas)
+
+
+def test_table_is_large_and_reads_as_a_page() -> None:
+    assert len(verdict_cases.CASES) >= 120
+    assert verdict_cases.page().count("\n") == len(verdict_cases.CASES) + 1
+
+
+def test_readme_tells_of_every_kind_what_rests() -> None:
+    readme = (
+        (Path(__file__).parents[2] / "README.md").read_text().partition("| The upstream says")[2].partition("\n4. ")[0]
+    )
+    rows = dict(re.findall(r"^\|[^|]*\| `(\w+)` \| ([^|]*) \|", readme, re.MULTILINE))
+    words = {"path_class": "path class"}
+
+    assert set(rows) == {case.kind for case in verdict_cases.CASES} - {"ok"}
+    for case in verdict_cases.CASES:
+        assert case.kind == "ok" or words.get(case.scope, case.scope) in rows[case.kind]
+
+
+def test_monthly_limit_is_tried_every_hour_and_ends_on_the_first() -> None:
+    first = datetime(2026, 8, 1, tzinfo=UTC).timestamp()
+    limit = verdict_cases.said(400, verdict_cases.OWN_LIMIT)
+
+    assert classify(400, [], limit, first - 7200).until == first - 3600
+    assert classify(400, [], limit, first - 60).until == first
+    december = datetime(2026, 12, 31, 23, 59, tzinfo=UTC).timestamp()
+    assert classify(400, [], limit, december).until == december + 60
+
+
+def test_account_that_is_disabled_is_told_in_words_of_the_list() -> None:
+    for case in verdict_cases.accounts():
+        if case.kind == "account_disabled":
+            verdict = verdict_on(case)
+            assert verdict.needs_attention
+            assert verdict.reason.endswith("(https://support.claude.com)")
+
+
+@pytest.mark.parametrize("name", ["slow", "slow-budget", "grace", "grace-5h", "overage", "overage-period", "fallback"])
+def test_what_is_no_window_of_the_account_is_none(name: str) -> None:
+    fields = {f"{name}-status": "rejected", f"{name}-utilization": "1.0", f"{name}-reset": str(RESET_5H)}
+    assert read_windows(wire(fields), NOW) == ()
+    assert judge(200, HEALTHY | fields).ok
+
+
+@pytest.mark.parametrize("used", ["0.1", "0.98", "", None])
+def test_window_that_has_rejected_is_full(used: str | None) -> None:
+    fields = {"5h-status": "rejected"} | ({} if used is None else {"5h-utilization": used})
+    assert read_windows(wire(fields), NOW)[0].utilization == 1.0

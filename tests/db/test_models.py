@@ -46,7 +46,8 @@ def test_migrations_make_what_the_models_say(model: type[peewee.Model], database
 
 def test_there_is_no_table_without_a_model(database: peewee.SqliteDatabase) -> None:
     migrate(database, 1)
-    assert set(database.get_tables()) == {model._meta.table_name for model in TABLES}
+    left_for_older_processes = {"cooldowns"}
+    assert set(database.get_tables()) == {model._meta.table_name for model in TABLES} | left_for_older_processes
 
 
 def test_migrating_again_changes_nothing(database: peewee.SqliteDatabase) -> None:

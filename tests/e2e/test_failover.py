@@ -63,6 +63,12 @@ class Case(NamedTuple):
     seconds: float | None = None
     reason: str = ""
     family: str = ""
+    """What of it rests: a family or a path class; "" is all."""
+
+
+def html(status: int) -> Answer:
+    """A page of somebody's between the API and us."""
+    return Answer(status, ((b"content-type", b"text/html"),), (b"<html>Blocked</html>",))
 
 
 def in_an_hour() -> float:
@@ -99,7 +105,7 @@ MOVED = {
     "the 5h window is spent":     Case(lambda: limited_5h(in_an_hour()), "window_spent", "ab", HOUR, "5h window spent"),
     "only its window says so":    Case(lambda: limited_only_windows(in_an_hour()), "window_spent", "ab", HOUR, "5h window"),  # noqa: E501
     "a legacy hard status":       Case(lambda: hard("blocked"), "window_spent", "ab", HOUR, "5h window spent"),
-    "an API key's requests":      Case(api_key_spent, "window_spent", "ab", 120, "requests window spent"),
+    "an API key's requests":      Case(api_key_spent, "window_spent", "ab", 120, "requests window spent", "opus"),
     "a model's bucket":           Case(lambda: model_bucket(in_an_hour()), "model_bucket_spent", "ab", HOUR, "7d_opus", "opus"),  # noqa: E501
     "the 7d_oi bucket":           Case(lambda: model_bucket(in_an_hour(), "seven_day_overage_included"),
                                        "model_bucket_spent", "ab", HOUR, "7d_oi", "opus"),
@@ -109,9 +115,9 @@ MOVED = {
     "retry-after as a date":      Case(lambda: throttled(b"retry-after", in_http(30)), "short_throttle", "ab", 30, "short throttle"),  # noqa: E501
     "a throttle of minutes":      Case(lambda: short_throttle(240), "window_spent", "ab", 240, ""),
     "x-ratelimit-reset":          Case(lambda: throttled(b"x-ratelimit-reset", f"{in_an_hour():.0f}"), "window_spent", "ab", HOUR, ""),  # noqa: E501
-    "401":                        Case(unauthorized, "credential_rejected", "ab", 300, "credential rejected"),
-    "403":                        Case(permission_denied, "permission_denied", "ab", 300, "permission denied"),
-    "403 about the login":        Case(lambda: error(403, "authentication_error", "Revoked."), "credential_rejected", "ab", 300, ""),  # noqa: E501
+    "401":                        Case(unauthorized, "credential_rejected", "ab", 300, "credential rejected", "messages"),  # noqa: E501
+    "403":                        Case(lambda: error(403, "permission_error", "No."), "permission_denied", "ab", 300, "permission denied", "messages"),  # noqa: E501
+    "403 about the login":        Case(lambda: error(403, "authentication_error", "Revoked."), "credential_rejected", "ab", 300, "", "messages"),  # noqa: E501
     "500 again and again":        Case(failure, "upstream_failure", "aab", 5, "500 from upstream"),
     "a 502 page in HTML":         Case(lambda: failure(502, html=True), "upstream_failure", "aab", 5, "502"),
     "503":                        Case(lambda: failure(503), "upstream_failure", "aab", 5, "503"),
@@ -130,10 +136,10 @@ OVERLOADED = {
 DELIVERED = {
     "400": bad_request,
     "400 about extra usage": lambda: bad_request("Third-party apps now draw from your extra usage."),
-    "404": lambda: error(404, "not_found_error", "model: claude-none"),
+    "404": lambda: error(404, "not_found_error", "Not found"),
+    "403 of a firewall": lambda: html(403),
     "413": lambda: error(413, "request_too_large", "Request too large"),
     "422": lambda: error(422, "invalid_request_error", "No."),
-    "402": lambda: error(402, "billing_error", "No."),
     "500, should not be retried": lambda: failure(should_retry=False),
     "529, should not be retried": lambda: error(529, "overloaded_error", "No.", ((b"x-should-retry", b"false"),)),
     "a warning": lambda: message_json(headers=allowed_headers(0.9, status="allowed_warning", status_5h="allowed_warning")),  # noqa: E501

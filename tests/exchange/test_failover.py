@@ -26,7 +26,7 @@ def failover(*, attempts: int = 3, delay: float = 1.0, backoff: float = 2.0, ran
 
 
 def verdict(kind: Kind, status: int = 500, *, may_retry: bool = True, deliver: bool = False) -> Verdict:
-    return Verdict(kind, status, "…", Scope.NONE, None, may_retry=may_retry, deliver=deliver)
+    return Verdict(kind, status, "…", Scope.REQUEST, None, may_retry=may_retry, deliver=deliver)
 
 
 def steps(plan: Failover, kinds: Sequence[Kind]) -> list[Step]:
@@ -56,6 +56,11 @@ def test_an_error_event_under_a_good_head_is_not_delivered() -> None:
         Kind.OUT_OF_CREDITS,
         Kind.CREDENTIAL_REJECTED,
         Kind.PERMISSION_DENIED,
+        Kind.ACCOUNT_DISABLED,
+        Kind.OUT_OF_FUNDS,
+        Kind.SPEND_LIMIT,
+        Kind.MODEL_UNAVAILABLE,
+        Kind.BETA_UNAVAILABLE,
     ],
 )
 def test_what_one_account_lacks_any_number_of_others_is_asked_for(kind: Kind) -> None:

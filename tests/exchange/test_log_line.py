@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from ccflare_core.accounts.pool import Cooldown
+from ccflare_core.accounts.cooldowns import Cooldown
 from ccflare_core.anthropic.request import Facts
 from ccflare_core.clients.keys import ClientKey
 from ccflare_core.exchange.exchange import Exchange
@@ -24,6 +24,7 @@ from ccflare_core.exchange.log_line import (
 )
 from ccflare_core.exchange.steps import Outcome
 from ccflare_core.http.headers import Header
+from database_kit import a_part
 from exchange_kit import (
     ASKED,
     END,
@@ -154,7 +155,11 @@ def test_money(cost: Decimal | None, text: str) -> None:
     ],
 )
 def test_a_cooldown_is_warned_of(caplog: pytest.LogCaptureFixture, family: str, text: str) -> None:
-    warn_of_cooldown("max-1", Cooldown("a", family, EPOCH + 22_800, "5h window spent", "window_spent", 1), EPOCH)
+    warn_of_cooldown(
+        "max-1",
+        Cooldown("a", a_part(family), EPOCH + 22_800, "5h window spent", "window_spent", 1),
+        EPOCH,
+    )
 
     assert caplog.record_tuples == [("ccflare", logging.WARNING, text)]
 

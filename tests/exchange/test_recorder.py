@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from ccflare_core.accounts.cooldowns import WHOLE
 from ccflare_core.anthropic.usage import Usage
 from ccflare_core.anthropic.verdicts import Kind
 from ccflare_core.config.record_mode import Mode
@@ -157,7 +158,7 @@ def test_a_cooldown_that_ended_is_kept_too() -> None:
 
     desk.serve(OK)
 
-    assert desk.rows.of(CooldownCleared) == [CooldownCleared("a", "")]
+    assert desk.rows.of(CooldownCleared) == [CooldownCleared("a", WHOLE)]
 
 
 def test_a_window_is_kept_with_the_moment_it_was_read() -> None:

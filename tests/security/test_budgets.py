@@ -47,7 +47,7 @@ def test_r05_one_request_too_many_of_a_key_and_nobody_else_notices(
     assert len(upstream.requests) == before + 3
     [refused] = proxy.rows("SELECT * FROM requests WHERE status_code = 429", until=bool)
     assert (refused["outcome"], refused["client_name"], refused["attempts"]) == ("refused", "laptop", 0)
-    assert proxy.rows("SELECT * FROM cooldowns") == []
+    assert proxy.rows("SELECT * FROM scope_cooldowns") == []
 
 
 def test_r05_budgets_survive_a_kill_and_a_restart(upstream: FakeUpstream, start_proxy: StartProxy) -> None:
@@ -68,7 +68,7 @@ def test_r05_budgets_survive_a_kill_and_a_restart(upstream: FakeUpstream, start_
         assert all(is_over(ask(proxy, key), words) for key, words in budgets.items())
 
     assert len(upstream.requests) == 6
-    assert proxy.rows("SELECT * FROM cooldowns") == []
+    assert proxy.rows("SELECT * FROM scope_cooldowns") == []
 
 
 DELTA = {"type": "input_json_delta", "partial_json": "x" * 300}
@@ -91,6 +91,10 @@ def leave_midway(proxy: Proxy, key: str) -> int:
     return status
 
 
+def wait_for_estimates(proxy: Proxy, number: int) -> None:
+    proxy.rows("SELECT id FROM requests WHERE estimated", until=lambda rows: len(rows) == number)
+
+
 def test_r05_answers_that_were_left_before_their_end_count_for_all_that_came(
     upstream: FakeUpstream, start_proxy: StartProxy
 ) -> None:
@@ -101,7 +105,7 @@ def test_r05_answers_that_were_left_before_their_end_count_for_all_that_came(
 
     for number in range(2):
         assert leave_midway(proxy, key) == 200
-        proxy.rows("SELECT id FROM requests WHERE estimated", until=lambda rows, n=number: len(rows) == n + 1)
+        wait_for_estimates(proxy, number + 1)
 
     assert is_over(ask(proxy, key), "has used its $0.05 of today")
     rows = proxy.rows("SELECT output_tokens, counted_tokens, counted_usd FROM requests WHERE estimated")

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ccflare_core.accounts.account import Kind
+from ccflare_core.accounts.cooldowns import WHOLE
 from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.config.location import Location
 from ccflare_core.db.models import TABLES
@@ -170,15 +171,15 @@ def test_a_saved_cooldown_replaces_its_predecessor(store: Store) -> None:
     store.save_cooldowns([a_cooldown("a"), a_cooldown("a", "opus"), a_cooldown("b")])
     longer = a_cooldown("a", until=NOW + 600, failures=2)
     store.save_cooldowns([longer])
-    store.clear_cooldown("b", "")
-    store.clear_cooldown("nobody", "")
-    assert sorted(store.cooldowns(), key=lambda c: c.family) == [longer, a_cooldown("a", "opus")]
+    store.clear_cooldown("b", WHOLE)
+    store.clear_cooldown("nobody", WHOLE)
+    assert sorted(store.cooldowns(), key=lambda c: c.part) == [longer, a_cooldown("a", "opus")]
 
 
 def test_cooldowns_in_a_batch_are_taken_in_order(store: Store) -> None:
     first, last = a_cooldown("a"), a_cooldown("a", failures=3)
-    store.write([CooldownSet(first), CooldownCleared("a", ""), CooldownSet(last), CooldownSet(a_cooldown("b"))])
-    store.write([CooldownCleared("b", "")])
+    store.write([CooldownSet(first), CooldownCleared("a", WHOLE), CooldownSet(last), CooldownSet(a_cooldown("b"))])
+    store.write([CooldownCleared("b", WHOLE)])
     assert store.cooldowns() == [last]
 
 

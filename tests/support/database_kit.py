@@ -9,8 +9,9 @@ from pathlib import Path
 
 import ccflare_core
 from ccflare_core.accounts.account import Account, Kind
-from ccflare_core.accounts.cooldowns import Cooldown
+from ccflare_core.accounts.cooldowns import WHOLE, Cooldown, Part
 from ccflare_core.anthropic.rate_limit_headers import Window
+from ccflare_core.anthropic.verdicts import Scope
 from ccflare_core.config.location import Location, parse
 from ccflare_core.exchange.records import (
     AttemptMade,
@@ -52,8 +53,13 @@ def an_account(name: str = "max-1", *, priority: int = 0) -> Account:
     )
 
 
+def a_part(family: str = "") -> Part:
+    """That family of an account, or all of it."""
+    return Part(Scope.FAMILY, family) if family else WHOLE
+
+
 def a_cooldown(account_id: str = "a", family: str = "", *, until: float = NOW + 60, failures: int = 1) -> Cooldown:
-    return Cooldown(account_id, family, until, "5h window spent", "window_spent", failures)
+    return Cooldown(account_id, a_part(family), until, "5h window spent", "window_spent", failures)
 
 
 def started(exchange_id: str, *, run_id: str = "run-1", user_agent: str = "claude-cli/2") -> ExchangeStarted:

@@ -5,12 +5,13 @@ import time
 from typing import Any, Self
 
 from ccflare_core.accounts.account import Account, Kind
-from ccflare_core.accounts.pool import Cooldown
+from ccflare_core.accounts.cooldowns import Cooldown
 from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.config.location import Location
 from ccflare_core.exchange.records import AttemptMade, ExchangeFinished, ExchangeStarted, WindowRead
 from ccflare_core.secrets.key_sources import GivenKey, KeySource
 from ccflare_core.store.store import Store
+from database_kit import a_part
 
 KEY = GivenKey(bytes(range(32)))
 
@@ -105,4 +106,4 @@ class History:
 
     def cooldown(self, account: str, until: float, reason: str, family: str = "") -> None:
         """A rest of an account, or of one model family on it."""
-        self.store.save_cooldowns([Cooldown(account.upper(), family, until, reason, "window_spent", 1)])
+        self.store.save_cooldowns([Cooldown(account.upper(), a_part(family), until, reason, "window_spent", 1)])

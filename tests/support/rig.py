@@ -20,7 +20,7 @@ from harness import Proxy, RawClient, Reply, claude_request, eventually, via_bas
 
 
 class Rest(NamedTuple):
-    """A stored cooldown: the family ("" for the whole account), the seconds left, why, and its kind."""
+    """A stored cooldown: what rests ("" for the whole account), the seconds left, why, and its kind."""
 
     family: str
     left: float
@@ -171,8 +171,8 @@ class Rig:
 
     def rests(self, name: str) -> list[Rest]:
         """The cooldowns of an account as they are stored; those of exchanges whose row has ended are there."""
-        rows = self.proxy.rows("SELECT * FROM cooldowns WHERE account_id = ?", (self._accounts[name].id,))
-        return [Rest(r["family"], r["until"] / 1000 - time.time(), r["reason"], r["source"]) for r in rows]
+        rows = self.proxy.rows("SELECT * FROM scope_cooldowns WHERE account_id = ?", (self._accounts[name].id,))
+        return [Rest(r["name"], r["until"] / 1000 - time.time(), r["reason"], r["source"]) for r in rows]
 
     def health(self) -> dict[str, dict[str, Any]]:
         """Each account of this test as the health page shows it; one of another test has its full name."""

@@ -65,7 +65,7 @@ def _parser() -> Parser:
     add_import_options(other)
     _command(commands, "list", _list, "show all accounts", named=False)
     _command(commands, "pause", partial(_set_paused, True), "send no requests to an account")
-    _command(commands, "resume", partial(_set_paused, False), "end a pause")
+    _command(commands, "resume", partial(_set_paused, False), "end a pause, or try an account that needs attention")
     rename = _command(commands, "rename", _rename, "give an account another name")
     rename.add_argument("new", metavar="NEW", help="its new name")
     remove = _command(commands, "remove", _remove, "delete an account and its tokens; its requests stay")
@@ -99,7 +99,7 @@ def _add(console: Console, arguments: argparse.Namespace) -> int:
 
 def _set_paused(paused: bool, console: Console, arguments: argparse.Namespace) -> int:
     with _found(console, arguments) as (store, account):
-        if account.paused == paused:
+        if account.paused == paused and (paused or account.attention is None):
             console.say(f"{account.name} is {'already paused' if paused else 'not paused'}.")
             return OK
         store.update_account(account.id, paused=paused)

@@ -58,6 +58,8 @@ class Account:
     login_expires_at: float | None = None
     """When the OAuth login as a whole ends, however often its token was refreshed."""
     needs_login: bool = False
+    attention: str | None = None
+    """Why nothing is sent with it until somebody resumes it or logs in anew; None if nothing is."""
 
     def credential(self) -> Credential:
         """What to send upstream. Raises ValueError if there is none or it is unfit for a header."""

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ccflare_core.anthropic.request import Facts
+from ccflare_core.anthropic.verdicts import Scope, Verdict
 from ccflare_core.text import local_time
-
-WHOLE_ACCOUNT = ""
-"""The family of a cooldown that holds every request."""
 
 LONGEST_COOLDOWN = 8 * 86400.0
 """Seconds. No window of Anthropic's is longer than a week."""
@@ -39,12 +38,51 @@ class Unavailable(NamedTuple):
         return None if self.seconds is None else wall + self.seconds
 
 
+class Part(NamedTuple):
+    """What of an account rests: the scope, and which one of its kind, as in (FAMILY, "opus")."""
+
+    scope: Scope
+    name: str = ""
+
+    def __str__(self) -> str:
+        """For people; "" is all of the account."""
+        return f"{self.name} mode" if self.scope is Scope.MODE else self.name
+
+
+WHOLE = Part(Scope.ACCOUNT)
+_NO_MODEL = "?"
+"""The family of requests that name no model, so that what rests for them does not rest for all."""
+
+
+def parts_of(facts: Facts) -> tuple[Part, ...]:
+    """Everything of an account that a request passes through: it can be served if all of that is ready."""
+    parts = [WHOLE, Part(Scope.FAMILY, facts.family or _NO_MODEL), Part(Scope.PATH_CLASS, facts.path_class)]
+    if facts.mode:
+        parts.append(Part(Scope.MODE, facts.mode))
+    return (*parts, *(Part(Scope.BETA, beta) for beta in facts.betas)) if facts.betas else tuple(parts)
+
+
+def part_for(verdict: Verdict, facts: Facts) -> Part:
+    """What of an account rests after this verdict on a request with these facts."""
+    match verdict.scope:
+        case Scope.FAMILY:
+            return Part(Scope.FAMILY, facts.family or _NO_MODEL)
+        case Scope.PATH_CLASS:
+            return Part(Scope.PATH_CLASS, facts.path_class)
+        case Scope.MODE:
+            return Part(Scope.MODE, facts.mode)
+        case Scope.BETA:
+            return Part(Scope.BETA, verdict.beta)
+        case _:
+            return WHOLE
+
+
 @dataclass(frozen=True, slots=True)
 class Cooldown:
-    """A rest of an account, or with a `family` only of that model family on it. It ends by itself."""
+    """A rest of one part of an account, which ends by itself."""
 
     account_id: str
-    family: str
+    part: Part
     until: float
     """Epoch seconds."""
     reason: str
@@ -56,7 +94,7 @@ class Cooldown:
     @property
     def scope_name(self) -> str:
         """What of the account rests, for people; "" is all of it."""
-        return self.family
+        return str(self.part)
 
     def in_words(self, now: float) -> str:
         """`cooling for opus until 14:20: 7d_opus window spent`."""

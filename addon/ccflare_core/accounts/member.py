@@ -1,21 +1,24 @@
 """One account in the pool: its state, its cooldowns and consecutive failures, its windows, its load."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ccflare_core.accounts.account import Account, Kind
 from ccflare_core.accounts.cooldowns import (
     LONGEST_COOLDOWN,
-    WHOLE_ACCOUNT,
     ActiveCooldown,
     Cooldown,
     Moment,
+    Part,
     Unavailable,
+    part_for,
+    parts_of,
 )
 from ccflare_core.accounts.selection import Candidate
 from ccflare_core.accounts.states import AccountState, ScopeState, detail, holding, in_words, lasting_reason, shown
 from ccflare_core.anthropic import verdicts
 from ccflare_core.anthropic.rate_limit_headers import Window
+from ccflare_core.anthropic.request import Facts
 from ccflare_core.anthropic.verdicts import Scope, Verdict
 
 _SAME_END = 1.0
@@ -29,6 +32,16 @@ _JITTER = 60.0
 
 SCARCE = 0.8
 """The share of a window from which on an account is not for clients of low priority."""
+
+_ORDINARY = Facts()
+"""What an account is judged by when it is only looked at."""
+
+SERVED_SECONDS = 300.0
+"""For how long a served request proves that the token is good."""
+
+_ABOUT_FUNDS = frozenset({verdicts.Kind.OUT_OF_FUNDS, verdicts.Kind.SPEND_LIMIT})
+_COSTS = frozenset({"messages", "batches"})
+"""Path classes whose good answer shows that there are funds."""
 
 _WINDOW_SECONDS = {"5h": 5 * 3600.0, "7d": 7 * 86400.0}
 
@@ -47,9 +60,9 @@ class AccountStatus:
     in_flight: int
     windows: tuple[Window, ...]
     cooldowns: tuple[Cooldown, ...]
-    """Of the scopes that are cooling."""
+    """Of the parts that are cooling."""
     half_open: tuple[Cooldown, ...]
-    """The last ones of the scopes that are half-open."""
+    """The last ones of the parts that are half-open."""
 
     def __str__(self) -> str:
         """Name, states and load, without times: the same for the same state."""
@@ -62,7 +75,7 @@ class AccountStatus:
 class PoolMember:
     """The mutable state of one account. Leases are known here by their numbers, which only rise.
 
-    A request passes through several scopes of the account at once (all of it, its model family): each of them may be
+    A request passes through several parts of the account at once (all of it, its model family): each of them may be
     cooling or half-open by itself. A scope that is in no cooldown is ready. states.py has both tables.
     """
 
@@ -73,6 +86,7 @@ class PoolMember:
         "_gauge",
         "_is_refreshing",
         "_lasting",
+        "_served",
         "account",
         "in_flight",
         "used_at",
@@ -91,19 +105,21 @@ class PoolMember:
         self._expired = expired
         self._is_refreshing = is_refreshing
         self._lasting = lasting_reason(account, float("-inf"))
-        self._cooldowns: dict[str, ActiveCooldown] = {}  # by scope
-        self._failures: dict[tuple[str, str], int] = {}  # in a row, by scope and source
+        self._cooldowns: dict[Part, ActiveCooldown] = {}
+        self._failures: dict[tuple[Part, str], int] = {}  # in a row, by part and source
+        self._served: dict[str, float] = {}  # when the present credential last served each path class, monotonic
         self._gauge = _Gauge()
 
-    def change(self, account: Account) -> list[str]:
-        """Take the account's new state; the scopes whose cooldown a new credential ended."""
+    def change(self, account: Account) -> list[Part]:
+        """Take the account's new state; the parts whose cooldown a new credential ended."""
         old, self.account = self.account, account
         self._lasting = lasting_reason(account, float("-inf"))
         if _same_credential(old, account):
             return []
-        freed = [scope for scope, each in self._cooldowns.items() if each.cooldown.source in _ABOUT_THE_CREDENTIAL]
-        for scope in freed:
-            del self._cooldowns[scope]
+        self._served = {}
+        freed = [part for part, each in self._cooldowns.items() if each.cooldown.source in _ABOUT_THE_CREDENTIAL]
+        for part in freed:
+            del self._cooldowns[part]
         self._failures = {key: n for key, n in self._failures.items() if key[1] not in _ABOUT_THE_CREDENTIAL}
         return freed
 
@@ -111,25 +127,25 @@ class PoolMember:
         """Take up a cooldown from an earlier run, at most `LONGEST_COOLDOWN`; nothing if it is over."""
         seconds = min(cooldown.until - at.wall, LONGEST_COOLDOWN)
         if seconds > 0:
-            self._failures[cooldown.family, cooldown.source] = cooldown.failures
+            self._failures[cooldown.part, cooldown.source] = cooldown.failures
             ends = replace(cooldown, until=at.wall + seconds)
-            self._cooldowns[cooldown.family] = ActiveCooldown(ends, at, since, by=0)
+            self._cooldowns[cooldown.part] = ActiveCooldown(ends, at, since, by=0)
 
     def lasting_reason(self, wall: float) -> str | None:
         """What keeps the account out until somebody does something about it."""
         return self._lasting or lasting_reason(self.account, wall)
 
     def unavailable(
-        self, scopes: Iterable[str], at: Moment, exclude: frozenset[str] = frozenset()
+        self, parts: Iterable[Part], at: Moment, exclude: frozenset[str] = frozenset()
     ) -> Unavailable | None:
-        """Why the account cannot take a request with these scopes now; None if it can."""
+        """Why the account cannot take a request with these parts now; None if it can."""
         if self._lasting is not None:
             return Unavailable(self._lasting, None)
         if self.account.token_problem(at.wall) is not None:
             lasting = lasting_reason(self.account, at.wall)
             return Unavailable(lasting, None) if lasting else self._expired(self.account)
         if self._cooldowns:
-            found = [why for each in self._cooldowns_for(scopes) if (why := each.unavailable(at))]
+            found = [why for each in self._cooldowns_for(parts) if (why := each.unavailable(at))]
             if found:
                 return max(found, key=lambda why: why.seconds or 0.0)
         return Unavailable("already tried", None) if self.account.id in exclude else None
@@ -152,11 +168,11 @@ class PoolMember:
             used("7d", now),
         )
 
-    def acquire(self, number: int, scopes: Iterable[str], at: Moment) -> None:
-        """One more request in flight; it is the one that half-open scopes let through."""
+    def acquire(self, number: int, parts: Iterable[Part], at: Moment) -> None:
+        """One more request in flight; it is the one that half-open parts let through."""
         self.in_flight += 1
         self.used_at = at.mono
-        for each in self._cooldowns_for(scopes) if self._cooldowns else ():
+        for each in self._cooldowns_for(parts) if self._cooldowns else ():
             each.acquire(number, at)
 
     def release(self, number: int) -> None:
@@ -169,20 +185,24 @@ class PoolMember:
         """Keep these readings; those that moved noticeably since they were last returned here."""
         return tuple([window for window in windows if self._gauge.takes(window, at)])
 
-    def clear(self, number: int, scopes: Iterable[str]) -> list[str]:
-        """End the cooldowns that a good answer to this lease disproves, and the counts of failures; their scopes."""
+    def clear(self, number: int, parts: Iterable[Part]) -> list[Part]:
+        """End the cooldowns that a good answer to this lease disproves, and the counts of failures; their parts."""
         if not self._cooldowns and not self._failures:
             return []
-        names = tuple(scopes)
-        cleared = [name for name in names if name in self._cooldowns and self._cooldowns[name].is_disproved_by(number)]
+        names = tuple(parts)
+        cleared = [
+            name
+            for name in names
+            if (each := self._cooldowns.get(name)) and each.is_disproved_by(number) and _tells(each.cooldown, names)
+        ]
         for name in cleared:
             del self._cooldowns[name]
         served = {name for name in names if name not in self._cooldowns}
         self._failures = {key: n for key, n in self._failures.items() if key[0] not in served}
         return cleared
 
-    def clear_by_windows(self, windows: Iterable[Window], at: Moment) -> list[str]:
-        """End the cooldowns for a spent window that these newer readings show to be over; their scopes."""
+    def clear_by_windows(self, windows: Iterable[Window], at: Moment) -> list[Part]:
+        """End the cooldowns for a spent window that these newer readings show to be over; their parts."""
         known = {window.name: window for window in windows if window.utilization is not None}
         over = [name for name, each in self._cooldowns.items() if _is_over(each.cooldown, known)]
         for name in over:
@@ -198,12 +218,12 @@ class PoolMember:
         return not (self._lasting or account.token_problem(at.wall))
 
     def cool(
-        self, verdict: Verdict, sent: Account, number: int, family: str, at: Moment, since: int
+        self, verdict: Verdict, sent: Account, number: int, facts: Facts, at: Moment, since: int
     ) -> Cooldown | None:
         """Rest as the verdict on lease `number`, sent as `sent`, says; None if one as long is under way."""
-        if verdict.rest is None or verdict.scope is Scope.NONE or not self._concerns(verdict, sent):
+        if verdict.rest is None or verdict.scope is Scope.REQUEST or not self._concerns(verdict, sent):
             return None
-        name = family if verdict.scope is Scope.FAMILY else WHOLE_ACCOUNT
+        name = part_for(verdict, facts)
         failures = self._count_failure(name, verdict.kind.value, number)
         seconds = verdict.rest.after(failures) if verdict.until is None else verdict.until - at.wall
         seconds = min(seconds if seconds > 0 else verdict.rest.after(failures), LONGEST_COOLDOWN)
@@ -214,22 +234,55 @@ class PoolMember:
         self._cooldowns[name] = ActiveCooldown(cooldown, at, since, number)
         return cooldown
 
-    def end_half_open(self, number: int, scopes: Iterable[str], at: Moment) -> None:
-        """This lease was answered, with whatever: scopes that let it through half-open are ready."""
-        for each in self._cooldowns_for(scopes) if self._cooldowns else ():
+    def end_half_open(self, number: int, parts: Sequence[Part], at: Moment) -> None:
+        """This lease was answered, with whatever: parts that let it through half-open are ready."""
+        for each in self._cooldowns_for(parts) if self._cooldowns else ():
             if each.is_answered_by(number, at):
-                del self._cooldowns[each.cooldown.family]
+                each.release(number)
+                if _tells(each.cooldown, parts):
+                    del self._cooldowns[each.cooldown.part]
 
-    def scope_state(self, scope: str, at: Moment) -> ScopeState:
+    def disable(self, verdict: Verdict) -> str:
+        """Take the account out until a person acts, if the verdict says so; why, if that is news."""
+        if not verdict.needs_attention or self.account.attention:
+            return ""
+        self.change(replace(self.account, attention=verdict.reason))
+        return verdict.reason
+
+    def take_back(self, cooldown: Cooldown) -> bool:
+        """Undo this cooldown and the failure counted with it; False if another one has taken its place."""
+        part, source = cooldown.part, cooldown.source
+        current = self._cooldowns.get(part)
+        if current is None or current.cooldown is not cooldown:
+            return False
+        del self._cooldowns[part]
+        self._failures[part, source] = cooldown.failures - 1
+        return True
+
+    def note_served(self, path_class: str, sent: Account, at: Moment) -> None:
+        """A request of this path class, sent as `sent`, got a good answer."""
+        if _same_credential(sent, self.account):
+            self._served[path_class] = at.mono
+
+    def may_be_the_token(self, path_class: str, at: Moment) -> bool:
+        """Whether a 401 for a path class may be the fault of the token, so that another one might help.
+
+        A token that has just served other paths is good: then it is this path that the account may not use.
+        """
+        if not self._served or path_class in self._served:
+            return True
+        return at.mono - max(self._served.values()) > SERVED_SECONDS
+
+    def scope_state(self, part: Part, at: Moment) -> ScopeState:
         """What may pass through this scope now."""
-        found = self._cooldowns.get(scope)
+        found = self._cooldowns.get(part)
         if found is None:
             return ScopeState.READY
         return ScopeState.COOLING if found.is_cooling(at) else ScopeState.HALF_OPEN
 
     def status(self, at: Moment) -> AccountStatus:
-        """The account as it stands for requests of no particular family."""
-        account, unavailable = self.account, self.unavailable((WHOLE_ACCOUNT,), at)
+        """The account as it stands for messages of no particular model."""
+        account, unavailable = self.account, self.unavailable(parts_of(_ORDINARY), at)
         state = shown(holding(account, at.wall, is_refreshing=self._is_refreshing(account)))
         lefts = [(each.left(at), each.cooldown) for each in self._cooldowns.values()]
         cooling = tuple(replace(cooldown, until=at.wall + left) for left, cooldown in lefts if left > 0)
@@ -246,16 +299,16 @@ class PoolMember:
             half_open=tuple(cooldown for left, cooldown in lefts if left <= 0),
         )
 
-    def _cooldowns_for(self, scopes: Iterable[str]) -> list[ActiveCooldown]:
-        return [each for name in scopes if (each := self._cooldowns.get(name))]
+    def _cooldowns_for(self, parts: Iterable[Part]) -> list[ActiveCooldown]:
+        return [each for name in parts if (each := self._cooldowns.get(name))]
 
-    def _count_failure(self, scope: str, source: str, number: int) -> int:
-        failures = self._failures.get((scope, source), 0)
-        current = self._cooldowns.get(scope)
+    def _count_failure(self, part: Part, source: str, number: int) -> int:
+        failures = self._failures.get((part, source), 0)
+        current = self._cooldowns.get(part)
         # Requests that were under way together fail together: that is one failure, not several in a row.
         if failures == 0 or current is None or number > current.since:
             failures += 1
-        self._failures[scope, source] = failures
+        self._failures[part, source] = failures
         return failures
 
     def _concerns(self, verdict: Verdict, sent: Account) -> bool:
@@ -301,11 +354,21 @@ class _Gauge:
         return utilization if now < end else 0.0
 
 
+def _tells(cooldown: Cooldown, parts: Iterable[Part]) -> bool:
+    """Whether an answer to a request with these parts says anything of what the cooldown is for."""
+    if cooldown.source not in _ABOUT_FUNDS:
+        return True
+    return any(part.scope is Scope.PATH_CLASS and part.name in _COSTS for part in parts)
+
+
 def _is_over(cooldown: Cooldown, known: Mapping[str, Window]) -> bool:
     """Whether every window that the cooldown may be for is known, has room, and is not the one that was spent."""
     if cooldown.source not in _ABOUT_A_WINDOW:
         return False
-    names = (f"7d_{cooldown.family}",) if cooldown.family else tuple(_WINDOW_SECONDS)
+    part = cooldown.part
+    if part.scope not in (Scope.ACCOUNT, Scope.FAMILY):
+        return False
+    names = (f"7d_{part.name}",) if part.name else tuple(_WINDOW_SECONDS)
     windows = [known.get(name) for name in names]
     return all(w is not None and (w.utilization or 0.0) < 1.0 and not _ends_at(w, cooldown.until) for w in windows)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ccflare_core.accounts.account import Account
-from ccflare_core.accounts.cooldowns import WHOLE_ACCOUNT, Cooldown, Moment, Unavailable
+from ccflare_core.accounts.cooldowns import Cooldown, Moment, Part, Unavailable, parts_of
 from ccflare_core.accounts.member import AccountStatus, PoolMember
 from ccflare_core.accounts.selection import Choice, choose
 from ccflare_core.anthropic.rate_limit_headers import Window
@@ -19,9 +19,6 @@ from ccflare_core.anthropic.verdicts import Verdict
 from ccflare_core.clients.keys import ClientKey
 
 __all__ = ["AccountPool", "AccountStatus", "Cooldown", "Exhausted", "Lease", "Report"]
-
-_NO_MODEL = "?"
-"""The family of requests that name no model, so that what rests for them does not rest for all."""
 
 _SHORTEST_WAIT = 0.01
 
@@ -57,11 +54,13 @@ class Report:
     """What a verdict changed and the store should know; all empty when nothing did."""
 
     cooldown: Cooldown | None = None
-    """A new cooldown, or a longer one in place of the one with the same account and family."""
-    cleared: tuple[tuple[str, str], ...] = ()
-    """The (account id, family) of cooldowns that a good answer ended."""
+    """A new cooldown, or a longer one in place of the one of the same part of the account."""
+    cleared: tuple[tuple[str, Part], ...] = ()
+    """The (account id, part) of cooldowns that a good answer ended."""
     windows: tuple[Window, ...] = ()
     """The windows that moved noticeably since they were last reported."""
+    attention: str = ""
+    """Why the account needs attention from now on, if it does."""
 
 
 _NOTHING = Report()
@@ -117,27 +116,27 @@ class AccountPool:
         """How many leases are out."""
         return self._in_flight
 
-    def replace_accounts(self, accounts: Iterable[Account]) -> tuple[tuple[str, str], ...]:
+    def replace_accounts(self, accounts: Iterable[Account]) -> tuple[tuple[str, Part], ...]:
         """Take these accounts for the old ones. What is known of an account stays while its id does.
 
-        Returns the (account id, family) of cooldowns that are over because the credential is a new one.
+        Returns the (account id, part) of cooldowns that are over because the credential is a new one.
         """
         members: dict[str, PoolMember] = {}
-        cleared: list[tuple[str, str]] = []
+        cleared: list[tuple[str, Part]] = []
         for account in accounts:
             member = self._members.get(account.id)
             if member is None:
                 member = PoolMember(account, self._expired, self._is_refreshing)
             else:
-                cleared += [(account.id, family) for family in member.change(account)]
+                cleared += [(account.id, part) for part in member.change(account)]
             members[account.id] = member
         self._members = members
         return tuple(cleared)
 
-    def change_account(self, account: Account) -> tuple[tuple[str, str], ...]:
+    def change_account(self, account: Account) -> tuple[tuple[str, Part], ...]:
         """Take this account for the old one with its id, if there is one; otherwise as `replace_accounts`."""
         member = self._members.get(account.id)
-        return tuple((account.id, family) for family in member.change(account)) if member else ()
+        return tuple((account.id, part) for part in member.change(account)) if member else ()
 
     def accounts(self) -> list[Account]:
         """Every account, in the order of `replace_accounts`."""
@@ -155,7 +154,7 @@ class AccountPool:
             return _NOTHING
         told = tuple(windows)
         cleared = member.clear_by_windows(told, at)
-        return Report(None, tuple((account_id, family) for family in cleared), member.learn(told, at))
+        return Report(None, tuple((account_id, part) for part in cleared), member.learn(told, at))
 
     def restore(self, cooldowns: Iterable[Cooldown], windows: Mapping[str, tuple[Window, ...]]) -> None:
         """Take up what an earlier run knew of the present accounts; what is over is left out."""
@@ -175,15 +174,15 @@ class AccountPool:
         `exclude`: ids of accounts tried already. `key` is the client's: some accounts may not be for it.
         """
         at = self._now()
-        scopes = scopes_of(facts)
+        parts = parts_of(facts)
         members = self._members.values()
-        reasons = [_reserved(member, key, at) or member.unavailable(scopes, at, exclude) for member in members]
+        reasons = [_reserved(member, key, at) or member.unavailable(parts, at, exclude) for member in members]
         candidates = [member.candidate(why, at.mono) for member, why in zip(members, reasons, strict=True)]
         session = self._session_of(facts)
         pinned = self._pins.get(session, at.mono)
         choice = choose(candidates, strategy=self._strategy, pinned=pinned, turn=self._turn)
         if choice.account_id is None:
-            return self._exhausted(scopes, at, exclude, key)
+            return self._exhausted(parts, at, exclude, key)
         if choice.account_id != pinned:
             self._turn = 1 + [candidate.id for candidate in candidates].index(choice.account_id)
         self._pins.put(session, self._holder(pinned, choice.account_id, at.wall), at.mono)
@@ -193,7 +192,7 @@ class AccountPool:
         """A lease with the account's present credential in place of this one; None if it cannot serve now."""
         self.release(lease)
         at, member = self._now(), lease.member
-        if self._members.get(lease.account.id) is not member or member.unavailable(scopes_of(lease.facts), at):
+        if self._members.get(lease.account.id) is not member or member.unavailable(parts_of(lease.facts), at):
             return None
         return self._lease(member, lease.choice, lease.facts, at)
 
@@ -207,18 +206,31 @@ class AccountPool:
         if self._members.get(lease.account.id) is not member:
             return _NOTHING  # removed meanwhile
         at = self._now()
-        scopes = scopes_of(lease.facts)
+        parts = parts_of(lease.facts)
         windows = member.learn(verdict.windows, at) if verdict.windows else ()
-        cleared: list[str] = []
+        cleared: list[Part] = []
         if verdict.ok:
-            cleared = member.clear(number, scopes)
+            cleared = member.clear(number, parts)
+            member.note_served(lease.facts.path_class, lease.account, at)
             # The session's prompt cache is here now, wherever it was before.
             self._pins.put(self._session_of(lease.facts), lease.account.id, at.mono)
-        cooldown = member.cool(verdict, lease.account, number, scopes[-1], at, self._leases)
-        member.end_half_open(number, scopes, at)
-        if cooldown is None and not cleared and not windows:
+        cooldown = member.cool(verdict, lease.account, number, lease.facts, at, self._leases)
+        member.end_half_open(number, parts, at)
+        attention = member.disable(verdict)
+        if cooldown is None and not cleared and not windows and not attention:
             return _NOTHING
-        return Report(cooldown, tuple((lease.account.id, name) for name in cleared), windows)
+        return Report(cooldown, tuple((lease.account.id, name) for name in cleared), windows, attention)
+
+    def take_back(self, cooldowns: Iterable[Cooldown]) -> Report:
+        """Undo these cooldowns where they are still the last word: what they were for was the request's own fault."""
+        found = [(each, self._members.get(each.account_id)) for each in cooldowns]
+        return Report(
+            cleared=tuple((each.account_id, each.part) for each, member in found if member and member.take_back(each))
+        )
+
+    def may_be_the_token(self, lease: Lease) -> bool:
+        """Whether a 401 to this lease may be the fault of the account's token, so that another one might help."""
+        return lease.member.may_be_the_token(lease.facts.path_class, self._now())
 
     def release(self, lease: Lease) -> None:
         """Give a lease back; a second time does nothing."""
@@ -246,27 +258,22 @@ class AccountPool:
     def _lease(self, member: PoolMember, choice: Choice, facts: Facts, at: Moment) -> Lease:
         self._leases += 1
         self._in_flight += 1
-        member.acquire(self._leases, scopes_of(facts), at)
+        member.acquire(self._leases, parts_of(facts), at)
         return Lease(member.account, choice, facts, at.mono, member, self._leases)
 
     def _exhausted(
-        self, scopes: tuple[str, ...], at: Moment, exclude: frozenset[str], key: ClientKey | None
+        self, parts: tuple[Part, ...], at: Moment, exclude: frozenset[str], key: ClientKey | None
     ) -> Exhausted:
         members = [
             member for member in self._members.values() if _is_for(member, key)
         ]  # of others its client learns nothing
-        found = [(s.account.name, s.unavailable(scopes, at, exclude) or _reserved(s, key, at)) for s in members]
+        found = [(s.account.name, s.unavailable(parts, at, exclude) or _reserved(s, key, at)) for s in members]
         waits = [why.seconds for _, why in found if why is not None and why.seconds is not None]
         return Exhausted(
             reasons=tuple((name, why.reason, why.recovery(at.wall)) for name, why in found if why),
             wait=max(min(waits), _SHORTEST_WAIT) if waits else None,
             configured=bool(self._members),
         )
-
-
-def scopes_of(facts: Facts) -> tuple[str, ...]:
-    """What a request passes through of an account: all of it, and its model's family."""
-    return (WHOLE_ACCOUNT, facts.family or _NO_MODEL)
 
 
 def _is_for(member: PoolMember, key: ClientKey | None) -> bool:

@@ -1,7 +1,8 @@
 """The states of an account and of each of its scopes, what moves them, and the words for them. Pure.
 
 An account is in one state: the first in the order of `AccountState` that holds. A scope is all of an account, or one
-model family on it; each rests by itself. `list`, the health page, the statistics and our errors all use `in_words`.
+model family, path class, mode or beta on it; each rests by itself. `list`, the health page, the statistics and our
+errors all use `in_words`.
 """
 
 from collections.abc import Iterable, Mapping, Set
@@ -29,6 +30,7 @@ class AccountEvent(StrEnum):
 
     PAUSE = "somebody pauses it"
     RESUME = "somebody resumes it"
+    DISABLED = "the provider says that it is disabled or on hold"
     LOGIN_ENDS = "the provider ends its login, or its token ends and cannot be refreshed"
     LOGIN = "somebody logs in, or gives it another secret"
     REFRESH_BEGINS = "its token is being exchanged, or is over and will be"
@@ -50,6 +52,7 @@ ACCOUNT_TRANSITIONS: Final[Mapping[AccountEvent, Change]] = MappingProxyType(
     {
         AccountEvent.PAUSE: Change(begins=_only(AccountState.PAUSED)),
         AccountEvent.RESUME: Change(ends=_only(AccountState.PAUSED, AccountState.NEEDS_ATTENTION)),
+        AccountEvent.DISABLED: Change(begins=_only(AccountState.NEEDS_ATTENTION)),
         AccountEvent.LOGIN_ENDS: Change(_only(AccountState.NEEDS_LOGIN), _only(AccountState.REFRESHING)),
         AccountEvent.LOGIN: Change(
             ends=_only(AccountState.NEEDS_LOGIN, AccountState.NEEDS_ATTENTION, AccountState.REFRESHING)
@@ -58,7 +61,7 @@ ACCOUNT_TRANSITIONS: Final[Mapping[AccountEvent, Change]] = MappingProxyType(
         AccountEvent.REFRESH_ENDS: Change(ends=_only(AccountState.REFRESHING)),
     }
 )
-"""Every event may come in every state. Nothing begins `needs attention` yet."""
+"""Every event may come in every state."""
 
 
 class ScopeState(StrEnum):
@@ -115,6 +118,7 @@ def holding(account: Account, now: float, *, is_refreshing: bool) -> frozenset[A
     found = {
         AccountState.PAUSED: account.paused,
         AccountState.NEEDS_LOGIN: problem is not None and not account.is_renewable,
+        AccountState.NEEDS_ATTENTION: account.attention is not None,
         AccountState.REFRESHING: account.is_renewable and (is_refreshing or problem is not None),
     }
     return frozenset(state for state, holds in found.items() if holds)
@@ -142,6 +146,8 @@ def lasting_reason(account: Account, now: float) -> str | None:
 
 def detail(account: Account, state: AccountState, now: float) -> str:
     """What there is to say about a state beside its name, or ""."""
+    if state is AccountState.NEEDS_ATTENTION:
+        return account.attention or ""
     if state is not AccountState.NEEDS_LOGIN or account.needs_login:
         return ""
     return credential_problem(account, now) or ""

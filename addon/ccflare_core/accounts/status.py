@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ccflare_core.accounts.account import Account
-from ccflare_core.accounts.cooldowns import WHOLE_ACCOUNT, Cooldown
+from ccflare_core.accounts.cooldowns import WHOLE, Cooldown
 from ccflare_core.accounts.states import AccountState, ScopeState, detail, holding, in_words, shown
 from ccflare_core.accounts.validity import Upkeep, filled
 from ccflare_core.anthropic.rate_limit_headers import Window
@@ -59,8 +59,8 @@ def stored_status(
     """The account as it stands at `now` (epoch seconds). Cooldowns of other accounts are passed over."""
     upkeep = upkeep or Upkeep()
     lasting = [each for each in cooldowns if each.account_id == account.id and each.until > now]
-    whole = next((each for each in lasting if each.family == WHOLE_ACCOUNT), None)
-    scopes = tuple(each for each in lasting if each.family != WHOLE_ACCOUNT)
+    whole = next((each for each in lasting if each.part == WHOLE), None)
+    scopes = tuple(each for each in lasting if each.part != WHOLE)
     current = tuple(window for window in windows if window.resets_at is None or window.resets_at > now)
     account = filled(account, upkeep)
     state = shown(holding(account, now, is_refreshing=upkeep.refreshing))

@@ -21,9 +21,10 @@ HARD = LEGACY_HARD | {"rejected"}
 SOFT = frozenset({"allowed", "allowed_warning", "queueing_soft"})
 
 _AGGREGATE = b"anthropic-ratelimit-unified-"
-_READ = (b"anthropic-ratelimit-", b"x-ratelimit-", b"retry-after", b"x-should-retry")
+_LANES = (b"anthropic-fast-", b"anthropic-priority-")
+_READ = (b"anthropic-ratelimit-", *_LANES, b"x-ratelimit-", b"retry-after", b"x-should-retry")
 _WINDOW_FIELD = re.compile(
-    rb"anthropic-ratelimit-(?:unified-)?(?!unified-|overage-)"  # those two are no windows
+    rb"anthropic-ratelimit-(?:unified-)?(?!unified-|(?:overage|slow|grace|fallback)-)"  # no windows
     rb"([a-z0-9_.-]{1,64})-(status|utilization|reset|limit|remaining)"
 )
 _WORD = re.compile(rb"[a-z0-9_.-]{1,64}")
@@ -121,6 +122,27 @@ class Head:
         reset = max(_resets(self.spent(model=True)), default=None)
         return self.retry_at or reset or _moment(self.alone.get(_AGGREGATE + b"reset"), self.now)
 
+    def lane_reset(self, mode: str) -> float | None:
+        """When a mode with limits of its own ("fast", "priority", "slow") is usable again, in epoch seconds."""
+        if mode == "slow":
+            return self.retry_at or _retry_at(self.alone.get(_AGGREGATE + b"slow-retry-after"), self.now)
+        resets = [
+            moment
+            for name, value in self.alone.items()
+            if name.startswith(b"anthropic-%s-" % mode.encode()) and name.endswith(b"-reset") and self._is_used_up(name)
+            if (moment := _moment(value, self.now)) is not None
+        ]
+        return max(resets, default=self.retry_at)
+
+    def _is_used_up(self, reset: bytes) -> bool:
+        remaining = _number(self.alone.get(reset.removesuffix(b"reset") + b"remaining"))
+        return remaining is not None and remaining <= 0
+
+    def limits_a_key(self) -> bool:
+        """Whether what is spent are requests or tokens of an API key, which are counted by model class."""
+        spent = self.spent(model=False)
+        return bool(spent) and all(window.name.endswith(("requests", "tokens")) for window in spent)
+
     def limit(self, *, model: bool) -> str:
         """What is spent, for people: windows of the account, or with `model` those of a model."""
         names = [w.name for w in self.spent(model=model)[:3]]
@@ -140,7 +162,10 @@ def _place(name: bytes) -> tuple[str, bytes] | None:
 
 
 def _window(name: str, fields: Mapping[bytes, bytes], now: float) -> Window:
-    return Window(name, _status(fields.get(b"status")), _used(fields), _moment(fields.get(b"reset"), now))
+    status, used = _status(fields.get(b"status")), _used(fields)
+    if status in HARD:  # whatever utilization came with it
+        used = max(used or 1.0, 1.0)
+    return Window(name, status, used, _moment(fields.get(b"reset"), now))
 
 
 def _used(fields: Mapping[bytes, bytes]) -> float | None:

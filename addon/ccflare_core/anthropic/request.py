@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ccflare_core.http.content_coding import Decoder
@@ -20,6 +20,8 @@ _RUN_BESIDE = ("tools", "fallbacks", "fallback")
 # What a conversation quotes has its quotes escaped; what a tool is called with may have such a field too.
 _MAX_TOKENS = re.compile(rb'"max_tokens"\s*:\s*(\d{1,9})(?!\d)')
 _OLD_USER_ID = re.compile(r"user_.*_session_([0-9a-fA-F-]{8,64})")
+_BETA = re.compile(r"(?:^|(?<=,))[ \t]*([a-z0-9][a-z0-9-]{0,79})(?=[ \t]*(?:,|$))")
+_MOST_BETAS = 64
 _FAMILY = re.compile(r"claude-(?:[0-9][0-9.]*-)*([a-z]+)(?![a-z0-9.])")
 
 
@@ -32,6 +34,11 @@ class Facts:
     client: str = ""
     """The client's address."""
     stream: bool | None = None
+    path_class: str = "messages"
+    """What of an account the request uses, see `routes.resource_of`."""
+    mode: str = ""
+    """"fast", "priority" or "slow", if it asks for one of the modes that have limits of their own."""
+    betas: tuple[str, ...] = ()
 
     @property
     def family(self) -> str:
@@ -61,18 +68,27 @@ def family(model: str | None) -> str:
 
 
 def read_facts(
-    body: bytes, *, content_encoding: str = "", session_header: str | None = None, client: str = ""
+    body: bytes,
+    *,
+    content_encoding: str = "",
+    session_header: str | None = None,
+    client: str = "",
+    beta_header: str = "",
+    usage_limit_header: str | None = None,
 ) -> Facts:
     """The facts of a request. Never raises: what cannot be read is left out.
 
     `session_header` is the value of `x-claude-code-session-id`; without it the session is looked for inside
     the body's `metadata.user_id`. Values of more than 200 characters or with unprintable ones do not count.
+    `beta_header` and `usage_limit_header` are those of `anthropic-beta` and `anthropic-usage-limit`.
     """
     session = _clean(session_header)
     content = _decoded(body, content_encoding)
+    slow = "slow" if (usage_limit_header or "").strip().lower() in ("slow", "extended") else ""
+    betas = tuple(dict.fromkeys(_BETA.findall(beta_header)))[:_MOST_BETAS]
     quick = _glance(content, session, client)
     if quick is not None:
-        return quick
+        return replace(quick, mode=slow, betas=betas) if slow or betas else quick
     parsed = _parse(content)
     stream = parsed.get("stream", False if parsed else None)
     return Facts(
@@ -80,7 +96,15 @@ def read_facts(
         session_id=session or _session_of(parsed.get("metadata")),
         client=client,
         stream=stream if isinstance(stream, bool) else None,
+        mode=_mode(parsed) or slow,
+        betas=betas,
     )
+
+
+def _mode(parsed: dict[str, Any]) -> str:
+    if parsed.get("speed") == "fast":
+        return "fast"
+    return "priority" if parsed.get("service_tier") == "priority" else ""
 
 
 def models_asked(body: bytes, *, content_encoding: str = "") -> list[str] | None:
@@ -132,6 +156,8 @@ def _glance(body: _Body, session: str | None, client: str) -> Facts | None:
         return None
     stream = _STREAM_LAST.search(body.data, max(0, len(body.data) - _TAIL))
     if stream is None and b'"stream"' in body.data:
+        return None
+    if b'"speed"' in body.data or b'"service_tier"' in body.data:
         return None
     return Facts(model, session, client, stream is not None and stream[1] == b"true")
 

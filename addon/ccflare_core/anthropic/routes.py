@@ -88,6 +88,13 @@ _CLASSES: Final = {
     for shape in dict.fromkeys(rule.shape for rule in API)
 }
 _SHAPES: Final = tuple(_CLASSES)
+_RESOURCES: Final = (
+    (COUNT_TOKENS, "count_tokens"),
+    ("/v1/messages/batches", "batches"),
+    ("/v1/files", "files"),
+    ("/v1/skills", "skills"),
+    ("/v1/models", "models"),
+)
 
 
 def _shapes(identifier: str) -> re.Pattern[str]:
@@ -142,6 +149,11 @@ def runs_model(method: str, path: str) -> bool:
     """Whether a request for this path (without a query) names the models that it wants to run or count for."""
     shape = _shape(_EXACT, path)
     return shape is not None and _CLASSES[shape].get(method) is PathClass.MODEL
+
+
+def resource_of(path: str) -> str:
+    """The path class of a path that gets an account's credential (without a query): what of an account it uses."""
+    return next((name for prefix, name in _RESOURCES if path.startswith(prefix)), "messages")
 
 
 def refuse(method: str, target: str) -> Rejection | None:

@@ -1,7 +1,7 @@
-"""What an upstream answer means for the account that got it.
+"""What an upstream answer means: whose refusal it is, who has to rest for it and for how long.
 
-`classify` turns a status, its headers and the error it carries, if any, into a `Verdict`: the kind, who has
-to rest and for how long. It is pure and never raises; a value that makes no sense counts as not said.
+`classify` turns a status, its headers and the error it carries, if any, into a `Verdict`. It is pure and never raises;
+a value that makes no sense counts as not said.
 """
 
 import math
@@ -11,8 +11,10 @@ from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
 from ccflare_core.anthropic.rate_limit_headers import HARD, LEGACY_HARD, SOFT, Head, Window, is_bucket
-from ccflare_core.http.failure_words import known
+from ccflare_core.anthropic.refusals import Error, Meaning, next_month, read_error
+from ccflare_core.anthropic.request import Facts
 
+HOUR = 3600.0
 DAY = 86_400.0
 LONGEST_COOLDOWN = 8 * DAY  # a weekly window and a day of grace; what is spent for longer shows when it is tried
 SHORT = 60.0  # a `retry-after` up to here is a throttle when no window is spent
@@ -29,8 +31,13 @@ class Kind(StrEnum):
     SHORT_THROTTLE = "short_throttle"
     OVERLOADED = "overloaded"
     UPSTREAM_FAILURE = "upstream_failure"
+    ACCOUNT_DISABLED = "account_disabled"
+    OUT_OF_FUNDS = "out_of_funds"
+    SPEND_LIMIT = "spend_limit"
     CREDENTIAL_REJECTED = "credential_rejected"
     PERMISSION_DENIED = "permission_denied"
+    MODEL_UNAVAILABLE = "model_unavailable"
+    BETA_UNAVAILABLE = "beta_unavailable"
     CLIENT_ERROR = "client_error"
     NOT_PINNED = "not_pinned"
     """Nothing was sent: the upstream has shown no pinned key."""
@@ -41,11 +48,19 @@ class Kind(StrEnum):
 
 
 class Scope(StrEnum):
-    """What has to rest: nothing, the account, or the account for one model family."""
+    """What an answer is about. Nobody rests for a request; for what is upstream's own the account asked does."""
 
-    NONE = "none"
+    REQUEST = "request"
     ACCOUNT = "account"
     FAMILY = "family"
+    """The account, for one model family."""
+    PATH_CLASS = "path_class"
+    """The account, for messages, count_tokens, batches, files, skills or models."""
+    MODE = "mode"
+    """The account, for fast mode, the priority tier or the slow lane."""
+    BETA = "beta"
+    """The account, for one beta."""
+    UPSTREAM = "upstream"
 
 
 class Backoff(NamedTuple):
@@ -71,11 +86,15 @@ class Verdict:
     status: int
     reason: str  # short, for people
     scope: Scope
-    rest: Backoff | None
+    rest: Backoff | None  # None: nobody rests
     windows: tuple[Window, ...] = ()
     until: float | None = None  # epoch seconds, when upstream named a reset: then it goes before `rest`
     may_retry: bool = True  # False: `x-should-retry: false` on a 5xx
     deliver: bool = False  # True: this answer is the client's, also when the account has to rest after it
+    beta: str = ""  # the beta's name, if the scope is one
+    error: str = ""  # the type that upstream's error names
+    needs_attention: bool = False  # the account is out until a person acts
+    may_be_the_request: bool = False  # if every account says the same, it was about the request
 
     @property
     def ok(self) -> bool:
@@ -89,23 +108,43 @@ class _Rule(NamedTuple):
     reason: str
 
 
+_GROWING = Backoff(300.0, "double", HOUR)
+
 # The law: kind -> who rests, for how long if no reset is known, and how people are told.
 _LAW = {
-    Kind.OK: _Rule(Scope.NONE, None, "ok"),
+    Kind.OK: _Rule(Scope.REQUEST, None, "ok"),
     Kind.WINDOW_SPENT: _Rule(Scope.ACCOUNT, Backoff(60.0, "double", 300.0), "{limit}"),
     Kind.MODEL_BUCKET_SPENT: _Rule(Scope.FAMILY, Backoff(60.0, "double", 300.0), "{limit}"),
     Kind.OUT_OF_CREDITS: _Rule(Scope.FAMILY, Backoff(300.0, "fixed", 300.0), "out of credits"),
-    Kind.BARE_429: _Rule(Scope.NONE, None, "429 that names no limit"),
+    Kind.BARE_429: _Rule(Scope.REQUEST, None, "429 that names no limit"),
     Kind.SHORT_THROTTLE: _Rule(Scope.ACCOUNT, Backoff(1.0, "fixed", SHORT), "short throttle"),
-    Kind.OVERLOADED: _Rule(Scope.ACCOUNT, Backoff(10.0, "fixed", 10.0), "{status} overloaded"),
-    Kind.UPSTREAM_FAILURE: _Rule(Scope.ACCOUNT, Backoff(5.0, "add", 60.0), "{status} from upstream"),
-    Kind.CREDENTIAL_REJECTED: _Rule(Scope.ACCOUNT, Backoff(300.0, "double", 3600.0), "credential rejected"),
-    Kind.PERMISSION_DENIED: _Rule(Scope.ACCOUNT, Backoff(300.0, "fixed", 300.0), "permission denied"),
-    Kind.CLIENT_ERROR: _Rule(Scope.NONE, None, "{status} passed on"),
-    Kind.NOT_PINNED: _Rule(Scope.NONE, None, "certificate not pinned"),
-    Kind.NOT_TRUSTED: _Rule(Scope.NONE, None, "certificate not trusted"),
-    Kind.UNANSWERED: _Rule(Scope.NONE, None, "not answered yet"),
+    Kind.OVERLOADED: _Rule(Scope.UPSTREAM, Backoff(10.0, "fixed", 10.0), "{status} overloaded"),
+    Kind.UPSTREAM_FAILURE: _Rule(Scope.UPSTREAM, Backoff(5.0, "add", 60.0), "{status} from upstream"),
+    Kind.ACCOUNT_DISABLED: _Rule(Scope.ACCOUNT, None, "disabled by the provider"),
+    Kind.OUT_OF_FUNDS: _Rule(Scope.ACCOUNT, Backoff(HOUR, "fixed", HOUR), "out of funds"),
+    Kind.SPEND_LIMIT: _Rule(Scope.ACCOUNT, Backoff(HOUR, "fixed", HOUR), "spend limit reached"),
+    Kind.CREDENTIAL_REJECTED: _Rule(Scope.PATH_CLASS, _GROWING, "credential rejected"),
+    Kind.PERMISSION_DENIED: _Rule(Scope.PATH_CLASS, _GROWING, "permission denied"),
+    Kind.MODEL_UNAVAILABLE: _Rule(Scope.FAMILY, _GROWING, "model not available"),
+    Kind.BETA_UNAVAILABLE: _Rule(Scope.BETA, _GROWING, "beta not available"),
+    Kind.CLIENT_ERROR: _Rule(Scope.REQUEST, None, "{status} passed on"),
+    Kind.NOT_PINNED: _Rule(Scope.UPSTREAM, None, "certificate not pinned"),
+    Kind.NOT_TRUSTED: _Rule(Scope.UPSTREAM, None, "certificate not trusted"),
+    Kind.UNANSWERED: _Rule(Scope.REQUEST, None, "not answered yet"),
 }
+
+_SHARED = frozenset({Kind.CREDENTIAL_REJECTED, Kind.PERMISSION_DENIED, Kind.MODEL_UNAVAILABLE, Kind.BETA_UNAVAILABLE})
+"""Of these nobody can tell from one answer whether they are about the account or the request."""
+
+_MEANT = {
+    Meaning.DISABLED: Kind.ACCOUNT_DISABLED,
+    Meaning.NO_FUNDS: Kind.OUT_OF_FUNDS,
+    Meaning.MONTHLY_LIMIT: Kind.SPEND_LIMIT,
+    Meaning.SPEND_LIMIT: Kind.SPEND_LIMIT,
+}
+_LONG_CONTEXT = "context-1m"
+_OWN_LIMITS = frozenset({"count_tokens", "batches", "files", "skills", "models"})
+"""Path classes whose limits are not those of messages."""
 
 # An error event inside a 200 is judged like the status it stands for (Anthropic's documentation, "Errors").
 _STATUS_OF_ERROR = {
@@ -122,31 +161,44 @@ _STATUS_OF_ERROR = {
 }
 
 
-UNLISTED = "error of an unlisted type"
-"""Stands for a type that the documentation does not name."""
+class _Finding(NamedTuple):
+    """A kind, and what differs from its rule."""
+
+    kind: Kind
+    scope: Scope | None = None
+    reason: str | None = None
+    until: float | None = None
+    beta: str = ""
+
+
+_PLAIN = Facts()
 
 
 def classify(
-    status: int, headers: Sequence[tuple[bytes, bytes]], first_event: Mapping[str, Any] | None, now: float
+    status: int,
+    headers: Sequence[tuple[bytes, bytes]],
+    first_event: Mapping[str, Any] | None,
+    now: float,
+    facts: Facts = _PLAIN,
 ) -> Verdict:
-    """What this answer means at `now` (epoch seconds).
+    """What this answer to a request with these `facts` means at `now` (epoch seconds).
 
     `first_event` is the parsed SSE `error` event or JSON error body; any other value counts as no error.
     """
     head = Head(headers, now)
-    error = _error_type(first_event)
-    success = 200 <= status < 300
-    if success and error is None:
-        return _verdict(_kind_when_served(head), status, head, deliver=True)
-    if success:
-        kind = _kind(_STATUS_OF_ERROR.get(error or "", 400), error, head)
-        # These are told by the head of a real 429; under a good head only the stream's word is left.
-        if kind in (Kind.BARE_429, Kind.OUT_OF_CREDITS, Kind.SHORT_THROTTLE):
-            kind = Kind.WINDOW_SPENT
-        return _verdict(kind, status, head, reason=f"{error or 'error'} in the stream")
-    kind = _kind(status, error, head)
-    named = f"{status} {error}" if error and kind is Kind.CLIENT_ERROR else None
-    return _verdict(kind, status, head, reason=named)
+    error = read_error(first_event)
+    if not 200 <= status < 300:
+        finding = _find(status, error, head, facts)
+        if error and error.type and finding.kind is Kind.CLIENT_ERROR:
+            finding = finding._replace(reason=f"{status} {error.type}")
+        return _verdict(finding, status, head, error, facts)
+    if error is None:
+        return _verdict(_Finding(_kind_when_served(head)), status, head, None, facts, deliver=True)
+    finding = _find(_STATUS_OF_ERROR.get(error.type, 400), error, head, facts)
+    # These are told by the head of a real 429; under a good head only the stream's word is left.
+    if finding.kind in (Kind.BARE_429, Kind.OUT_OF_CREDITS, Kind.SHORT_THROTTLE):
+        finding = _Finding(Kind.WINDOW_SPENT)
+    return _verdict(finding._replace(reason=f"{error.type or 'error'} in the stream"), status, head, error, facts)
 
 
 def failed_to_connect(reason: str) -> Verdict:
@@ -167,43 +219,65 @@ def unsent(kind: Kind) -> Verdict:
     return Verdict(kind, 0, reason, scope, rest)
 
 
-def read_windows(headers: Sequence[tuple[bytes, bytes]], now: float) -> tuple[Window, ...]:
-    """Every quota that the headers describe, in the order they are first named, at most `MAX_WINDOWS`."""
-    return Head(headers, now).windows
-
-
-def _verdict(kind: Kind, status: int, head: Head, *, reason: str | None = None, deliver: bool = False) -> Verdict:
+def _verdict(
+    finding: _Finding, status: int, head: Head, error: Error | None, facts: Facts, *, deliver: bool = False
+) -> Verdict:
+    kind = finding.kind
     scope, rest, template = _LAW[kind]
     if kind is Kind.OK:
         return Verdict(kind, status, template, scope, rest, head.windows, deliver=deliver)
+    # Never a refused credential for what makes up a conversation: it would end the client's session.
+    ends_a_session = kind is Kind.CREDENTIAL_REJECTED and facts.path_class in ("messages", "count_tokens")
     return Verdict(
         kind,
         status,
-        reason or template.format(status=status, limit=head.limit(model=kind is Kind.MODEL_BUCKET_SPENT)),
-        scope,
+        finding.reason or template.format(status=status, limit=head.limit(model=kind is Kind.MODEL_BUCKET_SPENT)),
+        finding.scope or scope,
         rest,
         head.windows,
-        until=_until(kind, head),
+        until=_until(kind, head) if finding.until is None else finding.until,
         may_retry=status < 500 or head.may_retry(),
         deliver=deliver or kind is Kind.CLIENT_ERROR,
+        beta=finding.beta,
+        error=error.type if error else "",
+        needs_attention=kind is Kind.ACCOUNT_DISABLED,
+        may_be_the_request=kind in _SHARED and status >= 400 and not ends_a_session,
     )
 
 
-def _kind(status: int, error: str | None, head: Head) -> Kind:
-    """The kind of an answer that is no success; `error` is the type its body names, if it names one."""
+def _find(status: int, error: Error | None, head: Head, facts: Facts) -> _Finding:
+    """What an answer that is no success means; `error` is what its body says, if it is one of the API's."""
+    if error and error.told and (meant := _MEANT.get(error.told.meaning)) and 400 <= status < 500:
+        until = min(head.now + HOUR, next_month(head.now)) if error.told.meaning is Meaning.MONTHLY_LIMIT else None
+        return _Finding(meant, reason=error.told.words, until=until)
+    if status >= 400 and status != 429 and head.says(LEGACY_HARD):
+        return _Finding(Kind.WINDOW_SPENT)
+    if status == 402 or (error and error.type == "billing_error"):
+        return _Finding(Kind.OUT_OF_FUNDS)
     if status == 429:
-        return _kind_of_429(head)
-    if status >= 400 and head.says(LEGACY_HARD):
-        return Kind.WINDOW_SPENT
+        return _find_429(head, facts)
     if status == 529:
-        return Kind.OVERLOADED
+        return _Finding(Kind.OVERLOADED)
     if status >= 500 or status < 100:
-        return Kind.UPSTREAM_FAILURE
-    if status == 401 or (status == 403 and error == "authentication_error"):
-        return Kind.CREDENTIAL_REJECTED
-    if status == 403 and (not error or error == "permission_error"):
-        return Kind.PERMISSION_DENIED
-    return Kind.CLIENT_ERROR
+        return _Finding(Kind.UPSTREAM_FAILURE)
+    return _find_refusal(status, error, facts)
+
+
+def _find_refusal(status: int, error: Error | None, facts: Facts) -> _Finding:
+    """What one of the other 4xx means."""
+    if status == 401 or (status == 403 and error and error.type == "authentication_error"):
+        return _Finding(Kind.CREDENTIAL_REJECTED)
+    if error is None or status not in (400, 403, 404):
+        return _Finding(Kind.CLIENT_ERROR)  # a page of a firewall's, or the client's own mistake
+    told = error.told
+    if told and told.meaning is Meaning.NO_OAUTH:
+        return _Finding(Kind.CREDENTIAL_REJECTED)
+    if told and told.meaning is Meaning.LONG_CONTEXT:
+        beta = next((name for name in facts.betas if name.startswith(_LONG_CONTEXT)), "")
+        return _Finding(Kind.BETA_UNAVAILABLE, None if beta else Scope.FAMILY, told.words, beta=beta)
+    if told and told.meaning is Meaning.MODEL:
+        return _Finding(Kind.MODEL_UNAVAILABLE, reason=told.words)
+    return _Finding(Kind.PERMISSION_DENIED if error.type == "permission_error" else Kind.CLIENT_ERROR)
 
 
 def _kind_when_served(head: Head) -> Kind:
@@ -215,6 +289,19 @@ def _kind_when_served(head: Head) -> Kind:
     if head.status not in HARD:
         return Kind.OK  # a bucket is spent, but not that of the model that was just served
     return Kind.MODEL_BUCKET_SPENT if head.spent(model=True) or head.claims_a_bucket() else Kind.WINDOW_SPENT
+
+
+def _find_429(head: Head, facts: Facts) -> _Finding:
+    kind = _kind_of_429(head)
+    if kind in (Kind.BARE_429, Kind.OUT_OF_CREDITS, Kind.MODEL_BUCKET_SPENT) or head.says(HARD):
+        return _Finding(kind)
+    # What is left are limits that are no window of the account's: they count one mode, path class or model class.
+    if facts.mode:
+        until = head.lane_reset(facts.mode) or _until(kind, head)
+        return _Finding(kind, Scope.MODE, f"{facts.mode} mode's own limit", until)
+    if facts.path_class in _OWN_LIMITS:
+        return _Finding(kind, Scope.PATH_CLASS)
+    return _Finding(kind, Scope.FAMILY if head.limits_a_key() else None)
 
 
 def _kind_of_429(head: Head) -> Kind:
@@ -240,13 +327,6 @@ def _until(kind: Kind, head: Head) -> float | None:
         moment = head.bucket_reset()
     elif kind in (Kind.SHORT_THROTTLE, Kind.OVERLOADED):
         moment, longest = head.retry_at, SHORT
+    elif kind is Kind.SPEND_LIMIT:
+        moment, longest = head.retry_at, HOUR
     return None if moment is None else min(moment, head.now + longest)
-
-
-def _error_type(event: Mapping[str, Any] | None) -> str | None:
-    """The type of an error event or body, UNLISTED if nobody knows it, "" if there is none; None if it is no error."""
-    if not isinstance(event, Mapping) or event.get("type") != "error":
-        return None
-    error = event.get("error")
-    kind = error.get("type") if isinstance(error, Mapping) else None
-    return known(kind) or UNLISTED if isinstance(kind, str) and kind else ""

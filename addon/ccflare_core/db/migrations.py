@@ -284,6 +284,20 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE INDEX usage_parts_at ON usage_parts (at)",
         ),
     ),
+    Migration(
+        "0013_scopes",
+        (
+            "ALTER TABLE accounts ADD COLUMN attention TEXT",
+            # In place of `cooldowns`, which stays for processes of the version before that are still running.
+            """CREATE TABLE scope_cooldowns (
+                account_id TEXT NOT NULL, scope TEXT NOT NULL, name TEXT NOT NULL, until BIGINT NOT NULL,
+                reason TEXT NOT NULL, source TEXT NOT NULL, failures INTEGER NOT NULL,
+                PRIMARY KEY (account_id, scope, name))""",
+            """INSERT INTO scope_cooldowns
+                SELECT account_id, CASE family WHEN '' THEN 'account' ELSE 'family' END, family,
+                    until, reason, source, streak FROM cooldowns""",
+        ),
+    ),
 )
 
 _BOOK = "CREATE TABLE IF NOT EXISTS migrations (name TEXT NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)"

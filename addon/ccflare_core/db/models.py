@@ -36,6 +36,7 @@ class AccountRow(Model):
     login_at = BigIntegerField(null=True)
     login_expires_at = BigIntegerField(null=True)
     needs_login = BooleanField()
+    attention = TextField(null=True)
     refresh_digest = TextField(null=True)
     """Tells which refresh token is stored, see logins.py; NULL also where nobody has needed it yet."""
     refresh_retry_at = BigIntegerField(null=True)
@@ -153,18 +154,19 @@ class RecoveryCodeRow(Model):
 
 
 class CooldownRow(Model):
-    """Until when an account, or one model family of it (`family`; "" is all), is left alone, and why."""
+    """Until when a part of an account (see `cooldowns.Part`) is left alone, and why."""
 
     account_id = TextField()
-    family = TextField()
+    scope = TextField()
+    name = TextField()
     until = BigIntegerField()
     reason = TextField()
     source = TextField()
-    streak = IntegerField()
+    failures = IntegerField()
 
     class Meta:
-        table_name = "cooldowns"
-        primary_key = CompositeKey("account_id", "family")
+        table_name = "scope_cooldowns"
+        primary_key = CompositeKey("account_id", "scope", "name")
 
 
 class RunRow(Model):

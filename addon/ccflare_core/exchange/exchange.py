@@ -11,10 +11,11 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Protocol
 
+from ccflare_core.accounts.cooldowns import Cooldown
 from ccflare_core.accounts.pool import AccountPool, Exhausted, Lease, Report
 from ccflare_core.accounts.renewal import NoRenewer, Renewer
 from ccflare_core.anthropic import answers, usage, verdicts
@@ -23,13 +24,13 @@ from ccflare_core.anthropic.answers import Answer
 from ccflare_core.anthropic.claude_code import Provenance
 from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.anthropic.request import Facts
-from ccflare_core.anthropic.routes import COUNT_TOKENS
+from ccflare_core.anthropic.routes import COUNT_TOKENS, resource_of
 from ccflare_core.anthropic.usage import Ending, Reading
 from ccflare_core.anthropic.verdicts import Kind, Verdict
 from ccflare_core.config.settings import Settings
 from ccflare_core.exchange.capture import Capture
 from ccflare_core.exchange.counted import AS_RECORDED, presumed
-from ccflare_core.exchange.failover import Deliver, Failover, NextAccount, RetryBudget, RetrySame
+from ccflare_core.exchange.failover import Deliver, Failover, NextAccount, RetryBudget, RetrySame, all_agree
 from ccflare_core.exchange.memory import Room
 from ccflare_core.exchange.steps import Attempt, Opening, Outcome, PendingRenewal, Send, Step, Ticket, Wait
 from ccflare_core.http.headers import Header
@@ -139,6 +140,10 @@ class Exchange:
         self._attempt_at = (0.0, 0.0)
         self._under_way = False
         self._tried: set[str] = set()
+        self._last_words: dict[str, Verdict] = {}
+        """The last verdict on each account that was asked."""
+        self._begun: list[Cooldown] = []
+        """What this exchange has made rest."""
         self._hold_until: float | None = None
         self._same_account = False
         self._refused: PendingRenewal | None = None
@@ -165,7 +170,7 @@ class Exchange:
 
     def admit(self, facts: Facts, body: bytes, encoding: str) -> None:
         """Allow the wire to send this inference request upstream, with a leased account."""
-        self.facts = facts
+        self.facts = replace(facts, path_class=resource_of(self.opening.path))
         self.request_body, self.request_encoding = body, encoding
         self.metered = self.opening.path != COUNT_TOKENS  # its answer tells tokens that nobody is billed for
         self.ticket = Ticket.LEASE
@@ -232,7 +237,7 @@ class Exchange:
         """The answer's head is here, and for a stream or an error its first event: deliver it or not?"""
         if self.ticket is Ticket.PASS:
             return Deliver()
-        return self._after(verdicts.classify(status, headers, event, self._shared.wall()), holding=True)
+        return self._after(verdicts.classify(status, headers, event, self._shared.wall(), self.facts), holding=True)
 
     def _acquire(self) -> Lease | Exhausted:
         return self._shared.pool.acquire(self.facts, exclude=frozenset(self._tried), key=self.opening.key)
@@ -295,6 +300,8 @@ class Exchange:
         account = lease.account
         if verdict.kind is not Kind.CREDENTIAL_REJECTED or not account.is_renewable or account.id in self._renewed:
             return None
+        if not self._shared.pool.may_be_the_token(lease):
+            return None
         self._renewed.add(account.id)
         renewal = self._shared.tokens.renew(account.id, rejected=account.access_token)
         return PendingRenewal(lease, verdict, renewal, self._shared.clock() + RENEWAL_SECONDS)
@@ -314,9 +321,14 @@ class Exchange:
             self._same_account = True
             return Wait(move.delay)
         # What is repeated in place has not failed yet; only the last word counts for the account.
-        self._shared.recorder.learned(lease.account.id, self._shared.pool.report(lease, verdict))
+        report = self._shared.pool.report(lease, verdict)
+        self._shared.recorder.learned(lease.account.id, report)
+        self._last_words[lease.account.id] = verdict
+        if report.cooldown is not None:
+            self._begun.append(report.cooldown)
         if isinstance(move, NextAccount) and self._may_repeat(verdict):
-            return self._move(lease, verdict.reason, or_deliver=move.or_deliver, holding=holding)
+            agreed = move.if_all_agree and holding and all_agree(tuple(self._last_words.values()))
+            return self._move(lease, verdict.reason, or_deliver=move.or_deliver or agreed, holding=holding)
         return Deliver() if holding else self._bad_gateway(verdict.reason)
 
     def _move(self, lease: Lease, why: str, *, or_deliver: bool, holding: bool) -> Step:
@@ -327,10 +339,17 @@ class Exchange:
             self._shared.pool.release(lease)
             return self._send(result)
         if or_deliver:
+            self._take_back()
             return Deliver() if holding else self._bad_gateway(why)
         self._shared.pool.release(lease)
         self.lease = None
         return self._without_account(result)
+
+    def _take_back(self) -> None:
+        """If every account has refused this request alike, it was about the request, and none of them rests for it."""
+        if self._begun and all_agree(tuple(self._last_words.values())):
+            self._shared.recorder.learned(self._begun[-1].account_id, self._shared.pool.take_back(self._begun))
+        self._begun.clear()
 
     def _note(self, lease: Lease, verdict: Verdict) -> None:
         self._under_way = False

@@ -5,7 +5,7 @@ sends or knows an account: the caller carries out the step and comes back with t
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -34,6 +34,8 @@ class NextAccount:
     """Ask with another account. If none is free: the answer in hand goes out, or else our own refusal."""
 
     or_deliver: bool
+    if_all_agree: bool = False
+    """The answer in hand goes out only if every account that was asked has said the same."""
 
 
 Step = Deliver | RetrySame | NextAccount
@@ -45,8 +47,13 @@ _OF_THE_ACCOUNT = frozenset(
         Kind.WINDOW_SPENT,
         Kind.MODEL_BUCKET_SPENT,
         Kind.OUT_OF_CREDITS,
+        Kind.ACCOUNT_DISABLED,
+        Kind.OUT_OF_FUNDS,
+        Kind.SPEND_LIMIT,
         Kind.CREDENTIAL_REJECTED,
         Kind.PERMISSION_DENIED,
+        Kind.MODEL_UNAVAILABLE,
+        Kind.BETA_UNAVAILABLE,
     }
 )
 # These speak about the request, our address or upstream itself. One other account is worth a try; a row of
@@ -78,7 +85,7 @@ class Failover:
         if verdict.deliver or not verdict.may_retry or self._asked >= MOST_ATTEMPTS:
             return Deliver()
         if kind in _OF_THE_ACCOUNT:
-            return self._move(or_deliver=False)
+            return self._move(or_deliver=False, if_all_agree=verdict.may_be_the_request)
         if kind is Kind.UPSTREAM_FAILURE:
             return self._retry_failure() if self._retries < self._attempts else self._move(or_deliver=True)
         if kind is Kind.OVERLOADED and self._retries < OVERLOADED_RETRIES:
@@ -97,10 +104,15 @@ class Failover:
         self._retries += 1
         return RetrySame(delay)
 
-    def _move(self, *, or_deliver: bool) -> NextAccount:
+    def _move(self, *, or_deliver: bool, if_all_agree: bool = False) -> NextAccount:
         self._retries = 0
         self._wait = self._delay
-        return NextAccount(or_deliver)
+        return NextAccount(or_deliver, if_all_agree)
+
+
+def all_agree(verdicts: Sequence[Verdict]) -> bool:
+    """Whether these refusals, one of each account, are one and the same: then they are about the request."""
+    return all(verdict.may_be_the_request for verdict in verdicts) and len({(v.status, v.error) for v in verdicts}) == 1
 
 
 class RetryBudget:

@@ -72,6 +72,11 @@ def warn_of_cooldown(account: str, cooldown: Cooldown, now: float) -> None:
     logger.warning("%s: %s", account, cooldown.in_words(now))
 
 
+def warn_of_attention(account: str, reason: str) -> None:
+    """Say that a person has to do something about an account."""
+    logger.warning("%s needs attention: %s; `scripts/accounts.py resume` or a new login ends that", account, reason)
+
+
 def line(exchange: Exchange) -> str:
     """For the log: `POST /v1/messages 200 ok · max-2 · opus-4-8 · 1,204 in / 312 out · $0.0123 · 843 ms`."""
     opening = exchange.opening

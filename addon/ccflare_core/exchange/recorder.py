@@ -9,9 +9,10 @@ from ccflare_core.accounts.pool import Report
 from ccflare_core.anthropic.usage import Message, Usage
 from ccflare_core.config.record_mode import Mode
 from ccflare_core.exchange.exchange import Exchange
-from ccflare_core.exchange.log_line import PassedRequests, log_exchange, warn_of_cooldown
+from ccflare_core.exchange.log_line import PassedRequests, log_exchange, warn_of_attention, warn_of_cooldown
 from ccflare_core.exchange.records import (
     AttemptMade,
+    AttentionNeeded,
     CooldownCleared,
     CooldownSet,
     ExchangeFinished,
@@ -103,11 +104,14 @@ class Recorder:
         """Keep what the pool learned, for the next start and for other processes."""
         for window in report.windows:
             self._sink.put(WindowRead(account_id, milliseconds(self._wall()), window))
-        for account, family in report.cleared:
-            self._sink.put(CooldownCleared(account, family))
+        for account, part in report.cleared:
+            self._sink.put(CooldownCleared(account, part))
         if report.cooldown is not None:
             self._sink.put(CooldownSet(report.cooldown))
             warn_of_cooldown(self._account_name(account_id), report.cooldown, self._wall())
+        if report.attention:
+            self._sink.put(AttentionNeeded(account_id, report.attention))
+            warn_of_attention(self._account_name(account_id), report.attention)
 
     def finished(self, exchange: Exchange) -> None:
         """Close the exchange's row, keep its bodies if asked to, and say so in the log."""

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
-from ccflare_core.accounts.cooldowns import Cooldown
+from ccflare_core.accounts.cooldowns import Cooldown, Part
 from ccflare_core.anthropic.rate_limit_headers import Window
 
 
@@ -136,7 +136,7 @@ class WindowRead(NamedTuple):
 
 
 class CooldownSet(NamedTuple):
-    """The cooldown of an account (and family), in place of the one there was."""
+    """The cooldown of a part of an account, in place of the one there was."""
 
     cooldown: Cooldown
 
@@ -145,7 +145,14 @@ class CooldownCleared(NamedTuple):
     """The end of a cooldown before its time."""
 
     account_id: str
-    family: str
+    part: Part
+
+
+class AttentionNeeded(NamedTuple):
+    """An account that is out until a person acts, and why."""
+
+    account_id: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +178,15 @@ class Payload:
 
 
 Record = (
-    ExchangeStarted | ExchangeFinished | PartUsed | AttemptMade | WindowRead | CooldownSet | CooldownCleared | Payload
+    ExchangeStarted
+    | ExchangeFinished
+    | PartUsed
+    | AttemptMade
+    | WindowRead
+    | CooldownSet
+    | CooldownCleared
+    | AttentionNeeded
+    | Payload
 )
 
 

@@ -12,12 +12,13 @@ from typing import Any
 
 from peewee import Database, Value, fn
 
-from ccflare_core.accounts.cooldowns import Cooldown
+from ccflare_core.accounts.cooldowns import Cooldown, Part
 from ccflare_core.anthropic.rate_limit_headers import Window
-from ccflare_core.db.models import AttemptRow, CooldownRow, PayloadRow, RequestRow, UsagePartRow, WindowRow
+from ccflare_core.db.models import AccountRow, AttemptRow, CooldownRow, PayloadRow, RequestRow, UsagePartRow, WindowRow
 from ccflare_core.db.statements import Insert, Row, render
 from ccflare_core.exchange.records import (
     AttemptMade,
+    AttentionNeeded,
     CooldownCleared,
     CooldownSet,
     ExchangeFinished,
@@ -149,6 +150,9 @@ class Ledger:
         self._payloads.run(self._blocks.write(rows[Payload]))
         for record in rows[CooldownSet]:
             self._cooldown(record)
+        for account_id, reason in rows[AttentionNeeded]:
+            is_it = AccountRow.id == account_id
+            AccountRow.update({AccountRow.attention: reason}).where(is_it).execute(self._database)
         for record in finished:
             self._execute(self._finish, self._finished(record))
 
@@ -160,7 +164,7 @@ class Ledger:
         if isinstance(record, CooldownSet):
             set_cooldown(self._database, record.cooldown)
         else:
-            clear_cooldown(self._database, record.account_id, record.family)
+            clear_cooldown(self._database, record.account_id, record.part)
 
 
 def pair(
@@ -204,19 +208,25 @@ def windows_json(windows: Iterable[Window]) -> str:
 
 
 def set_cooldown(database: Database, cooldown: Cooldown) -> None:
-    """Insert the cooldown, or put it in place of the one for the same account and family."""
-    key = {CooldownRow.account_id: cooldown.account_id, CooldownRow.family: cooldown.family}
+    """Insert the cooldown, or put it in place of the one for the same part of the account."""
+    part = cooldown.part
+    key = {
+        CooldownRow.account_id: cooldown.account_id,
+        CooldownRow.scope: str(part.scope),
+        CooldownRow.name: part.name,
+    }
     rest = {
         CooldownRow.until: to_ms(cooldown.until),
         CooldownRow.reason: cooldown.reason,
         CooldownRow.source: cooldown.source,
-        CooldownRow.streak: cooldown.failures,
+        CooldownRow.failures: cooldown.failures,
     }
     insert = CooldownRow.insert({**key, **rest})
     insert.on_conflict(conflict_target=list(key), preserve=list(rest)).execute(database)
 
 
-def clear_cooldown(database: Database, account_id: str, family: str) -> None:
-    """Delete the cooldown of the account and family, if there is one."""
-    is_it = (CooldownRow.account_id == account_id) & (CooldownRow.family == family)
+def clear_cooldown(database: Database, account_id: str, part: Part) -> None:
+    """Delete the cooldown of this part of the account, if there is one."""
+    is_of_part = (CooldownRow.scope == str(part.scope)) & (CooldownRow.name == part.name)
+    is_it = (CooldownRow.account_id == account_id) & is_of_part
     CooldownRow.delete().where(is_it).execute(database)

@@ -16,8 +16,9 @@ from typing import Any
 import peewee
 
 from ccflare_core.accounts.account import Account, Kind
-from ccflare_core.accounts.cooldowns import Cooldown
+from ccflare_core.accounts.cooldowns import Cooldown, Part
 from ccflare_core.anthropic.rate_limit_headers import Window
+from ccflare_core.anthropic.verdicts import Scope
 from ccflare_core.audit.chain import Audit
 from ccflare_core.audit.configurations import Configurations
 from ccflare_core.audit.entries import By, Entry, Outcome, Secret
@@ -27,7 +28,7 @@ from ccflare_core.db.engine import CommitUnknown, Engine, Space, as_store_errors
 from ccflare_core.db.engine_choice import is_made, open_engine
 from ccflare_core.db.models import AccountRow, CooldownRow, RefreshLeaseRow, RequestRow, RunRow, WindowRow
 from ccflare_core.errors import AuditError, NotFound, StoreError, Unusable, VaultError
-from ccflare_core.exchange.records import Record, to_ms, to_seconds
+from ccflare_core.exchange.records import AttentionNeeded, Record, to_ms, to_seconds
 from ccflare_core.reports.rollup import Rollup
 from ccflare_core.secrets.key_sources import KeySource
 from ccflare_core.secrets.vault import Vault, is_sealed, place
@@ -45,7 +46,7 @@ from ccflare_core.transcripts.search_index import SearchIndex
 
 _SECRETS = ("access_token", "refresh_token", "api_key")
 _TIMES = ("expires_at", "created_at", "login_at", "login_expires_at")
-_PLAIN = ("name", "kind", "priority", "paused", "needs_login")
+_PLAIN = ("name", "kind", "priority", "paused", "needs_login", "attention")
 _HEARTBEAT_SECONDS = 60.0
 _GONE = "the account is no longer there: another process has removed it"
 PROXY = By("proxy")
@@ -109,6 +110,8 @@ class Store:
             scrub=lambda: engine.scrub(whole=False),
         )
         self.usage = Rollup(database, self.query, self._transaction, wall=wall)
+        self.has_changed_accounts = False
+        """Whether a batch has changed accounts since the writer last looked at this."""
         self.run_id: str | None = None
         """The run that was started through this store and has not ended."""
 
@@ -247,8 +250,12 @@ class Store:
                     row["refresh_digest"] = None if value is None else refresh_digest(value)
             elif name in _TIMES:
                 row[name] = to_ms(value)
+                if name == "login_at":
+                    row["attention"] = None  # a new login ends it
             elif name in _PLAIN:
                 row[name] = value.value if isinstance(value, Kind) else value
+                if name == "paused" and not value:
+                    row["attention"] = None  # and so does a resume
             else:
                 raise ValueError(f"an account has no field {name!r} that can be changed")
         return row
@@ -288,15 +295,15 @@ class Store:
             return [_cooldown(row) for row in CooldownRow.select().bind(self._database)]
 
     def save_cooldowns(self, cooldowns: Iterable[Cooldown]) -> None:
-        """Insert each, or put it in place of the one for the same account and family."""
+        """Insert each, or put it in place of the one for the same part of the account."""
         with self._transaction():
             for cooldown in cooldowns:
                 set_cooldown(self._database, cooldown)
 
-    def clear_cooldown(self, account_id: str, family: str) -> None:
+    def clear_cooldown(self, account_id: str, part: Part) -> None:
         """Delete one, if it is there."""
         with self._transaction():
-            clear_cooldown(self._database, account_id, family)
+            clear_cooldown(self._database, account_id, part)
 
     def latest_windows(self) -> dict[str, tuple[Window, ...]]:
         """The last reading of each window, by account id."""
@@ -387,6 +394,7 @@ class Store:
                 if self._key_id() != sealed_by:
                     rows = self._ledger.prepare(batch)
                 self._ledger.write(rows)
+            self.has_changed_accounts |= bool(rows[AttentionNeeded])
         except BaseException as error:
             self._ledger.forget()
             if isinstance(error, CommitUnknown):
@@ -488,7 +496,7 @@ def _action(fields: Mapping[str, Any]) -> str:
     """What a change of an account is called in the audit log."""
     if any(name in fields for name in _SECRETS):
         return "login.done"
-    if set(fields) == {"paused"}:
+    if "paused" in fields and set(fields) <= {"paused", "attention"}:
         return "account.pause" if fields["paused"] else "account.resume"
     only = next(iter(fields)) if len(fields) == 1 else ""
     return {"name": "account.rename", "priority": "account.priority"}.get(only, "account.change")
@@ -506,7 +514,8 @@ def _change(name: str, before: object, after: object) -> dict[str, object]:
 
 
 def _cooldown(row: CooldownRow) -> Cooldown:
-    return Cooldown(row.account_id, row.family, row.until / 1000, row.reason, row.source, row.streak)
+    part = Part(Scope(row.scope), row.name)
+    return Cooldown(row.account_id, part, row.until / 1000, row.reason, row.source, row.failures)
 
 
 def has_client_keys(location: Location) -> bool:

@@ -199,6 +199,8 @@ class Writer:
             watch.is_stale = True  # it may have changed accounts, and the database tells only of other writers
         if self._deadline is not None or self._clock() >= self._retry_at:
             self._write(store)
+        watch.is_stale |= store.has_changed_accounts
+        store.has_changed_accounts = False
         self._warn_of_drops()
         watch.look()
         if self._upkeep is not None and self._trouble is None and self._deadline is None:

@@ -242,4 +242,6 @@ class Gate:
             content_encoding=encoding,
             session_header=flow.request.headers.get("x-claude-code-session-id"),
             client=client,
+            beta_header=",".join(flow.request.headers.get_all("anthropic-beta")),
+            usage_limit_header=flow.request.headers.get("anthropic-usage-limit"),
         )
