@@ -41,12 +41,12 @@ def bench() -> Iterator[Rig]:
         yield rig
 
 
-def assert_aborted(rig: Rig, attempts: int = 1) -> None:
+def assert_aborted(rig: Rig, attempts: int = 1, a: str = "serving") -> None:
     """The exchange is recorded as left by its client, all is given back, and no account has to rest."""
     row = rig.row()
     assert (row["outcome"], row["success"], row["attempts"]) == ("client_abort", 0, attempts)
     eventually(rig.is_idle)
-    assert {name: account["reason"] for name, account in rig.health().items()} == {"a": "serving", "b": "serving"}
+    assert {name: account["reason"] for name, account in rig.health().items()} == {"a": a, "b": "serving"}
     assert rig.rests("a") == rig.rests("b") == []
 
 
@@ -220,7 +220,7 @@ def test_while_a_refused_token_is_renewed(rig: Rig, client: RawClient, leave: Le
 
     leave(client)
 
-    assert_aborted(rig)
+    assert_aborted(rig, a="refreshing")
     gate.open()
     assert rig.ask().status == 200
     assert [request.path for request in rig.requests] == [MESSAGES, TOKEN, MESSAGES]

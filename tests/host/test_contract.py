@@ -19,7 +19,7 @@ from ccflare_mitm.host import internals
 from ccflare_mitm.host.contract import check_contract
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = sorted([ROOT / "addon" / "ccflare.py", *(ROOT / "addon" / "ccflare_mitm").glob("*.py")])
+OURS = sorted([ROOT / "addon" / "ccflare.py", *(ROOT / "addon" / "ccflare_mitm").rglob("*.py")])
 
 
 # --- the version ------------------------------------------------------------------------------------------------------
