@@ -19,15 +19,20 @@ from ccflare_cli.console import (
     script_parser,
 )
 from ccflare_cli.output import DASH, Column, Table, clip, count, duration, moment, money, printable, render
+from ccflare_cli.stats.within_tables import subagent_table
 from ccflare_core.anthropic.blocks import Part
 from ccflare_core.anthropic.conversation import Request, Turn, decoded, read_answer, read_request
 from ccflare_core.config.settings import Settings
 from ccflare_core.db.engine_choice import is_made
+from ccflare_core.reports.within import Subagent, subagents_of
 from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.store import Store
 
 _TURNS, _LINES, _WIDTH = 12, 30, 300
 """How many of the last turns are shown, and how many lines and characters of each part, without --full."""
+
+_VERSION = "2023-06-01"
+"""Of the API, for requests that were recorded without theirs."""
 
 _ID = re.compile(r"[\w-]{4,100}", re.ASCII)
 _PARTS = ("request", "response")
@@ -35,6 +40,9 @@ _FACTS = (
     *("id", "timestamp", "method", "path", "outcome", "status_code", "error_message", "account_name", "model"),
     *("session_id", "project", "agent", "request_class", "response_time_ms", "first_byte_ms", "input_tokens"),
     *("output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "cost_usd", "choice_reason"),
+    *("estimated", "thinking_tokens", "web_search_requests", "web_fetch_requests", "service_tier", "speed"),
+    *("inference_geo", "message_id", "stop_reason", "refusal", "input_transformations", "agent_id"),
+    *("parent_agent_id", "waited_ms", "query", "api_version", "betas"),
 )
 _EXAMPLES = """\
 examples:
@@ -54,6 +62,8 @@ class Exchange(NamedTuple):
     answer: tuple[Turn, ...]
     missing: str
     """Why there is nothing to read, as a sentence; "" if there is."""
+    agents: list[Subagent]
+    """Of the session, as a tree; none if it had no subagents."""
 
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
@@ -122,7 +132,8 @@ def _read(store: Store, row: dict[str, Any]) -> Exchange:
     missing = "" if asked or answered else "No body is kept of it: its recording was off, or they were deleted by now."
     request = read_request(asked.content, asked.content_encoding) if asked else Request(None, (), ())
     answer = read_answer(answered.content, answered.content_type, answered.content_encoding) if answered else ()
-    return Exchange(row, attempts, request, answer, missing)
+    agents = subagents_of(store.query, row["session_id"]) if row["session_id"] else []
+    return Exchange(row, attempts, request, answer, missing, agents)
 
 
 def _content_coding(store: Store, request_id: str) -> str:
@@ -136,8 +147,11 @@ def _content_coding(store: Store, request_id: str) -> str:
 
 def curl(row: dict[str, Any], settings: Settings, content_encoding: str) -> str:
     """Shell commands that send the body again, with the credential in a variable that the shell fills in."""
-    url = f"{str(settings.upstream).removesuffix(':443')}{row['path']}"
-    headers = ["content-type: application/json", "anthropic-version: 2023-06-01"]
+    query = f"?{row['query']}" if row["query"] else ""
+    url = f"{str(settings.upstream).removesuffix(':443')}{row['path']}{query}"
+    headers = ["content-type: application/json", f"anthropic-version: {row['api_version'] or _VERSION}"]
+    if row["betas"]:
+        headers.append(f"anthropic-beta: {row['betas']}")
     if content_encoding:
         headers.append(f"content-encoding: {content_encoding}")
     words = ["curl", "--silent", "--show-error", "--request", row["method"], url]
@@ -170,6 +184,9 @@ def _show(console: Console, exchange: Exchange, arguments: argparse.Namespace) -
     console.say(render([_head_table(exchange.row, now)], arguments.format))
     if len(exchange.attempts) > 1:
         console.say("\n" + render([_attempt_table(exchange.attempts, now)], arguments.format))
+    if exchange.agents:
+        title = "Agents of the session"
+        console.say("\n" + render([subagent_table(exchange.agents, title, now)], arguments.format))
     for line in _conversation(exchange, full=arguments.full):
         console.say(line)
     if exchange.missing:
@@ -214,12 +231,36 @@ def _head_table(row: dict[str, Any], now: float) -> Table[dict[str, Any]]:
             Column("Model", lambda each: each["model"] or DASH),
             Column("Session", lambda each: each["session_id"] or DASH),
             Column("Project", lambda each: _with(each["project"], each["agent"])),
+            *_shown(row, "Class", lambda each: each["request_class"]),
+            *_shown(row, "Agent", lambda each: _with(each["agent_id"], _started_by(each["parent_agent_id"]))),
             Column("Took", _time),
             Column("Tokens", _tokens),
-            Column("Cost", lambda each: money(each["cost_usd"])),
+            Column("Cost", lambda each: "~" * bool(each["estimated"]) + money(each["cost_usd"])),
+            *_shown(row, "Stopped", lambda each: _with(each["stop_reason"], each["refusal"])),
+            *_shown(row, "Served", _how),
+            *_shown(row, "Message", lambda each: each["message_id"]),
+            *_shown(row, "Input", lambda each: each["input_transformations"]),
         ),
         upright=True,
     )
+
+
+def _shown(
+    row: dict[str, Any], name: str, get: Callable[[dict[str, Any]], str | None]
+) -> tuple[Column[dict[str, Any]], ...]:
+    """A line, if there is something to tell in it."""
+    told = get(row)
+    return (Column(name, lambda _: told or DASH),) if told and told != DASH else ()
+
+
+def _started_by(parent: str | None) -> str | None:
+    return f"started by {parent}" if parent else None
+
+
+def _how(row: dict[str, Any]) -> str:
+    names = ("service_tier", "speed", "inference_geo")
+    fetched = row["web_fetch_requests"]
+    return ", ".join(filter(None, (*(row[name] for name in names), f"{fetched} web fetches" if fetched else "")))
 
 
 def _with(one: str | None, other: str | None) -> str:
@@ -235,7 +276,9 @@ def _outcome(row: dict[str, Any]) -> str:
 def _time(row: dict[str, Any]) -> str:
     took, first = row["response_time_ms"], row["first_byte_ms"]
     text = duration(None if took is None else took / 1000)
-    return text if first is None else f"{text}, the first byte after {duration(first / 1000)}"
+    text = text if first is None else f"{text}, the first byte after {duration(first / 1000)}"
+    waited = row["waited_ms"]
+    return f"{text}; {duration(waited / 1000)} of it a wait for an account" if waited else text
 
 
 def _tokens(row: dict[str, Any]) -> str:
@@ -245,7 +288,13 @@ def _tokens(row: dict[str, Any]) -> str:
         "cache_creation_input_tokens": "cache write",
         "output_tokens": "out",
     }
-    return ", ".join(f"{count(row[name])} {word}" for name, word in names.items() if row[name] is not None) or DASH
+    about = "~" if row["estimated"] else ""
+    told = [
+        f"{about if word == 'out' else ''}{count(row[name])} {word}"
+        for name, word in names.items()
+        if row[name] is not None
+    ]
+    return ", ".join(told) or DASH
 
 
 def _attempt_table(attempts: Sequence[dict[str, Any]], now: float) -> Table[dict[str, Any]]:

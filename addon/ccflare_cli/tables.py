@@ -130,14 +130,18 @@ def exchange_table(exchanges: Sequence[Exchange], title: str, now: float) -> Tab
             Column("Status", lambda e: DASH if e.status is None else str(e.status), right=True),
             Column("Outcome", lambda e: _words(e.outcome or "open")),
             Column("In", lambda e: count(_prompt(e)), right=True),
-            Column("Out", lambda e: count(e.output_tokens), right=True),
-            Column("Cost", lambda e: DASH if not e.output_tokens else money(e.cost_usd), right=True),
+            Column("Out", lambda e: f"{'~' * e.estimated}{count(e.output_tokens)}", right=True),
+            Column("Cost", _cost, right=True),
             Column("First", lambda e: duration(e.first_byte_seconds), right=True),
             Column("Total", lambda e: duration(e.seconds), right=True),
             Column("Moved", lambda e: str(e.failovers or ""), right=True),
         ),
         empty="No requests.",
     )
+
+
+def _cost(exchange: Exchange) -> str:
+    return f"{'~' * exchange.estimated}{money(exchange.cost_usd)}" if exchange.output_tokens else DASH
 
 
 def trouble_table(key: str, troubles: Sequence[Trouble], title: str, now: float) -> Table[Trouble]:
@@ -153,6 +157,7 @@ def trouble_table(key: str, troubles: Sequence[Trouble], title: str, now: float)
             ("status", lambda t: t.status),
             ("account", lambda t: t.account),
             ("message", lambda t: t.message),
+            ("path", lambda t: t.path),
         ),
         columns=(
             Column("Last", lambda t: moment(t.last_at, now)),
@@ -160,7 +165,8 @@ def trouble_table(key: str, troubles: Sequence[Trouble], title: str, now: float)
             Column("What", lambda t: _words(t.kind)),
             Column("Status", lambda t: str(t.status or DASH), right=True),
             Column("Account", lambda t: clip(t.account, 20)),
-            Column("Message", lambda t: clip(t.message, 60)),
+            Column("Path", lambda t: clip((t.path or "").partition("?")[0], 24)),
+            Column("Message", lambda t: clip(t.message, 40)),
         ),
         empty="None.",
     )

@@ -62,7 +62,7 @@ def client_cost(model: str, usage: Mapping[str, Any]) -> float:
     five = usage.get("cache_creation_input_tokens", 0) - hour
     read = usage.get("cache_read_input_tokens", 0)
     counts = (usage["input_tokens"], usage["output_tokens"], five, hour, read)
-    total = sum(count * price / 1e6 for count, price in zip(counts, prices, strict=True))
+    total: float = sum(count * price / 1e6 for count, price in zip(counts, prices, strict=True))
     total += 0.01 * usage.get("server_tool_use", {}).get("web_search_requests", 0)
     advice = [each for each in usage.get("iterations", ()) if each["type"] == "advisor_message"]
     return float(total + sum(client_cost(each["model"], each) for each in advice))

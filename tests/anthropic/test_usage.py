@@ -430,7 +430,9 @@ def test_the_content_type_may_be_spelt_otherwise(content_type: str) -> None:
 
 PAD = 'x"}],{\\' * (DOCUMENT_LIMIT // 4)
 LONG_CONTENT = [{"type": "text", "text": PAD, "usage": {"input_tokens": 1}}]
-LONG_MESSAGE = {"content": LONG_CONTENT} | {name: value for name, value in MESSAGE.items() if name != "content"}
+LONG_MESSAGE: dict[str, Any] = {"content": LONG_CONTENT} | {
+    name: value for name, value in MESSAGE.items() if name != "content"
+}
 
 
 @pytest.mark.parametrize("coding", ENCODERS)

@@ -61,6 +61,12 @@ def test_a_request_is_held_and_served_when_the_account_is_back(rig: Rig) -> None
     row = rig.row()
     assert (row["outcome"], row["attempts"], row["failover_attempts"]) == ("ok", 1, 0)
     assert row["first_byte_ms"] > 300
+    assert row["waited_ms"] > 300
+    told = f"a wait of {row['waited_ms'] / 1000:.1f} s for an account"
+    assert told in rig.proxy.log()
+    [attempt] = rig.proxy.rows("SELECT reason FROM attempts WHERE request_id = ?", (row["id"],))
+    assert attempt["reason"].endswith(f" after {told}")
+    assert "of it a wait for an account" in rig.proxy.run_script("show.py", row["id"])
 
 
 def test_the_request_that_met_the_limit_is_held_too(rig: Rig) -> None:

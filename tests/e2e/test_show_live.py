@@ -44,6 +44,24 @@ def test_the_conversation_is_readable(shown: tuple[Rig, bytes]) -> None:
     assert "12 in, 310 out" in text
 
 
+def test_a_subagents_request_shows_its_place_among_the_sessions_agents(rig: Rig, client: RawClient) -> None:
+    for extra in (
+        (),
+        ((b"x-claude-code-agent-id", b"a1"),),
+        ((b"x-claude-code-agent-id", b"a2"), (b"x-claude-code-parent-agent-id", b"a1")),
+    ):
+        client.request(*claude_request(6000, session=rig.session, extra=extra))
+        rig.row()
+
+    lines = [line.split() for line in show(rig).splitlines()]
+
+    assert ["Agent", "a2", "(started", "by", "a1)"] in lines
+    assert ["Class", "subagent"] in lines
+    names = [next((word for word in line if word in ("(main)", "a1", "a2")), None) for line in lines]
+    tree = names[names.index("(main)") :]
+    assert tree[:3] == ["(main)", "a1", "a2"]
+
+
 def test_the_exact_bytes_come_back(shown: tuple[Rig, bytes]) -> None:
     rig, body = shown
 
@@ -84,8 +102,12 @@ def test_the_command_sends_the_same_body_with_the_readers_own_key(shown: tuple[R
         "--show-error",
         "--request",
         "POST",
-        "https://api.anthropic.com/v1/messages",
+        "https://api.anthropic.com/v1/messages?beta=true",
     ]
+    sent = dict(word.split(": ", 1) for word in words if ": " in word)
+    asked = {name.decode().lower(): value.decode() for name, value in claude_request().headers}
+    assert sent["anthropic-version"] == asked["anthropic-version"]
+    assert sent["anthropic-beta"] == asked["anthropic-beta"]
     assert words[-4:] == ["--header", "x-api-key: $ANTHROPIC_API_KEY", "--data-binary", "@-"]
     assert rig.proxy.run_script(*shlex.split(first.replace("scripts/", ""))).encode() == body
     assert not [

@@ -90,6 +90,15 @@ def test_a_failure_says_of_which_type_it_is() -> None:
     assert line(exchange) == ("POST /v1/messages 404 upstream_error · max-a · opus-4-8 · 0 ms · not_found_error")
 
 
+def test_a_wait_for_an_account_is_told() -> None:
+    bench = Bench("a", hold_seconds=30)
+
+    exchange = bench.serve(limited(19), OK)
+
+    assert "a wait of 19.0 s for an account" in comment(exchange)
+    assert (round(exchange.waited), [round(attempt.waited) for attempt in exchange.attempts]) == (19, [0, 19])
+
+
 def test_a_failure_without_words_is_named() -> None:
     exchange = Bench("a").serve(Reply(404, JSON, b""))
 

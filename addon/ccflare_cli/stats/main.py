@@ -88,6 +88,7 @@ def _parser() -> Parser:
         metavar="N",
         help=f"show at most N rows (default: {LIMIT} sessions, addresses, requests or errors; else all)",
     )
+    parser.add_argument("--all", action="store_true", help="also requests that needed no account, such as telemetry")
     parser.add_argument("--watch", type=whole_number(1, 86_400), metavar="N", help="show it anew every N seconds")
     parser.add_argument(
         "--plot", type=_picture, metavar="FILE", help="draw timeline or windows into an svg or png file"
@@ -137,4 +138,4 @@ def _question(arguments: argparse.Namespace, now: float) -> Question:
     if period.since >= period.until:
         raise Refused("The period is empty: --until must lie after --since.")
     when = arguments.since.words(arguments.until)
-    return Question(arguments.view, period, when, arguments.by, arguments.limit, now)
+    return Question(arguments.view, period, when, arguments.by, arguments.limit, now, arguments.all)

@@ -17,6 +17,7 @@ from ccflare_cli.output import (
     money,
     percent,
 )
+from ccflare_cli.stats.within_tables import about
 from ccflare_core.reports.forecast import Course, Forecast
 from ccflare_core.reports.limit_history import WindowPast
 from ccflare_core.reports.traffic import By, Period, Traffic
@@ -50,8 +51,8 @@ def timeline_table(groups: Sequence[Traffic], by: By, title: str, note: str) -> 
             Column("Requests", lambda t: count(t.requests), right=True),
             Column("", lambda t: bar(t.requests / most, 20) if most else ""),
             Column("Prompt", lambda t: count(t.prompt_tokens), right=True),
-            Column("Out", lambda t: count(t.output_tokens), right=True),
-            Column("Cost", lambda t: money(t.cost_usd, t.unknown_costs), right=True),
+            Column("Out", lambda t: about(t.estimated) + count(t.output_tokens), right=True),
+            Column("Cost", lambda t: about(t.estimated) + money(t.cost_usd, t.unknown_costs), right=True),
             Column("Failovers", lambda t: count(t.failovers), right=True),
             Column("Errors", lambda t: count(t.errors), right=True),
         ),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from ccflare_cli.output import DASH, Column, Table, clip, count, duration, iso, moment, money, percent, short_model
+from ccflare_cli.stats.within_tables import about
 from ccflare_core.reports.traffic import By, Period, Spread, Traffic
 
 _TOKENS = "Tokens: In is not from the cache, Read and Write are the cache's. First is the time to the first byte."
@@ -50,9 +51,9 @@ def traffic_table(groups: Sequence[Traffic], by: Sequence[By], title: str, note:
             Column("In", lambda t: count(t.input_tokens), right=True),
             Column("Read", lambda t: count(t.cache_read_tokens), right=True),
             Column("Write", lambda t: count(t.cache_creation_tokens), right=True),
-            Column("Out", lambda t: count(t.output_tokens), right=True),
+            Column("Out", lambda t: about(t.estimated) + count(t.output_tokens), right=True),
             *(() if len(by) > 1 else _SHARE),
-            Column("Cost", lambda t: money(t.cost_usd, t.unknown_costs), right=True),
+            Column("Cost", lambda t: about(t.estimated) + money(t.cost_usd, t.unknown_costs), right=True),
             Column("Moved", lambda t: count(t.moved), right=True),
         ),
         empty="No requests.",
@@ -64,7 +65,7 @@ def _traffic_fields(by: Sequence[By]) -> tuple[tuple[str, Callable[[Traffic], ob
     names = (
         *("requests", "open", "ok", "client_aborts", "refused", "moved", "failovers"),
         *("input_tokens", "output_tokens", "cache_read_tokens", "cache_creation_tokens"),
-        *("thinking_tokens", "web_searches"),
+        *("thinking_tokens", "web_searches", "estimated"),
     )
 
     def attribute(name: str) -> Callable[[Traffic], object]:
@@ -139,7 +140,7 @@ def _tokens(total: Traffic) -> str:
         f"{count(total.input_tokens)} in",
         f"{count(total.cache_read_tokens)} cache read",
         f"{count(total.cache_creation_tokens)} cache write",
-        f"{count(total.output_tokens)} out",
+        f"{about(total.estimated)}{count(total.output_tokens)} out",
     ]
     if total.thinking_tokens:
         parts.append(f"{count(total.thinking_tokens)} of them thinking")
@@ -147,8 +148,13 @@ def _tokens(total: Traffic) -> str:
 
 
 def _cost(total: Traffic) -> str:
-    text = money(total.cost_usd, total.unknown_costs)
-    return f"{text} ({count(total.unknown_costs)} without a known price)" if total.unknown_costs else text
+    text = about(total.estimated) + money(total.cost_usd, total.unknown_costs)
+    notes = (
+        f"{count(total.unknown_costs)} without a known price" if total.unknown_costs else "",
+        f"{count(total.estimated)} broken off and estimated" if total.estimated else "",
+    )
+    told = ", ".join(filter(None, notes))
+    return f"{text} ({told})" if told else text
 
 
 def _failovers(total: Traffic) -> str:

@@ -10,6 +10,7 @@ from ccflare_cli.stats.cache_tables import cache_table, total_note
 from ccflare_cli.stats.plot import plot_timeline, plot_windows
 from ccflare_cli.stats.time_tables import compare_table, forecast_table, timeline_table
 from ccflare_cli.stats.traffic_tables import total_table, traffic_table
+from ccflare_cli.stats.within_tables import part_table, subagent_table
 from ccflare_cli.tables import exchange_table, login_table, trouble_table, window_table
 from ccflare_core.accounts.status import StoredStatus, stored_status
 from ccflare_core.anthropic.pricing import PriceList
@@ -17,6 +18,7 @@ from ccflare_core.reports.limit_history import LimitHistory
 from ccflare_core.reports.prompt_cache import cache_uses
 from ccflare_core.reports.queries import Reports
 from ccflare_core.reports.traffic import By, Period, Traffic, labels
+from ccflare_core.reports.within import parts, subagents
 from ccflare_core.store.store import Store
 
 SPLITS = {
@@ -46,6 +48,8 @@ class Question:
     by: By | None
     limit: int | None
     now: float
+    all: bool = False
+    """Whether requests that needed no account are shown too."""
 
 
 class Views:
@@ -80,9 +84,18 @@ class Views:
         groups = self._reports.traffic(asked.period, by, latencies=By.SESSION not in by)
         table = _split_table(groups, by, asked, f"By {' and '.join(by)}, {asked.when}")
         if split is not By.ACCOUNT:
-            return [table]
+            return [table, *self._within(asked)]
         statuses = self._statuses(asked.now)
         return [table, window_table(statuses, asked.now), login_table(statuses, asked.now)]
+
+    def _within(self, asked: Question) -> list[Table[Any]]:
+        """What goes on within the requests of models and the sessions of agents, if anything does."""
+        if asked.view == "models" and (uses := parts(self._store.query, asked.period)):
+            return [part_table(uses, f"Within these requests, {asked.when}")]
+        if asked.view == "agents" and (agents := subagents(self._store.query, asked.period)):
+            shown, note = _cut(agents, (By.AGENT,), asked.limit)
+            return [subagent_table(shown, f"Subagents, {asked.when}", asked.now, note)]
+        return []
 
     def plot(self, asked: Question, path: Path) -> None:
         """Write the answer as a picture, for one of TIMES. Raises Refused."""
@@ -95,7 +108,7 @@ class Views:
 
     def _summary(self, asked: Question) -> list[Table[Any]]:
         total, accounts = self._reports.total_and_split(asked.period, (By.ACCOUNT,))
-        others = self._reports.others(asked.period)
+        others = self._reports.others(asked.period) if asked.all else 0
         return [
             total_table(total, others, asked.period, f"All requests, {asked.when}"),
             window_table(self._statuses(asked.now), asked.now),
@@ -105,9 +118,11 @@ class Views:
     def _lists(self, asked: Question) -> list[Table[Any]]:
         period, now, limit, reports = asked.period, asked.now, asked.limit or LIMIT, self._reports
         if asked.view == "requests":
-            return [exchange_table(reports.exchanges(period, limit), f"Requests, {asked.when}", now)]
+            return [exchange_table(reports.exchanges(period, limit, others=asked.all), f"Requests, {asked.when}", now)]
         return [
-            trouble_table("errors", reports.errors(period, limit), f"Errors that clients saw, {asked.when}", now),
+            trouble_table(
+                "errors", reports.errors(period, limit, others=asked.all), f"Errors that clients saw, {asked.when}", now
+            ),
             trouble_table("covered", reports.covered(period, limit), "Failed attempts that others covered", now),
         ]
 

@@ -17,6 +17,9 @@ _STREAM_LAST = re.compile(rb'[{,]\s*"stream"\s*:\s*(true|false)\s*\}\s*\Z')
 _TAIL = 64
 _RUN_BESIDE = ("tools", "fallbacks", "fallback")
 """Where a request may name more models that the upstream runs for it: an advisor's, and those to fall back to."""
+_WORDS = re.compile(r"[\w.,: -]{1,2000}", re.ASCII)
+_PARAMETER = re.compile(r"(?:beta|limit|after_id|before_id|page|order|source)=[\w.-]{1,60}", re.ASCII)
+_QUERY_LIMIT = 500
 # What a conversation quotes has its quotes escaped; what a tool is called with may have such a field too.
 _MAX_TOKENS = re.compile(rb'"max_tokens"\s*:\s*(\d{1,9})(?!\d)')
 _OLD_USER_ID = re.compile(r"user_.*_session_([0-9a-fA-F-]{8,64})")
@@ -131,6 +134,16 @@ def _parts(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for name in _RUN_BESIDE:
         value = request.get(name)
         yield from (part for part in (value if isinstance(value, list) else [value]) if isinstance(part, dict))
+
+
+def repeatable(value: str) -> str:
+    """A header's value of plain words, as versions and betas have them; "" if it is anything else."""
+    return value if _WORDS.fullmatch(value) else ""
+
+
+def repeatable_query(query: str) -> str:
+    """Those parameters of a query that are plain words, such as `beta=true`: what the record may have in clear."""
+    return "&".join(each for each in query[:_QUERY_LIMIT].split("&") if _PARAMETER.fullmatch(each))
 
 
 def most_tokens(body: bytes, *, content_encoding: str = "") -> int | None:

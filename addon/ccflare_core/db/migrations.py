@@ -282,6 +282,7 @@ MIGRATIONS: tuple[Migration, ...] = (
                 cache_creation_tokens BIGINT NOT NULL, cost_usd DOUBLE PRECISION,
                 PRIMARY KEY (request_id, number))""",
             "CREATE INDEX usage_parts_at ON usage_parts (at)",
+            "ALTER TABLE usage_slots ADD COLUMN estimated BIGINT NOT NULL DEFAULT 0",
         ),
     ),
     Migration(

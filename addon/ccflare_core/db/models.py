@@ -317,6 +317,7 @@ class UsageSlotRow(Model):
     web_searches = BigIntegerField()
     cost_usd = DoubleField()
     unknown_costs = BigIntegerField()
+    estimated = BigIntegerField()
     first_ms = BigIntegerField()
     last_ms = BigIntegerField()
     switches = BigIntegerField()

@@ -127,6 +127,8 @@ class Exchange:
         self.duration = 0.0
         self.outcome: Outcome | None = None
         self.error: str | None = None
+        self.waited = 0.0
+        """Seconds for which it was held, until an account was free."""
         self.reading: Reading | None = None
         self.cost: Decimal | None = None
         self.counted = AS_RECORDED
@@ -145,6 +147,8 @@ class Exchange:
         self._begun: list[Cooldown] = []
         """What this exchange has made rest."""
         self._hold_until: float | None = None
+        self._held_since: float | None = None
+        self._waited_before = 0.0
         self._same_account = False
         self._refused: PendingRenewal | None = None
         self._renewed: set[str] = set()
@@ -254,6 +258,7 @@ class Exchange:
         self.choice_reason = self.choice_reason or lease.choice.reason
         self._attempt_at = (self._shared.clock(), self._shared.wall())
         self._under_way = True
+        self._waited_before = self._end_hold()
         try:
             credential = lease.account.credential()
             self._echo = Echo(credential.secret)
@@ -273,8 +278,16 @@ class Exchange:
             self._hold_until = now + settings.hold_seconds
         if result.wait is not None and now + result.wait <= self._hold_until and self._may_wait():
             self._tried.clear()
+            self._held_since = now if self._held_since is None else self._held_since
             return Wait(min(max(result.wait, 0.02), HOLD_POLL))
         return answers.exhausted(result.reasons, result.wait, now=self._shared.wall(), request_id=self.id)
+
+    def _end_hold(self) -> float:
+        """How long it was held since it was sent last."""
+        held = 0.0 if self._held_since is None else self._shared.clock() - self._held_since
+        self._held_since = None
+        self.waited += held
+        return held
 
     def _may_wait(self) -> bool:
         """Whether there is room among those that wait; if so, it has it."""
@@ -361,7 +374,9 @@ class Exchange:
             verdict=verdict,
             started_at=started_at,
             duration=self._shared.clock() - started,
+            waited=self._waited_before,
         )
+        self._waited_before = 0.0
         self.attempts.append(attempt)
         self._shared.recorder.attempted(self, attempt)
 
@@ -415,6 +430,7 @@ class Exchange:
         self.duration = self._shared.clock() - self._started
         if self._under_way and self.lease is not None:
             self._note(self.lease, verdicts.unanswered())
+        self._end_hold()
         self._tally(cut=outcome is not None)
         self.outcome = outcome or self._outcome()
         problem = error or (self.reading.error if self.reading else None)

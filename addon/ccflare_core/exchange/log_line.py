@@ -107,6 +107,8 @@ def _parts(exchange: Exchange) -> list[str]:
         about = "~" if reading.is_estimated else ""
         parts.append(f"{read:,} in / {about}{usage.output_tokens or 0:,} out")
         parts.append(f"{about}{money(exchange.cost)}")
+    if told := waited(exchange.waited):
+        parts.append(told)
     if exchange.lease is not None and (moved := _moves(exchange)):
         parts.append(moved)
     return parts
@@ -127,6 +129,11 @@ def _moves(exchange: Exchange) -> str:
         f"moved from {name} ({verdict.reason}{f' until {local_time(verdict.until, now)}' if verdict.until else ''})"
         for name, verdict in left.items()
     )
+
+
+def waited(seconds: float, before: str = "") -> str:
+    """`a wait of 19.0 s for an account`, with `before` in front; "" if there was none worth a word."""
+    return f"{before}a wait of {seconds:.1f} s for an account" if seconds >= 0.05 else ""
 
 
 def money(cost: Decimal | None) -> str:

@@ -9,7 +9,13 @@ from ccflare_core.accounts.pool import Report
 from ccflare_core.anthropic.usage import Message, Usage
 from ccflare_core.config.record_mode import Mode
 from ccflare_core.exchange.exchange import Exchange
-from ccflare_core.exchange.log_line import PassedRequests, log_exchange, warn_of_attention, warn_of_cooldown
+from ccflare_core.exchange.log_line import (
+    PassedRequests,
+    log_exchange,
+    waited,
+    warn_of_attention,
+    warn_of_cooldown,
+)
 from ccflare_core.exchange.records import (
     AttemptMade,
     AttentionNeeded,
@@ -93,7 +99,7 @@ class Recorder:
                 account_name=attempt.account_name,
                 status_code=verdict.status or None,
                 verdict=verdict.kind,
-                reason=verdict.reason,
+                reason=f"{verdict.reason}{waited(attempt.waited, ' after ')}",
                 windows=verdict.windows,
                 started_at_ms=milliseconds(attempt.started_at),
                 duration_ms=attempt.duration * 1000,
@@ -211,6 +217,10 @@ def final_columns(exchange: Exchange) -> ExchangeFinished:
         estimated=True if reading and reading.is_estimated else None,
         agent_id=exchange.provenance.agent_id,
         parent_agent_id=exchange.provenance.parent_agent_id,
+        waited_ms=exchange.waited * 1000 if exchange.waited else None,
+        query=exchange.opening.query or None,
+        api_version=exchange.opening.api_version or None,
+        betas=exchange.opening.betas or None,
         counted_tokens=exchange.counted.tokens,
         counted_usd=None if exchange.counted.dollars is None else float(exchange.counted.dollars),
     )

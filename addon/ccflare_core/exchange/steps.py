@@ -62,6 +62,10 @@ class Opening:
     user_agent: str = ""
     key: ClientKey | None = None
     """The client key that asks; None: somebody of this machine without one."""
+    query: str = ""
+    api_version: str = ""
+    betas: str = ""
+    """With what it asks besides its body."""
     has_credential: bool = True
     """Whether the client sent a credential of its own, with which its request could pass."""
 
@@ -86,6 +90,8 @@ class Attempt:
     verdict: Verdict
     started_at: float
     duration: float
+    waited: float = 0.0
+    """Seconds for which the request was held before it, until an account was free."""
 
 
 class PendingRenewal(NamedTuple):

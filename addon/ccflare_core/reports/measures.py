@@ -51,6 +51,7 @@ SUMS: Final = {
     "cost_usd": _spent("cost_usd"),
     # Tokens were used and nobody knows their price. Where there was no usage, nothing was spent.
     "unknown_costs": _number_of("cost_usd IS NULL AND output_tokens > 0"),
+    "estimated": _number_of("estimated"),
 }
 """The sums over a group's requests."""
 

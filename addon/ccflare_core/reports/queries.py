@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ccflare_core.exchange.records import to_seconds
+from ccflare_core.reports.measures import IS_INFERENCE
 from ccflare_core.reports.tally import Figures, Groups, Key, Query, Split, Tally, new_groups
 from ccflare_core.reports.traffic import (
     NOT_MEASURED,
@@ -38,6 +39,10 @@ _NAMED = {
     By.CLIENT: ("client_keys", "client_id", "client_name"),
 }
 """Whose names stand in a table of their own, and where the name at the time of the request is."""
+
+
+def _kinds(others: bool) -> str:
+    return "" if others else f" AND {IS_INFERENCE}"
 
 
 def _spread(group: Figures, name: str) -> Spread:
@@ -72,6 +77,12 @@ class Exchange(NamedTuple):
     session: str | None
     client: str | None
     choice_reason: str | None
+    estimated: bool
+    stop_reason: str | None
+    refusal: str | None
+    request_class: str | None
+    agent_id: str | None
+    waited_seconds: float | None
 
 
 class Trouble(NamedTuple):
@@ -83,6 +94,7 @@ class Trouble(NamedTuple):
     status: int | None
     account: str | None
     message: str | None
+    path: str | None
 
 
 class Use(NamedTuple):
@@ -168,29 +180,32 @@ class Reports:
             first_byte=_spread(group, "first_bytes"),
         )
 
-    def exchanges(self, period: Period, limit: int) -> list[Exchange]:
-        """The latest requests of the period, of all kinds, newest first."""
+    def exchanges(self, period: Period, limit: int, *, others: bool = False) -> list[Exchange]:
+        """The latest requests of the period, newest first; with `others` those too that needed no account."""
         sql = f"""SELECT id, timestamp / 1000.0, account_used, model, method, path, status_code, outcome,
                   error_message, response_time_ms / 1000.0, first_byte_ms / 1000.0, input_tokens,
                   output_tokens, cache_read_input_tokens, cache_creation_input_tokens, cost_usd,
-                  COALESCE(failover_attempts, 0), session_id, client_ip, choice_reason
-                  FROM requests WHERE {_IN_PERIOD} ORDER BY timestamp DESC LIMIT ?"""  # noqa: S608
+                  COALESCE(failover_attempts, 0), session_id, client_ip, choice_reason, COALESCE(estimated, FALSE),
+                  stop_reason, refusal, request_class, agent_id, waited_ms / 1000.0
+                  FROM requests WHERE {_IN_PERIOD}{_kinds(others)} ORDER BY timestamp DESC LIMIT ?"""  # noqa: S608
         rows = (Exchange(*row) for row in self._query(sql, (*period.bounds_ms(), limit)))
-        return [row._replace(account=self._shown(By.ACCOUNT, row.account)) for row in rows]
+        return [
+            row._replace(account=self._shown(By.ACCOUNT, row.account), estimated=bool(row.estimated)) for row in rows
+        ]
 
-    def errors(self, period: Period, limit: int) -> list[Trouble]:
+    def errors(self, period: Period, limit: int, *, others: bool = False) -> list[Trouble]:
         """What clients saw fail, equal failures in one row, the latest first. A client that left is none."""
-        sql = f"""SELECT MAX(timestamp) / 1000.0, COUNT(*), outcome, status_code, account_used, error_message
-                  FROM requests WHERE {_IN_PERIOD} AND outcome NOT IN ('ok', 'client_abort')
-                  GROUP BY 3, 4, 5, 6 ORDER BY 1 DESC LIMIT ?"""  # noqa: S608
+        sql = f"""SELECT MAX(timestamp) / 1000.0, COUNT(*), outcome, status_code, account_used, error_message, path
+                  FROM requests WHERE {_IN_PERIOD}{_kinds(others)} AND outcome NOT IN ('ok', 'client_abort')
+                  GROUP BY 3, 4, 5, 6, 7 ORDER BY 1 DESC LIMIT ?"""  # noqa: S608
         return self._troubles(sql, (*period.bounds_ms(), limit))
 
     def covered(self, period: Period, limit: int) -> list[Trouble]:
         """Attempts that failed without the client noticing, since another attempt served the request."""
-        sql = """SELECT MAX(a.started_at) / 1000.0, COUNT(*), a.verdict, a.status_code, a.account_id, a.reason
+        sql = """SELECT MAX(a.started_at) / 1000.0, COUNT(*), a.verdict, a.status_code, a.account_id, a.reason, r.path
                  FROM requests r JOIN attempts a ON a.request_id = r.id
                  WHERE r.timestamp >= ? AND r.timestamp < ? AND r.outcome = 'ok' AND r.attempts > 1
-                 AND a.verdict <> 'ok' GROUP BY 3, 4, 5, 6 ORDER BY 1 DESC LIMIT ?"""
+                 AND a.verdict <> 'ok' GROUP BY 3, 4, 5, 6, 7 ORDER BY 1 DESC LIMIT ?"""
         return self._troubles(sql, (*period.bounds_ms(), limit))
 
     def use(self, account_id: str, period: Period) -> Use:

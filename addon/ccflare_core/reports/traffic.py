@@ -68,7 +68,8 @@ class Traffic:
 
     `keys` name the group (None: the requests have no such value). Times are seconds. The kinds of input
     tokens do not overlap: `input_tokens` are those that the cache did not touch. The latencies are those of
-    the requests that ended ok. `cost_usd` is the known part; `unknown_costs` requests come on top. The `rebilled`
+    the requests that ended ok. `cost_usd` is the known part; `unknown_costs` requests come on top. Of `estimated`
+    requests the output is an estimate. The `rebilled`
     tokens (those of a 1 h cache are among them) are told of the cache alone, see measures.py.
     """
 
@@ -88,6 +89,7 @@ class Traffic:
     web_searches: int = 0
     cost_usd: float = 0.0
     unknown_costs: int = 0
+    estimated: int = 0
     switches: int = 0
     rebilled_tokens: int = 0
     rebilled_1h_tokens: int = 0

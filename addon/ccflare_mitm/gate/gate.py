@@ -8,7 +8,7 @@ from ccflare_core.anthropic import routes
 from ccflare_core.anthropic.agents import with_model
 from ccflare_core.anthropic.answers import Answer, rejected
 from ccflare_core.anthropic.claude_code import read_provenance
-from ccflare_core.anthropic.request import Facts, models_asked, read_facts
+from ccflare_core.anthropic.request import Facts, models_asked, read_facts, repeatable, repeatable_query
 from ccflare_core.anthropic.routes import Route
 from ccflare_core.clients.access import AccessLists
 from ccflare_core.clients.admission import Count, Decision, admit
@@ -138,6 +138,9 @@ class Gate:
             door=ingress_of(flow),
             user_agent=request.headers.get("user-agent", "")[:200],
             key=principal.key if principal else None,
+            query=repeatable_query(request.path.partition("?")[2]),
+            api_version=repeatable(request.headers.get("anthropic-version", "")),
+            betas=repeatable(request.headers.get("anthropic-beta", "")),
             has_credential=has_credential(request.headers.fields),
         )
         exchange = self._exchanges.begin(opening)

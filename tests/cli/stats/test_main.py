@@ -58,7 +58,7 @@ class TestSummary:
         a_day(past)
         past.exchange(NOON, path="/api/oauth/profile", model=None)
 
-        lines = ask(past).splitlines()
+        lines = ask(past, "--all").splitlines()
 
         assert lines[:9] == [
             "All requests, last 24 h",
@@ -80,7 +80,7 @@ class TestSummary:
         past.window("max-2", "5h", 0.9, NOON - 1)
         past.cooldown("max-1", NOON + 4320, "5h window spent")
 
-        lines = ask(past).splitlines()
+        lines = ask(past, "--all").splitlines()
 
         (first,) = [line for line in lines if line.startswith("max-1    █")]
         assert "██████████ 101 %  1 h 12 min" in first

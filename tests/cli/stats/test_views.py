@@ -11,6 +11,7 @@ import pytest
 
 from ccflare_cli.stats.main import main
 from ccflare_core.config.location import Location
+from ccflare_core.exchange.records import PartUsed
 from desk import Desk
 from history import NOON, History, at_local
 
@@ -226,3 +227,63 @@ def test_a_plot_without_matplotlib_says_what_is_missing(
 
     assert (code, desk.complained) == (1, "A plot needs matplotlib: run `pip install '.[plot]'`.\n")
     assert not file.exists()
+
+
+def test_other_models_within_an_answer_stand_below_the_models(past: History) -> None:
+    request = past.exchange(NOON, input_tokens=1000, output_tokens=260, cost_usd=0.4692)
+    past.store.write(
+        [PartUsed(request, 1, round(NOON * 1000), "advisor_message", "claude-fable-5-2", 1, 50_000, 1500, 0, 0, 0.46)]
+    )
+
+    found = ask_json(past, "models")
+    text = ask(past, "models")
+
+    assert [row["model"] for row in found["by_model"]] == ["claude-opus-4-8"]
+    (part,) = found["within_requests"]
+    assert (part["model"], part["kind"], part["calls"]) == ("claude-fable-5-2", "advisor_message", 1)
+    assert (part["input_tokens"], part["output_tokens"], part["cost_usd"]) == (50_000, 1500, 0.46)
+    assert "fable-5-2  advisor message" in text
+
+
+def test_an_estimate_is_marked_wherever_it_is_added_up(past: History) -> None:
+    past.exchange(NOON - 5, input_tokens=10, output_tokens=67, cost_usd=0.5, estimated=True)
+    past.exchange(NOON - 4, input_tokens=10, output_tokens=33, cost_usd=0.25)
+
+    assert "~100 out" in ask(past)
+    assert "~$0.7500 (1 broken off and estimated)" in ask(past)
+    for view in ("models", "accounts", "timeline"):
+        assert "~$0.7500" in ask(past, view)
+    assert ["~$0.5000" in line for line in ask(past, "requests").splitlines()[-2:]] == [False, True]
+    assert [row["estimated"] for row in ask_json(past, "requests")] == [False, True]
+    past.add_up()
+    assert "~$0.7500" in ask(past, "models")
+
+
+def test_subagents_stand_below_the_ones_that_started_them(past: History) -> None:
+    for number, (agent, parent) in enumerate(
+        [(None, None), ("b", "a"), ("a", None), ("c", "b"), ("x", "y"), ("y", "x")]
+    ):
+        past.exchange(NOON - 9 + number, agent_id=agent, parent_agent_id=parent, output_tokens=number, prompt_tokens=1)
+    past.exchange(NOON, session="no agents")
+
+    agents = ask_json(past, "agents")["subagents"]
+    lines = [line for line in ask(past, "agents").splitlines() if line.endswith("12:00") or "  c  " in line]
+
+    assert [(row["agent_id"], row["depth"]) for row in agents] == [
+        *((None, 0), ("a", 1), ("b", 2), ("c", 3)),
+        *(("x", 1), ("y", 1)),
+    ]
+    assert {row["session"] for row in agents} == {"session-1"}
+    assert lines
+
+
+def test_what_needed_no_account_is_shown_when_all_is_asked_for(past: History) -> None:
+    past.exchange(NOON, path="/api/oauth/profile", model=None, outcome="upstream_error", status_code=404)
+    past.exchange(NOON, outcome="upstream_error", status_code=500, error_message="api_error")
+
+    assert [row["path"] for row in ask_json(past, "requests")] == ["/v1/messages?beta=true"]
+    assert len(ask_json(past, "requests", "--all")) == 2
+    assert [row["path"] for row in ask_json(past, "errors")["errors"]] == ["/v1/messages?beta=true"]
+    assert "/api/oauth/profile" in ask(past, "errors", "--all")
+    assert "needed no account" not in ask(past)
+    assert "and 1 that needed no account" in ask(past, "--all")
