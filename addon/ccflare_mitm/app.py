@@ -22,7 +22,7 @@ from ccflare_core.accounts.account import Account
 from ccflare_core.accounts.cooldowns import Part
 from ccflare_core.accounts.pool import AccountPool
 from ccflare_core.accounts.token_keeper import TokenKeeper
-from ccflare_core.accounts.token_refresh import Refresher
+from ccflare_core.accounts.token_refresh import ANSWER_SECONDS, Refresher
 from ccflare_core.accounts.usage_poll import PATH, UsagePoll
 from ccflare_core.anthropic.agents import Agents
 from ccflare_core.anthropic.price_files import PriceWatch
@@ -77,8 +77,6 @@ PRICES_SECONDS = 2.0
 CONSOLE = By("console")
 """Who gives commands inside of mitmproxy, as the audit log calls them."""
 MEMORY_SECONDS = 1.0
-REFRESH_SECONDS = 20.0
-"""How long the end waits for a refresh: its own time limit, and that of a locked database."""
 
 T = TypeVar("T")
 
@@ -130,8 +128,10 @@ class House:
         guard = PinGuard(lambda: self.settings.upstream_pins, enforced=lambda: self.settings.pins_mode == "enforce")
         self.proof = UpstreamProof(guard)
         self._client_authority = client_authority(settings)
-        self._fetcher = Fetcher(
-            ca_file=Path(trusted).expanduser() if trusted else None, pins=guard, egress=lambda: self.settings.egress
+        ca_file = Path(trusted).expanduser() if trusted else None
+        self._fetcher = Fetcher(ca_file=ca_file, pins=guard, egress=lambda: self.settings.egress)
+        self._refresh_fetcher = Fetcher(
+            ca_file=ca_file, pins=guard, egress=lambda: self.settings.egress, total_seconds=ANSWER_SECONDS
         )
         self.keeper = self._make_keeper(pool)
         self._poll = self._make_poll(pool, recorder)
@@ -177,7 +177,10 @@ class House:
 
     def _make_keeper(self, pool: AccountPool) -> TokenKeeper:
         refresher = Refresher(
-            call=self._call, send=self._fetcher.send, endpoints=lambda: self.settings.endpoints, owner=self._run_id
+            call=self._call,
+            send=self._refresh_fetcher.send,
+            endpoints=lambda: self.settings.endpoints,
+            owner=self._run_id,
         )
         return TokenKeeper(
             refresher,
@@ -362,7 +365,7 @@ class House:
             logger.warning("%d open exchanges were cut by the shutdown", cut)
         for task in self._tasks:
             task.cancel()
-        await self.keeper.close(REFRESH_SECONDS)
+        await self.keeper.close(ANSWER_SECONDS, hurry)
         await asyncio.to_thread(self._end_run)
 
     def _end_run(self) -> None:

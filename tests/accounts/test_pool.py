@@ -694,6 +694,95 @@ def test_only_so_many_sessions_are_remembered() -> None:
     assert acquired(pool, opus("3")).choice.reason == "keeps its session"
 
 
+# --- what an answer is about --------------------------------------------------------------------------------
+
+
+def about(kind: Answer, scope: Scope, **more: Any) -> Verdict:
+    return Verdict(kind, 403, "no", scope, Backoff(300, "double", 3600), **more)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "refused_facts", "served_facts", "told"),
+    [
+        (about(Answer.PERMISSION_DENIED, Scope.PATH_CLASS), Facts(path_class="files"), opus(), "files"),
+        (spent(EPOCH + 60, Scope.MODE), Facts("claude-opus-4-8", mode="fast"), opus(), "fast mode"),
+        (
+            about(Answer.BETA_UNAVAILABLE, Scope.BETA, beta="b-1"),
+            Facts("claude-opus-4-8", betas=("b-1",)),
+            opus(),
+            "b-1",
+        ),
+    ],
+)
+def test_only_the_part_that_an_answer_is_about_rests(
+    verdict: Verdict, refused_facts: Facts, served_facts: Facts, told: str
+) -> None:
+    pool = make_pool(Clock(), "a")
+
+    serve(pool, verdict, refused_facts)
+
+    assert refused(pool, refused_facts).reasons[0][1].startswith(f"cooling for {told} until ")
+    assert acquired(pool, served_facts).open
+    assert pool.status()[0].available
+    assert pool.status()[0].reason.startswith(f"serving, cooling for {told} until ")
+
+
+def test_rest_that_was_the_requests_fault_is_taken_back_with_its_failure() -> None:
+    pool = make_pool(Clock(), "a")
+    verdict = about(Answer.PERMISSION_DENIED, Scope.PATH_CLASS)
+    files = Facts(path_class="files")
+    first = serve(pool, verdict, files)[1].cooldown
+    assert first is not None
+
+    assert pool.take_back([first]) == Report(cleared=(("a", first.part),))
+
+    again = serve(pool, verdict, files)[1].cooldown
+    assert again is not None
+    assert again.failures == 1
+    assert pool.take_back([first]) == Report()
+
+
+def test_401_on_another_path_is_not_the_tokens_fault_while_it_serves() -> None:
+    clock = Clock()
+    pool = make_pool(clock, "a")
+    files = acquired(pool, Facts(path_class="files"))
+    assert pool.may_be_the_token(files)
+
+    serve(pool, good())
+    assert not pool.may_be_the_token(files)
+    assert pool.may_be_the_token(acquired(pool))
+    clock.pass_(301)
+    assert pool.may_be_the_token(files)
+    clock.pass_(-301)
+    pool.replace_accounts([account("a", access_token="new")])
+    assert pool.may_be_the_token(files)
+
+
+def test_spent_funds_are_tried_once_an_hour_by_a_request_that_costs() -> None:
+    clock = Clock()
+    pool = make_pool(clock, "a")
+    broke = Verdict(Answer.OUT_OF_FUNDS, 402, "out of funds", Scope.ACCOUNT, Backoff(3600, "fixed", 3600))
+    serve(pool, broke)
+    clock.pass_(3600)
+
+    assert serve(pool, good(), Facts(path_class="models"))[1].cleared == ()
+    assert pool.status()[0].half_open
+    serve(pool, broke)
+    assert refused(pool).wait == pytest.approx(3600)
+    clock.pass_(3600)
+    assert serve(pool, good())[1].cleared == (("a", WHOLE),)
+
+
+def test_disabled_account_is_out_at_once_and_told_once() -> None:
+    pool = make_pool(Clock(), "a")
+    verdict = Verdict(Answer.ACCOUNT_DISABLED, 400, "on hold", Scope.ACCOUNT, None, needs_attention=True)
+    other = acquired(pool)
+
+    assert serve(pool, verdict)[1] == Report(attention="on hold")
+    assert pool.report(other, verdict) == Report()
+    assert refused(pool).reasons == (("max-a", "needs attention: on hold", None),)
+
+
 # --- any sequence of events -----------------------------------------------------------------------------
 
 IDS = "abc"

@@ -581,3 +581,63 @@ async def test_nothing_that_is_logged_or_shown_holds_a_token(
 
     assert keeper._unsaved
     assert "sk-ant" not in shown + caplog.text
+
+
+# --- slow answers ---------------------------------------------------------------------------------------------------
+
+
+async def test_refresh_that_takes_long_keeps_its_lease_under_new_terms(
+    provider: Provider, start: StartDesk, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk, answered, terms = start(provider.account()), asyncio.Event(), set[str]()
+    desk.refresher._renewal_seconds = 0.01
+    provider.answers.append(answered.wait)
+
+    renewal = desk.keeper.renew("a")
+    while len(terms) < 4:
+        await asyncio.sleep(0.01)
+        other = desk.store.logins.take_lease("a", "run-2")
+        assert other is not None
+        assert not other.is_mine
+        terms.add(other.term)
+    assert repr(desk.pool) == "<AccountPool max-a: refreshing>"
+    assert desk.pool.status()[0].available  # with its old token
+    answered.set()
+    await done(renewal)
+
+    assert renewal.ok
+    assert repr(desk.pool) == "<AccountPool max-a: serving>"
+
+
+async def test_stop_waits_for_a_refresh_and_says_so(
+    provider: Provider, start: StartDesk, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk, answered = start(provider.account()), asyncio.Event()
+    provider.answers.append(answered.wait)
+    renewal = desk.keeper.renew("a")
+    await asyncio.sleep(0.01)
+
+    closing = asyncio.ensure_future(desk.keeper.close(120))
+    await asyncio.sleep(0.05)
+    assert not closing.done()
+    answered.set()
+    await closing
+
+    assert renewal.ok
+    assert "waiting up to 120 s for the new tokens of max-a" in caplog.text
+
+
+async def test_second_signal_ends_that_wait(
+    provider: Provider, start: StartDesk, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk, hurry = start(provider.account()), asyncio.Event()
+    provider.answers.append(asyncio.Event().wait)
+    desk.keeper.renew("a")
+    await asyncio.sleep(0.01)
+
+    asyncio.get_running_loop().call_later(0.05, hurry.set)
+    await asyncio.wait_for(desk.keeper.close(120, hurry), 5)
+
+    assert "a stop in the midst of a refresh" in caplog.text
+    for task in desk.keeper._tasks:
+        task.cancel()

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ccflare_core.accounts.account import Kind
-from ccflare_core.accounts.cooldowns import WHOLE
+from ccflare_core.accounts.cooldowns import WHOLE, Part
 from ccflare_core.anthropic.rate_limit_headers import Window
+from ccflare_core.anthropic.verdicts import Scope
 from ccflare_core.config.location import Location
 from ccflare_core.db.models import TABLES
 from ccflare_core.errors import AuditError, StoreError, VaultError
-from ccflare_core.exchange.records import CooldownCleared, CooldownSet, ExchangeFinished, WindowRead, storable
+from ccflare_core.exchange.records import (
+    AttentionNeeded,
+    CooldownCleared,
+    CooldownSet,
+    ExchangeFinished,
+    WindowRead,
+    storable,
+)
 from ccflare_core.secrets.key_sources import GivenKey
 from ccflare_core.secrets.vault import Vault
 from ccflare_core.store.store import Store
@@ -349,3 +358,39 @@ def test_a_closed_store_says_so_and_closes_again(location: Location) -> None:
     store.close()
     with pytest.raises(StoreError):
         store.accounts()
+
+
+# -- attention
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        ({"paused": False}, None),
+        ({"login_at": NOW}, None),
+        ({"paused": True}, "on hold"),
+        ({"access_token": "new", "expires_at": NOW}, "on hold"),  # a refresh
+        ({"priority": 3}, "on hold"),
+    ],
+)
+def test_attention_ends_with_a_resume_or_a_login(store: Store, change: dict[str, Any], left: str | None) -> None:
+    account = an_account("a")
+    store.add_account(account)
+    store.write([AttentionNeeded(account.id, "on hold")])
+    assert store.has_changed_accounts
+
+    store.update_account(account.id, **change)
+
+    assert [account.attention for account in store.accounts()] == [left]
+
+
+@pytest.mark.parametrize("part", [WHOLE, Part(Scope.PATH_CLASS, "files"), Part(Scope.MODE, "fast")])
+def test_cooldown_of_any_part_is_kept_and_ended_by_itself(store: Store, part: Part) -> None:
+    kept = replace(a_cooldown("a", "opus"), part=Part(Scope.BETA, part.name))
+    cooldown = replace(a_cooldown("a"), part=part)
+    store.write([CooldownSet(kept), CooldownSet(cooldown)])
+    assert {each.part for each in store.cooldowns()} == {kept.part, part}
+
+    store.write([CooldownCleared("a", part)])
+
+    assert store.cooldowns() == [kept]

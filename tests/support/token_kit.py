@@ -97,7 +97,7 @@ class Desk:
             expired=lambda account: self.keeper.unavailable(account),
             is_refreshing=lambda account: self.keeper.is_refreshing(account),
         )
-        refresher = Refresher(
+        self.refresher = Refresher(
             call=self.call,
             send=provider.send,
             endpoints=oauth.Endpoints,
@@ -107,7 +107,7 @@ class Desk:
             sleep=clock.sleep,
         )
         self.keeper = TokenKeeper(
-            refresher,
+            self.refresher,
             accounts=self.pool.accounts,
             adopted=self.pool.change_account,
             before_seconds=lambda: 1800.0,

@@ -1,6 +1,7 @@
 """How one scope of an account rests: the cooldown, the half-open time after it, and what people are told of both."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from ccflare_core.anthropic.request import Facts
@@ -56,10 +57,14 @@ _NO_MODEL = "?"
 
 def parts_of(facts: Facts) -> tuple[Part, ...]:
     """Everything of an account that a request passes through: it can be served if all of that is ready."""
-    parts = [WHOLE, Part(Scope.FAMILY, facts.family or _NO_MODEL), Part(Scope.PATH_CLASS, facts.path_class)]
-    if facts.mode:
-        parts.append(Part(Scope.MODE, facts.mode))
-    return (*parts, *(Part(Scope.BETA, beta) for beta in facts.betas)) if facts.betas else tuple(parts)
+    return _parts(facts.family or _NO_MODEL, facts.path_class, facts.mode, facts.betas)
+
+
+@lru_cache(maxsize=256)  # for requests that are held, and because clients send the same few
+def _parts(family: str, path_class: str, mode: str, betas: tuple[str, ...]) -> tuple[Part, ...]:
+    modes = (Part(Scope.MODE, mode),) if mode else ()
+    named = tuple(Part(Scope.BETA, beta) for beta in betas)
+    return (WHOLE, Part(Scope.FAMILY, family), Part(Scope.PATH_CLASS, path_class), *modes, *named)
 
 
 def part_for(verdict: Verdict, facts: Facts) -> Part:

@@ -142,8 +142,9 @@ class PoolMember:
         if self._lasting is not None:
             return Unavailable(self._lasting, None)
         if self.account.token_problem(at.wall) is not None:
-            lasting = lasting_reason(self.account, at.wall)
-            return Unavailable(lasting, None) if lasting else self._expired(self.account)
+            if self.account.is_renewable:
+                return self._expired(self.account)
+            return Unavailable(self.lasting_reason(at.wall) or "", None)
         if self._cooldowns:
             found = [why for each in self._cooldowns_for(parts) if (why := each.unavailable(at))]
             if found:

@@ -143,14 +143,31 @@ class TokenKeeper:
                 logger.error("the care for tokens stumbled over %s", type(error).__name__)
             await self._sleep(LOOK_SECONDS)
 
-    async def close(self, seconds: float) -> None:
-        """Begin nothing more, and wait for what is under way: an answer that nobody reads is a lost login."""
+    async def close(self, seconds: float, hurry: asyncio.Event | None = None) -> None:
+        """Begin nothing more, and wait for what is under way: an answer that nobody reads is a lost login.
+
+        `hurry` ends the wait.
+        """
         self._is_closed = True
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=seconds)
+            await self._wait_for_refreshes(seconds, hurry or asyncio.Event())
         await self._save_pairs()
         for pair in self._unsaved.values():
             logger.error("new tokens of account %s are lost: the database did not take them", pair.account_id)
+
+    async def _wait_for_refreshes(self, seconds: float, hurry: asyncio.Event) -> None:
+        names = ", ".join(account.name for account in self._accounts() if account.id in self._refreshes)
+        logger.warning(
+            "waiting up to %.0f s for the new tokens of %s: to stop now loses their logins, a second signal does it",
+            seconds, names,
+        )  # fmt: skip
+        hurried = asyncio.ensure_future(hurry.wait())
+        refreshes = asyncio.ensure_future(asyncio.wait(self._tasks, timeout=seconds))
+        await asyncio.wait({refreshes, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        for each in (hurried, refreshes):
+            each.cancel()
+        if self._refreshes:
+            logger.error("%s: a stop in the midst of a refresh; it may need a new login", names)
 
     def _tend(self) -> None:
         now = Moment(self._clock(), self._wall())

@@ -25,7 +25,11 @@ T = TypeVar("T")
 
 LEASE_SECONDS = 30.0
 """After how long another run's lease counts as abandoned; far longer than a refresh may take."""
-PATIENCE_SECONDS = 75.0
+RENEWAL_SECONDS = 10.0
+"""How often a lease is renewed while the provider's answer is waited for."""
+ANSWER_SECONDS = 120.0
+"""How long that may take: an answer that nobody reads is a lost login."""
+PATIENCE_SECONDS = ANSWER_SECONDS + LEASE_SECONDS
 """How long to wait for others at most."""
 _POLL_SECONDS = 0.25
 _PROMPT_SECONDS = 10.0
@@ -47,6 +51,10 @@ class Logins(Protocol):
 
     def take_lease(self, account_id: str, owner: str, *, abandoned: str = "") -> LeaseAttempt | None:
         """Take the lease if it is free, and read the account; None if that is gone."""
+        ...
+
+    def renew_lease(self, account_id: str, owner: str) -> None:
+        """Give the lease a new name, if the run still holds it: whoever watches it sees that the run is at work."""
         ...
 
     def release_lease(self, account_id: str, owner: str) -> None:
@@ -131,7 +139,10 @@ class Refresher:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,  # noqa: TID251
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        renewal_seconds: float = RENEWAL_SECONDS,
     ) -> None:
+        """`send` has to wait `ANSWER_SECONDS` for an answer."""
+        self._renewal_seconds = renewal_seconds
         self._call = call
         self._send = send
         self._endpoints = endpoints
@@ -198,7 +209,7 @@ class Refresher:
 
     async def _spend(self, account: Account, spent: str) -> Refreshed:
         try:
-            answer = await self._send(oauth.refresh_request(self._endpoints(), spent))
+            answer = await self._answer(account.id, oauth.refresh_request(self._endpoints(), spent))
             tokens = oauth.read_answer(
                 answer.status, answer.content_type, answer.body, self._wall(), login_at=account.login_at
             )
@@ -208,6 +219,18 @@ class Refresher:
             await self._give_back(account.id)
             raise
         return await self._commit(account, Pair(account.id, spent, tokens))
+
+    async def _answer(self, account_id: str, request: Request) -> Response:
+        """The provider's answer. The lease is ours for as long as that takes."""
+        sending = asyncio.ensure_future(self._send(request))
+        try:
+            while not (await asyncio.wait({sending}, timeout=self._renewal_seconds))[0]:
+                with contextlib.suppress(CCFlareError):  # a database that is away for a moment must not cost the answer
+                    await self._call(lambda store: store.logins.renew_lease(account_id, self._owner))
+        except BaseException:
+            sending.cancel()
+            raise
+        return sending.result()
 
     async def _commit(self, account: Account, pair: Pair) -> Refreshed:
         try:

@@ -325,6 +325,8 @@ class Exchange:
             self._refused = refused
             return Wait(RENEWAL_POLL)
         self._refused = None
+        if not refused.renewal.done:  # the account gets its token yet, so nothing rests for the old one
+            return self._move(refused.lease, "its token is being refreshed", or_deliver=False, holding=False)
         lease = self._shared.pool.renewed(refused.lease) if refused.renewal.ok else None
         return self._send(lease) if lease else self._weigh(refused.lease, refused.verdict, holding=False)
 

@@ -60,6 +60,12 @@ class Logins:
             lease = RefreshLeaseRow.select().where(RefreshLeaseRow.account_id == account_id)
             return LeaseAttempt(account, is_mine, lease.bind(self._database).get().term)
 
+    def renew_lease(self, account_id: str, owner: str) -> None:
+        """Give the lease a new term, if the run still holds it, so that nobody takes it for abandoned."""
+        is_ours = (RefreshLeaseRow.account_id == account_id) & (RefreshLeaseRow.owner == owner)
+        with self._transaction():
+            RefreshLeaseRow.update({"term": secrets.token_hex(8)}).where(is_ours).execute(self._database)
+
     def release_lease(self, account_id: str, owner: str) -> None:
         """Give the lease back, if the run still holds it."""
         with self._transaction():

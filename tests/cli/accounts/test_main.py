@@ -12,6 +12,7 @@ from ccflare_cli.accounts.credentials import BadSecret, parse_api_key, parse_tok
 from ccflare_cli.accounts.main import main
 from ccflare_cli.output import iso
 from ccflare_core.accounts.account import Account, Kind
+from ccflare_core.exchange.records import AttentionNeeded
 from ccflare_core.secrets.key_sources import KeyFile
 from ccflare_core.store.store import Store
 from desk import Desk, Terminal
@@ -222,6 +223,16 @@ class TestChange:
         finally:
             store.close()
 
+    def test_resume_ends_that_an_account_needs_attention(self, database: Path) -> None:
+        with History(database, KeyFile(database.with_suffix(".key"))) as past:
+            past.store.write([AttentionNeeded("MAX-1", "on hold")])
+        assert self.accounts(database)["max-1"].attention == "on hold"
+
+        assert call(database, "resume", "max-1")[1].said == "Resumed max-1.\n"
+
+        assert self.accounts(database)["max-1"].attention is None
+        assert call(database, "resume", "max-1")[1].said == "max-1 is not paused.\n"
+
     def test_pause_and_resume(self, database: Path) -> None:
         assert call(database, "pause", "max-1")[1].said == "Paused max-1.\n"
         assert self.accounts(database)["max-1"].paused
@@ -302,6 +313,15 @@ class TestList:
         assert first.endswith("11:00              1  101 %   –  cooling until 14:20: 5h window spent")
         assert "expired" in second
         assert second.endswith("needs login: token expired")
+
+    def test_shows_what_needs_attention(self, database: Path) -> None:
+        with History(database) as past:
+            past.account("max-1")
+            past.store.write([AttentionNeeded("MAX-1", "This organization has been disabled. (https://x.example)")])
+
+        shown = call(database, "list", "--format", "json")[1].said
+        assert json.loads(shown)[0]["state"] == "needs attention"
+        assert "needs attention: This organization has" in call(database, "list")[1].said
 
     def test_gives_programs_whole_values(self, database: Path) -> None:
         with History(database) as past:
