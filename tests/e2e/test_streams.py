@@ -1,6 +1,7 @@
 """Answers as they come: in order, unchanged, and never with an end that upstream did not give them."""
 
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -30,6 +31,8 @@ from rig import Rig, visible
 
 ENCODINGS = ("", "gzip", "deflate", "br", "zstd")
 LATER = 4_000_000_000.0
+HELD = 9.0
+"""Seconds that a message's stream without content is held for at the least: what comes sooner was not held."""
 
 
 @pytest.fixture(scope="module")
@@ -311,6 +314,56 @@ def test_what_is_held_is_not_held_for_ever(rig: Rig) -> None:
         assert not gate.is_open
         gate.open()
         assert list(slow.events())[-1] == {"type": "message_stop"}
+
+
+# What is not held
+
+
+OWN = (b"Authorization", b"Bearer the-clients-own")
+
+
+@pytest.mark.parametrize("method, target", [("GET", "/v1/sessions/sesn_1/events"), ("POST", "/v1/code/sessions/1/run")])
+def test_an_event_stream_that_passes_is_with_the_client_at_once(
+    rig: Rig, client: RawClient, method: str, target: str
+) -> None:
+    gate, first = Gate(), event({"type": "session.status_idle"})
+    rig.upstream.answer(sse_answer(first, gate, event({"type": "ping"})), path=target)
+    began = time.monotonic()
+    client.send_request(method, target, (OWN, (b"Content-Length", b"0")))
+
+    assert (client.read_head().status, client.read_chunk()) == (200, first)
+    assert (gate.is_open, time.monotonic() - began < HELD) == (False, True)
+    gate.open()
+    assert client.read_body() == event({"type": "ping"})
+
+
+def test_an_accounts_event_stream_that_is_no_message_is_with_the_client_at_once(rig: Rig, client: RawClient) -> None:
+    gate, first = Gate(), event({"type": "entry"})
+    rig.script("a", sse_answer(first, gate, event({"type": "ping"})))
+    began = time.monotonic()
+    client.send_request("GET", "/v1/files/file_1/content", (OWN,))
+
+    assert (client.read_head().status, client.read_chunk()) == (200, first)
+    assert (gate.is_open, time.monotonic() - began < HELD) == (False, True)
+    gate.open()
+    assert client.read_body() == event({"type": "ping"})
+    assert rig.asked == ["a"]
+
+
+def test_a_message_with_the_clients_own_credential_is_not_held(bench: Rig) -> None:
+    bench.fresh()
+    gate = Gate()
+    answer = sse(1, gate=gate, gate_at=0)
+    bench.upstream.answer(answer, path="/v1/messages")
+    began = time.monotonic()
+    with bench.client() as client:
+        bench.send(client, credential=OWN)
+
+        assert (client.read_head().status, client.read_chunk()) == (200, answer.chunks[0])
+        assert (gate.is_open, time.monotonic() - began < HELD) == (False, True)
+        gate.open()
+        assert list(client.events())[-1] == {"type": "message_stop"}
+    assert [request.credential for request in bench.requests] == ["the-clients-own"]
 
 
 # HTTP/2

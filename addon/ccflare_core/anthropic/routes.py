@@ -55,13 +55,14 @@ class Rule(NamedTuple):
 
 
 CONTROL_PREFIX = "/ccflare/"
+MESSAGES = "/v1/messages"
 COUNT_TOKENS = "/v1/messages/count_tokens"
 
 # Only these resources are the account's business, as the SDKs have them (anthropic 2.14.0; /v1/complete: 0.97.0).
 # Everything else that the upstream host serves (/api/oauth, /v1/code, /v1/mcp_servers, telemetry) belongs to the
 # client's own login, and answers 403 to a foreign one.
 API: Final = (
-    Rule(("POST",), "/v1/messages", PathClass.MODEL),
+    Rule(("POST",), MESSAGES, PathClass.MODEL),
     Rule(("POST",), COUNT_TOKENS, PathClass.MODEL),
     Rule(("POST",), "/v1/messages/batches", PathClass.MODEL),
     Rule(("GET",), "/v1/messages/batches", PathClass.RESOURCE),

@@ -62,8 +62,12 @@ class Parent(Protocol):
 class Attempt:
     """See the module. `credential` is the account's; None: the client's own is in the request, and stays there."""
 
-    def __init__(self, credential: Credential | None, parent: Parent, *, is_repeat: bool = False) -> None:
+    def __init__(
+        self, credential: Credential | None, parent: Parent, *, is_repeat: bool = False, is_message: bool = True
+    ) -> None:
         self.credential = credential
+        self.is_message = is_message
+        """Whether it asks for a message, whose stream tells by its first events what it is worth."""
         self.is_repeat = is_repeat
         """Whether it repeats one that a kept connection has lost."""
         self.echo = Echo(credential.secret) if credential is not None else None
@@ -187,13 +191,18 @@ class Attempt:
 
     @property
     def is_stream(self) -> bool:
-        """Whether its answer is a stream, of which the first event that tells may be an error."""
-        return self.facts.is_event_stream and not self.is_error
+        """Whether its answer is a message's stream, of which the first event that tells may be an error."""
+        return self.is_message and self.facts.is_event_stream and not self.is_error
 
     @property
     def is_told_by_head(self) -> bool:
-        """Whether nothing that may still come could change what the head says."""
-        return self.head is not None and (self.head.end_stream or not (self.is_error or self.is_stream))
+        """Whether nothing that may still come could change what the head says.
+
+        What passes with the client's own credential is never judged, so nothing of it is held.
+        """
+        if self.head is None:
+            return False
+        return self.credential is None or self.head.end_stream or not (self.is_error or self.is_stream)
 
     def hold(self, data: bytes) -> bool:
         """Keep this part of the body; whether there is enough to judge by, or too much to keep."""

@@ -15,7 +15,7 @@ from mitmproxy.proxy.layers.http._events import ResponseHeaders
 
 from ccflare_core.accounts.account import Credential
 from ccflare_core.anthropic.answers import Answer, error
-from ccflare_core.anthropic.routes import Route
+from ccflare_core.anthropic.routes import MESSAGES, Route
 from ccflare_core.anthropic.verdicts import Kind
 from ccflare_core.config.settings import Settings
 from ccflare_core.config.target import UpstreamTarget
@@ -93,7 +93,8 @@ class UpstreamSide:
             id = self._course.admitted.id
             yield from self._client.answer(error(500, "The request is not aimed at the upstream's API.", request_id=id))
             return
-        attempt = Attempt(credential, self._parent, is_repeat=is_repeat)
+        is_message = self._course.admitted.opening.path == MESSAGES
+        attempt = Attempt(credential, self._parent, is_repeat=is_repeat, is_message=is_message)
         self.echo = attempt.echo
         command = attempt.connect(request, self._target)
         yield from self._course.enter(State.CONNECTING, self._settings.connect_seconds, attempt=attempt)
