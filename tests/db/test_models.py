@@ -82,3 +82,17 @@ def test_a_newer_database_is_refused(database: peewee.SqliteDatabase) -> None:
 def test_names_are_unique_and_in_order() -> None:
     names = [migration.name for migration in MIGRATIONS]
     assert names == sorted(set(names))
+
+
+def test_cooldowns_of_the_version_before_go_on_by_their_scope(database: peewee.SqliteDatabase) -> None:
+    names = [migration.name for migration in MIGRATIONS]
+    migrate(database, 1, MIGRATIONS[: names.index("0012_scopes")])
+    database.execute_sql(
+        "INSERT INTO cooldowns VALUES ('a', '', 5, 'why', 'window_spent', 2), ('a', 'opus', 6, '', '', 1)"
+    )
+
+    migrate(database, 2)
+
+    rows = database.execute_sql("SELECT * FROM scope_cooldowns ORDER BY scope").fetchall()
+    assert rows == [("a", "account", "", 5, "why", "window_spent", 2), ("a", "family", "opus", 6, "", "", 1)]
+    assert database.execute_sql("SELECT COUNT(*) FROM cooldowns").fetchall() == [(2,)]

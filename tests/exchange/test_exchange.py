@@ -210,6 +210,33 @@ def spoil(bench: Bench, id: str) -> None:
             object.__setattr__(status.account, "access_token", "no\nheader")
 
 
+def test_refusal_that_every_account_gives_is_the_clients_and_nobody_rests() -> None:
+    bench = Bench("abc")
+    lacks = refusal(403, "permission_error")
+
+    exchange = bench.serve(lacks, lacks, lacks)
+
+    assert (names(exchange), exchange.status) == (["max-a", "max-b", "max-c"], 403)
+    assert repr(bench.pool) == "<AccountPool max-a: serving; max-b: serving; max-c: serving>"
+    assert len(bench.notes.reports[-1][1].cleared) == 3
+
+
+def test_refusals_that_differ_are_our_503_and_the_accounts_rest() -> None:
+    bench = Bench("ab", hold_seconds=0)
+
+    exchange = bench.serve(refusal(403, "permission_error"), refusal(402, "billing_error"))
+
+    assert (names(exchange), exchange.status) == (["max-a", "max-b"], 503)
+    assert repr(bench.pool) == "<AccountPool max-a: serving, cooling for messages; max-b: serving, cooling>"
+
+
+@pytest.mark.parametrize("reply", [REJECTED, refusal(402, "billing_error"), limited()], ids=["401", "402", "429"])
+def test_what_is_never_the_requests_fault_is_our_503_though_all_agree(reply: Reply) -> None:
+    bench = Bench("ab", hold_seconds=0)
+
+    assert bench.serve(reply, reply).status == 503
+
+
 # --- the same account -------------------------------------------------------------------------------------------------
 
 
