@@ -21,6 +21,8 @@ from postgres_kit import Cluster
 
 # How long an example takes says something about the machine, not about the code; pytest's time limit holds anyway.
 settings.register_profile("ccflare", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# The same few examples each time: enough to see what is reached, and the count does not waver.
+settings.register_profile("coverage", settings.get_profile("ccflare"), max_examples=10, derandomize=True, database=None)
 settings.load_profile("ccflare")
 
 # Neither is a Python package. Where CI runs they are always there, so nothing is left out silently.
