@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
+from ccflare_core.text import iso as iso
+
 FORMATS = ("table", "json", "csv", "markdown")
 DASH = "–"
 """Stands where there is nothing to tell. Never where something is unknown: that is `?`."""
@@ -213,13 +215,6 @@ def moment(at: float | None, now: float, *, seconds: bool = False) -> str:
 def local(at: float) -> datetime:
     """Epoch seconds as an aware datetime in this machine's time zone."""
     return datetime.fromtimestamp(at, UTC).astimezone()
-
-
-def iso(at: float | None) -> str | None:
-    """Epoch seconds as UTC for programs: `2026-11-01T14:20:00Z`."""
-    if at is None:
-        return None
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def short_model(model: str | None) -> str:

@@ -1,6 +1,7 @@
-"""How times, durations and money are written for people."""
+"""How times and durations are written: for people, and for programs."""
 
 from datetime import UTC, datetime
+from typing import overload
 
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 
@@ -13,6 +14,17 @@ def local_time(moment: float, now: float) -> str:
     if local.date() == today.date():
         return f"{local:%H:%M}"
     return f"{local:%a %H:%M}" if moment - now < 6 * 86400 else f"{local:%a %d %b %H:%M}"
+
+
+@overload
+def iso(moment: None) -> None: ...
+@overload
+def iso(moment: float) -> str: ...
+@overload
+def iso(moment: float | None) -> str | None: ...
+def iso(moment: float | None) -> str | None:
+    """An epoch time for programs, UTC in whole seconds: `2026-11-01T14:20:00Z`. None stays None."""
+    return None if moment is None else f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def span(seconds: float) -> str:

@@ -104,9 +104,6 @@ class TestWords:
     def test_moment_is_as_short_as_it_is_clear(self, at: float | None, text: str) -> None:
         assert output.moment(at, NOON) == text
 
-    def test_iso_is_utc(self) -> None:
-        assert output.iso(1785518400.4) == "2026-07-31T17:20:00Z"
-
     @given(st.text(), st.integers(2, 20))
     def test_clip_keeps_to_its_width(self, text: str, width: int) -> None:
         assert 1 <= len(output.clip(text, width)) <= width

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ccflare_core.http.origins import Origin, Origins, are_origins, is_address, is_loopback
+from ccflare_core.http.origins import Origin, Origins, are_origins, is_address, is_loopback, is_this_machine
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,13 @@ def test_other_hosts_may_be_anywhere(host: str) -> None:
 @pytest.mark.parametrize(("host", "expected"), [("10.0.0.1", True), ("[::1]", True), ("localhost", False), ("", False)])
 def test_addresses_are_no_names(host: str, expected: bool) -> None:
     assert is_address(host) is expected
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "[::1]", "::1%lo", "localhost", "LOCALHOST"])
+def test_this_machine_has_loopback_addresses_and_one_name(host: str) -> None:
+    assert is_this_machine(host)
+
+
+@pytest.mark.parametrize("host", ["", "a.localhost", "localhost.", "10.0.0.1", "fe80::1%eth0", "0.0.0.0"])
+def test_names_that_a_server_may_be_asked_for_are_not_this_machine(host: str) -> None:
+    assert not is_this_machine(host)

@@ -4,7 +4,6 @@ The facts are gathered elsewhere (cli/doctor.py and its neighbours). `fail` is a
 something that does not work; `warn` is a risk that its owner may accept.
 """
 
-import ipaddress
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
@@ -14,6 +13,7 @@ from ccflare_core import MITMPROXY
 from ccflare_core.accounts.account import Account, Kind
 from ccflare_core.accounts.validity import login_warning, token_state
 from ccflare_core.config.unsafe_options import VARIABLES, hazards
+from ccflare_core.http.origins import is_this_machine
 from ccflare_core.text import span
 
 DAY = 86_400
@@ -190,7 +190,7 @@ def option_risks(options: Mapping[str, object]) -> Results:
 def mitmweb(options: Mapping[str, object]) -> Results:
     """Whether mitmweb is for this machine alone, and asks for a password. Who is in can run code."""
     host = str(options.get("web_host") or "127.0.0.1")
-    if is_loopback(host):
+    if is_this_machine(host):
         yield ok("options.web_host", f"mitmweb listens on {host}")
     else:
         yield fail("options.web_host", f"mitmweb would listen on {host}; who is in can run code", "leave web_host out")
@@ -221,7 +221,7 @@ class Door(NamedTuple):
 
 def door(door: Door) -> Results:
     """Who can reach the proxy, and what stands in the way."""
-    if is_loopback(door.host):
+    if is_this_machine(door.host):
         yield ok("access.address", f"the proxy listens on {door.host}, for this machine alone")
     elif not door.remote:
         yield fail(
@@ -244,14 +244,6 @@ def door(door: Door) -> Results:
             "there is no client key, so every program of every user of this machine can use the accounts",
             "make one: `scripts/keys.py client add NAME`",
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a socket that is bound to this."""
-    try:
-        return ipaddress.ip_address(host.strip("[]").partition("%")[0]).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 # What is stored
@@ -377,7 +369,7 @@ def activity(day: Activity, *, is_remote: bool) -> Results:
     told = f"{day.failures} of {day.requests} requests failed in 24 hours"
     is_much = day.requests >= 20 and share > 0.2
     yield warn("activity.failures", told, "see `scripts/stats.py errors`") if is_much else ok("activity.failures", told)
-    strange = [address for address in day.addresses if address and not is_loopback(address)]
+    strange = [address for address in day.addresses if address and not is_this_machine(address)]
     if strange and not is_remote:
         told = f"requests came from {', '.join(strange[:3])}, though only this machine may send any"
         yield warn(

@@ -17,6 +17,7 @@ from ccflare_core.config.settings import Settings
 from ccflare_core.errors import CCFlareError
 from ccflare_core.http.client import Fetcher
 from ccflare_core.http.messages import Request, Response
+from ccflare_core.http.origins import is_this_machine
 from ccflare_core.http.pinning import PinGuard
 from ccflare_core.http.pins import Pins
 from ccflare_core.store.store import Store
@@ -210,7 +211,7 @@ def upstream(settings: Settings, ca_file: Path | None, now: float) -> Results:
     """Whether each host that gets credentials is reached with verified TLS, its pins, and how the clocks differ."""
     onlooker, skews = _Onlooker(), []
     for origin in sorted(settings.egress):
-        if origin.scheme != "https" and not judgements.is_loopback(origin.host):
+        if origin.scheme != "https" and not is_this_machine(origin.host):
             yield fail("upstream.tls", f"{origin} gets credentials without TLS", "use an https:// address")
             continue
         try:

@@ -17,6 +17,7 @@ from ccflare_core.config.location import Server
 from ccflare_core.config.settings import Settings
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.errors import CCFlareError
+from ccflare_core.http.origins import is_this_machine
 from ccflare_core.secrets.key_sources import KeySource, choose
 from ccflare_core.store.resealing import CLEAR
 from ccflare_core.store.store import Store
@@ -88,7 +89,7 @@ def database(store: Store, settings: Settings, now: float) -> Results:
 def _server(server: Server) -> judgements.Result:
     url = urlsplit(server.text)
     mode = parse_qs(url.query).get("sslmode", ["verify-full"])[-1]
-    if url.scheme and mode not in _SAFE_MODES and not judgements.is_loopback(url.hostname or "localhost"):
+    if url.scheme and mode not in _SAFE_MODES and not is_this_machine(url.hostname or "localhost"):
         return fail("database.tls", f"sslmode={mode} takes anyone for {url.hostname}", "leave sslmode out")
     return ok("database.tls", "the way to the server is TLS with a verified certificate, or stays on this machine")
 

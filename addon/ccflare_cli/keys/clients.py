@@ -245,7 +245,8 @@ def _field(name: str, row: Row) -> object:
 
 
 def _time(name: str, row: Row) -> str | None:
-    return iso(getattr(row.key, name))
+    at: float | None = getattr(row.key, name)
+    return iso(at)
 
 
 def _opened(console: Console, arguments: argparse.Namespace, *, make: bool = False) -> AbstractContextManager[Store]:

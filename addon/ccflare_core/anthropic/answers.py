@@ -3,11 +3,10 @@
 import json
 import math
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any, NamedTuple, Self
 
 from ccflare_core.http.rejection import Rejection
-from ccflare_core.text import local_time
+from ccflare_core.text import iso, local_time
 
 # https://docs.anthropic.com/en/api/errors
 _ERROR_TYPES = {
@@ -131,13 +130,6 @@ def exhausted(
         message,
         request_id=request_id,
         retry_after=seconds,
-        next_available_at=None if back is None else _iso(back),
-        accounts=[
-            {"name": name, "reason": reason, "available_at": None if until is None else _iso(until)}
-            for name, reason, until in reasons
-        ],
+        next_available_at=iso(back),
+        accounts=[{"name": name, "reason": reason, "available_at": iso(until)} for name, reason, until in reasons],
     )
-
-
-def _iso(moment: float) -> str:
-    return datetime.fromtimestamp(moment).astimezone().isoformat(timespec="seconds")

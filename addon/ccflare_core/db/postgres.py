@@ -11,7 +11,6 @@ made anew knows that it still leads to the same database.
 """
 
 import contextlib
-import ipaddress
 import os
 import secrets
 import time
@@ -28,6 +27,7 @@ from ccflare_core.config.location import Server, is_url
 from ccflare_core.db.engine import CommitUnknown, as_store_errors, explain, naming
 from ccflare_core.db.migrations import migrate, pending
 from ccflare_core.errors import StoreError, Unusable, VaultError
+from ccflare_core.http.origins import is_this_machine
 from ccflare_core.secrets.references import read_secret
 
 _MARKER = "ccflare"
@@ -327,9 +327,4 @@ def _is_here(given: dict[str, Any], environ: "os._Environ[str] | dict[str, str]"
 
 
 def _is_local(host: str) -> bool:
-    if host in ("", "localhost") or host.startswith(("/", "@")):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return not host or host.startswith(("/", "@")) or is_this_machine(host)

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from ccflare_core.http.origins import is_address, is_loopback
+from ccflare_core.http.origins import is_this_machine
 
 MAX_ANSWER_BYTES = 1_000_000
 
@@ -22,9 +22,7 @@ def check_url(url: str) -> None:
         host, port = parts.hostname or "", parts.port
     except ValueError:
         raise ValueError(problem) from None
-    # Of names only this one: without a resolver that knows better, x.localhost is asked for in the network.
-    is_here = host == "localhost" or (is_address(host) and is_loopback(host))
-    secure = parts.scheme == "https" or (parts.scheme == "http" and is_here)
+    secure = parts.scheme == "https" or (parts.scheme == "http" and is_this_machine(host))
     plain = host and port != 0 and "@" not in parts.netloc and not set(url) & {"\\", "#"}
     if not (secure and plain and _VISIBLE.fullmatch(url)):
         raise ValueError(problem)

@@ -78,6 +78,14 @@ def is_loopback(host: str) -> bool:
         return _LOOPBACK_NAME.fullmatch(host) is not None
 
 
+def is_this_machine(host: str) -> bool:
+    """Whether `host` is a loopback address or `localhost`.
+
+    Of names only that one: without a resolver that knows better, x.localhost is asked for in the network.
+    """
+    return host.lower() == "localhost" or (is_address(host) and is_loopback(host))
+
+
 def is_address(host: str) -> bool:
     """Whether `host` is an IP address and no name."""
     try:

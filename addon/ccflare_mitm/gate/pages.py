@@ -3,7 +3,6 @@
 import re
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import unquote
 
@@ -18,6 +17,7 @@ from ccflare_core.clients.request_head import PageAccess
 from ccflare_core.errors import CCFlareError, NotFound
 from ccflare_core.exchange.exchange import Exchanges
 from ccflare_core.http.rejection import Rejection
+from ccflare_core.text import iso
 
 
 class AdminRequest(NamedTuple):
@@ -194,8 +194,3 @@ def describe(status: AccountStatus) -> dict[str, Any]:
             for window in status.windows
         ],
     }
-
-
-def iso(moment: float | None) -> str | None:
-    """Epoch seconds as ISO 8601 in UTC."""
-    return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
