@@ -1,6 +1,7 @@
 """The tables: migrations lead to exactly what the models say, once, and never from a newer database."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import peewee
 import pytest
@@ -85,14 +86,13 @@ def test_names_are_unique_and_in_order() -> None:
 
 
 def test_cooldowns_of_the_version_before_go_on_by_their_scope(database: peewee.SqliteDatabase) -> None:
+    run: Callable[[str], Any] = database.execute_sql
     names = [migration.name for migration in MIGRATIONS]
-    migrate(database, 1, MIGRATIONS[: names.index("0012_scopes")])
-    database.execute_sql(
-        "INSERT INTO cooldowns VALUES ('a', '', 5, 'why', 'window_spent', 2), ('a', 'opus', 6, '', '', 1)"
-    )
+    migrate(database, 1, MIGRATIONS[: names.index("0013_scopes")])
+    run("INSERT INTO cooldowns VALUES ('a', '', 5, 'why', 'window_spent', 2), ('a', 'opus', 6, '', '', 1)")
 
     migrate(database, 2)
 
-    rows = database.execute_sql("SELECT * FROM scope_cooldowns ORDER BY scope").fetchall()
+    rows = run("SELECT * FROM scope_cooldowns ORDER BY scope").fetchall()
     assert rows == [("a", "account", "", 5, "why", "window_spent", 2), ("a", "family", "opus", 6, "", "", 1)]
-    assert database.execute_sql("SELECT COUNT(*) FROM cooldowns").fetchall() == [(2,)]
+    assert run("SELECT COUNT(*) FROM cooldowns").fetchall() == [(2,)]

@@ -322,7 +322,9 @@ def test_what_is_held_is_not_held_for_ever(rig: Rig) -> None:
 OWN = (b"Authorization", b"Bearer the-clients-own")
 
 
-@pytest.mark.parametrize("method, target", [("GET", "/v1/sessions/sesn_1/events"), ("POST", "/v1/code/sessions/1/run")])
+@pytest.mark.parametrize(
+    ("method", "target"), [("GET", "/v1/sessions/sesn_1/events"), ("POST", "/v1/code/sessions/1/run")]
+)
 def test_an_event_stream_that_passes_is_with_the_client_at_once(
     rig: Rig, client: RawClient, method: str, target: str
 ) -> None:
