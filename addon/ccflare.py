@@ -27,7 +27,7 @@ try:
     from ccflare_core.process import hide_memory
     from ccflare_core.store.store import has_client_keys
     from ccflare_mitm import logs
-    from ccflare_mitm.app import CONSOLE, House
+    from ccflare_mitm.app import CONSOLE, App
     from ccflare_mitm.gate import ingress
     from ccflare_mitm.host import contract, dumps, listener, options, tls, tuning, unsafe_options
     from ccflare_mitm.wire import layer, upstream
@@ -41,11 +41,11 @@ logger = logging.getLogger("ccflare")
 
 
 class CCFlare:
-    """The addon: it opens the house, and shows each event to the one in it who knows what to do."""
+    """The addon: it shows each event to the part of the app that knows what to do."""
 
     def __init__(self) -> None:
         self._settings: Settings | None = None
-        self._house: House | None = None
+        self._app: App | None = None
 
     # The start
 
@@ -65,16 +65,16 @@ class CCFlare:
             self._settings = Settings.build(options.current())
             unsafe_options.check(ctx.options, os.environ)
             listener.check_addresses(self._settings, self._has_client_keys)
-            if self._house is not None:
-                self._house.change(self._settings)
+            if self._app is not None:
+                self._app.change(self._settings)
         except ConfigError as error:
-            if self._house is None:
+            if self._app is None:
                 give_up(error)
             raise exceptions.OptionsError(str(error)) from error
         logs.configure(self._settings.log_level, self._settings.log_format)
 
     async def running(self) -> None:
-        """Open the house and only then the door."""
+        """Open the app, and only then listen."""
         if self._settings is None:
             give_up(ConfigError("The options could not be read."))
         stop_reloading()
@@ -82,41 +82,40 @@ class CCFlare:
             logger.warning("core dumps cannot be switched off here: one would hold the accounts' credentials")
         await tuning.forbid_replay(self._replay_refused)
         try:
-            self._house = House(self._settings, os.environ, asyncio.get_running_loop())
-            self._house.open()
+            self._app = App(self._settings, os.environ, asyncio.get_running_loop())
+            self._app.open()
             listener.check_addresses(self._settings, self._has_client_keys)
         except CCFlareError as error:
             give_up(error)
         if self._settings.tuning:
             tuning.apply()
         await listener.listen()
-        logger.info("%s", self._house.greeting())
+        logger.info("%s", self._app.greeting())
 
     # A connection
 
     def client_connected(self, client: Client) -> None:
         """Hang up on addresses that may not connect, whatever the socket was bound to, and if there is no room."""
         client.error = "ccflare is not open"  # and so it stays if an error keeps us from looking
-        if (house := self._house) is None:
+        if (app := self._app) is None:
             return
-        client.error = house.access.objection(client.peername[0])
+        client.error = app.admission.access.objection(client.peername[0])
         if client.error:
-            house.auditor.denied(client.peername[0], client.error)
-        elif not house.reaper.takes_more():
+            app.storage.auditor.denied(client.peername[0], client.error)
+        elif not app.wire.reaper.takes_more():
             client.error = "ccflare has too many connections"
 
     def next_layer(self, data: NextLayer) -> None:
         """Let mitmproxy decide on the protocol and put our HTTP layer in the place of its own."""
         try:
-            if self._open_house().settings.requires_client_tls and layer.refuse_plaintext(data):
+            app = self._open_app()
+            if app.settings.requires_client_tls and layer.refuse_plaintext(data):
                 return
-            if ingress.is_foreign_tunnel(data.context, self._open_house().upstream()) and not self._is_open_tunnel(
-                data
-            ):
+            if ingress.is_foreign_tunnel(data.context, app.settings.upstream) and not self._is_open_tunnel(data):
                 data.layer = layer.Refused(data.context)
                 return
             ctx.master.addons.get("nextlayer").next_layer(data)
-            layer.adopt(data, self._open_house().services)
+            layer.adopt(data, app.wire.services)
         except Exception:
             # mitmproxy would go on with its own layer, which sends what it is given.
             data.layer = layer.Refused(data.context)
@@ -124,15 +123,15 @@ class CCFlare:
 
     def tls_clienthello(self, data: ClientHelloData) -> None:
         """Leave the TLS of other hosts alone."""
-        house = self._open_house()
-        if ingress.is_foreign_tunnel(data.context, house.upstream()):
+        app = self._open_app()
+        if ingress.is_foreign_tunnel(data.context, app.settings.upstream):
             data.ignore_connection = True
-            house.reaper.let_go(data.context.client)
+            app.wire.reaper.let_go(data.context.client)
 
     def tls_start_client(self, data: TlsData) -> None:
         """Ask for a certificate, if clients must have one; and for the protocol that the upstream is spoken to in."""
         try:
-            self._open_house().start_client_tls(data)
+            self._open_app().start_client_tls(data)
         except Exception:
             tls.refuse_handshake(data)  # mitmproxy would go on with a handshake of its own, which asks for none
             raise
@@ -140,54 +139,54 @@ class CCFlare:
     def tls_start_server(self, data: TlsData) -> None:
         """Ask the upstream for the name that is its own, before mitmproxy asks for the client's."""
         try:
-            upstream.aim_tls(data, self._open_house().target(data.context.client))
+            upstream.aim_tls(data, self._open_app().target(data.context.client))
         except Exception:
             upstream.refuse_server_handshake(data)  # mitmproxy would go on with a handshake of its own
             raise
 
     def tls_established_server(self, data: TlsData) -> None:
         """Remember what a server has proved of itself; the wire asks for it."""
-        self._open_house().proof.note(data)
+        self._open_app().upstream.proof.note(data)
 
     def http_connect(self, flow: http.HTTPFlow) -> None:
         """A client asks for a tunnel: decide whether it may have it."""
-        self._open_house().gate.enter(flow, is_connect=True)
+        self._open_app().admission.gate.enter(flow, is_connect=True)
 
     # A request
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         """Decide on the request by its head: reject it, answer it here or aim it at the upstream."""
-        house = self._open_house()
+        app = self._open_app()
         try:
-            house.gate.enter(flow)
+            app.admission.gate.enter(flow)
         finally:
-            house.mask.mask(flow.request)
+            app.admission.mask.mask(flow.request)
 
     def request(self, flow: http.HTTPFlow) -> None:
         """Read what it needs and issue its ticket. The wire takes it from here."""
-        self._open_house().gate.issue_ticket(flow)
+        self._open_app().admission.gate.issue_ticket(flow)
 
     # Its end
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """The answer's head goes out: a page of an allowed origin may read it."""
-        self._open_house().gate.share(flow)
+        self._open_app().admission.gate.share(flow)
 
     def response(self, flow: http.HTTPFlow) -> None:
         """The answer is with the client: show its story in the inspector."""
-        house = self._open_house()
-        if exchange := house.gate.find(flow):
+        app = self._open_app()
+        if exchange := app.admission.gate.find(flow):
             exchange.finish(Outcome.REFUSED, "another addon has answered")  # unless it has ended, as ours all have
-        house.show(flow)
+        app.show(flow)
 
     def error(self, flow: http.HTTPFlow) -> None:
         """The flow broke off. If nobody has ended its exchange yet, the client did, or mitmproxy refused it."""
-        house = self._open_house()
-        if exchange := house.gate.find(flow):
+        app = self._open_app()
+        if exchange := app.admission.gate.find(flow):
             why = flow.error.msg if flow.error else ""
             outcome = Outcome.CLIENT_ABORT if ingress.tells_of_leaving(why) else Outcome.REFUSED
             exchange.finish(outcome, failure_words.of(why))
-        house.show(flow)
+        app.show(flow)
 
     # The end
 
@@ -197,20 +196,20 @@ class CCFlare:
         A coroutine on purpose: mitmproxy awaits it when it stops, and cannot remove an addon that has one while it
         runs. So no change of the `scripts` option leaves a proxy without its gate.
         """
-        if self._house is None:
+        if self._app is None:
             return
         hurry = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, hurry.set)
         await listener.stop_listening()
-        await self._house.close(hurry)
+        await self._app.close(hurry)
 
     # Commands
 
     @command.command("ccflare.accounts")
     def accounts(self) -> Sequence[str]:
         """Every account with what it is doing."""
-        return [f"{s.account.name}: {s.reason}" for s in self._open_house().exchanges.pool.status()]
+        return [f"{s.account.name}: {s.reason}" for s in self._open_app().accounts.pool.status()]
 
     @command.command("ccflare.pause")
     def pause(self, name: str) -> None:
@@ -225,26 +224,26 @@ class CCFlare:
     # Pieces
 
     def _has_client_keys(self) -> bool:
-        if self._house is not None:
-            return self._house.authenticator.has_keys
+        if self._app is not None:
+            return self._app.admission.authenticator.has_keys
         return self._settings is not None and has_client_keys(self._settings.database)
 
     def _is_open_tunnel(self, data: NextLayer) -> bool:
-        return self._open_house().gate.tunnels.is_open(data.context.client)
+        return self._open_app().admission.gate.tunnels.is_open(data.context.client)
 
     def _set_paused(self, name: str, paused: bool) -> None:
         try:
-            self._open_house().set_paused(name, paused)
+            self._open_app().set_paused(name, paused)
         except StoreError as error:
             raise exceptions.CommandError(str(error)) from error
 
     def _replay_refused(self) -> None:
-        self._open_house().auditor.denied("", "replay", actor=CONSOLE.actor, action="replay.denied")
+        self._open_app().storage.auditor.denied("", "replay", actor=CONSOLE.actor, action="replay.denied")
 
-    def _open_house(self) -> House:
-        if self._house is None:
+    def _open_app(self) -> App:
+        if self._app is None:
             raise RuntimeError("an event came in before the addon was running")
-        return self._house
+        return self._app
 
 
 def stop_reloading() -> None:

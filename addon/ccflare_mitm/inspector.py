@@ -5,9 +5,9 @@ from typing import Any
 
 from mitmproxy import ctx, http
 
-from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.log_line import comment
 from ccflare_core.exchange.steps import Outcome
+from ccflare_core.exchange.story import Story
 
 SHOWN_BYTES = 1024 * 1024
 """How much of a streamed body a flow keeps for show; the database keeps more."""
@@ -21,7 +21,7 @@ class Inspector:
     def __init__(self) -> None:
         self._finished: deque[http.HTTPFlow] = deque()
 
-    def show(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+    def show(self, flow: http.HTTPFlow, exchange: Story) -> None:
         """Put the exchange's story beside its flow."""
         flow.comment = comment(exchange)
         flow.marked = marker(exchange)
@@ -40,7 +40,7 @@ class Inspector:
             view.remove([self._finished.popleft() for _ in range(surplus)])
 
 
-def marker(exchange: Exchange) -> str:
+def marker(exchange: Story) -> str:
     """The emoji in front of a flow: it failed, it met a limit, it moved to another account; none if all went well."""
     if exchange.outcome not in (Outcome.OK, Outcome.CLIENT_ABORT):
         return LIMITED if exchange.status in (429, 503, 529) else FAILED

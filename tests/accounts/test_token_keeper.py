@@ -42,7 +42,7 @@ def start(tmp_path: Path, provider: Provider, clock: Clock) -> Iterator[StartDes
             desk = Desk(tmp_path / "ccflare.db", provider, clock, owner=owner)
             running.callback(desk.store.close)
             for account in accounts:
-                desk.store.add_account(account)
+                desk.store.accounts.add(account)
             desk.look()
             return desk
 
@@ -224,7 +224,7 @@ def login(desk: Desk, fresh: Account) -> Callable[[], Awaitable[None]]:
     """What another process does, while the provider's answer is on its way."""
 
     async def login() -> None:
-        desk.store.update_account(
+        desk.store.accounts.update(
             "a",
             access_token=fresh.access_token,
             refresh_token=fresh.refresh_token,
@@ -316,7 +316,7 @@ async def test_an_account_whose_refresh_was_cut_off_by_the_end_of_the_process_is
     provider.answers.append(asyncio.Event().wait)
     dead.keeper.renew("a")
     await settled()
-    dead.store.end_run("run-1")  # what the next start does for a dead run
+    dead.store.runs.end("run-1")  # what the next start does for a dead run
 
     alive = start(owner="run-2")
     renewal = await alive.renew()
@@ -414,7 +414,7 @@ async def test_a_lease_of_a_run_that_hangs_is_taken_over_after_a_while(
     provider: Provider, start: StartDesk, clock: Clock
 ) -> None:
     desk = start(expired(provider))
-    desk.store.start_run("run-hangs", "elsewhere", 1)
+    desk.store.runs.start("run-hangs", "elsewhere", 1)
     desk.store.logins.take_lease("a", "run-hangs")
     began = clock.mono
 

@@ -41,13 +41,13 @@ def actions(store: Store) -> list[tuple[str, str, str]]:
 
 
 def test_each_change_of_an_account_leaves_its_row(store: Store) -> None:
-    store.add_account(an_account(), imported_from="claude-code")
-    store.update_account(ID, paused=True)
-    store.update_account(ID, paused=False)
-    store.update_account(ID, priority=7)
-    store.update_account(ID, name="max-2")
-    store.update_account(ID, access_token="sk-ant-oat01-other", needs_login=False)
-    store.remove_account(ID)
+    store.accounts.add(an_account(), imported_from="claude-code")
+    store.accounts.update(ID, paused=True)
+    store.accounts.update(ID, paused=False)
+    store.accounts.update(ID, priority=7)
+    store.accounts.update(ID, name="max-2")
+    store.accounts.update(ID, access_token="sk-ant-oat01-other", needs_login=False)
+    store.accounts.remove(ID)
 
     assert actions(store) == [
         ("account.add", "max-1", "ok"),
@@ -63,7 +63,7 @@ def test_each_change_of_an_account_leaves_its_row(store: Store) -> None:
 
 
 def test_each_refresh_leaves_its_row(store: Store) -> None:
-    store.add_account(an_account())
+    store.accounts.add(an_account())
     store.logins.note_failure(an_account(), NOW + 60, "busy")
     store.logins.save_tokens(ID, "run-1", SECRETS[1], Tokens("sk-ant-oat01-2", "sk-ant-ort01-2", NOW + 60))
     store.logins.save_tokens(ID, "run-1", SECRETS[1], Tokens("sk-ant-oat01-3", "sk-ant-ort01-3", NOW + 60))
@@ -94,8 +94,8 @@ def test_each_change_of_keys_leaves_its_row(store: Store) -> None:
 
 
 def test_rows_are_a_chain_in_the_table_and_in_the_file(store: Store, copy: Path) -> None:
-    store.add_account(an_account())
-    store.update_account(ID, paused=True)
+    store.accounts.add(an_account())
+    store.accounts.update(ID, paused=True)
 
     first, second = rows(store)
     assert (first.id, first.prev_hash, second.prev_hash) == (1, FIRST_HASH, first.hash)
@@ -106,18 +106,18 @@ def test_rows_are_a_chain_in_the_table_and_in_the_file(store: Store, copy: Path)
 
 def test_who_acts_is_named(store: Store) -> None:
     with store.acting(CLIENT):
-        store.add_account(an_account())
-    store.update_account(ID, paused=True)
+        store.accounts.add(an_account())
+    store.accounts.update(ID, paused=True)
 
     assert [(row.actor, row.ip, row.request_id) for row in rows(store)] == [CLIENT, ("proxy", "", "")]
 
 
 def test_a_change_that_is_undone_leaves_nothing(store: Store, copy: Path) -> None:
-    store.add_account(an_account())
+    store.accounts.add(an_account())
     with pytest.raises(StoreError):
-        store.add_account(an_account())
+        store.accounts.add(an_account())
     with pytest.raises(StoreError), store.audited("data.purge"):
-        store.remove_account("nobody")
+        store.accounts.remove("nobody")
 
     assert actions(store) == [("account.add", "max-1", "ok")]
     assert len(copy.read_text().splitlines()) == 1
@@ -126,10 +126,10 @@ def test_a_change_that_is_undone_leaves_nothing(store: Store, copy: Path) -> Non
 def test_an_entry_needs_a_transaction_and_a_key(location: Location, store: Store) -> None:
     with pytest.raises(ValueError, match="within a transaction"):
         store.audit.add(Entry.of(CLIENT, "data.read"))
-    store.add_account(an_account())
+    store.accounts.add(an_account())
     blind = open_store(location, source=None)
     with pytest.raises(AuditError, match="needs the database's key"):
-        blind.update_account(ID, paused=True)
+        blind.accounts.update(ID, paused=True)
     blind.close()
 
 

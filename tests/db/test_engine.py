@@ -12,7 +12,8 @@ from ccflare_core.db.migrations import MIGRATIONS
 from ccflare_core.db.sqlite import APPLICATION_ID
 from ccflare_core.errors import StoreError
 from ccflare_core.store.store import Store
-from ccflare_core.writer.watch import Voice, Watch
+from ccflare_core.writer.warnings import RateLimitedWarnings
+from ccflare_core.writer.watch import Watch
 from database_kit import KEY, an_account, open_store, start_python, started
 
 
@@ -25,7 +26,7 @@ def path(tmp_path: Path) -> Path:
 def made(path: Path) -> Path:
     """A closed database with one account and more than one page of data."""
     store = open_store(path)
-    store.add_account(an_account())
+    store.accounts.add(an_account())
     store.close()
     return path
 
@@ -36,7 +37,7 @@ def modes(folder: Path) -> dict[str, int]:
 
 def test_makes_a_private_folder_and_files(path: Path) -> None:
     store = open_store(path)
-    store.add_account(an_account())
+    store.accounts.add(an_account())
     assert path.parent.stat().st_mode & 0o777 == 0o700
     assert modes(path.parent) == {"ccflare.db": 0o600, "ccflare.db-wal": 0o600, "ccflare.db-shm": 0o600}
     store.close()
@@ -66,7 +67,7 @@ def test_processes_that_start_together_share_one_database(path: Path) -> None:
     program = (
         "import sys, pathlib, database_kit as kit; sys.stdin.readline();"
         "store = kit.open_store(pathlib.Path(sys.argv[1]));"
-        "store.add_account(kit.an_account(sys.argv[2])); store.close()"
+        "store.accounts.add(kit.an_account(sys.argv[2])); store.close()"
     )
     children = [start_python(program, path, f"account {number}") for number in range(4)]
     for child in children:
@@ -75,7 +76,7 @@ def test_processes_that_start_together_share_one_database(path: Path) -> None:
         child.stdin.flush()
     assert [child.communicate(timeout=60) and child.returncode for child in children] == [0, 0, 0, 0]
     store = open_store(path)
-    assert len(store.accounts()) == 4
+    assert len(store.accounts.all()) == 4
     store.close()
 
 
@@ -89,10 +90,10 @@ def test_reading_makes_nothing(path: Path) -> None:
 def test_reading_works_while_another_process_writes_and_cannot_write(made: Path) -> None:
     writing = open_store(made)
     reading = Store.open(made, None, read_only=True)
-    writing.add_account(an_account("second"))
-    assert [account.name for account in reading.accounts()] == ["max-1", "second"]
+    writing.accounts.add(an_account("second"))
+    assert [account.name for account in reading.accounts.all()] == ["max-1", "second"]
     with pytest.raises(StoreError, match="read-only"):
-        reading.remove_account("id of second")
+        reading.accounts.remove("id of second")
     reading.close()
     writing.close()
 
@@ -164,7 +165,7 @@ def test_refuses_and_leaves_alone(damage: Callable[[Path], None], sentence: str,
     assert str(made) in str(caught.value)
     assert made.read_bytes() == before
     with pytest.raises(StoreError):
-        Store.open(made, None, read_only=True).accounts()
+        Store.open(made, None, read_only=True).accounts.all()
 
 
 def test_refuses_a_missing_database_whose_log_is_there(path: Path) -> None:
@@ -234,7 +235,7 @@ def test_a_file_that_is_spoilt_while_in_use_is_told_within_a_minute(damage: Call
     store, told, now = open_store(path), list[str](), 0.0
     store.write([started(f"r{number}") for number in range(100)])
     store.scrub()
-    watch = Watch(store, lambda accounts: None, Voice(told.append, lambda: now), lambda: now)
+    watch = Watch(store, lambda accounts: None, RateLimitedWarnings(told.append, lambda: now), lambda: now)
     for _ in range(30):
         now += 1
         watch.look()
@@ -262,7 +263,7 @@ def test_the_cause_behind_a_failed_rollback_is_told(path: Path) -> None:
 
 def fill(store: Store) -> None:
     for number in range(1000):
-        store.add_account(an_account(f"account {number}"))
+        store.accounts.add(an_account(f"account {number}"))
 
 
 def test_an_unknown_cause_is_quoted() -> None:

@@ -79,7 +79,7 @@ def test_a_password_comes_from_a_private_file_and_is_never_shown(
     cluster.execute(f"ALTER SCHEMA {schema} OWNER TO {GUARDED}")
     location = secret_url(tmp_path, server)
     store = open_store(location)
-    store.add_account(an_account())
+    store.accounts.add(an_account())
     store.close()
     assert PASSWORD not in f"{store._engine!r} {location!r} {location}"
     with pytest.raises(StoreError, match="refuses the login") as caught:
@@ -160,14 +160,14 @@ def test_reading_makes_nothing_and_cannot_write(server: Server, cluster: Cluster
     open_store(server).close()
     reading = Store.open(server, KEY, read_only=True)
     with pytest.raises(StoreError, match="read-only"):
-        reading.add_account(an_account())
+        reading.accounts.add(an_account())
     reading.close()
 
 
 def test_processes_that_start_together_share_one_database(server: Server) -> None:
     program = (
         "import sys, database_kit as kit; sys.stdin.readline(); store = kit.open_store(sys.argv[1]);"
-        "store.add_account(kit.an_account(sys.argv[2])); store.close()"
+        "store.accounts.add(kit.an_account(sys.argv[2])); store.close()"
     )
     children = [start_python(program, server, f"account {number}") for number in range(4)]
     for child in children:
@@ -176,7 +176,7 @@ def test_processes_that_start_together_share_one_database(server: Server) -> Non
         child.stdin.flush()
     assert [child.communicate(timeout=60) and child.returncode for child in children] == [0, 0, 0, 0]
     store = open_store(server)
-    assert (len(store.accounts()), len(store.data_keys())) == (4, 1)
+    assert (len(store.accounts.all()), len(store.data_keys())) == (4, 1)
     store.close()
 
 
@@ -227,18 +227,18 @@ def test_a_lock_that_is_held_too_long_is_told_and_leaves_no_trace(server: Server
     store.query("SET lock_timeout = '50ms'")
     other = open_store(server)
     with other._transaction(), pytest.raises(StoreError, match="lock"):
-        store.add_account(an_account())
-    store.add_account(an_account())
+        store.accounts.add(an_account())
+    store.accounts.add(an_account())
     other.close()
 
 
 def test_a_transaction_sees_what_was_committed_while_it_waited(server: Server, store: Store) -> None:
-    store.add_account(an_account())
+    store.accounts.add(an_account())
     other = open_store(server)
 
     def change() -> None:
         with store._transaction():
-            seen.append(store.account_by_name("renamed").id)
+            seen.append(store.accounts.by_name("renamed").id)
 
     seen: list[str] = []
     with other._transaction():
@@ -275,11 +275,11 @@ def test_a_reader_in_the_way_of_a_whole_scrub_is_told(cluster: Cluster, server: 
 
 
 def test_a_restart_that_nobody_has_noticed_stays_so(cluster: Cluster, server: Server, store: Store) -> None:
-    store.add_account(an_account())
+    store.accounts.add(an_account())
     restart(cluster)
     store.write(exchange("r1"))
     restart(cluster)
-    assert (count(store, "requests"), store.accounts(), store.changed()) == (1, [an_account()], False)
+    assert (count(store, "requests"), store.accounts.all(), store.changed()) == (1, [an_account()], False)
 
 
 def restart(cluster: Cluster) -> None:
@@ -289,14 +289,14 @@ def restart(cluster: Cluster) -> None:
 
 def test_a_server_that_is_away_is_asked_again_a_second_later(cluster: Cluster, store: Store) -> None:
     cluster.stop()
-    for ask in (store.accounts, store.changed, lambda: store.write([started("r1")])):
+    for ask in (store.accounts.all, store.changed, lambda: store.write([started("r1")])):
         before = time.monotonic()
         with pytest.raises(StoreError, match="cannot be reached"):
             ask()
         assert time.monotonic() - before < 3  # and not the 5 s that a connection may take
     cluster.start()
-    eventually(lambda: works(store.accounts))
-    assert store.accounts() == []
+    eventually(lambda: works(store.accounts.all))
+    assert store.accounts.all() == []
 
 
 def works(ask: Callable[[], object]) -> bool:
@@ -309,7 +309,7 @@ def works(ask: Callable[[], object]) -> bool:
 
 def test_another_database_in_its_place_is_not_written_to(cluster: Cluster, server: Server, store: Store) -> None:
     cluster.execute("UPDATE ccflare SET id = 'another'", server)
-    for ask in (store.changed, lambda: store.add_account(an_account())):
+    for ask in (store.changed, lambda: store.accounts.add(an_account())):
         with pytest.raises(StoreError, match="another database than at the start"):
             ask()
     assert count(store, "accounts") == 0
@@ -443,5 +443,5 @@ def test_a_value_that_fits_no_index_is_the_records_fault(server: Server) -> None
 
 
 def test_the_clock_of_the_database_is_not_asked(store: Store) -> None:
-    store.start_run("run", "host", 1)
+    store.runs.start("run", "host", 1)
     assert store.query("SELECT started_at FROM runs") == [(round(NOW * 1000),)]

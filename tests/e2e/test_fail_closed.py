@@ -124,11 +124,11 @@ BEFORE_UPSTREAM = (
     "ccflare_mitm.wire.attempt:Attempt.connect",
     "ccflare_mitm.wire.attempt:Attempt.open",
     "ccflare_mitm.wire.attempt:Attempt.send",
-    "ccflare_mitm.app.target_for",
+    "ccflare_mitm.builders.target_for",
     "ccflare_mitm.wire.upstream:UpstreamProof.flaw",
     "ccflare_mitm.wire.attempt.with_credential",
     "ccflare_mitm.host.messages.inject",
-    "ccflare_core.exchange.exchange:Exchanges.begin",
+    "ccflare_core.exchange.exchanges:Exchanges.begin",
     "ccflare_core.exchange.exchange:Exchange.admit",
     "ccflare_core.exchange.exchange:Exchange.next_step",
     "ccflare_core.accounts.account:Account.credential",
@@ -144,7 +144,7 @@ CUT_OFF = (  # so early that there is nobody to say why
 )
 AFTER_UPSTREAM = (
     "addon.response",
-    "ccflare_mitm.app:House.show",
+    "ccflare_mitm.app:App.show",
     "ccflare_mitm.inspector:Inspector.show",
     "ccflare_mitm.wire.upstream_side:UpstreamSide.hold_head",
     "ccflare_mitm.wire.upstream_side:UpstreamSide.hold_body",

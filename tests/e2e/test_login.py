@@ -103,7 +103,7 @@ def opened(database: Path) -> Iterator[Store]:
 
 def accounts(database: Path) -> list[Account]:
     with opened(database) as store:
-        return store.accounts()
+        return store.accounts.all()
 
 
 def pending(database: Path) -> int:
@@ -129,7 +129,7 @@ def test_a_running_proxy_serves_from_a_new_login_and_from_a_renewed_one(
     eventually(lambda: ask(proxy) == 200)
     (account,) = accounts(proxy.database)
     with opened(proxy.database) as store:
-        store.update_account(account.id, needs_login=True)
+        store.accounts.update(account.id, needs_login=True)
     eventually(lambda: ask(proxy) == 503)
 
     said = person.logs_in("login", "max-1")
@@ -252,7 +252,7 @@ def test_a_killed_login_is_dropped_by_the_next_one_after_its_time(person: Person
 def test_a_taken_name_costs_no_key(person: Person, upstream: FakeUpstream) -> None:
     with person.begins("login", "work", "--mode", "console") as child:
         with opened(person.database) as store:
-            store.add_account(Account("a", "work", Kind.API_KEY, api_key="sk-ant-api03-first"))
+            store.accounts.add(Account("a", "work", Kind.API_KEY, api_key="sk-ant-api03-first"))
         complaint = person.pastes(child, person.code)
 
     assert "meanwhile" in complaint

@@ -89,7 +89,7 @@ def test_a_refused_token_is_renewed_inside_the_request(upstream: FakeUpstream, s
     )
     assert rows == [{"outcome": "ok", "failover_attempts": 0, "attempts": 2}]
     with opened(proxy) as store:
-        assert store.accounts()[0].access_token == upstream.requests[2].credential
+        assert store.accounts.all()[0].access_token == upstream.requests[2].credential
 
 
 def test_a_thousand_requests_on_an_expired_token_are_one_refresh(
@@ -218,7 +218,7 @@ def test_a_login_that_has_ended_is_said_and_the_others_serve(upstream: FakeUpstr
     assert "log in again" in health(proxy)["max"]["warning"]
     assert upstream.logins.refreshes == 1
     with opened(proxy) as store:
-        assert store.account_by_name("max").needs_login
+        assert store.accounts.by_name("max").needs_login
 
 
 def test_a_login_during_a_refresh_wins(upstream: FakeUpstream, start_proxy: StartProxy) -> None:
@@ -229,15 +229,15 @@ def test_a_login_during_a_refresh_wins(upstream: FakeUpstream, start_proxy: Star
     access, refresh = upstream.logins.new_login()
 
     with opened(proxy) as store:
-        account = store.account_by_name("max")
-        store.update_account(account.id, access_token=access, refresh_token=refresh, expires_at=time.time() + 28_800)
+        account = store.accounts.by_name("max")
+        store.accounts.update(account.id, access_token=access, refresh_token=refresh, expires_at=time.time() + 28_800)
     eventually(lambda: health(proxy)["max"]["token"], lambda token: token == "valid for 8 h")
     time.sleep(0.5)  # the late answer
 
     assert ask(proxy) == 200
     assert [request.credential for request in sent(upstream, MESSAGES)] == [access]
     with opened(proxy) as store:
-        assert store.account_by_name("max").refresh_token == refresh
+        assert store.accounts.by_name("max").refresh_token == refresh
     assert (upstream.logins.refreshes, upstream.logins.reuses) == (1, 0)
 
 
@@ -250,7 +250,7 @@ def test_a_proxy_that_stops_reads_the_answer_first(upstream: FakeUpstream, start
     assert proxy.stop() == 0
 
     with opened(proxy) as store:
-        assert upstream.logins.is_live(store.accounts()[0].refresh_token or "")
+        assert upstream.logins.is_live(store.accounts.all()[0].refresh_token or "")
 
 
 def test_an_answer_lost_to_kill_9_is_one_more_try_and_then_needs_its_owner(
@@ -303,11 +303,11 @@ from ccflare_core.secrets.key_sources import GivenKey
 
 async def main(path, url, owner):
     store = Store.open(parse(path), GivenKey(b"k" * 32))
-    store.start_run(owner, "elsewhere", 1)
+    store.runs.start(owner, "elsewhere", 1)
     async def call(function):
         return function(store)
     refresher = Refresher(call=call, send=Fetcher().send, endpoints=lambda: oauth.Endpoints(token_url=url), owner=owner)
-    account = store.accounts()[0]
+    account = store.accounts.all()[0]
     while True:
         account = (await refresher.refresh(account, account.access_token)).account
         if account.needs_login:
@@ -335,10 +335,10 @@ def test_kill_9_at_any_moment_spends_nothing_twice_and_loses_nothing_that_was_co
         used = killed(location, upstream, f"run-{number}", after=chance.uniform(0, 0.06))
         assert upstream.logins.reuses == reuses
 
-        stored = store.accounts()[0]
+        stored = store.accounts.all()[0]
         was_committed = upstream.logins.is_live(stored.refresh_token or "")
         assert stored.access_token == used[-1] or stored.access_token not in [account.access_token, *used]
-        store.close_dead_runs("nowhere", lambda pid: False, time.time() + 1000)
+        store.runs.close_dead("nowhere", lambda pid: False, time.time() + 1000)
 
         used = killed(location, upstream, f"run-{number}-again", after=0.0)
         assert (used == ["needs login"]) is not was_committed
@@ -351,10 +351,10 @@ def test_kill_9_at_any_moment_spends_nothing_twice_and_loses_nothing_that_was_co
 
 def new_login(store: Store, upstream: FakeUpstream) -> Account:
     access, refresh = upstream.logins.new_login()
-    for old in store.accounts():
-        store.remove_account(old.id)
+    for old in store.accounts.all():
+        store.accounts.remove(old.id)
     account = Account("a", "max", Kind.OAUTH, access_token=access, refresh_token=refresh, expires_at=time.time() + 9999)
-    store.add_account(account)
+    store.accounts.add(account)
     return account
 
 

@@ -137,7 +137,7 @@ def test_disabled_account_needs_attention_until_it_is_resumed(rig: Rig) -> None:
     assert rig.proxy.log().count(f"{rig.name('a')} needs attention") == 1
 
     with contextlib.closing(rig._store()) as store:
-        store.update_account(rig._accounts["a"].id, paused=False)
+        store.accounts.update(rig._accounts["a"].id, paused=False)
     rig.wait_for_reason("a", "serving")
     assert message(rig).status == 200
     assert rig.asked == ["a", "b", "a"]

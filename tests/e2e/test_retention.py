@@ -32,7 +32,7 @@ def limit(store):
 async def look():
     while True:
         if WISH.exists():
-            await asyncio.wrap_future(ctx.master.addons.get("ccflare")._house._writer.call(limit))
+            await asyncio.wrap_future(ctx.master.addons.get("ccflare")._app.storage.writer.call(limit))
         await asyncio.sleep(0.05)
 
 async def running():

@@ -94,7 +94,7 @@ def test_a_request_that_may_pass_goes_out_as_it_came_and_its_answer_is_never_jud
 
     assert exchange.next_step() == Send(None)
     assert judged(exchange, limited()) == Deliver()
-    assert exchange.attempts == []
+    assert exchange.attempts == ()
 
 
 def test_a_refusal_is_the_end() -> None:

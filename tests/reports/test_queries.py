@@ -124,7 +124,7 @@ class TestSplit:
         past.exchange(NOON, "max-1")
         past.exchange(NOON, "gone")
         past.exchange(NOON, None, outcome="refused")
-        past.store.update_account("MAX-1", name="renamed")
+        past.store.accounts.update("MAX-1", name="renamed")
 
         groups = reports(past).traffic(DAY, [By.ACCOUNT])
 

@@ -172,7 +172,7 @@ def test_r32_a_process_that_is_killed_leaves_a_whole_chain(path: Path, copy: Pat
 
 
 def test_r33_secrets_are_marks_that_can_be_compared_but_not_read(path: Path, copy: Path, store: Store) -> None:
-    store.add_account(an_account())
+    store.accounts.add(an_account())
     store.logins.save_tokens("id of max-1", "run-1", SECRETS[1], Tokens("sk-ant-oat01-PLANTED-2", None, NOW + 60))
     store.configurations.take("here", {"web_password": Secret("PLANTED-password"), "ccflare_client_id": SECRETS[0]})
     with contextlib.suppress(ZeroDivisionError), store.audited("data.read"):
@@ -204,18 +204,18 @@ def test_r33_old_marks_and_rows_outlive_the_data_key_they_were_made_with(path: P
 
 def fails_whole(store: Store) -> None:
     """Nothing administrative can be done, and nothing of it has happened."""
-    before = store.accounts()
+    before = store.accounts.all()
     for change in (
-        lambda: store.add_account(an_account("max-2")),
-        lambda: store.update_account("id of max-1", paused=True),
-        lambda: store.remove_account("id of max-1"),
+        lambda: store.accounts.add(an_account("max-2")),
+        lambda: store.accounts.update("id of max-1", paused=True),
+        lambda: store.accounts.remove("id of max-1"),
         lambda: store.keys.rotate() if store.keys else None,
         lambda: store.note("data.read", "a body"),
         lambda: store.configurations.take("here", {"ccflare_hold_seconds": 1}),
     ):
         with pytest.raises(StoreError, match=r"\w: \w"):  # what is wrong: what to do
             change()
-    assert store.accounts() == before
+    assert store.accounts.all() == before
     assert len(store.data_keys()) == 1
 
 
@@ -225,29 +225,29 @@ def noted(store: Store) -> int:
 
 
 def test_r34_a_full_disk_refuses_it(path: Path, store: Store) -> None:
-    store.add_account(an_account())
+    store.accounts.add(an_account())
     [(pages,)] = store.query("PRAGMA page_count")
     store.query(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(StoreError, match="disk is full"):
         drain(noted(store) for _ in range(100))
     fitted = len(rows(path))
     with pytest.raises(StoreError, match="disk is full"):
-        store.add_account(an_account("x" * 400))
-    assert [account.name for account in store.accounts()] == ["max-1"]
+        store.accounts.add(an_account("x" * 400))
+    assert [account.name for account in store.accounts.all()] == ["max-1"]
     assert len(rows(path)) == fitted
     assert look(path).problem is None
 
 
 def test_r34_a_locked_database_refuses_it(path: Path, store: Store) -> None:
-    store.add_account(an_account())
+    store.accounts.add(an_account())
     store.query("PRAGMA busy_timeout = 50")
     with held_lock(path):
         fails_whole(store)
-    store.update_account("id of max-1", paused=True)
+    store.accounts.update("id of max-1", paused=True)
 
 
 def test_r34_a_database_that_cannot_be_written_refuses_it(store: Store) -> None:
-    store.add_account(an_account())
+    store.accounts.add(an_account())
     store.query("PRAGMA query_only = 1")
     fails_whole(store)
 
@@ -255,11 +255,11 @@ def test_r34_a_database_that_cannot_be_written_refuses_it(store: Store) -> None:
 def test_r34_an_audit_table_that_is_gone_or_forged_refuses_it_until_somebody_restarts_it(
     path: Path, store: Store
 ) -> None:
-    store.add_account(an_account())
+    store.accounts.add(an_account())
     attack(path, "UPDATE audit_head SET last_id = last_id - 1, mac = hash")
     fails_whole(store)
     store.audit.restart(CLIENT, "the head was changed")
-    store.update_account("id of max-1", paused=True)
+    store.accounts.update("id of max-1", paused=True)
     attack(path, "DELETE FROM audit_head")
     fails_whole(store)
     attack(path, "ALTER TABLE audit_log RENAME TO elsewhere")
@@ -437,7 +437,7 @@ def test_r36_without_the_file_the_table_goes_on_and_without_the_table_the_file(
 ) -> None:
     denied = Entry.of(CLIENT, "auth.denied", "", "denied", reason="no key")
     shutil.rmtree(copy.parent)
-    store.add_account(an_account())
+    store.accounts.add(an_account())
     assert store.audit.file is not None
     assert "cannot be written" in str(store.audit.file.trouble)
     copy.parent.mkdir()

@@ -39,7 +39,7 @@ def key(path: Path) -> KeyFile:
 @pytest.fixture
 def store(path: Path, key: KeyFile) -> Iterator[Store]:
     with contextlib.closing(Store.open(path, key, wall=lambda: NOW)) as store:
-        store.add_account(an_account())
+        store.accounts.add(an_account())
         record(store, list(turns(TURNS)))
         yield store
 
@@ -67,7 +67,7 @@ def opened(path: Path) -> Iterator[Store]:
 def is_complete(path: Path) -> bool:
     with opened(path) as store:
         whole = is_sound(store) and not store.problems()
-        return whole and store.accounts() == [an_account()] and contents(store, TURNS) == list(turns(TURNS))
+        return whole and store.accounts.all() == [an_account()] and contents(store, TURNS) == list(turns(TURNS))
 
 
 def stray(folder: Path) -> list[str]:

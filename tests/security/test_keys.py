@@ -39,7 +39,7 @@ def store(path: Path) -> Iterator[Store]:
 
 
 def fill(store: Store, bodies: int = 3) -> None:
-    store.add_account(an_account())
+    store.accounts.add(an_account())
     store.write([record for n in range(bodies) for record in (started(f"r{n}"), payload(f"r{n}", BODY))])
 
 
@@ -58,17 +58,17 @@ def bodies(store: Store) -> set[bytes]:
 
 
 def test_r15_a_secret_opens_in_its_own_row_and_column_only(store: Store) -> None:
-    store.add_account(an_account("a"))
-    store.add_account(an_account("b"))
+    store.accounts.add(an_account("a"))
+    store.accounts.add(an_account("b"))
     sealed = store.query("SELECT access_token, refresh_token FROM accounts WHERE name = 'a'")[0]
     for column, value in (("access_token", sealed[1]), ("refresh_token", sealed[0])):
         store.query(f"UPDATE accounts SET {column} = ? WHERE name = 'a'", (value,))
         with pytest.raises(VaultError):
-            store.account_by_name("a")
+            store.accounts.by_name("a")
         store.query("UPDATE accounts SET access_token = ?, refresh_token = ? WHERE name = 'a'", sealed)
     store.query("UPDATE accounts SET access_token = ? WHERE name = 'b'", (sealed[0],))
     with pytest.raises(VaultError):
-        store.account_by_name("b")
+        store.accounts.by_name("b")
 
 
 def test_r15_any_flipped_byte_keeps_it_shut_and_nonces_are_12_random_bytes() -> None:
@@ -194,8 +194,8 @@ def test_r19_plaintext_is_sealed_once_though_the_work_is_killed_at_any_row(path:
     assert kill_again_and_again(path, "seal_clear", 25) > 1
     assert store.scrub(whole=True)
     assert store.value_counts()[CLEAR] == 0
-    assert {account.refresh_token for account in store.accounts()} == {SECRETS[1]}
-    assert {len(account.access_token or "") for account in store.accounts()} == set(range(27, 67))
+    assert {account.refresh_token for account in store.accounts.all()} == {SECRETS[1]}
+    assert {len(account.access_token or "") for account in store.accounts.all()} == set(range(27, 67))
     assert bodies(store) == {BODY}
     assert [secret for secret in PLANTED if secret in raw(path)] == []
 
@@ -225,7 +225,7 @@ def test_r20_a_rewrap_that_is_killed_at_any_row_goes_on_and_loses_nothing(path: 
     new = store.keys.rotate()
     assert kill_again_and_again(path, "rewrap", 17) > 1
     assert store.value_counts() == {new: 133}
-    assert (store.accounts(), bodies(store)) == ([an_account()], {BODY})
+    assert (store.accounts.all(), bodies(store)) == ([an_account()], {BODY})
 
 
 def test_r20_keys_change_while_the_proxy_serves(upstream: FakeUpstream, start_proxy: StartProxy) -> None:
@@ -267,22 +267,22 @@ def test_r20_no_write_path_leaves_a_secret_in_the_files(path: Path, store: Store
         with contextlib.closing(sqlite3.connect(path)) as live, contextlib.closing(sqlite3.connect(backup)) as copy:
             live.backup(copy)
         with contextlib.closing(open_store(backup)) as restored:
-            restored.update_account("id of max-1", api_key=SECRETS[2] + "3")
+            restored.accounts.update("id of max-1", api_key=SECRETS[2] + "3")
 
     steps: tuple[Callable[[], object], ...] = (
-        lambda: store.add_account(an_account()),
+        lambda: store.accounts.add(an_account()),
         lambda: store.sessions.begin("max-1", pending),
         lambda: store.write([started("r1"), payload("r1", BODY)]),
         save,
         keys.rotate,
-        lambda: store.update_account("id of max-1", access_token=SECRETS[0]),
+        lambda: store.accounts.update("id of max-1", access_token=SECRETS[0]),
         lambda: drain(store.resealing().rewrap()),
         lambda: keys.retire(store.data_keys()[-1].id),
         lambda: keys.change_source(GivenKey(b"n" * 32), is_known=False),
         lambda: keys.change_source(KEY, is_known=False),
         restore,
         lambda: drain(store.resealing().seal_clear()),
-        lambda: store.remove_account("id of max-1"),
+        lambda: store.accounts.remove("id of max-1"),
         store.scrub,
     )
     for number, step in enumerate(steps):
@@ -305,7 +305,7 @@ def test_r28_a_copy_of_the_database_is_worth_nothing_without_the_key(path: Path,
             open_store(copy, source=stranger)
     assert [secret for secret in PLANTED if secret in raw(copy)] == []
     with contextlib.closing(open_store(copy)) as restored:
-        assert (restored.accounts(), bodies(restored)) == (store.accounts(), bodies(store))
+        assert (restored.accounts.all(), bodies(restored)) == (store.accounts.all(), bodies(store))
 
 
 def test_r52_key_file_and_database_are_the_owners_alone_after_every_command(tmp_path: Path) -> None:

@@ -60,9 +60,9 @@ def test_counted_tokens_are_not_used_and_an_unknown_price_is_not_0(store: Store)
 
 
 def test_other_proxies_are_those_that_have_not_ended(store: Store) -> None:
-    store.start_run("mine", "host", 1)
+    store.runs.start("mine", "host", 1)
     assert not has_other_runs(store.query, "mine")
-    store.start_run("other", "host", 2)
+    store.runs.start("other", "host", 2)
     assert has_other_runs(store.query, "mine")
-    store.end_run("other")
+    store.runs.end("other")
     assert not has_other_runs(store.query, "mine")

@@ -38,7 +38,7 @@ def keys(store: Store) -> DataKeys:
 
 
 def fill(store: Store, bodies: int = 3) -> None:
-    store.add_account(an_account())
+    store.accounts.add(an_account())
     store.write([record for n in range(bodies) for record in (started(f"r{n}"), payload(f"r{n}", b"body %d" % n))])
 
 
@@ -66,8 +66,8 @@ def test_a_read_only_store_makes_no_key(location: Location) -> None:
 def test_another_process_reads_and_writes_with_a_new_key_at_once(store: Store, other: Store) -> None:
     new = keys(store).rotate()
     fill(store)
-    assert other.accounts() == [an_account()]
-    other.add_account(an_account("b"))
+    assert other.accounts.all() == [an_account()]
+    other.accounts.add(an_account("b"))
     other.write([started("r9"), payload("r9", b"nine")])
     assert store.value_counts() == {new: 10}
     assert body(store, "r9") == b"nine"
@@ -80,7 +80,7 @@ def test_who_has_not_heard_of_it_never_seals_with_a_retired_key(store: Store, ot
     drain(store.resealing().rewrap())
     keys(store).retire(old.id)
     other.write([started("r9"), payload("r9", b"nine")])
-    other.update_account("id of max-1", api_key="sk-ant-api03-changed")
+    other.accounts.update("id of max-1", api_key="sk-ant-api03-changed")
     assert store.value_counts() == {new: 8}  # with the old audit key
     assert body(other, "r9") == b"nine"
 
@@ -114,20 +114,20 @@ def test_a_new_key_out_of_reach_is_told_and_the_old_one_goes_on(store: Store, ot
 def test_keys_that_are_gone_stop_every_write(store: Store) -> None:
     store.query("DELETE FROM data_keys")
     with pytest.raises(StoreError, match="lost the keys"):
-        store.add_account(an_account())
+        store.accounts.add(an_account())
 
 
 # -- changes
 
 
 def test_a_proxy_from_before_the_source_changed_forbids_a_new_key(store: Store, location: Location) -> None:
-    store.start_run("run-1", "host", 1)
+    store.runs.start("run-1", "host", 1)
     later = Store.open(location, KEY, wall=lambda: NOW + 5)
     keys(later).rotate()
     keys(later).change_source(OTHER, is_known=False)
     with pytest.raises(StoreError, match="restart it first"):
         keys(later).rotate()
-    store.end_run("run-1")
+    store.runs.end("run-1")
     assert len(keys(later).rotate()) == 16
     later.close()
 
@@ -154,7 +154,7 @@ def test_a_key_is_retired_only_when_nothing_needs_it(store: Store) -> None:
     drain(store.resealing().rewrap())
     keys(store).retire(old.id)
     assert len(store.data_keys()) == 1
-    assert store.accounts() == [an_account()]
+    assert store.accounts.all() == [an_account()]
 
 
 # -- the values
@@ -167,7 +167,7 @@ def test_rewrapping_changes_the_key_and_not_the_value(store: Store) -> None:
     assert sum(batches) == 123
     assert max(batches) <= 50
     assert store.value_counts() == {new: 123}
-    assert (body(store, "r119"), store.accounts()) == (b"body 119", [an_account()])
+    assert (body(store, "r119"), store.accounts.all()) == (b"body 119", [an_account()])
 
 
 def test_a_value_that_does_not_open_is_left_and_told(store: Store) -> None:
@@ -186,9 +186,9 @@ def test_what_is_stored_in_clear_stops_a_start_and_is_sealed_once(store: Store) 
     store.query("UPDATE payloads SET body = ?, format = ? WHERE request_id = 'r0'", (b"in clear", packing.CLEAR))
     assert store.value_counts()[CLEAR] == 3
     with pytest.raises(VaultError, match=r"in clear: run `scripts/keys.py migrate-plaintext`"):
-        store.accounts()
+        store.accounts.all()
     assert [drain(store.resealing().seal_clear()) for _ in range(2)] == [3, 0]
-    assert store.accounts() == [an_account()]
+    assert store.accounts.all() == [an_account()]
     assert body(store, "r0") == b"in clear"
 
 

@@ -22,7 +22,7 @@ OLD = SECRETS[1]
 @pytest.fixture
 def store(location: Location) -> Iterator[Store]:
     store = open_store(location)
-    store.add_account(an_account())
+    store.accounts.add(an_account())
     yield store
     store.close()
 
@@ -38,7 +38,7 @@ def taken(store: Store, owner: str, **options: str) -> LeaseAttempt:
 
 
 def stored(store: Store) -> Account:
-    return store.account_by_name("max-1")
+    return store.accounts.by_name("max-1")
 
 
 # --- leases ---------------------------------------------------------------------------------------------------------
@@ -82,18 +82,18 @@ def test_an_abandoned_lease_is_taken_over_but_only_the_very_one_that_was_watched
 
 
 def test_the_lease_of_a_run_that_is_over_is_free(store: Store) -> None:
-    store.start_run("run-1", "elsewhere", 1)
+    store.runs.start("run-1", "elsewhere", 1)
     taken(store, "run-1")
     assert not taken(store, "run-2").is_mine
 
-    store.end_run("run-1")
+    store.runs.end("run-1")
 
     assert taken(store, "run-2").is_mine
 
 
 def test_no_lease_on_an_account_that_is_gone(store: Store) -> None:
     taken(store, "run-1")
-    store.remove_account(ID)
+    store.accounts.remove(ID)
 
     assert store.logins.take_lease(ID, "run-1") is None
     assert store.query("SELECT * FROM refresh_leases") == []
@@ -141,7 +141,7 @@ def test_a_late_answer_changes_nothing_and_is_shown_what_is_there(store: Store) 
 
 
 def test_an_answer_without_a_refresh_token_keeps_the_old_one_and_the_end_of_the_login(store: Store) -> None:
-    store.update_account(ID, login_expires_at=NOW + 5)
+    store.accounts.update(ID, login_expires_at=NOW + 5)
 
     store.logins.save_tokens(ID, "run-1", OLD, Tokens("sk-ant-oat01-NEW", None, NOW + 9))
 
@@ -150,7 +150,7 @@ def test_an_answer_without_a_refresh_token_keeps_the_old_one_and_the_end_of_the_
 
 def test_a_login_in_between_wins_over_an_answer_and_over_a_refusal(store: Store) -> None:
     taken(store, "run-1")
-    store.update_account(ID, access_token="oat-login", refresh_token="ort-login", needs_login=False)
+    store.accounts.update(ID, access_token="oat-login", refresh_token="ort-login", needs_login=False)
 
     store.logins.save_tokens(ID, "run-1", OLD, tokens())
     store.logins.flag_login(ID, "run-1", OLD)
@@ -169,7 +169,7 @@ def test_a_refusal_of_the_stored_token_is_noted_and_the_next_tokens_undo_it(stor
 
 
 def test_other_changes_leave_the_tokens_alone(store: Store) -> None:
-    store.update_account(ID, paused=True, priority=3)
+    store.accounts.update(ID, paused=True, priority=3)
     store.logins.save_tokens(ID, "run-1", OLD, tokens())
 
     assert (stored(store).paused, stored(store).access_token) == (True, "sk-ant-oat01-NEW-1")
@@ -185,15 +185,15 @@ def test_a_row_from_before_the_digest_gets_one_when_it_is_leased(store: Store) -
 
 
 def test_an_account_that_was_removed_is_not_brought_back(store: Store) -> None:
-    store.remove_account(ID)
+    store.accounts.remove(ID)
 
     assert store.logins.save_tokens(ID, "run-1", OLD, tokens()) is None
-    assert store.accounts() == []
+    assert store.accounts.all() == []
 
 
 def test_neither_the_database_nor_a_repr_shows_a_token(tmp_path: Path) -> None:
     store = open_store(tmp_path / "ccflare.db")
-    store.add_account(an_account())
+    store.accounts.add(an_account())
     turn = taken(store, "run-1")
     store.logins.save_tokens(ID, "run-1", OLD, tokens())
 
@@ -209,16 +209,16 @@ def test_neither_the_database_nor_a_repr_shows_a_token(tmp_path: Path) -> None:
 
 def test_whoever_asks_is_told_of_refreshes_and_failures(store: Store) -> None:
     assert store.logins.upkeep() == {ID: Upkeep(is_sealed=True, is_renewable=True)}
-    store.start_run("run-1", "host", 1)
+    store.runs.start("run-1", "host", 1)
     taken(store, "run-1")
     store.logins.note_failure(an_account(), NOW + 60, "busy")
     assert store.logins.upkeep() == {ID: Upkeep(refreshing=True, retry_at=NOW + 60, is_sealed=True, is_renewable=True)}
 
 
 def test_a_dead_runs_lease_is_no_refresh(store: Store) -> None:
-    store.start_run("run-1", "host", 1)
+    store.runs.start("run-1", "host", 1)
     taken(store, "run-1")
-    store.end_run("run-1")
+    store.runs.end("run-1")
     assert store.logins.upkeep() == {ID: Upkeep(is_sealed=True, is_renewable=True)}
 
 

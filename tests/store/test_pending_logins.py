@@ -74,7 +74,7 @@ def test_what_nobody_finishes_goes_with_the_next_login(store: Store, clock: Cloc
 
 
 def test_what_nobody_finishes_goes_while_a_proxy_runs(store: Store, clock: Clock) -> None:
-    store.start_run("run-1", "host", 1)
+    store.runs.start("run-1", "host", 1)
     store.sessions.begin("max-1", PENDING)
     store.heartbeat("run-1")
     assert count(store, "oauth_sessions") == 1

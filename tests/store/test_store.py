@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ccflare_core.accounts.account import Kind
-from ccflare_core.accounts.cooldowns import WHOLE, Part
+from ccflare_core.accounts.cooldowns import WHOLE, Cooldown, Part
 from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.anthropic.verdicts import Scope
 from ccflare_core.config.location import Location
@@ -53,6 +53,10 @@ def store(location: Location) -> Iterator[Store]:
     store.close()
 
 
+def save_cooldowns(store: Store, *cooldowns: Cooldown) -> None:
+    store.write([CooldownSet(cooldown) for cooldown in cooldowns])
+
+
 def row(store: Store, table: str) -> dict[str, Any]:
     """The only row of a table."""
     (model,) = (model for model in TABLES if model._meta.table_name == table)
@@ -66,67 +70,67 @@ def row(store: Store, table: str) -> dict[str, Any]:
 
 def test_accounts_come_back_as_they_went_in(store: Store) -> None:
     first, second = an_account("b", priority=1), an_account("a", priority=2)
-    store.add_account(second)
-    store.add_account(first)
-    assert store.accounts() == [first, second]
-    assert store.account_by_name("a") == second
+    store.accounts.add(second)
+    store.accounts.add(first)
+    assert store.accounts.all() == [first, second]
+    assert store.accounts.by_name("a") == second
 
 
 def test_an_api_key_account_has_no_token(store: Store) -> None:
     account = dataclasses.replace(
         an_account(), kind=Kind.API_KEY, access_token=None, refresh_token=None, expires_at=None
     )
-    store.add_account(account)
-    assert store.accounts() == [account]
+    store.accounts.add(account)
+    assert store.accounts.all() == [account]
 
 
 def test_update_changes_only_what_it_names(store: Store) -> None:
     account = an_account()
-    store.add_account(account)
-    store.update_account(account.id, access_token="new", expires_at=NOW + 9, paused=True)
+    store.accounts.add(account)
+    store.accounts.update(account.id, access_token="new", expires_at=NOW + 9, paused=True)
     changed = dataclasses.replace(account, access_token="new", expires_at=NOW + 9, paused=True)
-    assert store.accounts() == [changed]
+    assert store.accounts.all() == [changed]
 
 
 def test_names_are_unique(store: Store) -> None:
-    store.add_account(an_account("a"))
-    store.add_account(an_account("b"))
+    store.accounts.add(an_account("a"))
+    store.accounts.add(an_account("b"))
     with pytest.raises(StoreError, match="called a already"):
-        store.add_account(dataclasses.replace(an_account("a"), id="other"))
+        store.accounts.add(dataclasses.replace(an_account("a"), id="other"))
     with pytest.raises(StoreError, match="called a already"):
-        store.update_account("id of b", name="a")
+        store.accounts.update("id of b", name="a")
 
 
 def test_what_is_not_there_cannot_be_found_changed_or_removed(store: Store) -> None:
     with pytest.raises(StoreError, match="no account called x"):
-        store.account_by_name("x")
+        store.accounts.by_name("x")
     with pytest.raises(StoreError, match="no longer there"):
-        store.update_account("x", paused=True)
+        store.accounts.update("x", paused=True)
     with pytest.raises(StoreError, match="no longer there"):
-        store.remove_account("x")
+        store.accounts.remove("x")
 
 
 @pytest.mark.parametrize("name", ["id", "colour"])
 def test_update_refuses_what_is_no_field_to_change(name: str, store: Store) -> None:
     with pytest.raises(ValueError, match=name):
-        store.update_account("id of max-1", **{name: "x"})
+        store.accounts.update("id of max-1", **{name: "x"})
 
 
 def test_removing_takes_the_cooldowns_and_readings_along_and_leaves_the_requests(store: Store) -> None:
     account = dataclasses.replace(an_account(), id="a")
-    store.add_account(account)
-    store.save_cooldowns([a_cooldown("a"), a_cooldown("b")])
+    store.accounts.add(account)
+    save_cooldowns(store, a_cooldown("a"), a_cooldown("b"))
     store.write(exchange("r1"))
-    store.remove_account("a")
-    assert [cooldown.account_id for cooldown in store.cooldowns()] == ["b"]
-    assert (store.latest_windows(), count(store, "requests")) == ({}, 1)
+    store.accounts.remove("a")
+    assert [cooldown.account_id for cooldown in store.limits.cooldowns()] == ["b"]
+    assert (store.limits.latest_windows(), count(store, "requests")) == ({}, 1)
 
 
 def test_a_secret_of_another_key_names_the_account_and_not_the_secret(location: Location, store: Store) -> None:
-    store.add_account(an_account())
+    store.accounts.add(an_account())
     store.query("UPDATE accounts SET access_token = ?", (Vault([b"x" * 32]).seal(b"PLANTED", "here"),))
     with pytest.raises(VaultError, match="access_token of account max-1") as caught:
-        store.accounts()
+        store.accounts.all()
     assert "PLANTED" not in str(caught.value)
 
 
@@ -136,23 +140,23 @@ def test_another_key_opens_no_store(location: Location, store: Store) -> None:
 
 
 def test_a_secret_moved_to_another_row_does_not_open(store: Store) -> None:
-    store.add_account(an_account("a"))
-    store.add_account(an_account("b"))
+    store.accounts.add(an_account("a"))
+    store.accounts.add(an_account("b"))
     sealed = store.query("SELECT api_key FROM accounts WHERE name = 'a'")[0][0]
     store.query("UPDATE accounts SET api_key = ? WHERE name = 'b'", (sealed,))
     with pytest.raises(VaultError, match="api_key of account b"):
-        store.accounts()
+        store.accounts.all()
 
 
 def test_without_a_vault_secrets_are_neither_read_nor_written(location: Location, store: Store) -> None:
-    store.add_account(an_account())
+    store.accounts.add(an_account())
     blind = open_store(location, source=None)
-    assert blind.accounts()[0].access_token is None
+    assert blind.accounts.all()[0].access_token is None
     with pytest.raises(VaultError):
-        blind.add_account(an_account("b"))
+        blind.accounts.add(an_account("b"))
     with pytest.raises(AuditError):
-        blind.update_account("id of max-1", paused=True)
-    assert store.accounts() == [an_account()]
+        blind.accounts.update("id of max-1", paused=True)
+    assert store.accounts.all() == [an_account()]
     blind.close()
 
 
@@ -160,10 +164,10 @@ def test_no_file_ever_holds_a_secret(tmp_path: Path) -> None:
     store = open_store(tmp_path / "ccflare.db")
     body = json.dumps({"text": SECRETS[0]}).encode()
     steps: tuple[Callable[[], None], ...] = (
-        lambda: store.add_account(an_account()),
+        lambda: store.accounts.add(an_account()),
         lambda: store.write([started("r1"), payload("r1", body)]),
-        lambda: store.update_account("id of max-1", access_token=SECRETS[0], refresh_token="PLANTED-again"),
-        lambda: store.remove_account("id of max-1"),
+        lambda: store.accounts.update("id of max-1", access_token=SECRETS[0], refresh_token="PLANTED-again"),
+        lambda: store.accounts.remove("id of max-1"),
     )
     for step in steps:
         step()
@@ -177,19 +181,19 @@ def test_no_file_ever_holds_a_secret(tmp_path: Path) -> None:
 
 
 def test_a_saved_cooldown_replaces_its_predecessor(store: Store) -> None:
-    store.save_cooldowns([a_cooldown("a"), a_cooldown("a", "opus"), a_cooldown("b")])
+    save_cooldowns(store, a_cooldown("a"), a_cooldown("a", "opus"), a_cooldown("b"))
     longer = a_cooldown("a", until=NOW + 600, failures=2)
-    store.save_cooldowns([longer])
-    store.clear_cooldown("b", WHOLE)
-    store.clear_cooldown("nobody", WHOLE)
-    assert sorted(store.cooldowns(), key=lambda c: c.part) == [longer, a_cooldown("a", "opus")]
+    save_cooldowns(store, longer)
+    store.limits.clear_cooldown("b", WHOLE)
+    store.limits.clear_cooldown("nobody", WHOLE)
+    assert sorted(store.limits.cooldowns(), key=lambda c: c.part) == [longer, a_cooldown("a", "opus")]
 
 
 def test_cooldowns_in_a_batch_are_taken_in_order(store: Store) -> None:
     first, last = a_cooldown("a"), a_cooldown("a", failures=3)
     store.write([CooldownSet(first), CooldownCleared("a", WHOLE), CooldownSet(last), CooldownSet(a_cooldown("b"))])
     store.write([CooldownCleared("b", WHOLE)])
-    assert store.cooldowns() == [last]
+    assert store.limits.cooldowns() == [last]
 
 
 def test_latest_window_of_each_name(store: Store) -> None:
@@ -197,11 +201,11 @@ def test_latest_window_of_each_name(store: Store) -> None:
     weekly = Window("7d", "rejected", 1.25, NOW + 0.5)
     store.write([WindowRead("a", at, window) for at, window in enumerate((older, weekly, newer))])
     store.write([WindowRead("b", 0, older)])
-    assert store.latest_windows() == {"a": (newer, weekly), "b": (older,)}
+    assert store.limits.latest_windows() == {"a": (newer, weekly), "b": (older,)}
 
 
 def close_dead_runs(store: Store, *, alive: tuple[int, ...] = (), now: float = NOW) -> int:
-    return store.close_dead_runs("host", lambda pid: pid in alive, now)
+    return store.runs.close_dead("host", lambda pid: pid in alive, now)
 
 
 def outcomes(store: Store) -> dict[str, str | None]:
@@ -209,9 +213,9 @@ def outcomes(store: Store) -> dict[str, str | None]:
 
 
 def test_open_exchanges_of_a_dead_process_have_crashed(store: Store) -> None:
-    store.start_run("dead", "host", 11)
-    store.start_run("live", "host", 22)
-    store.start_run("mine", "host", 33)
+    store.runs.start("dead", "host", 11)
+    store.runs.start("live", "host", 22)
+    store.runs.start("mine", "host", 33)
     store.write([started(run, run_id=run) for run in ("dead", "live", "mine", "never heard of")])
     store.write([ExchangeFinished("mine", "ok", True)])
     assert close_dead_runs(store, alive=(22,)) == 2
@@ -221,19 +225,19 @@ def test_open_exchanges_of_a_dead_process_have_crashed(store: Store) -> None:
 
 @pytest.mark.parametrize(("age", "crashed"), [(59.0, 0), (61.0, 1)])
 def test_a_run_elsewhere_lives_by_its_heartbeat(age: float, crashed: int, store: Store) -> None:
-    store.start_run("far", "another host", 11)
-    store.start_run("mine", "host", 33)
+    store.runs.start("far", "another host", 11)
+    store.runs.start("mine", "host", 33)
     store.write([started("r1", run_id="far")])
     assert close_dead_runs(store, alive=(11,), now=NOW + age) == crashed
 
 
 def test_the_heartbeat_counts(location: Location, store: Store) -> None:
-    store.start_run("far", "another host", 11)
+    store.runs.start("far", "another host", 11)
     store.write([started("r1", run_id="far")])
     later = open_store(location, now=NOW + 50)
     later.heartbeat("far")
     assert close_dead_runs(later, now=NOW + 100) == 0
-    later.end_run("far")
+    later.runs.end("far")
     assert close_dead_runs(later, now=NOW + 100) == 1
     later.close()
 
@@ -334,11 +338,11 @@ def test_numbers_that_no_database_takes_are_unknown(store: Store) -> None:
 
 
 def test_changed_tells_of_other_processes_only(location: Location, store: Store) -> None:
-    store.add_account(an_account())
+    store.accounts.add(an_account())
     assert not store.changed()
     program = (
         "import sys, database_kit as kit; store = kit.open_store(sys.argv[1]);"
-        "store.update_account('id of max-1', paused=True); store.close()"
+        "store.accounts.update('id of max-1', paused=True); store.close()"
     )
     start_python(program, location).communicate(timeout=30)
     assert (store.changed(), store.changed()) == (True, False)
@@ -357,7 +361,7 @@ def test_a_closed_store_says_so_and_closes_again(location: Location) -> None:
     store.close()
     store.close()
     with pytest.raises(StoreError):
-        store.accounts()
+        store.accounts.all()
 
 
 # -- attention
@@ -375,13 +379,13 @@ def test_a_closed_store_says_so_and_closes_again(location: Location) -> None:
 )
 def test_attention_ends_with_a_resume_or_a_login(store: Store, change: dict[str, Any], left: str | None) -> None:
     account = an_account("a")
-    store.add_account(account)
+    store.accounts.add(account)
     store.write([AttentionNeeded(account.id, "on hold")])
     assert store.has_changed_accounts
 
-    store.update_account(account.id, **change)
+    store.accounts.update(account.id, **change)
 
-    assert [account.attention for account in store.accounts()] == [left]
+    assert [account.attention for account in store.accounts.all()] == [left]
 
 
 @pytest.mark.parametrize("part", [WHOLE, Part(Scope.PATH_CLASS, "files"), Part(Scope.MODE, "fast")])
@@ -389,8 +393,8 @@ def test_cooldown_of_any_part_is_kept_and_ended_by_itself(store: Store, part: Pa
     kept = replace(a_cooldown("a", "opus"), part=Part(Scope.BETA, part.name))
     cooldown = replace(a_cooldown("a"), part=part)
     store.write([CooldownSet(kept), CooldownSet(cooldown)])
-    assert {each.part for each in store.cooldowns()} == {kept.part, part}
+    assert {each.part for each in store.limits.cooldowns()} == {kept.part, part}
 
     store.write([CooldownCleared("a", part)])
 
-    assert store.cooldowns() == [kept]
+    assert store.limits.cooldowns() == [kept]

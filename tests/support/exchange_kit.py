@@ -11,9 +11,12 @@ from ccflare_core.anthropic.answers import Answer
 from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.anthropic.request import Facts
 from ccflare_core.config.settings import Settings
-from ccflare_core.exchange.exchange import Exchange, Exchanges, Recorder
+from ccflare_core.exchange.collaborators import Recorder
+from ccflare_core.exchange.exchange import Exchange
+from ccflare_core.exchange.exchanges import Exchanges
 from ccflare_core.exchange.failover import Deliver
 from ccflare_core.exchange.steps import Attempt, Opening, Outcome, Send, Step, Wait
+from ccflare_core.exchange.story import Story
 from ccflare_core.http.headers import Header
 
 EPOCH = 1_800_000_000.0
@@ -61,21 +64,21 @@ class Clock:
 class Notes:
     """A recorder that keeps what it is told."""
 
-    started_ones: list[Exchange] = field(default_factory=list)
+    started_ones: list[Story] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     reports: list[tuple[str, Report]] = field(default_factory=list)
-    finished_ones: list[Exchange] = field(default_factory=list)
+    finished_ones: list[Story] = field(default_factory=list)
 
-    def started(self, exchange: Exchange) -> None:
+    def started(self, exchange: Story) -> None:
         self.started_ones.append(exchange)
 
-    def attempted(self, exchange: Exchange, attempt: Attempt) -> None:
+    def attempted(self, exchange: Story, attempt: Attempt) -> None:
         self.attempts.append(attempt)
 
     def learned(self, account_id: str, report: Report) -> None:
         self.reports.append((account_id, report))
 
-    def finished(self, exchange: Exchange) -> None:
+    def finished(self, exchange: Story) -> None:
         self.finished_ones.append(exchange)
 
 

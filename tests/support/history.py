@@ -8,7 +8,7 @@ from ccflare_core.accounts.account import Account, Kind
 from ccflare_core.accounts.cooldowns import Cooldown
 from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.config.location import Location
-from ccflare_core.exchange.records import AttemptMade, ExchangeFinished, ExchangeStarted, WindowRead
+from ccflare_core.exchange.records import AttemptMade, CooldownSet, ExchangeFinished, ExchangeStarted, WindowRead
 from ccflare_core.secrets.key_sources import GivenKey, KeySource
 from ccflare_core.store.store import Store
 from database_kit import a_part
@@ -43,7 +43,7 @@ class History:
         """An account whose id is its name in capitals."""
         fields = {"access_token": f"token-of-{name}", "expires_at": NOON + 6 * 3600, **fields}
         account = Account(id=name.upper(), name=name, kind=Kind.OAUTH, **fields)
-        self.store.add_account(account)
+        self.store.accounts.add(account)
         return account
 
     def exchange(
@@ -106,4 +106,5 @@ class History:
 
     def cooldown(self, account: str, until: float, reason: str, family: str = "") -> None:
         """A rest of an account, or of one model family on it."""
-        self.store.save_cooldowns([Cooldown(account.upper(), a_part(family), until, reason, "window_spent", 1)])
+        cooldown = Cooldown(account.upper(), a_part(family), until, reason, "window_spent", 1)
+        self.store.write([CooldownSet(cooldown)])

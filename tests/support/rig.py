@@ -66,10 +66,10 @@ class Rig:
         made = [self._make(name, kind, priority, fields) for priority, name in enumerate(names)]
         self._accounts = dict(zip(names, made, strict=True))
         with contextlib.closing(self._store()) as store:
-            for old in store.accounts():
-                store.remove_account(old.id)
+            for old in store.accounts.all():
+                store.accounts.remove(old.id)
             for account in made:
-                store.add_account(account)
+                store.accounts.add(account)
         eventually(self.health, lambda health: list(health) == list(names))
         self._has_standing_answers = False
         self._begin = 0 if isinstance(self._upstream, str) else len(self.upstream.requests)
@@ -103,7 +103,7 @@ class Rig:
     def change(self, name: str, **fields: Any) -> None:
         """Change an account in the database."""
         with contextlib.closing(self._store()) as store:
-            store.update_account(self._accounts[name].id, **fields)
+            store.accounts.update(self._accounts[name].id, **fields)
 
     def _make(self, name: str, kind: Kind, priority: int, fields: dict[str, Any]) -> Account:
         key = f"{name}-{next(self._numbers)}"

@@ -89,7 +89,7 @@ class Desk:
         self.provider = provider
         self.clock = clock
         self.store = Store.open(path, KEY, wall=lambda: clock.wall)
-        self.store.start_run(owner, "host", 1)
+        self.store.runs.start(owner, "host", 1)
         self.is_broken = False
         self.pool = AccountPool(
             clock=lambda: clock.mono,
@@ -126,14 +126,14 @@ class Desk:
 
     def look(self) -> None:
         """What the writer does when the database has changed."""
-        self.pool.replace_accounts(self.keeper.overlay(self.store.accounts()))
+        self.pool.replace_accounts(self.keeper.overlay(self.store.accounts.all()))
 
     def known(self, id: str = "a") -> Account:
         """The account as the pool has it."""
         return next(account for account in self.pool.accounts() if account.id == id)
 
     def stored(self, id: str = "a") -> Account:
-        return next(account for account in self.store.accounts() if account.id == id)
+        return next(account for account in self.store.accounts.all() if account.id == id)
 
     async def renew(self, id: str = "a", **options: Any) -> Renewal:
         return await done(self.keeper.renew(id, **options))

@@ -114,7 +114,7 @@ def test_zero_days_are_for_ever(store: Store) -> None:
 
 
 def test_readings_are_thinned_to_one_an_hour_and_the_latest_stay(store: Store) -> None:
-    store.add_account(an_account("a"))
+    store.accounts.add(an_account("a"))
     old = [WindowRead("a", round((NOW - 40 * DAY + s) * 1000), w) for s in range(0, 7200, 60) for w in WINDOWS]
     last = Window("5h", "allowed", 0.99, None)
     store.write([*old, *(WindowRead("a", round((NOW - s) * 1000), WINDOWS[0]) for s in range(600, 0, -60))])
@@ -122,7 +122,7 @@ def test_readings_are_thinned_to_one_an_hour_and_the_latest_stay(store: Store) -
     Bench(store, FOR_EVER).run()
     thinned = store.query("SELECT COUNT(*) FROM windows WHERE at < ?", (round((NOW - 30 * DAY) * 1000),))[0][0]
     assert (thinned <= 6, count(store, "windows") - thinned) == (True, 11)
-    assert store.latest_windows() == {"a": (last, WINDOWS[1])}
+    assert store.limits.latest_windows() == {"a": (last, WINDOWS[1])}
 
 
 def test_an_open_exchange_is_left_alone(store: Store) -> None:
@@ -275,7 +275,7 @@ def test_the_last_reading_is_found_without_looking_at_all(in_file: Store) -> Non
     seen: list[str] = []
     in_file.write([WindowRead(a, round(NOW * 1000) + n, w) for a in "ab" for n in range(50) for w in WINDOWS])
     in_file._database.connection().set_trace_callback(seen.append)  # type: ignore[no-untyped-call]
-    assert in_file.latest_windows() == {"a": WINDOWS, "b": WINDOWS}
+    assert in_file.limits.latest_windows() == {"a": WINDOWS, "b": WINDOWS}
     in_file._database.connection().set_trace_callback(None)  # type: ignore[no-untyped-call]
     plans = [str(in_file.query(f"EXPLAIN QUERY PLAN {sql}")) for sql in seen]
     assert [plan for plan in plans if "SCAN" in plan] == []

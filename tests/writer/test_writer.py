@@ -15,7 +15,8 @@ from ccflare_core.errors import StoreError, VaultError
 from ccflare_core.exchange.records import ExchangeStarted, Record
 from ccflare_core.secrets.key_sources import GivenKey
 from ccflare_core.store.store import Store
-from ccflare_core.writer.watch import Voice, Watch
+from ccflare_core.writer.warnings import RateLimitedWarnings
+from ccflare_core.writer.watch import Watch
 from ccflare_core.writer.writer import Writer
 from database_kit import (
     NOW,
@@ -119,7 +120,7 @@ def test_start_tells_what_is_wrong_with_the_database(path: Path) -> None:
 
 def test_start_tells_of_a_wrong_key(path: Path) -> None:
     store = open_store(path, source=GivenKey(b"x" * 32))
-    store.add_account(an_account())
+    store.accounts.add(an_account())
     store.close()
     with pytest.raises(VaultError, match="is not the key"):
         Bench(path).writer.start()
@@ -128,7 +129,7 @@ def test_start_tells_of_a_wrong_key(path: Path) -> None:
 def test_a_call_gives_its_result_or_its_error(bench: Bench) -> None:
     assert bench.writer.call(lambda store: count(store, "requests")).result(PATIENCE) == 0
     with pytest.raises(StoreError, match="no account called x"):
-        bench.writer.call(lambda store: store.account_by_name("x")).result(PATIENCE)
+        bench.writer.call(lambda store: store.accounts.by_name("x")).result(PATIENCE)
 
 
 # -- accounts
@@ -136,14 +137,14 @@ def test_a_call_gives_its_result_or_its_error(bench: Bench) -> None:
 
 def test_accounts_are_told_at_start_and_after_own_changes(bench: Bench) -> None:
     assert bench.names() == [[]]
-    bench.writer.call(lambda store: store.add_account(an_account())).result(PATIENCE)
+    bench.writer.call(lambda store: store.accounts.add(an_account())).result(PATIENCE)
     assert until(lambda: bench.names() == [[], ["max-1"]])
 
 
 def test_accounts_changed_by_another_process_are_told_within_a_second(path: Path, bench: Bench) -> None:
     program = (
         "import sys, pathlib, time, database_kit as kit; store = kit.open_store(pathlib.Path(sys.argv[1]));"
-        "store.add_account(kit.an_account('from outside')); print(time.time(), flush=True)"
+        "store.accounts.add(kit.an_account('from outside')); print(time.time(), flush=True)"
     )
     told: list[float] = []
     child = start_python(program, path)
@@ -156,7 +157,7 @@ def test_accounts_changed_by_another_process_are_told_within_a_second(path: Path
 def test_other_rows_of_another_process_tell_nothing(path: Path, bench: Bench) -> None:
     store = open_store(path)
     store.write(exchange("r1"))
-    store.add_account(an_account())
+    store.accounts.add(an_account())
     assert until(lambda: len(bench.accounts) == 2)
     store.write(exchange("r2"))
     store.close()
@@ -178,7 +179,7 @@ def test_a_listener_that_raises_is_asked_again(path: Path) -> None:
     troubles: list[str] = []
     writer = Writer(lambda: open_store(path), on_change=listen, on_trouble=troubles.append)
     writer.start()
-    writer.call(lambda store: store.add_account(an_account())).result(PATIENCE)
+    writer.call(lambda store: store.accounts.add(an_account())).result(PATIENCE)
     assert until(lambda: heard == [0, 1])
     assert troubles == ["the writer stumbled over RuntimeError: not now"]
     assert writer.close(PATIENCE)
@@ -325,7 +326,7 @@ import itertools, pathlib, sys, database_kit as kit
 from ccflare_core.writer.writer import Writer
 def open_store():
     store = kit.open_store(pathlib.Path(sys.argv[1]))
-    store.start_run(sys.argv[2], "host", 11)
+    store.runs.start(sys.argv[2], "host", 11)
     return store
 writer = Writer(open_store, on_change=lambda _: None, on_trouble=lambda _: None)
 writer.start()
@@ -351,7 +352,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(path: Path) -> None:
     store = open_store(path)
     assert store.query("PRAGMA integrity_check") == [("ok",)]
     assert acknowledged <= {name for (name,) in store.query("SELECT id FROM requests")}
-    assert store.close_dead_runs("host", lambda pid: False, NOW) > 0
+    assert store.runs.close_dead("host", lambda pid: False, NOW) > 0
     assert store.query("SELECT COUNT(*) FROM requests WHERE outcome IS NULL") == [(0,)]
     store.close()
 
@@ -370,8 +371,8 @@ class Clock:
 def test_the_run_has_a_heartbeat_every_fifteen_seconds(path: Path) -> None:
     clock = Clock()
     store = Store.open(path, None, wall=clock)
-    store.start_run("run", "host", 1)
-    watch = Watch(store, lambda _: None, Voice(lambda _: None, clock), clock)
+    store.runs.start("run", "host", 1)
+    watch = Watch(store, lambda _: None, RateLimitedWarnings(lambda _: None, clock), clock)
     beats = []
     for _ in range(4):
         watch.look()
@@ -384,7 +385,7 @@ def test_the_run_has_a_heartbeat_every_fifteen_seconds(path: Path) -> None:
 def test_a_complaint_is_made_once_a_minute() -> None:
     clock = Clock()
     heard: list[str] = []
-    voice = Voice(heard.append, clock)
+    voice = RateLimitedWarnings(heard.append, clock)
     for _ in range(130):
         voice.warn("topic", f"at {clock.now}")
         clock.now += 1

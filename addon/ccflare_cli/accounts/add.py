@@ -48,7 +48,7 @@ def add(console: Console, arguments: argparse.Namespace) -> int:
     settings = read_settings(console, arguments.database)
     account = _read_account(console, arguments, name)
     with opened(console, settings) as store:
-        store.add_account(account)
+        store.accounts.add(account)
     console.say(f"Added {name} ({described(account, console.now())}).")
     return OK
 
@@ -98,5 +98,5 @@ def described(account: Account, now: float) -> str:
 def opened(console: Console, settings: Settings) -> Iterator[Store]:
     """The store with its key, which opens everything that is in it: another one must not seal what is new."""
     with open_store(console, settings, choose(settings, console.environ)) as store:
-        store.accounts()
+        store.accounts.all()
         yield store

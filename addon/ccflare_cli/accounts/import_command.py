@@ -48,10 +48,10 @@ def bring(console: Console, arguments: argparse.Namespace) -> int:
             console.complain(f"{_warning(arguments.source)}\nNothing was changed: --yes adds them.")
         return OK
     with opened(console, settings) as store:
-        found = without_known(found, store.accounts())
+        found = without_known(found, store.accounts.all())
         added = [each.account for each in found if each.account]
         for account in added:
-            store.add_account(account, imported_from=arguments.source)
+            store.accounts.add(account, imported_from=arguments.source)
     _show(console, arguments, found, "added")
     if added:
         console.complain(_warning(arguments.source))
@@ -78,7 +78,7 @@ def _known(console: Console, settings: Settings) -> list[Account]:
     has_key = source.name != "file" or settings.key_path.exists()
     store = Store.open(settings.database, source if has_key else None, read_only=True)
     try:
-        return store.accounts()
+        return store.accounts.all()
     finally:
         store.close()
 

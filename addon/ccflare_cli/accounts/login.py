@@ -62,7 +62,7 @@ def log_in(console: Console, arguments: argparse.Namespace, *, may_renew: bool =
 
 
 def _find(store: Store, name: str) -> Account | None:
-    return next((account for account in store.accounts() if account.name == name), None)
+    return next((account for account in store.accounts.all() if account.name == name), None)
 
 
 def _mode(arguments: argparse.Namespace, account: Account | None) -> Mode:
@@ -186,12 +186,12 @@ class _Login:
         if self._account is None:
             account = Account(new_id(), self._name, kind, self._priority or 0, created_at=self._console.now(), **fields)
             with self._store.audited("login.done", self._name):
-                self._store.add_account(account)
+                self._store.accounts.add(account)
             return account
         if self._priority is not None:
             fields["priority"] = self._priority
-        self._store.update_account(self._account.id, **fields)
-        return self._store.account_by_name(self._name)
+        self._store.accounts.update(self._account.id, **fields)
+        return self._store.accounts.by_name(self._name)
 
     def _send(self, request: Request) -> Response:
         return asyncio.run(self._fetcher.send(request))

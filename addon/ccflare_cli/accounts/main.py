@@ -102,7 +102,7 @@ def _set_paused(paused: bool, console: Console, arguments: argparse.Namespace) -
         if account.paused == paused and (paused or account.attention is None):
             console.say(f"{account.name} is {'already paused' if paused else 'not paused'}.")
             return OK
-        store.update_account(account.id, paused=paused)
+        store.accounts.update(account.id, paused=paused)
         console.say(f"{'Paused' if paused else 'Resumed'} {account.name}.")
     return OK
 
@@ -110,7 +110,7 @@ def _set_paused(paused: bool, console: Console, arguments: argparse.Namespace) -
 def _rename(console: Console, arguments: argparse.Namespace) -> int:
     new = checked_name(arguments.new)
     with _found(console, arguments) as (store, account):
-        store.update_account(account.id, name=new)
+        store.accounts.update(account.id, name=new)
         console.say(f"{account.name} is now called {new}.")
     return OK
 
@@ -120,14 +120,14 @@ def _remove(console: Console, arguments: argparse.Namespace) -> int:
         question = f"This deletes {account.name} and its tokens. Type its name to go on:"
         if not arguments.yes and console.ask(question) != account.name:
             raise Refused("That is not its name; nothing was removed.")
-        store.remove_account(account.id)
+        store.accounts.remove(account.id)
         console.say(f"Removed {account.name}.")
     return OK
 
 
 def _set_priority(console: Console, arguments: argparse.Namespace) -> int:
     with _found(console, arguments) as (store, account):
-        store.update_account(account.id, priority=arguments.priority)
+        store.accounts.update(account.id, priority=arguments.priority)
         console.say(f"{account.name} has priority {arguments.priority} now.")
     return OK
 
@@ -139,7 +139,7 @@ def _found(console: Console, arguments: argparse.Namespace) -> Iterator[tuple[St
     if not is_made(settings.database):
         raise Refused(f"There are no accounts: {settings.database} does not exist yet.")
     with open_store(console, settings, choose(settings, console.environ)) as store:
-        yield store, store.account_by_name(arguments.name, secrets=False)
+        yield store, store.accounts.by_name(arguments.name, secrets=False)
 
 
 def _list(console: Console, arguments: argparse.Namespace) -> int:
@@ -157,11 +157,11 @@ def _list(console: Console, arguments: argparse.Namespace) -> int:
 
 def _rows(store: Store, now: float) -> list[tuple[StoredStatus, Use]]:
     reports, last_day = Reports(store.query), Period(now - _DAY, now)
-    cooldowns, windows, upkeep = store.cooldowns(), store.latest_windows(), store.logins.upkeep()
+    cooldowns, windows, upkeep = store.limits.cooldowns(), store.limits.latest_windows(), store.logins.upkeep()
     return [
         (
             stored_status(account, cooldowns, windows.get(account.id, ()), now, upkeep.get(account.id)),
             reports.use(account.id, last_day),
         )
-        for account in store.accounts()
+        for account in store.accounts.all()
     ]

@@ -108,7 +108,7 @@ def keys(store: Store, now: float) -> Results:
 def accounts(store: Store, now: float) -> Results:
     """Every account."""
     try:
-        yield from judgements.accounts(store.accounts(), now)
+        yield from judgements.accounts(store.accounts.all(), now)
     except CCFlareError as error:
         yield fail("accounts.token", str(error), "log in again, or restore the database with its key")
 
@@ -146,7 +146,7 @@ def activity(store: Store, now: float, *, is_remote: bool) -> Results:
 def secrets(store: Store) -> list[bytes]:
     """The accounts' secrets, to be looked for in logs."""
     try:
-        found = store.accounts()
+        found = store.accounts.all()
     except CCFlareError:
         return []
     each = (secret for a in found for secret in (a.access_token, a.refresh_token, a.api_key))

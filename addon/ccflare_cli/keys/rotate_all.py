@@ -45,7 +45,7 @@ def secret_table(renewed: list[Renewed]) -> Table[Renewed]:
 
 def say_what_is_left(console: Console, store: Store) -> None:
     """What only their owner can renew: the accounts' own credentials."""
-    for account in store.accounts():
+    for account in store.accounts.all():
         if account.kind is Kind.OAUTH:
             how = f"end its sessions at the provider, then `scripts/accounts.py login {account.name}`"
         else:

@@ -65,7 +65,7 @@ def _check(console: Console, settings: Settings, source: KeySource, backup: Path
     try:
         if problems := store.problems():
             raise StoreError(f"what is in the backup is damaged ({problems[0]}): use another backup")
-        store.accounts()
+        store.accounts.all()
         for request_id, part in store.history.bodies(_SAMPLE):
             store.body(request_id, part)
         store.note("backup.restore", str(backup))

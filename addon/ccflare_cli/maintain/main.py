@@ -263,7 +263,7 @@ def _findings(store: Store) -> Iterator[Finding]:
     yield Finding("blocks", "blocks that no body needs", [f"{count(orphans)} of them"] if orphans else [])
     lost = store.transcripts.dangling()
     yield Finding("bodies", "all recipes and their blocks", [f"the {part} of {id_} is not whole" for id_, part in lost])
-    yield Finding("accounts", "all secrets", _trouble(store.accounts))
+    yield Finding("accounts", "all secrets", _trouble(store.accounts.all))
     sample = list(store.history.bodies(_SAMPLE))
     bad = [trouble for id_, part in sample for trouble in _trouble(partial(store.body, id_, part))]
     yield Finding("sealed bodies", f"{count(len(sample))} of them", bad)

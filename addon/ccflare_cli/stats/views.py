@@ -166,10 +166,10 @@ class Views:
 
     def _statuses(self, now: float) -> list[StoredStatus]:
         store = self._store
-        cooldowns, windows, upkeep = store.cooldowns(), store.latest_windows(), store.logins.upkeep()
+        cooldowns, windows, upkeep = store.limits.cooldowns(), store.limits.latest_windows(), store.logins.upkeep()
         return [
             stored_status(each, cooldowns, windows.get(each.id, ()), now, upkeep.get(each.id))
-            for each in store.accounts()
+            for each in store.accounts.all()
         ]
 
 

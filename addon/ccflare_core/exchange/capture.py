@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from ccflare_core.anthropic.usage import Reading
 from ccflare_core.anthropic.usage_reader import UsageReader
-from ccflare_core.exchange.memory import Room
+from ccflare_core.exchange.memory import MemoryBudget
 
 PORTION = 16 * 1024
 PAUSE = 0.2
@@ -13,21 +13,23 @@ PAUSE = 0.2
 
 
 class Capture:
-    """Collects an answer's body up to `limit` bytes, as far as there is room; its usage is read from all of it.
+    """Collects an answer's body up to `limit` bytes, as far as the memory budget goes; reads its usage from all of it.
 
     `add` is called for every chunk of every stream, so it only appends most of the time, and gives the reader several
     chunks at once. What the reader tells does not depend on how much of the body is kept. `clock` is monotonic.
     """
 
-    def __init__(self, limit: int, room: Room | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, limit: int, memory: MemoryBudget | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.size = 0
         """Bytes that passed."""
         self.content_type = ""
         self.content_encoding = ""
         self._limit = limit
-        self._room = room or Room()
+        self._memory = memory or MemoryBudget()
         self._clock = clock
-        self._taken = 0
+        self._reserved = 0
         self._chunks: list[bytes] = []
         self._is_full = False
         self._reader: UsageReader | None = None
@@ -57,8 +59,8 @@ class Capture:
         if self.size > self._limit:
             self._is_full = True
             self._chunks.append(chunk[: max(0, len(chunk) - (self.size - self._limit))])
-        elif self._room.take(len(chunk)):
-            self._taken += len(chunk)
+        elif self._memory.reserve(len(chunk)):
+            self._reserved += len(chunk)
             self._chunks.append(chunk)
         else:
             self._is_full = True
@@ -68,10 +70,10 @@ class Capture:
         self._unread, self._unread_size, self._read_at = [], 0, now
         reader.feed(portion, now)
 
-    def let_go(self) -> None:
-        """Give the room back: the exchange is over, and its body on the way to the database."""
-        self._room.give_back(self._taken)
-        self._taken = 0
+    def release(self) -> None:
+        """Release its memory: the exchange is over, and its body on the way to the database."""
+        self._memory.release(self._reserved)
+        self._reserved = 0
 
     @property
     def truncated(self) -> bool:

@@ -4,22 +4,15 @@ Nothing here does I/O. The wire asks for the next step, carries it out and repor
 decision between the two is made here, where it can be tested without a socket.
 """
 
-import itertools
 import logging
-import random as random_module
 import re
-import secrets
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from decimal import Decimal
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 from ccflare_core.accounts.cooldowns import Cooldown
-from ccflare_core.accounts.pool import AccountPool, Exhausted, Lease, Report
-from ccflare_core.accounts.renewal import NoRenewer, Renewer
+from ccflare_core.accounts.pool import Exhausted, Lease
 from ccflare_core.anthropic import answers, usage, verdicts
-from ccflare_core.anthropic.agents import Agents
 from ccflare_core.anthropic.answers import Answer
 from ccflare_core.anthropic.claude_code import Provenance
 from ccflare_core.anthropic.pricing import PriceList
@@ -27,12 +20,12 @@ from ccflare_core.anthropic.request import Facts
 from ccflare_core.anthropic.routes import COUNT_TOKENS, resource_of
 from ccflare_core.anthropic.usage import Ending, Reading
 from ccflare_core.anthropic.verdicts import Kind, Verdict
-from ccflare_core.config.settings import Settings
 from ccflare_core.exchange.capture import Capture
-from ccflare_core.exchange.counted import AS_RECORDED, presumed
-from ccflare_core.exchange.failover import Deliver, Failover, NextAccount, RetryBudget, RetrySame, all_agree
-from ccflare_core.exchange.memory import Room
+from ccflare_core.exchange.collaborators import Collaborators
+from ccflare_core.exchange.counted import Counted, presumed
+from ccflare_core.exchange.failover import Deliver, Failover, NextAccount, RetrySame, all_agree
 from ccflare_core.exchange.steps import Attempt, Opening, Outcome, PendingRenewal, Send, Step, Ticket, Wait
+from ccflare_core.exchange.story import End, Story, Used
 from ccflare_core.http.headers import Header
 from ccflare_core.secrets import redact
 from ccflare_core.secrets.echo import Echo
@@ -56,87 +49,17 @@ RENEWAL_POLL, RENEWAL_SECONDS = 0.05, 12.0
 """How often to ask whether a refused token has been replaced, and for how long at most."""
 
 
-class Recorder(Protocol):
-    """Who writes down what happened. None of these may raise or block."""
-
-    def started(self, exchange: "Exchange") -> None: ...
-    def attempted(self, exchange: "Exchange", attempt: Attempt) -> None: ...
-    def learned(self, account_id: str, report: Report) -> None: ...
-    def finished(self, exchange: "Exchange") -> None: ...
-
-
-@dataclass(slots=True)
-class Exchanges:
-    """All open exchanges and what they share."""
-
-    settings: Settings
-    pool: AccountPool
-    recorder: Recorder
-    prices: PriceList
-    clock: Callable[[], float] = time.monotonic
-    wall: Callable[[], float] = time.time  # noqa: TID251
-    random: Callable[[], float] = random_module.random
-    budget: RetryBudget = field(default_factory=RetryBudget)
-    tokens: Renewer = field(default_factory=NoRenewer)
-    agents: Agents = field(default_factory=Agents)
-    room: Room = field(default_factory=Room)
-    open: dict[str, "Exchange"] = field(default_factory=dict)
-    held: set[str] = field(default_factory=set)
-    """The ids of those that wait for an account."""
-
-    def begin(self, opening: Opening) -> "Exchange":
-        """A new exchange with no ticket yet; its row is on the way to the database."""
-        exchange = Exchange(opening, self)
-        self.recorder.started(exchange)
-        self.open[exchange.id] = exchange
-        return exchange
-
-    def finish_all(self, outcome: Outcome) -> int:
-        """End whatever is still open, as when the process stops. Returns how many that were."""
-        left = list(self.open.values())
-        for exchange in left:
-            exchange.finish(outcome)
-        return len(left)
-
-
-class Exchange:
+class Exchange(Story):
     """See the module. Times of the clock are monotonic seconds, those of the wall epoch seconds."""
 
-    def __init__(self, opening: Opening, shared: Exchanges) -> None:
-        self.opening = opening
-        self.started_at = shared.wall()
-        self.id = f"req_{int(self.started_at * 1000):012x}{secrets.token_hex(6)}"
-        self.ticket = Ticket.NONE
-        self.metered = False
-        """Whether the answer can tell usage: only the inference paths' answers do."""
-        self.facts = Facts(client=opening.client)
-        self.request_body = b""
-        self.request_encoding = ""
-        self.provenance = Provenance()
-        self.agent: str | None = None
-        """The name of the agent whose request it is."""
-        self.original_model: str | None = None
-        """What the client asked for, where the agent's definition has put another model in its place."""
-        self.capture = Capture(shared.settings.capture_limit_bytes, shared.room, shared.clock)
-        self.lease: Lease | None = None
-        self.choice_reason = ""
-        self.attempts: list[Attempt] = []
-        self.status: int | None = None
-        self.upstream_request_id: str | None = None
-        self.first_byte: float | None = None
-        self.duration = 0.0
-        self.outcome: Outcome | None = None
-        self.error: str | None = None
-        self.waited = 0.0
-        """Seconds for which it was held, until an account was free."""
-        self.reading: Reading | None = None
-        self.cost: Decimal | None = None
-        self.counted = AS_RECORDED
-        """What a budget counts in place of the tokens and the cost."""
-        self.at_end: Callable[[Exchange], None] = ignore
-        """Called once, when it has ended."""
+    def __init__(self, opening: Opening, shared: Collaborators, forget: Callable[[str], object]) -> None:
+        """`forget` gets the id once it has ended."""
+        capture = Capture(shared.settings.capture_limit_bytes, shared.memory, shared.clock)
+        super().__init__(opening, capture, shared.wall())
         self._shared = shared
         self._started = shared.clock()
+        self._forget = forget
+        self._on_end: Callable[[Story], object] = lambda story: None
         self._echo: Echo | None = None
         """Knows the credential that was sent last."""
         self._attempt_at = (0.0, 0.0)
@@ -162,26 +85,40 @@ class Exchange:
         )
 
     def __repr__(self) -> str:
-        account = self.lease.account.name if self.lease else "-"
-        return f"Exchange({self.id}, {self.ticket}, account={account}, outcome={self.outcome})"
+        account = self._lease.account.name if self._lease else "-"
+        return f"Exchange({self.id}, {self._ticket}, account={account}, outcome={self.outcome})"
 
     # Before the upstream
 
-    @property
-    def prices(self) -> PriceList:
-        """The prices in force."""
-        return self._shared.prices
+    def when_ended(self, listener: Callable[[Story], object]) -> None:
+        """Have `listener` called once it has ended, before that is recorded."""
+        self._on_end = listener
+
+    def identified(self, provenance: Provenance) -> None:
+        """It is known which project it comes from, and what for."""
+        self._provenance = provenance
+
+    def belongs_to_agent(self, name: str) -> None:
+        """It is known whose request it is."""
+        self._agent = name
+
+    def replaced_model(self, asked_for: str | None) -> None:
+        """The agent's model stands in the body in place of the one that the client asked for."""
+        self._original_model = asked_for
 
     def admit(self, facts: Facts, body: bytes, encoding: str) -> None:
-        """Allow the wire to send this inference request upstream, with a leased account."""
-        self.facts = replace(facts, path_class=resource_of(self.opening.path))
-        self.request_body, self.request_encoding = body, encoding
-        self.metered = self.opening.path != COUNT_TOKENS  # its answer tells tokens that nobody is billed for
-        self.ticket = Ticket.LEASE
+        """Allow the wire to send this inference request upstream, with a leased account; not once it has ended."""
+        if self.outcome is not None:
+            return
+        self._facts = replace(facts, path_class=resource_of(self.opening.path))
+        self._request_body, self._request_encoding = body, encoding
+        self._metered = self.opening.path != COUNT_TOKENS  # its answer tells tokens that nobody is billed for
+        self._ticket = Ticket.LEASE
 
     def let_pass(self) -> None:
         """Allow the wire to send this request as it came, with the client's own credential."""
-        self.ticket = Ticket.PASS
+        if self.outcome is None:
+            self._ticket = Ticket.PASS
 
     def refuse(self, status: int, message: str, retry_after: int | None = None, *, is_final: bool = False) -> Answer:
         """End here, with an answer of our own. `retry_after` is in seconds; `is_final`: see answers.error."""
@@ -191,8 +128,10 @@ class Exchange:
 
     def answered(self, answer: Answer, outcome: Outcome | None = None) -> None:
         """The client gets this answer of ours; nothing went upstream for it, or nothing useful came back."""
-        self.ticket = Ticket.NONE
-        self.status = answer.status
+        if self.outcome is not None:
+            return
+        self._ticket = Ticket.NONE
+        self._status = answer.status
         self._deliver_now()
         of_status = Outcome.UPSTREAM_ERROR if answer.status == BAD_GATEWAY else Outcome.REFUSED
         self.finish(outcome or of_status, answer.reason)
@@ -201,27 +140,27 @@ class Exchange:
 
     def next_step(self) -> Step:
         """What the wire does now: at the start of the exchange, and whenever a wait is over."""
-        if self.outcome is not None or self.ticket is Ticket.NONE:
+        if self.outcome is not None or self._ticket is Ticket.NONE:
             return answers.error(500, "The proxy has no ticket for this request.", request_id=self.id)
-        if self.ticket is Ticket.PASS:
+        if self._ticket is Ticket.PASS:
             return Send(None)
         if self._refused is not None:
             return self._await_token(self._refused)
-        if self._same_account and self.lease is not None:
+        if self._same_account and self._lease is not None:
             self._same_account = False
-            return self._send(self.lease)
+            return self._send(self._lease)
         return self._take_account()
 
     def unreachable(self, why: str) -> Step:
         """The upstream could not be reached, or broke off before its answer's head."""
-        if self.ticket is Ticket.PASS:
+        if self._ticket is Ticket.PASS:
             return self._bad_gateway(why)
         return self._after(verdicts.failed_to_connect(why), holding=False)
 
     def distrust(self, kind: Kind, why: str = "") -> Answer:
         """The upstream has no pinned key, or no certificate for its name. Another account would meet the same."""
-        if self.lease is not None:
-            self._note(self.lease, verdicts.unsent(kind))
+        if self._lease is not None:
+            self._note(self._lease, verdicts.unsent(kind))
         what = _DISTRUST[kind]
         return self._bad_gateway(f"{what} ({why}); nothing was sent" if why else f"{what}; nothing was sent")
 
@@ -231,20 +170,20 @@ class Exchange:
         Nothing is repeated: the first answer may still be made, and paid for. Nor does the account rest, since a slow
         answer says nothing about its limits.
         """
-        if self._under_way and self.lease is not None:
-            self._note(self.lease, verdicts.failed_to_connect(why))
+        if self._under_way and self._lease is not None:
+            self._note(self._lease, verdicts.failed_to_connect(why))
         answer = answers.error(TIMED_OUT, f"The request was given up: {why}.", request_id=self.id)
         self.answered(answer, Outcome.UPSTREAM_ERROR if asked else Outcome.REFUSED)
         return answer
 
     def judge(self, status: int, headers: Sequence[Header], event: Mapping[str, Any] | None) -> Step:
         """The answer's head is here, and for a stream or an error its first event: deliver it or not?"""
-        if self.ticket is Ticket.PASS:
+        if self._ticket is Ticket.PASS:
             return Deliver()
-        return self._after(verdicts.classify(status, headers, event, self._shared.wall(), self.facts), holding=True)
+        return self._after(verdicts.classify(status, headers, event, self._shared.wall(), self._facts), holding=True)
 
     def _acquire(self) -> Lease | Exhausted:
-        return self._shared.pool.acquire(self.facts, exclude=frozenset(self._tried), key=self.opening.key)
+        return self._shared.pool.acquire(self._facts, exclude=frozenset(self._tried), key=self.opening.key)
 
     def _take_account(self) -> Step:
         result = self._acquire()
@@ -253,9 +192,9 @@ class Exchange:
         return self._send(result)
 
     def _send(self, lease: Lease) -> Step:
-        self.lease = lease
+        self._lease = lease
         self._shared.held.discard(self.id)
-        self.choice_reason = self.choice_reason or lease.choice.reason
+        self._choice_reason = self._choice_reason or lease.choice.reason
         self._attempt_at = (self._shared.clock(), self._shared.wall())
         self._under_way = True
         self._waited_before = self._end_hold()
@@ -270,8 +209,8 @@ class Exchange:
         settings = self._shared.settings
         wanted = settings.passthrough == "always" or (settings.passthrough == "auto" and not result.configured)
         if wanted and (self.opening.has_credential or self.opening.key is None):
-            self.ticket = Ticket.PASS
-            self.choice_reason = "no account: the client's own credential"
+            self._ticket = Ticket.PASS
+            self._choice_reason = "no account: the client's own credential"
             return Send(None)
         now = self._shared.clock()
         if self._hold_until is None:
@@ -286,7 +225,7 @@ class Exchange:
         """How long it was held since it was sent last."""
         held = 0.0 if self._held_since is None else self._shared.clock() - self._held_since
         self._held_since = None
-        self.waited += held
+        self._waited += held
         return held
 
     def _may_wait(self) -> bool:
@@ -300,7 +239,7 @@ class Exchange:
     # What an answer means for this exchange
 
     def _after(self, verdict: Verdict, *, holding: bool) -> Step:
-        lease = self.lease
+        lease = self._lease
         if lease is None or self.outcome is not None:
             return answers.error(500, "The proxy lost its lease for this request.", request_id=self.id)
         self._note(lease, verdict)
@@ -357,7 +296,7 @@ class Exchange:
             self._take_back()
             return Deliver() if holding else self._bad_gateway(why)
         self._shared.pool.release(lease)
-        self.lease = None
+        self._lease = None
         return self._without_account(result)
 
     def _take_back(self) -> None:
@@ -370,7 +309,7 @@ class Exchange:
         self._under_way = False
         started, started_at = self._attempt_at
         attempt = Attempt(
-            number=len(self.attempts) + 1,
+            number=len(self._attempts) + 1,
             account_id=lease.account.id,
             account_name=lease.account.name,
             verdict=verdict,
@@ -379,7 +318,7 @@ class Exchange:
             waited=self._waited_before,
         )
         self._waited_before = 0.0
-        self.attempts.append(attempt)
+        self._attempts += (attempt,)
         self._shared.recorder.attempted(self, attempt)
 
     def _may_repeat(self, verdict: Verdict) -> bool:
@@ -401,15 +340,11 @@ class Exchange:
 
     # Delivery and the end
 
-    @property
-    def failovers(self) -> int:
-        """How often the exchange moved to another account."""
-        accounts = [attempt.account_id for attempt in self.attempts]
-        return sum(a != b for a, b in itertools.pairwise(accounts))
-
     def delivering(self, status: int, headers: Iterable[Header]) -> None:
         """The upstream's head goes to the client now: nothing is retried from here on."""
-        self.status = status
+        if self.outcome is not None:
+            return
+        self._status = status
         content_type = content_encoding = ""
         for name, value in headers:
             match name.lower():
@@ -418,60 +353,72 @@ class Exchange:
                 case b"content-encoding":
                     content_encoding = value.decode("latin-1")
                 case b"request-id" if _REQUEST_ID.fullmatch(value):
-                    self.upstream_request_id = value.decode()
-        self.capture.start(content_type, content_encoding, metered=self.metered)
+                    self._upstream_request_id = value.decode()
+        self.capture.start(content_type, content_encoding, metered=self._metered)
         self._deliver_now()
 
     def _deliver_now(self) -> None:
-        self.first_byte = self._shared.clock() - self._started
+        self._first_byte = self._shared.clock() - self._started
+
+    def broke_off(self, why: str, status: int | None = None) -> None:
+        """Nothing more of the answer comes. With `status` the client has nothing of it yet, and gets that instead."""
+        if self.outcome is None:
+            self._status = status or self._status
+            self.finish(Outcome.TRUNCATED, why)
 
     def finish(self, outcome: Outcome | None = None, error: str | None = None) -> None:
         """End the exchange, once; later calls change nothing. Without an outcome the answer tells it."""
         if self.outcome is not None:
             return
-        self.duration = self._shared.clock() - self._started
-        if self._under_way and self.lease is not None:
-            self._note(self.lease, verdicts.unanswered())
+        duration = self._shared.clock() - self._started
+        if self._under_way and self._lease is not None:
+            self._note(self._lease, verdicts.unanswered())
         self._end_hold()
-        self._tally(cut=outcome is not None)
-        self.outcome = outcome or self._outcome()
-        problem = error or (self.reading.error if self.reading else None)
-        self.error = redact.text(problem) if problem else None  # the upstream may quote what it was sent
+        used = self._usage(cut=outcome is not None)
+        problem = error or (used.reading.error if used.reading else None)
+        self._end = End(
+            outcome or self._outcome_of(used.reading),
+            redact.text(problem) if problem else None,  # the upstream may quote what it was sent
+            duration,
+            used,
+        )
         self._give_back()
-        if self.lease is not None:
-            self._shared.pool.release(self.lease)
-        self._shared.open.pop(self.id, None)
+        if self._lease is not None:
+            self._shared.pool.release(self._lease)
+        self._forget(self.id)
         self._shared.held.discard(self.id)
-        self.at_end(self)
+        self._on_end(self)
         self._shared.recorder.finished(self)
-        self.capture.let_go()
+        self.capture.release()
 
-    def _tally(self, *, cut: bool) -> None:
-        """Read usage and cost. A mistake in that must not cost the client its answer, nor the pool a lease."""
-        if not self.metered or not self.capture.content_type:  # also an empty one: a stream of no events was cut
-            return
+    def _usage(self, *, cut: bool) -> Used:
+        """What it used. A mistake in reading that must not cost the client its answer, nor the pool a lease."""
+        used = Used(self._shared.prices)
+        if not self._metered or not self.capture.content_type:  # also an empty one: a stream of no events was cut
+            return used
         try:
             reading = self.capture.read(cut=cut)
-            self.reading = reading = usage.without(reading, self._echo.is_in) if self._echo else reading
-            self.cost = self._shared.prices.cost_of(reading, self.facts.model)
-            self.counted = presumed(
-                reading,
-                self._shared.prices,
-                path=self.opening.path,
-                status=self.status,
-                model=self.facts.model,
-                body=self.request_body,
-                encoding=self.request_encoding,
-            )
+            reading = usage.without(reading, self._echo.is_in) if self._echo else reading
+            used = used._replace(reading=reading)
+            used = used._replace(cost=used.prices.cost_of(reading, self._facts.model))
+            return used._replace(counted=self._counted(reading, used.prices))
         except Exception:
             logger.exception("The usage of %s could not be read", self.id)
+            return used
 
-    def _outcome(self) -> Outcome:
-        ending = self.reading.ending if self.reading else Ending.COMPLETE
-        if self.status is None or self.status >= 400 or ending is Ending.ERROR:
+    def _counted(self, reading: Reading, prices: PriceList) -> Counted:
+        return presumed(
+            reading,
+            prices,
+            path=self.opening.path,
+            status=self._status,
+            model=self._facts.model,
+            body=self._request_body,
+            encoding=self._request_encoding,
+        )
+
+    def _outcome_of(self, reading: Reading | None) -> Outcome:
+        ending = reading.ending if reading else Ending.COMPLETE
+        if self._status is None or self._status >= 400 or ending is Ending.ERROR:
             return Outcome.UPSTREAM_ERROR
         return Outcome.TRUNCATED if ending is Ending.TRUNCATED else Outcome.OK
-
-
-def ignore(_: Exchange) -> None:
-    """Nothing is to be done at an end."""

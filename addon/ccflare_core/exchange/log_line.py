@@ -5,8 +5,8 @@ from collections.abc import Callable
 from decimal import Decimal
 
 from ccflare_core.accounts.pool import Cooldown
-from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.steps import Outcome, Ticket
+from ccflare_core.exchange.story import Story
 from ccflare_core.text import local_time
 
 logger = logging.getLogger("ccflare")
@@ -41,7 +41,7 @@ class PassedRequests:
         return True
 
 
-def log_exchange(exchange: Exchange, passed: PassedRequests) -> None:
+def log_exchange(exchange: Story, passed: PassedRequests) -> None:
     """One line for a finished exchange: who served it, what came of it, what it took and cost."""
     if exchange.ticket is Ticket.PASS and not exchange.metered:
         _log_passed(exchange, passed)
@@ -51,7 +51,7 @@ def log_exchange(exchange: Exchange, passed: PassedRequests) -> None:
         logger.log(level, "%s", line(exchange))
 
 
-def _log_passed(exchange: Exchange, passed: PassedRequests) -> None:
+def _log_passed(exchange: Story, passed: PassedRequests) -> None:
     opening = exchange.opening
     client = opening.key.name if opening.key else opening.client
     path_class = path_class_of(opening.path)
@@ -77,7 +77,7 @@ def warn_of_attention(account: str, reason: str) -> None:
     logger.warning("%s needs attention: %s; `scripts/accounts.py resume` or a new login ends that", account, reason)
 
 
-def line(exchange: Exchange) -> str:
+def line(exchange: Story) -> str:
     """For the log: `POST /v1/messages 200 ok · max-2 · opus-4-8 · 1,204 in / 312 out · $0.0123 · 843 ms`."""
     opening = exchange.opening
     head = f"{opening.method} {opening.path} {exchange.status or '-'} {exchange.outcome}"
@@ -85,7 +85,7 @@ def line(exchange: Exchange) -> str:
     return " · ".join([head, *_parts(exchange), took, *([exchange.error] if exchange.error else [])])
 
 
-def comment(exchange: Exchange) -> str:
+def comment(exchange: Story) -> str:
     """For the inspector, without what it shows anyway: `max-2 · opus-4-8 · 1,204 in / 312 out · $0.0123`."""
     parts = _parts(exchange)
     if exchange.outcome not in (None, Outcome.OK):
@@ -93,7 +93,7 @@ def comment(exchange: Exchange) -> str:
     return " · ".join(parts)
 
 
-def _parts(exchange: Exchange) -> list[str]:
+def _parts(exchange: Story) -> list[str]:
     key = exchange.opening.key
     parts = [f"for {key.name}"] if key else []
     parts.append(_account(exchange))
@@ -114,13 +114,13 @@ def _parts(exchange: Exchange) -> list[str]:
     return parts
 
 
-def _account(exchange: Exchange) -> str:
+def _account(exchange: Story) -> str:
     if exchange.lease is not None:
         return exchange.lease.account.name
     return "client's own credential" if exchange.ticket is Ticket.PASS else "no account"
 
 
-def _moves(exchange: Exchange) -> str:
+def _moves(exchange: Story) -> str:
     """`moved from max-1 (5h window spent until 14:20)`, for each account that was left."""
     now = exchange.started_at
     final = exchange.lease.account.id if exchange.lease else None

@@ -1,4 +1,4 @@
-"""How much memory recording may take: all open answers together, and none at all while the process has too much. Pure.
+"""Bounds the memory that recording takes: a budget for all open answers, which closes while the process has too much.
 
 Traffic never waits for any of this. What there is no room for is forwarded all the same, and recorded cut.
 """
@@ -13,8 +13,8 @@ AGAIN = 0.9
 """At which part of the limit bodies are kept again, so that it does not switch at every look."""
 
 
-class Room:
-    """Room for the bodies of open answers, in bytes. Whoever takes some gives it back."""
+class MemoryBudget:
+    """Bytes for the bodies of all open answers. What is reserved has to be released."""
 
     def __init__(self, limit: Callable[[], int] = lambda: 256 * MIB) -> None:
         self._limit = limit
@@ -22,23 +22,23 @@ class Room:
         self.is_closed = False
         """Whether bodies are not kept at all for now."""
 
-    def take(self, size: int) -> bool:
-        """Whether there was room for so much, which is now taken."""
+    def reserve(self, size: int) -> bool:
+        """Whether so much was left; if so, it is reserved now."""
         if self.is_closed or self.used + size > self._limit():
             return False
         self.used += size
         return True
 
-    def give_back(self, size: int) -> None:
-        """Let others have it."""
+    def release(self, size: int) -> None:
+        """Let other answers have it."""
         self.used -= size
 
 
 class MemoryWatch:
-    """Closes the room while the process occupies more than `limit` bytes; 0 is no limit."""
+    """Closes the budget while the process occupies more than `limit` bytes; 0 is no limit."""
 
-    def __init__(self, room: Room, *, occupied: Callable[[], int | None], limit: Callable[[], int]) -> None:
-        self._room = room
+    def __init__(self, budget: MemoryBudget, *, occupied: Callable[[], int | None], limit: Callable[[], int]) -> None:
+        self._budget = budget
         self._occupied = occupied
         self._limit = limit
 
@@ -46,10 +46,10 @@ class MemoryWatch:
         """Compare once, and say so if that changes anything."""
         limit, occupied = self._limit(), self._occupied()
         if not limit or occupied is None:
-            self._room.is_closed = False
-        elif not self._room.is_closed and occupied > limit:
-            self._room.is_closed = True
+            self._budget.is_closed = False
+        elif not self._budget.is_closed and occupied > limit:
+            self._budget.is_closed = True
             logger.warning("%d MiB of memory are in use: no bodies are recorded until it is less", occupied // MIB)
-        elif self._room.is_closed and occupied < AGAIN * limit:
-            self._room.is_closed = False
+        elif self._budget.is_closed and occupied < AGAIN * limit:
+            self._budget.is_closed = False
             logger.warning("%d MiB of memory are in use: bodies are recorded again", occupied // MIB)

@@ -8,7 +8,6 @@ from typing import Protocol
 from ccflare_core.accounts.pool import Report
 from ccflare_core.anthropic.usage import Message, Usage
 from ccflare_core.config.record_mode import Mode
-from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.log_line import (
     PassedRequests,
     log_exchange,
@@ -29,6 +28,7 @@ from ccflare_core.exchange.records import (
     WindowRead,
 )
 from ccflare_core.exchange.steps import Attempt, Opening, Outcome, Ticket
+from ccflare_core.exchange.story import Story
 
 
 class Sink(Protocol):
@@ -63,7 +63,7 @@ class Recorder:
         self._passed = PassedRequests(wall)
         self._left_out: set[str] = set()  # the open exchanges that have no row
 
-    def started(self, exchange: Exchange) -> None:
+    def started(self, exchange: Story) -> None:
         """Open the exchange's row."""
         opening = exchange.opening
         if self._mode(opening) is Mode.OFF:
@@ -86,7 +86,7 @@ class Recorder:
             )
         )
 
-    def attempted(self, exchange: Exchange, attempt: Attempt) -> None:
+    def attempted(self, exchange: Story, attempt: Attempt) -> None:
         """Note one attempt."""
         if self._mode(exchange.opening) is Mode.OFF or exchange.id in self._left_out:
             return
@@ -119,7 +119,7 @@ class Recorder:
             self._sink.put(AttentionNeeded(account_id, report.attention))
             warn_of_attention(self._account_name(account_id), report.attention)
 
-    def finished(self, exchange: Exchange) -> None:
+    def finished(self, exchange: Story) -> None:
         """Close the exchange's row, keep its bodies if asked to, and say so in the log."""
         log_exchange(exchange, self._passed)
         mode = self._mode(exchange.opening)
@@ -132,7 +132,7 @@ class Recorder:
             self._sink.put(part)
         self._sink.put(final_columns(exchange))
 
-    def _keep_bodies(self, exchange: Exchange, *, redact: bool) -> None:
+    def _keep_bodies(self, exchange: Story, *, redact: bool) -> None:
         body, limit = exchange.request_body, self._body_limit()
         if body:
             self._sink.put(
@@ -164,7 +164,7 @@ class Recorder:
             )
 
 
-def final_columns(exchange: Exchange) -> ExchangeFinished:
+def final_columns(exchange: Story) -> ExchangeFinished:
     """The row of a finished exchange."""
     reading = exchange.reading
     usage = reading.usage if reading else Usage()
@@ -226,22 +226,22 @@ def final_columns(exchange: Exchange) -> ExchangeFinished:
     )
 
 
-def budgeted(exchange: Exchange) -> tuple[int | None, Decimal | None]:
+def budgeted(exchange: Story) -> tuple[int | None, Decimal | None]:
     """The tokens and the dollars that count in the budget of the exchange's client; None is unknown."""
     tokens, dollars = exchange.counted
     return (total_tokens(exchange) if tokens is None else tokens, exchange.cost if dollars is None else dollars)
 
 
-def parts_used(exchange: Exchange) -> Iterator[PartUsed]:
+def parts_used(exchange: Story) -> Iterator[PartUsed]:
     """What was used beside the answer itself, a row for each kind and model."""
-    reading = exchange.reading
-    if reading is None:
+    reading, prices = exchange.reading, exchange.prices
+    if reading is None or prices is None:
         return
     groups: defaultdict[tuple[str, str | None], list[Message]] = defaultdict(list)
     for part in reading.extra:
         groups[part.kind, part.model].append(part)
     for number, ((kind, model), found) in enumerate(groups.items(), 1):
-        cost = exchange.prices.total(found)
+        cost = prices.total(found)
         yield PartUsed(
             request_id=exchange.id,
             number=number,
@@ -262,7 +262,7 @@ def prompt_tokens(usage: Usage) -> int | None:
     return total_of(usage.input_tokens, usage.cache_read_input_tokens, usage.cache_creation_input_tokens)
 
 
-def total_tokens(exchange: Exchange) -> int | None:
+def total_tokens(exchange: Story) -> int | None:
     """All that was sent to the models and came from them; None if nothing is known of it."""
     if exchange.reading is None:
         return None

@@ -1,16 +1,12 @@
 """The addresses that are blocked until somebody unblocks them: what to do first when one is abused."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import NamedTuple
 
-from peewee import Database
-
-from ccflare_core.audit.entries import Record
 from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import BlockedAddressRow
 from ccflare_core.errors import StoreError
 from ccflare_core.http.addresses import Network, Networks
+from ccflare_core.store.context import StoreContext
 
 
 class Block(NamedTuple):
@@ -24,19 +20,11 @@ class Block(NamedTuple):
 class Blocklist:
     """A part of the store: it works through the store's connection, in the store's transactions."""
 
-    def __init__(
-        self,
-        database: Database,
-        *,
-        transaction: Callable[[], AbstractContextManager[None]],
-        wall: Callable[[], float],
-        record: Record,
-    ) -> None:
-        """`record` writes into the audit log."""
-        self._database = database
-        self._transaction = transaction
-        self._wall = wall
-        self._record = record
+    def __init__(self, context: StoreContext) -> None:
+        self._database = context.database
+        self._transaction = context.transaction
+        self._wall = context.wall
+        self._record = context.record
 
     def all(self) -> list[Block]:
         """Every block, the oldest first."""

@@ -6,16 +6,13 @@ value. It cannot be made anew without the key itself; so that is done when the k
 
 import json
 import secrets
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import fields, replace
 from decimal import Decimal
 from typing import Any
 
 import peewee
-from peewee import Database, fn
+from peewee import fn
 
-from ccflare_core.audit.entries import Record
 from ccflare_core.clients.authentication import Digest, KeyRing
 from ccflare_core.clients.keys import ClientKey, Role, new_secret
 from ccflare_core.db.engine import as_store_errors
@@ -23,6 +20,7 @@ from ccflare_core.db.models import ClientKeyRow, RequestRow
 from ccflare_core.errors import NotFound, StoreError, VaultError
 from ccflare_core.exchange.records import to_ms, to_seconds
 from ccflare_core.secrets.vault import Vault, head_of
+from ccflare_core.store.context import StoreContext
 
 _TIMES = ("created_at", "expires_at", "revoked_at")
 _LISTS = ("models", "accounts", "not_accounts")
@@ -35,20 +33,12 @@ _UNKNOWN = "there is no client key called {}: `scripts/keys.py client list` show
 class Clients:
     """A part of the store: it works through the store's connection, in the store's transactions."""
 
-    def __init__(
-        self,
-        database: Database,
-        vault: Vault | None,
-        *,
-        transaction: Callable[[], AbstractContextManager[None]],
-        wall: Callable[[], float],
-        record: Record,
-    ) -> None:
-        self._database = database
-        self._vault = vault
-        self._transaction = transaction
-        self._wall = wall
-        self._record = record
+    def __init__(self, context: StoreContext) -> None:
+        self._database = context.database
+        self._vault = context.vault
+        self._transaction = context.transaction
+        self._wall = context.wall
+        self._record = context.record
 
     def all(self) -> list[ClientKey]:
         """Every client key, also those that are over, by name."""

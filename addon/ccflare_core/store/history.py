@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-from peewee import Database, fn
+from peewee import fn
 
 from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import AttemptRow, PayloadRow, RequestRow, WindowRow
+from ccflare_core.store.context import StoreContext
 from ccflare_core.transcripts.read import Transcripts
 
 Transaction = Callable[[], AbstractContextManager[None]]
@@ -62,10 +63,10 @@ class Extent(NamedTuple):
 class History:
     """A part of the store: the requests with all that belongs to them, and the readings of limits."""
 
-    def __init__(self, database: Database, transcripts: Transcripts, transaction: Transaction) -> None:
-        self._database = database
+    def __init__(self, context: StoreContext, transcripts: Transcripts) -> None:
+        self._database = context.database
         self._transcripts = transcripts
-        self._transaction = transaction
+        self._transaction = context.transaction
 
     # What there is
 

@@ -6,44 +6,30 @@ What protects the tokens themselves is the swap: an answer is stored only in pla
 given for. Whoever comes late changes nothing and gets what is there.
 """
 
-import hashlib
 import secrets
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from typing import Any
-
-from peewee import Database
 
 from ccflare_core.accounts.account import Account
 from ccflare_core.accounts.token_refresh import LeaseAttempt
 from ccflare_core.accounts.validity import Upkeep
 from ccflare_core.anthropic.oauth import Tokens
-from ccflare_core.audit.entries import Outcome, Record, Secret, stamp
+from ccflare_core.audit.entries import Outcome, Secret, stamp
 from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import AccountRow, RefreshLeaseRow, RunRow
+from ccflare_core.store.accounts import Accounts, refresh_digest
+from ccflare_core.store.context import StoreContext
 
 
 class Logins:
     """A part of the store: it works through the store's connection, in the store's transactions."""
 
-    def __init__(
-        self,
-        database: Database,
-        *,
-        transaction: Callable[[], AbstractContextManager[None]],
-        account: Callable[[AccountRow], Account],
-        columns: Callable[[str, Mapping[str, Any]], dict[str, Any]],
-        record: Record,
-    ) -> None:
-        """`account` reads a row; `columns` turns an account's fields into what is stored, `updated_at` with them.
-
-        `record` writes into the audit log.
-        """
-        self._database = database
-        self._transaction = transaction
-        self._account = account
-        self._columns = columns
-        self._record = record
+    def __init__(self, context: StoreContext, accounts: Accounts) -> None:
+        self._database = context.database
+        self._transaction = context.transaction
+        self._account = accounts.of_row
+        self._columns = accounts.columns
+        self._record = context.record
 
     def take_lease(self, account_id: str, owner: str, *, abandoned: str = "") -> LeaseAttempt | None:
         """Take the lease for the run `owner` if it is free, and read the account; None if that is gone.
@@ -150,8 +136,3 @@ def _upkeep(row: AccountRow, is_leased: bool) -> Upkeep:
     retry_at = None if row.refresh_retry_at is None else row.refresh_retry_at / 1000
     has_secret = row.access_token is not None or row.api_key is not None
     return Upkeep(is_leased, retry_at, has_secret, row.refresh_token is not None)
-
-
-def refresh_digest(token: str) -> str:
-    """What stands for a refresh token in a comparison: it is too random to be found again from this."""
-    return hashlib.sha256(b"ccflare refresh token\0" + token.encode()).hexdigest()

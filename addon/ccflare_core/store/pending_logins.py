@@ -4,15 +4,12 @@ The code alone is worth nothing to whoever sees it: it takes the verifier to red
 """
 
 import secrets
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-
-from peewee import Database
 
 from ccflare_core.anthropic.oauth import PENDING_SECONDS, Mode, PendingLogin
 from ccflare_core.db.models import OAuthSessionRow
 from ccflare_core.errors import TokenError, VaultError
 from ccflare_core.secrets.vault import Vault, place
+from ccflare_core.store.context import StoreContext
 
 _TABLE = "oauth_sessions"
 
@@ -20,18 +17,11 @@ _TABLE = "oauth_sessions"
 class Sessions:
     """A part of the store: it works through the store's connection, in the store's transactions."""
 
-    def __init__(
-        self,
-        database: Database,
-        vault: Vault | None,
-        *,
-        transaction: Callable[[], AbstractContextManager[None]],
-        wall: Callable[[], float],
-    ) -> None:
-        self._database = database
-        self._vault = vault
-        self._transaction = transaction
-        self._wall = wall
+    def __init__(self, context: StoreContext) -> None:
+        self._database = context.database
+        self._vault = context.vault
+        self._transaction = context.transaction
+        self._wall = context.wall
 
     def begin(self, account_name: str, pending: PendingLogin) -> str:
         """Keep the login until its code comes, and give the id to `take` it by. Drops those whose time is over."""

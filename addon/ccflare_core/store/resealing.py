@@ -23,6 +23,7 @@ from ccflare_core.db.models import (
 )
 from ccflare_core.errors import VaultError
 from ccflare_core.secrets.vault import HEAD, Vault, head_of, place
+from ccflare_core.store.context import StoreContext
 from ccflare_core.transcripts import packing
 
 CLEAR = "clear"
@@ -144,10 +145,10 @@ class Resealing:
     `left` has a line for each value that does not open. They stay as they are.
     """
 
-    def __init__(self, database: Database, vault: Vault, transaction: Transaction) -> None:
-        self._database = database
+    def __init__(self, context: StoreContext, vault: Vault) -> None:
+        self._database = context.database
         self._vault = vault
-        self._transaction = transaction
+        self._transaction = context.transaction
         self.left: list[str] = []
 
     def rewrap(self) -> Iterator[int]:

@@ -1,17 +1,14 @@
 """The second factor in the database: one for the proxy, its seed sealed, its recovery codes as keyed hashes."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from typing import Any
 
-from peewee import Database
-
-from ccflare_core.audit.entries import Record
 from ccflare_core.clients.totp import Factor, Secret, Used, check, new_recovery_codes
 from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import RecoveryCodeRow, SecondFactorRow
 from ccflare_core.errors import StoreError, VaultError
 from ccflare_core.secrets.vault import Vault, place
+from ccflare_core.store.context import StoreContext
 
 OWNER = "owner"
 """The id of the only row: whoever may administrate shares one factor."""
@@ -23,21 +20,12 @@ _NONE = "there is no second factor: run `scripts/keys.py mfa enable` first"
 class Factors:
     """A part of the store: it works through the store's connection, in the store's transactions."""
 
-    def __init__(
-        self,
-        database: Database,
-        vault: Vault | None,
-        *,
-        transaction: Callable[[], AbstractContextManager[None]],
-        wall: Callable[[], float],
-        record: Record,
-    ) -> None:
-        """`record` writes into the audit log."""
-        self._database = database
-        self._vault = vault
-        self._transaction = transaction
-        self._wall = wall
-        self._record = record
+    def __init__(self, context: StoreContext) -> None:
+        self._database = context.database
+        self._vault = context.vault
+        self._transaction = context.transaction
+        self._wall = context.wall
+        self._record = context.record
 
     def get(self) -> Factor | None:
         """The factor, also one that waits for its first code; None if there is none. Raises VaultError."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ccflare_core.config.record_mode import Mode
+from ccflare_core.config.settings import Settings
 from ccflare_core.db.engine import Space
 from ccflare_core.errors import CCFlareError
 from ccflare_core.store.store import Store
@@ -46,6 +47,13 @@ class Policy(NamedTuple):
     request_days: int
     limit_bytes: int
     minimum_free_bytes: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Policy":
+        """What these settings say."""
+        return cls(
+            settings.payload_days, settings.request_days, settings.database_limit_bytes, settings.minimum_free_bytes
+        )
 
 
 class Retention:

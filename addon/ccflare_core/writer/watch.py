@@ -1,12 +1,12 @@
 """What the writer's thread looks after beside its rows: changed accounts, heartbeat, sums, index, size of the log."""
 
-import contextlib
 from collections.abc import Callable
 
 from ccflare_core.accounts.account import Account
 from ccflare_core.clients.authentication import KeyRing
 from ccflare_core.errors import CCFlareError
 from ccflare_core.store.store import Store
+from ccflare_core.writer.warnings import RateLimitedWarnings
 
 LOOK_SECONDS = 0.25
 """How often to look; a change by another process is to be known within a second."""
@@ -18,31 +18,7 @@ _CHECK_SHARE = 500
 
 _SUM_SECONDS = 30.0
 _INDEX_SECONDS = 1.0
-_WARN_SECONDS = 60.0
 _LOG_BYTES = 256 * 1024 * 1024
-
-
-class Voice:
-    """Passes sentences on to the log, and the same complaint only once a minute."""
-
-    def __init__(self, tell: Callable[[str], None], clock: Callable[[], float]) -> None:
-        self._tell = tell
-        self._clock = clock
-        self._warned_at: dict[str, float] = {}
-
-    def say(self, message: str) -> None:
-        """Pass it on. Whatever the listener raises is its own affair."""
-        with contextlib.suppress(Exception):
-            self._tell(message)
-
-    def warn(self, topic: str, message: str) -> bool:
-        """Pass it on unless the topic had a message within the last minute; whether it was passed on."""
-        now = self._clock()
-        if now - self._warned_at.get(topic, float("-inf")) < _WARN_SECONDS:
-            return False
-        self._warned_at[topic] = now
-        self.say(message)
-        return True
 
 
 class Watch:
@@ -52,17 +28,17 @@ class Watch:
         self,
         store: Store,
         on_change: Callable[[list[Account]], None],
-        voice: Voice,
+        warnings: RateLimitedWarnings,
         clock: Callable[[], float],
         on_client_keys: Callable[[KeyRing], None] | None = None,
-        also: Callable[[Store], None] = lambda store: None,
+        on_store_changed: Callable[[Store], None] = lambda store: None,
     ) -> None:
-        """`also` is shown the store at first and whenever it has changed."""
-        self._also = also
+        """`on_store_changed` is shown the store at first and whenever it has changed."""
+        self._on_store_changed = on_store_changed
         self._store = store
         self._on_change = on_change
         self._on_client_keys = on_client_keys
-        self._voice = voice
+        self._warnings = warnings
         self._clock = clock
         self._accounts: list[Account] | None = None
         self._ring: KeyRing | None = None
@@ -73,12 +49,12 @@ class Watch:
 
     def tell_accounts(self) -> None:
         """Hand over the accounts unless they were told before. Raises StoreError or VaultError."""
-        accounts = self._store.accounts()
+        accounts = self._store.accounts.all()
         if accounts != self._accounts:
             self._on_change(list(accounts))
             self._accounts = accounts
         self._tell_client_keys()
-        self._also(self._store)
+        self._on_store_changed(self._store)
         self.is_stale = False
 
     def _tell_client_keys(self) -> None:
@@ -105,7 +81,7 @@ class Watch:
             if now >= self._index_at:
                 self._index_at = now if self._store.search_index.step() else now + _INDEX_SECONDS
         except CCFlareError as error:
-            self._voice.warn(str(error), str(error))
+            self._warnings.warn(str(error), str(error))
 
     def _look_for_changes(self) -> None:
         # Asked before the accounts are read: a commit in between is then seen at the next look.
@@ -117,7 +93,7 @@ class Watch:
 
     def _look_for_keys(self) -> None:
         if trouble := self._store.look_for_keys():
-            self._voice.warn("keys", trouble)
+            self._warnings.warn("keys", trouble)
 
     def _look_for_damage(self) -> None:
         """SQLite goes on writing into a file whose pages something else has spoilt, so look for that."""
@@ -126,10 +102,12 @@ class Watch:
         took = self._clock() - began
         self._check_at = began + max(_CHECK_SECONDS, _CHECK_SHARE * took)
         if problems:
-            self._voice.warn("damage", f"the database is damaged ({problems[0]}): stop the proxy and restore a backup")
+            self._warnings.warn(
+                "damage", f"the database is damaged ({problems[0]}): stop the proxy and restore a backup"
+            )
 
     def _beat(self) -> None:
-        if self._store.run_id is not None:
-            self._store.heartbeat(self._store.run_id)
+        if (run := self._store.runs.current) is not None:
+            self._store.heartbeat(run)
         if self._store.log_bytes() > _LOG_BYTES:
-            self._voice.warn("log", "the database's -wal file is very large: end the program that keeps reading it")
+            self._warnings.warn("log", "the database's -wal file is very large: end the program that keeps reading it")

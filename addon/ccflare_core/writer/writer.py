@@ -19,7 +19,8 @@ from ccflare_core.errors import CCFlareError, Gone, StoreError
 from ccflare_core.exchange.records import Record, storable
 from ccflare_core.store.store import Store
 from ccflare_core.writer.backlog import Backlog, Marker
-from ccflare_core.writer.watch import LOOK_SECONDS, Voice, Watch
+from ccflare_core.writer.warnings import RateLimitedWarnings
+from ccflare_core.writer.watch import LOOK_SECONDS, Watch
 
 _LINGER_SECONDS = 0.05
 _RETRY_SECONDS = (0.1, 5.0)
@@ -40,8 +41,8 @@ class Writer:
 
     `on_change` gets the accounts when the writer starts and whenever they have changed, by whichever process, and
     `on_client_keys` the client keys;
-    `on_trouble` gets sentences for the log, and `also` is shown the store whenever it has changed. All are called
-    in the writer's thread.
+    `on_trouble` gets sentences for the log, and `on_store_changed` is shown the store whenever it has changed. All are
+    called in the writer's thread.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Writer:
         on_change: Callable[[list[Account]], None],
         on_trouble: Callable[[str], None],
         on_client_keys: Callable[[KeyRing], None] | None = None,
-        also: Callable[[Store], None] = lambda store: None,
+        on_store_changed: Callable[[Store], None] = lambda store: None,
         upkeep: Upkeep | None = None,
         max_rows: int = 20_000,
         max_payload_bytes: int = 64 * 1024 * 1024,
@@ -60,8 +61,8 @@ class Writer:
         self._open_store = open_store
         self._on_change = on_change
         self._on_client_keys = on_client_keys
-        self._also = also
-        self._voice = Voice(on_trouble, clock)
+        self._on_store_changed = on_store_changed
+        self._warnings = RateLimitedWarnings(on_trouble, clock)
         self._upkeep = upkeep
         self._clock = clock
         self._backlog = Backlog(max_rows, max_payload_bytes)
@@ -170,7 +171,14 @@ class Writer:
             try:
                 store = self._open_store()
                 stack.callback(store.close)
-                watch = Watch(store, self._on_change, self._voice, self._clock, self._on_client_keys, also=self._also)
+                watch = Watch(
+                    store,
+                    self._on_change,
+                    self._warnings,
+                    self._clock,
+                    self._on_client_keys,
+                    on_store_changed=self._on_store_changed,
+                )
                 watch.tell_accounts()
             except BaseException as error:
                 self._is_over = True
@@ -181,7 +189,7 @@ class Writer:
                 try:
                     self._turn(store, watch)
                 except Exception as error:  # whatever it was, the next rows still want to be written
-                    self._voice.warn("turn", f"the writer stumbled over {type(error).__name__}: {error}")
+                    self._warnings.warn("turn", f"the writer stumbled over {type(error).__name__}: {error}")
                     self._urgent.wait(_RETRY_SECONDS[0])
             self._end(store)
 
@@ -210,7 +218,7 @@ class Writer:
         try:
             upkeep.work(store)
         except CCFlareError as error:
-            self._voice.warn("upkeep", f"what is too old or too much cannot be deleted: {error}")
+            self._warnings.warn("upkeep", f"what is too old or too much cannot be deleted: {error}")
 
     def _wait(self) -> None:
         """Until there is something to do, and then a little, for more of it to come together."""
@@ -266,11 +274,11 @@ class Writer:
         except Exception as error:
             self._backlog.lose(1)
             kind = type(record).__name__
-            self._voice.warn("record", f"a record ({kind}) cannot be written and is left out: {error}")
+            self._warnings.warn("record", f"a record ({kind}) cannot be written and is left out: {error}")
 
     def _fail(self, cause: str) -> None:
         if cause != self._trouble:
-            self._voice.say(f"nothing can be recorded at the moment: {cause}")
+            self._warnings.say(f"nothing can be recorded at the moment: {cause}")
         self._trouble = cause
         self._retry_at = self._clock() + self._retry_seconds
         self._retry_seconds = min(2 * self._retry_seconds, _RETRY_SECONDS[1])
@@ -279,13 +287,13 @@ class Writer:
         self._trouble, self._is_gone = None, False
         self._retry_at = 0.0
         self._retry_seconds = _RETRY_SECONDS[0]
-        self._voice.say(f"recording works again; {len(self._backlog)} rows still wait")
+        self._warnings.say(f"recording works again; {len(self._backlog)} rows still wait")
 
     def _warn_of_drops(self) -> None:
         dropped = (self.dropped_payloads, self.dropped_rows)
         if dropped != self._reported:
             message = f"too much waits for the database: {dropped[0]} bodies and {dropped[1]} rows are lost so far"
-            if self._voice.warn("drops", message):
+            if self._warnings.warn("drops", message):
                 self._reported = dropped
 
     def _end(self, store: Store) -> None:
@@ -304,7 +312,7 @@ class Writer:
             self._lost = len(self._batch)
             self._backlog.lose(self._lost)
             cause = self._trouble or "there was no time left"
-            self._voice.say(f"{self._lost} rows could not be recorded before the end: {cause}")
+            self._warnings.say(f"{self._lost} rows could not be recorded before the end: {cause}")
 
 
 def _settle[T](future: Future[T], function: Callable[[Store], T], store: Store) -> None:

@@ -19,7 +19,8 @@ from ccflare_core.clients.keys import ClientKey
 from ccflare_core.clients.rate_limits import Moment, RateLimits
 from ccflare_core.clients.request_head import GateState
 from ccflare_core.clients.totp import SecondFactor
-from ccflare_core.exchange.exchange import Exchange, Exchanges
+from ccflare_core.exchange.exchange import Exchange
+from ccflare_core.exchange.exchanges import Exchanges
 from ccflare_core.exchange.recorder import budgeted
 from ccflare_core.exchange.steps import Opening, Outcome
 from ccflare_core.http.rejection import Rejection
@@ -159,7 +160,7 @@ class Gate:
         """Count it for its client key, until it ends, and aim it at the upstream if it is meant for it."""
         if (key := exchange.opening.key) is not None:
             self._rates.count_key(key, now)
-            exchange.at_end = lambda ended: self._rates.ended(key, ended.started_at, *budgeted(ended))
+            exchange.when_ended(lambda ended: self._rates.ended(key, ended.started_at, *budgeted(ended)))
         if way is Way.UPSTREAM:
             aim(flow.request, self._exchanges.settings.upstream)
 
@@ -211,7 +212,7 @@ class Gate:
         if not encoding:
             self._look_for_agent(request, exchange)
         body = request.raw_content or b""
-        exchange.provenance = read_provenance(request.method, exchange.opening.path, request.headers.get, body)
+        exchange.identified(read_provenance(request.method, exchange.opening.path, request.headers.get, body))
         if (key := exchange.opening.key) is not None and not self._may_run(key, request, body, encoding):
             self._reject(flow, exchange, MODEL_NOT_ALLOWED)
             return
@@ -230,13 +231,13 @@ class Gate:
         body = request.raw_content or b""
         if not agents or (agent := agents.find(body)) is None:
             return
-        exchange.agent = agent.name
+        exchange.belongs_to_agent(agent.name)
         asked_for = read_facts(body).model
         if agent.model in (None, asked_for):
             return
         changed = with_model(body, agent.model)
         if changed is not None:
-            exchange.original_model = asked_for
+            exchange.replaced_model(asked_for)
             request.content = changed  # the setter makes the Content-Length follow
 
     def _facts(self, flow: http.HTTPFlow, body: bytes, encoding: str, client: str) -> Facts:

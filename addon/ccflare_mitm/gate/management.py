@@ -36,8 +36,8 @@ class Management:
 
         def change(store: Store) -> list[Account]:
             with store.acting(By(request.actor, request.address)):
-                store.update_account(store.account_by_name(request.name, secrets=False).id, paused=paused)
-            return store.accounts()
+                store.accounts.update(store.accounts.by_name(request.name, secrets=False).id, paused=paused)
+            return store.accounts.all()
 
         self._accounts_changed(await self._call(change))
 

@@ -15,7 +15,7 @@ from ccflare_core.clients.authentication import Identity
 from ccflare_core.clients.keys import Permission
 from ccflare_core.clients.request_head import PageAccess
 from ccflare_core.errors import CCFlareError, NotFound
-from ccflare_core.exchange.exchange import Exchanges
+from ccflare_core.exchange.exchanges import Exchanges
 from ccflare_core.http.rejection import Rejection
 from ccflare_core.text import iso
 

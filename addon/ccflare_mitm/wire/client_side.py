@@ -84,8 +84,7 @@ class ClientSide:
         exchange, relay = course.admitted, course.relaying
         is_collected = relay.is_collected
         status = TIMED_OUT if late else BAD_GATEWAY
-        exchange.status = status if is_collected else exchange.status
-        exchange.finish(Outcome.TRUNCATED, why)
+        exchange.broke_off(why, status if is_collected else None)
         if is_collected:
             yield from course.enter(State.ANSWERED)
             message = f"The upstream's answer did not go on: {why}." if late else "The upstream's answer broke off."

@@ -267,7 +267,7 @@ class TestCommand:
 
     def stored(self, database: Path) -> list[Account]:
         with contextlib.closing(Store.open(database, KeyFile(database.with_suffix(".key")))) as store:
-            return store.accounts()
+            return store.accounts.all()
 
     def test_a_dry_run_shows_and_changes_nothing(self, database: Path, fork: Foreign) -> None:
         fork.add("max-1", priority=2)

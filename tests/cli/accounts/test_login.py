@@ -49,7 +49,7 @@ class Office:
 
     def accounts(self) -> list[Account]:
         with self.store() as store:
-            return store.accounts()
+            return store.accounts.all()
 
     def sessions(self) -> int:
         with self.store() as store:
@@ -140,7 +140,7 @@ class TestAgain:
         office.call("login", "max-1", "--priority", "3")
         (before,) = office.accounts()
         with office.store() as store:
-            store.update_account(before.id, needs_login=True, paused=True)
+            store.accounts.update(before.id, needs_login=True, paused=True)
 
         code, desk = office.call("login", "max-1", now=NOON + 20 * DAY)
 

@@ -35,7 +35,7 @@ def call(database: Path, *words: str, desk: Desk | None = None, stdin: str = "")
 def stored(database: Path) -> list[Account]:
     store = Store.open(database, KeyFile(database.with_suffix(".key")))
     try:
-        return store.accounts()
+        return store.accounts.all()
     finally:
         store.close()
 
@@ -219,7 +219,7 @@ class TestChange:
     def accounts(self, database: Path) -> dict[str, Account]:
         store = Store.open(database, None, read_only=True)
         try:
-            return {account.name: account for account in store.accounts()}
+            return {account.name: account for account in store.accounts.all()}
         finally:
             store.close()
 
@@ -366,8 +366,8 @@ class TestList:
         with History(database) as past:
             past.account("max-1", refresh_token="r-1", expires_at=NOON - 1)
             past.account("max-2", refresh_token="r-2")
-            past.store.start_run("run-1", "host", 1)
-            past.store.logins.note_failure(past.store.account_by_name("max-1"), at_local(24, 12, 20), "busy")
+            past.store.runs.start("run-1", "host", 1)
+            past.store.logins.note_failure(past.store.accounts.by_name("max-1"), at_local(24, 12, 20), "busy")
             past.store.logins.take_lease("MAX-2", "run-1")
 
         _, desk = call(database, "list")

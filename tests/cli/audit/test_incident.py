@@ -66,7 +66,7 @@ def test_an_account_that_was_only_tried_counts_and_one_that_is_gone_too(run: Run
     request = history.exchange(NOON - 30, "max-2", client="10.0.0.9")
     history.attempt(request, NOON - 30, "max-1", "failure", "500", 500)
     assert "10.0.0.9" in {use["ip"] for use in uses(run, "max-1")}
-    history.store.remove_account("MAX-1")
+    history.store.accounts.remove("MAX-1")
     assert "10.0.0.7" in {use["ip"] for use in uses(run, "max-1")}
 
 
@@ -117,7 +117,7 @@ def test_everything_is_renewed_at_once(run: Run, history: History) -> None:
     with closing(Store.open(history.location, KEY)) as store:
         assert len(store.data_keys()) == 1
         assert store.data_keys()[0].id not in before
-        assert [account.access_token for account in store.accounts()] == ["token-of-max-1", "token-of-max-2"]
+        assert [account.access_token for account in store.accounts.all()] == ["token-of-max-1", "token-of-max-2"]
         ring = store.clients.ring()
         assert ring.find(old) is None
         assert (found := ring.find(renewed["secret"])) is not None

@@ -23,7 +23,7 @@ Run = Callable[..., Desk]
 def database(tmp_path: Path) -> Path:
     path = tmp_path / "ccflare.db"
     with opened(path) as store:
-        store.add_account(an_account())
+        store.accounts.add(an_account())
     return path
 
 
@@ -96,7 +96,7 @@ def test_a_new_source_takes_over(run: Run, database: Path) -> None:
     assert "configured: set ccflare_key_source to passphrase" in run("rotate", code=1).complained
     run("rotate", ccflare_PASSPHRASE=WORDS)
     with opened(database, Passphrase(WORDS)) as store:
-        assert store.accounts() == [an_account()]
+        assert store.accounts.all() == [an_account()]
 
 
 def test_a_source_renews_its_own_key(run: Run, database: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_source_renews_its_own_key(run: Run, database: Path) -> None:
     assert database.with_suffix(".key").read_text().endswith(before)
     database.with_suffix(".key").write_text(database.with_suffix(".key").read_text().removesuffix(before))
     with opened(database) as store:
-        assert store.accounts() == [an_account()]
+        assert store.accounts.all() == [an_account()]
 
 
 def test_a_new_passphrase_replaces_the_old_one(run: Run) -> None:
@@ -128,7 +128,7 @@ def test_what_an_import_left_in_clear_is_sealed(run: Run, database: Path) -> Non
         store.query("UPDATE accounts SET access_token = ?", (SECRETS[0],))
     assert "Sealed 1 value" in run("migrate-plaintext").said
     with opened(database) as store:
-        assert store.accounts() == [an_account()]
+        assert store.accounts.all() == [an_account()]
 
 
 def test_without_a_database_there_is_nothing_to_do(tmp_path: Path) -> None:

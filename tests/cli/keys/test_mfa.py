@@ -25,7 +25,7 @@ Run = Callable[..., Desk]
 def run(tmp_path: Path) -> Run:
     database = tmp_path / "ccflare.db"
     with contextlib.closing(Store.open(database, KeyFile(database.with_suffix(".key")))) as store:
-        store.add_account(an_account())
+        store.accounts.add(an_account())
 
     def run(*argv: str, code: int = 0, stdin: str = "") -> Desk:
         desk = Desk(io.StringIO(stdin))

@@ -56,7 +56,7 @@ def key(tmp_path: Path) -> KeyFile:
 def store(location: Location, key: KeyFile) -> Iterator[Store]:
     """Requests of three sessions, 40 and 10 days old and of today; an account."""
     with closing(Store.open(location, key, wall=lambda: NOON)) as store:
-        store.add_account(Account("a", "max-1", Kind.API_KEY, api_key="sk-ant-api03-PLANTED", created_at=NOON))
+        store.accounts.add(Account("a", "max-1", Kind.API_KEY, api_key="sk-ant-api03-PLANTED", created_at=NOON))
         for number, (days, session) in enumerate(((40, "oldest"), (10, "middle"), (0, "newest"), (0, "newest"))):
             store.write(recorded(number, days, session, client=f"10.0.0.{number}"))
             store.write([WindowRead("a", round((NOON - days * DAY) * 1000), window) for window in WINDOWS])

@@ -1,0 +1,191 @@
+"""What is known of one exchange, for everybody to read: the record, the log line, the inspector, the limits.
+
+Only the exchange itself (exchange.py) writes it, through the names with an underscore. Nothing is written any more
+once it has ended.
+"""
+
+import itertools
+import secrets
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Final, NamedTuple
+
+from ccflare_core.accounts.pool import Lease
+from ccflare_core.anthropic.claude_code import Provenance
+from ccflare_core.anthropic.pricing import PriceList
+from ccflare_core.anthropic.request import Facts
+from ccflare_core.anthropic.usage import Reading
+from ccflare_core.exchange.capture import Capture
+from ccflare_core.exchange.counted import AS_RECORDED, Counted
+from ccflare_core.exchange.steps import Attempt, Opening, Outcome, Ticket
+
+
+class Used(NamedTuple):
+    """What an exchange has used, as far as its answer tells."""
+
+    prices: PriceList
+    """Those that were in force at its end."""
+    reading: Reading | None = None
+    cost: Decimal | None = None
+    counted: Counted = AS_RECORDED
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How an exchange ended. It is made once, so an exchange has exactly one outcome."""
+
+    outcome: Outcome
+    error: str | None
+    duration: float
+    """Seconds."""
+    used: Used
+
+
+class Story:
+    """See the module. `started_at` is in epoch seconds."""
+
+    def __init__(self, opening: Opening, capture: Capture, started_at: float) -> None:
+        self.opening: Final = opening
+        self.capture: Final = capture
+        self.started_at: Final = started_at
+        self.id: Final = f"req_{int(started_at * 1000):012x}{secrets.token_hex(6)}"
+        self._ticket = Ticket.NONE
+        self._metered = False
+        self._facts = Facts(client=opening.client)
+        self._request_body = b""
+        self._request_encoding = ""
+        self._provenance = Provenance()
+        self._agent: str | None = None
+        self._original_model: str | None = None
+        self._lease: Lease | None = None
+        self._choice_reason = ""
+        self._attempts: tuple[Attempt, ...] = ()
+        self._status: int | None = None
+        self._upstream_request_id: str | None = None
+        self._first_byte: float | None = None
+        self._waited = 0.0
+        self._end: End | None = None
+
+    # The request
+
+    @property
+    def ticket(self) -> Ticket:
+        """What it may send upstream."""
+        return self._ticket
+
+    @property
+    def metered(self) -> bool:
+        """Whether the answer can tell usage: only the inference paths' answers do."""
+        return self._metered
+
+    @property
+    def facts(self) -> Facts:
+        """What the request's body says."""
+        return self._facts
+
+    @property
+    def request_body(self) -> bytes:
+        """As it came; empty where the client's own credential is used."""
+        return self._request_body
+
+    @property
+    def request_encoding(self) -> str:
+        """The body's Content-Encoding."""
+        return self._request_encoding
+
+    @property
+    def provenance(self) -> Provenance:
+        """Which project it comes from, and what for."""
+        return self._provenance
+
+    @property
+    def agent(self) -> str | None:
+        """The name of the agent whose request it is."""
+        return self._agent
+
+    @property
+    def original_model(self) -> str | None:
+        """What the client asked for, where the agent's definition has put another model in its place."""
+        return self._original_model
+
+    # The attempts
+
+    @property
+    def lease(self) -> Lease | None:
+        """The account that serves it, or has."""
+        return self._lease
+
+    @property
+    def choice_reason(self) -> str:
+        """Why its first account was chosen."""
+        return self._choice_reason
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """All that have ended, in order."""
+        return self._attempts
+
+    @property
+    def waited(self) -> float:
+        """Seconds for which it was held, until an account was free."""
+        return self._waited
+
+    @property
+    def failovers(self) -> int:
+        """How often it moved to another account."""
+        accounts = [attempt.account_id for attempt in self._attempts]
+        return sum(a != b for a, b in itertools.pairwise(accounts))
+
+    # The answer
+
+    @property
+    def status(self) -> int | None:
+        """What the client got."""
+        return self._status
+
+    @property
+    def upstream_request_id(self) -> str | None:
+        """How the upstream calls it."""
+        return self._upstream_request_id
+
+    @property
+    def first_byte(self) -> float | None:
+        """Seconds from its start to the head of the answer."""
+        return self._first_byte
+
+    # Its end
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """None while it is open."""
+        return self._end.outcome if self._end else None
+
+    @property
+    def error(self) -> str | None:
+        """What went wrong, without secrets."""
+        return self._end.error if self._end else None
+
+    @property
+    def duration(self) -> float:
+        """Seconds from its start to its end; 0 while it is open."""
+        return self._end.duration if self._end else 0.0
+
+    @property
+    def reading(self) -> Reading | None:
+        """What the answer tells of its usage."""
+        return self._end.used.reading if self._end else None
+
+    @property
+    def cost(self) -> Decimal | None:
+        """Dollars; None if the price, or the usage, is unknown."""
+        return self._end.used.cost if self._end else None
+
+    @property
+    def counted(self) -> Counted:
+        """What a budget counts in place of the tokens and the cost."""
+        return self._end.used.counted if self._end else AS_RECORDED
+
+    @property
+    def prices(self) -> PriceList | None:
+        """The prices that its cost is of; None while it is open."""
+        return self._end.used.prices if self._end else None

@@ -1,0 +1,32 @@
+"""What each part of the store works with: the store's one connection, its keys, its transactions, its audit log."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from peewee import Database
+
+from ccflare_core.audit.entries import Record
+from ccflare_core.errors import VaultError
+from ccflare_core.secrets.vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class StoreContext:
+    """Made by the store, for its parts. Only the thread that opened the store may use it."""
+
+    database: Database
+    vault: Vault | None
+    """None without a source for the key: then nothing can be sealed or opened."""
+    transaction: Callable[[], AbstractContextManager[None]]
+    """All writing is done in one; the innermost of several counts for nothing."""
+    record: Record
+    """Writes an entry into the audit log, in the transaction that is open."""
+    wall: Callable[[], float]
+    """Epoch seconds."""
+
+    def key(self, without: str) -> Vault:
+        """The vault. Raises VaultError, which begins with what cannot be done `without` a key."""
+        if self.vault is None:
+            raise VaultError(f"{without} without a key: open the database with a key source")
+        return self.vault

@@ -1,0 +1,66 @@
+"""What is stored of the accounts' limits: cooldowns, and the readings of windows. The ledger writes both."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import peewee
+
+from ccflare_core.accounts.cooldowns import Cooldown, Part
+from ccflare_core.anthropic.rate_limit_headers import Window
+from ccflare_core.anthropic.verdicts import Scope
+from ccflare_core.db.engine import as_store_errors
+from ccflare_core.db.models import CooldownRow, WindowRow
+from ccflare_core.exchange.records import to_seconds
+from ccflare_core.store.context import StoreContext
+from ccflare_core.store.ledger import clear_cooldown
+
+
+class Limits:
+    """A part of the store: it works through the store's connection, in the store's transactions."""
+
+    def __init__(self, context: StoreContext) -> None:
+        self._database = context.database
+        self._transaction = context.transaction
+
+    def cooldowns(self) -> list[Cooldown]:
+        """Every stored cooldown, also those whose time is over."""
+        with as_store_errors():
+            return [_cooldown(row) for row in CooldownRow.select().bind(self._database)]
+
+    def clear_cooldown(self, account_id: str, part: Part) -> None:
+        """Delete one, if it is there."""
+        with self._transaction():
+            clear_cooldown(self._database, account_id, part)
+
+    def latest_windows(self) -> dict[str, tuple[Window, ...]]:
+        """The last reading of each window, by account id."""
+        with as_store_errors():
+            return {account_id: windows for account_id in self._read_ids() if (windows := self._latest(account_id))}
+
+    def _read_ids(self) -> Iterator[str]:
+        """The accounts that have readings, from step to step through the index: all readings are too many to group."""
+        found: str | None = self._first(WindowRow.account_id)
+        while found is not None:
+            yield found
+            found = self._first(WindowRow.account_id, WindowRow.account_id > found)
+
+    def _latest(self, account_id: str) -> tuple[Window, ...]:
+        """The last reading of each window of the account."""
+        windows, is_its = [], WindowRow.account_id == account_id
+        name: str | None = self._first(WindowRow.name, is_its)
+        while name is not None:
+            newest = WindowRow.select().where(is_its & (WindowRow.name == name))
+            row = newest.order_by(WindowRow.at.desc(), WindowRow.id.desc()).limit(1).bind(self._database)[0]
+            windows.append(Window(row.name, row.status, row.utilization, to_seconds(row.resets_at)))
+            name = self._first(WindowRow.name, is_its & (WindowRow.name > name))
+        return tuple(windows)
+
+    def _first(self, column: Any, condition: Any = None) -> Any:
+        """The lowest value of a column of `windows`; None if there is none."""
+        query = WindowRow.select(peewee.fn.MIN(column))
+        return (query if condition is None else query.where(condition)).bind(self._database).scalar()
+
+
+def _cooldown(row: CooldownRow) -> Cooldown:
+    part = Part(Scope(row.scope), row.name)
+    return Cooldown(row.account_id, part, row.until / 1000, row.reason, row.source, row.failures)

@@ -1,0 +1,67 @@
+"""The runs of proxies on this database: which of them live, and what the dead have left open."""
+
+import os
+from collections.abc import Callable
+
+from ccflare_core.db.models import RequestRow, RunRow
+from ccflare_core.exchange.records import to_ms
+from ccflare_core.store.context import StoreContext
+
+_HEARTBEAT_SECONDS = 60.0
+
+
+class Runs:
+    """A part of the store: it works through the store's connection, in the store's transactions."""
+
+    def __init__(self, context: StoreContext) -> None:
+        self._database = context.database
+        self._transaction = context.transaction
+        self._wall = context.wall
+        self.current: str | None = None
+        """The run that was started through this store and has not ended."""
+
+    def start(self, run_id: str, host: str, pid: int) -> None:
+        """Note that this process has begun to serve."""
+        now = to_ms(self._wall())
+        row = {"id": run_id, "host": host, "pid": pid, "started_at": now, "heartbeat_at": now}
+        with self._transaction():
+            RunRow.insert(row).execute(self._database)
+        self.current = run_id
+
+    def heartbeat(self, run_id: str) -> None:
+        """Note that the run is alive. Once in 60 s is enough."""
+        self._touch(run_id, heartbeat_at=to_ms(self._wall()))
+
+    def end(self, run_id: str) -> None:
+        """Note that the run is over and has closed its own exchanges."""
+        self._touch(run_id, ended_at=to_ms(self._wall()))
+        self.current = None
+
+    def _touch(self, run_id: str, **columns: int | None) -> None:
+        with self._transaction():
+            RunRow.update(columns).where(RunRow.id == run_id).execute(self._database)
+
+    def close_dead(self, host: str, is_alive: Callable[[int], bool], now: float) -> int:
+        """Close the open exchanges of every run that is over as `crashed`; how many that were.
+
+        A run of this host is over when its process is, a run of another host when its heartbeat is older than
+        60 s. Should it live after all, its exchanges get their true outcome when they end.
+        """
+        with self._transaction():
+            live: list[str] = []
+            dead: list[str] = []
+            for run in RunRow.select().where(RunRow.ended_at.is_null()).bind(self._database):
+                (live if self._is_live(run, host, is_alive, now) else dead).append(run.id)
+            ended = {RunRow.ended_at: RunRow.heartbeat_at}
+            RunRow.update(ended).where(RunRow.id.in_(dead)).execute(self._database)
+            crashed = {RequestRow.outcome: "crashed", RequestRow.success: False}
+            is_orphan = RequestRow.outcome.is_null() & RequestRow.run_id.not_in(live)
+            return int(RequestRow.update(crashed).where(is_orphan).execute(self._database))
+
+    def _is_live(self, run: RunRow, host: str, is_alive: Callable[[int], bool], now: float) -> bool:
+        if run.id == self.current:
+            return True
+        if run.host != host:
+            return now - run.heartbeat_at / 1000 <= _HEARTBEAT_SECONDS
+        # In a container every run has the same process id: another run with ours is a former one.
+        return run.pid != os.getpid() and is_alive(run.pid)

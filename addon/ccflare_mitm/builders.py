@@ -1,0 +1,288 @@
+"""The parts of a running proxy, built room by room from the bottom up: each gets what stands below it.
+
+None of them does anything yet: the app starts the writer and the tasks, and from then on events come in.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from logging import getLogger
+from pathlib import Path
+
+from mitmproxy import ctx
+from mitmproxy.connection import Client
+
+from ccflare_core.accounts.account import Account
+from ccflare_core.accounts.cooldowns import Part
+from ccflare_core.accounts.pool import AccountPool
+from ccflare_core.accounts.token_keeper import TokenKeeper
+from ccflare_core.accounts.token_refresh import ANSWER_SECONDS, Refresher
+from ccflare_core.accounts.usage_poll import PATH, UsagePoll
+from ccflare_core.anthropic.agents import Agents
+from ccflare_core.anthropic.price_files import PriceWatch
+from ccflare_core.clients.access import AccessLists
+from ccflare_core.clients.authentication import Authenticator, KeyRing
+from ccflare_core.clients.rate_limits import RateLimits
+from ccflare_core.clients.totp import Factor, SecondFactor
+from ccflare_core.config.live import LiveSettings
+from ccflare_core.config.record_mode import Mode, record_mode
+from ccflare_core.config.target import UpstreamTarget
+from ccflare_core.exchange.exchanges import Exchanges
+from ccflare_core.exchange.memory import MemoryBudget, MemoryWatch
+from ccflare_core.exchange.recorder import Recorder
+from ccflare_core.exchange.records import CooldownCleared
+from ccflare_core.exchange.steps import Opening
+from ccflare_core.http.client import Fetcher
+from ccflare_core.http.pinning import PinGuard
+from ccflare_core.process import resident_bytes
+from ccflare_core.secrets.key_sources import choose
+from ccflare_core.store.store import Store
+from ccflare_core.writer.auditor import Auditor
+from ccflare_core.writer.news import Rules, StoreCalls, StoreNews
+from ccflare_core.writer.retention import Policy, Retention
+from ccflare_core.writer.writer import Writer
+from ccflare_mitm.gate.gate import Gate
+from ccflare_mitm.gate.header_masking import HeaderMask
+from ccflare_mitm.gate.management import Management, renew_digest, report_failures
+from ccflare_mitm.gate.pages import Admin
+from ccflare_mitm.wire.hooks import HookRunner
+from ccflare_mitm.wire.reaper import Reaper
+from ccflare_mitm.wire.services import Services
+from ccflare_mitm.wire.upstream import UpstreamProof, target_for
+
+logger = getLogger("ccflare")
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """What leads to the upstream, beside mitmproxy's own connections."""
+
+    proof: UpstreamProof
+    fetcher: Fetcher
+    refresh_fetcher: Fetcher
+    """It waits longer for an answer: one that nobody reads is a lost login."""
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """The database and what works on it in the writer's thread."""
+
+    writer: Writer
+    call: StoreCalls
+    news: StoreNews
+    retention: Retention
+    auditor: Auditor
+
+
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """The accounts and their tokens."""
+
+    pool: AccountPool
+    keeper: TokenKeeper
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """The open exchanges, and what is kept of them."""
+
+    exchanges: Exchanges
+    recorder: Recorder
+    prices: PriceWatch
+    memory: MemoryWatch
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What decides on a request, and what it asks."""
+
+    gate: Gate
+    authenticator: Authenticator
+    access: AccessLists
+    rates: RateLimits
+    mask: HeaderMask
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """What keeps the connections."""
+
+    services: Services
+    reaper: Reaper
+
+
+def build_upstream(live: LiveSettings) -> Upstream:
+    """Raises ConfigError if the file of authorities that are trusted upstream cannot be used."""
+    trusted = ctx.options.ssl_verify_upstream_trusted_ca
+    pins = PinGuard(live.reader("upstream_pins"), enforced=lambda: live().pins_mode == "enforce")
+    ca_file = Path(trusted).expanduser() if trusted else None
+    fetcher = Fetcher(ca_file=ca_file, pins=pins, egress=live.reader("egress"))
+    refresh_fetcher = Fetcher(ca_file=ca_file, pins=pins, egress=live.reader("egress"), total_seconds=ANSWER_SECONDS)
+    return Upstream(UpstreamProof(pins), fetcher, refresh_fetcher)
+
+
+def build_storage(live: LiveSettings, environ: Mapping[str, str], news: StoreNews) -> Storage:
+    """Raises ConfigError or VaultError if the key's source cannot be used."""
+    settings = live()
+    source = choose(settings, environ)
+    retention = Retention(lambda: Policy.of(live()), warn)
+    writer = Writer(
+        lambda: Store.open(settings.database, source, audit_file=settings.audit_path),
+        on_change=news.accounts.send,
+        on_trouble=warn,
+        on_client_keys=news.client_keys.send,
+        on_store_changed=news.send_rules,
+        upkeep=retention,
+    )
+    auditor = Auditor(writer, stop_after=live.reader("audit_stop_after_seconds"))
+    return Storage(writer, StoreCalls(writer), news, retention, auditor)
+
+
+def build_accounts(live: LiveSettings, storage: Storage, upstream: Upstream, run_id: str) -> Accounts:
+    """The pool and the keeper of its tokens, which follow the accounts in the database."""
+
+    def clear(cooldowns: Iterable[tuple[str, Part]]) -> None:
+        for account_id, part in cooldowns:
+            storage.writer.put(CooldownCleared(account_id, part))
+
+    def replace(accounts: list[Account]) -> None:
+        clear(pool.replace_accounts(keeper.overlay(accounts)))
+
+    pool = AccountPool(
+        strategy=live().strategy,
+        session_seconds=live().session_seconds,
+        # The two need each other. These are called for a request, and none comes before both are here.
+        expired=lambda account: keeper.unavailable(account),
+        is_refreshing=lambda account: keeper.is_refreshing(account),
+    )
+    keeper = TokenKeeper(
+        Refresher(
+            call=storage.call,
+            send=upstream.refresh_fetcher.send,
+            endpoints=live.reader("endpoints"),
+            owner=run_id,
+        ),
+        accounts=pool.accounts,
+        adopted=lambda account: clear(pool.change_account(account)),
+        before_seconds=live.reader("refresh_before_seconds"),
+    )
+    storage.news.accounts.listen(replace)
+    return Accounts(pool, keeper)
+
+
+def build_recording(live: LiveSettings, storage: Storage, accounts: Accounts, run_id: str) -> Recording:
+    """Raises ConfigError if the prices or the agents cannot be read."""
+    settings = live()
+    budget = MemoryBudget(live.reader("capture_budget_bytes"))
+    memory = MemoryWatch(budget, occupied=resident_bytes, limit=live.reader("memory_soft_limit_bytes"))
+    prices = PriceWatch(live.reader("prices_path"), warn)
+    recorder = Recorder(
+        storage.writer,
+        run_id=run_id,
+        mode=mode_of(live, budget, storage.retention),
+        body_limit=live.reader("capture_limit_bytes"),
+        wall=time.time,  # noqa: TID251
+        account_name=name_in(accounts.pool),
+    )
+    exchanges = Exchanges(
+        settings,
+        accounts.pool,
+        recorder,
+        prices.start(),
+        tokens=accounts.keeper,
+        memory=budget,
+        agents=Agents.load(settings.agents_path),
+    )
+    live.listen(exchanges.change)
+    return Recording(exchanges, recorder, prices, memory)
+
+
+def build_usage_poll(live: LiveSettings, accounts: Accounts, upstream: Upstream, recording: Recording) -> UsagePoll:
+    """What asks for the limits of idle accounts."""
+    return UsagePoll(
+        accounts.pool,
+        send=upstream.fetcher.send,
+        url=lambda: f"{live().upstream}{PATH}",
+        seconds=live.reader("usage_poll_seconds"),
+        learned=recording.recorder.learned,
+    )
+
+
+def build_admission(live: LiveSettings, storage: Storage, accounts: Accounts, recording: Recording) -> Admission:
+    """The gate with all that it asks, which follow the client keys and rules in the database."""
+
+    async def keep_factor(factor: Factor, spent: str | None) -> None:
+        await storage.call(lambda store: store.factors.keep(factor, spent))
+
+    def take_rules(rules: Rules) -> None:
+        access.ban(rules.blocked)
+        second_factor.replace(rules.factor)
+
+    news = storage.news
+    authenticator = Authenticator(
+        wall=time.time,  # noqa: TID251
+        open_loopback=live.reader("open_loopback"),
+        outdated=lambda key_id, secret: renew_digest(storage.writer, key_id, secret),
+        report=report_failures,
+    )
+    management = Management(storage.call, news.accounts.tell, news.client_keys.tell)
+    admin = Admin(recording.exchanges, accounts.keeper.state, management)
+    rates = RateLimits(warn)
+    access = AccessLists(live())
+    second_factor = SecondFactor(time.time, keep_factor)  # noqa: TID251
+    live.listen(access.change)
+    news.client_keys.listen(authenticator.replace)
+    news.rules.listen(take_rules)
+    gate = Gate(recording.exchanges, authenticator, access, rates, admin, second_factor, auditor=storage.auditor)
+    return Admission(gate, authenticator, access, rates, HeaderMask())
+
+
+def build_wire(live: LiveSettings, storage: Storage, upstream: Upstream, admission: Admission) -> Wire:
+    """The services of the stream layer, and the keeper of its deadlines."""
+
+    def sweep_soon(_: KeyRing) -> None:
+        reaper.hurry()
+
+    gate = admission.gate
+    connections = ctx.master.addons.get("proxyserver").connections
+    reaper = Reaper(connections, live, is_over=gate.tunnels.is_over)
+    storage.news.client_keys.listen(sweep_soon)
+    services = Services(
+        find=gate.find,
+        target=target_of(live),
+        proof=upstream.proof,
+        settings=live,
+        claim=gate.names.note,
+        unmask=admission.mask.unmask,
+        decisions=gate.decisions,
+        hooks=HookRunner(ctx.master.addons),
+        watch=reaper.watch,
+        let_go=reaper.let_go,
+    )
+    return Wire(services, reaper)
+
+
+def target_of(live: LiveSettings) -> Callable[[Client], UpstreamTarget]:
+    """Where credentials go, for a client that has come by this door."""
+    return lambda client: target_for(live(), client)
+
+
+def mode_of(live: LiveSettings, budget: MemoryBudget, retention: Retention) -> Callable[[Opening], Mode]:
+    """What is recorded of an exchange: what the options say, as far as there is room in memory and on the disk."""
+
+    def mode(opening: Opening) -> Mode:
+        settings = live()
+        wanted = record_mode(settings.record, settings.record_paths, opening.path, opening.record)
+        return retention.allowed(Mode.METADATA if wanted.keeps_bodies and budget.is_closed else wanted)
+
+    return mode
+
+
+def name_in(pool: AccountPool) -> Callable[[str], str]:
+    """An account's name by its id, which stands for it once it is gone."""
+    return lambda account_id: next((each.name for each in pool.accounts() if each.id == account_id), account_id)
+
+
+def warn(trouble: str) -> None:
+    """Log a sentence about something that goes on all the same."""
+    logger.warning("%s", trouble)
