@@ -25,7 +25,7 @@ from ccflare_core.process import hide_memory
 from ccflare_core.secrets.key_sources import KeySource
 from ccflare_core.store.store import Store
 
-OK, REFUSED, USAGE = 0, 1, 2
+OK, REFUSED = 0, 1
 SECRET_LIMIT = 64 * 1024
 """Characters. No key or token file is near it; a wrong file on stdin may be."""
 

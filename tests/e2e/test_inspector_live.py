@@ -139,3 +139,19 @@ def test_an_exhausted_pool_is_told_and_marked(inspected: tuple[FakeUpstream, Pro
     flow = last_flow(proxy, web)
     assert flow["marked"] == "⌛"
     assert "refused: No account can serve this request" in flow["comment"]
+
+
+def test_change_that_takes_a_restart_is_logged_and_one_that_does_not_is_not(
+    inspected: tuple[FakeUpstream, Proxy, Web],
+) -> None:
+    _, proxy, web = inspected
+    web.command("set", "ccflare_hold_seconds", "1")
+    web.command("set", "ccflare_strategy", "round-robin")
+    eventually(lambda: "ccflare_strategy: the change applies after a restart" in proxy.log())
+
+    web.command("set", "ccflare_strategy", "session")
+    web.command("set", "ccflare_hold_seconds", "0")
+    web.command("set", "ccflare_session_seconds", "60")
+    eventually(lambda: "ccflare_session_seconds: the change applies after a restart" in proxy.log())
+
+    assert proxy.log().count("applies after a restart") == 2

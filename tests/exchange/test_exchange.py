@@ -1,6 +1,7 @@
 """One exchange: what each answer leads to, what it holds on to, and that it ends exactly once."""
 
 import json
+from collections.abc import Callable
 from decimal import Decimal
 
 import pytest
@@ -13,6 +14,7 @@ from ccflare_core.anthropic.request import Facts
 from ccflare_core.anthropic.usage import Ending
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.failover import MOST_ATTEMPTS, Deliver, RetryBudget
+from ccflare_core.exchange.recorder import final_columns
 from ccflare_core.exchange.steps import Outcome, Send, Ticket, Wait
 from exchange_kit import (
     ASKED,
@@ -598,3 +600,25 @@ def test_any_answers_end_in_one_outcome_and_nothing_is_held_on_to(
     assert sorted(e.id for e in bench.notes.finished_ones) == sorted(e.id for e in exchanges)
     assert all(len(exchange.attempts) <= MOST_ATTEMPTS for exchange in exchanges)
     assert is_at_rest(bench)
+
+
+AFTER_THE_END: tuple[Callable[[Exchange], object], ...] = (
+    lambda exchange: exchange.admit(Facts(client="::1", model="other"), b"{}", "gzip"),
+    lambda exchange: exchange.let_pass(),
+    lambda exchange: exchange.refuse(403, "No."),
+    lambda exchange: exchange.delivering(201, STREAM),
+    lambda exchange: exchange.broke_off("gone", 504),
+    lambda exchange: exchange.finish(Outcome.SHUTDOWN, "late"),
+)
+
+
+@pytest.mark.parametrize("late", AFTER_THE_END)
+def test_end_is_the_last_word(late: Callable[[Exchange], object]) -> None:
+    bench = Bench("a")
+    exchange = bench.serve(OK)
+    told = final_columns(exchange), exchange.ticket
+
+    late(exchange)
+
+    assert (final_columns(exchange), exchange.ticket) == told
+    assert bench.notes.finished_ones == [exchange]

@@ -20,8 +20,6 @@ class AuditFile:
         self.path = path
         self.trouble: str | None = None
         """Why the last write failed, as a sentence."""
-        self.missed = 0
-        """Lines that are not in the file."""
         self._seconds = seconds
         self._thread: threading.Thread | None = None
 
@@ -31,20 +29,19 @@ class AuditFile:
         A file system that hangs cannot be interrupted, so a thread waits for it. While it does, lines are missed.
         """
         if self._thread is not None and self._thread.is_alive():
-            return self._miss(lines, "it does not answer")
+            return self._miss("it does not answer")
         outcome: list[str | None] = []
         self._thread = threading.Thread(target=self._append, args=(b"".join(lines), outcome), daemon=True)
         self._thread.start()
         self._thread.join(self._seconds)
         if not outcome:
-            return self._miss(lines, "it does not answer")
+            return self._miss("it does not answer")
         if outcome[0] is not None:
-            return self._miss(lines, outcome[0])
+            return self._miss(outcome[0])
         self.trouble = None
         return True
 
-    def _miss(self, lines: Sequence[bytes], why: str) -> bool:
-        self.missed += len(lines)
+    def _miss(self, why: str) -> bool:
         self.trouble = f"the second copy of the audit log, {self.path}, cannot be written ({why}): see to that file"
         return False
 
