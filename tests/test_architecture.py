@@ -112,7 +112,6 @@ TESTED_IN = {
     "ccflare_core.store.limits": "store/test_store.py",
     "ccflare_core.store.resealing": "store/test_data_keys.py",
     "ccflare_core.store.runs": "store/test_store.py",
-    "ccflare_core.text": "accounts/test_validity.py",
     "ccflare_core.transcripts.exports": "cli/maintain/test_main.py",
     "ccflare_core.transcripts.read": "transcripts/test_write.py",
     "ccflare_core.transcripts.redaction": "security/test_privacy.py",
