@@ -1,6 +1,6 @@
 """The load generator of scripts/bench: reads a job as JSON, sends it, prints as JSON what it saw.
 
-A process of its own, so that it takes nothing from whoever is measured but its share of the machine. It imports the
+A process of its own, so that it takes nothing from the measured program but its share of the machine. It imports the
 standard library alone, starts in 60 ms, and of an answer it reads no more than where it ends: some 50 microseconds
 a request. Every answer that is no whole 200 is counted as failed. Count and time are bounded.
 """

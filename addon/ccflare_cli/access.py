@@ -44,7 +44,7 @@ def _parser() -> Parser:
     commands = add_group(parser)
     add_command(commands, "list", _list, "show what is blocked, and why")
     block = add_command(commands, "block", _block, "let nobody of this address or network come")
-    block.add_argument("--reason", default="", help="why, for whoever reads the list")
+    block.add_argument("--reason", default="", help="why, shown in the list")
     unblock = add_command(commands, "unblock", _unblock, "let them come again")
     for command in (block, unblock):
         command.add_argument(

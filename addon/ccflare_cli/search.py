@@ -65,7 +65,7 @@ def _run(console: Console, arguments: argparse.Namespace) -> int:
     with open_store(console, settings, choose(settings, console.environ)) as store:
         store.note("data.read", arguments.session or "", part="search")  # or nothing is read
         with progress(console) as show:
-            index = store.search_index.candidates(query.bait)
+            index = store.search_index.candidates(query.literal)
             total = index.total if index else _total(store)
             search = Search(index or store.transcripts, _moments(store), lambda done: show(done, total))
             hits = search.run(query, limit=arguments.limit, session=arguments.session, role=arguments.role)

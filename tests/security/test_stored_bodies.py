@@ -46,7 +46,7 @@ def test_r48_no_part_of_a_body_and_no_hash_of_it_is_in_the_files(path: Path, sto
     bodies = list(turns(8, files=(4,)))
     record(store, bodies)
     assert store.transcripts.delete_payloads(["s-1/0"])
-    store.transcripts.sweep()
+    store.transcripts.collect_garbage()
     files = raw(path)
     for text in (text for _, text in store.transcripts.blocks()):
         assert text[:40] not in files
@@ -101,7 +101,7 @@ def test_r48_a_block_that_was_freed_leaves_no_trace(path: Path, store: Store) ->
     store.scrub()
     assert all(each[-40:] in raw(path) for each in sealed if len(each) < 1000)
     store.transcripts.delete_payloads([f"s-1/{n}" for n in range(3)])
-    store.transcripts.sweep()
+    store.transcripts.collect_garbage()
     store.scrub()
     assert not any(each[-40:] in raw(path) for each in sealed)
 

@@ -63,7 +63,7 @@ def search(store: Store, text: str, session: str | None = None, *, indexed: bool
         return at / 1000, session
 
     query = Query(text)
-    index = store.search_index.candidates(query.bait) if indexed else None
+    index = store.search_index.candidates(query.literal) if indexed else None
     return Search(index or store.transcripts, moment).run(query, limit=limit, session=session)
 
 
@@ -123,7 +123,7 @@ def test_a_body_that_goes_takes_its_text_along(store: Store, path: Path) -> None
     assert has_marker(path)
 
     store.transcripts.delete_payloads(["r-1", "r-2"])
-    store.transcripts.sweep(10)
+    store.transcripts.collect_garbage(10)
     assert search(store, MARKER) == []
     store.scrub()
 
@@ -138,7 +138,7 @@ def test_compacting_leaves_not_even_three_letters(store: Store) -> None:
     store.query("CREATE VIRTUAL TABLE temp.letters USING fts5vocab (main, search_index, row)")
 
     store.transcripts.delete_payloads(["r-1"])
-    store.transcripts.sweep(10)
+    store.transcripts.collect_garbage(10)
     store.scrub(whole=True)
 
     assert [count(store, f"letters WHERE term = '{term}'") for term in ("xyl", "som")] == [0, 1]

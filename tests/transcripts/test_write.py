@@ -56,7 +56,7 @@ def counts(store: Store) -> dict[str, int]:
 
 
 def sweep(store: Store) -> None:
-    while store.transcripts.sweep():
+    while store.transcripts.collect_garbage():
         pass
 
 
@@ -201,7 +201,7 @@ for turn in range(100_000):
     if turn % 5 == 4:
         gone = store.query("SELECT request_id FROM payloads ORDER BY random() LIMIT 4")
         store.transcripts.delete_payloads([row[0] for row in gone])
-        store.transcripts.sweep(2)
+        store.transcripts.collect_garbage(2)
 """
 
 
@@ -284,7 +284,7 @@ def test_a_large_chapter_is_freed_in_short_steps(store: Store, monkeypatch: pyte
     record(store, conversation(12))
     blocks = count(store, "blocks")
     store.transcripts.delete_payloads([f"s-1/{n}" for n in range(12)])
-    steps = [count(store, "blocks") for _ in iter(store.transcripts.sweep, 0)]
+    steps = [count(store, "blocks") for _ in iter(store.transcripts.collect_garbage, 0)]
     assert len(steps) == -(-blocks // 10)
     assert counts(store) == dict.fromkeys(TABLES, 0)
 
@@ -328,7 +328,7 @@ def test_without_a_key_nothing_is_read_or_swept_wrongly(location: Location, stor
     store.transcripts.delete_payloads(["s-1/0"])
     with contextlib.closing(open_store(location, source=None)) as blind:
         read = (lambda: blind.body("s-1/1", "request"), lambda: next(blind.transcripts.blocks()))
-        for ask in (*read, blind.transcripts.sweep):
+        for ask in (*read, blind.transcripts.collect_garbage):
             with pytest.raises(VaultError, match="without a key"):
                 ask()
 

@@ -92,7 +92,7 @@ def _show(console: Console, arguments: argparse.Namespace, found: list[Found], d
     now = console.now()
 
     def what(each: Found) -> str:
-        return done if each.account else f"left out: {each.obstacle}"
+        return done if each.account else f"left out: {each.problem}"
 
     table = Table(
         key="accounts",
@@ -104,7 +104,7 @@ def _show(console: Console, arguments: argparse.Namespace, found: list[Found], d
             ("priority", lambda each: each.account.priority if each.account else None),
             ("paused", lambda each: each.account.paused if each.account else None),
             ("result", lambda each: done.replace(" ", "_") if each.account else "left_out"),
-            ("reason", lambda each: each.obstacle or None),
+            ("reason", lambda each: each.problem or None),
         ),
         columns=(
             Column("Name", lambda each: clip(each.name, 24)),

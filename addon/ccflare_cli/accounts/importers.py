@@ -32,7 +32,7 @@ class Found:
 
     name: str
     account: Account | None = None
-    obstacle: str = ""
+    problem: str = ""
 
 
 def read_database(path: Path, now: float) -> list[Found]:
@@ -51,7 +51,7 @@ def from_login_file(
 
 
 def without_known(found: Iterable[Found], known: Iterable[Account]) -> list[Found]:
-    """`found`, with an obstacle for each account that is there already, by its secret or by its name."""
+    """`found`, with an problem for each account that is there already, by its secret or by its name."""
     names: set[str] = set()
     owners: dict[str, str] = {}
 
@@ -59,7 +59,7 @@ def without_known(found: Iterable[Found], known: Iterable[Account]) -> list[Foun
         names.add(account.name)
         owners.update(dict.fromkeys(_secrets(account), account.name))
 
-    def obstacle(account: Account) -> str:
+    def problem(account: Account) -> str:
         twin = next((owners[secret] for secret in _secrets(account) if secret in owners), None)
         if twin is not None:
             return f"its token is that of {twin}"
@@ -69,8 +69,8 @@ def without_known(found: Iterable[Found], known: Iterable[Account]) -> list[Foun
         note(account)
     checked = []
     for each in found:
-        if each.account is not None and (reason := obstacle(each.account)):
-            each = Found(each.name, obstacle=reason)
+        if each.account is not None and (reason := problem(each.account)):
+            each = Found(each.name, problem=reason)
         if each.account is not None:
             note(each.account)
         checked.append(each)
@@ -104,16 +104,16 @@ def _login(name: str, access: str | None, refresh: str | None, expires_at: float
 def _read(row: Mapping[str, Any], now: float) -> Found:
     name = _name(row["name"])
     if row.get("provider") not in _ANTHROPIC:
-        return Found(name, obstacle="it is another provider's account")
+        return Found(name, problem="it is another provider's account")
     if row.get("custom_endpoint"):
-        return Found(name, obstacle="it has an address of its own")
+        return Found(name, problem="it has an address of its own")
     access, refresh, key = (row.get(column) or None for column in ("access_token", "refresh_token", "api_key"))
     if key is not None and refresh == key:  # how older versions of the fork filled the column
         refresh = None
     if any(not is_token(secret) for secret in (access, refresh, key) if secret is not None):
-        return Found(name, obstacle="its secret has characters that none has")
+        return Found(name, problem="its secret has characters that none has")
     if refresh is None and access is None and key is None:
-        return Found(name, obstacle="it has neither token nor key")
+        return Found(name, problem="it has neither token nor key")
     if refresh is None and key is not None:
         account = Account(str(uuid.uuid4()), name, Kind.API_KEY, api_key=key, created_at=now)
     else:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ccflare_core import MITMPROXY
 from ccflare_core.accounts.account import Account, Kind
 from ccflare_core.accounts.validity import login_warning, token_state
-from ccflare_core.config.unsafe_options import VARIABLES, hazards
+from ccflare_core.config.unsafe_options import VARIABLES, unsafe
 from ccflare_core.http.origins import is_this_machine
 from ccflare_core.text import span
 
@@ -154,7 +154,7 @@ def option_hazards(source: str, options: Mapping[str, object]) -> list[Result]:
     """What in these options opens a hole; `source` is where they stand."""
     found = [
         fail("options.hazards", f"{source} sets {name}: {why.partition(';')[0]}", why.partition("; ")[2])
-        for name, why in hazards(options.get)
+        for name, why in unsafe(options.get)
     ]
     if options.get("validate_inbound_headers") is False:
         told = f"{source} turns validate_inbound_headers off: requests can be smuggled past the gate"

@@ -182,7 +182,7 @@ def second_factor(store: Store, now: float, *, is_remote: bool) -> Results:
     if factor is not None and factor.is_confirmed:
         yield ok("access.mfa", "changes over HTTP need a second factor")
     elif managing and is_remote:
-        told = f"whoever has the key {managing[0]} can change accounts from another machine"
+        told = f"a client with the key {managing[0]} can change accounts from another machine"
         yield warn("access.mfa", told, "run `scripts/keys.py mfa enable`, then `confirm`")
     else:
         yield ok("access.mfa", "no second factor, and no key that changes anything from another machine")

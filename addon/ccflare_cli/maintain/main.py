@@ -184,7 +184,7 @@ def _drain(work: Iterable[int], total: int, show: Callable[[int, int], None]) ->
 
 def _wipe(console: Console, store: Store) -> None:
     """Free what the deleted bodies alone needed, give the room back, and leave no trace."""
-    while store.transcripts.sweep():
+    while store.transcripts.collect_garbage():
         time.sleep(_PAUSE_SECONDS)
     while (space := store.space()) and space.spare:
         store.shrink(_SHRUNK_PAGES)
@@ -262,7 +262,9 @@ def _findings(store: Store) -> Iterator[Finding]:
     orphans = store.transcripts.orphans()
     yield Finding("blocks", "blocks that no body needs", [f"{count(orphans)} of them"] if orphans else [])
     lost = store.transcripts.dangling()
-    yield Finding("bodies", "all recipes and their blocks", [f"the {part} of {id_} is not whole" for id_, part in lost])
+    yield Finding(
+        "bodies", "all manifests and their blocks", [f"the {part} of {id_} is not whole" for id_, part in lost]
+    )
     yield Finding("accounts", "all secrets", _trouble(store.accounts.all))
     sample = list(store.history.bodies(_SAMPLE))
     bad = [trouble for id_, part in sample for trouble in _trouble(partial(store.body, id_, part))]

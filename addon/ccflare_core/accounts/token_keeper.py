@@ -1,6 +1,6 @@
 """TokenKeeper: keeps the OAuth tokens of all accounts alive, each with one refresh at a time.
 
-It lives on the event loop. Whoever needs a token asks with `renew`, which neither waits nor raises; `run` refreshes
+It lives on the event loop. Callers ask for a token with `renew`, which neither waits nor raises; `run` refreshes
 ahead of time. How one refresh is done is in refresh.py. What is known of an account is the pool's; only pairs that
 the database could not take yet are kept here.
 """
@@ -96,7 +96,7 @@ class TokenKeeper:
             return Renewal(done=True, reason="the account was removed")
         if rejected is not None and account.access_token != rejected:
             return Renewal(done=True, ok=True)
-        if account_id in self._refreshes:  # before any back-off: whoever comes now gets what comes of it
+        if account_id in self._refreshes:  # before any back-off: a caller that comes now shares its result
             return self._refreshes[account_id]
         reason = self._reason_against(account, rejected)
         if reason is not None:

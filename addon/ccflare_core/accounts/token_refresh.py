@@ -1,7 +1,7 @@
 """One refresh of one account's tokens, from the lease to the commit.
 
-The order is what keeps a login alive. A refresh token can be spent once: whoever sends one that was sent before loses
-the whole login, and so does whoever loses the answer. So the lease comes first, what is stored is read under it, only
+The order is what keeps a login alive. A refresh token can be spent once: a process that sends one again loses
+the whole login, and so does one that loses the answer. So the lease comes first, what is stored is read under it, only
 that is sent, and the answer is committed before anyone uses it.
 """
 
@@ -54,7 +54,7 @@ class Logins(Protocol):
         ...
 
     def renew_lease(self, account_id: str, owner: str) -> None:
-        """Give the lease a new name, if the run still holds it: whoever watches it sees that the run is at work."""
+        """Give the lease a new name, if the run still holds it: other runs see that this one is at work."""
         ...
 
     def release_lease(self, account_id: str, owner: str) -> None:

@@ -42,7 +42,7 @@ class Kind(StrEnum):
     NOT_PINNED = "not_pinned"
     """Nothing was sent: the upstream has shown no pinned key."""
     NOT_TRUSTED = "not_trusted"
-    """Nothing was sent: whoever answered has no certificate that is good for the upstream's name."""
+    """Nothing was sent: the server that answered has no certificate that is good for the upstream's name."""
     UNANSWERED = "unanswered"
     """Nothing to judge: the client left, or the proxy stopped, before the upstream had answered."""
 

@@ -1,4 +1,4 @@
-"""Many refusals as one entry: whoever guesses ten thousand keys fills no log. Pure."""
+"""Many refusals as one entry, so that ten thousand guesses fill no log. Pure."""
 
 from collections import Counter
 from collections.abc import Iterator

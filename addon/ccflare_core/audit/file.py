@@ -1,6 +1,6 @@
 """The audit log's second sink: a file of JSON lines, each with its row's number and hash.
 
-Whoever changes the database has to change this file as well, so it is best shipped elsewhere. It is opened anew for
+A change of the database has to be made in this file as well, so it is best shipped elsewhere. It is opened anew for
 each write: whatever turns log files over may rename it.
 """
 

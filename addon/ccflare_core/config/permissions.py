@@ -96,7 +96,7 @@ def _of_file(file: Guarded) -> Iterator[Finding]:
 
 
 def _of_folders(folder: Path, is_vital: bool) -> Iterator[Finding]:
-    """Whoever can rename an entry of a folder on the way can put a file of theirs in the place of ours."""
+    """A user who can rename an entry of a folder on the way can put another file in the place of ours."""
     for number, place in enumerate((folder, *folder.parents)):
         info = place.stat()
         quoted = shlex.quote(str(place))

@@ -1,7 +1,7 @@
 """How much of an exchange is written down, and who decides that. Pure.
 
 The owner says it in general, and for paths by rules of which the first that matches counts, be it stricter or not. A
-client's key can only make it stricter: whoever holds one cannot undo what the machine's owner has set.
+client's key can only make it stricter: a client cannot undo what the machine's owner has set.
 """
 
 import re

@@ -1,6 +1,6 @@
 """Where an account's credential goes: one value says it, and no client has a word in it. Pure.
 
-`UpstreamTarget` is made of the owner's options alone. Whoever sends a credential takes the address, the name that the
+`UpstreamTarget` is made of the owner's options alone. Code that sends a credential takes the address, the name that the
 certificate must carry, the protocol, the Host and the way there from it, and from nothing else; what a connection needs
 besides becomes another field of it. There is none for a prefix of the path, since `ccflare_upstream` can have no path.
 

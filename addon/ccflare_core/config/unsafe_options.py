@@ -51,7 +51,7 @@ VARIABLES = ("SSLKEYLOGFILE", "MITMPROXY_SSLKEYLOGFILE")
 """They make the keys of every connection readable in a file."""
 
 
-def hazards(option: Callable[[str], object]) -> list[tuple[str, str]]:
+def unsafe(option: Callable[[str], object]) -> list[tuple[str, str]]:
     """Each option that opens a hole as it is set, and why; `option` gives an option's value, None if nobody said."""
     found = [(name, why) for name, why in OPTIONS if option(name)]
     return found + [(name, why) for name, default, why in CHANGED if _is_changed(option(name), default)]

@@ -36,7 +36,7 @@ class Engine(Protocol):
     def transaction(self) -> AbstractContextManager[None]:
         """A transaction that writes. Only one is open at a time, of all processes that share the database.
 
-        Whoever reads within it therefore reads what is still true when it commits.
+        What is read within it is therefore still true when it commits.
         """
 
     def snapshot(self) -> AbstractContextManager[None]:

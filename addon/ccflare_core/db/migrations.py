@@ -144,7 +144,7 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE TABLE audit_keys (id TEXT NOT NULL PRIMARY KEY, sealed {blob} NOT NULL)",
             "CREATE TABLE configurations (scope TEXT NOT NULL PRIMARY KEY, options TEXT NOT NULL)",
         ),
-        # They keep mistakes away. Whoever has the right to drop them is found by the chain.
+        # They keep mistakes away. The chain finds a user who has the right to drop them.
         sqlite=(
             """CREATE TRIGGER audit_log_keep BEFORE UPDATE ON audit_log
                 BEGIN SELECT RAISE(ABORT, 'rows of the audit log cannot be changed'); END""",

@@ -32,7 +32,7 @@ from ccflare_core.secrets.references import read_secret
 
 _MARKER = "ccflare"
 _LOCK = 0x63636631
-"""`ccf1`: the advisory lock of whoever makes the tables."""
+"""`ccf1`: the advisory lock under which the tables are made."""
 
 _CONNECTION: dict[str, str | int] = {
     "application_name": "ccflare",

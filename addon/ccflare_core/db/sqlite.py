@@ -243,7 +243,7 @@ def copy(path: Path, target: Path, progress: Callable[[int, int], None]) -> None
         connection: sqlite3.Connection = database.connection()  # type: ignore[no-untyped-call]
         with contextlib.closing(sqlite3.connect(target)) as new, database.atomic("DEFERRED"):
             connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchall()
-            new.execute("PRAGMA synchronous = OFF")  # whoever needs it to last syncs it
+            new.execute("PRAGMA synchronous = OFF")  # the caller syncs it if it has to last
             connection.backup(new, pages=_COPIED_PAGES, progress=lambda _, left, all_: progress(all_ - left, all_))
 
 
@@ -267,7 +267,7 @@ def set_aside(path: Path, word: str) -> Path | None:
 def _check_unused(path: Path) -> None:
     """Raise StoreError if a process has the database open. It does not have to be a sound one.
 
-    Whoever uses a database in WAL mode has a lock on these bytes as long as it is open
+    A process that uses a database in WAL mode has a lock on these bytes as long as it is open
     (https://www.sqlite.org/src/file/src/os.h, SHARED_FIRST). No connection of this process may be open: see the module.
     """
     try:

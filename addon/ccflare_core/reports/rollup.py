@@ -1,8 +1,8 @@
 """Adds up the past once: fills `usage_slots` with the figures of each quarter of an hour that is over.
 
-Triggers note in `usage_todo` the slot of every request that is added, changed or deleted, by whoever, so nothing that
-changes requests has to know of the sums. A slot that is noted is read request by request (tally.py) until it is added
-up again here, some time after its end.
+Triggers note in `usage_todo` the slot of every request that is added, changed or deleted, by any process, so
+nothing that changes requests has to know of the sums. A slot that is noted is read request by request (tally.py)
+until it is added up again here, some time after its end.
 """
 
 import time

@@ -72,7 +72,7 @@ class GivenKey:
         return unwrap_key(self._key, wrapped[_ID:], self._id + context)
 
     def renew(self) -> None:
-        """Another key comes from whoever keeps them."""
+        """Another key, from the place that keeps them."""
         raise VaultError("a new key for the environment has to be given on stdin")
 
 

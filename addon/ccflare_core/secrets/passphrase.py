@@ -1,6 +1,6 @@
 """A key source that a person can remember: Argon2id (RFC 9106) makes the key out of a passphrase.
 
-The parameters are stored with what is wrapped, so that they can grow. They are bounded on reading: whoever edits them
+The parameters are stored with what is wrapped, so that they can grow. They are bounded on reading: an edit of them
 could otherwise make the next start take all memory.
 """
 

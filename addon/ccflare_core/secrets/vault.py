@@ -123,7 +123,7 @@ class Vault:
     ) -> bytes:
         """HMAC-SHA256 of `data`, under the newest key's key for this purpose or that of another key.
 
-        Whoever stores it stores the key's id with it. Raises VaultError if the ring has no such key.
+        The key's id has to be stored with it. Raises VaultError if the ring has no such key.
         """
         key = self._newest if key_id is None else self._find(key_id)
         return hmac.digest(key.macs[purpose], data, "sha256")

@@ -104,7 +104,7 @@ def _seal(source: BinaryIO, out: BinaryIO, head: Head, chunks: Chunks) -> None:
 def unpack(backup: Path, source: KeySource, target: Path, progress: Progress) -> Head:
     """Write the database in a backup into the empty file `target`. Raises StoreError or VaultError.
 
-    Only what came out whole is a database: whoever gets an error throws `target` away.
+    Only what came out whole is a database: after an error throw `target` away.
     """
     with naming(backup), backup.open("rb") as sealed, target.open("wb") as out:
         head = _read_head(sealed)

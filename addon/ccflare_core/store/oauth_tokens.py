@@ -3,7 +3,7 @@
 A lease says which run refreshes an account. It ends when it is given back, when that run is over, or when another run
 has watched it for longer than a refresh can take. So no clocks have to agree, and one that jumps does no harm.
 What protects the tokens themselves is the swap: an answer is stored only in place of the refresh token that it was
-given for. Whoever comes late changes nothing and gets what is there.
+given for. A process that comes late changes nothing and gets what is there.
 """
 
 import secrets

@@ -1,6 +1,6 @@
 """Logins that were begun and wait for their code: rows that are good for ten minutes and for one use.
 
-The code alone is worth nothing to whoever sees it: it takes the verifier to redeem it, and that is sealed here.
+The code alone is worth nothing: it takes the verifier to redeem it, and that is sealed here.
 """
 
 import secrets
@@ -43,7 +43,7 @@ class Sessions:
         }
 
     def take(self, session_id: str, account_name: str) -> PendingLogin:
-        """The login, once: whoever takes it a second time, or too late, or for another account gets a TokenError."""
+        """The login, once. Raises TokenError the second time, too late, or for another account."""
         is_asked = (OAuthSessionRow.id == session_id) & (OAuthSessionRow.account_name == account_name)
         vault = self._key()
         with self._transaction():

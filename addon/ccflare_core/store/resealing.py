@@ -1,7 +1,7 @@
 """Every column that holds sealed bytes, and what is done to all of them: counting, sealing anew, sealing for once.
 
-How far such work has come is told by the values themselves, whose first bytes name their key. So whoever is killed in
-the middle leaves nothing to repair: the next one goes on where values are left.
+How far such work has come is told by the values themselves, whose first bytes name their key. So a process that
+is killed in the middle leaves nothing to repair: the next one goes on where values are left.
 """
 
 from collections import Counter

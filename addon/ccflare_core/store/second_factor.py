@@ -11,7 +11,7 @@ from ccflare_core.secrets.vault import Vault, place
 from ccflare_core.store.context import StoreContext
 
 OWNER = "owner"
-"""The id of the only row: whoever may administrate shares one factor."""
+"""The id of the only row: all administrators share one factor."""
 
 _PLACE = place("second_factor", "seed", OWNER)
 _NONE = "there is no second factor: run `scripts/keys.py mfa enable` first"

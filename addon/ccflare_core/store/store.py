@@ -238,7 +238,7 @@ class Store:
 
         False if a reader stands in the way for longer than five seconds.
         """
-        self.search_index.sweep(whole=whole)
+        self.search_index.collect_garbage(whole=whole)
         return self._engine.scrub(whole=whole)
 
     def _key_id(self) -> str | None:

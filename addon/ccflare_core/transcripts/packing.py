@@ -3,7 +3,7 @@
 A stored format names itself, so that others can live beside it:
 
 zstd+sealed/1    one zstd frame, sealed for its place: small bodies, answers, and each block of a large request
-blocks+sealed/1  the same, with a recipe in it: which blocks make the body, and what stands between them
+blocks+sealed/1  the same, with a manifest in it: which blocks make the body, and what stands between them
 
 A block's address is a MAC of its content under a key that comes from the newest data key. Who has a copy of the
 database cannot try whether a text occurs in it. Rotation gives a block a new address too, so nothing in the database
@@ -34,7 +34,7 @@ _ADDRESS = 16
 _DIGEST = 16
 
 
-class Recipe(NamedTuple):
+class Manifest(NamedTuple):
     """How a body is made: the ids of its blocks in order, and what is put in between (see splitting.py).
 
     The digest of the whole body stands in it too: whatever happens to the blocks, no wrong body is ever given out.
@@ -65,7 +65,7 @@ def decode_all(stored: Iterable[tuple[bytes, str]], vault: Vault) -> list[bytes]
 
 
 def body_place(part: str, request_id: str) -> str:
-    """The place that a body, or its recipe, is sealed for."""
+    """The place that a body, or its manifest, is sealed for."""
     return place("payloads", part, request_id)
 
 
@@ -91,26 +91,26 @@ def digest(body: bytes) -> bytes:
     return hashlib.sha256(body).digest()[:_DIGEST]
 
 
-def write_recipe(recipe: Recipe) -> bytes:
-    """The recipe as JSON. Ids of blocks that came together follow each other, and zstd makes little of their steps."""
-    steps = list(map(sub, recipe.blocks, chain((0,), recipe.blocks)))
-    inserts = [(offset, text.decode("latin-1")) for offset, text in recipe.inserts]
-    return json.dumps((recipe.digest.hex(), steps, inserts), separators=(",", ":")).encode()
+def write_manifest(manifest: Manifest) -> bytes:
+    """The manifest as JSON. Blocks that came together have ids in a row, and zstd makes little of their steps."""
+    steps = list(map(sub, manifest.blocks, chain((0,), manifest.blocks)))
+    inserts = [(offset, text.decode("latin-1")) for offset, text in manifest.inserts]
+    return json.dumps((manifest.digest.hex(), steps, inserts), separators=(",", ":")).encode()
 
 
-def read_recipe(data: bytes) -> Recipe:
-    """What `write_recipe` wrote."""
+def read_manifest(data: bytes) -> Manifest:
+    """What `write_manifest` wrote."""
     known, steps, inserts = json.loads(data)
     texts = [(offset, text.encode("latin-1")) for offset, text in inserts]
-    return Recipe(bytes.fromhex(known), list(accumulate(steps)), texts)
+    return Manifest(bytes.fromhex(known), list(accumulate(steps)), texts)
 
 
-def assemble(recipe: Recipe, pieces: Sequence[bytes]) -> bytes:
+def assemble(manifest: Manifest, pieces: Sequence[bytes]) -> bytes:
     """The body. Raises VaultError if it is not the one that was recorded."""
     try:
-        body = join(pieces, recipe.inserts)
+        body = join(pieces, manifest.inserts)
     except ValueError:
         body = b""
-    if digest(body) != recipe.digest:
+    if digest(body) != manifest.digest:
         raise VaultError("a stored body does not come out as it was recorded: its blocks were changed")
     return body

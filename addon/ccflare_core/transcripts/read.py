@@ -13,7 +13,7 @@ from ccflare_core.db.statements import Row, render
 from ccflare_core.errors import VaultError
 from ccflare_core.secrets.vault import Vault
 from ccflare_core.transcripts import packing
-from ccflare_core.transcripts.packing import Recipe
+from ccflare_core.transcripts.packing import Manifest
 
 Transaction = Callable[[], AbstractContextManager[None]]
 
@@ -34,7 +34,8 @@ class Transcripts:
     """A part of the store: the recorded bodies.
 
     What was deleted is freed in two steps. `delete_payloads` takes the bodies away and marks their chapters, and
-    `sweep`, whenever there is time, reads what is left of those chapters and frees the blocks that it does not need.
+    `collect_garbage`, whenever there is time, reads what is left of those chapters and frees the blocks that nothing
+    needs.
     Each step is a transaction, so there is nothing to repair after a kill, and what is not swept yet is so later.
     """
 
@@ -87,12 +88,12 @@ class Transcripts:
         chapters = ChapterBlockRow.select(ChapterBlockRow.chapter).where(ChapterBlockRow.block == block)
         query = PayloadRow.select(PayloadRow).join(RequestRow)
         query = query.where(PayloadRow.chapter.in_(chapters)).order_by(RequestRow.timestamp, RequestRow.id)
-        return [_key(row)[0] for row in self._payloads(query) if block in self._recipe(row).blocks]
+        return [_key(row)[0] for row in self._payloads(query) if block in self._manifest(row).blocks]
 
     def delete_payloads(self, request_ids: Sequence[str]) -> int:
         """Delete the bodies of these requests, in one transaction; how many that were.
 
-        Call it before the requests themselves are deleted, so that their blocks are found by `sweep`.
+        Call it before the requests themselves are deleted, so that their blocks are found by `collect_garbage`.
         """
         is_one = PayloadRow.request.in_(request_ids)
         with self._transaction():
@@ -101,7 +102,7 @@ class Transcripts:
             ChapterRow.update(closed).where(ChapterRow.id.in_(theirs)).execute(self._database)
             return int(PayloadRow.delete().where(is_one).execute(self._database))
 
-    def sweep(self, limit: int = 1) -> int:
+    def collect_garbage(self, limit: int = 1) -> int:
         """Free the blocks of up to `limit` chapters that have lost bodies, each in a transaction of its own.
 
         How many chapters that were: 0 when nothing is left to do. Raises VaultError without a key.
@@ -125,7 +126,7 @@ class Transcripts:
             there = self._noted(chapter)
             for row in self._bodies_of(chapter):
                 try:
-                    is_whole = there.issuperset(self._recipe(row).blocks)
+                    is_whole = there.issuperset(self._manifest(row).blocks)
                 except VaultError:
                     is_whole = False
                 if not is_whole:
@@ -145,7 +146,7 @@ class Transcripts:
         ChapterRow.update(term=0).where(is_it).execute(self._database)
         left = self._bodies_of(chapter)
         try:
-            needed = {block for row in left for block in self._recipe(row).blocks}
+            needed = {block for row in left for block in self._manifest(row).blocks}
         except VaultError:  # who knows what it needs
             ChapterRow.update(is_stale=False).where(is_it).execute(self._database)
             return
@@ -173,19 +174,19 @@ class Transcripts:
 
     def _content(self, row: PayloadRow) -> bytes:
         if row.format == packing.RECIPE:
-            recipe = self._recipe(row)
-            found = self.fetch({*recipe.blocks})
-            if missing := [block for block in recipe.blocks if block not in found]:
+            manifest = self._manifest(row)
+            found = self.fetch({*manifest.blocks})
+            if missing := [block for block in manifest.blocks if block not in found]:
                 raise VaultError(f"a stored body has lost {len(missing)} of its blocks: restore a backup")
-            return packing.assemble(recipe, [found[block] for block in recipe.blocks])
+            return packing.assemble(manifest, [found[block] for block in manifest.blocks])
         if row.format == packing.CLEAR:
             raise VaultError("a body is stored in clear: run `scripts/keys.py migrate-plaintext`")
         if row.format != packing.FORMAT:
             raise VaultError(f"a stored body has the format {row.format!r}: use a newer version, which knows it")
         return self._open(row)
 
-    def _recipe(self, row: PayloadRow) -> Recipe:
-        return packing.read_recipe(self._open(row))
+    def _manifest(self, row: PayloadRow) -> Manifest:
+        return packing.read_manifest(self._open(row))
 
     def _open(self, row: PayloadRow) -> bytes:
         request_id, part = _key(row)

@@ -2,7 +2,7 @@
 
 That is quick because a conversation is stored once, however often it was sent (see blocks.py): of 1 GB that went over
 the wire some 20 MB are left to read. Each unique block is looked through as bytes first. Only where the text may be is
-a whole request put together and read, and then the earliest one that has it. Whoever wants an index nevertheless:
+a whole request put together and read, and then the earliest one that has it. For an index nevertheless:
 search_index.py.
 """
 
@@ -33,9 +33,9 @@ class Query:
         runs = [] if is_pattern else _PLAIN.findall(text)
         # Two characters of other alphabets have an ASCII letter as their other case: the Kelvin sign, the long s.
         pieces = (piece for run in runs for piece in re.split("[ks]", run.lower()))
-        self.bait = max(pieces, key=len, default="")
+        self.literal = max(pieces, key=len, default="")
         """What JSON text of it holds in any case, in small letters or capitals; maybe nothing."""
-        self._bytes = self.bait.encode()
+        self._bytes = self.literal.encode()
 
     def may_be_in(self, data: bytes) -> bool:
         """Whether JSON text of these bytes has to be read."""

@@ -69,7 +69,7 @@ class Candidates:
         return len(self._blocks) + len(self._wholes)
 
     def blocks(self, session: str | None = None) -> Iterator[tuple[int, bytes]]:
-        """See Transcripts; of any session, for whoever reads on asks for the requests that have them."""
+        """See Transcripts; of any session: the caller asks for the requests that have them."""
         for block in self._blocks:
             yield from self._transcripts.fetch([block]).items()
 
@@ -129,7 +129,7 @@ class SearchIndex:
         self._most = max(self._most // 2, 1) if took > _SLOW_SECONDS else self._most
         return goes_on
 
-    def sweep(self, *, whole: bool) -> None:
+    def collect_garbage(self, *, whole: bool) -> None:
         """Take out the text of all that has been deleted, in many small steps; with `whole` write the index anew.
 
         Before SQLite 3.42 the index knows of a deleted text which three letters it had, until it is written anew.
@@ -142,9 +142,9 @@ class SearchIndex:
             with self._transaction():
                 self._query("INSERT INTO search_index (search_index) VALUES ('optimize')")
 
-    def candidates(self, bait: str) -> Candidates | None:
-        """Where `bait` may stand, in capitals or not; None if there is no index, or it is too short for one."""
-        trigrams = sorted({bait[at : at + 3] for at in range(len(bait) - 2)})[:_MOST_TRIGRAMS]
+    def candidates(self, literal: str) -> Candidates | None:
+        """Where `literal` may stand, in capitals or not; None if there is no index, or it is too short for one."""
+        trigrams = sorted({literal[at : at + 3] for at in range(len(literal) - 2)})[:_MOST_TRIGRAMS]
         if not trigrams or "search_rows" not in self._tables():
             return None
         sql = "SELECT block_id, request_id, part FROM search_rows WHERE "

@@ -3,7 +3,7 @@
 Which blocks are needed is noted for chapters, some hundred bodies of one session at a time. A note for each body
 would grow with the square of the conversation's length, and a count of references would have to be changed in
 hundreds of blocks with every turn. So a turn costs five statements whatever its length: the new blocks, their notes
-and its recipe are written, and the blocks that the chapter has already are neither asked for nor touched.
+and its manifest are written, and the blocks that the chapter has already are neither asked for nor touched.
 
 That is safe since a chapter is its writer's own until bodies of it are deleted: then its `term` changes, in the same
 transaction, and the writer, which asks for the term in each of its transactions, begins a new chapter. What is noted
@@ -24,7 +24,7 @@ from ccflare_core.errors import VaultError
 from ccflare_core.exchange.records import Payload
 from ccflare_core.secrets.vault import Vault
 from ccflare_core.transcripts import packing
-from ccflare_core.transcripts.packing import Recipe
+from ccflare_core.transcripts.packing import Manifest
 from ccflare_core.transcripts.splitting import SMALLEST, split
 
 _MOST_BODIES = 256
@@ -111,8 +111,8 @@ class Blocks:
         chapters = self._chapters_of(cut) if cut else {}
         if cut:
             self._write_blocks(cut, chapters)
-        recipes = iter(self._recipes(cut, chapters))
-        rows = [_row(draft, next(recipes), chapters) if draft.addresses else _whole_row(draft) for draft in drafts]
+        manifests = iter(self._recipes(cut, chapters))
+        rows = [_row(draft, next(manifests), chapters) if draft.addresses else _whole_row(draft) for draft in drafts]
         self._let_go()
         return rows
 
@@ -174,8 +174,8 @@ class Blocks:
         todo = []
         for draft in cut:
             known = chapters[draft.payload.session_id or ""].known
-            recipe = Recipe(draft.digest, [known[at] for at in draft.addresses], draft.inserts)
-            todo.append((packing.write_recipe(recipe), _place(draft, b"")))
+            manifest = Manifest(draft.digest, [known[at] for at in draft.addresses], draft.inserts)
+            todo.append((packing.write_manifest(manifest), _place(draft, b"")))
         return packing.encode(todo, self._with_key()) if todo else []
 
     def _let_go(self) -> None:
@@ -208,9 +208,9 @@ def _place(draft: Draft, at: bytes) -> str:
     return packing.block_place(at) if at else packing.body_place(draft.payload.part, draft.payload.request_id)
 
 
-def _row(draft: Draft, recipe: bytes, chapters: Mapping[str, Chapter]) -> Row:
+def _row(draft: Draft, manifest: bytes, chapters: Mapping[str, Chapter]) -> Row:
     chapter = chapters[draft.payload.session_id or ""]
-    return (*_facts(draft.payload, packing.RECIPE), recipe, chapter.id)
+    return (*_facts(draft.payload, packing.RECIPE), manifest, chapter.id)
 
 
 def _whole_row(draft: Draft) -> Row:

@@ -1,7 +1,7 @@
 """How long what was recorded is kept: what is too old goes, and what is too much, little by little.
 
 It works in the writer's thread, between two batches of records: one short step, then a pause four times as long, so
-that whoever else writes is not kept waiting. When there is no room it says that less is to be recorded; traffic goes
+that other writers are not kept waiting. When there is no room it says that less is to be recorded; traffic goes
 on whatever happens here.
 """
 
@@ -121,7 +121,7 @@ class Retention:
         while ids := store.history.oldest(now - days * DAY):
             yield from store.history.delete(ids)
         yield from self._thin(store, _WINDOW_DAYS * DAY, days * DAY)
-        while store.transcripts.sweep():
+        while store.transcripts.collect_garbage():
             yield 1
         yield from self._make_room(store, policy.limit_bytes, now)
         while (space := store.space()) and space.spare > max(_SPARE_BYTES, space.used // 20):
@@ -136,7 +136,7 @@ class Retention:
         history = store.history
         while _is_over(store.space(), limit, _END) and history.delete_oldest_bodies(now):
             yield 1
-            while store.transcripts.sweep():
+            while store.transcripts.collect_garbage():
                 yield 1
         if _is_over(store.space(), limit, _END):
             yield from self._thin(store, _HOUR, _WINDOW_DAYS * DAY)

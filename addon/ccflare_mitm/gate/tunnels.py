@@ -40,7 +40,7 @@ class Tunnels:
         self._asking[flow] = principal
 
     def upgraded(self, flow: http.HTTPFlow) -> None:
-        """The connection goes on in another protocol, for whoever has asked for that."""
+        """The connection goes on in another protocol, for the client that has asked for that."""
         if (principal := self._asking.get(flow)) is not None:
             self._upgraders[flow.client_conn] = principal
 

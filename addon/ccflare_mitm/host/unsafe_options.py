@@ -9,19 +9,19 @@ from typing import Any
 from mitmproxy.net.tls import INSECURE_TLS_MIN_VERSIONS, Version
 from mitmproxy.proxy import mode_specs
 
-from ccflare_core.config.unsafe_options import VARIABLES, hazards
+from ccflare_core.config.unsafe_options import VARIABLES, unsafe
 from ccflare_core.errors import ConfigError
 from ccflare_mitm.host import dumps
 
 TRUST = ("ssl_verify_upstream_trusted_ca", "ssl_verify_upstream_trusted_confdir", "ccflare_client_ca")
-"""Whoever can write these decides whom we trust."""
+"""A user who can write these decides whom we trust."""
 
 WEAK_BITS = 128
 
 
 def check(options: Any, environ: Mapping[str, str]) -> None:
     """Raise ConfigError with all that keeps the proxy from starting, a sentence each; `options` are mitmproxy's."""
-    problems = [f"{name}: {why}." for name, why in hazards(lambda name: getattr(options, name, None))]
+    problems = [f"{name}: {why}." for name, why in unsafe(lambda name: getattr(options, name, None))]
     problems += [
         f"{name}: it makes the keys of every connection readable in a file; unset this variable."
         for name in VARIABLES

@@ -82,7 +82,7 @@ def only(foreign: Foreign) -> Found:
 
 def account(foreign: Foreign) -> Account:
     found = only(foreign)
-    assert found.account is not None, found.obstacle
+    assert found.account is not None, found.problem
     return found.account
 
 
@@ -114,7 +114,7 @@ class TestDatabases:
         assert (found.kind, found.api_key, found.refresh_token) == (Kind.API_KEY, "sk-ant-api03-K", None)
 
     @pytest.mark.parametrize(
-        ("columns", "obstacle"),
+        ("columns", "problem"),
         [
             ({"provider": "zai"}, "another provider's"),
             ({"custom_endpoint": "https://example.com"}, "address of its own"),
@@ -125,14 +125,14 @@ class TestDatabases:
         ],
     )
     def test_what_is_of_no_use_is_left_out_with_its_reason(
-        self, fork: Foreign, columns: dict[str, Any], obstacle: str
+        self, fork: Foreign, columns: dict[str, Any], problem: str
     ) -> None:
         fork.add("other", **columns)
 
         found = only(fork)
 
         assert found.account is None
-        assert obstacle in found.obstacle
+        assert problem in found.problem
 
     def test_a_name_that_cannot_be_had_here_is_changed(self, fork: Foreign) -> None:
         fork.add("max", name="Müller/Büro")
@@ -144,7 +144,7 @@ class TestDatabases:
         fork.add("max", access_token=None)
         fork.connection.execute("UPDATE accounts SET access_token = CAST(x'736b2d414e54ff' AS TEXT)")
 
-        assert "characters" in only(fork).obstacle
+        assert "characters" in only(fork).problem
 
     @settings(deadline=None, max_examples=50)
     @given(
@@ -164,7 +164,7 @@ class TestDatabases:
 
         found = only(foreign)
 
-        assert (found.account is None) is bool(found.obstacle)
+        assert (found.account is None) is bool(found.problem)
 
 
 class TestFiles:
@@ -237,7 +237,7 @@ class TestKnown:
 
     def obstacles(self, *accounts: Account) -> list[str]:
         found = [Found(account.name, account) for account in accounts]
-        return [each.obstacle for each in without_known(found, [self.HERE])]
+        return [each.problem for each in without_known(found, [self.HERE])]
 
     def test_by_refresh_token(self) -> None:
         twin = Account("2", "there", Kind.OAUTH, access_token="b", refresh_token="r")
