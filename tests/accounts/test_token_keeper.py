@@ -455,6 +455,19 @@ async def test_idle_accounts_are_refreshed_ahead_of_time_and_paused_ones_left_al
     assert desk.known("a").expires_at > NOW + 7 * HOUR  # type: ignore[operator]
 
 
+async def test_change_of_how_long_before_the_end_holds_for_tokens_that_are_there(
+    provider: Provider, start: StartDesk
+) -> None:
+    desk = start(provider.account(expires_in=4 * HOUR))
+    await desk.tend(5)
+    assert provider.logins.refreshes == 0
+
+    desk.before_seconds = 5 * HOUR
+    await desk.tend(5)
+
+    assert provider.logins.refreshes == 1
+
+
 async def test_a_day_is_three_refreshes_and_the_token_is_valid_all_the_time(
     provider: Provider, start: StartDesk, clock: Clock
 ) -> None:

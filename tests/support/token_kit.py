@@ -91,6 +91,7 @@ class Desk:
         self.store = Store.open(path, KEY, wall=lambda: clock.wall)
         self.store.runs.start(owner, "host", 1)
         self.is_broken = False
+        self.before_seconds = 1800.0
         self.pool = AccountPool(
             clock=lambda: clock.mono,
             wall=lambda: clock.wall,
@@ -110,7 +111,7 @@ class Desk:
             self.refresher,
             accounts=self.pool.accounts,
             adopted=self.pool.change_account,
-            before_seconds=lambda: 1800.0,
+            before_seconds=lambda: self.before_seconds,
             clock=lambda: clock.mono,
             wall=lambda: clock.wall,
             random=lambda: 0.5,

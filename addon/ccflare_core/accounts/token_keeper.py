@@ -37,6 +37,8 @@ class _Plan:
 
     account: Account
     due: Moment
+    before_seconds: float
+    """How long before its end a token was to be refreshed when this was made."""
 
     def is_due(self, now: Moment) -> bool:
         return now.mono >= self.due.mono or now.wall >= self.due.wall
@@ -181,17 +183,16 @@ class TokenKeeper:
             self._warn(account, now)
 
     def _plan(self, account: Account, now: Moment) -> _Plan:
-        old = self._plans.get(account.id)
-        if old is not None and old.account.access_token == account.access_token:
+        old, before = self._plans.get(account.id), self._before_seconds()
+        is_same = old is not None and old.account.access_token == account.access_token
+        if old is not None and is_same and old.before_seconds == before:
             return old
         if account.expires_at is None:
             # Without a token it is due; without a known end the upstream's 401 will tell.
-            return _Plan(account, Moment(_NEVER, _NEVER) if account.access_token else now)
-        obtained_at = None if old is None else now.wall
-        due = oauth.next_refresh(
-            account.expires_at, now.wall, self._before_seconds(), self._random, obtained_at=obtained_at
-        )
-        return _Plan(account, Moment(now.mono + due - now.wall, due))
+            return _Plan(account, Moment(_NEVER, _NEVER) if account.access_token else now, before)
+        obtained_at = None if old is None or is_same else now.wall
+        due = oauth.next_refresh(account.expires_at, now.wall, before, self._random, obtained_at=obtained_at)
+        return _Plan(account, Moment(now.mono + due - now.wall, due), before)
 
     def _warn(self, account: Account, now: Moment) -> None:
         warning = login_warning(account, now.wall)
