@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import zstd_kit
 from ccflare_core.anthropic.usage import Ending, Message, Reading, Usage, without
 from ccflare_core.anthropic.usage_reader import DOCUMENT_LIMIT, UsageReader
-from ccflare_core.http.sse import EVENT_LIMIT, FirstEvent, Splitter
+from ccflare_core.http.sse import EVENT_LIMIT, Splitter
 
 SSE = "text/event-stream; charset=utf-8"
 JSON = "application/json"
@@ -502,57 +502,6 @@ def test_a_corrupt_body_is_truncated_and_keeps_what_came_before(content_type: st
     assert reading.ending is Ending.TRUNCATED
     assert reading.error == "usage may be incomplete: the body is corrupt (gzip)"
     assert reading.usage.input_tokens == (12 if content_type == SSE else None)
-
-
-# -- the first event
-
-
-def first(*chunks: bytes, content_encoding: str = "") -> dict[str, Any] | None:
-    peek = FirstEvent(content_encoding)
-    found = None
-    for chunk in chunks:
-        found = peek.feed(chunk)
-    return found
-
-
-@pytest.mark.parametrize("decisive", [BLOCK, DELTA, STOP, OVERLOADED])
-@given(places=places)
-def test_the_first_decisive_event_is_found_however_it_is_split(decisive: dict[str, Any], places: list[int]) -> None:
-    body = stream(START, PING, decisive, END, OVERLOADED, STOP)
-
-    assert first(*split(body, places)) == decisive
-
-
-@pytest.mark.parametrize("coding", ENCODERS)
-def test_the_first_event_is_found_in_a_compressed_stream(coding: str) -> None:
-    assert first(ENCODERS[coding](stream(START, OVERLOADED)), content_encoding=coding) == OVERLOADED
-
-
-def test_the_first_event_comes_with_its_blank_line_and_not_before() -> None:
-    peek = FirstEvent()
-    body = stream(START, PING, OVERLOADED).replace(b"\n", b"\r\n")
-
-    assert peek.feed(body[:-3]) is None
-    assert peek.feed(body[-3:]) == OVERLOADED
-    assert peek.feed(event(STOP)) == OVERLOADED
-
-
-def test_an_error_event_is_given_the_apis_shape() -> None:
-    assert first(b'event: error\ndata: {"type":"api_error","message":"m"}\n\n') == {
-        "type": "error",
-        "message": "m",
-        "error": {"type": "api_error", "message": "m"},
-    }
-    assert first(b"event: error\ndata: oops\n\n") == {
-        "type": "error",
-        "message": "oops",
-        "error": {"message": "oops"},
-    }
-
-
-@pytest.mark.parametrize("body", [stream(START, PING), b'data: {"type":[]}\n\ndata: 1\n\n', b"<html>\n\n"])
-def test_other_events_do_not_decide(body: bytes) -> None:
-    assert first(body) is None
 
 
 # -- what the answer tells of other models, of itself, of its input

@@ -19,8 +19,10 @@ from ccflare_core.anthropic.verdicts import (
     Kind,
     Scope,
     Verdict,
+    broken_off,
     classify,
     failed_to_connect,
+    no_answer,
 )
 from ccflare_core.exchange.failover import Failover, NextAccount, RetrySame
 from verdict_cases import Case
@@ -287,7 +289,7 @@ def test_api_key_429_is_spent_until_the_family_is_full_again() -> None:
         (422, None, Kind.CLIENT_ERROR),
         (403, "invalid_request_error", Kind.CLIENT_ERROR),
         (101, None, Kind.CLIENT_ERROR),
-        (302, None, Kind.CLIENT_ERROR),
+        (304, None, Kind.CLIENT_ERROR),
         (401, "authentication_error", Kind.CREDENTIAL_REJECTED),
         (403, "authentication_error", Kind.CREDENTIAL_REJECTED),
         (403, "permission_error", Kind.PERMISSION_DENIED),
@@ -500,6 +502,8 @@ def reaction(verdict: Verdict) -> str:
     match Failover(attempts=1, delay=1.0, backoff=2.0).after(verdict):
         case RetrySame():
             return verdict_cases.REPEAT
+        case NextAccount(or_deliver=True) if verdict.withheld:
+            return verdict_cases.HOP_OR_502
         case NextAccount(or_deliver=True):
             return verdict_cases.HOP
         case NextAccount(if_all_agree=True):
@@ -565,3 +569,30 @@ def test_what_is_no_window_of_the_account_is_none(name: str) -> None:
 def test_window_that_has_rejected_is_full(used: str | None) -> None:
     fields = {"5h-status": "rejected"} | ({} if used is None else {"5h-utilization": used})
     assert read_windows(wire(fields), NOW)[0].utilization == 1.0
+
+
+@pytest.mark.parametrize(
+    ("location", "host"),
+    [
+        (b"https://login.example/v1/messages?token=secret", "login.example"),
+        (b"//a.example:8443/x", "a.example"),
+        (b"https://user:secret@a.example#x", "a.example"),
+        (b"http://[::1]/x", "[::1]"),
+        (b"/v1/elsewhere", "somewhere"),
+        (b"https://a.example\nx: secret/", "somewhere"),
+        (b"", "somewhere"),
+    ],
+)
+def test_redirect_names_the_host_alone_and_is_the_clients_never(location: bytes, host: str) -> None:
+    verdict = classify(307, [(b"Location", location)], None, NOW)
+
+    assert (verdict.kind, verdict.reason) == (Kind.REDIRECTED, f"a redirect to {host}")
+    assert (verdict.scope, verdict.rest, verdict.withheld) == (Scope.REQUEST, None, True)
+
+
+def test_what_is_no_answer_or_breaks_off_is_withheld_and_is_the_upstreams() -> None:
+    nothing, broken = no_answer(200, "the answer is empty"), broken_off(200, "reset\n")
+
+    assert (nothing.kind, nothing.status, nothing.reason) == (Kind.UPSTREAM_FAILURE, 200, "the answer is empty")
+    assert (broken.kind, broken.reason, broken.rest) == (Kind.BROKEN_OFF, "reset", Backoff(5.0, "fixed", 5.0))
+    assert [(each.scope, each.withheld, each.ok) for each in (nothing, broken)] == [(Scope.UPSTREAM, True, False)] * 2

@@ -167,7 +167,7 @@ AFTER_UPSTREAM = (
     "ccflare_core.accounts.pool:AccountPool.release",
     "ccflare_core.exchange.capture:Capture.add",
     "ccflare_core.exchange.capture:Capture.read",
-    "ccflare_core.http.sse:FirstEvent.feed",
+    "ccflare_core.anthropic.first_content:HeldStream.feed",
     "ccflare_core.exchange.recorder:Recorder.attempted",
     "ccflare_core.exchange.recorder:Recorder.learned",
     "ccflare_core.exchange.recorder:Recorder.finished",

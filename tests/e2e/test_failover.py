@@ -23,6 +23,7 @@ from fake_upstream import (
     close_before_head,
     encoded,
     error,
+    event,
     failure,
     garbage,
     limited_5h,
@@ -42,6 +43,7 @@ from fake_upstream import (
     unauthorized,
     unified,
 )
+from fake_upstream.messages import whole_answer
 from harness import Http2Client, Port, claude_request, eventually
 from rig import Rig, texts, visible
 
@@ -69,6 +71,17 @@ class Case(NamedTuple):
 def html(status: int) -> Answer:
     """A page of somebody's between the API and us."""
     return Answer(status, ((b"content-type", b"text/html"),), (b"<html>Blocked</html>",))
+
+
+def redirect(status: int) -> Answer:
+    """Elsewhere, with a secret in the address."""
+    return Answer(status, ((b"Location", b"https://a.example/v1?token=x"), (b"Content-Length", b"0")))
+
+
+def after_a_block(kind: str) -> Answer:
+    """An error behind a block that has only begun."""
+    whole = sse_error_first(kind)
+    return replace(whole, chunks=(*sse(0).chunks[:2], Wait(0.2), *whole.chunks))
 
 
 def in_an_hour() -> float:
@@ -127,6 +140,15 @@ MOVED = {
     "garbage":                    Case(garbage, "upstream_failure", "aab", 5, ""),
     "SSE: rate limit at first":   Case(lambda: sse_error_first("rate_limit_error"), "window_spent", "ab", 60, "in the stream"),  # noqa: E501
     "SSE: api error at first":    Case(lambda: sse_error_first("api_error", started=True), "upstream_failure", "aab", 5, ""),  # noqa: E501
+    "SSE: no byte":               Case(lambda: sse_answer(), "upstream_failure", "aab", 5, "without content"),
+    "SSE: only comments":         Case(lambda: sse_answer(b": hold on\n\n"), "upstream_failure", "aab", 5, "without content"),  # noqa: E501
+    "SSE: only a start":          Case(lambda: sse_answer(sse(0).chunks[0]), "upstream_failure", "aab", 5, "without content"),  # noqa: E501
+    "SSE: an empty block":        Case(lambda: sse_answer(*sse(0).chunks[:2]), "upstream_failure", "aab", 5, "without content"),  # noqa: E501
+    "SSE: error after a block":   Case(lambda: after_a_block("api_error"), "upstream_failure", "aab", 5, "in the stream"),  # noqa: E501
+    "an empty 200":               Case(lambda: whole_answer(b"", b"application/json", 200, ()), "upstream_failure", "aab", 5, "is empty"),  # noqa: E501
+    "a page with 200":            Case(lambda: html(200), "upstream_failure", "aab", 5, "not JSON"),
+    "a JSON error with 200":      Case(lambda: error(200, "rate_limit_error", "No."), "window_spent", "ab", 60, ""),
+    "a redirect":                 Case(lambda: redirect(307), "redirected", "ab"),
     "SSE in gzip: the same":      Case(lambda: encoded(sse_error_first("api_error"), "gzip"), "upstream_failure", "aab", 5, ""),  # noqa: E501
 }
 OVERLOADED = {
@@ -251,6 +273,46 @@ def test_a_loss_of_every_connection_ends_with_our_502(rig: Rig) -> None:
     assert "".join(rig.asked) == "aabb"
     row = rig.row()
     assert (row["outcome"], reply.header("request-id")) == ("upstream_error", row["id"])
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_of_all_is_a_502_that_names_the_host(bench: Rig, status: int) -> None:
+    bench.fresh("a", "b", "c")
+    for name in "abc":
+        bench.script(name, always=redirect(status))
+
+    reply = bench.ask()
+
+    assert (reply.status, reply.header("location"), bench.asked) == (502, None, ["a", "b"])
+    assert reply.json()["error"]["message"] == "The upstream could not be used: a redirect to a.example."
+    assert [bench.rests(name) for name in "abc"] == [[], [], []]
+
+
+def test_a_redirect_of_what_passes_is_the_clients(rig: Rig) -> None:
+    rig.upstream.answer(redirect(307), path="/api/claude_code/settings")
+    with rig.client() as client:
+        reply = client.request("GET", "/api/claude_code/settings", [(b"Authorization", b"Bearer the-clients-own")])
+
+    assert (reply.status, reply.header("location")) == (307, "https://a.example/v1?token=x")
+
+
+def test_a_stream_that_is_empty_with_all_is_our_502(rig: Rig) -> None:
+    for name in "ab":
+        rig.script(name, always=sse_answer(sse(0).chunks[0]))
+
+    reply = rig.ask()
+
+    assert (reply.status, "".join(rig.asked), rig.row()["outcome"]) == (502, "aabb", "upstream_error")
+    assert "the stream ended without content" in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("reason", ["refusal", "end_turn", "max_tokens", "pause_turn"])
+def test_a_stream_that_says_why_it_stopped_is_an_answer_without_content(rig: Rig, reason: str) -> None:
+    start, why = sse(0).chunks[0], {"type": "message_delta", "delta": {"stop_reason": reason}, "usage": {}}
+    rig.script("a", sse_answer(start, event(why), event({"type": "message_stop"})))
+
+    assert rig.ask().events()[-1] == {"type": "message_stop"}
+    assert (rig.asked, rig.row()["outcome"]) == (["a"], "ok")
 
 
 @pytest.mark.parametrize("answer", [unauthorized(), permission_denied()], ids=["401", "403"])

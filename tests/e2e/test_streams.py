@@ -239,20 +239,38 @@ def test_a_stream_that_ends_without_message_stop_is_truncated(rig: Rig) -> None:
     assert rig.row()["outcome"] == "truncated"
 
 
-def test_a_stream_of_nothing_is_truncated(rig: Rig) -> None:
-    rig.script("a", sse_answer())
+@pytest.mark.parametrize("framed", [True, False], ids=["content-length", "chunked"])
+def test_a_short_body_is_asked_of_one_other_account_once(rig: Rig, framed: bool) -> None:
+    short = cut_after(message_json("x" * 500), 100)
+    short = short if framed else replace(short, headers=((b"content-type", b"application/json"),))
+    rig.script("a", always=short)
 
-    assert (rig.ask().body, rig.row()["outcome"]) == (b"", "truncated")
+    assert rig.ask(stream=False).json()["content"] == [{"type": "text", "text": "Hello."}]
+    assert (rig.asked, rig.row()["outcome"], rig.kinds()) == (["a", "b"], "ok", ["broken_off", "ok"])
+    assert [(rest.source, 2 < rest.left <= 6) for rest in rig.rests("a")] == [("broken_off", True)]
 
 
-def test_a_short_body_is_no_whole_answer(rig: Rig) -> None:
-    rig.script("a", cut_after(message_json("x" * 500), 100))
+def test_a_short_body_of_all_is_our_502(bench: Rig) -> None:
+    bench.fresh("a", "b", "c")
+    for name in "abc":
+        bench.script(name, always=cut_after(message_json("x" * 500), 100))
 
-    reply = rig.ask(stream=False)
+    reply = bench.ask(stream=False)
 
     assert (reply.status, reply.json()["error"]["type"]) == (502, "api_error")
-    row = rig.row()
-    assert (row["outcome"], row["id"]) == ("truncated", reply.header("request-id"))
+    row = bench.row()
+    assert (row["outcome"], row["id"]) == ("upstream_error", reply.header("request-id"))
+    assert bench.asked == ["a", "b"]
+
+
+def test_a_batch_whose_answer_is_short_is_not_made_twice(rig: Rig) -> None:
+    rig.script("a", cut_after(message_json("x" * 500), 100))
+    with rig.client() as client:
+        reply = client.request(
+            "POST", "/v1/messages/batches", [(b"content-type", b"application/json")], b'{"requests":[]}'
+        )
+
+    assert (reply.status, rig.asked) == (502, ["a"])
 
 
 def test_a_short_big_body_is_seen_as_unfinished(rig: Rig, client: RawClient) -> None:
@@ -482,8 +500,8 @@ def test_http2_a_short_body_is_no_whole_answer(tls_rig: Rig, h2_client: Http2Cli
 
     reply = h2_client.request(*claude_request(3000, session=tls_rig.session, stream=False))
 
-    assert (reply.status, reply.json()["error"]["type"]) == (502, "api_error")
-    assert tls_rig.row()["outcome"] == "truncated"
+    assert (reply.status, reply.json()["type"]) == (200, "message")
+    assert (tls_rig.row()["outcome"], tls_rig.asked) == ("ok", ["a", "b"])
 
 
 @pytest.mark.parametrize("cut", [Cut(), Cut(reset=True), Cut(stream=True)], ids=["FIN", "RST", "RST_STREAM"])

@@ -64,7 +64,7 @@ def chunked(*parts: bytes) -> Answer:
 
 
 QUOTED = {
-    "a redirect": whole(b"", (b"Location", b"https://a.example/?token=" + PLAIN), status=302),
+    "a location": whole(b"", (b"Location", b"https://a.example/?token=" + PLAIN), status=201),
     "a field": whole(b"{}", (b"X-You-Sent", b"Bearer " + PLAIN), status=200),
     "a field of an error": whole(b"{}", (b"WWW-Authenticate", b'Bearer error="' + PLAIN + b'"'), status=401),
     "a name of a field": whole(b"{}", (b"x-" + PLAIN.lower(), b"1"), status=200),
@@ -328,11 +328,11 @@ def test_an_error_that_comes_late_is_searched_all_the_same(plain: Bench) -> None
 
 
 def test_a_head_goes_on_with_the_secret_blanked_and_the_rest_of_it(plain: Bench) -> None:
-    redirect = plain.quote(QUOTED["a redirect"])
+    location = plain.quote(QUOTED["a location"])
     phrase = plain.quote(HTTP1["a phrase"])
 
-    assert redirect is not None
-    assert redirect.header("location") == f"https://a.example/?token={BLANKED}"
+    assert location is not None
+    assert location.header("location") == f"https://a.example/?token={BLANKED}"
     assert phrase is not None
     assert (phrase.status, phrase.head.reason) == (400, BLANKED)
 
@@ -379,7 +379,7 @@ def test_a_502_and_the_next_clients_503_tell_the_kind_of_failure(plain: Bench, n
 
 
 def test_mitmwebs_frames_and_pages_show_no_quotation(tmp_path: Path) -> None:
-    names = ("no HTTP", "a phrase", "an error in chunks", "an error in gzip", "a redirect", "the size of a chunk")
+    names = ("no HTTP", "a phrase", "an error in chunks", "an error in gzip", "a location", "the size of a chunk")
     with (
         FakeUpstream() as upstream,
         Rig.running(upstream, folder=tmp_path, program="mitmweb", ccflare_retry_attempts=0) as rig,

@@ -18,6 +18,7 @@ DELIVER = "passed on"
 NEXT = "next account"
 NEXT_OR_AGREED = "next account; passed on if all say the same"
 HOP = "one other account, then passed on"
+HOP_OR_502 = "one other account, then our 502"
 HOP_OR_WAIT = "one other account, then our 503"
 REPEAT = "repeated first"
 
@@ -176,7 +177,9 @@ def requests() -> Iterator[Case]:
     yield Case("extra usage", 400, "client_error", "request", DELIVER, {}, said(400, extra))
     yield Case("an unknown type", 403, "client_error", "request", DELIVER, {}, error("made_up_error"))
     yield Case("404 file", 404, "client_error", "request", DELIVER, {}, said(404, "File not found: file_1"), FILES)
-    yield Case("a redirect", 302, "client_error", "request", DELIVER)
+    yield Case("304 not modified", 304, "client_error", "request", DELIVER)
+    for status in (301, 302, 303, 307, 308):
+        yield Case("a redirect", status, "redirected", "request", HOP_OR_502, {"location": "https://a.example/x"})
     yield Case("429 without a reason", 429, "bare_429", "request", HOP, {}, LIMIT)
     yield Case("429 without a reason", 429, "bare_429", "request", HOP, {"x-should-retry": "true"}, LIMIT, COUNT)
     yield Case("mistake in the stream", 200, "client_error", "request", DELIVER, {}, error("invalid_request_error"))

@@ -57,6 +57,7 @@ class Rule(NamedTuple):
 CONTROL_PREFIX = "/ccflare/"
 MESSAGES = "/v1/messages"
 COUNT_TOKENS = "/v1/messages/count_tokens"
+BATCHES = "/v1/messages/batches"
 
 # Only these resources are the account's business, as the SDKs have them (anthropic 2.14.0; /v1/complete: 0.97.0).
 # Everything else that the upstream host serves (/api/oauth, /v1/code, /v1/mcp_servers, telemetry) belongs to the
@@ -64,8 +65,8 @@ COUNT_TOKENS = "/v1/messages/count_tokens"
 API: Final = (
     Rule(("POST",), MESSAGES, PathClass.MODEL),
     Rule(("POST",), COUNT_TOKENS, PathClass.MODEL),
-    Rule(("POST",), "/v1/messages/batches", PathClass.MODEL),
-    Rule(("GET",), "/v1/messages/batches", PathClass.RESOURCE),
+    Rule(("POST",), BATCHES, PathClass.MODEL),
+    Rule(("GET",), BATCHES, PathClass.RESOURCE),
     Rule(("GET", "DELETE"), "/v1/messages/batches/{id}", PathClass.RESOURCE),
     Rule(("POST",), "/v1/messages/batches/{id}/cancel", PathClass.RESOURCE),
     Rule(("GET",), "/v1/messages/batches/{id}/results", PathClass.RESOURCE),
@@ -91,7 +92,7 @@ _CLASSES: Final = {
 _SHAPES: Final = tuple(_CLASSES)
 _RESOURCES: Final = (
     (COUNT_TOKENS, "count_tokens"),
-    ("/v1/messages/batches", "batches"),
+    (BATCHES, "batches"),
     ("/v1/files", "files"),
     ("/v1/skills", "skills"),
     ("/v1/models", "models"),

@@ -5,6 +5,7 @@ a value that makes no sense counts as not said.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,6 +18,11 @@ from ccflare_core.anthropic.request import Facts
 HOUR = 3600.0
 DAY = 86_400.0
 LONGEST_COOLDOWN = 8 * DAY  # a weekly window and a day of grace; what is spent for longer shows when it is tried
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_HOST = re.compile(
+    rb"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//(?:[^/?#@]*@)?([A-Za-z0-9.-]{1,100}|\[[0-9A-Fa-f:.]{2,45}\])(?:[:/?#]|$)"
+)
+"""The host in a `location`: all that is told of it."""
 SHORT = 60.0  # a `retry-after` up to here is a throttle when no window is spent
 
 
@@ -39,6 +45,10 @@ class Kind(StrEnum):
     MODEL_UNAVAILABLE = "model_unavailable"
     BETA_UNAVAILABLE = "beta_unavailable"
     CLIENT_ERROR = "client_error"
+    REDIRECTED = "redirected"
+    """Elsewhere: a client that follows takes its key along."""
+    BROKEN_OFF = "broken_off"
+    """Nothing more came of an answer that had begun."""
     NOT_PINNED = "not_pinned"
     """Nothing was sent: the upstream has shown no pinned key."""
     NOT_TRUSTED = "not_trusted"
@@ -95,6 +105,7 @@ class Verdict:
     error: str = ""  # the type that upstream's error names
     needs_attention: bool = False  # the account is out until a person acts
     may_be_the_request: bool = False  # if every account says the same, it was about the request
+    withheld: bool = False  # True: the client does not get this answer, also if no other one comes
 
     @property
     def ok(self) -> bool:
@@ -128,6 +139,8 @@ _LAW = {
     Kind.MODEL_UNAVAILABLE: _Rule(Scope.FAMILY, _GROWING, "model not available"),
     Kind.BETA_UNAVAILABLE: _Rule(Scope.BETA, _GROWING, "beta not available"),
     Kind.CLIENT_ERROR: _Rule(Scope.REQUEST, None, "{status} passed on"),
+    Kind.REDIRECTED: _Rule(Scope.REQUEST, None, "a redirect to {host}"),
+    Kind.BROKEN_OFF: _Rule(Scope.UPSTREAM, Backoff(5.0, "fixed", 5.0), "the answer broke off"),
     Kind.NOT_PINNED: _Rule(Scope.UPSTREAM, None, "certificate not pinned"),
     Kind.NOT_TRUSTED: _Rule(Scope.UPSTREAM, None, "certificate not trusted"),
     Kind.UNANSWERED: _Rule(Scope.REQUEST, None, "not answered yet"),
@@ -185,6 +198,8 @@ def classify(
 
     `first_event` is the parsed SSE `error` event or JSON error body; any other value counts as no error.
     """
+    if status in REDIRECTS:
+        return _redirected(status, headers)
     head = Head(headers, now)
     error = read_error(first_event)
     if not 200 <= status < 300:
@@ -204,8 +219,31 @@ def classify(
 def failed_to_connect(reason: str) -> Verdict:
     """The verdict when upstream gave no head at all: no connection, or it was lost before one."""
     scope, rest, _ = _LAW[Kind.UPSTREAM_FAILURE]
-    shown = "".join(c for c in reason[:200] if c.isprintable()) or "no connection"
-    return Verdict(Kind.UPSTREAM_FAILURE, 0, shown, scope, rest)
+    return Verdict(Kind.UPSTREAM_FAILURE, 0, _shown(reason) or "no connection", scope, rest)
+
+
+def no_answer(status: int, reason: str) -> Verdict:
+    """The verdict on a good head with nothing good behind it: a failure, and nothing that a client could use."""
+    scope, rest, _ = _LAW[Kind.UPSTREAM_FAILURE]
+    return Verdict(Kind.UPSTREAM_FAILURE, status, reason, scope, rest, withheld=True)
+
+
+def broken_off(status: int, reason: str = "", *, may_retry: bool = True) -> Verdict:
+    """The verdict when the upstream did not get to the end of an answer whose head was good."""
+    scope, rest, told = _LAW[Kind.BROKEN_OFF]
+    return Verdict(Kind.BROKEN_OFF, status, _shown(reason) or told, scope, rest, may_retry=may_retry, withheld=True)
+
+
+def _redirected(status: int, headers: Sequence[tuple[bytes, bytes]]) -> Verdict:
+    scope, rest, template = _LAW[Kind.REDIRECTED]
+    location = next((value for name, value in headers if name.lower() == b"location"), b"")
+    found = _HOST.match(location)
+    host = found[1].decode() if found else "somewhere"
+    return Verdict(Kind.REDIRECTED, status, template.format(host=host), scope, rest, withheld=True)
+
+
+def _shown(reason: str) -> str:
+    return "".join(c for c in reason[:200] if c.isprintable())
 
 
 def unanswered() -> Verdict:

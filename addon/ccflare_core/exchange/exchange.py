@@ -17,7 +17,7 @@ from ccflare_core.anthropic.answers import Answer
 from ccflare_core.anthropic.claude_code import Provenance
 from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.anthropic.request import Facts
-from ccflare_core.anthropic.routes import COUNT_TOKENS, resource_of
+from ccflare_core.anthropic.routes import BATCHES, COUNT_TOKENS, resource_of
 from ccflare_core.anthropic.usage import Ending, Reading
 from ccflare_core.anthropic.verdicts import Kind, Verdict
 from ccflare_core.exchange.capture import Capture
@@ -176,11 +176,24 @@ class Exchange(Story):
         self.answered(answer, Outcome.UPSTREAM_ERROR if asked else Outcome.REFUSED)
         return answer
 
-    def judge(self, status: int, headers: Sequence[Header], event: Mapping[str, Any] | None) -> Step:
-        """The answer's head is here, and for a stream or an error its first event: deliver it or not?"""
+    def judge(self, status: int, headers: Sequence[Header], event: Mapping[str, Any] | None, flaw: str = "") -> Step:
+        """The answer's head is here, and for a stream or an error its first event: deliver it or not?
+
+        `flaw` is why it is no answer, whatever its head says.
+        """
         if self._ticket is Ticket.PASS:
             return Deliver()
-        return self._after(verdicts.classify(status, headers, event, self._shared.wall(), self._facts), holding=True)
+        if flaw:
+            return self._after(verdicts.no_answer(status, flaw), holding=False)
+        verdict = verdicts.classify(status, headers, event, self._shared.wall(), self._facts)
+        return self._after(verdict, holding=not verdict.withheld)
+
+    def cut_while_held(self, why: str, status: int) -> Step:
+        """The upstream has broken off a document of which nothing has gone to the client yet.
+
+        A batch may have been made, and is not made twice.
+        """
+        return self._after(verdicts.broken_off(status, why, may_retry=self.opening.path != BATCHES), holding=False)
 
     def _acquire(self) -> Lease | Exhausted:
         return self._shared.pool.acquire(self._facts, exclude=frozenset(self._tried), key=self.opening.key)

@@ -58,7 +58,7 @@ _OF_THE_ACCOUNT = frozenset(
 )
 # These speak about the request, our address or upstream itself. One other account is worth a try; a row of
 # them would only carry the trouble through the pool.
-_ONE_HOP = frozenset({Kind.BARE_429, Kind.SHORT_THROTTLE, Kind.OVERLOADED})
+_ONE_HOP = frozenset({Kind.BARE_429, Kind.SHORT_THROTTLE, Kind.OVERLOADED, Kind.REDIRECTED, Kind.BROKEN_OFF})
 
 
 class Failover:

@@ -6,8 +6,6 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ccflare_core.http.content_coding import Decoder
-
 EVENT_LIMIT = 1024 * 1024
 """An event of more bytes is skipped."""
 
@@ -20,28 +18,6 @@ escaped; nor the last two, since a JSON string has no bare line end.
 """
 
 ERROR_LIMIT = 300
-
-FIRST_EVENTS: Final = frozenset({"content_block_start", "content_block_delta", "message_stop", "error"})
-
-
-class FirstEvent:
-    """Finds the event of a stream that decides whether it is a good answer: content, the end, or an error."""
-
-    def __init__(self, content_encoding: str = "") -> None:
-        self._decoder = Decoder(content_encoding, limit=EVENT_LIMIT)
-        self._splitter = Splitter()
-        self._found: dict[str, Any] | None = None
-
-    def feed(self, chunk: bytes) -> dict[str, Any] | None:
-        """The parsed event, whose `type` is one of FIRST_EVENTS, once it has come, else None."""
-        if self._found is None:
-            for event in self._splitter.feed(self._decoder.feed(chunk)).split(BLANK):
-                parsed = parse_event(event)
-                kind = parsed.get("type") if parsed else None
-                if isinstance(kind, str) and kind in FIRST_EVENTS:
-                    self._found = parsed
-                    break
-        return self._found
 
 
 class Splitter:

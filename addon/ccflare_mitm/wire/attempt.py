@@ -8,6 +8,7 @@ Each has an upstream stream id of its own, fresh and even: clients use odd ones.
 the attempt is open, so that late events of a dropped attempt find nobody, and no HTTP/2 upstream sees an id twice.
 """
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 from weakref import WeakSet
 
@@ -28,16 +29,16 @@ from mitmproxy.proxy.layers.http._events import (
 )
 
 from ccflare_core.accounts.account import Credential
+from ccflare_core.anthropic.first_content import STREAM_BYTES, Held, Progress, held_for
 from ccflare_core.config.target import UpstreamTarget
 from ccflare_core.http import headers
-from ccflare_core.http.sse import FirstEvent
 from ccflare_core.secrets.echo import Echo
 from ccflare_mitm.host.messages import NO_HEAD, parse_error, read_head, screen_error, screen_head, with_credential
 from ccflare_mitm.wire.services import Services
 from ccflare_mitm.wire.states import IllegalState
 
-HOLD_BYTES = 64 * 1024
-"""How much of an answer is held back at most before it is judged."""
+HOLD_BYTES = STREAM_BYTES
+"""How much of an error is held back at most before it is judged."""
 
 SWITCHING = 101
 
@@ -63,11 +64,11 @@ class Attempt:
     """See the module. `credential` is the account's; None: the client's own is in the request, and stays there."""
 
     def __init__(
-        self, credential: Credential | None, parent: Parent, *, is_repeat: bool = False, is_message: bool = True
+        self, credential: Credential | None, parent: Parent, asked: tuple[str, str], *, is_repeat: bool = False
     ) -> None:
         self.credential = credential
-        self.is_message = is_message
-        """Whether it asks for a message, whose stream tells by its first events what it is worth."""
+        self.asked = asked
+        """The method and the path."""
         self.is_repeat = is_repeat
         """Whether it repeats one that a kept connection has lost."""
         self.echo = Echo(credential.secret) if credential is not None else None
@@ -89,8 +90,7 @@ class Attempt:
         self.is_searched = False
         """Whether the credential has to be looked for in what is still to come of the body."""
         self._held_bytes = 0
-        self._first: FirstEvent | None = None
-        self._error: dict[str, Any] | None = None
+        self._content: Held | None = None
         self._parent = parent
 
     def __repr__(self) -> str:
@@ -158,9 +158,22 @@ class Attempt:
         if problem := self._unfit(response, is_validated=is_validated):
             return problem
         self.head, self.facts = event, read_head(response)
-        if self.is_stream:
-            self._first = FirstEvent(self.facts.content_encoding)
+        if self.credential is not None:
+            self._content = self._expected(event)
         return None
+
+    def _expected(self, event: ResponseHeaders) -> Held | None:
+        facts = self.facts
+        content = held_for(
+            *self.asked,
+            self.status,
+            is_event_stream=facts.is_event_stream,
+            length=facts.length,
+            coding=facts.content_encoding,
+        )
+        if content is not None and event.end_stream:
+            content.end()
+        return content
 
     def _unfit(self, response: http.Response, *, is_validated: bool) -> str | None:
         if response.status_code == SWITCHING and self.credential is not None:
@@ -190,9 +203,9 @@ class Attempt:
         return self.status >= 400
 
     @property
-    def is_stream(self) -> bool:
-        """Whether its answer is a message's stream, of which the first event that tells may be an error."""
-        return self.is_message and self.facts.is_event_stream and not self.is_error
+    def is_document(self) -> bool:
+        """Whether its answer is held as a whole."""
+        return self._content is not None and self._content.is_document
 
     @property
     def is_told_by_head(self) -> bool:
@@ -202,22 +215,32 @@ class Attempt:
         """
         if self.head is None:
             return False
-        return self.credential is None or self.head.end_stream or not (self.is_error or self.is_stream)
+        return self.credential is None or self.head.end_stream or not (self.is_error or self._content is not None)
 
-    def hold(self, data: bytes) -> bool:
+    def hold(self, data: bytes) -> Progress:
         """Keep this part of the body; whether there is enough to judge by, or too much to keep."""
         self.held.append(data)
         self._held_bytes += len(data)
-        if self._first is not None and (found := self._first.feed(data)) is not None:
-            self._error = found if found.get("type") == "error" else None
-            return True
-        return self._held_bytes >= HOLD_BYTES
+        progress = Progress.OPEN if self._content is None else self._content.feed(data)
+        limit = HOLD_BYTES if self._content is None else self._content.limit
+        return Progress.DECIDED if self._held_bytes >= limit else progress
 
-    def evidence(self) -> dict[str, Any] | None:
+    def end(self) -> None:
+        """Note that this was all of the body."""
+        self.is_whole = True
+        if self._content is not None:
+            self._content.end()
+
+    @property
+    def flaw(self) -> str:
+        """Why this is no answer, although its head is good; "" if it is one."""
+        return "" if self._content is None else self._content.flaw
+
+    def evidence(self) -> Mapping[str, Any] | None:
         """What the body tells of an error, as far as it is here."""
         if self.is_error:
             return parse_error(b"".join(self.held), self.facts.content_encoding, HOLD_BYTES)
-        return self._error
+        return None if self._content is None else self._content.error
 
     def screen_body(self, request_id: str) -> bool:
         """Blank the credential in an error's body, which may quote the request; False: nothing more of it is wanted."""
@@ -234,5 +257,5 @@ class Attempt:
 
     def take_held(self) -> list[bytes]:
         """What was held of the body, once: it goes on now."""
-        held, self.held, self._held_bytes, self._first = self.held, [], 0, None
+        held, self.held, self._held_bytes, self._content = self.held, [], 0, None
         return held

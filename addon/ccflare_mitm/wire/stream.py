@@ -256,7 +256,7 @@ class FailoverStream(HttpStream):
                 yield from self._too_late(f"the exchange took longer than {settings.exchange_seconds} s")
             case State.CONNECTING:
                 yield from self._upstream.unreachable(f"no connection within {seconds} s")
-            case State.JUDGING:
+            case State.JUDGING if not self._course.current.is_document:
                 yield from self._upstream.judge()
             case State.SENT:
                 yield from self._too_late(f"the upstream sent no answer within {seconds} s")

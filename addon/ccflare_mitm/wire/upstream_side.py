@@ -15,7 +15,8 @@ from mitmproxy.proxy.layers.http._events import ResponseHeaders
 
 from ccflare_core.accounts.account import Credential
 from ccflare_core.anthropic.answers import Answer, error
-from ccflare_core.anthropic.routes import MESSAGES, Route
+from ccflare_core.anthropic.first_content import BEGUN_SECONDS, Progress
+from ccflare_core.anthropic.routes import Route
 from ccflare_core.anthropic.verdicts import Kind
 from ccflare_core.config.settings import Settings
 from ccflare_core.config.target import UpstreamTarget
@@ -93,8 +94,8 @@ class UpstreamSide:
             id = self._course.admitted.id
             yield from self._client.answer(error(500, "The request is not aimed at the upstream's API.", request_id=id))
             return
-        is_message = self._course.admitted.opening.path == MESSAGES
-        attempt = Attempt(credential, self._parent, is_repeat=is_repeat, is_message=is_message)
+        opening = self._course.admitted.opening
+        attempt = Attempt(credential, self._parent, (opening.method, opening.path), is_repeat=is_repeat)
         self.echo = attempt.echo
         command = attempt.connect(request, self._target)
         yield from self._course.enter(State.CONNECTING, self._settings.connect_seconds, attempt=attempt)
@@ -139,27 +140,39 @@ class UpstreamSide:
         if problem := attempt.take_head(event, is_validated=is_validated):
             yield from self._no_answer(problem)
             return
-        yield from self._course.enter(State.JUDGING, COLLECT_SECONDS if attempt.is_error else PEEK_SECONDS)
+        yield from self._course.enter(State.JUDGING, self._patience(attempt))
         if attempt.is_told_by_head:
             yield from self.judge()
 
+    def _patience(self, attempt: Attempt) -> float:
+        if attempt.is_document:
+            return self._settings.stream_idle_seconds
+        return COLLECT_SECONDS if attempt.is_error else PEEK_SECONDS
+
     def hold_body(self, data: bytes) -> CommandGenerator[None]:
         """Keep this part of the answer back, and judge if it is enough."""
-        if self._course.current.hold(data):
+        attempt, deadlines = self._course.current, self._course.deadlines
+        progress = attempt.hold(data)
+        if progress is Progress.DECIDED:
             yield from self.judge()
+        elif progress is Progress.BEGUN and deadlines.seconds != BEGUN_SECONDS:
+            deadlines.wait_for(BEGUN_SECONDS)
+        elif attempt.is_document:
+            deadlines.heard()
 
     def ended(self) -> CommandGenerator[None]:
         """Judge by all of the answer."""
         attempt = self._course.current
         attempt.close()
-        attempt.is_whole = True
+        attempt.end()
         yield from self.judge()
 
     def judge(self) -> CommandGenerator[None]:
         """Deliver the answer, or try on: what is here of it has to do."""
         attempt = self._course.current
         response = attempt.judged_head.response
-        step = self._course.admitted.judge(response.status_code, response.headers.fields, attempt.evidence())
+        fields, flaw = response.headers.fields, attempt.flaw
+        step = self._course.admitted.judge(response.status_code, fields, attempt.evidence(), flaw)
         if isinstance(step, Deliver):
             yield from self._client.deliver(attempt)
         else:
@@ -174,6 +187,9 @@ class UpstreamSide:
             # The server closed a kept connection just as we took it. That says nothing about the server; a second
             # time does, and so does a reset of just this stream on a connection that goes on.
             yield from self._later(0, lambda: self._connect(attempt.credential, is_repeat=True))
+        elif attempt.is_document:
+            step = self._course.admitted.cut_while_held(why, attempt.status)
+            yield from self._later(0, lambda: self._perform(step))
         else:
             yield from self._no_answer(why)
 
