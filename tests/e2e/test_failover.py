@@ -21,6 +21,7 @@ from fake_upstream import (
     bad_request,
     bare_429,
     close_before_head,
+    cut_midway,
     encoded,
     error,
     event,
@@ -44,7 +45,7 @@ from fake_upstream import (
     unified,
 )
 from fake_upstream.messages import whole_answer
-from harness import Http2Client, Port, claude_request, eventually
+from harness import Http2Client, Port, Truncated, claude_request, eventually
 from rig import Rig, texts, visible
 
 HOUR = 3600.0
@@ -409,6 +410,79 @@ def test_an_error_after_content_is_delivered_and_not_retried(rig: Rig, kind: str
     row = rig.row()
     assert (row["outcome"], row["success"]) == ("upstream_error", 0)
     assert kind in row["error_message"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "seconds"),
+    [
+        ("overloaded_error", "overloaded", 10),
+        ("api_error", "upstream_failure", 5),
+        ("rate_limit_error", "window_spent", 60),
+        ("invalid_request_error", "", 0),
+    ],
+)
+def test_the_clients_own_repeat_after_a_late_error_lands_elsewhere(
+    rig: Rig, kind: str, source: str, seconds: float
+) -> None:
+    rig.script("a", sse_error_midway(kind))
+
+    rig.ask()
+    rests = rig.rows() and rig.rests("a")
+    assert texts(rig.ask().events()) == [f"word {n} " for n in range(5)]
+
+    assert [(r.source, seconds - 3 < r.left <= seconds + 1) for r in rests] == ([(source, True)] if source else [])
+    assert rig.asked == (["a", "b"] if source else ["a", "a"])
+    assert [row["outcome"] for row in rig.rows(2)] == ["upstream_error", "ok"]
+
+
+def ask_and_be_cut_off(rig: Rig) -> None:
+    with rig.client() as client:
+        rig.send(client)
+        client.read_head()
+        with pytest.raises((Truncated, ConnectionResetError)):
+            client.read_body()
+
+
+def test_the_clients_own_repeat_after_a_cut_lands_elsewhere(rig: Rig) -> None:
+    rig.script("a", cut_midway())
+
+    ask_and_be_cut_off(rig)
+    rests = rig.rows() and rig.rests("a")
+    assert rig.ask().status == 200
+
+    assert [(r.source, 2 < r.left <= 6) for r in rests] == [("broken_off", True)]
+    assert rig.asked == ["a", "b"]
+
+
+def test_an_only_account_is_waited_for_after_a_cut() -> None:
+    with FakeUpstream() as upstream, Rig.running(upstream, ccflare_hold_seconds=20) as rig:
+        rig.fresh("a")
+        rig.script("a", cut_midway())
+        ask_and_be_cut_off(rig)
+        rig.rows()
+
+        assert rig.ask().status == 200
+        assert rig.asked == ["a", "a"]
+        assert [row["outcome"] for row in rig.rows(2)] == ["truncated", "ok"]
+
+
+@pytest.mark.parametrize("encoding", ["", "gzip"])
+def test_an_error_that_was_read_is_the_outcome_when_the_client_hangs_up_at_it(rig: Rig, encoding: str) -> None:
+    gate, whole = Gate(), sse_error_midway("overloaded_error")
+    answer = encoded(whole, encoding) if encoding else whole
+    rig.script("a", replace(answer, chunks=(*answer.chunks[: len(whole.chunks)], gate)))
+    sent = b"".join(chunk for chunk in answer.chunks[: len(whole.chunks)] if isinstance(chunk, bytes))
+    with rig.client() as client:
+        rig.send(client)
+        client.read_head()
+        read = b""
+        while len(read) < len(sent):
+            read += client.read_chunk()
+
+    row = rig.row()
+    gate.open()
+    assert (row["outcome"], row["error_message"], row["success"]) == ("upstream_error", "overloaded_error", 0)
+    assert [rest.source for rest in rig.rests("a")] == ["overloaded"]
 
 
 @pytest.mark.parametrize("encoding", ["", "gzip", "zstd"])

@@ -18,8 +18,9 @@ from ccflare_core.anthropic.claude_code import Provenance
 from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.anthropic.request import Facts
 from ccflare_core.anthropic.routes import BATCHES, COUNT_TOKENS, resource_of
-from ccflare_core.anthropic.usage import Ending, Reading
+from ccflare_core.anthropic.usage import Reading
 from ccflare_core.anthropic.verdicts import Kind, Verdict
+from ccflare_core.exchange.aftermath import outcome_of, verdict_on_end
 from ccflare_core.exchange.capture import Capture
 from ccflare_core.exchange.collaborators import Collaborators
 from ccflare_core.exchange.counted import Counted, presumed
@@ -388,9 +389,12 @@ class Exchange(Story):
             self._note(self._lease, verdicts.unanswered())
         self._end_hold()
         used = self._usage(cut=outcome is not None)
-        problem = error or (used.reading.error if used.reading else None)
+        ended_as = outcome_of(outcome, used.reading, self._status)
+        told = used.reading.error if used.reading else None
+        problem = told if ended_as is Outcome.UPSTREAM_ERROR and told else error or told
+        self._learn_from_end(ended_as, used.reading)
         self._end = End(
-            outcome or self._outcome_of(used.reading),
+            ended_as,
             redact.text(problem) if problem else None,  # the upstream may quote what it was sent
             duration,
             used,
@@ -430,8 +434,10 @@ class Exchange(Story):
             encoding=self._request_encoding,
         )
 
-    def _outcome_of(self, reading: Reading | None) -> Outcome:
-        ending = reading.ending if reading else Ending.COMPLETE
-        if self._status is None or self._status >= 400 or ending is Ending.ERROR:
-            return Outcome.UPSTREAM_ERROR
-        return Outcome.TRUNCATED if ending is Ending.TRUNCATED else Outcome.OK
+    def _learn_from_end(self, outcome: Outcome, reading: Reading | None) -> None:
+        """Let the account rest for what broke its answer, so that the client's own repeat lands elsewhere."""
+        last = self._attempts[-1] if self._attempts else None
+        verdict = verdict_on_end(outcome, reading, last, self.opening.path, self._shared.wall(), self._facts)
+        if verdict is not None and self._lease is not None:
+            report = self._shared.pool.report(self._lease, verdict)
+            self._shared.recorder.learned(self._lease.account.id, report)
