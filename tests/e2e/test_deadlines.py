@@ -266,7 +266,7 @@ def test_r63_a_whole_answer_that_falls_silent_gets_a_504(rig: Rig, client: RawCl
 
     assert_timeout(read(client), 504)
     row = rig.row()
-    assert (row["outcome"], row["status_code"]) == ("truncated", 504)
+    assert (row["outcome"], row["status_code"]) == ("upstream_error", 504)
     assert_nobody_is_blamed(rig)
 
 

@@ -622,3 +622,55 @@ def test_end_is_the_last_word(late: Callable[[Exchange], object]) -> None:
 
     assert (final_columns(exchange), exchange.ticket) == told
     assert bench.notes.finished_ones == [exchange]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "outcome"), [(170, "client_abort"), (181, "upstream_error"), (359, "upstream_error")]
+)
+def test_client_that_leaves_at_its_limit_before_a_head_has_waited_in_vain(seconds: float, outcome: str) -> None:
+    bench = Bench()
+    exchange = bench.begin()
+    bench.clock.pass_(0.5)
+    assert isinstance(exchange.next_step(), Send)
+    bench.clock.pass_(seconds)
+
+    exchange.finish(Outcome.CLIENT_ABORT, "the client left")
+
+    told = f"the upstream sent nothing for {seconds + 0.5:.0f} s, and the client gave up"
+    assert (exchange.outcome, exchange.error) == (outcome, "the client left" if outcome == "client_abort" else told)
+    assert [attempt.verdict.kind for attempt in exchange.attempts] == ["unanswered"]
+    assert [report for _, report in bench.notes.reports if report.cooldown] == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "outcome"), [(60, "client_abort"), (180, "upstream_error"), (301, "upstream_error")]
+)
+def test_client_that_leaves_in_a_stream_is_judged_by_the_silence_since_the_last_byte(
+    seconds: float, outcome: str
+) -> None:
+    bench = Bench()
+    exchange = bench.begin()
+    exchange.next_step()
+    exchange.judge(200, STREAM, None)
+    exchange.delivering(200, STREAM)
+    bench.clock.pass_(100)
+    exchange.capture.add(START)
+    bench.clock.pass_(seconds)
+
+    exchange.finish(Outcome.CLIENT_ABORT, "the client left")
+
+    assert exchange.outcome == outcome
+    assert [report for _, report in bench.notes.reports if report.cooldown] == []
+
+
+def test_client_that_leaves_while_it_is_held_has_not_waited_for_the_upstream() -> None:
+    bench = Bench("a", hold_seconds=600)
+    first = bench.begin()
+    for step in bench.steps(first, [limited(400)]):
+        if isinstance(step, Wait):
+            break
+    bench.clock.pass_(182)
+
+    first.finish(Outcome.CLIENT_ABORT, "the client left")
+
+    assert first.outcome is Outcome.CLIENT_ABORT

@@ -1,6 +1,7 @@
 """What one stream does without a socket; with real ones it is tested in tests/e2e and tests/security/test_wire.py."""
 
 import logging
+import time
 from typing import Any
 
 import pytest
@@ -99,6 +100,34 @@ def test_answer_is_held_until_its_first_event_tells() -> None:
 
     assert to_client(kit, done) == b"14\r\n%s\r\n2d\r\n%s\r\n" % (CONTENT[:20], CONTENT[20:])
     assert [before, kit.stream.state] == [State.JUDGING, State.RELAYING]
+
+
+def test_answer_that_was_held_in_vain_has_been_silent_since_its_last_byte() -> None:
+    kit = StreamKit().reach(State.JUDGING)
+    deadlines, now = kit.stream.deadlines, time.monotonic()
+    deadlines.clock = lambda: now + 4
+    kit.feed(ResponseData(upstream_id(kit), CONTENT[:20]))
+    deadlines.clock = lambda: now + 11
+
+    kit.feed(kit.event(Event.DEADLINE))
+
+    assert (kit.stream.state, deadlines.heard_at) == (State.RELAYING, now + 4)
+
+
+def test_answer_that_begins_with_an_empty_block_is_held_for_a_second_more() -> None:
+    kit = StreamKit().reach(State.JUDGING)
+    deadlines, now = kit.stream.deadlines, time.monotonic()
+    block = b'data: {"type":"content_block_start","content_block":{"type":"text","text":""}}\n\n'
+    deadlines.clock = lambda: now + 4
+    assert kit.feed(ResponseData(upstream_id(kit), block)) == []
+    assert (kit.stream.state, deadlines.seconds, deadlines.heard_at) == (State.JUDGING, 1.0, now + 4)
+    deadlines.clock = lambda: now + 4.5
+    assert kit.feed(ResponseData(upstream_id(kit), b": a comment\n\n")) == []
+    assert deadlines.heard_at == now + 4
+    deadlines.clock = lambda: now + 5
+
+    assert block in to_client(kit, kit.feed(kit.event(Event.DEADLINE)))
+    assert kit.stream.state is State.RELAYING
 
 
 def test_answer_that_begins_with_an_error_is_dropped_and_another_attempt_made() -> None:

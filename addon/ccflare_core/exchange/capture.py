@@ -24,6 +24,8 @@ class Capture:
     ) -> None:
         self.size = 0
         """Bytes that passed."""
+        self.last_at: float | None = None
+        """When the last of them did."""
         self.content_type = ""
         self.content_encoding = ""
         self._limit = limit
@@ -46,10 +48,10 @@ class Capture:
     def add(self, chunk: bytes) -> None:
         """Note one chunk. Never raises."""
         self.size += len(chunk)
+        self.last_at = now = self._clock()
         if self._reader is not None:
             self._unread.append(chunk)
             self._unread_size += len(chunk)
-            now = self._clock()
             if self._unread_size >= PORTION or now - self._read_at >= PAUSE:
                 self._hand_over(self._reader, now)
         if not self._is_full:

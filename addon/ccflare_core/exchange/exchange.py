@@ -20,7 +20,7 @@ from ccflare_core.anthropic.request import Facts
 from ccflare_core.anthropic.routes import BATCHES, COUNT_TOKENS, resource_of
 from ccflare_core.anthropic.usage import Reading
 from ccflare_core.anthropic.verdicts import Kind, Verdict
-from ccflare_core.exchange.aftermath import outcome_of, verdict_on_end
+from ccflare_core.exchange.aftermath import is_clients_limit, outcome_of, verdict_on_end
 from ccflare_core.exchange.capture import Capture
 from ccflare_core.exchange.collaborators import Collaborators
 from ccflare_core.exchange.counted import Counted, presumed
@@ -65,6 +65,7 @@ class Exchange(Story):
         """Knows the credential that was sent last."""
         self._attempt_at = (0.0, 0.0)
         self._under_way = False
+        self._was_late = False
         self._tried: set[str] = set()
         self._last_words: dict[str, Verdict] = {}
         """The last verdict on each account that was asked."""
@@ -374,9 +375,13 @@ class Exchange(Story):
     def _deliver_now(self) -> None:
         self._first_byte = self._shared.clock() - self._started
 
-    def broke_off(self, why: str, status: int | None = None) -> None:
-        """Nothing more of the answer comes. With `status` the client has nothing of it yet, and gets that instead."""
+    def broke_off(self, why: str, status: int | None = None, *, late: bool = False) -> None:
+        """Nothing more of the answer comes. With `status` the client has nothing of it yet, and gets that instead.
+
+        `late`: it was given up here. Then nobody rests, as slowness says nothing about an account.
+        """
         if self.outcome is None:
+            self._was_late = late
             self._status = status or self._status
             self.finish(Outcome.TRUNCATED, why)
 
@@ -385,10 +390,14 @@ class Exchange(Story):
         if self.outcome is not None:
             return
         duration = self._shared.clock() - self._started
+        is_cut = outcome is not None
+        if outcome is Outcome.CLIENT_ABORT and (waited := self._waited_in_vain()) is not None:
+            outcome = Outcome.UPSTREAM_ERROR
+            error = f"the upstream sent nothing for {waited:.0f} s, and the client gave up"
         if self._under_way and self._lease is not None:
             self._note(self._lease, verdicts.unanswered())
         self._end_hold()
-        used = self._usage(cut=outcome is not None)
+        used = self._usage(cut=is_cut)
         ended_as = outcome_of(outcome, used.reading, self._status)
         told = used.reading.error if used.reading else None
         problem = told if ended_as is Outcome.UPSTREAM_ERROR and told else error or told
@@ -434,10 +443,22 @@ class Exchange(Story):
             encoding=self._request_encoding,
         )
 
+    def _waited_in_vain(self) -> float | None:
+        """For how long a client that leaves now had nothing, if that is as long as clients wait for an upstream."""
+        has_head = self._first_byte is not None
+        if self._ticket is not Ticket.LEASE or not (has_head or self._under_way):
+            return None
+        since = self._started + (self._first_byte or 0.0) if self.capture.last_at is None else self.capture.last_at
+        silence = self._shared.clock() - since
+        is_known = is_clients_limit(silence, has_head=has_head, is_streamed=bool(self._facts.stream))
+        return silence if is_known else None
+
     def _learn_from_end(self, outcome: Outcome, reading: Reading | None) -> None:
         """Let the account rest for what broke its answer, so that the client's own repeat lands elsewhere."""
         last = self._attempts[-1] if self._attempts else None
         verdict = verdict_on_end(outcome, reading, last, self.opening.path, self._shared.wall(), self._facts)
-        if verdict is not None and self._lease is not None:
+        if verdict is None or (self._was_late and not verdict.error):
+            return
+        if self._lease is not None:
             report = self._shared.pool.report(self._lease, verdict)
             self._shared.recorder.learned(self._lease.account.id, report)

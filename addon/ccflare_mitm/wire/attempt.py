@@ -87,6 +87,8 @@ class Attempt:
         """What has come of the body."""
         self.is_whole = False
         """Whether that is all of it."""
+        self.heard_at = 0.0
+        """When the last of the answer came, head or body, by the clock of the deadlines."""
         self.is_searched = False
         """Whether the credential has to be looked for in what is still to come of the body."""
         self._held_bytes = 0

@@ -59,6 +59,7 @@ class ClientSide:
         response.headers.fields = headers.toward_client(response.headers.fields, leased=attempt.credential is not None)
         relay = Relay(stream, self._parent, attempt, course.admitted.capture)
         yield from course.enter(State.RELAYING, self._parent.services.settings().stream_idle_seconds, relay=relay)
+        course.deadlines.heard_at = attempt.heard_at  # what was held has waited already
         yield from relay.begin(head)
         if attempt.is_whole:
             yield from self.end_relay()
@@ -84,7 +85,7 @@ class ClientSide:
         exchange, relay = course.admitted, course.relaying
         is_collected = relay.is_collected
         status = TIMED_OUT if late else BAD_GATEWAY
-        exchange.broke_off(why, status if is_collected else None)
+        exchange.broke_off(why, status if is_collected else None, late=late)
         if is_collected:
             yield from course.enter(State.ANSWERED)
             message = f"The upstream's answer did not go on: {why}." if late else "The upstream's answer broke off."

@@ -136,6 +136,7 @@ class UpstreamSide:
     def hold_head(self, event: ResponseHeaders) -> CommandGenerator[None]:
         """Keep the answer's head back, and judge by it if it tells all."""
         attempt = self._course.current
+        attempt.heard_at = self._course.deadlines.clock()
         is_validated = self._stream.context.options.validate_inbound_headers
         if problem := attempt.take_head(event, is_validated=is_validated):
             yield from self._no_answer(problem)
@@ -152,6 +153,7 @@ class UpstreamSide:
     def hold_body(self, data: bytes) -> CommandGenerator[None]:
         """Keep this part of the answer back, and judge if it is enough."""
         attempt, deadlines = self._course.current, self._course.deadlines
+        attempt.heard_at = deadlines.clock()
         progress = attempt.hold(data)
         if progress is Progress.DECIDED:
             yield from self.judge()
