@@ -86,8 +86,9 @@ def test_http2_and_whatever_goes_wrong_with_it(tls_upstream: FakeUpstream, tmp_p
         ccflare_retry_delay_ms=1,
     )
     accounts(proxy)
-    tls_upstream.answer(reset_before_head(), failure(500, html=True), cut_midway(stream=True), credential=API_KEY)
-    tls_upstream.answer(unauthorized(f"{API_KEY[:12]}… is not accepted"), credential=API_KEY)
+    refused = unauthorized(f"{API_KEY[:12]}… is not accepted")
+    tls_upstream.answer(reset_before_head(), failure(500, html=True), refused, credential=API_KEY)
+    tls_upstream.answer(cut_midway(stream=True), credential=ACCESS)
     with proxy:
         with Http2Client.via_connect(proxy, "localhost", tls_upstream.port) as client:
             with pytest.raises(Truncated):
@@ -95,7 +96,7 @@ def test_http2_and_whatever_goes_wrong_with_it(tls_upstream: FakeUpstream, tmp_p
             assert client.request(*claude_request(3000)).status == 200
         proxy.stop()
     asked = [(request.protocol, request.credential) for request in tls_upstream.requests]
-    assert asked == [("HTTP/1.1", API_KEY)] * 4 + [("HTTP/1.1", ACCESS)]
+    assert asked == [("HTTP/1.1", API_KEY)] * 3 + [("HTTP/1.1", ACCESS)] * 2
     assert check_folder(tmp_path) > 5
 
 
