@@ -5,10 +5,10 @@ import zlib
 
 import brotli
 import pytest
-import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+import zstd_kit
 from ccflare_core.secrets.echo import DECODED_BYTES, Echo
 
 SECRET = "sk-ant-api03-Echoed-0123456789"
@@ -19,7 +19,7 @@ CODERS = {
     "x-gzip": gzip.compress,
     "deflate": zlib.compress,
     "br": brotli.compress,
-    "zstd": zstandard.compress,
+    "zstd": zstd_kit.compress,
 }
 
 

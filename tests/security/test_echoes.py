@@ -16,9 +16,9 @@ from typing import Any
 import brotli
 import hpack
 import pytest
-import zstandard
 from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame, RstStreamFrame
 
+import zstd_kit
 from ccflare_mitm.host.messages import UNSEARCHABLE
 from fake_upstream import Answer, FakeUpstream, Wait, bad_request, error, error_event, message_json, sse, sse_answer
 from harness import Http2Client, RawClient, Reply, claude_request, eventually, via_base_url
@@ -87,7 +87,7 @@ QUOTED = {
     "an error in gzip": encoded(b"gzip", gzip.compress(BODY)),
     "an error in deflate": encoded(b"deflate", zlib.compress(BODY)),
     "an error in br": encoded(b"br", brotli.compress(BODY)),
-    "an error in zstd": encoded(b"zstd", zstandard.compress(BODY)),
+    "an error in zstd": encoded(b"zstd", zstd_kit.compress(BODY)),
     "an error in chunks of gzip": Answer(
         400, (JSON, (b"Content-Encoding", b"gzip")), (gzip.compress(BODY)[:20], gzip.compress(BODY)[20:])
     ),
