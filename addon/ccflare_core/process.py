@@ -1,4 +1,4 @@
-"""This process as the system and its other programs see it: what can be read of its memory, and how much it has.
+"""This process: keeps other programs out of its memory, and tells how much it takes.
 
 Python cannot wipe a secret from memory, so nobody else may look at it: no core dump, no debugger, and on Linux
 nothing in /proc that shows memory or environment, even to other programs of the same user.

@@ -1,4 +1,4 @@
-"""`scripts/maintain.py`: the record kept small, sound and safe. All but `restore` works while the proxy runs."""
+"""`scripts/maintain.py`: retention, checks, backups and exports. All but `restore` works while the proxy runs."""
 
 import argparse
 import time

@@ -1,4 +1,4 @@
-"""What an exchange and the pool know of the renewal of tokens. Who does it is in tokens.py. Pure."""
+"""The renewal of a token, as an exchange and the pool see it; token_keeper.py does the work. Pure."""
 
 from dataclasses import dataclass
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""How an account stands at a moment, from what the database knows of it. Pure.
+"""The status of an account at a moment, from what the database knows of it. Pure.
 
 The proxy's own view is the pool's; this one is for programs that only have the database. What is over by its time
 is left out, so an old limit is never shown as today's.

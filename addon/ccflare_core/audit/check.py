@@ -1,4 +1,4 @@
-"""Whether the audit log is still what was written: the table against its own chain, then the second copy against it.
+"""Verifies the audit log: the table against its own chain, then the second copy against the table.
 
 The chain shows any row that was changed, deleted, inserted or moved. What it cannot show is that the whole database
 was put back to an older state. For that there is the file, and anchors that were kept elsewhere (the proxy logs them).

@@ -1,4 +1,4 @@
-"""What the audit log is told, and the text of it that is signed. Pure.
+"""Audit entries, and their canonical text that is signed. Pure.
 
 No entry can break a line or steer a terminal: what is not printable is replaced, and details are JSON in ASCII. No
 entry has a secret in clear: a Secret becomes its HMAC, and whatever looks like one is cut out.

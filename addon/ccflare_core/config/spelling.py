@@ -1,4 +1,4 @@
-"""Names that were meant for ccflare and are not known: each becomes a sentence instead of silence.
+"""Finds misspelt options and variables of ccflare, and says what was meant.
 
 mitmproxy keeps an option that it does not know without a word, so a misspelt one would just have no effect.
 """

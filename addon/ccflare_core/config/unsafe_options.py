@@ -1,4 +1,4 @@
-"""What of mitmproxy's options, and of the environment, opens a hole as soon as it is set. Pure.
+"""mitmproxy's options and the variables that are unsafe here, each with the reason. Pure.
 
 The proxy does not start with any of it, and `doctor.py` looks for it beforehand.
 """

@@ -1,4 +1,4 @@
-"""What a database is to the store, whichever kind it is, and what is wrong with it in one sentence.
+"""The interface of a database engine, and its errors in one sentence each.
 
 There are two engines: `sqlite.py` for a file, which is the default, and `postgres.py` for a server that several
 machines share. Models, migrations and all queries are the same for both.

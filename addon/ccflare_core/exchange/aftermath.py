@@ -1,4 +1,4 @@
-"""What the end of an answer says, once its head was good and its first content on the way: whose fault it was. Pure.
+"""Judges how an answer ended whose first content had gone to the client: whose fault it was. Pure.
 
 Nothing is repeated then, but clients repeat by themselves, within a fifth of a second. So the account rests for what
 broke the answer, and the client's own repeat finds another one.

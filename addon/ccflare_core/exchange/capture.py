@@ -1,4 +1,4 @@
-"""What passes by on its way to the client: kept within a bound, and read for its usage as it passes."""
+"""Captures an answer's body within a bound, and reads its usage as it passes."""
 
 import time
 from collections.abc import Callable

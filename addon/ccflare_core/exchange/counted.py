@@ -1,4 +1,4 @@
-"""What an exchange counts for in its client's budget: never nothing because nobody knows. Pure."""
+"""How many tokens and dollars an exchange counts in its client's budget; unknown usage is estimated. Pure."""
 
 from dataclasses import replace
 from decimal import Decimal

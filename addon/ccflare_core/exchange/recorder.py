@@ -1,4 +1,4 @@
-"""What is kept of an exchange: its facts turned into rows on their way to the writer."""
+"""Turns what is known of an exchange into records, and puts them to the writer."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""What is written down, as values: one class per kind of row, made by any thread, put to the writer.
+"""Records: one class of values per kind of row, made by any thread, written by the writer's.
 
 Times are integer milliseconds since the epoch, as in the tables. The records of one exchange are put in the
 order ExchangeStarted, then AttemptMade, WindowRead, PartUsed and Payload as they come, then ExchangeFinished.

@@ -1,4 +1,4 @@
-"""The words between an exchange and the wire: what is known at first, what to do next, how it ended. Pure values."""
+"""The values that an exchange and the stream layer exchange: opening, steps, outcome. Pure."""
 
 from dataclasses import dataclass
 from enum import StrEnum

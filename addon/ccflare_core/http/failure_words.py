@@ -1,4 +1,4 @@
-"""Text from outside -> words of ours. Pure.
+"""Turns texts from outside into words of ours. Pure.
 
 What mitmproxy, the operating system or an upstream says of a failure may quote what the other side sent, and that may
 hold the credential that it was sent. So none of it is logged, stored or passed on: `of` and `known` turn each such

@@ -1,4 +1,4 @@
-"""The law for the heads of messages: which are refused, and which header fields go no further than to us. Pure.
+"""Rules for header fields: which heads are refused, and which fields are not forwarded. Pure.
 
 Whatever is not named here passes as it came, in its order and its spelling.
 """

@@ -1,4 +1,4 @@
-"""The one way to say no: what is told of a request that gets no further. Pure."""
+"""A rejection: the status, the sentence and the rest of what a refused request is told. Pure."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Secrets in bytes -> blanked. Pure, and linear in the length of what it reads, whatever that holds.
+"""Finds secrets in bytes and blanks them. Pure, and linear in the length of what it reads, whatever that holds.
 
 Bodies are searched as they are on the wire, JSON's escapes included: nothing is parsed and written anew, so what
 is not blanked stays byte for byte. Most rules start with a literal, which is looked for before their expression

@@ -1,4 +1,4 @@
-"""The addresses that are blocked until somebody unblocks them: what to do first when one is abused."""
+"""The stored list of blocked addresses."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""What was recorded, taken by the shelf: which requests are meant, how much that is, and the end of them.
+"""Selects recorded requests, measures what they take, and deletes them in small batches.
 
 Whatever deletes does so in small batches, each a transaction of some milliseconds, so that those who write beside it
 get their turn between two of them. Who stops in the middle has deleted some, and nothing is half there.

@@ -1,4 +1,4 @@
-"""Records -> rows: the one hot path into the database.
+"""Turns records into rows: the one hot path into the database.
 
 Every SQLite call lets go of the interpreter's lock and waits for it again, beside an event loop that wants it
 too. So a batch's rows of one kind go in with a few many-row statements, whose SQL peewee builds once.

@@ -1,4 +1,4 @@
-"""Bodies <-> what the database keeps of them. The one place that knows the formats.
+"""Packs bodies for the database and unpacks them. The one place that knows the formats.
 
 A stored format names itself, so that others can live beside it:
 

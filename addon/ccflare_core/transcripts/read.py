@@ -1,4 +1,4 @@
-"""Rows -> bodies: what was recorded, byte for byte, and the end of what nobody needs any more."""
+"""Reads recorded bodies back, byte for byte, and frees the blocks that no body needs any more."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager

@@ -1,4 +1,4 @@
-"""A recorded body -> what may be kept of it in the mode `redacted`. Pure, but slow: for the writer's thread.
+"""Blanks the secrets in a recorded body, for the mode `redacted`. Pure, but slow: for the writer's thread.
 
 It fails closed: of a body that cannot be decoded, is too long or raises anything, only its size is kept.
 """

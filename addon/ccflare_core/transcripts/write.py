@@ -1,4 +1,4 @@
-"""Bodies -> rows: what a session has in common is written once, as blocks.
+"""Writes bodies as rows: what the requests of a session have in common is kept once, as blocks.
 
 Which blocks are needed is noted for chapters, some hundred bodies of one session at a time. A note for each body
 would grow with the square of the conversation's length, and a count of references would have to be changed in

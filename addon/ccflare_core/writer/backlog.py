@@ -1,4 +1,4 @@
-"""What waits for the database: bounded, shared between the threads that put and the one that takes.
+"""The bounded queue of records that wait for the database, between the threads that put and the one that takes.
 
 When a bound is reached, bodies go first. Only when no body is left, and the database has been unusable for so
 long that `max_rows` rows wait, does the oldest row go, so that memory stays bounded. Both losses are counted.

@@ -1,4 +1,4 @@
-"""How long what was recorded is kept: what is too old goes, and what is too much, little by little.
+"""Deletes what was recorded once it is too old or takes too much room, little by little.
 
 It works in the writer's thread, between two batches of records: one short step, then a pause four times as long, so
 that other writers are not kept waiting. When there is no room it says that less is to be recorded; traffic goes

@@ -1,4 +1,4 @@
-"""What the writer's thread looks after beside its rows: changed accounts, heartbeat, sums, index, size of the log."""
+"""The writer's regular duties: changed accounts, heartbeat, sums, index, size of the write-ahead log."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What of mitmproxy's inside we stand on: checked at the start, and changed in one place."""
+"""Checks at the start that mitmproxy's inside is as we need it, and makes our changes to it in one place."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""What of mitmproxy's options, and of the environment, would open a hole: the proxy does not start with it."""
+"""Refuses to start with mitmproxy's unsafe options and variables."""
 
 import ssl
 import stat

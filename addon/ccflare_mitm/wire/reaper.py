@@ -1,4 +1,4 @@
-"""Looks at every client's connection twice a second, and ends what nobody will end, and what may not go on.
+"""Looks at every client's connection twice a second and ends those that are overdue, abandoned or no longer allowed.
 
 The stream layer only notes when it last heard of whom (`deadlines`). Comparing that with the clock for all of them here
 costs nothing where chunks pass, and needs no timer for any of them. What is found reaches the layers as an event, in

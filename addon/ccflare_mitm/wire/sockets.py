@@ -1,4 +1,4 @@
-"""What is asked of and done to sockets past mitmproxy."""
+"""What is read from sockets, and done to them, past mitmproxy."""
 
 import asyncio
 import contextlib
