@@ -52,7 +52,7 @@ OUR_PAGES = "The proxy's own pages lie under /ccflare/, such as /ccflare/health.
 @pytest.mark.parametrize("query", ["", "?beta=true"])
 def test_a_near_miss_is_answered_with_its_mistake(method: str, path: str, sentence: str, query: str) -> None:
     assert classify(method, path + query) is Route.NEAR_MISS
-    assert refuse(method, path + query) == Rejection(400, sentence)
+    assert refuse(method, path + query) == Rejection(400, sentence, is_final=True)
     assert not runs_model(method, path)
 
 
@@ -60,13 +60,13 @@ def test_a_near_miss_is_answered_with_its_mistake(method: str, path: str, senten
 def test_an_empty_segment_is_named(path: str) -> None:
     assert classify("POST", path) is Route.MALFORMED
     assert refuse("POST", path) == Rejection(
-        400, "There is an empty segment (//) in the path: a base URL ends without a slash."
+        400, "There is an empty segment (//) in the path: a base URL ends without a slash.", is_final=True
     )
 
 
 def test_a_worse_fault_beside_an_empty_segment_is_not_called_one() -> None:
     assert refuse("POST", "//v1/../messages") == Rejection(
-        400, "The request's path has dot segments or encoded separators."
+        400, "The request's path has dot segments or encoded separators.", is_final=True
     )
 
 

@@ -190,7 +190,7 @@ def test_another_spelling_of_a_path_of_the_api_is_refused(method: str, path: str
     refusal = refuse(method, path)
 
     assert classify(method, path) is Route.MISSPELT
-    assert refusal == Rejection(400, f"This is another spelling of {meant}: send it exactly so.")
+    assert refusal == Rejection(400, f"This is another spelling of {meant}: send it exactly so.", is_final=True)
 
 
 @pytest.mark.parametrize(

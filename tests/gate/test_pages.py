@@ -8,14 +8,14 @@ import pytest
 from mitmproxy.test import tflow, tutils
 
 from ccflare_core.accounts.account import Account, Kind
-from exchange_kit import EPOCH, STREAM, Bench, Reply, account, limited
+from exchange_kit import EPOCH, JSON, Bench, Reply, account, limited
 from guard_kit import a_gate
 
 SECRET = "sk-ant-secret"
 USED = Reply(
     200,
     (
-        *STREAM,
+        *JSON,
         (b"anthropic-ratelimit-unified-5h-utilization", b"0.42"),
         (b"anthropic-ratelimit-unified-5h-status", b"allowed"),
         (b"anthropic-ratelimit-unified-5h-reset", b"1800003600"),

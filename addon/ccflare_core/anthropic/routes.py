@@ -164,13 +164,13 @@ def refuse(method: str, target: str) -> Rejection | None:
     match classify(method, target):
         case Route.MALFORMED:
             is_doubled = "//" in path and not _MALFORMED.search(_SLASHES.sub("/", path))
-            return Rejection(
-                400, EMPTY_SEGMENT if is_doubled else "The request's path has dot segments or encoded separators."
+            return _for_good(
+                EMPTY_SEGMENT if is_doubled else "The request's path has dot segments or encoded separators."
             )
         case Route.MISSPELT:
-            return Rejection(400, f"This is another spelling of {_meant(_decoded(path) or '')}: send it exactly so.")
+            return _for_good(f"This is another spelling of {_meant(_decoded(path) or '')}: send it exactly so.")
         case Route.NEAR_MISS:
-            return Rejection(400, _mistake(_decoded(path) or "") or "The API has no such path.")
+            return _for_good(_mistake(_decoded(path) or "") or "The API has no such path.")
         case Route.WRONG_METHOD:
             shape = _shape(_EXACT, path)
             allow = tuple(_CLASSES[shape]) if shape else OTHER_METHODS
@@ -178,6 +178,11 @@ def refuse(method: str, target: str) -> Rejection | None:
             return Rejection(405, message, allow=allow)
         case _:
             return None
+
+
+def _for_good(message: str) -> Rejection:
+    """A 400 that stays one: Claude Code would send the same path six times."""
+    return Rejection(400, message, is_final=True)
 
 
 def _shape(shapes: re.Pattern[str], path: str) -> str | None:
