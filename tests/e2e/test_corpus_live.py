@@ -16,6 +16,8 @@ from harness import Proxy, Truncated, claude_request, via_base_url
 
 # A stream that is cut inside its first event has another account asked in its place.
 SAMPLE = [case for case in cases() if not case.name.endswith("cut-inside-the-start")][::9]
+ACCOUNTS = 12
+"""One that breaks an answer off rests for 5 s, and there is always another one for the next case."""
 CODINGS = ("", "gzip", "br", "zstd", "deflate")
 
 
@@ -23,7 +25,8 @@ CODINGS = ("", "gzip", "br", "zstd", "deflate")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeUpstream, Proxy]]:
     with FakeUpstream() as upstream:
         proxy = Proxy(upstream, folder=tmp_path_factory.mktemp("corpus"), ccflare_hold_seconds=0)
-        proxy.add_api_key("one", "sk-ant-api03-one")
+        for number in range(ACCOUNTS):
+            proxy.add_api_key(f"account {number}", f"sk-ant-api03-{number}")
         with proxy:
             yield upstream, proxy
 
