@@ -18,6 +18,7 @@ from harness import Proxy, Truncated, claude_request, via_base_url
 SAMPLE = [case for case in cases() if not case.name.endswith("cut-inside-the-start")][::9]
 ACCOUNTS = 12
 """One that breaks an answer off rests for 5 s, and there is always another one for the next case."""
+RESULTS = "/v1/messages/batches/msgbatch_01/results"
 CODINGS = ("", "gzip", "br", "zstd", "deflate")
 
 
@@ -47,9 +48,12 @@ def played(case: Case, number: int) -> Answer:
 @pytest.mark.parametrize(("number", "case"), [*enumerate(SAMPLE)], ids=[case.name for case in SAMPLE])
 def test_the_row_holds_what_the_upstream_counted(served: tuple[FakeUpstream, Proxy], number: int, case: Case) -> None:
     upstream, proxy = served
-    upstream.answer(played(case, number))
+    request = claude_request(3000, session=case.name, stream=case.content_type.startswith("text/event"))
+    if case.content_type == LINES:
+        request = request._replace(method="GET", target=RESULTS, body=b"")
+    upstream.answer(played(case, number), path=request.target.partition("?")[0])
     with via_base_url(proxy) as client:
-        client.send_request(*claude_request(3000, session=case.name, stream=case.content_type.startswith("text/event")))
+        client.send_request(*request)
         client.read_head()
         with contextlib.suppress(Truncated):
             client.read_body()
