@@ -34,6 +34,11 @@ def ask(proxy: Proxy, **what: Any) -> Reply:
         return client.request(*claude_request(**what))
 
 
+def is_ready(proxy: Proxy) -> bool:
+    with via_base_url(proxy) as client:
+        return client.request("GET", "/ccflare/ready").status == 200
+
+
 def row_of(proxy: Proxy, session: str) -> dict[str, Any]:
     """The finished row of the exchange with this session id."""
     query = "SELECT * FROM requests WHERE session_id = ? AND outcome IS NOT NULL"
@@ -110,6 +115,7 @@ def test_a_stream_that_was_cut_keeps_what_it_had(served: tuple[FakeUpstream, Pro
     row = row_of(proxy, "cut")
     assert (row["outcome"], row["success"]) == ("truncated", 0)
     assert row["input_tokens"] > 0
+    eventually(lambda: is_ready(proxy))  # the account has rested for it
 
 
 def test_a_client_that_leaves(served: tuple[FakeUpstream, Proxy]) -> None:

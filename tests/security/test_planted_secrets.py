@@ -39,7 +39,7 @@ IN_BODIES = ("secret in a prompt", "password in a prompt", "secret in an answer"
 """These are in what the client and the model say to each other, which an inspector is there to show."""
 
 FAILING = """
-import ccflare_mitm.wire as wire
+import ccflare_mitm.wire.attempt as wire
 
 read_head = wire.read_head
 

@@ -25,7 +25,7 @@ from harness import REPOSITORY, Port, Proxy
 from rig import Rig
 
 FOLDER = Path(os.environ.get("CCFLARE_CLIENTS") or REPOSITORY / ".venv-clients")
-HERE = REPOSITORY / "tests"
+HERE = REPOSITORY / "tests" / "support"
 SECONDS = 60.0
 """How long a client may take. One that is refused, and tries again as it does by itself, takes 180."""
 
