@@ -1,7 +1,7 @@
 """A mitmproxy script: connections to the API's real host end at a port of this machine, those to others are refused.
 
 So a client can use its own settings, whose host is the real one, and still reach nothing but the simulated upstream.
-The detour is below mitmproxy, as a name server's would be: for mitmproxy and for ccflare the address stays the real one.
+The detour is below mitmproxy, as a name server's would be: for mitmproxy and for ccflare the address is the real one.
 """
 
 import asyncio
