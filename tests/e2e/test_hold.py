@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ccflare_core.text import local_time
 from fake_upstream import Answer, FakeUpstream, Gate, limited_5h, message_json, model_bucket, out_of_credits, sse
 from harness import RawClient, StartProxy, claude_request, eventually
 from rig import Rig, texts
@@ -172,7 +173,7 @@ def test_no_hope_within_the_hold_is_told_at_once(bench: Rig) -> None:
         assert f"{bench.name(name)}: cooling until " in told["error"]["message"]
     back = datetime.datetime.fromisoformat(told["error"]["next_available_at"])
     assert abs(back.timestamp() - begin - 2400) < 5
-    assert f"back at {back:%H:%M}" in told["error"]["message"]
+    assert f"back at {local_time(back.timestamp(), begin)}" in told["error"]["message"]
     assert abs(int(reply.header("retry-after") or 0) - 2400) < 5
     assert not [name for name, _ in reply.head.headers if b"ratelimit" in name.lower()]
     row = bench.row()

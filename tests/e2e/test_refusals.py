@@ -150,6 +150,7 @@ def test_family_that_one_plan_lacks_is_served_by_the_next_and_others_go_on(rig: 
     assert [message(rig).status, message(rig).status, message(rig, "claude-haiku-4-5").status] == [200] * 3
 
     assert rig.asked == ["a", "b", "b", "a"]
+    rig.rows(3)
     assert [rest.family for rest in rig.rests("a")] == ["opus"]
     assert rig.health()["a"]["reason"].startswith("serving, cooling for opus until ")
 
