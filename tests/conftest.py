@@ -3,7 +3,7 @@
 import itertools
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +16,7 @@ import clients_kit
 import postgres_kit
 from ccflare_core.config.location import Location, Server
 from fake_upstream import FakeUpstream
-from harness import Proxy, StartProxy
+from harness import RUNNING, Proxy, StartProxy
 from postgres_kit import Cluster
 
 # How long an example takes says something about the machine, not about the code; pytest's time limit holds anyway.
@@ -57,6 +57,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+LOG_CHARACTERS = 4000
+"""How much of a proxy's log a failure shows: its end."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a failure what the proxies have said that it may be about."""
+    report = yield
+    if report.failed:
+        report.sections += [(f"log of {proxy.folder.name}", proxy.log()[-LOG_CHARACTERS:]) for proxy in RUNNING]
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -162,6 +162,10 @@ def _environment(home: Path, extra: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "HOME": str(home), "PYTHONUNBUFFERED": "1", **extra}
 
 
+RUNNING: "set[Proxy]" = set()
+"""The proxies of the tests that run now: what they say is shown with a failure."""
+
+
 class Proxy:
     """A real mitmdump (or mitmweb) with our addon. Accounts can be added before it starts and while it runs.
 
@@ -289,6 +293,7 @@ class Proxy:
         return self
 
     def _spawn(self) -> subprocess.Popen[bytes]:
+        RUNNING.add(self)
         with self.log_file.open("ab") as log:
             return subprocess.Popen(
                 self._command,
@@ -323,6 +328,7 @@ class Proxy:
             if self._process and self._process.poll() is None:
                 self.stop()
         finally:
+            RUNNING.discard(self)
             self._resources.close()
 
     def __enter__(self) -> Self:
@@ -336,7 +342,7 @@ class Proxy:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            print(self.log())  # pytest shows it with the failure
+            print(self.log())  # pytest shows it with the failure, as it does with those that run on
         self.close()
 
     def _running(self) -> subprocess.Popen[bytes]:
