@@ -114,6 +114,7 @@ EVERYTHING_IS_WRONG: dict[str, Any] = {
     "presented": (WRONG,),
     "host": "evil.com",
     "problem": "a line of nonsense",
+    "misplaced_key": "the path",
 }
 AGAINST_EVERYBODY: dict[str, Any] = {
     "options": {"block_ips": "127.0.0.1", "trusted_proxies": "127.0.0.0/8", "max_requests": 1, "allow_remote": True},
@@ -126,6 +127,7 @@ MENDED: tuple[tuple[str, int, dict[str, Any], dict[str, Any]], ...] = (
     ("one_client", 400, {"fields": (EVIL, (b"x", b"y" * HEAD_BYTES))}, {}),
     ("served_address", 403, {}, {"options": {"max_requests": 1, "allow_remote": True}}),
     ("rate_of_address", 429, {}, {"rates": RateLimits(print)}),
+    ("key_in_its_place", 400, {"misplaced_key": ""}, {}),
     ("valid_key", 401, {"presented": (SECRET,)}, {"key": a_key(role=Role.VIEWER)}),
     ("permitted", 403, {}, {"key": KEY}),
     ("well_formed", 400, {"problem": ""}, {}),
@@ -160,6 +162,8 @@ def test_order_a_request_with_every_fault_is_told_of_them_in_the_order_of_the_li
         # One fault each, and then two: the first of the list answers.
         (a_head("/", "HEAD", presented=(WRONG,)), {}, "warm_up", Way.WARM_UP),
         (a_head("/", "HEAD", peer="192.0.2.7"), {}, "served_address", 403),
+        (a_head("/", "HEAD", misplaced_key="the path"), {}, "key_in_its_place", 400),
+        (a_head("", "CONNECT", is_connect=True, misplaced_key="the host"), {}, "key_in_its_place", 400),
         (a_head("/", "HEAD", host="evil.com", port=80), {}, "served_host", 403),
         (a_head("/ccflare/health", "GET", EVIL, page=HEALTH, presented=(WRONG,)), {}, "page_of_ours_only", 403),
         (a_head("/ccflare/health", "GET", page=HEALTH, host="evil.com"), {}, "served_host", 403),

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccflare_core.clients.credentials import TAKEN, has_credential, take_keys, without_taken
+from ccflare_core.clients.credentials import (
+    TAKEN,
+    has_credential,
+    misplaced_key,
+    take_keys,
+    without_keys,
+    without_taken,
+)
 from guard_kit import SECRET
 
 OTHER = "ccf_" + "o" * 32
@@ -67,3 +74,21 @@ names = st.sampled_from([b"x-api-key", b"Authorization", b"proxy-authorization",
 def test_no_bytes_raise_and_no_key_stays(fields: list[tuple[bytes, bytes]]) -> None:
     _, kept = take_keys(fields)
     assert not any(SECRET.encode() in value for name, value in kept if name != b"cookie")
+
+
+@pytest.mark.parametrize(
+    ("parts", "place"),
+    [
+        ({"a": b"/v1/models", "b": b""}, ""),
+        ({"a": b"/v1/models", "b": SECRET.encode()}, "b"),
+        ({"a": b"/v1/models?key=" + SECRET.encode(), "b": SECRET.encode()}, "a"),
+        ({"a": b"ccf_short and ccf_.not-a-key"}, ""),
+    ],
+)
+def test_where_a_key_does_not_belong(parts: dict[str, bytes], place: str) -> None:
+    assert misplaced_key(parts) == place
+
+
+def test_what_holds_keys_is_left_without_them() -> None:
+    key = SECRET.encode()
+    assert without_keys(b"a=" + key + b"&b=" + key + b"&c=ccf_short") == b"a=(client key)&b=(client key)&c=ccf_short"

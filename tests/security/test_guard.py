@@ -150,6 +150,44 @@ def test_r01_where_a_key_may_stand(house: House, header: object) -> None:
         assert client.request("GET", "/v1/models", (header(house.keys["client"]),)).status == 200
 
 
+ELSEWHERE: dict[str, tuple[str, tuple[tuple[bytes, bytes], ...]]] = {
+    "query": ("/v1/models?api_key={key}", ()),
+    "path": ("/v1/models/{key}", ()),
+    "page of ours": ("/ccflare/health?key={key}", ()),
+    "cookie": ("/v1/models", ((b"Cookie", b"a=b; key={key}"),)),
+    "user agent": ("/v1/models", ((b"User-Agent", b"curl/8 {key}"),)),
+    "another header": ("/v1/models", ((b"X-Auth-Token", b"{key}"),)),
+    "referer": ("/v1/models", ((b"Referer", b"http://127.0.0.1/?{key}"),)),
+}
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["ours", "none of ours"])
+@pytest.mark.parametrize("place", ELSEWHERE)
+def test_r01_a_key_anywhere_else_is_refused_and_stored_nowhere(house: House, place: str, is_known: bool) -> None:
+    key = house.keys["client"] if is_known else WRONG
+    path, fields = ELSEWHERE[place]
+    named = tuple((name, value.replace(b"{key}", key.encode())) for name, value in fields)
+    proper = ((b"x-api-key", house.keys["client"].encode()),)
+
+    with nothing_arrives(house), via_base_url(house.proxy) as client:
+        reply = client.request("GET", path.format(key=key), (*proper, *named))
+
+    assert (reply.status, reply.header("x-should-retry")) == (400, "false")
+    assert reply.json()["error"]["message"].startswith("A client key of this proxy came in the ")
+    denied = house.proxy.rows("SELECT detail FROM audit_log WHERE action LIKE '%denied%'", until=bool)
+    assert any("a client key in the " in row["detail"] for row in denied)
+    kept = [path for path in house.proxy.folder.rglob("*") if path.is_file() and key.encode() in path.read_bytes()]
+    assert [path.name for path in kept] == []
+
+
+def test_r01_a_key_in_a_tunnels_host_opens_none(house: House) -> None:
+    with RawClient("127.0.0.1", house.proxy.port) as client:
+        client.authority = f"{house.keys['client']}.example:443"
+        reply = client.request("CONNECT", client.authority, (basic(house.keys["client"]),))
+
+    assert (reply.status, house.keys["client"] in house.proxy.log()) == (400, False)
+
+
 def test_r01_a_tunnel_without_a_key_gets_a_407() -> None:
     for headers, status in (((), 407), ((basic(WRONG),), 407), ((basic(SECRET),), 0)):
         gate = a_gate(Bench(), an_authenticator(a_key()))

@@ -91,6 +91,17 @@ def rate_of_address(request: Request) -> Rejection | None:
     return rejection and _of_address(request, rejection)
 
 
+def key_in_its_place(request: Request) -> Rejection | None:
+    """A client key anywhere else would be written down by somebody on the way."""
+    if not (place := request.head.misplaced_key):
+        return None
+    message = (
+        f"A client key of this proxy came in {place}: it belongs in x-api-key, in Authorization as a bearer token or "
+        "in the password of the proxy's address, and nowhere else."
+    )
+    return Rejection(400, message, is_final=True, audit=f"a client key in {place}", is_recorded=False)
+
+
 def warm_up(request: Request) -> Admitted | None:
     """Claude Code's first connection gets its answer at once."""
     return Admitted(Way.WARM_UP) if request.route is Route.PRECONNECT else None
@@ -225,6 +236,7 @@ UNCOUNTED_CHECKS: tuple[Check, ...] = (one_client, served_address, rate_of_addre
 """The first ones, of the address. A request that they turn away does not count for it."""
 CHECKS: tuple[Check, ...] = (
     *UNCOUNTED_CHECKS,
+    key_in_its_place,
     warm_up,
     page_of_ours_only,
     preflight,
@@ -242,7 +254,7 @@ CHECKS: tuple[Check, ...] = (
     go_on,
 )
 """The order for a request."""
-CONNECT_CHECKS: tuple[Check, ...] = (*UNCOUNTED_CHECKS, valid_key, permitted_tunnel, go_on)
+CONNECT_CHECKS: tuple[Check, ...] = (*UNCOUNTED_CHECKS, key_in_its_place, valid_key, permitted_tunnel, go_on)
 """The order for a CONNECT. What comes inside the tunnel is a request."""
 
 

@@ -48,6 +48,8 @@ class RequestHead:
     """The page of ours that its path means, if there is one."""
     code: str | None = field(default=None, repr=False)
     """The code of the second factor that came with it."""
+    misplaced_key: str = ""
+    """Where a client key stood that does not belong there, such as "the path"."""
 
     @property
     def method(self) -> str:

@@ -9,7 +9,7 @@ from mitmproxy.proxy.mode_specs import ReverseMode
 
 from ccflare_core.clients.authentication import Principal
 from ccflare_core.clients.checks import OTP
-from ccflare_core.clients.credentials import take_keys
+from ccflare_core.clients.credentials import misplaced_key, take_keys, without_keys
 from ccflare_core.clients.request_head import RequestHead
 from ccflare_core.http.headers import Line
 from ccflare_core.http.origins import Origin
@@ -43,6 +43,7 @@ def read_request_head(
     """A request's head as the gate decides by it. From here on no client key is in the flow."""
     request, client, data = flow.request, flow.client_conn, flow.request.data
     presented, request.headers.fields = take_keys(request.headers.fields)
+    misplaced = take_misplaced_keys(request)
     host, port = (request.host.lower(), request.port) if is_connect else names.of(flow)
     found = find_page(request.path.partition("?")[0])
     return RequestHead(
@@ -60,7 +61,22 @@ def read_request_head(
         problem=flow.error.msg if flow.error else "",
         page=found.page.access if found else None,
         code=request.headers.get(OTP.decode()) if found else None,
+        misplaced_key=misplaced,
     )
+
+
+def take_misplaced_keys(request: http.Request) -> str:
+    """Where a client key stands that does not belong there; "" if there is none. No such key is left in the flow."""
+    data, fields = request.data, request.headers.fields
+    host = data.host.encode(errors="surrogateescape")
+    parts = {"the path": data.path, "the host": data.authority + host}
+    place = misplaced_key(parts) or misplaced_key({name.decode("latin-1"): value for name, value in fields})
+    if not place:
+        return ""
+    data.path, data.authority = without_keys(data.path), without_keys(data.authority)
+    data.host = without_keys(host).decode(errors="surrogateescape")
+    request.headers.fields = tuple((name, without_keys(value)) for name, value in fields)
+    return place if place in parts else f"the header {place[:40]}"
 
 
 def is_reverse(flow: http.HTTPFlow) -> bool:
