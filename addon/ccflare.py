@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -78,6 +78,7 @@ class CCFlare:
         if self._settings is None:
             give_up(ConfigError("The options could not be read."))
         stop_reloading()
+        heed((signal.SIGHUP,), ctx.master.shutdown)  # mitmproxy heeds the other two; its terminal's end is a stop too
         if not (self._settings.debuggable or hide_memory()):
             logger.warning("core dumps cannot be switched off here: one would hold the accounts' credentials")
         await tuning.forbid_replay(self._replay_refused)
@@ -199,8 +200,7 @@ class CCFlare:
         if self._app is None:
             return
         hurry = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, hurry.set)
+        heed((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), hurry.set)
         await listener.stop_listening()
         await self._app.close(hurry)
 
@@ -254,6 +254,13 @@ def stop_reloading() -> None:
     for script in ctx.master.addons.get("scriptloader").addons:
         if script.reloadtask is not None and Path(script.fullpath).resolve() == Path(__file__).resolve():
             script.reloadtask.cancel()
+
+
+def heed(numbers: Sequence[signal.Signals], action: Callable[[], None]) -> None:
+    """Do this at each of these signals, unless whoever started us has switched it off, as nohup does with SIGHUP."""
+    for number in numbers:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            asyncio.get_running_loop().add_signal_handler(number, action)
 
 
 def give_up(error: CCFlareError) -> NoReturn:

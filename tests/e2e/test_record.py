@@ -189,14 +189,17 @@ def test_less_is_recorded_if_asked(
     assert proxy.rows("SELECT COUNT(*) AS n FROM payloads") == [{"n": bodies}]
 
 
-def test_a_stop_lets_an_open_stream_finish(upstream: FakeUpstream, start_proxy: StartProxy) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_stop_lets_an_open_stream_finish(
+    upstream: FakeUpstream, start_proxy: StartProxy, number: signal.Signals
+) -> None:
     proxy = start_proxy(upstream, accounts={"one": ONE})
     gate = Gate()
     upstream.answer(sse(5, gate=gate, gate_at=1))
     with via_base_url(proxy) as client:
         client.send_request(*claude_request(session="drained"))
         client.read_head()
-        proxy_ends = _stop_soon(proxy)
+        proxy_ends = _stop_soon(proxy, number)
         eventually(lambda: "stopped" in proxy.log())
         gate.open()
         assert b"message_stop" in client.read_body()
@@ -204,9 +207,9 @@ def test_a_stop_lets_an_open_stream_finish(upstream: FakeUpstream, start_proxy: 
     assert row_of(proxy, "drained")["outcome"] == "ok"
 
 
-def _stop_soon(proxy: Proxy) -> Callable[[], int | None]:
-    """Send SIGTERM now; what is returned waits for the end."""
-    os.kill(proxy.pid, signal.SIGTERM)
+def _stop_soon(proxy: Proxy, number: signal.Signals = signal.SIGTERM) -> Callable[[], int | None]:
+    """Send the signal now; what is returned waits for the end."""
+    os.kill(proxy.pid, number)
     return lambda: eventually(lambda: proxy.returncode, until=lambda code: code is not None)
 
 

@@ -222,3 +222,23 @@ def test_a_log_in_json(tmp_path: Path, port: int) -> None:
         eventually(lambda: "ccflare has no account" in process.log)
     lines = [line for line in process.log.splitlines() if "ccflare has no account" in line]
     assert json.loads(lines[0])["level"] == "INFO"
+
+
+def test_started_with_nohup_it_outlives_its_terminal(tmp_path: Path, port: int) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does; children inherit it
+    try:
+        with Started(tmp_path, "-p", str(port)) as process:
+            eventually(lambda: "listening at" in process.log)
+            process.send_signal(signal.SIGHUP)
+            eventually(lambda: serves(port))
+            assert (process.poll(), "stopped" in process.log) == (None, False)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_mitmproxys_own_folder_is_its_owners_alone(tmp_path: Path, port: int) -> None:
+    with Started(tmp_path, "-p", str(port)) as process:
+        eventually(lambda: "listening at" in process.log)
+    folder = tmp_path / ".mitmproxy"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
