@@ -92,7 +92,10 @@ def test_what_is_about_one_connection_never_goes_on(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["Cookie", "Forwarded", "X-Forwarded-For", "x-forwarded-host", "X-Real-IP", "Via", "TE", "Trailer", "Upgrade"],
+    [
+        *("Cookie", "Forwarded", "X-Forwarded-For", "x-forwarded-host", "X-Real-IP", "Via", "TE", "Trailer", "Upgrade"),
+        *("anthropic-workspace-id", "Anthropic-User-Profile-ID", "anthropic_workspace_id"),
+    ],
 )
 def test_what_tells_of_the_client_does_not_reach_an_account(name: str) -> None:
     assert toward_upstream(((name.encode(), b"1"), FIELD), leased=True) == (FIELD,)
@@ -115,16 +118,25 @@ def test_what_names_another_method_or_path_does_not_reach_an_account(name: str) 
     assert toward_upstream(fields, leased=False) == fields
 
 
-@pytest.mark.parametrize("name", ["Set-Cookie", "set-cookie2", "anthropic-organization-id", "Alt-Svc", "upgrade"])
+@pytest.mark.parametrize(
+    "name",
+    ["Set-Cookie", "set-cookie2", "anthropic-organization-id", "Anthropic-Workspace-ID", "Alt-Svc", "upgrade"],
+)
 def test_what_tells_of_the_account_does_not_reach_the_client(name: str) -> None:
     field = (name.encode(), b"1")
     assert toward_client((field, FIELD), leased=True) == (FIELD,)
 
 
-@pytest.mark.parametrize("name", ["Set-Cookie", "anthropic-organization-id", "Alt-Svc"])
+@pytest.mark.parametrize("name", ["Set-Cookie", "anthropic-organization-id", "anthropic-workspace-id", "Alt-Svc"])
 def test_with_its_own_credential_the_client_gets_all(name: str) -> None:
     fields = ((name.encode(), b"1"), FIELD)
     assert toward_client(fields, leased=False) == fields
+
+
+@pytest.mark.parametrize("name", ["anthropic-workspace-id", "anthropic-user-profile-id"])
+def test_with_its_own_credential_a_client_may_name_what_it_has(name: str) -> None:
+    fields = ((name.encode(), b"wrkspc_1"), FIELD)
+    assert toward_upstream(fields, leased=False) == fields
 
 
 def test_what_connection_names_stays_behind() -> None:

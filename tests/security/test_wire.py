@@ -225,6 +225,8 @@ OF_THE_CLIENT: tuple[Header, ...] = (
     (b"TE", b"trailers"),
     (b"Trailer", b"X-Sum"),
     (b"Upgrade", b"h2c"),
+    (b"anthropic-workspace-id", b"wrkspc_011CZkZaBF1tNoB5wlCeusgy"),
+    (b"anthropic-user-profile-id", b"uprof_011CZkZaBF1tNoB5wlCeusgy"),
 )
 
 
@@ -257,12 +259,13 @@ def test_r46_with_its_own_credential_a_client_may_say_what_it_likes(rig: Rig, cl
 
     sent = {name.lower() for name, _ in rig.upstream.requests[-1].headers}
     assert not sent & {b"x-named", b"keep-alive", b"proxy-authorization", b"x-ccflare-anything", b"upgrade"}
-    assert sent >= {b"cookie", b"via", b"x-forwarded-for"}
+    assert sent >= {b"cookie", b"via", b"x-forwarded-for", b"anthropic-workspace-id", b"anthropic-user-profile-id"}
 
 
 OF_THE_ACCOUNT: tuple[Header, ...] = (
     (b"Set-Cookie", b"__cf_bm=secret"),
     (b"anthropic-organization-id", b"3f1c1f0e-0000-4000-8000-00000000cafe"),
+    (b"anthropic-workspace-id", b"wrkspc_011CZkZaBF1tNoB5wlCeusgy"),
     (b"Alt-Svc", b'h3=":443"'),
     (b"Upgrade", b"h2c"),
 )

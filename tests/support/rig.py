@@ -200,4 +200,5 @@ def texts(events: Sequence[dict[str, Any] | None]) -> list[str]:
 
 def visible(answer: Answer) -> tuple[Header, ...]:
     """The header fields of an account's answer that a client gets to see."""
-    return tuple(header for header in answer.headers if header[0] != b"anthropic-organization-id")
+    hidden = (b"anthropic-organization-id", b"anthropic-workspace-id")
+    return tuple(header for header in answer.headers if header[0] not in hidden)

@@ -90,8 +90,8 @@ def _hosts(names: tuple[bytes, ...]) -> int:
 _CONNECTION = 1
 _UPGRADE = 2
 _LOCAL = 4  # one connection, or a program and this proxy; never the next connection (RFC 9110, 7.6.1)
-_CLIENT = 8  # the client, its other logins or its way here, or another method and path than those that were
-#              looked at: nothing for an account's upstream
+_CLIENT = 8  # the client, its organization, its other logins or its way here, or another method and path than
+#              those that were looked at: nothing for an account's upstream
 _ACCOUNT = 16  # the account's organization, or a way past this proxy: nothing for the client
 
 _MARKS = {
@@ -109,6 +109,8 @@ _MARKS = {
     b"set-cookie": _ACCOUNT,
     b"set-cookie2": _ACCOUNT,
     b"anthropic-organization-id": _ACCOUNT,
+    b"anthropic-workspace-id": _CLIENT | _ACCOUNT,  # either way it is a workspace that the other side does not have
+    b"anthropic-user-profile-id": _CLIENT,
     b"alt-svc": _ACCOUNT,
 }
 _PREFIXES = {

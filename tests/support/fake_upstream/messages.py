@@ -18,6 +18,7 @@ STANDING: tuple[Header, ...] = (
     (b"cf-cache-status", b"DYNAMIC"),
     (b"X-Robots-Tag", b"none"),
     (b"anthropic-organization-id", b"3f1c1f0e-0000-4000-8000-00000000cafe"),
+    (b"anthropic-workspace-id", b"wrkspc_01JwQvzr7rXLA5AGx3HKfFUJ"),
 )
 
 
