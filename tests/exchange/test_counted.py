@@ -2,19 +2,26 @@
 
 import gzip
 import json
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
-from ccflare_core.anthropic.request import most_tokens
+from ccflare_core.anthropic.request import Facts, most_tokens
 from ccflare_core.exchange.counted import MOST_OUTPUT
 from ccflare_core.exchange.recorder import budgeted, final_columns
 from ccflare_core.exchange.steps import Outcome
+from exchange_kit import ASKED as ASKED_FOR
 from exchange_kit import END, OK, OPUS, START, STREAM, Bench, Reply, cut, deliver
 
 ASKED = b'{"model":"claude-opus-4-8","max_tokens":500,"messages":[{"role":"user","content":"\\"max_tokens\\":9000"}]}'
 JSON = ((b"content-type", b"application/json"),)
 ODD = (b"content-encoding", b"rot13")
+
+
+def dollars(prompt: int, output: int) -> Decimal:
+    """What so many tokens cost with this model."""
+    return (Decimal(prompt * 5) + output * 25).scaleb(-6)
 
 
 def event(content: dict[str, object]) -> bytes:
@@ -52,9 +59,7 @@ def counts(reply: Reply, *, body: bytes = ASKED, seconds: float = 0.0, is_cut: b
     ],
 )
 def test_a_stream_that_was_left_counts_for_all_that_came(body: bytes, seconds: float, output: int) -> None:
-    dollars = (Decimal(25 * 5) + output * 25).scaleb(-6)
-
-    assert counts(Reply(200, STREAM, body), seconds=seconds) == (25 + output, dollars)
+    assert counts(Reply(200, STREAM, body), seconds=seconds) == (25 + output, dollars(25, output))
 
 
 def test_a_stream_that_was_counted_to_its_end_counts_as_recorded() -> None:
@@ -71,19 +76,92 @@ def test_a_stream_that_was_counted_to_its_end_counts_as_recorded() -> None:
     ],
 )
 def test_an_answer_that_cannot_be_read_counts_as_its_max_tokens(reply: Reply) -> None:
-    assert counts(reply) == (500, Decimal("0.0125"))
-    assert counts(reply, body=b'{"model":"claude-opus-4-8"}') == (MOST_OUTPUT, Decimal("3.2"))
+    prompt, body = len(ASKED) // 3, b'{"model":"claude-opus-4-8"}'
+    assert counts(reply) == (prompt + 500, dollars(prompt, 500))
+    assert counts(reply, body=body) == (9 + MOST_OUTPUT, dollars(9, MOST_OUTPUT))
 
 
-def test_a_stream_that_becomes_unreadable_counts_its_prompt_too() -> None:
+def test_a_stream_that_becomes_unreadable_counts_its_prompt_as_told() -> None:
     body = gzip.compress(START) + b"\x1f\x8bgarbage"
 
     assert counts(Reply(200, (*STREAM[:1], (b"content-encoding", b"gzip")), body)) == (525, Decimal("0.012625"))
 
 
-@pytest.mark.parametrize("reply", [Reply(500, JSON, b"{"), Reply(200, STREAM, b": nothing\n\n")])
-def test_an_answer_without_a_word_counts_nothing(reply: Reply) -> None:
-    assert counts(reply)[0] in (None, 0)
+def test_an_error_counts_nothing() -> None:
+    assert counts(Reply(500, JSON, b"{")) == (None, None)
+
+
+def test_a_stream_without_a_word_counts_its_prompt() -> None:
+    assert counts(Reply(200, STREAM, b": nothing\n\n")) == (len(ASKED) // 3, dollars(len(ASKED) // 3, 0))
+
+
+def left_before_its_head(facts: Facts, *, path: str = "/v1/messages", seconds: float = 0.0) -> tuple[object, object]:
+    """What counts of a request that the client has left so long after it went out."""
+    bench = Bench("a")
+    exchange = bench.exchanges.begin(replace(ASKED_FOR, path=path))
+    exchange.admit(facts, ASKED, "")
+    exchange.next_step()
+    exchange.sent()
+    bench.clock.pass_(seconds)
+    exchange.finish(Outcome.CLIENT_ABORT)
+    return budgeted(exchange)
+
+
+@pytest.mark.parametrize(
+    ("is_streamed", "seconds", "output"), [(True, 30.0, 0), (False, 0.0, 0), (False, 4.0, 200), (False, 60.0, 500)]
+)
+def test_an_answer_that_was_left_before_its_head_counts_its_prompt_and_the_time(
+    is_streamed: bool, seconds: float, output: int
+) -> None:
+    prompt = len(ASKED) // 3
+
+    counted = left_before_its_head(replace(OPUS, stream=is_streamed), seconds=seconds)
+
+    assert counted == (prompt + output, dollars(prompt, output))
+
+
+def test_a_request_that_was_left_before_it_went_out_counts_nothing() -> None:
+    exchange = Bench("a").begin(OPUS, ASKED)
+    exchange.next_step()
+    exchange.finish(Outcome.CLIENT_ABORT)
+
+    assert budgeted(exchange) == (None, None)
+
+
+def test_an_answer_that_took_too_long_counts_as_one_that_was_left() -> None:
+    bench = Bench("a")
+    exchange = bench.begin(replace(OPUS, stream=False), ASKED)
+    exchange.next_step()
+    exchange.sent()
+    bench.clock.pass_(600)
+    exchange.too_late("the upstream sent no answer within 600 s", asked=True)
+
+    assert budgeted(exchange) == (len(ASKED) // 3 + 500, dollars(len(ASKED) // 3, 500))
+
+
+def test_a_request_that_the_upstream_has_broken_off_counts_nothing() -> None:
+    exchange = Bench("a").begin(OPUS, ASKED)
+    exchange.next_step()
+    exchange.sent()
+    exchange.unreachable("connection reset")
+    exchange.finish(Outcome.CLIENT_ABORT)
+
+    assert budgeted(exchange) == (None, None)
+
+
+@pytest.mark.parametrize("path", ["/v1/messages/count_tokens", "/v1/models", "/v1/files"])
+def test_what_takes_no_tokens_counts_nothing_when_it_was_left(path: str) -> None:
+    assert left_before_its_head(OPUS, path=path) == (None, None)
+
+
+def test_a_text_completion_counts_as_all_that_was_asked_for() -> None:
+    exchange = Bench("a").exchanges.begin(replace(ASKED_FOR, path="/v1/complete"))
+    body = b'{"model":"claude-opus-4-8","prompt":"%s","max_tokens_to_sample":300}' % (b"x" * 900)
+    exchange.admit(OPUS, body, "")
+    exchange.next_step()
+    deliver(exchange, Reply(200, JSON, b'{"type":"completion","completion":" Hello.","model":"claude-opus-4-8"}'))
+
+    assert budgeted(exchange) == (len(body) // 3 + 300, dollars(len(body) // 3, 300))
 
 
 def test_what_a_budget_counts_stands_in_the_record_beside_what_is_shown() -> None:

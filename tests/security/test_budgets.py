@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from fake_upstream import FakeUpstream, Wait, event, sse_answer
+from fake_upstream import FakeUpstream, Wait, event, sse_answer, stall_before_head
 from harness import Proxy, Reply, StartProxy, claude_request, eventually, via_base_url
 
 ACCOUNT = "sk-ant-oat01-account"
@@ -113,3 +113,25 @@ def test_r05_answers_that_were_left_before_their_end_count_for_all_that_came(
     proxy.kill()
     proxy.start()
     assert is_over(ask(proxy, key), "has used its $0.05 of today")
+
+
+@pytest.mark.parametrize(("is_streamed", "output"), [(True, 0), (False, 50)])
+def test_r05_answers_that_were_left_before_they_began_count_their_prompt(
+    upstream: FakeUpstream, start_proxy: StartProxy, is_streamed: bool, output: int
+) -> None:
+    proxy = start_proxy(upstream, accounts={"work": ACCOUNT})
+    key = proxy.add_client_key("gone", "--tokens-per-day", "1200")
+    wait_for_key(proxy, key)
+    upstream.always(stall_before_head(60))
+    request = claude_request(size=3000, stream=is_streamed, credential=(b"x-api-key", key.encode()))
+
+    with via_base_url(proxy) as client:
+        client.send_request(*request)
+        upstream.wait_for(2)
+        time.sleep(1)
+
+    [row] = proxy.rows("SELECT * FROM requests WHERE outcome = 'client_abort'", until=bool)
+    prompt = len(request.body) // 3
+    assert prompt + output <= row["counted_tokens"] <= prompt + 40 * output  # of 50 a second, where it took one
+    assert row["counted_usd"] >= 5e-6 * prompt + 25e-6 * output
+    assert (row["total_tokens"], row["cost_usd"]) == (None, None)

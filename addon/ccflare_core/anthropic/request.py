@@ -21,7 +21,7 @@ _WORDS = re.compile(r"[\w.,: -]{1,2000}", re.ASCII)
 _PARAMETER = re.compile(r"(?:beta|limit|after_id|before_id|page|order|source)=[\w.-]{1,60}", re.ASCII)
 _QUERY_LIMIT = 500
 # What a conversation quotes has its quotes escaped; what a tool is called with may have such a field too.
-_MAX_TOKENS = re.compile(rb'"max_tokens"\s*:\s*(\d{1,9})(?!\d)')
+_MAX_TOKENS = re.compile(rb'"max_tokens(?:_to_sample)?"\s*:\s*(\d{1,9})(?!\d)')
 _OLD_USER_ID = re.compile(r"user_.*_session_([0-9a-fA-F-]{8,64})")
 _BETA = re.compile(r"(?:^|(?<=,))[ \t]*([a-z0-9][a-z0-9-]{0,79})(?=[ \t]*(?:,|$))")
 _MOST_BETAS = 64
@@ -54,7 +54,9 @@ class Facts:
         return self.session_id or self.client
 
 
-class _Body(NamedTuple):
+class Text(NamedTuple):
+    """A body without its content coding; not `whole` if there is more of it, or it could not be undone."""
+
     data: bytes
     whole: bool
 
@@ -86,7 +88,7 @@ def read_facts(
     `beta_header` and `usage_limit_header` are those of `anthropic-beta` and `anthropic-usage-limit`.
     """
     session = _clean(session_header)
-    content = _decoded(body, content_encoding)
+    content = decoded(body, content_encoding)
     slow = "slow" if (usage_limit_header or "").strip().lower() in ("slow", "extended") else ""
     betas = tuple(dict.fromkeys(_BETA.findall(beta_header)))[:_MOST_BETAS]
     quick = _glance(content, session, client)
@@ -116,7 +118,7 @@ def models_asked(body: bytes, *, content_encoding: str = "") -> list[str] | None
     A tool's model, an advisor's, and one to fall back to count too: the upstream runs them in the same request.
     For a limit that a client would like to get around: a body that two parsers could read differently tells nothing.
     """
-    content = _decoded(body, content_encoding)
+    content = decoded(body, content_encoding)
     if not content.whole or len(content.data) > PARSE_LIMIT:
         return None
     try:
@@ -148,7 +150,7 @@ def repeatable_query(query: str) -> str:
 
 def most_tokens(body: bytes, *, content_encoding: str = "") -> int | None:
     """The largest `max_tokens` in a request: no answer to it has more output. None if there is none to be read."""
-    found = [int(number) for number in _MAX_TOKENS.findall(_decoded(body, content_encoding).data)]
+    found = [int(number) for number in _MAX_TOKENS.findall(decoded(body, content_encoding).data)]
     return max(found, default=None)
 
 
@@ -159,7 +161,7 @@ def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _glance(body: _Body, session: str | None, client: str) -> Facts | None:
+def _glance(body: Text, session: str | None, client: str) -> Facts | None:
     """The same facts without parsing, where the order of keys allows it; else None.
 
     Claude Code sends `model` first and `stream` last. Parsing its 100 kB would take most of a millisecond.
@@ -180,15 +182,16 @@ def _model_in_front(data: bytes) -> str | None:
     return _clean(found[1].decode("utf-8", "replace")) if found else None
 
 
-def _decoded(body: bytes, content_encoding: str) -> _Body:
+def decoded(body: bytes, content_encoding: str) -> Text:
+    """The body without its coding, as far as it is of a bearable size."""
     if not content_encoding:
-        return _Body(body, whole=True)
+        return Text(body, whole=True)
     decoder = Decoder(content_encoding, limit=PARSE_LIMIT)
     data = decoder.feed(body)
-    return _Body(data, whole=decoder.trouble is None)
+    return Text(data, whole=decoder.trouble is None)
 
 
-def _parse(body: _Body) -> dict[str, Any]:
+def _parse(body: Text) -> dict[str, Any]:
     if not body.whole or len(body.data) > PARSE_LIMIT:
         return {}
     try:
@@ -206,7 +209,7 @@ def _session_of(metadata: object) -> str | None:
     old = _OLD_USER_ID.fullmatch(user_id)
     if old:
         return old[1]
-    return _clean(_parse(_Body(user_id.encode("utf-8", "replace"), whole=True)).get("session_id"))
+    return _clean(_parse(Text(user_id.encode("utf-8", "replace"), whole=True)).get("session_id"))
 
 
 def _clean(value: object) -> str | None:

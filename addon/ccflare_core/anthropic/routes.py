@@ -58,6 +58,7 @@ CONTROL_PREFIX = "/ccflare/"
 MESSAGES = "/v1/messages"
 COUNT_TOKENS = "/v1/messages/count_tokens"
 BATCHES = "/v1/messages/batches"
+COMPLETE = "/v1/complete"
 
 # Only these resources are the account's business, as the SDKs have them (anthropic 2.14.0; /v1/complete: 0.97.0).
 # Everything else that the upstream host serves (/api/oauth, /v1/code, /v1/mcp_servers, telemetry) belongs to the
@@ -70,7 +71,7 @@ API: Final = (
     Rule(("GET", "DELETE"), "/v1/messages/batches/{id}", PathClass.RESOURCE),
     Rule(("POST",), "/v1/messages/batches/{id}/cancel", PathClass.RESOURCE),
     Rule(("GET",), "/v1/messages/batches/{id}/results", PathClass.RESOURCE),
-    Rule(("POST",), "/v1/complete", PathClass.MODEL),
+    Rule(("POST",), COMPLETE, PathClass.MODEL),
     Rule(("GET",), "/v1/models", PathClass.RESOURCE),
     Rule(("GET",), "/v1/models/{id}", PathClass.RESOURCE),
     Rule(("GET", "POST"), "/v1/files", PathClass.RESOURCE),

@@ -2,16 +2,17 @@
 
 from dataclasses import replace
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from ccflare_core.anthropic.deltas import TOKENS_PER_SECOND
 from ccflare_core.anthropic.pricing import PriceList
-from ccflare_core.anthropic.request import most_tokens
+from ccflare_core.anthropic.prompt_size import MOST_PROMPT, estimated_tokens
+from ccflare_core.anthropic.request import decoded, most_tokens
+from ccflare_core.anthropic.routes import COMPLETE, MESSAGES
 from ccflare_core.anthropic.usage import Ending, Reading, Usage
 
 MOST_OUTPUT = 128_000
 """Tokens of the longest answer, for a request whose own limit cannot be read."""
-
-_MESSAGES = "/v1/messages"
 
 
 class Counted(NamedTuple):
@@ -21,28 +22,69 @@ class Counted(NamedTuple):
     dollars: Decimal | None = None
 
 
-AS_RECORDED = Counted()
+AS_RECORDED: Final = Counted()
+NOTHING: Final = Counted(0, Decimal(0))
 
 
-def presumed(
-    reading: Reading, prices: PriceList, *, path: str, status: int | None, model: str | None, body: bytes, encoding: str
-) -> Counted:
+class Asked(NamedTuple):
+    """What was asked for: as much of the request as tells what its answer may use."""
+
+    path: str
+    model: str | None
+    body: bytes
+    encoding: str
+    is_streamed: bool = False
+
+    @property
+    def most_output(self) -> int:
+        """How long its answer may be."""
+        most = most_tokens(self.body, content_encoding=self.encoding)
+        return MOST_OUTPUT if most is None else most
+
+    @property
+    def prompt(self) -> int:
+        """The tokens of its prompt, estimated; those of the longest one there is if it cannot be read."""
+        text = decoded(self.body, self.encoding)
+        return estimated_tokens(text.data) if text.whole else MOST_PROMPT
+
+
+def presumed(reading: Reading, prices: PriceList, asked: Asked, status: int | None) -> Counted:
     """What a budget takes for an answer whose output nobody has counted to its end.
 
     A stream that broke off counts for all its deltas and for the thinking that was not shown, a body that cannot be
-    read for all that the request allowed; neither for more than that. `body` and `encoding` are the request's.
+    read for all that the request allowed; neither for more than that. Text completions (/v1/complete) never tell what
+    they used.
     """
+    if status == 200 and asked.path == COMPLETE:
+        return _of(asked, prices, asked.prompt, asked.most_output)
     used = reading.usage
     is_known = used.output_tokens is not None and not reading.is_estimated
     is_unread = not reading.is_readable or reading.ending is Ending.TRUNCATED or reading.is_estimated
-    if path != _MESSAGES or status != 200 or is_known or not is_unread:
+    if asked.path != MESSAGES or status != 200 or is_known or not is_unread:
         return AS_RECORDED
-    most = most_tokens(body, content_encoding=encoding)
-    output = MOST_OUTPUT if most is None else most
+    output = asked.most_output
     if reading.is_readable and reading.presumed_output is not None:
         output = min(output, reading.presumed_output)
-    told = replace(reading, usage=replace(used, input_tokens=used.input_tokens or 0, output_tokens=output))
-    return Counted(sum(_tokens(part.usage) for part in told.messages(model)), prices.cost_of(told, model))
+    prompt = asked.prompt if used.input_tokens is None else used.input_tokens
+    told = replace(reading, usage=replace(used, input_tokens=prompt, output_tokens=output))
+    return Counted(sum(_tokens(part.usage) for part in told.messages(asked.model)), prices.cost_of(told, asked.model))
+
+
+def unanswered(prices: PriceList, asked: Asked, seconds: float) -> Counted:
+    """What a budget takes for a request that was given up so long after it went out, before its answer had begun.
+
+    The upstream has read the prompt, and goes on working. A stream begins before its first token is made; an answer
+    that comes as a whole is made by then as far as the time went.
+    """
+    if asked.path not in (MESSAGES, COMPLETE):
+        return AS_RECORDED
+    output = 0 if asked.is_streamed else min(asked.most_output, round(seconds * TOKENS_PER_SECOND))
+    return _of(asked, prices, asked.prompt, output)
+
+
+def _of(asked: Asked, prices: PriceList, prompt: int, output: int) -> Counted:
+    used = Usage(input_tokens=prompt, output_tokens=output)
+    return Counted(prompt + output, prices.cost(asked.model, used))
 
 
 def _tokens(usage: Usage) -> int:

@@ -23,7 +23,7 @@ from ccflare_core.anthropic.verdicts import Kind, Verdict
 from ccflare_core.exchange.aftermath import is_clients_limit, outcome_of, verdict_on_end
 from ccflare_core.exchange.capture import Capture
 from ccflare_core.exchange.collaborators import Collaborators
-from ccflare_core.exchange.counted import Counted, presumed
+from ccflare_core.exchange.counted import AS_RECORDED, Asked, Counted, presumed, unanswered
 from ccflare_core.exchange.failover import Deliver, Failover, NextAccount, RetrySame, all_agree
 from ccflare_core.exchange.steps import Attempt, Opening, Outcome, PendingRenewal, Send, Step, Ticket, Wait
 from ccflare_core.exchange.story import End, Story, Used
@@ -65,6 +65,8 @@ class Exchange(Story):
         """Knows the credential that was sent last."""
         self._attempt_at = (0.0, 0.0)
         self._under_way = False
+        self._sent_at: float | None = None
+        """When the request went out that nobody has answered yet."""
         self._was_late = False
         self._tried: set[str] = set()
         self._last_words: dict[str, Verdict] = {}
@@ -152,6 +154,10 @@ class Exchange(Story):
             self._same_account = False
             return self._send(self._lease)
         return self._take_account()
+
+    def sent(self) -> None:
+        """The request goes out now. Until there is a verdict on it, the upstream may be at work on it."""
+        self._sent_at = self._shared.clock()
 
     def unreachable(self, why: str) -> Step:
         """The upstream could not be reached, or broke off before its answer's head."""
@@ -254,7 +260,7 @@ class Exchange(Story):
     # What an answer means for this exchange
 
     def _after(self, verdict: Verdict, *, holding: bool) -> Step:
-        lease = self._lease
+        lease, self._sent_at = self._lease, None
         if lease is None or self.outcome is not None:
             return answers.error(500, "The proxy lost its lease for this request.", request_id=self.id)
         self._note(lease, verdict)
@@ -420,9 +426,11 @@ class Exchange(Story):
     def _usage(self, *, cut: bool) -> Used:
         """What it used. A mistake in reading that must not cost the client its answer, nor the pool a lease."""
         used = Used(self._shared.prices)
-        if not self._metered or not self.capture.content_type:  # also an empty one: a stream of no events was cut
+        if not self._metered:
             return used
         try:
+            if not self.capture.content_type:  # also an empty one: a stream of no events was cut
+                return used._replace(counted=self._counted_unread(used.prices))
             reading = self.capture.read(cut=cut)
             reading = usage.without(reading, self._echo.is_in) if self._echo else reading
             used = used._replace(reading=reading)
@@ -433,14 +441,18 @@ class Exchange(Story):
             return used
 
     def _counted(self, reading: Reading, prices: PriceList) -> Counted:
-        return presumed(
-            reading,
-            prices,
-            path=self.opening.path,
-            status=self._status,
-            model=self._facts.model,
-            body=self._request_body,
-            encoding=self._request_encoding,
+        return presumed(reading, prices, self._asked(), self._status)
+
+    def _counted_unread(self, prices: PriceList) -> Counted:
+        """What counts where nothing of an answer has gone to the client."""
+        if self._sent_at is None:
+            return AS_RECORDED
+        return unanswered(prices, self._asked(), self._shared.clock() - self._sent_at)
+
+    def _asked(self) -> Asked:
+        is_streamed = bool(self._facts.stream)
+        return Asked(
+            self.opening.path, self._facts.model, self._request_body, self._request_encoding, is_streamed=is_streamed
         )
 
     def _waited_in_vain(self) -> float | None:

@@ -120,6 +120,7 @@ class UpstreamSide:
         self._stream.context.server = self._stream.flow.server_conn = connection  # type: ignore[assignment]
         attempt.open(connection, self._stream)
         yield from self._course.enter(State.SENT, self._settings.first_byte_seconds)
+        self._course.admitted.sent()
         yield from attempt.send(self._stream.flow, target)
 
     def unreachable(self, why: str) -> CommandGenerator[None]:
