@@ -110,6 +110,7 @@ TESTED_IN = {
     "ccflare_core.store.history": "writer/test_retention.py",
     "ccflare_core.store.ledger": "store/test_store.py",
     "ccflare_core.store.limits": "store/test_store.py",
+    "ccflare_core.store.restore": "security/test_backup.py",
     "ccflare_core.store.resealing": "store/test_data_keys.py",
     "ccflare_core.store.runs": "store/test_store.py",
     "ccflare_core.transcripts.exports": "cli/maintain/test_main.py",

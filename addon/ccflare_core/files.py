@@ -4,6 +4,7 @@ import contextlib
 import os
 import secrets
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 
@@ -41,6 +42,26 @@ def publish(path: Path, target: Path) -> bool:
             return False
         path.rename(target)
     sync_folder(target.parent)
+    return True
+
+
+def publish_audited(path: Path, target: Path, entry: AbstractContextManager[None]) -> bool:
+    """Publish within the transaction that writes an audit entry: neither is there without the other.
+
+    False, and no entry, if another process was first.
+    """
+    is_published = False
+    try:
+        with entry:
+            is_published = publish(path, target)
+            if not is_published:
+                raise FileExistsError(target)
+    except BaseException as error:
+        if is_published:
+            target.unlink(missing_ok=True)
+        elif isinstance(error, FileExistsError):
+            return False
+        raise
     return True
 
 

@@ -142,6 +142,7 @@ def test_r28_a_backup_of_a_running_proxy_is_restored_only_when_it_has_stopped(
                 [*restore, "--database", str(proxy.database)], capture_output=True, text=True, timeout=30
             )
             assert (refused.returncode, "stop the proxy" in refused.stderr) == (1, True)
+            assert "is whole" in proxy.run_script("audit.py", "verify")
             assert ask(proxy, "lost") == 200
             proxy.stop()
             proxy.run_script("maintain.py", "restore", str(target))
@@ -153,3 +154,4 @@ def test_r28_a_backup_of_a_running_proxy_is_restored_only_when_it_has_stopped(
                 {"session_id": "kept"},
             ]
             assert "fine" in proxy.run_script("maintain.py", "check")
+            assert "about what a restored backup has replaced" in proxy.run_script("audit.py", "verify")

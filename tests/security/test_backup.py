@@ -1,12 +1,14 @@
 """Backups: worth nothing without the key, whole or not at all, and never in the way of what runs."""
 
 import contextlib
+import json
 import os
 import shutil
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given, settings
@@ -14,11 +16,14 @@ from hypothesis import strategies as st
 
 from bodies_kit import contents, is_sound, record, turns
 from ccflare_cli.maintain.main import main
+from ccflare_cli.output import local
+from ccflare_core.audit.check import Check, Report
+from ccflare_core.audit.entries import By
 from ccflare_core.db import sqlite
 from ccflare_core.errors import StoreError, VaultError
 from ccflare_core.secrets.key_sources import GivenKey, KeyFile
 from ccflare_core.secrets.vault import Chunks
-from ccflare_core.store import backup
+from ccflare_core.store import backup, restore
 from ccflare_core.store.store import Store
 from database_kit import NOW, SECRETS, an_account, exchange, payload, started
 from desk import Desk
@@ -44,8 +49,8 @@ def store(path: Path, key: KeyFile) -> Iterator[Store]:
         yield store
 
 
-def run(path: Path, *argv: str, code: int = 0) -> Desk:
-    desk = Desk(now=NOW)
+def run(path: Path, *argv: str, code: int = 0, now: float = NOW) -> Desk:
+    desk = Desk(now=now)
     assert main([*argv, "--database", str(path)], desk.console()) == code, desk.complained
     return desk
 
@@ -59,9 +64,23 @@ def made(path: Path, store: Store, tmp_path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[Store]:
-    with contextlib.closing(Store.open(path, KeyFile(path.with_suffix(".key")), wall=lambda: NOW)) as store:
+def opened(path: Path, *, copied: bool = False) -> Iterator[Store]:
+    """The store; with `copied` its audit log has its second copy."""
+    file = path.with_suffix(".audit.jsonl") if copied else None
+    key = KeyFile(path.with_suffix(".key"))
+    with contextlib.closing(Store.open(path, key, audit_file=file, wall=lambda: NOW)) as store:
         yield store
+
+
+def entries(store: Store) -> list[tuple[str, str]]:
+    """Action and outcome of every audit entry."""
+    return store.query("SELECT action, outcome FROM audit_log ORDER BY id")
+
+
+def look(path: Path, *anchors: str) -> Report:
+    """What `audit.py verify` finds."""
+    with opened(path) as store:
+        return Check(store.audit).run(path.with_suffix(".audit.jsonl"), anchors, is_used=True)
 
 
 def is_complete(path: Path) -> bool:
@@ -83,10 +102,9 @@ def test_r28_a_backup_is_restored_on_another_machine_that_has_the_key(path: Path
     run(there, "restore", str(made))
     assert is_complete(there)
     with opened(there) as store:
-        assert [a for (a,) in store.query("SELECT action FROM audit_log ORDER BY id")][-2:] == [
-            "backup.make",
-            "backup.restore",
-        ]
+        assert entries(store)[-2:] == [("account.add", "ok"), ("backup.restore", "ok")]
+    with opened(path) as store:
+        assert entries(store)[-2:] == [("account.add", "ok"), ("backup.make", "ok")]
     assert stray(tmp_path) == []
 
 
@@ -112,6 +130,19 @@ def test_r52_a_backup_is_its_owners_alone_and_never_written_over(path: Path, mad
     assert "already" in run(path, "backup", str(made), code=1).complained
     assert made.read_bytes() == before
     assert "check the path" in run(path, "backup", str(made / "x"), code=1).complained
+    with opened(path) as store:
+        outcomes = store.query("SELECT outcome, detail FROM audit_log WHERE action = 'backup.make' ORDER BY id")
+    assert [outcome for outcome, _ in outcomes] == ["ok", "failed", "failed"]
+    assert ["already" in outcomes[1][1], "check the path" in outcomes[2][1]] == [True, True]
+
+
+def test_r34_a_backup_that_cannot_be_audited_is_not_there(path: Path, store: Store, tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("DROP TRIGGER audit_head_keep")
+        other.execute("DELETE FROM audit_head")
+    assert "does not hold together" in run(path, "backup", str(tmp_path / "a.backup"), code=1).complained
+    assert not (tmp_path / "a.backup").exists()
+    assert stray(tmp_path) == []
 
 
 def cut_at_a_piece(content: bytes) -> bytes:
@@ -189,6 +220,126 @@ def test_r28_nothing_is_replaced_under_a_program_that_has_it_open(path: Path, ma
     assert holder.execute("SELECT COUNT(*) FROM requests").fetchone() == (TURNS,)
     holder.close()
     assert stray(path.parent) == []
+    assert (look(path).problem, look(path).replaced) == (None, 0)
+    with opened(path) as other:
+        assert entries(other)[-1] == ("backup.make", "ok")
+
+
+# -- The audit log after a restore
+
+
+def restored(path: Path, made: Path, *actions: str) -> None:
+    """Have these entries in the log and its second copy, then put the backup back."""
+    with opened(path, copied=True) as store:
+        for action in actions:
+            store.note(action)
+    run(path, "restore", str(made))
+
+
+def test_r35_after_a_restore_the_log_is_whole_and_says_what_was_replaced(path: Path, store: Store, made: Path) -> None:
+    store.close()
+    restored(path, made, "account.pause", "account.resume")
+    report = look(path)
+    assert (report.problem, report.replaced) == (None, 3)  # these two, and the one about the backup
+    with opened(path) as again:
+        [(target, detail)] = again.query("SELECT target, detail FROM audit_log WHERE action = 'backup.restore'")
+    assert target == str(made)
+    assert json.loads(detail)["replaced"] == f"before-restore-{local(NOW):%Y%m%dT%H%M%S}"
+
+
+def test_r35_after_a_restore_rows_of_later_keys_and_anchors_are_proven_still(
+    path: Path, store: Store, made: Path
+) -> None:
+    store.close()
+    with opened(path, copied=True) as again:
+        assert again.keys is not None
+        again.keys.rotate()
+        again.note("account.pause")
+        anchor = again.audit.anchor()
+    run(path, "restore", str(made))
+    assert look(path, anchor).problem is None
+    copy = path.with_suffix(".audit.jsonl")
+    copy.write_text(copy.read_text().replace("account.pause", "account.limit"))
+    assert "was changed" in str(look(path).problem)
+
+
+def test_r35_an_older_copy_is_found_after_a_restore_too(path: Path, store: Store, made: Path, tmp_path: Path) -> None:
+    store.close()
+    restored(path, made, *["account.pause"] * 9)
+    shutil.copy(path, tmp_path / "older.db")
+    with opened(path, copied=True) as again:
+        again.note("account.resume")
+    shutil.copy(tmp_path / "older.db", path)
+    copy = path.with_suffix(".audit.jsonl")
+    assert "there once was a row" in str(look(path).problem)
+    lines = copy.read_bytes().splitlines(keepends=True)
+    [restore] = [line for line in lines if b'"backup.restore"' in line]
+    copy.write_bytes(b"".join([*lines, restore]))  # a second time it explains nothing
+    assert "there once was a row" in str(look(path).problem)
+
+
+def test_r35_an_anchor_that_nothing_explains_is_named(path: Path, store: Store, made: Path) -> None:
+    store.close()
+    with opened(path) as again:
+        again.note("account.pause")
+        anchor = again.audit.anchor()
+    run(path, "restore", str(made))
+    assert "before a backup was restored" in str(look(path, anchor).problem)
+
+
+def test_r28_a_database_that_cannot_be_put_in_place_is_the_old_one(
+    path: Path, store: Store, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.close()
+
+    def fail(draft: Path, target: Path) -> bool:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(restore, "publish", fail)
+    before = look(path)
+    assert "No space left" in run(path, "restore", str(made), code=1).complained
+    assert is_complete(path)
+    assert look(path) == before
+    assert sorted(file.name for file in path.parent.iterdir()) == ["ccflare.audit.jsonl", "ccflare.db", "ccflare.key"]
+
+
+STEPS = ("add", "killed", "rotate", "prune", "backup", "restore", "refused", "killed restore")
+
+
+def step(path: Path, what: str, number: int, backups: list[Path]) -> None:
+    """One thing that happens to the database."""
+    newest = backups[-1] if backups else None
+    if what in ("add", "killed"):  # killed before the second copy has it
+        with opened(path, copied=what == "add") as store:
+            store.note("account.add", str(number))
+    elif what == "rotate":
+        with opened(path, copied=True) as store:
+            assert store.keys is not None
+            store.keys.rotate()
+    elif what == "prune":
+        with opened(path, copied=True) as store:
+            list(store.audit.prune(NOW + 1, By("cli:x")))
+    elif what == "backup":
+        backups.append(path.with_name(f"{number}.backup"))
+        run(path, "backup", str(backups[-1]))
+    elif newest is not None and what == "refused":
+        run(path, "restore", str(path), code=1)
+    elif newest is not None:
+        copy = path.with_suffix(".audit.jsonl")
+        before = copy.read_bytes()
+        run(path, "restore", str(backups[number % len(backups)]), now=NOW + number)
+        if what == "killed restore":
+            copy.write_bytes(before)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.sampled_from(STEPS), max_size=12))
+def test_r35_whatever_happened_to_the_database_its_log_is_whole(steps: list[str]) -> None:
+    with TemporaryDirectory() as folder:
+        path, backups = Path(folder) / "ccflare.db", list[Path]()
+        for number, what in enumerate(["add", *steps, "add"]):
+            step(path, what, number, backups)
+        assert look(path).problem is None
 
 
 @pytest.mark.parametrize("damage", [b"", b"no database at all" * 500, None])
@@ -218,7 +369,7 @@ def test_r28_a_backup_under_load_is_of_one_moment(
             written.append(f"x-{len(written)}")
             other.write([started(written[-1]), payload(written[-1], b"x" * 5000)])
 
-        backup.make(path, store.keys, target, NOW, write_on)
+        backup.make(path, store.keys, target, NOW, write_on, store.audited("backup.make", str(target)))
     there = tmp_path / "there" / "ccflare.db"
     there.parent.mkdir()
     shutil.copy(path.with_suffix(".key"), there.with_suffix(".key"))

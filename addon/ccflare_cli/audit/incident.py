@@ -146,10 +146,20 @@ def _bundle(console: Console, arguments: argparse.Namespace) -> int:
     if not is_made(settings.database):
         raise Refused(f"There is nothing to bundle: {settings.database} does not exist yet.")
     with open_store(console, settings, choose(settings, console.environ)) as store:
-        store.note("data.export", "evidence", file=arguments.file.name, since=stamp(begin), until=stamp(end))
-        with store.snapshot():
-            parts = _parts(store, settings, begin, end)
-            anchor = store.audit.anchor()
+        detail = {"file": arguments.file.name, "since": stamp(begin), "until": stamp(end)}
+        with store.stages("data.export", "evidence", **detail):
+            whole = _evidence(store, settings, begin, end, now)
+            _write(arguments.file, whole)
+    console.say(f"Wrote {arguments.file}, {count(len(whole))} bytes. Its SHA-256, to be kept elsewhere:")
+    console.say(hashlib.sha256(whole).hexdigest())
+    return OK
+
+
+def _evidence(store: Store, settings: Settings, begin: float, end: float, now: float) -> bytes:
+    """The whole bundle, of one moment."""
+    with store.snapshot():
+        parts = _parts(store, settings, begin, end)
+        anchor = store.audit.anchor()
     manifest = {
         "version": __version__,
         "made_at": iso(now),
@@ -158,11 +168,7 @@ def _bundle(console: Console, arguments: argparse.Namespace) -> int:
         "audit_anchor": anchor,
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()},
     }
-    whole = _zipped({**parts, "manifest.json": _json(manifest)})
-    _write(arguments.file, whole)
-    console.say(f"Wrote {arguments.file}, {count(len(whole))} bytes. Its SHA-256, to be kept elsewhere:")
-    console.say(hashlib.sha256(whole).hexdigest())
-    return OK
+    return _zipped({**parts, "manifest.json": _json(manifest)})
 
 
 def _parts(store: Store, settings: Settings, begin: float, end: float) -> dict[str, bytes]:

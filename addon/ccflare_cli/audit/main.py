@@ -130,7 +130,11 @@ def _summary(report: Report, file: Path | None) -> str:
         return f"{text}\nThere is no second copy to compare it with."
     lacks = report.rows - report.in_file
     text += f"\n{file} has {'all of them' if not lacks else f'all but {count(lacks)} of them'}"
-    for number, what in ((report.aside, "written while the table could not be"), (report.damaged, "damaged")):
+    for number, what in (
+        (report.aside, "written while the table could not be"),
+        (report.replaced, "about what a restored backup has replaced"),
+        (report.damaged, "damaged"),
+    ):
         text += f", and {count(number)} line{'s' * (number != 1)} {what}" if number else ""
     return f"{text}."
 

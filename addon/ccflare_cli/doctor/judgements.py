@@ -267,14 +267,26 @@ def room(free: int, size: int, days: float, minimum: int) -> Results:
         yield ok("database.growth", growth)
 
 
-def backup(age: float | None, *, is_used: bool) -> Result:
-    """How old the newest backup is, in seconds; None if none was ever made."""
-    remedy = "run `scripts/maintain.py backup FILE` regularly, and try once whether it can be restored"
-    if age is None:
-        return warn("database.backup", "no backup was ever made", remedy) if is_used else ok("database.backup", "empty")
-    if age > 7 * DAY:
-        return warn("database.backup", f"the newest backup is {span(age)} old", remedy)
-    return ok("database.backup", f"the newest backup is {span(age)} old")
+class Backup(NamedTuple):
+    """The newest backup: where it was written, how old it is in seconds, and what is wrong with the file now."""
+
+    path: str
+    age: float
+    problem: str = ""
+    is_there: bool = True
+
+
+def backup(newest: Backup | None, *, is_used: bool) -> Result:
+    """Whether there is a backup that is whole and young; None if none was ever made."""
+    check, remedy = "database.backup", "run `scripts/maintain.py backup FILE` regularly, and try once to restore it"
+    if newest is None:
+        return warn(check, "no backup was ever made", remedy) if is_used else ok(check, "empty")
+    told = f"the newest backup is {span(newest.age)} old"
+    if not newest.is_there:
+        return warn(check, f"{told}, and no longer where it was written, {newest.path}", "see that it lies elsewhere")
+    if newest.problem:
+        return fail(check, f"{told}, and useless: {newest.problem}", "make another one: `scripts/maintain.py backup`")
+    return warn(check, told, remedy) if newest.age > 7 * DAY else ok(check, told)
 
 
 def key_age(age: float, *, is_old: bool) -> Result:

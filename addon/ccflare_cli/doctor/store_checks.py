@@ -19,6 +19,7 @@ from ccflare_core.db.engine_choice import is_made
 from ccflare_core.errors import CCFlareError
 from ccflare_core.http.origins import is_this_machine
 from ccflare_core.secrets.key_sources import KeySource, choose
+from ccflare_core.store import backup
 from ccflare_core.store.resealing import CLEAR
 from ccflare_core.store.store import Store
 from ccflare_core.text import span
@@ -78,12 +79,31 @@ def database(store: Store, settings: Settings, now: float) -> Results:
         yield from judgements.room(space.disk, space.used, days, settings.minimum_free_bytes)
     if isinstance(settings.database, Server):
         yield _server(settings.database)
-    made = store.query("SELECT MAX(ts_utc) FROM audit_log WHERE action = 'backup.make' AND outcome = 'ok'")[0][0]
-    age = now - datetime.fromisoformat(made).timestamp() if made else None
-    yield judgements.backup(age, is_used=bool(store.query("SELECT COUNT(*) FROM accounts")[0][0]))
+    else:
+        yield judgements.backup(
+            _newest_backup(store, now), is_used=bool(store.query("SELECT COUNT(*) FROM accounts")[0][0])
+        )
     newest = store.query("SELECT MAX(timestamp) FROM requests")[0][0] or 0
     if newest / 1000 > now + 60:
         yield fail("host.clock", "requests are recorded that lie in the future", "set the clock, by NTP")
+
+
+def _newest_backup(store: Store, now: float) -> judgements.Backup | None:
+    """The backup that was made last, or that the database comes from; its file is looked at."""
+    rows = store.query(
+        "SELECT ts_utc, target FROM audit_log WHERE action IN ('backup.make', 'backup.restore') AND outcome = 'ok' "
+        "ORDER BY id DESC LIMIT 1"
+    )
+    for at, path in rows:
+        age = now - datetime.fromisoformat(at).timestamp()
+        if not Path(path).exists():
+            return judgements.Backup(path, age, is_there=False)
+        try:
+            head = backup.examine(Path(path))
+        except CCFlareError as error:
+            return judgements.Backup(path, age, str(error))
+        return judgements.Backup(path, now - datetime.fromisoformat(head.made_at).timestamp())
+    return None
 
 
 def _server(server: Server) -> judgements.Result:

@@ -158,7 +158,8 @@ def _rewrap(console: Console, arguments: argparse.Namespace) -> int:
 def _rewrap_all(console: Console, store: Store, keys: DataKeys) -> int:
     work = store.resealing()
     store.note("key.rewrap", "", stage="begin")
-    done = _drained(work.rewrap())
+    with store.failures("key.rewrap", "", stage="end"):
+        done = _drained(work.rewrap())
     store.note("key.rewrap", "", "failed" if work.left else "ok", stage="end", values=done, left=len(work.left))
     console.say(f"Sealed {_values(done)} with the newest key.")
     _scrub(console, store)
@@ -212,9 +213,8 @@ def _say_what_is_left(console: Console, settings: Settings, name: str, *, is_giv
 
 def _migrate(console: Console, arguments: argparse.Namespace) -> int:
     with _changing(console, arguments) as (store, _):
-        store.note("key.migrate", stage="begin")
-        done = _drained(store.resealing().seal_clear())
-        store.note("key.migrate", stage="end", values=done)
+        with store.stages("key.migrate") as results:
+            results["values"] = done = _drained(store.resealing().seal_clear())
         console.say(f"Sealed {_values(done)} that were stored in clear.")
         _scrub(console, store, whole=True)
     return OK

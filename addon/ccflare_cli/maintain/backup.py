@@ -2,20 +2,17 @@
 
 import argparse
 import time
-from functools import partial
 from pathlib import Path
 
 from ccflare_cli.console import OK, Console, Parser, Refused, add_command, open_store, operator, read_settings
 from ccflare_cli.output import local, size
 from ccflare_cli.progress import progress
+from ccflare_core.audit.file import AuditFile
 from ccflare_core.config.location import Server
 from ccflare_core.config.settings import Settings
-from ccflare_core.errors import StoreError
-from ccflare_core.secrets.key_sources import KeySource, choose
+from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store import backup
-from ccflare_core.store.store import Store
-
-_SAMPLE = 100
+from ccflare_core.store.restore import Restore
 
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -38,8 +35,9 @@ def _backup(console: Console, arguments: argparse.Namespace) -> int:
         if store.keys is None:
             raise Refused("The database has no keys.")
         target = arguments.file.absolute()
-        store.note("backup.make", str(target))  # or there is no backup
-        head = backup.make(database, store.keys, target, console.now(), show)
+        action = ("backup.make", str(target))
+        with store.failures(*action):
+            head = backup.make(database, store.keys, target, console.now(), show, store.audited(*action))
     seconds = time.monotonic() - began
     console.say(f"{arguments.file}: {size(head.size)} in {seconds:.1f} s. Keep the key ({head.key.source}) elsewhere.")
     return OK
@@ -49,28 +47,18 @@ def _restore(console: Console, arguments: argparse.Namespace) -> int:
     settings = read_settings(console, arguments.database)
     database, source = _file_of(settings), choose(settings, console.environ)
     word = f"before-restore-{local(console.now()):%Y%m%dT%H%M%S}"
-    check = partial(_check, console, settings, source, arguments.file.absolute())
+    file = AuditFile(settings.audit_path) if settings.audit_path else None
     with progress(console) as show:
-        head, aside = backup.put_in_place(arguments.file, source, database, word, check, show)
+        restore = Restore(database, source, word=word, by=operator(), file=file, wall=console.now, progress=show)
+        head, aside = restore.run(arguments.file)
     console.say(f"{database} is as it was at {head.made_at}.")
     if aside is not None:
-        console.say(f"What was there before lies in {aside}.")
-        console.complain("`scripts/audit.py verify` will say that rows are missing: those that came after the backup.")
+        console.say(
+            f"The database from before is {aside}, with the rows of the audit log that the backup does not have."
+        )
+    if file is not None and file.trouble:
+        console.complain(file.trouble)
     return OK
-
-
-def _check(console: Console, settings: Settings, source: KeySource, backup: Path, new: Path) -> None:
-    """Whether what came out of the backup is a sound database whose secrets open; the entry about it goes in there."""
-    store = Store.open(new, source, by=operator(), audit_file=settings.audit_path, wall=console.now)
-    try:
-        if problems := store.problems():
-            raise StoreError(f"what is in the backup is damaged ({problems[0]}): use another backup")
-        store.accounts.all()
-        for request_id, part in store.history.bodies(_SAMPLE):
-            store.body(request_id, part)
-        store.note("backup.restore", str(backup))
-    finally:
-        store.close()
 
 
 def _file_of(settings: Settings) -> Path:

@@ -46,13 +46,14 @@ def _export(console: Console, arguments: argparse.Namespace) -> int:
     target: Path | None = arguments.output
     if target is not None and target.exists():
         raise Refused(f"{target}: there is a file already; name another one.")
-    with open_store(console, settings, choose(settings, console.environ)) as store, progress(console) as show:
+    with open_store(console, settings, choose(settings, console.environ)) as store:
         extent = store.history.extent(selection)
         told = {name: value for name, value in selection._asdict().items() if value is not None}
-        store.note("data.export", str(target or "stdout"), format=arguments.format, requests=extent.requests, **told)
+        detail = {"format": arguments.format, "requests": extent.requests, **told}
         upstream = str(settings.upstream).removesuffix(":443")
-        pieces = _pieces(store, selection, arguments.format, upstream)
-        number = _write(console, target, _counted(pieces, extent.requests, show))
+        with store.stages("data.export", str(target or "stdout"), **detail) as results, progress(console) as show:
+            pieces = _pieces(store, selection, arguments.format, upstream)
+            results["requests"] = number = _write(console, target, _counted(pieces, extent.requests, show))
     if target is not None:
         console.say(f"{target}: {number} requests.")
     return OK

@@ -111,9 +111,9 @@ def _cleanup(console: Console, arguments: argparse.Namespace) -> int:
             console.complain("Nothing was deleted; --force does it.")
             return OK
         for each in plan:
-            store.note("data.cleanup", each.kind, before=iso(each.before), rows=each.rows)  # or nothing is deleted
-            with progress(console) as show:
-                _drain(_delete_old(store, each), each.rows, show)
+            entries = store.stages("data.cleanup", each.kind, before=iso(each.before), rows=each.rows)
+            with entries as results, progress(console) as show:
+                results["rows"] = _drain(_delete_old(store, each), each.rows, show)
         _wipe(console, store)
     return OK
 
@@ -162,8 +162,8 @@ def _purge(console: Console, arguments: argparse.Namespace) -> int:
             console.complain("Nothing was deleted; --force does it.")
             return OK
         whose = "session" if arguments.session is not None else "client"
-        store.note("data.purge", getattr(arguments, whose), by=whose, requests=extent.requests, bodies=extent.bodies)
-        with progress(console) as show:
+        detail = {"by": whose, "requests": extent.requests, "bodies": extent.bodies}
+        with store.stages("data.purge", getattr(arguments, whose), **detail), progress(console) as show:
             _drain(_delete(store, selection), extent.requests, show)
         _wipe(console, store)
     return OK
@@ -174,12 +174,13 @@ def _delete(store: Store, selection: Selection, *, bodies_only: bool = False) ->
         yield from store.history.delete(ids, bodies_only=bodies_only)
 
 
-def _drain(work: Iterable[int], total: int, show: Callable[[int, int], None]) -> None:
+def _drain(work: Iterable[int], total: int, show: Callable[[int, int], None]) -> int:
     done = 0
     for number in work:
         done += number
         show(done, total)
         time.sleep(_PAUSE_SECONDS)
+    return done
 
 
 def _wipe(console: Console, store: Store) -> None:
@@ -197,9 +198,9 @@ def _compact(console: Console, arguments: argparse.Namespace) -> int:
     settings = read_settings(console, arguments.database)
     with _opened(console, settings) as store:
         before = store.space()
-        store.note("data.compact")
-        if not store.scrub(whole=True):
-            raise Refused("A program keeps reading the database: try again when it has ended.")
+        with store.stages("data.compact"):
+            if not store.scrub(whole=True):
+                raise Refused("A program keeps reading the database: try again when it has ended.")
         after = store.space()
     if before is None or after is None:
         console.say("The tables are written anew.")

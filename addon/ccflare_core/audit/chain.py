@@ -9,7 +9,7 @@ An entry is added in the transaction of the change that it is about: neither is 
 
 import hmac
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -63,6 +63,11 @@ class Signer:
         kept = AuditKeyRow.select(AuditKeyRow.id).bind(self._database)
         return [*self._vault.key_ids, *(row.id for row in kept)]
 
+    def keys(self) -> dict[str, bytes]:
+        """The audit keys by their ids. Raises VaultError if a kept one does not open."""
+        found = {each: self._vault.audit_key(each) for each in self._vault.key_ids}
+        return found | {each: self._kept[each] for each in self.key_ids() if each not in found and self._bring(each)}
+
     def _bring(self, key_id: str) -> bool:
         for row in AuditKeyRow.select().where(AuditKeyRow.id == key_id).bind(self._database):
             self._kept[key_id] = self._vault.open(bytes(row.sealed), _place(key_id))
@@ -71,8 +76,11 @@ class Signer:
 
 def keep_key(database: Database, vault: Vault, key_id: str) -> None:
     """Store the audit key of a data key that is about to be deleted. Raises VaultError if the vault has no such key."""
-    sealed = vault.seal(vault.audit_key(key_id), _place(key_id))
-    AuditKeyRow.insert(id=key_id, sealed=sealed).execute(database)
+    _keep(database, vault, key_id, vault.audit_key(key_id))
+
+
+def _keep(database: Database, vault: Vault, key_id: str, key: bytes) -> None:
+    AuditKeyRow.insert(id=key_id, sealed=vault.seal(key, _place(key_id))).execute(database)
 
 
 class Audit:
@@ -130,6 +138,13 @@ class Audit:
             raise AuditError(_BROKEN) from error
         self._move(head._replace(last_id=row.id, hash=row.hash))
         self._waiting.append(row.line())
+
+    def adopt(self, keys: Mapping[str, bytes]) -> None:
+        """Keep the audit keys of another database, in a transaction of the store: its rows can be checked here too."""
+        vault, known = self._vault(), self.signer.key_ids()
+        for key_id, key in keys.items():
+            if vault is not None and key_id not in known:
+                _keep(self._database, vault, key_id, key)
 
     def resign(self) -> None:
         """Sign the head with the newest key, in the transaction that has made the key and added an entry."""

@@ -2,20 +2,26 @@
 
 The chain shows any row that was changed, deleted, inserted or moved. What it cannot show is that the whole database
 was put back to an older state. For that there is the file, and anchors that were kept elsewhere (the proxy logs them).
+
+Who has the key may put it back: `maintain.py restore` writes an entry that says so. What the file has from before that
+entry, in the order of its lines, is of the database that was replaced, and need not be in the table any more.
 """
 
 import hmac
 import json
+import re
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ccflare_core.audit.chain import Audit, anchor_text, fault
 from ccflare_core.audit.entries import Head, Row
 from ccflare_core.errors import AuditError, VaultError
 
 _CHUNK = 5000
+_HASH = re.compile(r"[0-9a-f]{64}")
 _MARK = 16  # hex digits of a hash that are kept for the comparison with the file
 
 
@@ -33,6 +39,16 @@ class Report:
     """Lines about what happened while the table could not be written."""
     damaged: int = 0
     """Lines of the file that are cut off, or no lines of ours."""
+    replaced: int = 0
+    """Lines of the file about what a restored backup has replaced."""
+
+
+class _Stray(NamedTuple):
+    """A line of the file that the table has not. `problem` says so, unless a restore explains it: of the first one."""
+
+    id: int
+    mark: int
+    problem: str
 
 
 class Check:
@@ -43,6 +59,11 @@ class Check:
         self._progress = progress
         self._marks = array("Q")
         self._report = Report()
+        self._key_ids: frozenset[str] = frozenset()
+        self._restores: list[int] = []
+        self._restored = 0  # the last restore that the file has come to
+        self._strays: list[_Stray] = []
+        self._replaced: set[tuple[int, int]] = set()
 
     def run(self, file: Path | None = None, anchors: tuple[str, ...] = (), *, is_used: bool = False) -> Report:
         """Look at the table, then at the file (if it is there) and the anchors.
@@ -52,10 +73,10 @@ class Check:
         """
         head = self._audit.head()
         problem = self._table(head, is_used=is_used)
-        if head is not None:
-            problem = problem or next((found for each in anchors if (found := self._anchor(each, head))), None)
         if file is not None and file.exists():
             problem = problem or self._file(file, head)
+        if head is not None:
+            problem = problem or next((found for each in anchors if (found := self._anchor(each, head))), None)
         self._report.problem = problem
         return self._report
 
@@ -74,7 +95,9 @@ class Check:
                 return f"row {row.id} was put in: the log ends with row {head.last_id}"
             if problem := fault(row, expected, previous, self._audit.signer):
                 return problem
-            self._marks.append(int(row.hash[:_MARK], 16))
+            self._marks.append(_mark(row.hash))
+            if row.is_restore:
+                self._restores.append(row.id)
             expected, previous = row.id + 1, row.hash
             report.rows += 1
         if expected <= head.last_id:
@@ -104,7 +127,12 @@ class Check:
             is_ours = False
         if not is_ours:
             raise AuditError(f"{text[:80]} is no anchor of this log: give one as the proxy has logged it")
-        return self._compare(number, hash_, head)
+        if (number, _mark(hash_)) in self._replaced:
+            return None
+        problem = self._compare(number, hash_, head)
+        if problem and any(number >= each for each in self._restores):
+            return f"{problem}; or the anchor is from before a backup was restored, and the file has no such row"
+        return problem
 
     def _compare(self, number: int, hash_: str, head: Head) -> str | None:
         """What is wrong if there once was a row with this number and hash."""
@@ -112,36 +140,59 @@ class Check:
             return (
                 f"row {head.last_id + 1} is missing: there once was a row {number}, so the log was put back or cut off"
             )
-        if number > head.pruned_id and self._marks[number - head.pruned_id - 1] != int(hash_[:_MARK], 16):
+        if number > head.pruned_id and self._marks[number - head.pruned_id - 1] != _mark(hash_):
             return f"row {number} is another one than there once was: the log was replaced"
         return None
 
     def _file(self, file: Path, head: Head | None) -> str | None:
+        self._key_ids = frozenset(self._audit.signer.key_ids())
         try:
             with file.open("rb") as lines:
                 for number, line in enumerate(lines, 1):
-                    if problem := self._line(line, head):
-                        return f"{problem} (line {number} of {file})"
+                    if problem := self._line(line, head, f"line {number} of {file}"):
+                        return problem
         except OSError as error:
             raise AuditError(f"{file} cannot be read ({error.strerror}): check its owner and mode") from error
-        return None
+        if self._restores and self._restores[-1] > self._restored:
+            self._forgive()  # the file could not be written when it was restored
+        return self._strays[0].problem if self._strays else None
 
-    def _line(self, line: bytes, head: Head | None) -> str | None:
+    def _line(self, line: bytes, head: Head | None, place: str) -> str | None:
+        """What is wrong with the line, whatever comes behind it."""
         row = _read(line)
         if row is None:
             self._report.damaged += 1
             return None
+        if row.key_id not in self._key_ids:
+            self._stray(row, f"what the file has as row {row.id} was changed, or is of another database ({place})")
+            return None
         if fault(row, row.id, row.prev_hash, self._audit.signer):
-            return f"what the file has as row {row.id} was changed"
+            return f"what the file has as row {row.id} was changed ({place})"
         if row.id == 0:
             self._report.aside += 1
-            return None
-        if head is None:
-            return f"row {row.id} is missing: the file has it, so the log was deleted"
-        if problem := self._compare(row.id, row.hash, head):
-            return problem
-        self._report.in_file += row.id > head.pruned_id
+        elif head is None:
+            return f"row {row.id} is missing: the file has it, so the log was deleted ({place})"
+        elif problem := self._compare(row.id, row.hash, head):
+            self._stray(row, f"{problem} ({place})")
+        else:
+            self._in_both(row, head)
         return None
+
+    def _stray(self, row: Row, problem: str) -> None:
+        self._strays.append(_Stray(row.id, _mark(row.hash), "" if self._strays else problem))
+
+    def _in_both(self, row: Row, head: Head) -> None:
+        """The table has the row too, or had it before its oldest rows were deleted on purpose."""
+        self._report.in_file += row.id > head.pruned_id
+        newest = row.id if row.is_restore else max((each for each in self._restores if each <= row.id), default=0)
+        if newest > self._restored:  # a copy of such a line further down explains nothing
+            self._restored = newest
+            self._forgive()
+
+    def _forgive(self) -> None:
+        self._report.replaced += len(self._strays)
+        self._replaced |= {(each.id, each.mark) for each in self._strays}
+        self._strays.clear()
 
 
 def _read(line: bytes) -> Row | None:
@@ -150,4 +201,8 @@ def _read(line: bytes) -> Row | None:
     except (ValueError, TypeError, RecursionError):
         return None
     is_plain = type(row.id) is int and all(isinstance(each, str) for each in row[1:])
-    return row if is_plain and len(row.hash) == 64 else None
+    return row if is_plain and _HASH.fullmatch(row.hash) else None
+
+
+def _mark(hash_: str) -> int:
+    return int(hash_[:_MARK], 16)

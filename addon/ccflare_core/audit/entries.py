@@ -13,6 +13,9 @@ from typing import Any, Literal, NamedTuple, Protocol, Self
 
 Outcome = Literal["ok", "denied", "failed"]
 
+RESTORE = "backup.restore"
+"""The action of an entry from which on the log is another one than before: a backup was put in place."""
+
 FIRST_HASH = "0" * 64
 """What stands before the first row."""
 
@@ -90,6 +93,11 @@ class Row(NamedTuple):
     def signed_text(self) -> bytes:
         """What the hash is of. The second kind of text begins differently, see `Head`."""
         return b"row" + _json(self[:-1]).encode()
+
+    @property
+    def is_restore(self) -> bool:
+        """Whether it tells that the database was replaced by a backup."""
+        return self.action == RESTORE and self.outcome == "ok"
 
     def line(self) -> bytes:
         """The row as a line of JSON."""

@@ -253,19 +253,26 @@ def set_aside(path: Path, word: str) -> Path | None:
     Raises StoreError while any process has it open.
     """
     with naming(path):
+        check_unused(path)
+        if not file_size(beside(path, "-wal")):
+            for suffix in ("-wal", "-shm"):  # a reader leaves them there, with nothing in them
+                beside(path, suffix).unlink(missing_ok=True)
         if not path.exists() and not beside(path, "-wal").exists():
             return None
-        if path.exists():
-            _check_unused(path)
         aside = beside(path, f".{word}")
-        for suffix in ("", "-wal", "-shm"):
-            with contextlib.suppress(FileNotFoundError):
-                beside(path, suffix).rename(beside(aside, suffix))
+        rename(path, aside)
         return aside
 
 
-def _check_unused(path: Path) -> None:
-    """Raise StoreError if a process has the database open. It does not have to be a sound one.
+def rename(path: Path, target: Path) -> None:
+    """Give a database that nobody uses another name, with all that lies beside it."""
+    for suffix in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            beside(path, suffix).rename(beside(target, suffix))
+
+
+def check_unused(path: Path) -> None:
+    """Raise StoreError if a process has the database open. It does not have to be a sound one, or to be there.
 
     A process that uses a database in WAL mode has a lock on these bytes as long as it is open
     (https://www.sqlite.org/src/file/src/os.h, SHARED_FIRST). No connection of this process may be open: see the module.
@@ -273,6 +280,8 @@ def _check_unused(path: Path) -> None:
     try:
         import fcntl
     except ImportError:  # on Windows an open file cannot be renamed in the first place
+        return
+    if not path.exists():
         return
     with path.open("rb+") as file:
         try:

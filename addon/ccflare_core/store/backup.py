@@ -5,14 +5,15 @@
 The head has the data key that the backup's own key is made of, wrapped by the key source as in the database. So it
 opens wherever that source has its key, and nowhere else. The head and the place of each piece are authenticated.
 
-Both directions go through a passing copy (0600) beside the database, on the disk that holds the like of it already.
+A passing copy (0600) of the database lies beside it meanwhile, on the disk that holds the like of it already. The way
+back is in restore.py.
 """
 
 import json
 import os
 import secrets
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self
@@ -21,7 +22,7 @@ from ccflare_core import __version__
 from ccflare_core.db import sqlite
 from ccflare_core.db.engine import naming
 from ccflare_core.errors import StoreError, VaultError
-from ccflare_core.files import draft, make_private_folder, publish
+from ccflare_core.files import draft, publish_audited
 from ccflare_core.secrets.key_sources import KeySource
 from ccflare_core.secrets.vault import Chunks, Vault
 from ccflare_core.store.data_keys import DataKeys, Wrapped, unwrap
@@ -33,6 +34,7 @@ _LENGTH = 4
 _HEAD_LIMIT = 64 * 1024
 _PIECE = 1024 * 1024
 _TAG = 16
+_IS_THERE = "there is a file already: name another one"
 _DAMAGED = "it was changed, cut off or made with another key: use another backup"
 
 
@@ -58,6 +60,7 @@ class Head(NamedTuple):
         try:
             key = Wrapped(str(found["key"]), str(found["source"]), bytes.fromhex(found["wrapped"]))
             facts = (str(found["made_at"]), int(found["size"]), str(found["version"]))
+            datetime.fromisoformat(facts[0])
             return cls(key, bytes.fromhex(found["salt"]), *facts)
         except (KeyError, TypeError) as error:
             raise ValueError("a name is missing") from error
@@ -67,16 +70,19 @@ class Head(NamedTuple):
         return Chunks(vault.mac("backup", self.salt, self.key.id), _MAGIC + self.write())
 
 
-def make(database: Path, keys: DataKeys, target: Path, now: float, progress: Progress) -> Head:
+def make(
+    database: Path, keys: DataKeys, target: Path, now: float, progress: Progress, entry: AbstractContextManager[None]
+) -> Head:
     """Write a backup of the database as it is now; others may write meanwhile. Never over a file that is there.
 
-    Raises StoreError or VaultError, and then there is no file.
+    `entry` is the transaction with the audit entry about it. Raises StoreError or VaultError, and then there is neither
+    file nor entry.
     """
     if keys.vault is None:
         raise VaultError("a backup cannot be sealed without a key")
     with naming(target):
         if target.exists():
-            raise StoreError("there is a file already: name another one")
+            raise StoreError(_IS_THERE)
         with draft(database) as plain, draft(target) as sealed:
             sqlite.copy(database, plain, progress)
             made_at = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
@@ -84,8 +90,8 @@ def make(database: Path, keys: DataKeys, target: Path, now: float, progress: Pro
             with plain.open("rb") as source, sealed.open("wb") as out:
                 _seal(source, out, head, head.chunks(keys.vault))
                 os.fsync(out.fileno())
-            if not publish(sealed, target):
-                raise StoreError("there is a file already: name another one")
+            if not publish_audited(sealed, target, entry):
+                raise StoreError(_IS_THERE)
     return head
 
 
@@ -118,6 +124,19 @@ def unpack(backup: Path, source: KeySource, target: Path, progress: Progress) ->
     return head
 
 
+def examine(backup: Path) -> Head:
+    """What the file says of itself, unless it has another size than it should. It takes no key.
+
+    Raises StoreError.
+    """
+    with naming(backup), backup.open("rb") as sealed:
+        head = _read_head(sealed)
+        pieces = max(1, -(-head.size // _PIECE))
+        if backup.stat().st_size - sealed.tell() != head.size + pieces * _TAG:
+            raise StoreError(_DAMAGED)
+    return head
+
+
 def _read_head(sealed: BinaryIO) -> Head:
     if sealed.read(len(_MAGIC)) != _MAGIC:
         raise StoreError("this is no backup: name a file that `scripts/maintain.py backup` has made")
@@ -141,23 +160,3 @@ def _open(sealed: BinaryIO, out: BinaryIO, head: Head, vault: Vault, progress: P
         if not following:
             return
         number, piece = number + 1, following
-
-
-def put_in_place(
-    backup: Path, source: KeySource, database: Path, word: str, check: Callable[[Path], None], progress: Progress
-) -> tuple[Head, Path | None]:
-    """Make the backup the database, once `check` has accepted what is in it; what was there gets a name with `word`.
-
-    Raises StoreError or VaultError, and then all is as before. Gives where the old database lies now, if there was one.
-    """
-    with ExitStack() as stack:
-        with naming(database):
-            make_private_folder(database.parent)
-            new = stack.enter_context(draft(database))
-        head = unpack(backup, source, new, progress)
-        check(new)
-        aside = sqlite.set_aside(database, word)
-        with naming(database):
-            if not publish(new, database):
-                raise StoreError("another program has just made a database here: move it away, and restore again")
-    return head, aside

@@ -19,7 +19,7 @@ from ccflare_core.audit.file import AuditFile
 from ccflare_core.config.location import Location
 from ccflare_core.db.engine import CommitUnknown, Engine, Space
 from ccflare_core.db.engine_choice import is_made, open_engine
-from ccflare_core.errors import AuditError, StoreError, Unusable
+from ccflare_core.errors import AuditError, CCFlareError, StoreError, Unusable
 from ccflare_core.exchange.records import AttentionNeeded, Record
 from ccflare_core.reports.rollup import Rollup
 from ccflare_core.secrets.key_sources import KeySource
@@ -150,6 +150,25 @@ class Store:
         """Write one entry. Raises StoreError if that cannot be done, and then neither can what it is about."""
         with self.audited(action, target, outcome, **detail):
             pass
+
+    @contextlib.contextmanager
+    def failures(self, action: str, target: str = "", **detail: object) -> Iterator[None]:
+        """An entry if the block fails, with the reason."""
+        try:
+            yield
+        except BaseException as error:
+            reason = str(error) if isinstance(error, CCFlareError) else type(error).__name__
+            self.report(Entry.of(self.by, action, target, "failed", **detail, reason=reason))
+            raise
+
+    @contextlib.contextmanager
+    def stages(self, action: str, target: str = "", **detail: object) -> Iterator[dict[str, object]]:
+        """Two entries: before the block, or it is not begun, and after it, with how it went and what it filled in."""
+        self.note(action, target, "ok", stage="begin", **detail)
+        results: dict[str, object] = {}
+        with self.failures(action, target, stage="end"):
+            yield results
+        self.note(action, target, "ok", stage="end", **results)
 
     def report(self, entry: Entry) -> None:
         """Write an entry about what has happened already: where the table cannot take it, into the file beside it."""

@@ -15,14 +15,16 @@ from urllib.parse import urlsplit
 import pytest
 
 from ccflare_cli.doctor import host_checks, judgements, leaks
-from ccflare_cli.doctor.judgements import DAY, GIB, MIB, Activity, Door, Level, Result
+from ccflare_cli.doctor.judgements import DAY, GIB, MIB, Activity, Backup, Door, Level, Result
 from ccflare_cli.doctor.main import main
 from ccflare_core.accounts.account import Account, Kind
 from ccflare_core.clients.keys import Role
 from ccflare_core.clients.totp import code_at, step_at
 from ccflare_core.config.location import Location, Server
 from ccflare_core.config.options import OPTIONS
+from ccflare_core.store import backup
 from ccflare_core.store.client_keys import new_key
+from ccflare_core.store.store import Store
 from desk import Desk
 from fake_upstream import FakeUpstream
 from harness import Proxy, StartProxy, eventually
@@ -38,12 +40,19 @@ Found = dict[str, list[Result]]
 Run = Callable[..., Found]
 
 
+def make_backup(store: Store, folder: Path) -> None:
+    path, database = folder / "data" / "a.backup", folder / "data" / "ccflare.db"
+    assert store.keys is not None
+    entry = store.audited("backup.make", str(path))
+    backup.make(database, store.keys, path, NOON, lambda done, total: None, entry)
+
+
 @pytest.fixture
 def history(tmp_path: Path) -> Iterator[History]:
-    """A database in which all is well, but for a backup."""
+    """A database in which all is well."""
     with History(tmp_path / "data" / "ccflare.db") as history:
         history.account("max-1")
-        history.store.note("backup.make", "a copy")
+        make_backup(history.store, tmp_path)
         history.store.clients.add(new_key("laptop", NOON))
         yield history
 
@@ -261,12 +270,24 @@ def test_room_growth_and_backups() -> None:
     assert [r.level for r in judgements.room(2 * GIB, GIB, 2, 0)] == [Level.OK, Level.WARN]
     assert judgements.backup(None, is_used=True).level is Level.WARN
     assert judgements.backup(None, is_used=False).level is Level.OK
-    assert judgements.backup(3 * DAY, is_used=True).level is Level.OK
+    assert judgements.backup(Backup("x", 3 * DAY), is_used=True).level is Level.OK
 
 
 def test_a_backup_that_is_old(run: Run) -> None:
     assert level(run("--only", "database"), "database.backup") is Level.OK
     assert level(run("--only", "database", now=NOON + 8 * DAY), "database.backup") is Level.WARN
+
+
+def test_a_backup_that_is_gone_cut_off_or_was_never_finished(run: Run, history: History, tmp_path: Path) -> None:
+    path = tmp_path / "data" / "a.backup"
+    history.store.note("backup.make", str(tmp_path / "other"), "failed")
+    assert level(run("--only", "database"), "database.backup") is Level.OK
+    path.write_bytes(path.read_bytes()[:-1])
+    [result] = run("--only", "database", code=1)["database.backup"]
+    assert (result.level, "cut off" in result.found) == (Level.FAIL, True)
+    path.unlink()
+    [result] = run("--only", "database")["database.backup"]
+    assert (result.level, str(path) in result.found) == (Level.WARN, True)
 
 
 def test_a_broken_audit_log(run: Run, tmp_path: Path) -> None:

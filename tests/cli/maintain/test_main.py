@@ -76,6 +76,13 @@ def run(location: Location, tmp_path: Path, store: Store) -> Run:
     return run
 
 
+def entries(store: Store, action: str) -> list[tuple[str, str, int | None]]:
+    """Outcome, stage and rows of every audit entry about this."""
+    found = store.query("SELECT outcome, detail FROM audit_log WHERE action = ? ORDER BY id", (action,))
+    details = [(outcome, json.loads(detail)) for outcome, detail in found]
+    return [(outcome, detail["stage"], detail.get("rows")) for outcome, detail in details]
+
+
 def counts(store: Store) -> tuple[int, int, int]:
     return count(store, "requests"), count(store, "payloads"), count(store, "windows")
 
@@ -102,7 +109,10 @@ def test_r51_without_force_nothing_is_deleted(run: Run, store: Store) -> None:
 def test_r51_with_force_it_is_and_the_audit_log_has_it(run: Run, store: Store) -> None:
     run("cleanup", "--older-than", "30d", "--force")
     assert counts(store) == (3, 6, 6)
-    assert actions(store)[-3:] == ["data.cleanup"] * 3
+    assert actions(store)[-6:] == ["data.cleanup"] * 6
+    assert entries(store, "data.cleanup") == [
+        entry for rows in (2, 1, 2) for entry in (("ok", "begin", rows), ("ok", "end", rows))
+    ]
 
 
 def test_the_options_say_how_old_is_too_old(run: Run, store: Store) -> None:
@@ -132,7 +142,7 @@ def test_the_audit_log_is_shortened_from_its_beginning(run: Run, store: Store, t
         str(tmp_path / "ccflare.db"),
     ]
     assert main(arguments, later.console()) == 0
-    assert actions(store) == ["data.cleanup", "audit.prune"]
+    assert actions(store) == ["data.cleanup", "audit.prune", "data.cleanup"]
 
 
 @pytest.mark.parametrize("wrong", ["all", "soon", "0d", "-1d"])
@@ -191,8 +201,17 @@ def test_compact_gives_the_room_back(run: Run, store: Store, tmp_path: Path) -> 
     store.scrub()
     before = (tmp_path / "ccflare.db").stat().st_size
     assert "now" in run("compact").said
+    assert entries(store, "data.compact") == [("ok", "begin", None), ("ok", "end", None)]
     assert (tmp_path / "ccflare.db").stat().st_size < before
     assert actions(store)[-1] == "data.compact"
+
+
+def test_compact_that_a_reader_keeps_from_its_work_is_audited_as_failed(
+    run: Run, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "scrub", lambda self, *, whole: False)
+    assert "keeps reading" in run("compact", code=1).complained
+    assert entries(store, "data.compact") == [("ok", "begin", None), ("failed", "end", None)]
 
 
 def test_an_old_file_learns_to_shrink(run: Run, store: Store) -> None:
