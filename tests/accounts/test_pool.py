@@ -285,7 +285,7 @@ def test_a_cooldown_is_handed_back_and_ends_by_itself() -> None:
     _, report = serve(pool, spent(EPOCH + 3600))
 
     cooldown = Cooldown("a", WHOLE, EPOCH + 3600, "5h window spent", "window_spent", 1)
-    assert report == Report(cooldown)
+    assert report == Report((cooldown,))
     assert pool.status()[0].cooldowns == (cooldown,)
     clock.pass_(3600)
     assert acquired(pool).account.id == "a"
@@ -296,8 +296,8 @@ def test_a_family_cooldown_holds_only_that_family() -> None:
 
     _, report = serve(pool, spent(EPOCH + 3600, Scope.FAMILY))
 
-    assert report.cooldown is not None
-    assert report.cooldown.part == OPUS
+    assert report.cooldowns
+    assert report.cooldowns[0].part == OPUS
     assert refused(pool, opus()).wait == pytest.approx(3600)
     assert acquired(pool, haiku()).account.id == "a"
     assert pool.status()[0].available
@@ -337,9 +337,7 @@ def test_a_cooldown_never_gets_shorter_by_another_verdict() -> None:
     pool.report(one, spent(EPOCH + 3600))
 
     assert pool.report(two, OVERLOADED) == Report()
-    longer = pool.report(three, spent(EPOCH + 7200)).cooldown
-
-    assert longer is not None
+    assert pool.report(three, spent(EPOCH + 7200)).cooldowns
     assert refused(pool).wait == pytest.approx(7200)
 
 
@@ -348,9 +346,9 @@ def test_requests_that_fail_together_count_as_one_failure() -> None:
     pool = make_pool(clock, "a")
     leases = [acquired(pool) for _ in range(20)]
 
-    cooldowns = [pool.report(lease, spent()).cooldown for lease in leases]
+    cooldowns = [pool.report(lease, spent()).cooldowns for lease in leases]
 
-    assert [cooldown.failures for cooldown in cooldowns if cooldown] == [1]
+    assert [cooldown.failures for each in cooldowns for cooldown in each] == [1]
     assert refused(pool).wait == pytest.approx(60)
 
 
@@ -359,16 +357,14 @@ def test_failures_in_a_row_lengthen_the_rest_until_a_good_answer() -> None:
     pool = make_pool(clock, "a")
     seconds = []
     for _ in range(4):
-        cooldown = serve(pool, spent())[1].cooldown
-        assert cooldown is not None
+        (cooldown,) = serve(pool, spent())[1].cooldowns
         seconds.append(cooldown.until - clock.wall)
         clock.pass_(seconds[-1])
     serve(pool, BARE)
     serve(pool, good())
-    again = serve(pool, spent())[1].cooldown
+    (again,) = serve(pool, spent())[1].cooldowns
 
     assert seconds == pytest.approx([60, 120, 240, 300])
-    assert again is not None
     assert again.failures == 1
 
 
@@ -379,9 +375,8 @@ def test_an_overload_does_not_touch_the_count_of_spent_windows() -> None:
         serve(pool, verdict)
         clock.pass_(seconds)
 
-    cooldown = serve(pool, spent())[1].cooldown
+    (cooldown,) = serve(pool, spent())[1].cooldowns
 
-    assert cooldown is not None
     assert cooldown.failures == 2
 
 
@@ -415,8 +410,8 @@ def test_a_good_answer_that_says_rejected_rests_the_account_from_the_next_reques
 
     _, report = serve(pool, served)
 
-    assert report.cooldown is not None
-    assert report.cooldown.until == EPOCH + 3600
+    assert report.cooldowns
+    assert report.cooldowns[0].until == EPOCH + 3600
     refused(pool)
 
 
@@ -442,8 +437,8 @@ def test_a_new_credential_ends_the_count_of_the_old_one_but_not_the_others() -> 
 
     counts = []
     for verdict, seconds in ((REJECTED, 300), (spent(), 120)):
-        cooldown = serve(pool, verdict)[1].cooldown
-        counts.append(cooldown.failures if cooldown else None)
+        (cooldown,) = serve(pool, verdict)[1].cooldowns
+        counts.append(cooldown.failures)
         clock.pass_(seconds)
 
     assert counts == [1, 2]
@@ -579,7 +574,7 @@ def test_restored_cooldowns_and_windows_go_on() -> None:
     assert [status.available for status in pool.status()] == [False, True, True]
     assert [serve(pool, good(), opus(str(n)))[0] for n in range(3)] == ["c", "c", "c"]
     clock.pass_(100)
-    cooldown = pool.report(acquired(pool, opus("new"), exclude=frozenset("bc")), spent()).cooldown
+    cooldown = pool.report(acquired(pool, opus("new"), exclude=frozenset("bc")), spent()).cooldowns[0]
     assert cooldown is not None
     assert cooldown.failures == 4
 
@@ -707,7 +702,7 @@ def about(kind: Answer, scope: Scope, **more: Any) -> Verdict:
         (about(Answer.PERMISSION_DENIED, Scope.PATH_CLASS), Facts(path_class="files"), opus(), "files"),
         (spent(EPOCH + 60, Scope.MODE), Facts("claude-opus-4-8", mode="fast"), opus(), "fast mode"),
         (
-            about(Answer.BETA_UNAVAILABLE, Scope.BETA, beta="b-1"),
+            about(Answer.BETA_UNAVAILABLE, Scope.BETA, betas=("b-1",)),
             Facts("claude-opus-4-8", betas=("b-1",)),
             opus(),
             "b-1",
@@ -727,16 +722,28 @@ def test_only_the_part_that_an_answer_is_about_rests(
     assert pool.status()[0].reason.startswith(f"serving, cooling for {told} until ")
 
 
+def test_every_beta_that_a_refusal_names_rests_by_itself() -> None:
+    pool = make_pool(Clock(), "a")
+    asked = Facts("claude-opus-4-8", betas=("b-1", "b-2", "b-3"))
+
+    _, report = serve(pool, about(Answer.BETA_UNAVAILABLE, Scope.BETA, betas=("b-1", "b-2")), asked)
+
+    assert [str(cooldown.part) for cooldown in report.cooldowns] == ["b-1", "b-2"]
+    assert repr(pool) == "<AccountPool max-a: serving, cooling for b-1, cooling for b-2>"
+    assert isinstance(pool.acquire(replace(asked, betas=("b-2",))), Exhausted)
+    assert acquired(pool, replace(asked, betas=("b-3",))).open
+
+
 def test_rest_that_was_the_requests_fault_is_taken_back_with_its_failure() -> None:
     pool = make_pool(Clock(), "a")
     verdict = about(Answer.PERMISSION_DENIED, Scope.PATH_CLASS)
     files = Facts(path_class="files")
-    first = serve(pool, verdict, files)[1].cooldown
+    first = serve(pool, verdict, files)[1].cooldowns[0]
     assert first is not None
 
     assert pool.take_back([first]) == Report(cleared=(("a", first.part),))
 
-    again = serve(pool, verdict, files)[1].cooldown
+    again = serve(pool, verdict, files)[1].cooldowns[0]
     assert again is not None
     assert again.failures == 1
     assert pool.take_back([first]) == Report()
@@ -837,9 +844,9 @@ class Machine(RuleBasedStateMachine):
         for at in report.cleared:
             assert kind == "good"
             self.rests.pop(at, None)
-        if report.cooldown:
-            at = (lease.account.id, report.cooldown.part)
-            assert report.cooldown.until >= self.clock.wall + seconds - 1e-3
+        if report.cooldowns:
+            at = (lease.account.id, report.cooldowns[0].part)
+            assert report.cooldowns[0].until >= self.clock.wall + seconds - 1e-3
             assert self.clock.mono + seconds > self.rests.get(at, 0)
             self.rests[at] = self.clock.mono + seconds
 

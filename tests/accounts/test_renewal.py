@@ -73,7 +73,7 @@ def test_a_refused_token_is_replaced_and_the_request_repeated_on_the_same_accoun
     desk.exchange.finish()
     assert [a.account_id for a in desk.exchange.attempts] == ["a", "a"]
     assert (desk.exchange.failovers, desk.pool.in_flight) == (0, 0)
-    assert all(report.cooldown is None for _, report in desk.bench.notes.reports)
+    assert all(not report.cooldowns for _, report in desk.bench.notes.reports)
 
 
 def test_a_token_that_was_replaced_already_is_used_at_once() -> None:
@@ -89,7 +89,7 @@ def test_a_second_refusal_counts_and_the_next_account_serves() -> None:
     desk.refuse()
 
     assert secret(desk.refuse()) == "other"
-    assert [name for name, report in desk.bench.notes.reports if report.cooldown] == ["a"]
+    assert [name for name, report in desk.bench.notes.reports if report.cooldowns] == ["a"]
     assert len(desk.renewer.asked) == 1
 
 
@@ -99,7 +99,7 @@ def test_without_a_new_token_the_next_account_serves() -> None:
     desk.renewer.renewal.fail("needs login")
 
     assert secret(desk.wait()) == "other"
-    assert [name for name, report in desk.bench.notes.reports if report.cooldown] == ["a"]
+    assert [name for name, report in desk.bench.notes.reports if report.cooldowns] == ["a"]
 
 
 def test_a_renewal_that_takes_too_long_is_not_waited_for() -> None:

@@ -33,15 +33,16 @@ def html(status: int) -> Answer:
     return Answer(status, ((b"content-type", b"text/html"),), (b"<html>Blocked by the firewall</html>",))
 
 
-def send(rig: Rig, method: str, path: str, body: bytes = b"{}") -> Reply:
+def send(rig: Rig, method: str, path: str, body: bytes = b"{}", betas: str = "") -> Reply:
     headers = [(b"content-type", b"application/json"), (b"x-claude-code-session-id", rig.session.encode())]
+    headers += [(b"anthropic-beta", betas.encode())] if betas else []
     with rig.client() as client:
         return client.request(method, path, headers, body)
 
 
-def message(rig: Rig, model: str = "claude-opus-4-8", **more: Any) -> Reply:
+def message(rig: Rig, model: str = "claude-opus-4-8", betas: str = "", **more: Any) -> Reply:
     content = {"model": model, "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}], **more}
-    return send(rig, "POST", "/v1/messages", json.dumps(content).encode())
+    return send(rig, "POST", "/v1/messages", json.dumps(content).encode(), betas)
 
 
 def nobody_rests(rig: Rig, *names: str) -> bool:
@@ -58,6 +59,10 @@ ODD = [
     ("POST", "/v1/messages", refusal(403, "permission_error", "Your organization does not have access to claude-x.")),
     ("POST", "/v1/messages", refusal(400, "invalid_request_error", "This model is not available for your plan.")),
     ("GET", FILES, html(403)),
+    ("GET", f"{FILES}/file_1", refusal(403, "permission_error", "You may not read this file.")),
+    ("POST", "/v1/messages", refusal(402, "billing_error", code="linked_organization_billing_unavailable")),
+    ("POST", "/v1/messages", refusal(403, "permission_error", code="user_profile_not_billable")),
+    ("POST", BATCHES, refusal(400, "invalid_request_error", code="organization_type_not_supported")),
 ]
 
 
@@ -153,6 +158,25 @@ def test_family_that_one_plan_lacks_is_served_by_the_next_and_others_go_on(rig: 
     rig.rows(3)
     assert [rest.family for rest in rig.rests("a")] == ["opus"]
     assert rig.health()["a"]["reason"].startswith("serving, cooling for opus until ")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        refusal(400, "invalid_request_error", "Unexpected value(s) `b-12`, `b-13` for the `anthropic-beta` header."),
+        refusal(400, "invalid_request_error", "Not for you: b-12, b-13.", code="organization_not_enrolled_in_beta"),
+        refusal(403, "permission_error", "The b-12 beta is not available for your organization."),
+    ],
+)
+def test_beta_that_one_plan_lacks_is_served_by_the_next_and_others_go_on(rig: Rig, answer: Answer) -> None:
+    rig.fresh("a", "b")
+    rig.script("a", answer)
+
+    assert [message(rig, betas=betas).status for betas in ("b-11, b-12", "b-12", "b-11")] == [200] * 3
+
+    assert rig.asked == ["a", "b", "b", "a"]
+    assert [rest.family for rest in rig.rests("a")] == ["b-12"]
+    assert "serving, cooling for b-12 until " in rig.health()["a"]["reason"]
 
 
 def test_api_keys_opus_tokens_do_not_rest_haiku(rig: Rig) -> None:

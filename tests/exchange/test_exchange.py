@@ -26,6 +26,7 @@ from exchange_kit import (
     FAILED,
     GONE,
     JSON,
+    LACKS_SCOPE,
     OK,
     OVERLOADED,
     REJECTED,
@@ -136,9 +137,7 @@ def test_a_good_answer_is_delivered_and_recorded_once() -> None:
     assert is_at_rest(bench)
 
 
-@pytest.mark.parametrize(
-    "reply", [limited(), limited(3600, "7d_oi"), REJECTED, refusal(403, "permission_error")], ids=lambda r: r.status
-)
+@pytest.mark.parametrize("reply", [limited(), limited(3600, "7d_oi"), REJECTED, LACKS_SCOPE], ids=lambda r: r.status)
 def test_what_speaks_about_one_account_moves_on_to_the_next(reply: Reply) -> None:
     bench = Bench("abc")
 
@@ -148,7 +147,7 @@ def test_what_speaks_about_one_account_moves_on_to_the_next(reply: Reply) -> Non
     assert names(exchange) == ["max-a", "max-b", "max-c"]
     assert exchange.failovers == 2
     assert exchange.choice_reason == "most headroom"
-    assert [id for id, report in bench.notes.reports if report.cooldown] == ["a", "b"]
+    assert [id for id, report in bench.notes.reports if report.cooldowns] == ["a", "b"]
     assert is_at_rest(bench)
 
 
@@ -185,7 +184,7 @@ def test_the_clients_own_mistakes_are_tried_nowhere_else(status: int) -> None:
     exchange = bench.serve(refusal(status, "invalid_request_error"))
 
     assert (names(exchange), exchange.status) == (["max-a"], status)
-    assert all(report.cooldown is None for _, report in bench.notes.reports)
+    assert all(not report.cooldowns for _, report in bench.notes.reports)
 
 
 def test_an_error_in_the_stream_before_any_content_moves_on() -> None:
@@ -214,9 +213,8 @@ def spoil(bench: Bench, id: str) -> None:
 
 def test_refusal_that_every_account_gives_is_the_clients_and_nobody_rests() -> None:
     bench = Bench("abc")
-    lacks = refusal(403, "permission_error")
 
-    exchange = bench.serve(lacks, lacks, lacks)
+    exchange = bench.serve(LACKS_SCOPE, LACKS_SCOPE, LACKS_SCOPE)
 
     assert (names(exchange), exchange.status) == (["max-a", "max-b", "max-c"], 403)
     assert repr(bench.pool) == "<AccountPool max-a: serving; max-b: serving; max-c: serving>"
@@ -226,7 +224,7 @@ def test_refusal_that_every_account_gives_is_the_clients_and_nobody_rests() -> N
 def test_refusals_that_differ_are_our_503_and_the_accounts_rest() -> None:
     bench = Bench("ab", hold_seconds=0)
 
-    exchange = bench.serve(refusal(403, "permission_error"), refusal(402, "billing_error"))
+    exchange = bench.serve(LACKS_SCOPE, refusal(402, "billing_error"))
 
     assert (names(exchange), exchange.status) == (["max-a", "max-b"], 503)
     assert repr(bench.pool) == "<AccountPool max-a: serving, cooling for messages; max-b: serving, cooling>"
@@ -251,7 +249,7 @@ def test_a_failure_is_repeated_in_place_with_growing_pauses_and_then_elsewhere(r
 
     assert [step.seconds for step in steps if isinstance(step, Wait)] == [0.75, 3.0]
     assert names(exchange) == ["max-a", "max-a", "max-a", "max-b"]
-    assert [(id, bool(report.cooldown)) for id, report in bench.notes.reports] == [("a", True), ("b", False)]
+    assert [(id, bool(report.cooldowns)) for id, report in bench.notes.reports] == [("a", True), ("b", False)]
 
 
 def test_only_the_last_word_of_an_account_counts_for_it() -> None:
@@ -259,7 +257,7 @@ def test_only_the_last_word_of_an_account_counts_for_it() -> None:
 
     bench.serve(FAILED, FAILED, OK)
 
-    assert [report.cooldown for _, report in bench.notes.reports] == [None]
+    assert [report.cooldowns for _, report in bench.notes.reports] == [()]
 
 
 def test_the_lease_is_kept_during_the_pause_before_a_repeat() -> None:
@@ -639,7 +637,7 @@ def test_client_that_leaves_at_its_limit_before_a_head_has_waited_in_vain(second
     told = f"the upstream sent nothing for {seconds + 0.5:.0f} s, and the client gave up"
     assert (exchange.outcome, exchange.error) == (outcome, "the client left" if outcome == "client_abort" else told)
     assert [attempt.verdict.kind for attempt in exchange.attempts] == ["unanswered"]
-    assert [report for _, report in bench.notes.reports if report.cooldown] == []
+    assert [report for _, report in bench.notes.reports if report.cooldowns] == []
 
 
 @pytest.mark.parametrize(
@@ -660,7 +658,7 @@ def test_client_that_leaves_in_a_stream_is_judged_by_the_silence_since_the_last_
     exchange.finish(Outcome.CLIENT_ABORT, "the client left")
 
     assert exchange.outcome == outcome
-    assert [report for _, report in bench.notes.reports if report.cooldown] == []
+    assert [report for _, report in bench.notes.reports if report.cooldowns] == []
 
 
 def test_client_that_leaves_while_it_is_held_has_not_waited_for_the_upstream() -> None:

@@ -100,9 +100,9 @@ def limited(seconds: float = 3600.0, window: str = "5h") -> Reply:
     return refusal(429, "rate_limit_error", tuple((b"-".join((head, name)), value) for name, value in (*fields, reset)))
 
 
-def refusal(status: int, kind: str = "api_error", headers: tuple[Header, ...] = ()) -> Reply:
+def refusal(status: int, kind: str = "api_error", headers: tuple[Header, ...] = (), message: str = "Sorry.") -> Reply:
     """An error in Anthropic's shape."""
-    content = {"type": "error", "error": {"type": kind, "message": "Sorry."}}
+    content = {"type": "error", "error": {"type": kind, "message": message}}
     return Reply(status, (*JSON, *headers), json.dumps(content).encode(), content)
 
 
@@ -111,6 +111,8 @@ GONE = Reply(0)
 OVERLOADED = refusal(529, "overloaded_error")
 FAILED = refusal(500)
 REJECTED = refusal(401, "authentication_error")
+LACKS_SCOPE = refusal(403, "permission_error", message="OAuth token does not meet scope requirement user:inference")
+NO_MODEL = refusal(404, "not_found_error", message="model: claude-opus-9")
 BARE = refusal(429, "rate_limit_error")
 THROTTLED = refusal(
     429, "rate_limit_error", ((b"anthropic-ratelimit-unified-5h-status", b"allowed"), (b"retry-after", b"2"))

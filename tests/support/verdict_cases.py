@@ -74,7 +74,13 @@ WORKSPACE_LIMIT = "You have reached your specified workspace API usage limits."
 NO_LONG_CONTEXT = "The long context beta is not yet available for this subscription."
 NO_OAUTH = "OAuth authentication is currently not supported."
 NO_SCOPE = "OAuth token does not meet scope requirement user:file_upload"
-TEXTS = (DISABLED, LOW_CREDIT, OWN_LIMIT, WORKSPACE_LIMIT, NO_LONG_CONTEXT, "model: claude-opus-4-8")
+REVOKED = "OAuth token has been revoked. Please obtain a new token."
+UNEXPECTED = "Unexpected value(s) `fast-2026-02-01` for the `anthropic-beta` header. Please consult our documentation."
+NO_BETA = "The fast-2026-02-01 beta is not available for your organization."
+TEXTS = (
+    *(DISABLED, LOW_CREDIT, OWN_LIMIT, WORKSPACE_LIMIT, NO_LONG_CONTEXT, "model: claude-opus-4-8"),
+    *(NO_SCOPE, REVOKED, UNEXPECTED, NO_BETA),
+)
 
 
 def accounts() -> Iterator[Case]:
@@ -89,6 +95,13 @@ def accounts() -> Iterator[Case]:
     yield Case("402 without a body", 402, "out_of_funds", "account", NEXT)
     yield Case("disabled, as a 403", 403, "account_disabled", "account", NEXT, {}, said(403, DISABLED))
     yield Case("the key is disabled", 400, "account_disabled", "account", NEXT, {}, coded("cmek_key_disabled"))
+    left = coded("claude_code_key_creator_not_member")
+    yield Case("the key's user has left", 400, "account_disabled", "account", NEXT, {}, left)
+    unverified = coded("verification_required", "permission_error")
+    yield Case("to be verified", 403, "account_disabled", "account", NEXT, {}, unverified)
+    yield Case(
+        "its key is not reached", 400, "permission_denied", "account", NEXT, {}, coded("cmek_key_network_blocked")
+    )
     yield Case("own usage limit", 400, "spend_limit", "account", NEXT, {}, said(400, OWN_LIMIT))
     yield Case("workspace's usage limit", 400, "spend_limit", "account", NEXT, {}, said(400, WORKSPACE_LIMIT))
     for code in ("enforced_spend_limit_reached", "contract_spend_limit_reached"):
@@ -113,6 +126,10 @@ def families() -> Iterator[Case]:
     yield Case("weekly bucket, overage", 429, "model_bucket_spent", "family", NEXT, OI_BUCKET, LIMIT)
     credits = HEALTHY | unified(overage_disabled_reason="out_of_credits")
     yield Case("out of credits", 429, "out_of_credits", "family", NEXT, credits, LIMIT)
+    for code in ("credits_required", "extra_usage_out_of_credits"):
+        needed = coded(code, "rate_limit_error")
+        yield Case(code, 429, "out_of_credits", "family", NEXT, HEALTHY, needed)
+        yield Case(f"{code} in the stream", 200, "out_of_credits", "family", NEXT, HEALTHY, needed)
     for kind in ("requests", "tokens", "input-tokens", "output-tokens"):
         yield Case(f"an API key's {kind}", 429, "window_spent", "family", NEXT, of_key(kind), LIMIT)
     for model in ("claude-haiku-4-5", "claude-sonnet-5", None):
@@ -124,10 +141,47 @@ def families() -> Iterator[Case]:
         yield Case("not in this plan", 400, "model_unavailable", "family", NEXT_OR_AGREED, {}, plan, path)
         lacks = error("permission_error", "Your organization does not have access to claude-opus-4-8.")
         yield Case("403 model", 403, "model_unavailable", "family", NEXT_OR_AGREED, {}, lacks, path)
+        suspended = coded("model_access_suspended", "permission_error")
+        yield Case("model suspended", 403, "model_unavailable", "family", NEXT_OR_AGREED, {}, suspended, path)
     for name in ("Claude Opus 4.8", "claude-opus-4-8"):
         text = f"{name} is not yet available for this subscription."
         yield Case("not in this plan", 400, "model_unavailable", "family", NEXT_OR_AGREED, {}, said(400, text))
     yield Case("no long context", 400, "beta_unavailable", "family", NEXT_OR_AGREED, {}, said(400, NO_LONG_CONTEXT))
+    text = "claude-opus-4-8 is suspended for this organization."
+    yield Case("suspended, in words", 403, "model_unavailable", "family", NEXT_OR_AGREED, {}, said(403, text))
+
+
+def betas() -> Iterator[Case]:
+    """Refusals of a beta: of those that the request asks for."""
+    fast, asked = "fast-2026-02-01", ("a-1", "fast-2026-02-01", LONG)
+    for status in (400, 403):
+        yield Case(
+            "no long context",
+            status,
+            "beta_unavailable",
+            "beta",
+            NEXT_OR_AGREED,
+            {},
+            said(status, NO_LONG_CONTEXT),
+            betas=asked,
+        )
+    texts = (
+        UNEXPECTED,
+        NO_BETA,
+        f"Unexpected value(s) `a-1`, `{fast}` for the `anthropic-beta` header.",
+        f"{fast} is not yet available for this subscription.",
+        f"The beta {fast} is not enabled for this workspace.",
+        f"Your organization is not enrolled in the {fast} beta.",
+        f"Your account does not have access to the beta `{fast}`.",
+        "This authentication style is incompatible with the long context beta header.",
+    )
+    for text in texts:
+        yield Case("a beta refused", 400, "beta_unavailable", "beta", NEXT_OR_AGREED, {}, said(400, text), betas=asked)
+    enrolled = error("invalid_request_error", f"Not for you: {fast}.", "organization_not_enrolled_in_beta")
+    for path in PATHS:
+        yield Case("not enrolled", 400, "beta_unavailable", "beta", NEXT_OR_AGREED, {}, enrolled, path, betas=asked)
+        yield Case("not enrolled", 400, "beta_unavailable", "request", NEXT_OR_AGREED, {}, enrolled, path)
+    yield Case("a beta not asked for", 400, "beta_unavailable", "request", NEXT_OR_AGREED, {}, said(400, UNEXPECTED))
 
 
 def parts() -> Iterator[Case]:
@@ -143,7 +197,13 @@ def parts() -> Iterator[Case]:
     not_allowed = said(403, "OAuth authentication is currently not allowed for this organization.")
     yield Case("OAuth not allowed", 403, "credential_rejected", "path_class", NEXT, {}, not_allowed)
     yield Case("401 in the stream", 200, "credential_rejected", "path_class", NEXT, HEALTHY, auth)
-    yield Case("403 in the stream", 200, "permission_denied", "path_class", NEXT, HEALTHY, error("permission_error"))
+    kinds = ("organization_type_not_supported", "parent_organization_required", "api_key_scope_missing")
+    for code, path in ((code, path) for code in kinds for path in (BATCHES, FILES, SKILLS)):
+        body = coded(code)
+        yield Case(code, 400, "permission_denied", "path_class", NEXT_OR_AGREED, {}, body, path)
+    revoked = said(403, REVOKED)
+    yield Case("token revoked", 403, "credential_rejected", "path_class", NEXT, {}, revoked)
+    yield Case("token revoked", 403, "credential_rejected", "path_class", NEXT_OR_AGREED, {}, revoked, FILES)
     for path in (COUNT, BATCHES, FILES, SKILLS, MODELS):
         throttled = HEALTHY | {"retry-after": "5"}
         yield Case("its own throttle", 429, "short_throttle", "path_class", HOP_OR_WAIT, throttled, LIMIT, path)
@@ -153,9 +213,6 @@ def parts() -> Iterator[Case]:
     yield Case("fast mode's tokens", 429, "window_spent", "mode", NEXT, FAST, LIMIT, mode="fast")
     yield Case("priority tier's limit", 429, "window_spent", "mode", NEXT, PRIORITY, LIMIT, mode="priority")
     yield Case("the slow lane is busy", 429, "window_spent", "mode", NEXT, HEALTHY | SLOW, LIMIT, mode="slow")
-    for status, kind in ((400, "invalid_request_error"), (403, "permission_error")):
-        body = error(kind, NO_LONG_CONTEXT)
-        yield Case("no long context", status, "beta_unavailable", "beta", NEXT_OR_AGREED, {}, body, betas=("a-1", LONG))
 
 
 def requests() -> Iterator[Case]:
@@ -175,6 +232,18 @@ def requests() -> Iterator[Case]:
         yield Case(code, 404 if "found" in code else 400, "client_error", "request", DELIVER, {}, coded(code))
     extra = "Third-party apps now draw from your extra usage, not your plan limits."
     yield Case("extra usage", 400, "client_error", "request", DELIVER, {}, said(400, extra))
+    for path in PATHS:
+        denied = error("permission_error", "Your API key does not have permission to use the specified resource.")
+        yield Case("403 names no scope", 403, "permission_denied", "request", NEXT_OR_AGREED, {}, denied, path)
+    denied = error("permission_error")
+    yield Case("403 in the stream", 200, "permission_denied", "request", NEXT_OR_AGREED, HEALTHY, denied)
+    for code in ("linked_organization_billing_unavailable", "linked_organization_spend_limit_reached"):
+        yield Case("its user profile", 402, "client_error", "request", DELIVER, {}, coded(code, "billing_error"))
+    for code in ("user_profile_billing_not_authorized", "user_profile_not_billable", "sandbox_egress_restricted"):
+        yield Case("its user profile", 403, "client_error", "request", DELIVER, {}, coded(code, "permission_error"))
+    for text in ("Extra usage is required for long context requests.", "Usage credits are required for long context."):
+        body = error("rate_limit_error", text)
+        yield Case("a long context", 429, "bare_429", "request", HOP, HEALTHY, body)
     yield Case("an unknown type", 403, "client_error", "request", DELIVER, {}, error("made_up_error"))
     yield Case("404 file", 404, "client_error", "request", DELIVER, {}, said(404, "File not found: file_1"), FILES)
     yield Case("304 not modified", 304, "client_error", "request", DELIVER)
@@ -210,7 +279,7 @@ def coded(code: str, kind: str = "invalid_request_error") -> dict[str, Any]:
     return error(kind, code=code)
 
 
-CASES = (*accounts(), *families(), *parts(), *requests(), *upstreams())
+CASES = (*accounts(), *families(), *betas(), *parts(), *requests(), *upstreams())
 
 
 def page() -> str:

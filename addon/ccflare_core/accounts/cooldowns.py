@@ -67,19 +67,21 @@ def _parts(family: str, path_class: str, mode: str, betas: tuple[str, ...]) -> t
     return (WHOLE, Part(Scope.FAMILY, family), Part(Scope.PATH_CLASS, path_class), *modes, *named)
 
 
-def part_for(verdict: Verdict, facts: Facts) -> Part:
-    """What of an account rests after this verdict on a request with these facts."""
+def parts_for(verdict: Verdict, facts: Facts) -> tuple[Part, ...]:
+    """What of an account rests after this verdict on a request with these facts: one part, or every beta named."""
     match verdict.scope:
+        case Scope.REQUEST:
+            return ()
         case Scope.FAMILY:
-            return Part(Scope.FAMILY, facts.family or _NO_MODEL)
+            return (Part(Scope.FAMILY, facts.family or _NO_MODEL),)
         case Scope.PATH_CLASS:
-            return Part(Scope.PATH_CLASS, facts.path_class)
+            return (Part(Scope.PATH_CLASS, facts.path_class),)
         case Scope.MODE:
-            return Part(Scope.MODE, facts.mode)
+            return (Part(Scope.MODE, facts.mode),)
         case Scope.BETA:
-            return Part(Scope.BETA, verdict.beta)
+            return tuple(Part(Scope.BETA, beta) for beta in verdict.betas)
         case _:
-            return WHOLE
+            return (WHOLE,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from ccflare_core.accounts.cooldowns import (
     Moment,
     Part,
     Unavailable,
-    part_for,
+    parts_for,
     parts_of,
 )
 from ccflare_core.accounts.selection import Candidate
@@ -19,7 +19,7 @@ from ccflare_core.accounts.states import AccountState, ScopeState, detail, holdi
 from ccflare_core.anthropic import verdicts
 from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.anthropic.request import Facts
-from ccflare_core.anthropic.verdicts import Scope, Verdict
+from ccflare_core.anthropic.verdicts import Backoff, Scope, Verdict
 
 _SAME_END = 1.0
 """Seconds by which a rest must grow to count as longer: the same reset read twice differs by less."""
@@ -220,14 +220,19 @@ class PoolMember:
 
     def cool(
         self, verdict: Verdict, sent: Account, number: int, facts: Facts, at: Moment, since: int
+    ) -> tuple[Cooldown, ...]:
+        """Rest as the verdict on lease `number`, sent as `sent`, says; without what rests as long already."""
+        if verdict.rest is None or not self._concerns(verdict, sent):
+            return ()
+        begun = [self._begin(name, verdict, verdict.rest, number, at, since) for name in parts_for(verdict, facts)]
+        return tuple(cooldown for cooldown in begun if cooldown)
+
+    def _begin(
+        self, name: Part, verdict: Verdict, rest: Backoff, number: int, at: Moment, since: int
     ) -> Cooldown | None:
-        """Rest as the verdict on lease `number`, sent as `sent`, says; None if one as long is under way."""
-        if verdict.rest is None or verdict.scope is Scope.REQUEST or not self._concerns(verdict, sent):
-            return None
-        name = part_for(verdict, facts)
         failures = self._count_failure(name, verdict.kind.value, number)
-        seconds = verdict.rest.after(failures) if verdict.until is None else verdict.until - at.wall
-        seconds = min(seconds if seconds > 0 else verdict.rest.after(failures), LONGEST_COOLDOWN)
+        seconds = rest.after(failures) if verdict.until is None else verdict.until - at.wall
+        seconds = min(seconds if seconds > 0 else rest.after(failures), LONGEST_COOLDOWN)
         current = self._cooldowns.get(name)
         if current and 0 < current.left(at) >= seconds - _SAME_END:
             return None
@@ -258,6 +263,8 @@ class PoolMember:
             return False
         del self._cooldowns[part]
         self._failures[part, source] = cooldown.failures - 1
+        if not self._failures[part, source]:
+            del self._failures[part, source]
         return True
 
     def note_served(self, path_class: str, sent: Account, at: Moment) -> None:

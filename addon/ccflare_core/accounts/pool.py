@@ -53,8 +53,8 @@ class Exhausted:
 class Report:
     """What a verdict changed and the store should know; all empty when nothing did."""
 
-    cooldown: Cooldown | None = None
-    """A new cooldown, or a longer one in place of the one of the same part of the account."""
+    cooldowns: tuple[Cooldown, ...] = ()
+    """New ones, and longer ones in place of those of the same part of the account."""
     cleared: tuple[tuple[str, Part], ...] = ()
     """The (account id, part) of cooldowns that a good answer ended."""
     windows: tuple[Window, ...] = ()
@@ -154,7 +154,7 @@ class AccountPool:
             return _NOTHING
         told = tuple(windows)
         cleared = member.clear_by_windows(told, at)
-        return Report(None, tuple((account_id, part) for part in cleared), member.learn(told, at))
+        return Report((), tuple((account_id, part) for part in cleared), member.learn(told, at))
 
     def restore(self, cooldowns: Iterable[Cooldown], windows: Mapping[str, tuple[Window, ...]]) -> None:
         """Take up what an earlier run knew of the present accounts; what is over is left out."""
@@ -214,12 +214,12 @@ class AccountPool:
             member.note_served(lease.facts.path_class, lease.account, at)
             # The session's prompt cache is here now, wherever it was before.
             self._pins.put(self._session_of(lease.facts), lease.account.id, at.mono)
-        cooldown = member.cool(verdict, lease.account, number, lease.facts, at, self._leases)
+        cooldowns = member.cool(verdict, lease.account, number, lease.facts, at, self._leases)
         member.end_half_open(number, parts, at)
         attention = member.disable(verdict)
-        if cooldown is None and not cleared and not windows and not attention:
+        if not (cooldowns or cleared or windows or attention):
             return _NOTHING
-        return Report(cooldown, tuple((lease.account.id, name) for name in cleared), windows, attention)
+        return Report(cooldowns, tuple((lease.account.id, name) for name in cleared), windows, attention)
 
     def take_back(self, cooldowns: Iterable[Cooldown]) -> Report:
         """Undo these cooldowns where they are still the last word: what they were for was the request's own fault."""

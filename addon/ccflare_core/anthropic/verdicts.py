@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
 from ccflare_core.anthropic.rate_limit_headers import HARD, LEGACY_HARD, SOFT, Head, Window, is_bucket
-from ccflare_core.anthropic.refusals import Error, Meaning, next_month, read_error
+from ccflare_core.anthropic.refusals import LONG_CONTEXT, Error, Meaning, Told, next_month, read_error
 from ccflare_core.anthropic.request import Facts
 
 HOUR = 3600.0
@@ -69,7 +69,7 @@ class Scope(StrEnum):
     MODE = "mode"
     """The account, for fast mode, the priority tier or the slow lane."""
     BETA = "beta"
-    """The account, for one beta."""
+    """The account, for one beta, or each of those that are named."""
     UPSTREAM = "upstream"
 
 
@@ -101,7 +101,7 @@ class Verdict:
     until: float | None = None  # epoch seconds, when upstream named a reset: then it goes before `rest`
     may_retry: bool = True  # False: `x-should-retry: false` on a 5xx
     deliver: bool = False  # True: this answer is the client's, also when the account has to rest after it
-    beta: str = ""  # the beta's name, if the scope is one
+    betas: tuple[str, ...] = ()  # those that the scope is, if it is one
     error: str = ""  # the type that upstream's error names
     needs_attention: bool = False  # the account is out until a person acts
     may_be_the_request: bool = False  # if every account says the same, it was about the request
@@ -149,13 +149,13 @@ _LAW = {
 _SHARED = frozenset({Kind.CREDENTIAL_REJECTED, Kind.PERMISSION_DENIED, Kind.MODEL_UNAVAILABLE, Kind.BETA_UNAVAILABLE})
 """Of these nobody can tell from one answer whether they are about the account or the request."""
 
+# What speaks of the account as a whole, whatever the request is.
 _MEANT = {
     Meaning.DISABLED: Kind.ACCOUNT_DISABLED,
     Meaning.NO_FUNDS: Kind.OUT_OF_FUNDS,
     Meaning.MONTHLY_LIMIT: Kind.SPEND_LIMIT,
     Meaning.SPEND_LIMIT: Kind.SPEND_LIMIT,
 }
-_LONG_CONTEXT = "context-1m"
 _OWN_LIMITS = frozenset({"count_tokens", "batches", "files", "skills", "models"})
 """Path classes whose limits are not those of messages."""
 
@@ -181,7 +181,7 @@ class _Finding(NamedTuple):
     scope: Scope | None = None
     reason: str | None = None
     until: float | None = None
-    beta: str = ""
+    betas: tuple[str, ...] = ()
 
 
 _PLAIN = Facts()
@@ -210,8 +210,9 @@ def classify(
     if error is None:
         return _verdict(_Finding(_kind_when_served(head)), status, head, None, facts, deliver=True)
     finding = _find(_STATUS_OF_ERROR.get(error.type, 400), error, head, facts)
+    is_in_words = error.told is not None and error.told.meaning in (Meaning.REQUEST, Meaning.CREDITS)
     # These are told by the head of a real 429; under a good head only the stream's word is left.
-    if finding.kind in (Kind.BARE_429, Kind.OUT_OF_CREDITS, Kind.SHORT_THROTTLE):
+    if finding.kind in (Kind.BARE_429, Kind.OUT_OF_CREDITS, Kind.SHORT_THROTTLE) and not is_in_words:
         finding = _Finding(Kind.WINDOW_SPENT)
     return _verdict(finding._replace(reason=f"{error.type or 'error'} in the stream"), status, head, error, facts)
 
@@ -264,30 +265,37 @@ def _verdict(
     scope, rest, template = _LAW[kind]
     if kind is Kind.OK:
         return Verdict(kind, status, template, scope, rest, head.windows, deliver=deliver)
+    scope = finding.scope or scope
     # Never a refused credential for what makes up a conversation: it would end the client's session.
     ends_a_session = kind is Kind.CREDENTIAL_REJECTED and facts.path_class in ("messages", "count_tokens")
     return Verdict(
         kind,
         status,
         finding.reason or template.format(status=status, limit=head.limit(model=kind is Kind.MODEL_BUCKET_SPENT)),
-        finding.scope or scope,
-        rest,
+        scope,
+        None if scope is Scope.REQUEST else rest,
         head.windows,
         until=_until(kind, head) if finding.until is None else finding.until,
         may_retry=status < 500 or head.may_retry(),
         deliver=deliver or kind is Kind.CLIENT_ERROR,
-        beta=finding.beta,
+        betas=finding.betas,
         error=error.type if error else "",
         needs_attention=kind is Kind.ACCOUNT_DISABLED,
-        may_be_the_request=kind in _SHARED and status >= 400 and not ends_a_session,
+        may_be_the_request=kind in _SHARED and scope is not Scope.ACCOUNT and not ends_a_session,
     )
 
 
 def _find(status: int, error: Error | None, head: Head, facts: Facts) -> _Finding:
     """What an answer that is no success means; `error` is what its body says, if it is one of the API's."""
-    if error and error.told and (meant := _MEANT.get(error.told.meaning)) and 400 <= status < 500:
-        until = min(head.now + HOUR, next_month(head.now)) if error.told.meaning is Meaning.MONTHLY_LIMIT else None
-        return _Finding(meant, reason=error.told.words, until=until)
+    told = error.told if error and 400 <= status < 500 else None
+    if told and (meant := _MEANT.get(told.meaning)):
+        until = min(head.now + HOUR, next_month(head.now)) if told.meaning is Meaning.MONTHLY_LIMIT else None
+        return _Finding(meant, reason=told.words, until=until)
+    if told and told.meaning is Meaning.REQUEST:
+        # Some of these are said of a 429 that one other account may not say.
+        return _Finding(Kind.BARE_429 if status == 429 else Kind.CLIENT_ERROR, reason=told.words)
+    if told and told.meaning is Meaning.CREDITS:
+        return _Finding(Kind.OUT_OF_CREDITS, reason=told.words)
     if status >= 400 and status != 429 and head.says(LEGACY_HARD):
         return _Finding(Kind.WINDOW_SPENT)
     if status == 402 or (error and error.type == "billing_error"):
@@ -307,15 +315,41 @@ def _find_refusal(status: int, error: Error | None, facts: Facts) -> _Finding:
         return _Finding(Kind.CREDENTIAL_REJECTED)
     if error is None or status not in (400, 403, 404):
         return _Finding(Kind.CLIENT_ERROR)  # a page of a firewall's, or the client's own mistake
-    told = error.told
-    if told and told.meaning is Meaning.NO_OAUTH:
-        return _Finding(Kind.CREDENTIAL_REJECTED)
-    if told and told.meaning is Meaning.LONG_CONTEXT:
-        beta = next((name for name in facts.betas if name.startswith(_LONG_CONTEXT)), "")
-        return _Finding(Kind.BETA_UNAVAILABLE, None if beta else Scope.FAMILY, told.words, beta=beta)
-    if told and told.meaning is Meaning.MODEL:
-        return _Finding(Kind.MODEL_UNAVAILABLE, reason=told.words)
-    return _Finding(Kind.PERMISSION_DENIED if error.type == "permission_error" else Kind.CLIENT_ERROR)
+    if error.told is not None:
+        return _find_told(error.told, facts)
+    if error.type != "permission_error":
+        return _Finding(Kind.CLIENT_ERROR)
+    # It names no scope, so it may be about anything that the request names: a file, a container, a profile.
+    return _Finding(Kind.PERMISSION_DENIED, Scope.REQUEST)
+
+
+def _find_told(told: Told, facts: Facts) -> _Finding:
+    """What a refusal means that says what it is about."""
+    match told.meaning:
+        case Meaning.CREDENTIAL:
+            return _Finding(Kind.CREDENTIAL_REJECTED, reason=told.words)
+        case Meaning.BLOCKED:
+            return _Finding(Kind.PERMISSION_DENIED, Scope.ACCOUNT, told.words)
+        case Meaning.PATH:
+            return _Finding(Kind.PERMISSION_DENIED, reason=told.words)
+        case Meaning.BETA:
+            return _find_beta(told, facts)
+        case _:
+            return _Finding(Kind.MODEL_UNAVAILABLE, reason=told.words)
+
+
+def _find_beta(told: Told, facts: Facts) -> _Finding:
+    """Only betas that the request asks for can be refused; a refusal that names none of them is about something else.
+
+    A long context may come without its beta: then it is the family's.
+    """
+    if LONG_CONTEXT in told.names:
+        named = tuple(beta for beta in facts.betas if beta.startswith(LONG_CONTEXT))
+        return _Finding(Kind.BETA_UNAVAILABLE, None if named else Scope.FAMILY, told.words, betas=named)
+    named = tuple(beta for beta in facts.betas if beta in told.names)
+    if named:
+        return _Finding(Kind.BETA_UNAVAILABLE, reason=f"{told.words}: {' and '.join(named)[:200]}", betas=named)
+    return _Finding(Kind.BETA_UNAVAILABLE, Scope.REQUEST, told.words)
 
 
 def _kind_when_served(head: Head) -> Kind:

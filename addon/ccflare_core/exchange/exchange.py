@@ -299,8 +299,7 @@ class Exchange(Story):
         report = self._shared.pool.report(lease, verdict)
         self._shared.recorder.learned(lease.account.id, report)
         self._last_words[lease.account.id] = verdict
-        if report.cooldown is not None:
-            self._begun.append(report.cooldown)
+        self._begun += report.cooldowns
         if isinstance(move, NextAccount) and self._may_repeat(verdict):
             agreed = move.if_all_agree and holding and all_agree(tuple(self._last_words.values()))
             return self._move(lease, verdict.reason, or_deliver=move.or_deliver or agreed, holding=holding)

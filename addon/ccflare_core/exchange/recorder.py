@@ -112,9 +112,9 @@ class Recorder:
             self._sink.put(WindowRead(account_id, milliseconds(self._wall()), window))
         for account, part in report.cleared:
             self._sink.put(CooldownCleared(account, part))
-        if report.cooldown is not None:
-            self._sink.put(CooldownSet(report.cooldown))
-            warn_of_cooldown(self._account_name(account_id), report.cooldown, self._wall())
+        for cooldown in report.cooldowns:
+            self._sink.put(CooldownSet(cooldown))
+            warn_of_cooldown(self._account_name(account_id), cooldown, self._wall())
         if report.attention:
             self._sink.put(AttentionNeeded(account_id, report.attention))
             warn_of_attention(self._account_name(account_id), report.attention)
