@@ -23,7 +23,7 @@ from ccflare_core.anthropic.price_files import PriceWatch
 from ccflare_core.clients.access import AccessLists
 from ccflare_core.clients.authentication import Authenticator, KeyRing
 from ccflare_core.clients.rate_limits import RateLimits
-from ccflare_core.clients.totp import Factor, SecondFactor
+from ccflare_core.clients.totp import SecondFactor, Used, Wrong
 from ccflare_core.config.live import LiveSettings
 from ccflare_core.config.record_mode import Mode, record_mode
 from ccflare_core.config.target import UpstreamTarget
@@ -211,8 +211,8 @@ def build_usage_poll(live: LiveSettings, accounts: Accounts, upstream: Upstream,
 def build_admission(live: LiveSettings, storage: Storage, accounts: Accounts, recording: Recording) -> Admission:
     """The gate with all that it asks, which follow the client keys and rules in the database."""
 
-    async def keep_factor(factor: Factor, spent: str | None) -> None:
-        await storage.call(lambda store: store.factors.keep(factor, spent))
+    async def keep_try(tried: Used | Wrong) -> bool:
+        return await storage.call(lambda store: store.factors.keep(tried))
 
     def take_rules(rules: Rules) -> None:
         access.ban(rules.blocked)
@@ -229,7 +229,7 @@ def build_admission(live: LiveSettings, storage: Storage, accounts: Accounts, re
     admin = Admin(recording.exchanges, accounts.keeper.state, management)
     rates = RateLimits(warn)
     access = AccessLists(live())
-    second_factor = SecondFactor(time.time, keep_factor)  # noqa: TID251
+    second_factor = SecondFactor(time.time, keep_try)  # noqa: TID251
     live.listen(access.change)
     news.client_keys.listen(authenticator.replace)
     news.rules.listen(take_rules)

@@ -128,12 +128,14 @@ def test_nothing_shows_the_seed() -> None:
 class Desk:
     def __init__(self, factor: Factor | None = FACTOR) -> None:
         self.now = NOW
-        self.kept: list[tuple[Factor, str | None]] = []
+        self.kept: list[Factor] = []
+        self.is_first = True
         self.second = SecondFactor(lambda: self.now, self._keep)
         self.second.replace(factor)
 
-    async def _keep(self, factor: Factor, spent: str | None) -> None:
-        self.kept.append((factor, spent))
+    async def _keep(self, tried: Used | Wrong) -> bool:
+        self.kept.append(tried.factor)
+        return self.is_first
 
 
 @pytest.mark.parametrize("factor", [None, Factor(SECRET)])
@@ -153,7 +155,7 @@ async def test_what_a_try_changes_is_kept_but_one_that_came_too_early_changes_no
     desk = Desk()
     for _ in range(20):
         await desk.second.admit("000000")
-    assert [factor.failures for factor, _ in desk.kept] == [1, 2, 3, 4, 5]
+    assert [factor.failures for factor in desk.kept] == [1, 2, 3, 4, 5]
 
 
 async def test_a_used_code_stays_used_whatever_the_database_still_says() -> None:
@@ -168,6 +170,17 @@ async def test_a_used_code_stays_used_whatever_the_database_still_says() -> None
     assert await desk.second.admit(code()) is not None
     assert await desk.second.admit(codes[0]) is not None
     assert await desk.second.admit(codes[1]) is None
+
+
+async def test_a_code_that_another_proxy_has_taken_is_none() -> None:
+    codes = new_recovery_codes()
+    desk = Desk(replace(FACTOR, recovery=frozenset(map(SECRET.digest, codes))))
+    desk.is_first = False
+
+    for tried in (code(), codes[0]):
+        wrong = await desk.second.admit(tried)
+        assert wrong is not None
+        assert wrong.retry_after == 0
 
 
 async def test_another_factor_begins_anew() -> None:

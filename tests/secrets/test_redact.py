@@ -149,7 +149,13 @@ def test_a_message_for_people() -> None:
     assert redact.text('token":' * (redact.MOST_CANDIDATES + 1)) == "[redacted]"
 
 
-@pytest.mark.parametrize("name", [b"Authorization", b"x-api-key", b"COOKIE", b"Set-Cookie", b"Proxy-Authorization"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(b"Authorization", b"x-api-key", b"COOKIE", b"Set-Cookie", b"Proxy-Authorization", b"X-CCFlare-OTP"),
+        *(b"X-Api-Key ", b" authorization", b"X_API_KEY"),
+    ],
+)
 def test_header_fields_that_carry_credentials(name: bytes) -> None:
     assert redact.headers([(b"accept", b"*/*"), (name, b"PLANTED")]) == (
         (b"accept", b"*/*"),

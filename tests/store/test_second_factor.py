@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from ccflare_core.clients.totp import Factor, Used, check, code_at, step_at
+from ccflare_core.clients.totp import STEP_SECONDS, Factor, Used, Wrong, check, code_at, step_at
 from ccflare_core.config.location import Location
 from ccflare_core.errors import StoreError, VaultError
 from ccflare_core.store.resealing import drain
@@ -60,15 +60,29 @@ def test_a_seed_that_nobody_confirmed_can_be_replaced_and_one_in_use_cannot(stor
             change()
 
 
-def test_what_a_try_changed_is_kept_by_the_newest_step(store: Store) -> None:
+def test_what_a_wrong_try_changed_is_kept(store: Store) -> None:
     enabled(store)
-    stale = factor(store)
-    store.factors.keep(replace(stale, last_step=stale.last_step + 5, failures=3, retry_at=NOW + 9), None)
+    before = factor(store)
 
-    store.factors.keep(replace(stale, last_step=stale.last_step + 1, failures=4, retry_at=NOW + 9), None)
+    assert store.factors.keep(Wrong(replace(before, failures=4, retry_at=NOW + 9), 9.0))
 
-    kept = factor(store)
-    assert (kept.last_step, kept.failures, kept.retry_at) == (stale.last_step + 5, 4, NOW + 9)
+    assert factor(store) == replace(before, failures=4, retry_at=NOW + 9)
+
+
+def test_a_code_is_used_once_whoever_asks(store: Store) -> None:
+    """Two proxies on one database have read the same factor, and are shown the same code."""
+    codes = enabled(store)
+    before = factor(store)
+    later = NOW + 3 * STEP_SECONDS
+    for text in (code_at(before.secret.seed, step_at(later)), codes[0]):
+        tried = check(before, text, later)
+        assert isinstance(tried, Used)
+        assert [store.factors.keep(tried), store.factors.keep(tried)] == [True, False]
+
+    after = factor(store)
+    assert (after.last_step, len(after.recovery)) == (step_at(later), 9)
+    assert not store.factors.keep(Used(replace(before, last_step=after.last_step - 1)))
+    assert factor(store).last_step == after.last_step
 
 
 def test_a_recovery_code_is_gone_once_it_is_used(store: Store) -> None:
@@ -76,7 +90,7 @@ def test_a_recovery_code_is_gone_once_it_is_used(store: Store) -> None:
     used = check(factor(store), codes[0], NOW)
     assert isinstance(used, Used)
 
-    store.factors.keep(used.factor, used.recovery)
+    assert store.factors.keep(used)
 
     assert len(factor(store).recovery) == 9
     assert not isinstance(check(factor(store), codes[0], NOW), Used)
@@ -98,7 +112,7 @@ def test_a_try_on_a_factor_that_is_gone_changes_nothing(store: Store) -> None:
     told = [action for (action,) in store.query("SELECT action FROM audit_log WHERE action LIKE 'mfa.%' ORDER BY id")]
     assert told == ["mfa.enable", "mfa.confirm", "mfa.disable", "mfa.enable", "mfa.confirm"]
 
-    store.factors.keep(replace(gone, failures=7), None)
+    assert not store.factors.keep(Wrong(replace(gone, failures=7), 0.0))
 
     assert factor(store).failures == 0
 

@@ -8,7 +8,7 @@ from ccflare_core.clients.access import AccessLists
 from ccflare_core.clients.authentication import Authenticator, Digest, Identity, KeyRing
 from ccflare_core.clients.keys import ClientKey
 from ccflare_core.clients.rate_limits import RateLimits
-from ccflare_core.clients.totp import Factor, SecondFactor
+from ccflare_core.clients.totp import SecondFactor, Used, Wrong
 from ccflare_mitm.gate.gate import Gate
 from ccflare_mitm.gate.pages import Admin, AdminRequest
 from exchange_kit import EPOCH, Bench
@@ -62,8 +62,9 @@ def an_admin(bench: Bench, actions: Actions | None = None) -> Admin:
     )
 
 
-async def forget(factor: Factor, spent: str | None) -> None:
+async def forget(tried: Used | Wrong) -> bool:
     """Keep nothing of a second factor."""
+    return True
 
 
 def a_gate(

@@ -141,9 +141,13 @@ def _matching_step(factor: Factor, typed: str, now: float) -> int | None:
 
 
 class SecondFactor:
-    """The factor that a running proxy asks for. `keep` stores what a try has changed."""
+    """The factor that a running proxy asks for.
 
-    def __init__(self, wall: Callable[[], float], keep: Callable[[Factor, str | None], Awaitable[None]]) -> None:
+    `keep` stores what a try has changed, and tells whether its code is used by this try alone: proxies on one database
+    may be shown the same one.
+    """
+
+    def __init__(self, wall: Callable[[], float], keep: Callable[[Used | Wrong], Awaitable[bool]]) -> None:
         self._wall = wall
         self._keep = keep
         self._factor: Factor | None = None
@@ -177,9 +181,10 @@ class SecondFactor:
             return Wrong(self._factor, 0.0)
         before, result = self._factor, check(self._factor, code, self._wall())
         self._factor = result.factor
-        spent = result.recovery if isinstance(result, Used) else None
-        if spent is not None:
-            self._spent.add(spent)
-        if result.factor != before:  # else it came too early, which changes nothing
-            await self._keep(result.factor, spent)
-        return result if isinstance(result, Wrong) else None
+        if isinstance(result, Used) and result.recovery is not None:
+            self._spent.add(result.recovery)
+        # One that came too early changes nothing.
+        is_kept = await self._keep(result) if result.factor != before else True
+        if isinstance(result, Wrong):
+            return result
+        return None if is_kept else Wrong(result.factor, 0.0)

@@ -8,13 +8,17 @@ is; that is what makes 1 MB a matter of ten milliseconds.
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from ccflare_core.http.headers import Header
 
 HIDDEN = b"[redacted]"
 SECRET_HEADERS = frozenset(
-    (b"authorization", b"x-api-key", b"cookie", b"set-cookie", b"proxy-authorization", b"x-goog-api-key", b"api-key")
+    (
+        *(b"authorization", b"x-api-key", b"cookie", b"set-cookie", b"proxy-authorization", b"x-goog-api-key"),
+        *(b"api-key", b"x-ccflare-otp"),
+    )
 )
 
 MOST_CANDIDATES = 50_000
@@ -126,9 +130,10 @@ def headers(fields: Iterable[Header]) -> tuple[Header, ...]:
     return tuple((name, HIDDEN if is_secret(name) else value) for name, value in fields)
 
 
+@lru_cache(512)
 def is_secret(name: bytes) -> bool:
-    """Whether a header field of this name carries a credential."""
-    return name.lower() in SECRET_HEADERS
+    """Whether a header field of this name carries a credential, also if it is spelt as some servers read it."""
+    return name.strip().lower().replace(b"_", b"-") in SECRET_HEADERS
 
 
 def blank(data: bytes, spans: Iterable[Span]) -> Redacted:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ccflare_core.clients.totp import Factor, Secret, Used, check, new_recovery_codes
+from ccflare_core.clients.totp import Factor, Secret, Used, Wrong, check, new_recovery_codes
 from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import RecoveryCodeRow, SecondFactorRow
 from ccflare_core.errors import StoreError, VaultError
@@ -62,8 +62,7 @@ class Factors:
             if factor.is_confirmed:
                 raise StoreError("the second factor is enabled already")
             result = check(factor, code, self._wall())
-            self._write(result.factor)
-            if not isinstance(result, Used):
+            if not self.keep(result) or not isinstance(result, Used):
                 self._record("mfa.confirm", outcome="denied")
                 return None
             self._record("mfa.confirm")
@@ -87,23 +86,36 @@ class Factors:
             self._delete()
             self._record("mfa.disable")
 
-    def keep(self, factor: Factor, spent: str | None) -> None:
-        """Store what a try has changed; nothing if the factor is another one by now."""
+    def keep(self, tried: Used | Wrong) -> bool:
+        """Store what a try has changed. Whether its code is used by this alone: not if another process was first.
+
+        Nothing is changed if the factor is another one by now.
+        """
         with self._transaction():
             current = self.get()
-            if current is None or current.secret != factor.secret:
-                return
-            self._write(factor)
-            if spent is not None:
-                self._record("mfa.recovery.use")
-                RecoveryCodeRow.delete().where(RecoveryCodeRow.digest == spent).execute(self._database)
+            if current is None or current.secret != tried.factor.secret:
+                return False
+            match tried:
+                case Used(recovery=None, factor=factor):
+                    newer = SecondFactorRow.last_step < factor.last_step
+                    is_first = self._update(newer, last_step=factor.last_step)
+                case Used(recovery=digest):
+                    used = RecoveryCodeRow.delete().where(RecoveryCodeRow.digest == digest)
+                    if is_first := used.execute(self._database) == 1:
+                        self._record("mfa.recovery.use")
+                case Wrong():
+                    is_first = True
+            if is_first:
+                self._write(tried.factor)
+            return is_first
 
     def _write(self, factor: Factor) -> None:
-        values: dict[str, Any] = {"failures": factor.failures, "retry_at": round(factor.retry_at * 1000)}
-        is_it = SecondFactorRow.id == OWNER
-        SecondFactorRow.update(values).where(is_it).execute(self._database)
-        newer = SecondFactorRow.last_step < factor.last_step  # another process may have seen a later one
-        SecondFactorRow.update(last_step=factor.last_step).where(is_it & newer).execute(self._database)
+        self._update(failures=factor.failures, retry_at=round(factor.retry_at * 1000))
+
+    def _update(self, *conditions: Any, **values: Any) -> bool:
+        """Whether the row is one that it was done to."""
+        update = SecondFactorRow.update(values).where(SecondFactorRow.id == OWNER, *conditions)
+        return bool(update.execute(self._database))
 
     def _renew(self, secret: Secret) -> list[str]:
         codes = new_recovery_codes()
