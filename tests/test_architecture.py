@@ -77,6 +77,7 @@ TESTED_IN = {
     "ccflare_core.audit.configurations": "security/test_audit.py",
     "ccflare_core.audit.entries": "audit/test_chain.py",
     "ccflare_core.audit.file": "audit/test_chain.py",
+    "ccflare_core.clients.budgets": "clients/test_rate_limits.py",
     "ccflare_core.clients.checks": "clients/test_admission.py",
     "ccflare_core.clients.keys": "clients/test_authentication.py",
     "ccflare_core.clients.request_head": "clients/test_admission.py",

@@ -22,7 +22,7 @@ from ccflare_core.accounts.token_refresh import ANSWER_SECONDS
 from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.audit.entries import By
 from ccflare_core.clients.authentication import KeyRing
-from ccflare_core.clients.rate_limits import Use
+from ccflare_core.clients.budgets import Use
 from ccflare_core.config.live import LiveSettings
 from ccflare_core.config.options import waits_for_restart
 from ccflare_core.config.permissions import check, guarded_files, require
@@ -31,7 +31,7 @@ from ccflare_core.errors import StoreError
 from ccflare_core.exchange.steps import Outcome
 from ccflare_core.store.store import Store
 from ccflare_core.writer.news import Rules, StoreNews
-from ccflare_mitm.background import Background, follow_prices, follow_spending, uses_elsewhere, watch_memory
+from ccflare_mitm.background import Background, follow_prices, follow_spending, spending, watch_memory
 from ccflare_mitm.builders import (
     build_accounts,
     build_admission,
@@ -132,7 +132,7 @@ class App:
             store.limits.latest_windows(),
             store.clients.ring(),
             Rules.of(store),
-            uses_elsewhere(store, self._run_id),
+            spending(store, self._run_id).uses,
         )
 
     def _take_up(self, known: Known) -> None:
@@ -140,13 +140,14 @@ class App:
         self.accounts.pool.restore(known.cooldowns, known.windows)
         self.storage.news.client_keys.tell(known.client_keys)
         self.storage.news.rules.tell(known.rules)
-        self.admission.rates.restore(known.uses)
+        self.admission.rates.budgets.restore(known.uses)
 
     def _start_background(self) -> None:
         start, recording = self._background.start, self.recording
         start("tokens", self.accounts.keeper.run())
         start("usage", self._poll.run())
-        start("spending", follow_spending(self.storage.call, self.admission.rates, self._run_id))
+        budgets, flush = self.admission.rates.budgets, self.storage.writer.flush
+        start("spending", follow_spending(self.storage.call, flush, budgets, self._run_id))
         start("prices", follow_prices(recording.prices, recording.exchanges))
         start("audit", self.storage.auditor.run())
         start("reaper", self.wire.reaper.run())

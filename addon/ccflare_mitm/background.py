@@ -3,17 +3,17 @@
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple
 
 from mitmproxy.utils import asyncio_utils
 
 from ccflare_core.anthropic.price_files import PriceWatch
-from ccflare_core.clients.rate_limits import RateLimits, Use, month_start
+from ccflare_core.clients.budgets import Budgets, Use, month_start
 from ccflare_core.errors import CCFlareError
 from ccflare_core.exchange.exchanges import Exchanges
 from ccflare_core.exchange.memory import MemoryWatch
-from ccflare_core.store.client_usage import has_other_runs, uses_since
+from ccflare_core.store.client_usage import batches_since, has_other_runs, uses_since
 from ccflare_core.store.store import Store
 from ccflare_core.writer.news import StoreCalls
 
@@ -24,6 +24,9 @@ PRICES_SECONDS = 2.0
 """How often the price file is looked at."""
 SPENDING_SECONDS = 60.0
 """How often to ask what other proxies on the same database have used."""
+BATCH_SECONDS = 1.0
+FLUSH_SECONDS = 5.0
+"""How often to look whether a batch has changed, and how long it may take to be written down."""
 
 
 class Background:
@@ -58,23 +61,44 @@ async def follow_prices(prices: PriceWatch, exchanges: Exchanges, seconds: float
             logger.info("new prices are in force, for answers that end from now on")
 
 
-async def follow_spending(call: StoreCalls, rates: RateLimits, run_id: str, seconds: float = SPENDING_SECONDS) -> None:
-    """Learn now and then what other proxies on this database let the client keys use."""
+class Spending(NamedTuple):
+    """What the record has of the budgets, and which exchanges' batches are in it."""
 
-    def look(store: Store) -> list[Use] | None:
-        return uses_elsewhere(store, run_id) if has_other_runs(store.query, run_id) else None
+    uses: list[Use]
+    made: frozenset[str]
 
+
+async def follow_spending(
+    call: StoreCalls, flush: Callable[[float], bool], budgets: Budgets, run_id: str, seconds: float = SPENDING_SECONDS
+) -> None:
+    """Learn now and then what other proxies on this database let the client keys use, and what became of batches.
+
+    After a change of a batch that is at once, as soon as `flush` has written it down.
+    """
+
+    def look(store: Store) -> Spending | None:
+        return spending(store, run_id) if is_stale or has_other_runs(store.query, run_id) else None
+
+    waited = 0.0
     while True:
-        await asyncio.sleep(seconds)
-        try:
-            uses = await call(look)
-        except CCFlareError as error:
-            logger.warning("what other proxies have used is not known: %s", error)
+        await asyncio.sleep(BATCH_SECONDS)
+        waited += BATCH_SECONDS
+        is_stale = budgets.is_stale
+        if not is_stale and waited < seconds:
             continue
-        if uses is not None:
-            rates.restore(uses)
+        waited, budgets.is_stale = 0.0, False
+        try:
+            is_written = not is_stale or await asyncio.to_thread(flush, FLUSH_SECONDS)
+            found = await call(look)
+        except CCFlareError as error:
+            logger.warning("what the client keys have used is not known: %s", error)
+            found, is_written = None, not is_stale
+        budgets.is_stale |= not is_written
+        if found is not None:
+            budgets.restore(found.uses, found.made)
 
 
-def uses_elsewhere(store: Store, run_id: str) -> list[Use]:
-    """What the client keys have used this month, but for what this run has counted itself."""
-    return uses_since(store.query, month_start(time.time()), but=run_id)  # noqa: TID251
+def spending(store: Store, run_id: str) -> Spending:
+    """What the client keys have used this month, but for what this run has counted itself, and the batches of it."""
+    since = month_start(time.time())  # noqa: TID251
+    return Spending(uses_since(store.query, since, but=run_id), batches_since(store.query, since))

@@ -380,7 +380,7 @@ def test_a_token_count_is_read_as_input() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [{"data": [], "has_more": False}, {"type": "message_batch", "id": "b"}, [], {"error": None}]
+    "body", [{"data": [], "has_more": False}, {"type": "message_batch", "id": "?"}, [], {"error": None}]
 )
 def test_other_documents_have_no_usage(body: object) -> None:
     assert read_json(body) == Reading(Usage(), None, Ending.COMPLETE, None, None)

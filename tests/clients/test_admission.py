@@ -93,7 +93,7 @@ def deciding(head: RequestHead, state: GateState) -> str:
 class KeySpent(RateLimits):
     """Every client key has used up what it may."""
 
-    def for_key(self, *_: object) -> Rejection | None:
+    def for_key(self, *_: object, **__: object) -> Rejection | None:
         return Rejection(429, "too much")
 
 

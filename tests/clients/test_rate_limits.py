@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccflare_core.clients.rate_limits import Buckets, Moment, RateLimits, Use, month_start
+from ccflare_core.clients.budgets import Use, month_start
+from ccflare_core.clients.rate_limits import Buckets, Moment, RateLimits
 from ccflare_core.http.addresses import Address
 from exchange_kit import Clock
 
@@ -192,17 +193,17 @@ def test_an_exchange_belongs_to_the_day_on_which_it_began(desk: Desk) -> None:
     desk.limits.ended(key, NOON, 500, Decimal(1))
 
     assert desk.ask(key) is None
-    assert desk.limits.used(key.id, TODAY)[0].tokens == 500
+    assert desk.limits.budgets.used(key.id, TODAY)[0].tokens == 500
 
 
 def test_what_the_record_knows_counts_once(desk: Desk) -> None:
     key = Key(tokens_per_day=100)
     record = [Use(key.id, TODAY, 60, Decimal("0.5"), 0), Use(key.id, date(2027, 1, 1), 999, Decimal(1), 2)]
-    desk.limits.restore(record)
-    desk.limits.restore(record)
+    desk.limits.budgets.restore(record)
+    desk.limits.budgets.restore(record)
     desk.use(key, 39, "0.1")
 
-    day, month = desk.limits.used(key.id, TODAY)
+    day, month = desk.limits.budgets.used(key.id, TODAY)
     assert (day.tokens, day.dollars, month.dollars, month.unpriced) == (99, Decimal("0.6"), Decimal("1.6"), 2)
     assert desk.ask(key) is None
 
@@ -226,7 +227,89 @@ def test_other_days_are_forgotten_after_a_month(desk: Desk) -> None:
         desk.use(key, 1, "1")
         desk.clock.pass_(86_400)
 
-    assert len(desk.limits._here[key.id]) <= 33
+    assert len(desk.limits.budgets._here[key.id]) <= 33
+
+
+# -- batches
+
+
+def too_large(desk: Desk, key: Key, tokens: int, dollars: str) -> tuple[str, int | None] | None:
+    """Why the key may not make a batch of this size, and when to come again."""
+    rejection = desk.limits.budgets.too_large(key, 3, tokens, Decimal(dollars), desk.clock.wall)
+    if rejection is None:
+        return None
+    assert (rejection.status, rejection.is_final) == (429, True)
+    return rejection.message, rejection.retry_after
+
+
+def test_a_batch_must_fit_into_what_is_left_of_each_budget(desk: Desk) -> None:
+    key = Key(tokens_per_day=1000, dollars_per_day=Decimal(5), dollars_per_month=Decimal(8))
+    desk.use(key, 400, "1.5")
+
+    assert too_large(desk, key, 600, "3.5") is None
+    assert too_large(desk, key, 601, "0.1") == (
+        "This batch of 3 requests may take 601 tokens, by the size of its prompts and its max_tokens, and the client "
+        "key laptop has 600 tokens left of its 1000 tokens of today.",
+        12 * 3600,
+    )
+    told = too_large(desk, key, 10, "3.500001")
+    assert told is not None
+    assert "may take $3.5001" in told[0]
+    assert "has $3.5 left of its $5 of today." in told[0]
+    desk.clock.pass_(24 * 3600)
+    desk.use(key, 1, "2.5")
+    assert too_large(desk, key, 10, "2.5") is None
+    desk.clock.pass_(24 * 3600)
+    told = too_large(desk, key, 10, "4.5")
+    assert told is not None
+    assert "has $4 left of its $8 of this month." in told[0]
+
+
+def test_a_batch_that_fits_into_no_day_is_nothing_to_wait_for(desk: Desk) -> None:
+    told = too_large(desk, Key(tokens_per_day=1000), 1001, "0")
+    assert told is not None
+    assert told[1] is None
+
+
+def test_a_key_without_a_budget_may_make_any_batch(desk: Desk) -> None:
+    assert too_large(desk, Key(), 10**9, "100000") is None
+
+
+def test_a_batch_counts_before_the_database_has_it_and_once_when_it_has(desk: Desk) -> None:
+    key, budgets = Key(tokens_per_day=1000), desk.limits.budgets
+    budgets.reserve("req_1", key, NOON, 700, Decimal("0.5"))
+
+    assert too_large(desk, key, 301, "0") is not None
+    assert budgets.used(key.id, TODAY)[0] == Use(key.id, TODAY, 700, Decimal("0.5"), 0)
+    budgets.batch_ended("req_1", may_be_made=True)
+    assert budgets.is_stale
+    budgets.restore([Use("k2", TODAY, 5, Decimal(0), 0)], {"req_2"})
+    assert budgets.used(key.id, TODAY)[0].tokens == 700
+    budgets.restore([Use(key.id, TODAY, 700, Decimal("0.5"), 0)], {"req_1"})
+    assert budgets.used(key.id, TODAY)[0].tokens == 700
+    desk.use(key, 300, "0")
+    assert desk.ask(key) is not None
+
+
+def test_a_batch_that_was_not_made_gives_back_what_it_has_reserved(desk: Desk) -> None:
+    key, budgets = Key(tokens_per_day=1000), desk.limits.budgets
+    budgets.reserve("req_1", key, NOON, 1000, Decimal("0.5"))
+    assert desk.ask(key) is not None
+
+    budgets.batch_ended("req_1", may_be_made=False)
+
+    assert desk.ask(key) is None
+
+
+def test_what_spends_nothing_needs_no_budget_but_a_rate(desk: Desk) -> None:
+    key = Key(tokens_per_day=1, requests_per_minute=1)
+    desk.use(key, 1, "0.1")
+    desk.clock.pass_(60)
+
+    assert desk.limits.for_key(key, desk.now) is not None
+    assert desk.limits.for_key(key, desk.now, spends=False) is None
+    desk.limits.count_key(key, desk.now)
+    assert desk.limits.for_key(key, desk.now, spends=False) is not None
 
 
 @pytest.mark.parametrize(

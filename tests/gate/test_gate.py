@@ -323,7 +323,6 @@ def test_the_exchange_knows_its_client_key() -> None:
         ("POST", "/v1/complete", BODY, Outcome.REFUSED),
         ("POST", "/v1/messages", b'{"model":"claude-haiku-4-5"}', None),
         ("POST", "/v1/messages", b'{"model":"claude-haiku-4-5","model":"claude-opus-4-8"}', Outcome.REFUSED),
-        ("POST", "/v1/messages/batches", b'{"requests":[{"params":{"model":"claude-opus-4-8"}}]}', Outcome.REFUSED),
         ("POST", "/v1/messages/count_tokens", b"{}", Outcome.REFUSED),
         ("GET", "/v1/models", b"", None),
         ("POST", "/v1/files", b"bytes", None),

@@ -1,10 +1,22 @@
 """What a client key may use, on a running proxy: its rate, and budgets that no restart renews."""
 
+import json
 import time
 
 import pytest
 
-from fake_upstream import FakeUpstream, Wait, event, sse_answer, stall_before_head
+from fake_upstream import (
+    Answer,
+    FakeUpstream,
+    Request,
+    Wait,
+    event,
+    json_answer,
+    sse,
+    sse_answer,
+    stall_before_head,
+)
+from fake_upstream.messages import whole_answer
 from harness import Proxy, Reply, StartProxy, claude_request, eventually, via_base_url
 
 ACCOUNT = "sk-ant-oat01-account"
@@ -135,3 +147,101 @@ def test_r05_answers_that_were_left_before_they_began_count_their_prompt(
     assert prompt + output <= row["counted_tokens"] <= prompt + 40 * output  # of 50 a second, where it took one
     assert row["counted_usd"] >= 5e-6 * prompt + 25e-6 * output
     assert (row["total_tokens"], row["cost_usd"]) == (None, None)
+
+
+BATCHES = "/v1/messages/batches"
+ONE = {"custom_id": "r", "params": {"model": "claude-opus-4-8", "max_tokens": 5000, "messages": []}}
+JSON = (b"content-type", b"application/json")
+IN_PROGRESS = {"id": "msgbatch_1", "type": "message_batch", "processing_status": "in_progress"}
+COUNTS = {"processing": 0, "succeeded": 1, "errored": 0, "canceled": 1, "expired": 0}
+ENDED = IN_PROGRESS | {"processing_status": "ended", "request_counts": COUNTS}
+USED = {"input_tokens": 20, "output_tokens": 300, "service_tier": "batch"}
+RESULT = {"type": "succeeded", "message": {"type": "message", "model": "claude-opus-4-8", "usage": USED}}
+
+
+class Batcher:
+    """A client that makes batches of two requests, some 10,080 tokens, and asks what became of them."""
+
+    def __init__(self, proxy: Proxy, key: str) -> None:
+        self.proxy = proxy
+        self._key = (b"x-api-key", key.encode())
+
+    def make(self) -> Reply:
+        return self._ask("POST", BATCHES, json.dumps({"requests": [ONE, ONE]}).encode())
+
+    def look(self, what: str = "") -> Reply:
+        return self._ask("GET", f"{BATCHES}/msgbatch_1{what}", b"")
+
+    def _ask(self, method: str, path: str, body: bytes) -> Reply:
+        with via_base_url(self.proxy) as client:
+            return client.request(method, path, (self._key, JSON), body)
+
+    def counts(self) -> list[tuple[int, float, str | None]]:
+        rows = self.proxy.rows("SELECT tokens, usd, settled FROM batches")
+        return [tuple(row.values()) for row in rows]  # type: ignore[misc]
+
+
+def by_path(request: Request) -> Answer:
+    """The upstream of a batch that has ended, one of whose requests was cancelled."""
+    if request.path.endswith("/results"):
+        lines = [{"custom_id": "r", "result": RESULT}, {"custom_id": "s", "result": {"type": "canceled"}}]
+        body = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        return whole_answer(body, b"application/x-jsonl", 200, ())
+    if not request.path.startswith(BATCHES):
+        return sse(["word 0 ", "word 1 "])
+    return json_answer(IN_PROGRESS if request.method == "POST" else ENDED)
+
+
+def test_r05_a_batch_counts_when_it_is_made_and_for_what_it_took_once_that_is_known(
+    upstream: FakeUpstream, start_proxy: StartProxy
+) -> None:
+    proxy = start_proxy(upstream, accounts={"work": ACCOUNT})
+    key = proxy.add_client_key("batches", "--tokens-per-day", "16000")
+    wait_for_key(proxy, key)
+    upstream.always(by_path)
+    client = Batcher(proxy, key)
+    sent = len(upstream.requests)
+
+    assert client.make().status == 200
+    refused = client.make()
+    assert "This batch of 2 requests may take 10" in refused.json()["error"]["message"]
+    assert is_over(refused, "tokens left of its 16000 tokens of today")
+    assert len(upstream.requests) == sent + 1
+    eventually(client.counts, lambda rows: [row[0] for row in rows] == [10_000 + 2 * (len(json.dumps(ONE)) // 3)])
+    for end in (proxy.kill, proxy.stop):
+        end()
+        proxy.start()
+        assert client.make().status == 429
+
+    assert client.look().status == 200
+    eventually(client.counts, lambda rows: [row[2] for row in rows] == ["ended"])
+    assert client.counts()[0][0] == 5_000 + len(json.dumps(ONE)) // 3
+    eventually(lambda: client.make().status, lambda status: status == 200)  # there is room for one more by now
+    proxy.rows("SELECT * FROM requests WHERE status_code = 200", until=lambda rows: len(rows) == 4)
+
+
+def test_r05_a_batchs_results_count_once_for_every_proxy_and_need_no_budget(
+    upstream: FakeUpstream, start_proxy: StartProxy
+) -> None:
+    proxy = start_proxy(upstream, accounts={"work": ACCOUNT})
+    key = proxy.add_client_key("batches", "--tokens-per-day", "10200")
+    upstream.always(by_path)
+    client = Batcher(proxy, key)
+    eventually(lambda: client.make().status, lambda status: status == 200)
+    eventually(client.counts, lambda rows: len(rows) == 1)
+    eventually(lambda: ask(proxy, key).status, lambda status: status == 200)  # 22 tokens, a few times over
+    while ask(proxy, key).status == 200:
+        pass
+    assert is_over(ask(proxy, key), "has used its 10200 tokens of today")
+
+    for _ in range(2):
+        assert client.look("/results").status == 200
+
+    eventually(client.counts, lambda rows: rows == [(320, pytest.approx(0.0038), "results")])
+    rows = proxy.rows("SELECT total_tokens FROM requests WHERE path LIKE '%/results' ORDER BY timestamp", until=len)
+    assert [row["total_tokens"] for row in rows] == [320, None]
+    eventually(lambda: ask(proxy, key).status, lambda status: status == 200)
+
+    other = start_proxy(upstream, database=proxy.location)
+    assert Batcher(other, key).make().status == 429
+    assert ask(other, key).status == 200

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ccflare_core.clients.rate_limits import Use
+from ccflare_core.clients.budgets import Use
 from ccflare_core.config.location import Location
 from ccflare_core.exchange.records import ExchangeFinished
 from ccflare_core.store.client_usage import has_other_runs, uses_since

@@ -68,13 +68,18 @@ async def forget(tried: Used | Wrong) -> bool:
 
 
 def a_gate(
-    bench: Bench, authenticator: Authenticator | None = None, actions: Actions | None = None, *, kind: type[Gate] = Gate
+    bench: Bench,
+    authenticator: Authenticator | None = None,
+    actions: Actions | None = None,
+    *,
+    kind: type[Gate] = Gate,
+    rates: RateLimits | None = None,
 ) -> Gate:
     return kind(
         bench.exchanges,
         authenticator or an_authenticator(),
         AccessLists(bench.exchanges.settings),
-        RateLimits(print),
+        rates or RateLimits(print),
         an_admin(bench, actions),
         SecondFactor(lambda: bench.clock.wall, forget),
     )

@@ -136,6 +136,14 @@ class PriceList:
             total *= BATCH_FACTOR
         return total.scaleb(-6) + WEB_SEARCH * (usage.web_search_requests or 0)
 
+    def at_most(self, model: str | None, usage: Usage, *, in_batch: bool = False) -> Decimal:
+        """What `usage` cost; what the dearest model would have cost where nobody knows this one's price."""
+        cost = self.cost(model, usage, in_batch=in_batch)
+        if cost is not None:
+            return cost
+        costs = (self.cost(name, usage, in_batch=in_batch) for name in self._tariffs)
+        return max((each for each in costs if each is not None), default=Decimal())
+
     def cost_of(self, reading: Reading, asked: str | None) -> Decimal | None:
         """What an answer cost with all its parts. The model that was asked for prices one that nobody knows."""
         model = reading.model if reading.model and self.tariff(reading.model) else asked or reading.model

@@ -122,13 +122,19 @@ def models_asked(body: bytes, *, content_encoding: str = "") -> list[str] | None
     if not content.whole or len(content.data) > PARSE_LIMIT:
         return None
     try:
-        parsed = json.loads(content.data, object_pairs_hook=_unambiguous)
+        parsed = json.loads(content.data, object_pairs_hook=unambiguous)
         asked = [parsed, *(each["params"] for each in parsed.get("requests", ()))]
-        asked += [part for each in asked for part in _parts(each)]
-        models = [each["model"] for each in asked if "model" in each]
+        named = [models_named(each) for each in asked]
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
         return None
-    return models if models and all(_clean(model) for model in models) else None
+    models = [model for found in named for model in found or ()]
+    return models if models and None not in named else None
+
+
+def models_named(request: dict[str, Any]) -> list[str] | None:
+    """The models that a parsed request names, itself and in its parts; None if one of them is no name."""
+    models = [each["model"] for each in (request, *_parts(request)) if "model" in each]
+    return models if all(_clean(model) for model in models) else None
 
 
 def _parts(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -154,7 +160,8 @@ def most_tokens(body: bytes, *, content_encoding: str = "") -> int | None:
     return max(found, default=None)
 
 
-def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these members, for json.loads. Raises ValueError if a name stands there twice."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a name stands twice in an object")

@@ -58,6 +58,7 @@ CONTROL_PREFIX = "/ccflare/"
 MESSAGES = "/v1/messages"
 COUNT_TOKENS = "/v1/messages/count_tokens"
 BATCHES = "/v1/messages/batches"
+RESULTS = "/v1/messages/batches/{id}/results"
 COMPLETE = "/v1/complete"
 
 # Only these resources are the account's business, as the SDKs have them (anthropic 2.14.0; /v1/complete: 0.97.0).
@@ -70,7 +71,7 @@ API: Final = (
     Rule(("GET",), BATCHES, PathClass.RESOURCE),
     Rule(("GET", "DELETE"), "/v1/messages/batches/{id}", PathClass.RESOURCE),
     Rule(("POST",), "/v1/messages/batches/{id}/cancel", PathClass.RESOURCE),
-    Rule(("GET",), "/v1/messages/batches/{id}/results", PathClass.RESOURCE),
+    Rule(("GET",), RESULTS, PathClass.RESOURCE),
     Rule(("POST",), COMPLETE, PathClass.MODEL),
     Rule(("GET",), "/v1/models", PathClass.RESOURCE),
     Rule(("GET",), "/v1/models/{id}", PathClass.RESOURCE),
@@ -152,6 +153,11 @@ def runs_model(method: str, path: str) -> bool:
     """Whether a request for this path (without a query) names the models that it wants to run or count for."""
     shape = _shape(_EXACT, path)
     return shape is not None and _CLASSES[shape].get(method) is PathClass.MODEL
+
+
+def batch_of_results(path: str) -> str | None:
+    """The id of the batch whose results have this path (without a query)."""
+    return path.split("/")[4] if _shape(_EXACT, path) == RESULTS else None
 
 
 def resource_of(path: str) -> str:

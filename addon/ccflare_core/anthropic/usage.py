@@ -6,6 +6,7 @@ words are cut to what a column and a log line take.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -33,6 +34,10 @@ COUNTS: Final = {
 """Our names, and where the numbers stand in the API's `usage` object."""
 
 WORDS: Final = ("service_tier", "speed", "inference_geo")
+
+_ENDS: Final = ("succeeded", "errored", "canceled", "expired")
+"""How a request of a batch can end; the first has an answer that is paid for."""
+_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 ADVISOR, COMPACTION = "advisor_message", "compaction"
 """The iterations whose tokens are not in the counts of the answer that they belong to. `message` and
@@ -67,6 +72,15 @@ class Message(NamedTuple):
     usage: Usage
     kind: str = ""
     in_batch: bool = False
+
+
+class BatchState(NamedTuple):
+    """What an answer says of a batch: its id, and once it has ended, how many of its requests succeeded."""
+
+    id: str
+    is_ended: bool = False
+    succeeded: int = 0
+    requests: int = 0
 
 
 class Ending(StrEnum):
@@ -105,6 +119,8 @@ class Reading:
     """What a budget takes for the output then, which is more: see deltas.py. None but for such a stream."""
     is_readable: bool = True
     """Whether the body's coding could be undone."""
+    batches: tuple[BatchState, ...] = ()
+    """The batches that it is about."""
 
     def messages(self, asked: str | None) -> tuple[Message, ...]:
         """All that has a price; `asked` is the model of an answer that names none."""
@@ -147,6 +163,7 @@ class Tally:
     has_output: bool = False
     """Whether the output was counted to its end."""
     iterations: list[object] = field(default_factory=list)
+    batches: list[BatchState] = field(default_factory=list)
     parts: list[Message] = field(default_factory=list)
     part_extras: list[Message] = field(default_factory=list)
     _last: dict[str, int] = field(default_factory=dict)
@@ -199,6 +216,16 @@ class Tally:
         self.parts.append(Message(part.model, Usage(**part.usage), in_batch=True))
         self.part_extras += (each._replace(in_batch=True) for each in part.extra())
 
+    def take_batch(self, batch: object) -> None:
+        """A batch as it is now. One without an id of the usual kind is none."""
+        batch_id = value_at(batch, "id")
+        if value_at(batch, "type") != "message_batch" or not isinstance(batch_id, str) or not _ID.fullmatch(batch_id):
+            return
+        counts = {name: _count(value_at(batch, "request_counts", name)) for name in _ENDS}
+        is_ended = value_at(batch, "processing_status") == "ended" and None not in counts.values()
+        known = [count or 0 for count in counts.values()] if is_ended else [0]
+        self.batches.append(BatchState(batch_id, is_ended, known[0], sum(known)))
+
     def take_error(self, body: Mapping[str, Any]) -> None:
         """The first error stays: what comes after it is a consequence."""
         if self.error is None:
@@ -220,12 +247,12 @@ class Tally:
 
 
 def _counts(usage: object) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, path in COUNTS.items():
-        value = value_at(usage, *path)
-        if type(value) is int and 0 <= value < COUNT_LIMIT:
-            found[name] = value
-    return found
+    counts = ((name, _count(value_at(usage, *path))) for name, path in COUNTS.items())
+    return {name: count for name, count in counts if count is not None}
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and 0 <= value < COUNT_LIMIT else None
 
 
 def _words(usage: object) -> dict[str, str]:

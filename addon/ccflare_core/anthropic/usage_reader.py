@@ -99,6 +99,7 @@ class UsageReader:
             is_estimated=is_estimated,
             presumed_output=presumed,
             is_readable=trouble is None,
+            batches=tuple(tally.batches),
         )
 
 
@@ -183,6 +184,12 @@ class _Document:
     def _take(self, body: Mapping[str, Any]) -> None:
         if body.get("type") == "error" or isinstance(body.get("error"), dict):
             self._tally.take_error(body)
+        elif body.get("type") == "message_batch":
+            self._tally.take_batch(body)
+            self._tally.message_id = next((batch.id for batch in self._tally.batches), None)
+        elif isinstance(listed := body.get("data"), list):
+            for each in listed:
+                self._tally.take_batch(each)
         elif "usage" in body or body.get("type") == "message":
             self._tally.take_message(body)
         else:

@@ -218,11 +218,17 @@ def method_and_path(request: Request) -> Rejection | None:
 
 
 def limits_of_key(request: Request) -> Rejection | None:
-    """The client key must be within its budgets and rates."""
-    principal = request.identity.principal
+    """The client key must be within its rates, and within its budgets for all that could use some of them.
+
+    What is not for a model uses nothing. A spent budget must not keep a client from its batch's results, by which the
+    budget learns what they really took.
+    """
+    head, principal = request.head, request.identity.principal
     if principal is None or principal.key is None:
         return None
-    return request.state.rates.for_key(principal.key, request.now)
+    path = head.path.partition("?")[0]
+    spends = request.route is not Route.INFERENCE or routes.runs_model(head.method_as_sent, path)
+    return request.state.rates.for_key(principal.key, request.now, spends=spends)
 
 
 def go_on(request: Request) -> Admitted:

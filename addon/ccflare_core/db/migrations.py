@@ -299,6 +299,20 @@ MIGRATIONS: tuple[Migration, ...] = (
                     until, reason, source, streak FROM cooldowns""",
         ),
     ),
+    Migration(
+        "0016_batches",
+        (
+            """CREATE TABLE batches (
+                id TEXT NOT NULL PRIMARY KEY, request_id TEXT NOT NULL, client_id TEXT, made_at BIGINT NOT NULL,
+                tokens BIGINT, usd DOUBLE PRECISION, settled TEXT, settled_by TEXT)""",
+            "CREATE INDEX batches_made_at ON batches (made_at)",
+            # What results have counted before, each time anew, goes on counting.
+            """INSERT INTO batches
+                SELECT id, id, client_id, timestamp, total_tokens, cost_usd, 'results', id FROM requests
+                WHERE client_id IS NOT NULL AND output_tokens IS NOT NULL
+                    AND SUBSTR(path, 1, 21) = '/v1/messages/batches/'""",
+        ),
+    ),
 )
 
 _BOOK = "CREATE TABLE IF NOT EXISTS migrations (name TEXT NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)"

@@ -287,6 +287,27 @@ class UsagePartRow(Model):
         primary_key = CompositeKey("request", "number")
 
 
+class BatchRow(Model):
+    """A batch of messages, and what it counts in the budget of the client key that made it: see store/batches.py.
+
+    `id` is the exchange's where the upstream has told none. `settled` is NULL while `tokens` and `usd` are an estimate,
+    "ended" where they are the part of it that succeeded, "results" where the results told them, and "late" where these
+    came too late to count. `settled_by` is the exchange that the results went through first.
+    """
+
+    id = TextField(primary_key=True)
+    request_id = TextField()
+    client_id = TextField(null=True)
+    made_at = BigIntegerField()
+    tokens = BigIntegerField(null=True)
+    usd = DoubleField(null=True)
+    settled = TextField(null=True)
+    settled_by = TextField(null=True)
+
+    class Meta:
+        table_name = "batches"
+
+
 class UsageSlotRow(Model):
     """What the requests of a quarter of an hour add up to, by the combinations of DIMENSIONS; see measures.py.
 
@@ -510,6 +531,7 @@ TABLES: tuple[type[Model], ...] = (
     RunRow,
     RequestRow,
     UsagePartRow,
+    BatchRow,
     UsageSlotRow,
     UsageTodoRow,
     AttemptRow,

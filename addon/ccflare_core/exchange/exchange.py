@@ -23,15 +23,19 @@ from ccflare_core.anthropic.verdicts import Kind, Verdict
 from ccflare_core.exchange.aftermath import is_clients_limit, outcome_of, verdict_on_end
 from ccflare_core.exchange.capture import Capture
 from ccflare_core.exchange.collaborators import Collaborators
-from ccflare_core.exchange.counted import AS_RECORDED, Asked, Counted, presumed, unanswered
+from ccflare_core.exchange.counted import AS_RECORDED, NOTHING, Asked, Counted, presumed, unanswered
 from ccflare_core.exchange.failover import Deliver, Failover, NextAccount, RetrySame, all_agree
 from ccflare_core.exchange.steps import Attempt, Opening, Outcome, PendingRenewal, Send, Step, Ticket, Wait
 from ccflare_core.exchange.story import End, Story, Used
 from ccflare_core.http.headers import Header
+from ccflare_core.http.rejection import Rejection
 from ccflare_core.secrets import redact
 from ccflare_core.secrets.echo import Echo
 
 logger = logging.getLogger("ccflare")
+
+type Clearance = Callable[[], Wait | Rejection | Counted]
+"""Says whether a request may go on, as soon as that is known."""
 
 BAD_GATEWAY, TIMED_OUT = 502, 504
 
@@ -68,6 +72,11 @@ class Exchange(Story):
         self._sent_at: float | None = None
         """When the request went out that nobody has answered yet."""
         self._was_late = False
+        self._clearance: Clearance | None = None
+        self._estimate: Counted | None = None
+        """What a batch may take that this exchange makes."""
+        self._may_be_made = False
+        """Whether the upstream may have made it, although it did not say so."""
         self._tried: set[str] = set()
         self._last_words: dict[str, Verdict] = {}
         """The last verdict on each account that was asked."""
@@ -119,6 +128,13 @@ class Exchange(Story):
         self._metered = self.opening.path != COUNT_TOKENS  # its answer tells tokens that nobody is billed for
         self._ticket = Ticket.LEASE
 
+    def await_clearance(self, clearance: Clearance) -> None:
+        """Ask `clearance` before anything goes upstream, again and again until it is no Wait any more.
+
+        What it then gives is what the batch in the request may take, or why it goes no further.
+        """
+        self._clearance = clearance
+
     def let_pass(self) -> None:
         """Allow the wire to send this request as it came, with the client's own credential."""
         if self.outcome is None:
@@ -146,6 +162,14 @@ class Exchange(Story):
         """What the wire does now: at the start of the exchange, and whenever a wait is over."""
         if self.outcome is not None or self._ticket is Ticket.NONE:
             return answers.error(500, "The proxy has no ticket for this request.", request_id=self.id)
+        if self._clearance is not None:
+            match self._clearance():
+                case Counted() as estimate:
+                    self._clearance, self._estimate = None, estimate
+                case Rejection() as rejection:
+                    return answers.rejected(rejection, self.id)
+                case Wait() as wait:
+                    return wait
         if self._ticket is Ticket.PASS:
             return Send(None)
         if self._refused is not None:
@@ -161,6 +185,7 @@ class Exchange(Story):
 
     def unreachable(self, why: str) -> Step:
         """The upstream could not be reached, or broke off before its answer's head."""
+        self._may_be_made |= self._sent_at is not None
         if self._ticket is Ticket.PASS:
             return self._bad_gateway(why)
         return self._after(verdicts.failed_to_connect(why), holding=False)
@@ -201,6 +226,7 @@ class Exchange(Story):
 
         A batch may have been made, and is not made twice.
         """
+        self._may_be_made = True
         return self._after(verdicts.broken_off(status, why, may_retry=self.opening.path != BATCHES), holding=False)
 
     def _acquire(self) -> Lease | Exhausted:
@@ -364,7 +390,7 @@ class Exchange(Story):
         """The upstream's head goes to the client now: nothing is retried from here on."""
         if self.outcome is not None:
             return
-        self._status = status
+        self._status, self._sent_at = status, None
         content_type = content_encoding = ""
         for name, value in headers:
             match name.lower():
@@ -440,10 +466,15 @@ class Exchange(Story):
             return used
 
     def _counted(self, reading: Reading, prices: PriceList) -> Counted:
+        if self._estimate is not None:
+            is_made = self._status is not None and 200 <= self._status < 300
+            return self._estimate if is_made or self._may_be_made else NOTHING
         return presumed(reading, prices, self._asked(), self._status)
 
     def _counted_unread(self, prices: PriceList) -> Counted:
         """What counts where nothing of an answer has gone to the client."""
+        if self._estimate is not None:
+            return self._estimate if self._sent_at is not None or self._may_be_made else NOTHING
         if self._sent_at is None:
             return AS_RECORDED
         return unanswered(prices, self._asked(), self._shared.clock() - self._sent_at)

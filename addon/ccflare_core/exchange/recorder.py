@@ -8,6 +8,7 @@ from typing import Protocol
 from ccflare_core.accounts.pool import Report
 from ccflare_core.anthropic.usage import Message, Usage
 from ccflare_core.config.record_mode import Mode
+from ccflare_core.exchange.batch_records import batch_records, is_about_batches
 from ccflare_core.exchange.log_line import (
     PassedRequests,
     log_exchange,
@@ -125,12 +126,19 @@ class Recorder:
         mode = self._mode(exchange.opening)
         if exchange.id in self._left_out:
             self._left_out.remove(exchange.id)
+            self._put_batches(exchange)
             return
         if mode.keeps_bodies and exchange.ticket is Ticket.LEASE:
             self._keep_bodies(exchange, redact=mode is Mode.REDACTED)
         for part in parts_used(exchange):
             self._sink.put(part)
         self._sink.put(final_columns(exchange))
+        self._put_batches(exchange)
+
+    def _put_batches(self, exchange: Story) -> None:
+        """What is known of batches now is kept in every mode: it is state."""
+        for record in batch_records(exchange, milliseconds(self._wall()), total_tokens(exchange)):
+            self._sink.put(record)
 
     def _keep_bodies(self, exchange: Story, *, redact: bool) -> None:
         body, limit = exchange.request_body, self._body_limit()
@@ -227,7 +235,12 @@ def final_columns(exchange: Story) -> ExchangeFinished:
 
 
 def budgeted(exchange: Story) -> tuple[int | None, Decimal | None]:
-    """The tokens and the dollars that count in the budget of the exchange's client; None is unknown."""
+    """The tokens and the dollars that count in the budget of the exchange's client; None is unknown.
+
+    Batches count by what the database has of them.
+    """
+    if is_about_batches(exchange):
+        return None, None
     tokens, dollars = exchange.counted
     return (total_tokens(exchange) if tokens is None else tokens, exchange.cost if dollars is None else dollars)
 

@@ -1,7 +1,8 @@
 """Records: one class of values per kind of row, made by any thread, written by the writer's.
 
 Times are integer milliseconds since the epoch, as in the tables. The records of one exchange are put in the
-order ExchangeStarted, then AttemptMade, WindowRead, PartUsed and Payload as they come, then ExchangeFinished.
+order ExchangeStarted, then AttemptMade, WindowRead, PartUsed and Payload as they come, then ExchangeFinished, then
+those of its batches.
 """
 
 import math
@@ -112,6 +113,40 @@ class PartUsed(NamedTuple):
     cost_usd: float | None
 
 
+class BatchMade(NamedTuple):
+    """A row of `batches`: a batch, and what it counts in the budget of the client that has made it.
+
+    `id` is that of the exchange if the upstream has told none.
+    """
+
+    id: str
+    request_id: str
+    client_id: str | None
+    at_ms: int
+    tokens: int | None
+    usd: float | None
+
+
+class BatchEnded(NamedTuple):
+    """That a batch has ended, and how many of its requests succeeded: the others count nothing."""
+
+    id: str
+    at_ms: int
+    succeeded: int
+    requests: int
+
+
+class BatchRead(NamedTuple):
+    """That the results of a batch went to a client whole, and what they say that it took."""
+
+    id: str
+    request_id: str
+    client_id: str | None
+    at_ms: int
+    tokens: int | None
+    usd: float | None
+
+
 class AttemptMade(NamedTuple):
     """A row of `attempts`: one try upstream and what came of it."""
 
@@ -181,6 +216,9 @@ Record = (
     ExchangeStarted
     | ExchangeFinished
     | PartUsed
+    | BatchMade
+    | BatchEnded
+    | BatchRead
     | AttemptMade
     | WindowRead
     | CooldownSet

@@ -5,11 +5,11 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
-from ccflare_core.clients.rate_limits import Use
+from ccflare_core.clients.budgets import Use
 
 _DAY_MS = 86_400_000
 # Days since 1970 are days of UTC. Where there was no output, nothing was spent: see reports.py. What was counted in
-# place of an unknown output or of an estimate is counted again.
+# place of an unknown output or of an estimate is counted again. Batches have a table of their own, for all runs.
 _USES = f"""
     SELECT client_id, timestamp / {_DAY_MS} AS day,
         SUM(CASE WHEN counted_tokens IS NOT NULL THEN counted_tokens
@@ -18,19 +18,35 @@ _USES = f"""
         SUM(CASE WHEN counted_usd IS NULL AND cost_usd IS NULL AND (output_tokens > 0 OR counted_tokens > 0)
             THEN 1 ELSE 0 END)
     FROM requests
-    WHERE client_id IS NOT NULL AND timestamp >= ? AND run_id <> ?
+    WHERE client_id IS NOT NULL AND timestamp >= ? AND run_id <> ? AND SUBSTR(path, 1, 20) <> '/v1/messages/batches'
     GROUP BY client_id, timestamp / {_DAY_MS}"""  # noqa: S608
+_BATCHES = f"""
+    SELECT client_id, made_at / {_DAY_MS} AS day, SUM(tokens), SUM(usd),
+        SUM(CASE WHEN usd IS NULL AND tokens > 0 THEN 1 ELSE 0 END)
+    FROM batches
+    WHERE client_id IS NOT NULL AND made_at >= ?
+    GROUP BY client_id, made_at / {_DAY_MS}"""  # noqa: S608
 
 Query = Callable[[str, Sequence[object]], Sequence[tuple[Any, ...]]]
 
 
 def uses_since(query: Query, since: float, *, but: str) -> list[Use]:
-    """What was used from `since` (epoch seconds) on, by key and day, without what the run `but` has recorded."""
-    rows = query(_USES, (round(since * 1000), but))
+    """What was used from `since` (epoch seconds) on, by key and day, without what the run `but` has recorded.
+
+    Batches are in it whoever made them. So a day may be there twice.
+    """
+    start = round(since * 1000)
+    rows = (*query(_USES, (start, but)), *query(_BATCHES, (start,)))
     return [
         Use(client, _day(day), int(tokens or 0), Decimal(str(dollars or 0)), int(unpriced))
         for client, day, tokens, dollars, unpriced in rows
     ]
+
+
+def batches_since(query: Query, since: float) -> frozenset[str]:
+    """The exchanges that have made the batches from `since` (epoch seconds) on."""
+    rows = query("SELECT request_id FROM batches WHERE made_at >= ?", (round(since * 1000),))
+    return frozenset(request_id for (request_id,) in rows)
 
 
 def _day(number: int) -> date:

@@ -19,6 +19,9 @@ from ccflare_core.db.statements import Insert, Row, render
 from ccflare_core.exchange.records import (
     AttemptMade,
     AttentionNeeded,
+    BatchEnded,
+    BatchMade,
+    BatchRead,
     CooldownCleared,
     CooldownSet,
     ExchangeFinished,
@@ -30,6 +33,7 @@ from ccflare_core.exchange.records import (
     to_ms,
 )
 from ccflare_core.secrets.vault import Vault
+from ccflare_core.store.batches import Batches
 from ccflare_core.transcripts.redaction import without_secrets
 from ccflare_core.transcripts.write import Blocks
 
@@ -109,6 +113,7 @@ class Ledger:
         """Without a vault, no payload can be written: that raises VaultError."""
         self._database = database
         self._blocks = Blocks(database, vault)
+        self._batches = Batches(database)
         self._requests = Insert(database, RequestRow, _STARTED)
         self._whole = Insert(database, RequestRow, (*_STARTED, *_FINISHED))
         self._attempts = Insert(database, AttemptRow, _ATTEMPT)
@@ -134,6 +139,8 @@ class Ledger:
                     payloads.append(without_secrets(record))
                 case CooldownSet() | CooldownCleared():
                     rows[CooldownSet].append(record)  # one list: their order matters
+                case BatchMade() | BatchEnded() | BatchRead():
+                    rows[BatchMade].append(record)
                 case _:
                     rows[type(record)].append(record)
         rows[Payload] = self._blocks.prepare(payloads)
@@ -155,6 +162,8 @@ class Ledger:
             AccountRow.update({AccountRow.attention: reason}).where(is_it).execute(self._database)
         for record in finished:
             self._execute(self._finish, self._finished(record))
+        for record in rows[BatchMade]:  # the last, as one may change what the row of its exchange says
+            self._batches.write(record)
 
     def forget(self) -> None:
         """Believe nothing of what was written since the last commit: it did not come to one."""

@@ -19,13 +19,16 @@ from ccflare_core.clients.keys import ClientKey
 from ccflare_core.clients.rate_limits import Moment, RateLimits
 from ccflare_core.clients.request_head import GateState
 from ccflare_core.clients.totp import SecondFactor
+from ccflare_core.exchange.batch_records import tells_of_batches
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.exchanges import Exchanges
 from ccflare_core.exchange.recorder import budgeted
 from ccflare_core.exchange.steps import Opening, Outcome
+from ccflare_core.exchange.story import Story
 from ccflare_core.http.rejection import Rejection
 from ccflare_core.writer.auditor import Auditor
 from ccflare_mitm.gate.admin_server import AdminServer
+from ccflare_mitm.gate.batch_reader import MODEL_NOT_ALLOWED, BatchReader, makes_batch
 from ccflare_mitm.gate.browser_checks import BrowserChecks
 from ccflare_mitm.gate.ingress import Names, aim, ingress_of, read_request_head
 from ccflare_mitm.gate.pages import Admin, AdminRequest, find_page
@@ -35,8 +38,6 @@ from ccflare_mitm.host.messages import method_of, route_of
 
 SWITCHING = 101
 WARMED_UP = Answer(200, ((b"content-type", b"text/plain"), (b"content-length", b"0")), b"", "")
-_MODEL = "This client key may not use this model."
-MODEL_NOT_ALLOWED = Rejection(403, _MODEL, audit=_MODEL)
 
 
 class Gate:
@@ -63,6 +64,7 @@ class Gate:
         self.decisions = Decisions()
         self.tunnels = Tunnels(authenticator)
         self._browsers = BrowserChecks(self.names, lambda: exchanges.settings)
+        self._batches = BatchReader(rates.budgets, exchanges, self._deny)
         self._pages = AdminServer(admin, factor, self.decisions, auditor)
         self._of_flow: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
 
@@ -160,15 +162,23 @@ class Gate:
         """Count it for its client key, until it ends, and aim it at the upstream if it is meant for it."""
         if (key := exchange.opening.key) is not None:
             self._rates.count_key(key, now)
-            exchange.when_ended(lambda ended: self._rates.ended(key, ended.started_at, *budgeted(ended)))
+            exchange.when_ended(lambda ended: self._ended(key, ended))
         if way is Way.UPSTREAM:
             aim(flow.request, self._exchanges.settings.upstream)
+
+    def _ended(self, key: ClientKey, exchange: Story) -> None:
+        self._rates.ended(key, exchange.started_at, *budgeted(exchange))
+        if tells_of_batches(exchange):
+            self._rates.budgets.batch_ended(exchange.id, may_be_made=bool(exchange.counted.tokens))
 
     def _reject(self, flow: http.HTTPFlow, exchange: Exchange, rejection: Rejection) -> None:
         answer = rejected(rejection, exchange.id)
         exchange.answered(answer)
         if flow.error is None:  # else mitmproxy answers
             self.decisions.give(flow, answer)
+        self._deny(flow, exchange, rejection)
+
+    def _deny(self, flow: http.HTTPFlow, exchange: Exchange, rejection: Rejection) -> None:
         self._audit(flow, rejection, exchange.opening.client, request_id=exchange.id)
 
     def _audit(
@@ -213,9 +223,12 @@ class Gate:
             self._look_for_agent(request, exchange)
         body = request.raw_content or b""
         exchange.identified(read_provenance(request.method, exchange.opening.path, request.headers.get, body))
-        if (key := exchange.opening.key) is not None and not self._may_run(key, request, body, encoding):
-            self._reject(flow, exchange, MODEL_NOT_ALLOWED)
-            return
+        if (key := exchange.opening.key) is not None:
+            if makes_batch(request):
+                self._batches.weigh(flow, exchange, key, body, encoding)
+            elif not self._may_run(key, request, body, encoding):
+                self._reject(flow, exchange, MODEL_NOT_ALLOWED)
+                return
         exchange.admit(self._facts(flow, body, encoding, exchange.opening.client), body, encoding)
 
     def _may_run(self, key: ClientKey, request: http.Request, body: bytes, encoding: str) -> bool:
