@@ -13,6 +13,7 @@ from mitmproxy import http
 from ccflare_core.anthropic.answers import Answer
 from ccflare_core.anthropic.prompt_size import estimated_tokens
 from ccflare_core.clients.rate_limits import RateLimits
+from ccflare_core.exchange.counted import NOTHING
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.steps import Outcome, Send, Step, Wait
 from exchange_kit import JSON, Bench, Reply, deliver, judged, refusal
@@ -175,7 +176,7 @@ def test_a_batch_that_the_upstream_refuses_counts_nothing() -> None:
 
     exchange = desk.make(ONE, REFUSED)
 
-    assert exchange.counted == (0, 0)
+    assert exchange.counted == NOTHING
     assert desk.tokens_used == 0
 
 
@@ -187,7 +188,7 @@ def test_a_batch_counts_if_nobody_knows_whether_it_was_made(is_sent: bool) -> No
         exchange.sent()
     exchange.finish(Outcome.CLIENT_ABORT)
 
-    assert exchange.counted == ((TOKENS, DOLLARS) if is_sent else (0, 0))
+    assert exchange.counted == ((TOKENS, DOLLARS) if is_sent else NOTHING)
     assert desk.tokens_used == (TOKENS if is_sent else 0)
 
 

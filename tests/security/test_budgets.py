@@ -2,6 +2,7 @@
 
 import json
 import time
+from typing import Any
 
 import pytest
 
@@ -176,9 +177,10 @@ class Batcher:
         with via_base_url(self.proxy) as client:
             return client.request(method, path, (self._key, JSON), body)
 
-    def counts(self) -> list[tuple[int, float, str | None]]:
+    def counts(self) -> list[tuple[Any, ...]]:
+        """The tokens and dollars of each batch, and by what they are settled."""
         rows = self.proxy.rows("SELECT tokens, usd, settled FROM batches")
-        return [tuple(row.values()) for row in rows]  # type: ignore[misc]
+        return [tuple(row.values()) for row in rows]
 
 
 def by_path(request: Request) -> Answer:
