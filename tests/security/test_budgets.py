@@ -1,11 +1,17 @@
 """What a client key may use, on a running proxy: its rate, and budgets that no restart renews."""
 
+import contextlib
 import json
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
+from ccflare_core.anthropic.routes import API
+from ccflare_core.config.location import parse
+from ccflare_core.store.client_usage import uses_since
+from ccflare_core.store.store import Store
+from exchange_kit import Bench
 from fake_upstream import (
     Answer,
     FakeUpstream,
@@ -18,6 +24,8 @@ from fake_upstream import (
     stall_before_head,
 )
 from fake_upstream.messages import whole_answer
+from flow_kit import asked
+from guard_kit import SECRET, a_gate, a_key, an_authenticator
 from harness import Proxy, Reply, StartProxy, claude_request, eventually, via_base_url
 
 ACCOUNT = "sk-ant-oat01-account"
@@ -247,3 +255,115 @@ def test_r05_a_batchs_results_count_once_for_every_proxy_and_need_no_budget(
     other = start_proxy(upstream, database=proxy.location)
     assert Batcher(other, key).make().status == 429
     assert ask(other, key).status == 200
+
+
+class Row(NamedTuple):
+    """What a user may expect of requests for one path: whether they are for a model, and the tokens that they count."""
+
+    is_for_model: bool
+    counts: bool = False
+
+
+FOR_MODEL, RESOURCE = Row(True), Row(False)
+ROWS = {
+    ("POST", "/v1/messages"): Row(True, counts=True),
+    ("POST", "/v1/messages/count_tokens"): FOR_MODEL,
+    ("POST", "/v1/messages/batches"): Row(True, counts=True),
+    ("GET", "/v1/messages/batches"): RESOURCE,
+    ("GET", "/v1/messages/batches/{id}"): RESOURCE,
+    ("DELETE", "/v1/messages/batches/{id}"): RESOURCE,
+    ("POST", "/v1/messages/batches/{id}/cancel"): RESOURCE,
+    ("GET", "/v1/messages/batches/{id}/results"): RESOURCE,
+    ("POST", "/v1/complete"): Row(True, counts=True),
+    ("GET", "/v1/models"): RESOURCE,
+    ("GET", "/v1/models/{id}"): RESOURCE,
+    ("GET", "/v1/files"): RESOURCE,
+    ("POST", "/v1/files"): RESOURCE,
+    ("GET", "/v1/files/{id}"): RESOURCE,
+    ("DELETE", "/v1/files/{id}"): RESOURCE,
+    ("GET", "/v1/files/{id}/content"): RESOURCE,
+    ("GET", "/v1/skills"): RESOURCE,
+    ("POST", "/v1/skills"): RESOURCE,
+    ("GET", "/v1/skills/{id}"): RESOURCE,
+    ("DELETE", "/v1/skills/{id}"): RESOURCE,
+    ("GET", "/v1/skills/{id}/versions"): RESOURCE,
+    ("POST", "/v1/skills/{id}/versions"): RESOURCE,
+    ("GET", "/v1/skills/{id}/versions/{id}"): RESOURCE,
+    ("DELETE", "/v1/skills/{id}/versions/{id}"): RESOURCE,
+    ("GET", "/v1/skills/{id}/versions/{id}/content"): RESOURCE,
+}
+
+
+def body_of(method: str, shape: str) -> bytes:
+    if method != "POST":
+        return b""
+    asked = {"model": "claude-opus-4-8", "max_tokens": 9, "max_tokens_to_sample": 600, "messages": []}
+    return json.dumps({"requests": [ONE]} if shape == BATCHES else asked).encode()
+
+
+def answer_of(request: Request) -> Answer:
+    """What the API might say on each path; the file and the model have a usage that is none."""
+    path = request.path
+    if path == "/v1/messages" or path.startswith(BATCHES):
+        return by_path(request)
+    if path == "/v1/complete":
+        return json_answer({"type": "completion", "completion": " Hello.", "model": "claude-opus-4-8"})
+    return json_answer({"id": "x", "input_tokens": 77} if path.endswith("count_tokens") else {"id": "x"})
+
+
+def statuses(proxy: Proxy, key: str, id: str) -> dict[tuple[str, str], int]:
+    """What a client with this key gets for a request of each row, about things of this id."""
+    fields = ((b"x-api-key", key.encode()), JSON)
+    found = {}
+    for method, shape in ROWS:
+        with via_base_url(proxy) as client:
+            path = shape.replace("{id}", id)
+            found[method, shape] = client.request(method, path, fields, body_of(method, shape)).status
+    return found
+
+
+def test_r05_the_rows_are_all_that_the_allow_list_has() -> None:
+    assert set(ROWS) == {(method, rule.shape) for rule in API for method in rule.methods}
+
+
+def test_r05_models_and_budgets_hold_on_every_path_that_gets_an_account(
+    upstream: FakeUpstream, start_proxy: StartProxy
+) -> None:
+    proxy = start_proxy(upstream, accounts={"work": ACCOUNT})
+    upstream.always(answer_of)
+    haiku_only = proxy.add_client_key("models", "--models", "claude-haiku-*")
+    spent = proxy.add_client_key("spent", "--tokens-per-day", "1")
+    free = proxy.add_client_key("free")
+    wait_for_key(proxy, spent)
+    proxy.rows("SELECT id FROM requests WHERE outcome = 'ok'", until=bool)
+    sent = len(upstream.requests)
+
+    for key, status in ((haiku_only, 403), (spent, 429)):
+        assert statuses(proxy, key, "msgbatch_0") == {
+            row: status if what.is_for_model else 200 for row, what in ROWS.items()
+        }
+    assert len(upstream.requests) == sent + 2 * sum(not row.is_for_model for row in ROWS.values())
+    assert set(statuses(proxy, free, "msgbatch_1").values()) == {200}
+
+    sql = "SELECT client_id FROM requests WHERE client_name = 'free' AND outcome = 'ok'"
+    rows = proxy.rows(sql, until=lambda rows: len(rows) == len(ROWS))
+    free_id = rows[0]["client_id"]
+    with contextlib.closing(Store.open(parse(str(proxy.database)), None, read_only=True)) as store:
+        uses = [use for use in uses_since(store.query, 0, but="") if use.client == free_id]
+    completion = len(body_of("POST", "/v1/complete")) // 3 + 600
+    assert sum(use.tokens for use in uses) == 22 + 320 + completion  # the batch's results have passed by then
+
+
+@pytest.mark.parametrize(("method", "shape"), ROWS)
+def test_r05_a_rate_holds_on_every_path_that_gets_an_account(method: str, shape: str) -> None:
+    key = a_key(requests_per_minute=1)
+    gate = a_gate(Bench(), an_authenticator(key))
+    flows = [
+        asked(shape.replace("{id}", "x_1"), method, body=b"", headers=((b"x-api-key", SECRET.encode()),))
+        for _ in range(2)
+    ]
+
+    for flow in flows:
+        gate.enter(flow)
+
+    assert [flow.response and flow.response.status_code for flow in flows] == [None, 429]
