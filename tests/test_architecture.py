@@ -18,7 +18,7 @@ FILES = {
     ".".join(path.relative_to(ROOT / "addon").with_suffix("").parts).removesuffix(".__init__"): path
     for path in (ROOT / "addon").rglob("*.py")
 }
-GROUND = {"errors", "files", "process", "text"}
+GROUND = {"errors", "files", "process", "reading", "text"}
 WINGS = {"ccflare_mitm", "ccflare_cli"}
 MITM_ORDER = ("host", "wire", "gate")
 """The packages of the mitmproxy wing; wire and gate use host, and not each other."""

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from ccflare_core.anthropic.oauth import Endpoints
 from ccflare_core.config.option import Applies, Group
 from ccflare_core.config.settings import (
-    FILE_LIMIT_BYTES,
     OPTIONS,
     Settings,
     config_file,
@@ -19,6 +18,7 @@ from ccflare_core.config.settings import (
     file_defaults,
 )
 from ccflare_core.errors import ConfigError
+from ccflare_core.reading import TEXT_LIMIT
 
 ROOT = Path(__file__).parents[2]
 
@@ -282,7 +282,7 @@ def test_all_mistakes_in_the_file_are_told_with_its_name(tmp_path: Path) -> None
         ("1: 2\n", "these are no options"),
         ("[" * 1000, "this is not YAML"),
         (b"\xff\xfe", "the file is not text"),
-        ("#" * (FILE_LIMIT_BYTES + 1), "the file is too long"),
+        ("#" * (TEXT_LIMIT + 1), "the file is longer than 256 KiB"),
     ],
 )
 def test_what_is_no_list_of_options_is_refused(tmp_path: Path, text: str | bytes, told: str) -> None:

@@ -24,10 +24,10 @@ from ruamel.yaml.error import YAMLError
 
 from ccflare_core.anthropic.claude_code import system_text
 from ccflare_core.errors import ConfigError
+from ccflare_core.reading import read_text
 
-FILE_LIMIT = 256 * 1024
 AGENT_LIMIT = 200
-"""Bytes of a file, and the number of agents: each is looked for in every request."""
+"""Each is looked for in every request."""
 
 SHORTEST_PROMPT = 40
 """Characters. A shorter text stands in prompts that are not the agent's."""
@@ -119,7 +119,7 @@ def _from_folder(folder: Path) -> Iterator[Agent]:
 
 def _read_agent(path: Path) -> tuple[dict[str, str], str]:
     """The fields and the prompt of an agent file."""
-    text = _read(path)
+    text = read_text(path)
     front = _FRONT.match(text)
     if front is None:
         return {}, text.strip()
@@ -129,7 +129,7 @@ def _read_agent(path: Path) -> tuple[dict[str, str], str]:
 
 def _from_yaml(path: Path) -> Iterator[Agent]:
     try:
-        found = YAML(typ="safe", pure=True).load(_read(path))
+        found = YAML(typ="safe", pure=True).load(read_text(path))
     except (YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not YAML: give a name and its `prompt` or `file` for each agent.") from error
     if not isinstance(found, dict | None):
@@ -167,16 +167,3 @@ def _name(name: str, path: Path) -> str:
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{path}: an agent's name has 1 to 100 letters, digits and _.@:- only.")
     return name
-
-
-def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(FILE_LIMIT + 1)
-        if len(raw) > FILE_LIMIT:
-            raise ConfigError(f"{path} is longer than {FILE_LIMIT // 1024} KiB; shorten it.")
-        return raw.decode("utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"The agents' file {path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not text in UTF-8.") from error

@@ -33,8 +33,8 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
 from ccflare_core.anthropic.pricing import Long, Price, PriceList, Tariff
 from ccflare_core.errors import ConfigError
+from ccflare_core.reading import TEXT_LIMIT, read_bytes
 
-FILE_LIMIT = 256 * 1024
 CATALOG_LIMIT = 16 * 1024 * 1024
 """Bytes. LiteLLM's catalog, which has all providers, has 2 MiB."""
 
@@ -102,12 +102,12 @@ class PriceWatch:
 
 def read_file(path: Path) -> PriceFile:
     """The prices in a YAML file. Raises ConfigError."""
-    return parse(_read(path, FILE_LIMIT), str(path))
+    return parse(read_bytes(path, TEXT_LIMIT), str(path))
 
 
 def read_source(path: Path) -> PriceFile:
     """The prices in a YAML file or in LiteLLM's catalog. Raises ConfigError."""
-    return parse_source(_read(path, CATALOG_LIMIT), str(path))
+    return parse_source(read_bytes(path, CATALOG_LIMIT), str(path))
 
 
 def parse_source(text: bytes, name: str) -> PriceFile:
@@ -117,8 +117,8 @@ def parse_source(text: bytes, name: str) -> PriceFile:
 
 def parse(text: bytes, name: str) -> PriceFile:
     """The prices in a YAML text, as the module's docstring shows it; ConfigError names every mistake."""
-    if len(text) > FILE_LIMIT:
-        raise ConfigError(f"The price file {name} is longer than {FILE_LIMIT // 1024} KiB; shorten it.")
+    if len(text) > TEXT_LIMIT:
+        raise ConfigError(f"{name}: the prices are longer than {TEXT_LIMIT // 1024} KiB: shorten them")
     root = _compose(text, name)
     if root is None:
         return PriceFile({})
@@ -184,14 +184,6 @@ def written(tariffs: Mapping[str, Tariff], dated: str, source: str) -> str:
 
 def _lines(price: Price, indent: int) -> list[str]:
     return [f"{' ' * indent}{name}: {amount:f}" for name, amount in zip(Price._fields, price, strict=True)]
-
-
-def _read(path: Path, limit: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(limit + 1)
-    except OSError as error:
-        raise ConfigError(f"The price file {path} cannot be read: {error.strerror}.") from error
 
 
 def _compose(text: bytes, name: str) -> Node | None:

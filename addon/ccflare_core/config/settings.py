@@ -34,6 +34,7 @@ from ccflare_core.errors import ConfigError
 from ccflare_core.http.addresses import Networks
 from ccflare_core.http.origins import Origin, Origins
 from ccflare_core.http.pins import Pins
+from ccflare_core.reading import read_text
 
 __all__ = [
     "ENCRYPTION_KEY",
@@ -51,7 +52,6 @@ __all__ = [
 ]
 
 FILE_NAME = "mitm-config.yaml"
-FILE_LIMIT_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +300,7 @@ def file_defaults(path: Path | None) -> dict[str, object]:
 
 
 def _read_mapping(path: Path) -> dict[str, object]:
-    text = _read_text(path)
+    text = read_text(path)
     try:
         # YAML 1.2, as mitmproxy reads it: `off` is a word there and not false.
         found = YAML(typ="safe", pure=True).load(text)
@@ -313,16 +313,3 @@ def _read_mapping(path: Path) -> dict[str, object]:
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise ConfigError(f"{path}: these are no options; allowed is `name: value`, one a line")
     return found
-
-
-def _read_text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(FILE_LIMIT_BYTES + 1)
-        if len(raw) > FILE_LIMIT_BYTES:
-            raise ConfigError(f"{path}: the file is too long; allowed are {FILE_LIMIT_BYTES} bytes")
-        return raw.decode("utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"{path}: the file cannot be read ({error.strerror}); name a YAML file") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: the file is not text; allowed is UTF-8") from error

@@ -1,0 +1,36 @@
+"""Files that a person wrote: what is in them, or one sentence that names the file."""
+
+from pathlib import Path
+
+import pytest
+
+from ccflare_core.errors import ConfigError
+from ccflare_core.reading import TEXT_LIMIT, read_bytes, read_text
+
+
+def test_text_comes_without_its_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_bytes("\N{ZERO WIDTH NO-BREAK SPACE}a: ä\n".encode())
+    assert read_text(path) == "a: ä\n"
+
+
+def test_a_limit_is_what_still_may_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_bytes(b"#" * TEXT_LIMIT)
+    assert read_bytes(path, TEXT_LIMIT) == read_text(path).encode()
+    with pytest.raises(ConfigError, match=r"a\.yaml: the file is longer than 1 KiB: shorten it"):
+        read_bytes(path, 1024)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("gone", r"gone: the file cannot be read \(No such file"),
+        ("", "cannot be read"),
+        ("x", "x: the file is not text"),
+    ],
+)
+def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, told: str) -> None:
+    (tmp_path / "x").write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match=told):
+        read_text(tmp_path / name)
