@@ -1,4 +1,4 @@
-"""How times and durations are written: for people, and for programs."""
+"""How times and durations are written: for people, for programs, and in the database."""
 
 from datetime import UTC, datetime
 from typing import overload
@@ -14,6 +14,22 @@ def local_time(moment: float, now: float) -> str:
     if local.date() == today.date():
         return f"{local:%H:%M}"
     return f"{local:%a %H:%M}" if moment - now < 6 * 86400 else f"{local:%a %d %b %H:%M}"
+
+
+@overload
+def to_ms(seconds: None) -> None: ...
+@overload
+def to_ms(seconds: float) -> int: ...
+@overload
+def to_ms(seconds: float | None) -> int | None: ...
+def to_ms(seconds: float | None) -> int | None:
+    """An epoch time or a duration in the integer milliseconds of the database. None stays None."""
+    return None if seconds is None else round(seconds * 1000)
+
+
+def to_seconds(ms: float | None) -> float | None:
+    """A time or a duration of the database in seconds."""
+    return None if ms is None else ms / 1000
 
 
 @overload

@@ -21,6 +21,7 @@ from ccflare_core.db.engine_choice import is_made
 from ccflare_core.files import draft, publish
 from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.store import Store
+from ccflare_core.text import to_ms
 
 _DAY = 86_400.0
 _USES = """\
@@ -99,7 +100,7 @@ def _who_used(console: Console, arguments: argparse.Namespace) -> int:
 def find_uses(store: Store, account: str, begin: float, end: float) -> list[Use]:
     """Who has used the account of this name; times are epoch seconds."""
     id_ = next((id_ for (id_,) in store.query("SELECT id FROM accounts WHERE name = ?", (account,))), account)
-    it, period = (id_, account), (round(begin * 1000), round(end * 1000))
+    it, period = (id_, account), (to_ms(begin), to_ms(end))
     return [Use(*row) for row in store.query(_USES, (*it, *it, *period, *it, *it))]
 
 
@@ -173,7 +174,7 @@ def _evidence(store: Store, settings: Settings, begin: float, end: float, now: f
 
 def _parts(store: Store, settings: Settings, begin: float, end: float) -> dict[str, bytes]:
     """The bundle's files. No secret and no body is among them."""
-    first, last = round(begin * 1000), round(end * 1000)
+    first, last = to_ms(begin), to_ms(end)
     requests = f"SELECT {', '.join(_REQUEST)} FROM requests WHERE timestamp >= ? AND timestamp <= ? ORDER BY id"  # noqa: S608
     attempts = f"SELECT {', '.join(_ATTEMPT)} FROM attempts WHERE started_at >= ? AND started_at <= ? ORDER BY id"  # noqa: S608
     audit = f"SELECT {', '.join(Row._fields)} FROM audit_log WHERE ts_utc >= ? ORDER BY id"  # noqa: S608

@@ -21,6 +21,7 @@ from ccflare_core.http.origins import is_this_machine
 from ccflare_core.http.pinning import PinGuard
 from ccflare_core.http.pins import Pins
 from ccflare_core.store.store import Store
+from ccflare_core.text import to_ms
 
 _SECONDS = 3.0
 _ALIVE_MS = 180_000
@@ -66,7 +67,7 @@ def running(store: Store, now: float) -> list[Proxy]:
     """The proxies of this machine that are alive and answer."""
     here = socket.gethostname()
     sql = "SELECT pid FROM runs WHERE host = ? AND ended_at IS NULL AND heartbeat_at > ? ORDER BY started_at DESC"
-    pids = [pid for (pid,) in store.query(sql, (here, round(now * 1000) - _ALIVE_MS)) if Path(f"/proc/{pid}").exists()]
+    pids = [pid for (pid,) in store.query(sql, (here, to_ms(now) - _ALIVE_MS)) if Path(f"/proc/{pid}").exists()]
     scopes = store.query("SELECT scope, options FROM configurations WHERE scope LIKE ?", (f"{here}:%",))
     found = [_proxy(scope, json.loads(text), pid) for pid in pids[:1] for scope, text in scopes]
     return [proxy for proxy in found if _accepts(proxy)]

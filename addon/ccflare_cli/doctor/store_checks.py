@@ -22,7 +22,7 @@ from ccflare_core.secrets.key_sources import KeySource, choose
 from ccflare_core.store import backup
 from ccflare_core.store.resealing import CLEAR
 from ccflare_core.store.store import Store
-from ccflare_core.text import span
+from ccflare_core.text import span, to_ms
 
 _SAFE_MODES = ("verify-ca", "verify-full")
 _IDLE_SECONDS = 90 * DAY
@@ -150,7 +150,7 @@ def audit(store: Store, settings: Settings) -> Results:
 
 def activity(store: Store, now: float, *, is_remote: bool) -> Results:
     """The last day."""
-    since = round((now - DAY) * 1000)
+    since = to_ms(now - DAY)
     total, failed = store.query(
         "SELECT COUNT(*), SUM(CASE WHEN outcome NOT IN ('ok', 'client_abort') THEN 1 ELSE 0 END) FROM requests "
         "WHERE timestamp >= ?",

@@ -31,6 +31,7 @@ from ccflare_core.errors import VaultError
 from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.history import Extent, Selection
 from ccflare_core.store.store import Store
+from ccflare_core.text import to_ms
 from ccflare_core.writer.retention import DAY
 
 _PAUSE_SECONDS = 0.02
@@ -136,7 +137,7 @@ def _doomed(store: Store, kind: str, before: float) -> Doomed:
         extent = store.history.extent(Selection(until=before))
         return Doomed(kind, before, extent.requests if kind == "requests" else extent.bodies, extent)
     sql, value = {
-        "windows": ("SELECT COUNT(*) FROM windows WHERE at < ?", round(before * 1000)),
+        "windows": ("SELECT COUNT(*) FROM windows WHERE at < ?", to_ms(before)),
         "audit": ("SELECT COUNT(*) FROM audit_log WHERE ts_utc < ?", stamp(before)),
     }[kind]
     return Doomed(kind, before, int(store.query(sql, (value,))[0][0]))

@@ -30,6 +30,7 @@ from ccflare_core.exchange.records import (
 )
 from ccflare_core.exchange.steps import Attempt, Opening, Outcome, Ticket
 from ccflare_core.exchange.story import Story
+from ccflare_core.text import to_ms
 
 
 class Sink(Protocol):
@@ -73,7 +74,7 @@ class Recorder:
         self._sink.put(
             ExchangeStarted(
                 id=exchange.id,
-                timestamp_ms=milliseconds(exchange.started_at),
+                timestamp_ms=to_ms(exchange.started_at),
                 method=opening.method,
                 path=opening.path,
                 client_ip=opening.client,
@@ -102,7 +103,7 @@ class Recorder:
                 verdict=verdict.kind,
                 reason=f"{verdict.reason}{waited(attempt.waited, ' after ')}",
                 windows=verdict.windows,
-                started_at_ms=milliseconds(attempt.started_at),
+                started_at_ms=to_ms(attempt.started_at),
                 duration_ms=attempt.duration * 1000,
             )
         )
@@ -110,7 +111,7 @@ class Recorder:
     def learned(self, account_id: str, report: Report) -> None:
         """Keep what the pool learned, for the next start and for other processes."""
         for window in report.windows:
-            self._sink.put(WindowRead(account_id, milliseconds(self._wall()), window))
+            self._sink.put(WindowRead(account_id, to_ms(self._wall()), window))
         for account, part in report.cleared:
             self._sink.put(CooldownCleared(account, part))
         for cooldown in report.cooldowns:
@@ -258,7 +259,7 @@ def parts_used(exchange: Story) -> Iterator[PartUsed]:
         yield PartUsed(
             request_id=exchange.id,
             number=number,
-            at_ms=milliseconds(exchange.started_at),
+            at_ms=to_ms(exchange.started_at),
             kind=kind,
             model=model,
             calls=len(found),
@@ -287,8 +288,3 @@ def total_of(*counts: int | None) -> int | None:
     """The sum of what is known; None if nothing is."""
     known = [count for count in counts if count is not None]
     return sum(known) if known else None
-
-
-def milliseconds(moment: float) -> int:
-    """Epoch seconds as the database keeps them."""
-    return int(moment * 1000)

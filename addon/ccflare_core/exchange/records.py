@@ -13,16 +13,6 @@ from ccflare_core.accounts.cooldowns import Cooldown, Part
 from ccflare_core.anthropic.rate_limit_headers import Window
 
 
-def to_ms(seconds: float | None) -> int | None:
-    """Seconds since the epoch as the integer milliseconds of the tables."""
-    return None if seconds is None else round(seconds * 1000)
-
-
-def to_seconds(ms: float | None) -> float | None:
-    """A time or a duration of the tables in seconds."""
-    return None if ms is None else ms / 1000
-
-
 class ExchangeStarted(NamedTuple):
     """An open row of `requests`, whose columns the fields are."""
 

@@ -18,6 +18,7 @@ from ccflare_core.anthropic.usage import Reading
 from ccflare_core.exchange.capture import Capture
 from ccflare_core.exchange.counted import AS_RECORDED, Counted
 from ccflare_core.exchange.steps import Attempt, Opening, Outcome, Ticket
+from ccflare_core.text import to_ms
 
 
 class Used(NamedTuple):
@@ -48,7 +49,7 @@ class Story:
         self.opening: Final = opening
         self.capture: Final = capture
         self.started_at: Final = started_at
-        self.id: Final = f"req_{int(started_at * 1000):012x}{secrets.token_hex(6)}"
+        self.id: Final = f"req_{to_ms(started_at):012x}{secrets.token_hex(6)}"
         self._ticket = Ticket.NONE
         self._metered = False
         self._facts = Facts(client=opening.client)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from ccflare_core.reports.forecast import LOOK_BACK_SECONDS, Forecast, Reading, forecast
 from ccflare_core.reports.tally import Query
 from ccflare_core.reports.traffic import By, Period, label, stretches
+from ccflare_core.text import to_ms
 
 
 class WindowPast(NamedTuple):
@@ -62,5 +63,5 @@ class LimitHistory:
         sql = """SELECT at / 1000.0, utilization, resets_at / 1000.0 FROM windows
                  WHERE account_id = ? AND name = ? AND at <= ? AND utilization IS NOT NULL
                  ORDER BY at DESC, id DESC LIMIT ?"""
-        found = [Reading(*row) for row in self._query(sql, (account_id, name, round(now * 1000), 500))]
+        found = [Reading(*row) for row in self._query(sql, (account_id, name, to_ms(now), 500))]
         return [reading for reading in found if reading.at >= now - LOOK_BACK_SECONDS or reading is found[0]][::-1]

@@ -7,7 +7,6 @@ added up already. Percentiles come from histograms, exact to a millisecond below
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ccflare_core.exchange.records import to_seconds
 from ccflare_core.reports.measures import IS_INFERENCE
 from ccflare_core.reports.tally import Figures, Groups, Key, Query, Split, Tally, new_groups
 from ccflare_core.reports.traffic import (
@@ -22,6 +21,7 @@ from ccflare_core.reports.traffic import (
     spread,
     stretches,
 )
+from ccflare_core.text import to_seconds
 
 _IN_PERIOD = "timestamp >= ? AND timestamp < ?"
 

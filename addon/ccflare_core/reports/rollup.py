@@ -17,6 +17,7 @@ from ccflare_core.db.models import UsageSlotRow
 from ccflare_core.db.statements import Insert
 from ccflare_core.reports.measures import BOUNDS, DIMENSIONS, DURATIONS, SLOT_MS, SUMS, SWITCHES, pack
 from ccflare_core.reports.tally import Key, Query, Span, Split, Tally
+from ccflare_core.text import to_ms
 
 _AGE_MS = 2 * SLOT_MS
 """How long after its beginning a slot is added up: most of its requests have ended then."""
@@ -64,7 +65,7 @@ class Rollup:
 
     def _due(self) -> list[int]:
         sql = "SELECT slot FROM usage_todo WHERE slot <= ? ORDER BY slot LIMIT ?"
-        return [slot for (slot,) in self._query(sql, ((round(self._wall() * 1000) - _AGE_MS) // SLOT_MS, _MOST_SLOTS))]
+        return [slot for (slot,) in self._query(sql, ((to_ms(self._wall()) - _AGE_MS) // SLOT_MS, _MOST_SLOTS))]
 
     def _add_up(self, run: Span) -> None:
         for table in ("usage_slots", "usage_todo"):

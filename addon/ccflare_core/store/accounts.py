@@ -12,9 +12,9 @@ from ccflare_core.audit.entries import Secret
 from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import AccountRow, CooldownRow, RefreshLeaseRow, WindowRow
 from ccflare_core.errors import NotFound, StoreError, VaultError
-from ccflare_core.exchange.records import to_ms, to_seconds
 from ccflare_core.secrets.vault import is_sealed, place
 from ccflare_core.store.context import StoreContext
+from ccflare_core.text import to_ms, to_seconds
 
 _SECRETS = ("access_token", "refresh_token", "api_key")
 _TIMES = ("expires_at", "created_at", "login_at", "login_expires_at")

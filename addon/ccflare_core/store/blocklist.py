@@ -7,6 +7,7 @@ from ccflare_core.db.models import BlockedAddressRow
 from ccflare_core.errors import StoreError
 from ccflare_core.http.addresses import Network, Networks
 from ccflare_core.store.context import StoreContext
+from ccflare_core.text import to_ms
 
 
 class Block(NamedTuple):
@@ -38,7 +39,7 @@ class Blocklist:
 
     def block(self, network: Network, reason: str = "") -> bool:
         """Block it from the next connection and the next request on; whether it was not blocked yet."""
-        row = {"network": str(network), "created_at": round(self._wall() * 1000), "reason": reason[:200]}
+        row = {"network": str(network), "created_at": to_ms(self._wall()), "reason": reason[:200]}
         with self._transaction():
             query = BlockedAddressRow.insert(row).on_conflict_ignore()
             before = BlockedAddressRow.select().where(BlockedAddressRow.network == str(network)).bind(self._database)

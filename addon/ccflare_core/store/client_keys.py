@@ -18,9 +18,9 @@ from ccflare_core.clients.keys import ClientKey, Role, new_secret
 from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import ClientKeyRow, RequestRow
 from ccflare_core.errors import NotFound, StoreError, VaultError
-from ccflare_core.exchange.records import to_ms, to_seconds
 from ccflare_core.secrets.vault import Vault, head_of
 from ccflare_core.store.context import StoreContext
+from ccflare_core.text import to_ms, to_seconds
 
 _TIMES = ("created_at", "expires_at", "revoked_at")
 _LISTS = ("models", "accounts", "not_accounts")
@@ -114,7 +114,7 @@ class Clients:
         with self._transaction():
             key = self._usable(name)
             old = ClientKeyRow.digest if grace > 0 else None
-            until = round((self._wall() + grace) * 1000) if grace > 0 else None
+            until = to_ms(self._wall() + grace) if grace > 0 else None
             new = {"digest": self._digest(secret), "old_digest": old, "old_until": until}
             ClientKeyRow.update(new).where(ClientKeyRow.id == key.id).execute(self._database)
             self._record("client.rotate", name, id=key.id, grace_seconds=grace)

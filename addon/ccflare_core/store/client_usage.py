@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from ccflare_core.clients.budgets import Use
+from ccflare_core.text import to_ms
 
 _DAY_MS = 86_400_000
 # Days since 1970 are days of UTC. Where there was no output, nothing was spent: see reports.py. What was counted in
@@ -35,7 +36,7 @@ def uses_since(query: Query, since: float, *, but: str) -> list[Use]:
 
     Batches are in it whoever made them. So a day may be there twice.
     """
-    start = round(since * 1000)
+    start = to_ms(since)
     rows = (*query(_USES, (start, but)), *query(_BATCHES, (start,)))
     return [
         Use(client, _day(day), int(tokens or 0), Decimal(str(dollars or 0)), int(unpriced))

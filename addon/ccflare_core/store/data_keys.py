@@ -20,6 +20,7 @@ from ccflare_core.errors import StoreError, VaultError
 from ccflare_core.secrets.key_sources import KeySource
 from ccflare_core.secrets.vault import KEY_BYTES, Vault, key_id
 from ccflare_core.store.resealing import DIGESTS, count_of
+from ccflare_core.text import to_ms
 
 _ALIVE_MS = 60_000
 _GONE = "the database has lost the keys that its values are sealed with: restore it from a backup"
@@ -215,7 +216,7 @@ class DataKeys:
             return [each for (each,) in self._execute("SELECT id FROM data_keys ORDER BY number DESC").fetchall()]
 
     def _now(self) -> int:
-        return round(self._wall() * 1000)
+        return to_ms(self._wall())
 
 
 def list_keys(database: Database) -> list[DataKey]:

@@ -13,6 +13,7 @@ from peewee import fn
 from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import AttemptRow, PayloadRow, RequestRow, WindowRow
 from ccflare_core.store.context import StoreContext
+from ccflare_core.text import to_ms
 from ccflare_core.transcripts.read import Transcripts
 
 Transaction = Callable[[], AbstractContextManager[None]]
@@ -38,9 +39,9 @@ class Selection(NamedTuple):
         """The same for a query of `requests`."""
         parts: list[Any] = [RequestRow.id != ""]
         if self.since is not None:
-            parts.append(RequestRow.timestamp >= _ms(self.since))
+            parts.append(RequestRow.timestamp >= to_ms(self.since))
         if self.until is not None:
-            parts.append(RequestRow.timestamp < _ms(self.until))
+            parts.append(RequestRow.timestamp < to_ms(self.until))
         if self.session is not None:
             parts.append(RequestRow.session_id == self.session)
         if self.client is not None:
@@ -124,7 +125,7 @@ class History:
         An id begins with its time, so the table's key is the order of age.
         """
         oldest = PayloadRow.select(PayloadRow.request).order_by(PayloadRow.request).limit(_BODIES)
-        is_old = RequestRow.id.in_(oldest) & (RequestRow.timestamp < _ms(before))
+        is_old = RequestRow.id.in_(oldest) & (RequestRow.timestamp < to_ms(before))
         ids = self._ids(is_old, RequestRow.id, _BODIES)
         for batch in self._batches(ids):
             return self._transcripts.delete_payloads(batch)
@@ -132,7 +133,7 @@ class History:
 
     def oldest(self, before: float) -> list[str]:
         """The ids of a few of the oldest requests, of those that have ended and began before this moment."""
-        is_old = (RequestRow.timestamp < _ms(before)) & RequestRow.outcome.is_null(False)
+        is_old = (RequestRow.timestamp < to_ms(before)) & RequestRow.outcome.is_null(False)
         return self._ids(is_old, RequestRow.timestamp, _REQUESTS)
 
     def thin_windows(self, before: float, delete_before: float) -> Iterator[int]:
@@ -146,9 +147,9 @@ class History:
         while rows := self._rows(query.where(WindowRow.id > last)):
             dead = []
             for number, account_id, name, at in rows:
-                if at < _ms(delete_before):
+                if at < to_ms(delete_before):
                     dead.append(number)
-                elif at < _ms(before):
+                elif at < to_ms(before):
                     hour, other = kept.get((account_id, name), (-1, 0))
                     dead += [other] if hour == at // _HOUR_MS else []
                     kept[account_id, name] = at // _HOUR_MS, number
@@ -156,7 +157,7 @@ class History:
                 with self._transaction():
                     WindowRow.delete().where(WindowRow.id.in_(dead)).execute(self._database)
             yield len(dead)
-            if rows[0][3] >= _ms(before):
+            if rows[0][3] >= to_ms(before):
                 return  # the rest is younger still
             last = rows[-1][0]
 
@@ -186,7 +187,3 @@ class History:
     def _rows(self, query: Any) -> list[tuple[Any, ...]]:
         with as_store_errors():
             return list(query.bind(self._database).tuples())
-
-
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)

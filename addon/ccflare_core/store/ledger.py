@@ -30,10 +30,10 @@ from ccflare_core.exchange.records import (
     Payload,
     Record,
     WindowRead,
-    to_ms,
 )
 from ccflare_core.secrets.vault import Vault
 from ccflare_core.store.batches import Batches
+from ccflare_core.text import to_ms
 from ccflare_core.transcripts.redaction import without_secrets
 from ccflare_core.transcripts.write import Blocks
 

@@ -10,9 +10,9 @@ from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.anthropic.verdicts import Scope
 from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import CooldownRow, WindowRow
-from ccflare_core.exchange.records import to_seconds
 from ccflare_core.store.context import StoreContext
 from ccflare_core.store.ledger import clear_cooldown
+from ccflare_core.text import to_seconds
 
 
 class Limits:

@@ -19,6 +19,7 @@ from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import AccountRow, RefreshLeaseRow, RunRow
 from ccflare_core.store.accounts import Accounts, refresh_digest
 from ccflare_core.store.context import StoreContext
+from ccflare_core.text import to_ms
 
 
 class Logins:
@@ -77,7 +78,7 @@ class Logins:
         spent = account.refresh_token or ""
         is_stored = (AccountRow.id == account.id) & (AccountRow.refresh_digest == refresh_digest(spent))
         with self._transaction():
-            noted = {AccountRow.refresh_retry_at: round(retry_at * 1000)}
+            noted = {AccountRow.refresh_retry_at: to_ms(retry_at)}
             AccountRow.update(noted).where(is_stored).execute(self._database)
             self._record(
                 "token.refresh", account.name, "failed", id=account.id, reason=reason, retry_at=stamp(retry_at)

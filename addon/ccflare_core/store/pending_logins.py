@@ -10,6 +10,7 @@ from ccflare_core.db.models import OAuthSessionRow
 from ccflare_core.errors import TokenError, VaultError
 from ccflare_core.secrets.vault import Vault, place
 from ccflare_core.store.context import StoreContext
+from ccflare_core.text import to_ms
 
 _TABLE = "oauth_sessions"
 
@@ -38,8 +39,8 @@ class Sessions:
             "mode": pending.mode.value,
             "state": vault.seal(pending.state.encode(), place(_TABLE, "state", session_id)),
             "verifier": vault.seal(pending.verifier.encode(), place(_TABLE, "verifier", session_id)),
-            "created_at": round(pending.created_at * 1000),
-            "expires_at": round((pending.created_at + PENDING_SECONDS) * 1000),
+            "created_at": to_ms(pending.created_at),
+            "expires_at": to_ms(pending.created_at + PENDING_SECONDS),
         }
 
     def take(self, session_id: str, account_name: str) -> PendingLogin:
@@ -72,7 +73,7 @@ class Sessions:
             self._purge()
 
     def _purge(self) -> None:
-        is_over = OAuthSessionRow.expires_at <= round(self._wall() * 1000)
+        is_over = OAuthSessionRow.expires_at <= to_ms(self._wall())
         OAuthSessionRow.delete().where(is_over).execute(self._database)
 
     def _delete(self, session_id: str) -> None:

@@ -4,8 +4,8 @@ import os
 from collections.abc import Callable
 
 from ccflare_core.db.models import RequestRow, RunRow
-from ccflare_core.exchange.records import to_ms
 from ccflare_core.store.context import StoreContext
+from ccflare_core.text import to_ms
 
 _HEARTBEAT_SECONDS = 60.0
 

@@ -9,6 +9,7 @@ from ccflare_core.db.models import RecoveryCodeRow, SecondFactorRow
 from ccflare_core.errors import StoreError, VaultError
 from ccflare_core.secrets.vault import Vault, place
 from ccflare_core.store.context import StoreContext
+from ccflare_core.text import to_ms
 
 OWNER = "owner"
 """The id of the only row: all administrators share one factor."""
@@ -110,7 +111,7 @@ class Factors:
             return is_first
 
     def _write(self, factor: Factor) -> None:
-        self._update(failures=factor.failures, retry_at=round(factor.retry_at * 1000))
+        self._update(failures=factor.failures, retry_at=to_ms(factor.retry_at))
 
     def _update(self, *conditions: Any, **values: Any) -> bool:
         """Whether the row is one that it was done to."""
@@ -145,4 +146,4 @@ class Factors:
         return self._vault
 
     def _now(self) -> int:
-        return round(self._wall() * 1000)
+        return to_ms(self._wall())

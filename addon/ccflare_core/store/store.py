@@ -37,6 +37,7 @@ from ccflare_core.store.pending_logins import Sessions
 from ccflare_core.store.resealing import Resealing, count_values
 from ccflare_core.store.runs import Runs
 from ccflare_core.store.second_factor import Factors
+from ccflare_core.text import to_ms
 from ccflare_core.transcripts.read import Body, Transcripts
 from ccflare_core.transcripts.search_index import SearchIndex
 
@@ -119,7 +120,7 @@ class Store:
         database is another program's, damaged, newer than this version, or out of reach, and VaultError if its keys do
         not unwrap.
         """
-        engine = open_engine(location, now_ms=round(wall() * 1000), read_only=read_only)
+        engine = open_engine(location, now_ms=to_ms(wall()), read_only=read_only)
         try:
             return cls(engine, source, read_only=read_only, by=by, audit_file=audit_file, wall=wall)
         except BaseException:
