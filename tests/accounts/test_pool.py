@@ -722,6 +722,17 @@ def test_only_the_part_that_an_answer_is_about_rests(
     assert pool.status()[0].reason.startswith(f"serving, cooling for {told} until ")
 
 
+def test_refusal_of_an_old_credential_says_nothing_of_the_new_one() -> None:
+    pool = make_pool(Clock(), "a")
+    lease = acquired(pool)
+    pool.replace_accounts([account("a", access_token="another-organizations")])
+
+    verdict = Verdict(Answer.ACCOUNT_DISABLED, 400, "on hold", Scope.ACCOUNT, None, needs_attention=True)
+
+    assert pool.report(lease, verdict) == Report()
+    assert acquired(pool).open
+
+
 def test_every_beta_that_a_refusal_names_rests_by_itself() -> None:
     pool = make_pool(Clock(), "a")
     asked = Facts("claude-opus-4-8", betas=("b-1", "b-2", "b-3"))

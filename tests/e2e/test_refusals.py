@@ -146,6 +146,11 @@ def test_disabled_account_needs_attention_until_it_is_resumed(rig: Rig) -> None:
     rig.wait_for_reason("a", "serving")
     assert message(rig).status == 200
     assert rig.asked == ["a", "b", "a"]
+    audited = "SELECT action, actor, detail FROM audit_log WHERE target = ? ORDER BY id"
+    rows = rig.proxy.rows(audited, (rig.name("a"),))
+    assert [row["action"] for row in rows] == ["account.add", "account.attention", "account.resume"]
+    assert (rows[1]["actor"], json.loads(rows[1]["detail"])["reason"]) == ("proxy", told.partition(": ")[2])
+    assert json.loads(rows[2]["detail"])["changes"]["attention"]["after"] is None
 
 
 def test_family_that_one_plan_lacks_is_served_by_the_next_and_others_go_on(rig: Rig) -> None:
@@ -175,6 +180,7 @@ def test_beta_that_one_plan_lacks_is_served_by_the_next_and_others_go_on(rig: Ri
     assert [message(rig, betas=betas).status for betas in ("b-11, b-12", "b-12", "b-11")] == [200] * 3
 
     assert rig.asked == ["a", "b", "b", "a"]
+    rig.rows(3)
     assert [rest.family for rest in rig.rests("a")] == ["b-12"]
     assert "serving, cooling for b-12 until " in rig.health()["a"]["reason"]
 

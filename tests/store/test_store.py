@@ -372,6 +372,7 @@ def test_a_closed_store_says_so_and_closes_again(location: Location) -> None:
     [
         ({"paused": False}, None),
         ({"login_at": NOW}, None),
+        ({"api_key": "sk-ant-api03-new"}, None),
         ({"paused": True}, "on hold"),
         ({"access_token": "new", "expires_at": NOW}, "on hold"),  # a refresh
         ({"priority": 3}, "on hold"),
@@ -386,6 +387,39 @@ def test_attention_ends_with_a_resume_or_a_login(store: Store, change: dict[str,
     store.accounts.update(account.id, **change)
 
     assert [account.attention for account in store.accounts.all()] == [left]
+
+
+def test_attention_and_its_end_are_audited_once(store: Store) -> None:
+    account = an_account("a")
+    store.accounts.add(account)
+
+    store.write([AttentionNeeded(account.id, "on hold"), AttentionNeeded(account.id, "disabled")])
+    store.write([AttentionNeeded(account.id, "on hold")])
+    store.accounts.update(account.id, paused=False)
+    store.accounts.update(account.id, paused=False)
+
+    found = [(row.action, row.actor, row.target, json.loads(row.detail)) for row in store.audit.rows_after(1, 9)]
+    begun, resumed, again = found
+    assert begun == ("account.attention", "proxy", account.name, {"id": account.id, "reason": "on hold"})
+    assert resumed[0] == again[0] == "account.resume"
+    assert resumed[3]["changes"]["attention"] == {"before": "on hold", "after": None}
+    assert "attention" not in again[3]["changes"]
+
+
+def test_attention_that_cannot_be_audited_is_not_kept_and_costs_no_record(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = an_account("a")
+    store.accounts.add(account)
+
+    def refuse(entry: object) -> None:
+        raise AuditError("the chain is broken")
+
+    monkeypatch.setattr(store.audit, "add", refuse)
+    store.write([AttentionNeeded(account.id, "on hold"), CooldownSet(a_cooldown("a"))])
+
+    assert [account.attention for account in store.accounts.all()] == [None]
+    assert len(store.limits.cooldowns()) == 1
 
 
 @pytest.mark.parametrize("part", [WHOLE, Part(Scope.PATH_CLASS, "files"), Part(Scope.MODE, "fast")])

@@ -248,9 +248,12 @@ class PoolMember:
                 if _tells(each.cooldown, parts):
                     del self._cooldowns[each.cooldown.part]
 
-    def disable(self, verdict: Verdict) -> str:
-        """Take the account out until a person acts, if the verdict says so; why, if that is news."""
-        if not verdict.needs_attention or self.account.attention:
+    def disable(self, verdict: Verdict, sent: Account) -> str:
+        """Take the account out until a person acts, if the verdict on a request sent as `sent` says so; why, if new.
+
+        A new login may be another organization's.
+        """
+        if not verdict.needs_attention or self.account.attention or not _same_credential(sent, self.account):
             return ""
         self.change(replace(self.account, attention=verdict.reason))
         return verdict.reason

@@ -216,7 +216,7 @@ class AccountPool:
             self._pins.put(self._session_of(lease.facts), lease.account.id, at.mono)
         cooldowns = member.cool(verdict, lease.account, number, lease.facts, at, self._leases)
         member.end_half_open(number, parts, at)
-        attention = member.disable(verdict)
+        attention = member.disable(verdict, lease.account)
         if not (cooldowns or cleared or windows or attention):
             return _NOTHING
         return Report(cooldowns, tuple((lease.account.id, name) for name in cleared), windows, attention)

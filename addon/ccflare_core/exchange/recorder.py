@@ -138,7 +138,7 @@ class Recorder:
 
     def _put_batches(self, exchange: Story) -> None:
         """What is known of batches now is kept in every mode: it is state."""
-        for record in batch_records(exchange, milliseconds(self._wall()), total_tokens(exchange)):
+        for record in batch_records(exchange, to_ms(self._wall()), total_tokens(exchange)):
             self._sink.put(record)
 
     def _keep_bodies(self, exchange: Story, *, redact: bool) -> None:

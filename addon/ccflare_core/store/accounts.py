@@ -70,7 +70,19 @@ class Accounts:
                 raise StoreError(_GONE)
             AccountRow.update(columns).where(is_it).execute(self._database)
             changes = {name: _change(name, getattr(before, name), value) for name, value in fields.items()}
+            if before.attention is not None and "attention" in columns:
+                changes["attention"] = {"before": before.attention, "after": columns["attention"]}
             self._record(_action(fields), before.name, id=account_id, changes=changes)
+
+    def need_attention(self, account_id: str, reason: str) -> bool:
+        """Take it out until a person acts, as the provider says so; whether that is news."""
+        is_it = (AccountRow.id == account_id) & AccountRow.attention.is_null()
+        with self._transaction():
+            row = AccountRow.select().where(is_it).bind(self._database).first()
+            if row is not None:
+                AccountRow.update({AccountRow.attention: reason}).where(is_it).execute(self._database)
+                self._record("account.attention", row.name, id=account_id, reason=reason)
+            return row is not None
 
     def remove(self, account_id: str) -> None:
         """Delete it with its cooldowns and readings. Its requests stay, with the name that it had."""
@@ -101,6 +113,8 @@ class Accounts:
                 row[name] = self._seal(value, place("accounts", name, account_id))
                 if name == "access_token":
                     row["refresh_retry_at"] = None
+                if name == "api_key":
+                    row["attention"] = None  # as a new login ends it
                 if name == "refresh_token":
                     row["refresh_digest"] = None if value is None else refresh_digest(value)
             elif name in _TIMES:

@@ -46,7 +46,7 @@ def uses_since(query: Query, since: float, *, but: str) -> list[Use]:
 
 def batches_since(query: Query, since: float) -> frozenset[str]:
     """The exchanges that have made the batches from `since` (epoch seconds) on."""
-    rows = query("SELECT request_id FROM batches WHERE made_at >= ?", (round(since * 1000),))
+    rows = query("SELECT request_id FROM batches WHERE made_at >= ?", (to_ms(since),))
     return frozenset(request_id for (request_id,) in rows)
 
 

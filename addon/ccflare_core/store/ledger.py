@@ -14,11 +14,10 @@ from peewee import Database, Value, fn
 
 from ccflare_core.accounts.cooldowns import Cooldown, Part
 from ccflare_core.anthropic.rate_limit_headers import Window
-from ccflare_core.db.models import AccountRow, AttemptRow, CooldownRow, PayloadRow, RequestRow, UsagePartRow, WindowRow
+from ccflare_core.db.models import AttemptRow, CooldownRow, PayloadRow, RequestRow, UsagePartRow, WindowRow
 from ccflare_core.db.statements import Insert, Row, render
 from ccflare_core.exchange.records import (
     AttemptMade,
-    AttentionNeeded,
     BatchEnded,
     BatchMade,
     BatchRead,
@@ -157,9 +156,6 @@ class Ledger:
         self._payloads.run(self._blocks.write(rows[Payload]))
         for record in rows[CooldownSet]:
             self._cooldown(record)
-        for account_id, reason in rows[AttentionNeeded]:
-            is_it = AccountRow.id == account_id
-            AccountRow.update({AccountRow.attention: reason}).where(is_it).execute(self._database)
         for record in finished:
             self._execute(self._finish, self._finished(record))
         for record in rows[BatchMade]:  # the last, as one may change what the row of its exchange says

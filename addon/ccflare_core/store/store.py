@@ -195,18 +195,30 @@ class Store:
         """
         if self._is_written(batch):
             return
+        for record in batch:
+            if isinstance(record, AttentionNeeded):
+                self._attend(record)
         rows, sealed_by = self._ledger.prepare(batch), self._key_id()
         try:
             with self._transaction():
                 if self._key_id() != sealed_by:
                     rows = self._ledger.prepare(batch)
                 self._ledger.write(rows)
-            self.has_changed_accounts |= bool(rows[AttentionNeeded])
         except BaseException as error:
             self._ledger.forget()
             if isinstance(error, CommitUnknown):
                 self._unknown = (batch, error.transaction)
             raise
+
+    def _attend(self, record: AttentionNeeded) -> None:
+        """Take an account out until a person acts. In a transaction of its own, which a batch may repeat.
+
+        Where it cannot be audited it is not done; the running proxy knows of it all the same.
+        """
+        try:
+            self.has_changed_accounts |= self.accounts.need_attention(record.account_id, record.reason)
+        except AuditError:
+            self.audit.aside(Entry.of(self.by, "account.attention", record.account_id, "failed", reason=record.reason))
 
     def _is_written(self, batch: Sequence[Record]) -> bool:
         """Whether the batch, which comes a second time because nobody knew what became of it, is there."""
