@@ -42,6 +42,8 @@ class Facts:
     mode: str = ""
     """"fast", "priority" or "slow", if it asks for one of the modes that have limits of their own."""
     betas: tuple[str, ...] = ()
+    spends: bool = True
+    """Whether it uses up what an account's windows limit; what lists, reads or deletes does not."""
 
     @property
     def family(self) -> str:

@@ -6,12 +6,15 @@ words are cut to what a column and a log line take.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
+from ccflare_core.anthropic import ids
+from ccflare_core.anthropic.ids import IDS_LIMIT, Id
 from ccflare_core.http.failure_words import known
 
 COUNT_LIMIT = 10**12
@@ -121,6 +124,8 @@ class Reading:
     """Whether the body's coding could be undone."""
     batches: tuple[BatchState, ...] = ()
     """The batches that it is about."""
+    handed_out: tuple[Id, ...] = ()
+    """The ids in it of what belongs to the account."""
 
     def messages(self, asked: str | None) -> tuple[Message, ...]:
         """All that has a price; `asked` is the model of an answer that names none."""
@@ -146,6 +151,7 @@ def without(reading: Reading, is_secret: Callable[[str], bool]) -> Reading:
         refusal=left(reading.refusal),
         input_transformations=left(reading.input_transformations),
         extra=tuple(each._replace(model=left(each.model), usage=used(each.usage)) for each in reading.extra),
+        handed_out=tuple(each for each in reading.handed_out if not is_secret(each.text)),
     )
 
 
@@ -166,12 +172,14 @@ class Tally:
     batches: list[BatchState] = field(default_factory=list)
     parts: list[Message] = field(default_factory=list)
     part_extras: list[Message] = field(default_factory=list)
+    handed_out: list[Id] = field(default_factory=list)
     _last: dict[str, int] = field(default_factory=dict)
 
     def take_message(self, message: object) -> None:
         """A whole message, or its beginning."""
         self.model = clean(value_at(message, "model"), MODEL_LIMIT) or self.model
         self.message_id = clean(value_at(message, "id")) or self.message_id
+        self.take_ids(ids.in_message(message))
         usage = value_at(message, "usage")
         self.usage.update(_counts(usage))
         self._take_rest(usage, message, message)
@@ -181,6 +189,7 @@ class Tally:
 
         0 of the prompt's tokens says nothing. Of the output it is a count, for the first one is no more than a promise.
         """
+        self.take_ids(ids.in_message(event.get("delta")))
         usage = event.get("usage")
         counts = _counts(usage)
         self.has_output = self.has_output or "output_tokens" in counts
@@ -206,6 +215,7 @@ class Tally:
         """Add one of several messages: numbers add up, words stay where all messages agree."""
         part = Tally()
         part.take_message(message)
+        self.take_ids(part.handed_out)
         if not part.usage:
             return
         if not self.parts:
@@ -225,6 +235,10 @@ class Tally:
         is_ended = value_at(batch, "processing_status") == "ended" and None not in counts.values()
         known = [count or 0 for count in counts.values()] if is_ended else [0]
         self.batches.append(BatchState(batch_id, is_ended, known[0], sum(known)))
+
+    def take_ids(self, found: Iterable[Id]) -> None:
+        """Add ids that were handed out, as far as there is room."""
+        self.handed_out += itertools.islice(found, IDS_LIMIT - len(self.handed_out))
 
     def take_error(self, body: Mapping[str, Any]) -> None:
         """The first error stays: what comes after it is a consequence."""

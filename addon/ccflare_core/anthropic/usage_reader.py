@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
+from ccflare_core.anthropic import ids
 from ccflare_core.anthropic.deltas import Weight
 from ccflare_core.anthropic.usage import Ending, Reading, Tally, Usage, value_at
 from ccflare_core.http.content_coding import CODECS, Decoder, Trouble
@@ -35,7 +36,7 @@ LINES: Final = frozenset({"application/x-jsonl", "application/jsonl", "applicati
 _EVENTS: Final = (*MARKS, b'"content_block_st')
 _MEMBERS: Final = (
     *("type", "id", "model", "usage", "stop_reason", "stop_details", "error"),
-    *("input_tokens", "input_transformations"),
+    *("input_tokens", "input_transformations", "container", "content", "data"),
 )
 
 
@@ -100,6 +101,7 @@ class UsageReader:
             presumed_output=presumed,
             is_readable=trouble is None,
             batches=tuple(tally.batches),
+            handed_out=tuple(dict.fromkeys(tally.handed_out)),
         )
 
 
@@ -147,6 +149,7 @@ class _Stream:
                 self._stopped = True
             case "content_block_start":
                 self._weight.begin(event, at)
+                self._tally.take_ids(ids.in_block(event.get("content_block")))
             case "error":
                 self._tally.take_error(event)
 
@@ -194,6 +197,7 @@ class _Document:
             self._tally.take_message(body)
         else:
             self._tally.take_message({"usage": {"input_tokens": body.get("input_tokens")}})
+            self._tally.take_ids(ids.in_document(body))
 
 
 class _Lines:
