@@ -300,6 +300,16 @@ MIGRATIONS: tuple[Migration, ...] = (
         ),
     ),
     Migration(
+        "0014_owners",
+        (
+            """CREATE TABLE owners (
+                kind TEXT NOT NULL, text TEXT NOT NULL, account_id TEXT NOT NULL, client_id TEXT NOT NULL,
+                made_at BIGINT NOT NULL, used_at BIGINT NOT NULL, PRIMARY KEY (kind, text))""",
+            "CREATE INDEX owners_made ON owners (kind, made_at)",
+            "CREATE INDEX owners_used ON owners (account_id, used_at)",
+        ),
+    ),
+    Migration(
         "0016_batches",
         (
             """CREATE TABLE batches (

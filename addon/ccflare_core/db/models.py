@@ -169,6 +169,21 @@ class CooldownRow(Model):
         primary_key = CompositeKey("account_id", "scope", "name")
 
 
+class OwnerRow(Model):
+    """Which account made what an id stands for, and for which client key; "" is nobody's, see accounts/owners.py."""
+
+    kind = TextField()
+    text = TextField()
+    account_id = TextField()
+    client_id = TextField()
+    made_at = BigIntegerField()
+    used_at = BigIntegerField()
+
+    class Meta:
+        table_name = "owners"
+        primary_key = CompositeKey("kind", "text")
+
+
 class RunRow(Model):
     """One life of one proxy process."""
 
@@ -528,6 +543,7 @@ TABLES: tuple[type[Model], ...] = (
     SecondFactorRow,
     RecoveryCodeRow,
     CooldownRow,
+    OwnerRow,
     RunRow,
     RequestRow,
     UsagePartRow,

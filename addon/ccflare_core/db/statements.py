@@ -21,12 +21,16 @@ class Insert:
         model: type[Model],
         columns: "Sequence[Field[Any]]",
         returning: "Sequence[Field[Any]]" = (),
+        *,
+        keeps_first: bool = False,
     ) -> None:
+        """`keeps_first`: a row whose key is there already is left out."""
         self._execute: Callable[..., Any] = database.execute_sql
         self._render = partial(render, database)
         self._model = model
         self._columns = columns
         self._returning = returning
+        self._keeps_first = keeps_first
         self._statements: dict[int, str] = {}
 
     def run(self, rows: Sequence[Row]) -> list[Row]:
@@ -45,6 +49,7 @@ class Insert:
         if count not in self._statements:
             blank = [[None] * len(self._columns)] * count
             query = self._model.insert_many(blank, fields=self._columns)
+            query = query.on_conflict_ignore() if self._keeps_first else query
             self._statements[count] = self._render(query.returning(*self._returning) if self._returning else query)[0]
         return self._statements[count]
 

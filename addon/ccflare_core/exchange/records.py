@@ -180,6 +180,31 @@ class AttentionNeeded(NamedTuple):
     reason: str
 
 
+class IdMade(NamedTuple):
+    """Which account made what this id stands for, and for which client; of several of one id the first one counts."""
+
+    kind: str
+    text: str
+    account_id: str
+    client: str
+    at_ms: int
+
+
+class IdUsed(NamedTuple):
+    """That it was used."""
+
+    kind: str
+    text: str
+    at_ms: int
+
+
+class IdForgotten(NamedTuple):
+    """That it is deleted."""
+
+    kind: str
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class Payload:
     """A row of `payloads`: the body of the `part` "request" or "response", as far as it was captured.
@@ -214,6 +239,9 @@ Record = (
     | CooldownSet
     | CooldownCleared
     | AttentionNeeded
+    | IdMade
+    | IdUsed
+    | IdForgotten
     | Payload
 )
 

@@ -10,7 +10,7 @@ import peewee
 from ccflare_core.accounts.account import Account, Kind
 from ccflare_core.audit.entries import Secret
 from ccflare_core.db.engine import as_store_errors
-from ccflare_core.db.models import AccountRow, CooldownRow, RefreshLeaseRow, WindowRow
+from ccflare_core.db.models import AccountRow, CooldownRow, OwnerRow, RefreshLeaseRow, WindowRow
 from ccflare_core.errors import NotFound, StoreError, VaultError
 from ccflare_core.secrets.vault import is_sealed, place
 from ccflare_core.store.context import StoreContext
@@ -85,13 +85,16 @@ class Accounts:
             return row is not None
 
     def remove(self, account_id: str) -> None:
-        """Delete it with its cooldowns and readings. Its requests stay, with the name that it had."""
+        """Delete it with its cooldowns, its readings, and the ids of what it has made.
+
+        Its requests stay, with the name that it had.
+        """
         is_it = AccountRow.id == account_id
         with self._transaction():
             row = AccountRow.select().where(is_it).bind(self._database).first()
             if row is None:
                 raise StoreError(_GONE)
-            for model in (CooldownRow, RefreshLeaseRow, WindowRow):
+            for model in (CooldownRow, OwnerRow, RefreshLeaseRow, WindowRow):
                 model.delete().where(model.account_id == account_id).execute(self._database)
             AccountRow.delete().where(is_it).execute(self._database)
             self._record("account.remove", row.name, id=account_id)

@@ -14,7 +14,15 @@ from peewee import Database, Value, fn
 
 from ccflare_core.accounts.cooldowns import Cooldown, Part
 from ccflare_core.anthropic.rate_limit_headers import Window
-from ccflare_core.db.models import AttemptRow, CooldownRow, PayloadRow, RequestRow, UsagePartRow, WindowRow
+from ccflare_core.db.models import (
+    AttemptRow,
+    CooldownRow,
+    OwnerRow,
+    PayloadRow,
+    RequestRow,
+    UsagePartRow,
+    WindowRow,
+)
 from ccflare_core.db.statements import Insert, Row, render
 from ccflare_core.exchange.records import (
     AttemptMade,
@@ -25,6 +33,9 @@ from ccflare_core.exchange.records import (
     CooldownSet,
     ExchangeFinished,
     ExchangeStarted,
+    IdForgotten,
+    IdMade,
+    IdUsed,
     PartUsed,
     Payload,
     Record,
@@ -86,6 +97,14 @@ _PART = (
     UsagePartRow.cache_creation_tokens,
     UsagePartRow.cost_usd,
 )
+_OWNER = (
+    OwnerRow.kind,
+    OwnerRow.text,
+    OwnerRow.account_id,
+    OwnerRow.client_id,
+    OwnerRow.made_at,
+    OwnerRow.used_at,
+)
 _PAYLOAD = (
     PayloadRow.request,
     PayloadRow.part,
@@ -119,6 +138,7 @@ class Ledger:
         self._windows = Insert(database, WindowRow, _WINDOW)
         self._parts = Insert(database, UsagePartRow, _PART)
         self._payloads = Insert(database, PayloadRow, _PAYLOAD)
+        self._owners = Insert(database, OwnerRow, _OWNER, keeps_first=True)
         self._execute: Callable[..., Any] = database.execute_sql
         self._finish, finished = _finishing(database)
         self._finished = attrgetter(*finished)
@@ -134,6 +154,8 @@ class Ledger:
                 case WindowRead(account_id, at_ms, window):
                     name, status, utilization, resets_at = window
                     rows[WindowRead].append((account_id, at_ms, name, status, utilization, to_ms(resets_at)))
+                case IdMade():
+                    rows[IdMade].append((*record, record.at_ms))  # made is used
                 case Payload():
                     payloads.append(without_secrets(record))
                 case CooldownSet() | CooldownCleared():
@@ -154,6 +176,7 @@ class Ledger:
         self._windows.run(rows[WindowRead])
         self._parts.run(rows[PartUsed])
         self._payloads.run(self._blocks.write(rows[Payload]))
+        self._write_owners(rows)
         for record in rows[CooldownSet]:
             self._cooldown(record)
         for record in finished:
@@ -164,6 +187,15 @@ class Ledger:
     def forget(self) -> None:
         """Believe nothing of what was written since the last commit: it did not come to one."""
         self._blocks.forget()
+
+    def _write_owners(self, rows: dict[type, list[Any]]) -> None:
+        self._owners.run(rows[IdMade])
+        for kind, text, at_ms in rows[IdUsed]:
+            is_it = (OwnerRow.kind == kind) & (OwnerRow.text == text) & (OwnerRow.used_at < at_ms)
+            OwnerRow.update({OwnerRow.used_at: at_ms}).where(is_it).execute(self._database)
+        for kind, text in rows[IdForgotten]:
+            is_it = (OwnerRow.kind == kind) & (OwnerRow.text == text)
+            OwnerRow.delete().where(is_it).execute(self._database)
 
     def _cooldown(self, record: CooldownSet | CooldownCleared) -> None:
         if isinstance(record, CooldownSet):

@@ -33,6 +33,7 @@ from ccflare_core.store.history import History
 from ccflare_core.store.ledger import Ledger
 from ccflare_core.store.limits import Limits
 from ccflare_core.store.oauth_tokens import Logins
+from ccflare_core.store.owners import StoredOwners
 from ccflare_core.store.pending_logins import Sessions
 from ccflare_core.store.resealing import Resealing, count_values
 from ccflare_core.store.runs import Runs
@@ -90,6 +91,7 @@ class Store:
         self.clients = Clients(context)
         self.blocklist = Blocklist(context)
         self.factors = Factors(context)
+        self.owners = StoredOwners(context)
         self.history = History(context, self.transcripts)
         self.search_index = SearchIndex(
             database,
