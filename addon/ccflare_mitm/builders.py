@@ -4,7 +4,7 @@ None of them does anything yet: the app starts the writer and the tasks, and fro
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
@@ -14,11 +14,13 @@ from mitmproxy.connection import Client
 
 from ccflare_core.accounts.account import Account
 from ccflare_core.accounts.cooldowns import Part
+from ccflare_core.accounts.owners import Holding, Owner
 from ccflare_core.accounts.pool import AccountPool
 from ccflare_core.accounts.token_keeper import TokenKeeper
 from ccflare_core.accounts.token_refresh import ANSWER_SECONDS, Refresher
 from ccflare_core.accounts.usage_poll import PATH, UsagePoll
 from ccflare_core.anthropic.agents import Agents
+from ccflare_core.anthropic.ids import Id, Kind
 from ccflare_core.anthropic.price_files import PriceWatch
 from ccflare_core.clients.access import AccessLists
 from ccflare_core.clients.authentication import Authenticator, KeyRing
@@ -29,6 +31,7 @@ from ccflare_core.config.record_mode import Mode, record_mode
 from ccflare_core.config.target import UpstreamTarget
 from ccflare_core.exchange.exchanges import Exchanges
 from ccflare_core.exchange.memory import MemoryBudget, MemoryWatch
+from ccflare_core.exchange.ownership import Ownership, Pending
 from ccflare_core.exchange.recorder import Recorder
 from ccflare_core.exchange.records import CooldownCleared
 from ccflare_core.exchange.steps import Opening
@@ -72,6 +75,21 @@ class Storage:
     news: StoreNews
     retention: Retention
     auditor: Auditor
+
+
+@dataclass(frozen=True, slots=True)
+class OwnersInStore:
+    """The database's part of who made what, asked in the writer's thread."""
+
+    writer: Writer
+
+    def find(self, wanted: Sequence[Id]) -> Pending[Mapping[Id, Owner]]:
+        """The owners of those that it knows."""
+        return self.writer.call(lambda store: store.owners.find(wanted))
+
+    def holdings(self, kind: Kind) -> Pending[Sequence[Holding]]:
+        """What each account has of one kind."""
+        return self.writer.call(lambda store: store.owners.holdings(kind))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +202,8 @@ def build_recording(live: LiveSettings, storage: Storage, accounts: Accounts, ru
         wall=time.time,  # noqa: TID251
         account_name=name_in(accounts.pool),
     )
+    ownership = Ownership(OwnersInStore(storage.writer), storage.writer.put)
+    storage.news.accounts.listen(ownership.keep)
     exchanges = Exchanges(
         settings,
         accounts.pool,
@@ -191,6 +211,7 @@ def build_recording(live: LiveSettings, storage: Storage, accounts: Accounts, ru
         prices.start(),
         tokens=accounts.keeper,
         memory=budget,
+        ownership=ownership,
         agents=Agents.load(settings.agents_path),
     )
     live.listen(exchanges.change)

@@ -42,6 +42,7 @@ SERVED_SECONDS = 300.0
 _ABOUT_FUNDS = frozenset({verdicts.Kind.OUT_OF_FUNDS, verdicts.Kind.SPEND_LIMIT})
 _COSTS = frozenset({"messages", "batches"})
 """Path classes whose good answer shows that there are funds."""
+_ABOUT_SPENDING = _ABOUT_A_WINDOW | _ABOUT_FUNDS
 
 _WINDOW_SECONDS = {"5h": 5 * 3600.0, "7d": 7 * 86400.0}
 
@@ -136,9 +137,12 @@ class PoolMember:
         return self._lasting or lasting_reason(self.account, wall)
 
     def unavailable(
-        self, parts: Iterable[Part], at: Moment, exclude: frozenset[str] = frozenset()
+        self, parts: Iterable[Part], at: Moment, exclude: frozenset[str] = frozenset(), *, spends: bool = True
     ) -> Unavailable | None:
-        """Why the account cannot take a request with these parts now; None if it can."""
+        """Why the account cannot take a request with these parts now; None if it can.
+
+        One that spends nothing does not wait for a window, or for funds.
+        """
         if self._lasting is not None:
             return Unavailable(self._lasting, None)
         if self.account.token_problem(at.wall) is not None:
@@ -146,7 +150,7 @@ class PoolMember:
                 return self._expired(self.account)
             return Unavailable(self.lasting_reason(at.wall) or "", None)
         if self._cooldowns:
-            found = [why for each in self._cooldowns_for(parts) if (why := each.unavailable(at))]
+            found = [why for each in self._cooldowns_for(parts, spends=spends) if (why := each.unavailable(at))]
             if found:
                 return max(found, key=lambda why: why.seconds or 0.0)
         return Unavailable("already tried", None) if self.account.id in exclude else None
@@ -169,11 +173,11 @@ class PoolMember:
             used("7d", now),
         )
 
-    def acquire(self, number: int, parts: Iterable[Part], at: Moment) -> None:
+    def acquire(self, number: int, parts: Iterable[Part], at: Moment, *, spends: bool = True) -> None:
         """One more request in flight; it is the one that half-open parts let through."""
         self.in_flight += 1
         self.used_at = at.mono
-        for each in self._cooldowns_for(parts) if self._cooldowns else ():
+        for each in self._cooldowns_for(parts, spends=spends) if self._cooldowns else ():
             each.acquire(number, at)
 
     def release(self, number: int) -> None:
@@ -186,7 +190,7 @@ class PoolMember:
         """Keep these readings; those that moved noticeably since they were last returned here."""
         return tuple([window for window in windows if self._gauge.takes(window, at)])
 
-    def clear(self, number: int, parts: Iterable[Part]) -> list[Part]:
+    def clear(self, number: int, parts: Iterable[Part], *, spends: bool = True) -> list[Part]:
         """End the cooldowns that a good answer to this lease disproves, and the counts of failures; their parts."""
         if not self._cooldowns and not self._failures:
             return []
@@ -194,7 +198,9 @@ class PoolMember:
         cleared = [
             name
             for name in names
-            if (each := self._cooldowns.get(name)) and each.is_disproved_by(number) and _tells(each.cooldown, names)
+            if (each := self._cooldowns.get(name))
+            and each.is_disproved_by(number)
+            and _tells(each.cooldown, names, spends=spends)
         ]
         for name in cleared:
             del self._cooldowns[name]
@@ -240,12 +246,12 @@ class PoolMember:
         self._cooldowns[name] = ActiveCooldown(cooldown, at, since, number)
         return cooldown
 
-    def end_half_open(self, number: int, parts: Sequence[Part], at: Moment) -> None:
+    def end_half_open(self, number: int, parts: Sequence[Part], at: Moment, *, spends: bool = True) -> None:
         """This lease was answered, with whatever: parts that let it through half-open are ready."""
         for each in self._cooldowns_for(parts) if self._cooldowns else ():
             if each.is_answered_by(number, at):
                 each.release(number)
-                if _tells(each.cooldown, parts):
+                if _tells(each.cooldown, parts, spends=spends):
                     del self._cooldowns[each.cooldown.part]
 
     def disable(self, verdict: Verdict, sent: Account) -> str:
@@ -310,8 +316,9 @@ class PoolMember:
             half_open=tuple(cooldown for left, cooldown in lefts if left <= 0),
         )
 
-    def _cooldowns_for(self, parts: Iterable[Part]) -> list[ActiveCooldown]:
-        return [each for name in parts if (each := self._cooldowns.get(name))]
+    def _cooldowns_for(self, parts: Iterable[Part], *, spends: bool = True) -> list[ActiveCooldown]:
+        found = [each for name in parts if (each := self._cooldowns.get(name))]
+        return found if spends else [each for each in found if each.cooldown.source not in _ABOUT_SPENDING]
 
     def _count_failure(self, part: Part, source: str, number: int) -> int:
         failures = self._failures.get((part, source), 0)
@@ -365,8 +372,10 @@ class _Gauge:
         return utilization if now < end else 0.0
 
 
-def _tells(cooldown: Cooldown, parts: Iterable[Part]) -> bool:
+def _tells(cooldown: Cooldown, parts: Iterable[Part], *, spends: bool) -> bool:
     """Whether an answer to a request with these parts says anything of what the cooldown is for."""
+    if not spends and cooldown.source in _ABOUT_SPENDING:
+        return False
     if cooldown.source not in _ABOUT_FUNDS:
         return True
     return any(part.scope is Scope.PATH_CLASS and part.name in _COSTS for part in parts)

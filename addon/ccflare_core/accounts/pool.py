@@ -65,6 +65,10 @@ class Report:
 
 _NOTHING = Report()
 
+HAS_IT = "it has what the request names"
+"""Why a request went to an account that it had to go to."""
+_HAS_NOT = Unavailable("it has not what the request names", None)
+
 
 def _stays_expired(account: Account) -> Unavailable:
     return Unavailable("refreshing: token expired", None)
@@ -167,32 +171,46 @@ class AccountPool:
                 member.learn(known, at)
 
     def acquire(
-        self, facts: Facts, *, exclude: frozenset[str] = frozenset(), key: ClientKey | None = None
+        self,
+        facts: Facts,
+        *,
+        exclude: frozenset[str] = frozenset(),
+        key: ClientKey | None = None,
+        only: str | None = None,
     ) -> Lease | Exhausted:
         """A lease for this request, or why there is none.
 
-        `exclude`: ids of accounts tried already. `key` is the client's: some accounts may not be for it.
+        `exclude`: ids of accounts tried already. `key` is the client's: some accounts may not be for it. `only`: the id
+        of the one account that will do, since it has what the request names.
         """
         at = self._now()
         parts = parts_of(facts)
         members = self._members.values()
-        reasons = [_reserved(member, key, at) or member.unavailable(parts, at, exclude) for member in members]
+        reasons = [
+            _reserved(member, key, at, only) or member.unavailable(parts, at, exclude, spends=facts.spends)
+            for member in members
+        ]
         candidates = [member.candidate(why, at.mono) for member, why in zip(members, reasons, strict=True)]
         session = self._session_of(facts)
         pinned = self._pins.get(session, at.mono)
         choice = choose(candidates, strategy=self._strategy, pinned=pinned, turn=self._turn)
         if choice.account_id is None:
-            return self._exhausted(parts, at, exclude, key)
-        if choice.account_id != pinned:
-            self._turn = 1 + [candidate.id for candidate in candidates].index(choice.account_id)
-        self._pins.put(session, self._holder(pinned, choice.account_id, at.wall), at.mono)
-        return self._lease(self._members[choice.account_id], choice, facts, at)
+            return self._exhausted(facts, at, exclude, key, only)
+        chosen = choice.account_id
+        if only is not None:
+            choice = choice._replace(reason=HAS_IT)
+        elif chosen != pinned:
+            self._turn = 1 + [candidate.id for candidate in candidates].index(chosen)
+        if facts.spends:
+            self._pins.put(session, self._holder(pinned, chosen, at.wall), at.mono)
+        return self._lease(self._members[chosen], choice, facts, at)
 
     def renewed(self, lease: Lease) -> Lease | None:
         """A lease with the account's present credential in place of this one; None if it cannot serve now."""
         self.release(lease)
-        at, member = self._now(), lease.member
-        if self._members.get(lease.account.id) is not member or member.unavailable(parts_of(lease.facts), at):
+        at, member, facts = self._now(), lease.member, lease.facts
+        is_there = self._members.get(lease.account.id) is member
+        if not is_there or member.unavailable(parts_of(facts), at, spends=facts.spends):
             return None
         return self._lease(member, lease.choice, lease.facts, at)
 
@@ -206,16 +224,17 @@ class AccountPool:
         if self._members.get(lease.account.id) is not member:
             return _NOTHING  # removed meanwhile
         at = self._now()
-        parts = parts_of(lease.facts)
+        parts, spends = parts_of(lease.facts), lease.facts.spends
         windows = member.learn(verdict.windows, at) if verdict.windows else ()
         cleared: list[Part] = []
         if verdict.ok:
-            cleared = member.clear(number, parts)
+            cleared = member.clear(number, parts, spends=spends)
             member.note_served(lease.facts.path_class, lease.account, at)
-            # The session's prompt cache is here now, wherever it was before.
-            self._pins.put(self._session_of(lease.facts), lease.account.id, at.mono)
+            if spends:
+                # The session's prompt cache is here now, wherever it was before.
+                self._pins.put(self._session_of(lease.facts), lease.account.id, at.mono)
         cooldowns = member.cool(verdict, lease.account, number, lease.facts, at, self._leases)
-        member.end_half_open(number, parts, at)
+        member.end_half_open(number, parts, at, spends=spends)
         attention = member.disable(verdict, lease.account)
         if not (cooldowns or cleared or windows or attention):
             return _NOTHING
@@ -258,16 +277,20 @@ class AccountPool:
     def _lease(self, member: PoolMember, choice: Choice, facts: Facts, at: Moment) -> Lease:
         self._leases += 1
         self._in_flight += 1
-        member.acquire(self._leases, parts_of(facts), at)
+        member.acquire(self._leases, parts_of(facts), at, spends=facts.spends)
         return Lease(member.account, choice, facts, at.mono, member, self._leases)
 
     def _exhausted(
-        self, parts: tuple[Part, ...], at: Moment, exclude: frozenset[str], key: ClientKey | None
+        self, facts: Facts, at: Moment, exclude: frozenset[str], key: ClientKey | None, only: str | None
     ) -> Exhausted:
+        parts = parts_of(facts)
         members = [
-            member for member in self._members.values() if _is_for(member, key)
+            member for member in self._members.values() if _is_for(member, key) and only in (None, member.account.id)
         ]  # of others its client learns nothing
-        found = [(s.account.name, s.unavailable(parts, at, exclude) or _reserved(s, key, at)) for s in members]
+        found = [
+            (s.account.name, s.unavailable(parts, at, exclude, spends=facts.spends) or _reserved(s, key, at))
+            for s in members
+        ]
         waits = [why.seconds for _, why in found if why is not None and why.seconds is not None]
         return Exhausted(
             reasons=tuple((name, why.reason, why.recovery(at.wall)) for name, why in found if why),
@@ -280,8 +303,10 @@ def _is_for(member: PoolMember, key: ClientKey | None) -> bool:
     return key is None or key.may_use_account(member.account.name)
 
 
-def _reserved(member: PoolMember, key: ClientKey | None, at: Moment) -> Unavailable | None:
-    """Why this account is not for this client; None if it is."""
+def _reserved(member: PoolMember, key: ClientKey | None, at: Moment, only: str | None = None) -> Unavailable | None:
+    """Why this account is not for this client, or this request; None if it is."""
+    if only not in (None, member.account.id):
+        return _HAS_NOT
     if key is None:
         return None
     if not _is_for(member, key):

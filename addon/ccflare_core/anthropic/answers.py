@@ -111,9 +111,16 @@ def error_event(kind: str, message: str, request_id: str) -> bytes:
 
 
 def exhausted(
-    reasons: Sequence[tuple[str, str, float | None]], wait: float | None, *, now: float, request_id: str
+    reasons: Sequence[tuple[str, str, float | None]],
+    wait: float | None,
+    *,
+    now: float,
+    request_id: str,
+    bound: str = "",
 ) -> Answer:
     """503: no account can serve this; names each with its reason and says when the first one is back.
+
+    `bound` begins the sentence if there is but one account that will do, and says why.
 
     `reasons` holds (account, reason, recovery in epoch seconds or None); `wait` is in seconds. The status is one
     that every client waits on, and there are no unified rate-limit headers: with them Claude Code would end the
@@ -122,9 +129,13 @@ def exhausted(
     seconds = UNKNOWN_RETRY_AFTER if wait is None else min(max(1, math.ceil(wait)), LONGEST_RETRY_AFTER)
     back = None if wait is None else now + wait
     told = "; ".join(f"{name}: {reason}" for name, reason, _ in reasons) or "no account is configured"
-    message = f"No account can serve this request ({told})."
+    message = (
+        f"{bound}, and that account cannot serve it now ({told})."
+        if bound
+        else f"No account can serve this request ({told})."
+    )
     if back is not None:
-        message += f" The first one is back at {local_time(back, now)}."
+        message += f" {'It' if bound else 'The first one'} is back at {local_time(back, now)}."
     return error(
         503,
         message,

@@ -13,6 +13,7 @@ from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.config.settings import Settings
 from ccflare_core.exchange.failover import RetryBudget
 from ccflare_core.exchange.memory import MemoryBudget
+from ccflare_core.exchange.ownership import Ownership
 from ccflare_core.exchange.steps import Attempt
 from ccflare_core.exchange.story import Story
 
@@ -41,5 +42,6 @@ class Collaborators:
     tokens: Renewer = field(default_factory=NoRenewer)
     agents: Agents = field(default_factory=Agents)
     memory: MemoryBudget = field(default_factory=MemoryBudget)
+    ownership: Ownership = field(default_factory=Ownership)
     held: set[str] = field(default_factory=set)
     """The ids of those that wait for an account."""

@@ -15,12 +15,14 @@ from ccflare_core.accounts.pool import Exhausted, Lease
 from ccflare_core.anthropic import answers, usage, verdicts
 from ccflare_core.anthropic.answers import Answer
 from ccflare_core.anthropic.claude_code import Provenance
+from ccflare_core.anthropic.ids import NOTHING, Named
 from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.anthropic.request import Facts
-from ccflare_core.anthropic.routes import BATCHES, COUNT_TOKENS, resource_of
+from ccflare_core.anthropic.routes import BATCHES, COUNT_TOKENS, resource_of, runs_model
 from ccflare_core.anthropic.usage import Reading
 from ccflare_core.anthropic.verdicts import Kind, Verdict
 from ccflare_core.exchange.aftermath import is_clients_limit, outcome_of, verdict_on_end
+from ccflare_core.exchange.binding import Binding
 from ccflare_core.exchange.capture import Capture
 from ccflare_core.exchange.collaborators import Collaborators
 from ccflare_core.exchange.counted import AS_RECORDED, NOTHING, Asked, Counted, presumed, unanswered
@@ -87,6 +89,8 @@ class Exchange(Story):
         self._waited_before = 0.0
         self._same_account = False
         self._refused: PendingRenewal | None = None
+        self._named = NOTHING
+        self._binding = self._bind(NOTHING)
         self._renewed: set[str] = set()
         self._budgeted = False
         settings = shared.settings
@@ -119,11 +123,17 @@ class Exchange(Story):
         """The agent's model stands in the body in place of the one that the client asked for."""
         self._original_model = asked_for
 
-    def admit(self, facts: Facts, body: bytes, encoding: str) -> None:
-        """Allow the wire to send this inference request upstream, with a leased account; not once it has ended."""
+    def admit(self, facts: Facts, body: bytes, encoding: str, named: Named = NOTHING) -> None:
+        """Allow the wire to send this inference request upstream, with a leased account; not once it has ended.
+
+        `named` is what belongs to an account and is named in it: that account has to serve it then.
+        """
         if self.outcome is not None:
             return
-        self._facts = replace(facts, path_class=resource_of(self.opening.path))
+        path = self.opening.path
+        is_free = bool(named.ids or named.listed) and not runs_model(self.opening.method, path)
+        self._facts = replace(facts, path_class=resource_of(path), spends=not is_free)
+        self._named, self._binding = named, self._bind(named)
         self._request_body, self._request_encoding = body, encoding
         self._metered = self.opening.path != COUNT_TOKENS  # its answer tells tokens that nobody is billed for
         self._ticket = Ticket.LEASE
@@ -229,10 +239,17 @@ class Exchange(Story):
         self._may_be_made = True
         return self._after(verdicts.broken_off(status, why, may_retry=self.opening.path != BATCHES), holding=False)
 
+    def _bind(self, named: Named) -> Binding:
+        shared = self._shared
+        return Binding(named, self.opening, self.id, pool=shared.pool, ownership=shared.ownership)
+
     def _acquire(self) -> Lease | Exhausted:
-        return self._shared.pool.acquire(self._facts, exclude=frozenset(self._tried), key=self.opening.key)
+        only, tried = self._binding.account_id, frozenset(self._tried)
+        return self._shared.pool.acquire(self._facts, exclude=tried, key=self.opening.key, only=only)
 
     def _take_account(self) -> Step:
+        if (step := self._binding.step()) is not None:
+            return step
         result = self._acquire()
         if isinstance(result, Exhausted):
             return self._without_account(result)
@@ -255,7 +272,7 @@ class Exchange(Story):
     def _without_account(self, result: Exhausted) -> Step:
         settings = self._shared.settings
         wanted = settings.passthrough == "always" or (settings.passthrough == "auto" and not result.configured)
-        if wanted and (self.opening.has_credential or self.opening.key is None):
+        if wanted and self._binding.account_id is None and (self.opening.has_credential or self.opening.key is None):
             self._ticket = Ticket.PASS
             self._choice_reason = "no account: the client's own credential"
             return Send(None)
@@ -266,7 +283,9 @@ class Exchange(Story):
             self._tried.clear()
             self._held_since = now if self._held_since is None else self._held_since
             return Wait(min(max(result.wait, 0.02), HOLD_POLL))
-        return answers.exhausted(result.reasons, result.wait, now=self._shared.wall(), request_id=self.id)
+        return answers.exhausted(
+            result.reasons, result.wait, now=self._shared.wall(), request_id=self.id, bound=self._binding.why
+        )
 
     def _end_hold(self) -> float:
         """How long it was held since it was sent last."""
@@ -442,6 +461,7 @@ class Exchange(Story):
         self._give_back()
         if self._lease is not None:
             self._shared.pool.release(self._lease)
+        self._shared.ownership.ended(self, self._named)
         self._forget(self.id)
         self._shared.held.discard(self.id)
         self._on_end(self)

@@ -66,6 +66,8 @@ class Opening:
     api_version: str = ""
     betas: str = ""
     """With what it asks besides its body."""
+    account: str = ""
+    """The account that it wants a list from, by its name."""
     has_credential: bool = True
     """Whether the client sent a credential of its own, with which its request could pass."""
 

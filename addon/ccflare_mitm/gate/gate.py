@@ -4,7 +4,7 @@ from weakref import WeakKeyDictionary
 
 from mitmproxy import http
 
-from ccflare_core.anthropic import routes
+from ccflare_core.anthropic import ids, routes
 from ccflare_core.anthropic.agents import with_model
 from ccflare_core.anthropic.answers import Answer, rejected
 from ccflare_core.anthropic.claude_code import read_provenance
@@ -20,6 +20,7 @@ from ccflare_core.clients.rate_limits import Moment, RateLimits
 from ccflare_core.clients.request_head import GateState
 from ccflare_core.clients.totp import SecondFactor
 from ccflare_core.exchange.batch_records import tells_of_batches
+from ccflare_core.exchange.binding import key_of
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.exchanges import Exchanges
 from ccflare_core.exchange.recorder import budgeted
@@ -144,6 +145,7 @@ class Gate:
             query=repeatable_query(request.path.partition("?")[2]),
             api_version=repeatable(request.headers.get("anthropic-version", "")),
             betas=repeatable(request.headers.get("anthropic-beta", "")),
+            account=request.headers.get("x-ccflare-account", "")[:100],
             has_credential=has_credential(request.headers.fields),
         )
         exchange = self._exchanges.begin(opening)
@@ -229,7 +231,9 @@ class Gate:
             elif not self._may_run(key, request, body, encoding):
                 self._reject(flow, exchange, MODEL_NOT_ALLOWED)
                 return
-        exchange.admit(self._facts(flow, body, encoding, exchange.opening.client), body, encoding)
+        is_limited = key_of(exchange.opening) is not None
+        named = ids.named_by(method_of(request), request.path, body, content_encoding=encoding, strict=is_limited)
+        exchange.admit(self._facts(flow, body, encoding, exchange.opening.client), body, encoding, named)
 
     def _may_run(self, key: ClientKey, request: http.Request, body: bytes, encoding: str) -> bool:
         """Whether the key may use every model that the body asks for, as it goes upstream."""

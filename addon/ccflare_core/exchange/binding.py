@@ -1,0 +1,159 @@
+"""To which account a request has to go because of what it names or lists, and whether its client may reach that.
+
+Ask `step` before an account is taken, until it gives None. A client key reaches what its own requests have made, and
+nothing else by its id: what another one's have made is not there for it, in the words that are also said of what nobody
+knows. Administrators, and whoever needs no key, reach everything.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from ccflare_core.accounts.account import Account
+from ccflare_core.accounts.owners import Holding
+from ccflare_core.accounts.pool import AccountPool
+from ccflare_core.accounts.states import AccountState
+from ccflare_core.anthropic import answers
+from ccflare_core.anthropic.answers import Answer
+from ccflare_core.anthropic.ids import NOTHING, Id, Kind, Named
+from ccflare_core.clients.keys import ClientKey, Role
+from ccflare_core.errors import CCFlareError
+from ccflare_core.exchange.ownership import LOOK_SECONDS, Ownership, Pending, Search
+from ccflare_core.exchange.steps import Opening, Wait
+
+_ABLE = frozenset({AccountState.SERVING, AccountState.REFRESHING})
+PLURALS: Final = {Kind.FILE: "files", Kind.SKILL: "skills", Kind.BATCH: "batches"}
+
+
+class Binding:
+    """One request's. `request_id` is ours, for the answers."""
+
+    def __init__(
+        self, named: Named, opening: Opening, request_id: str, *, pool: AccountPool, ownership: Ownership
+    ) -> None:
+        self.account_id: str | None = None
+        """The only account that will do; None: any."""
+        self.why = ""
+        """What binds it to that one, as the beginning of a sentence."""
+        self._named = named
+        self._opening = opening
+        self._request_id = request_id
+        self._pool = pool
+        self._ownership = ownership
+        self._limited = key_of(opening)
+        self._search: Search | None = None
+        self._holdings: Pending[Sequence[Holding]] | None = None
+        self._is_settled = named is NOTHING
+
+    def step(self) -> Wait | Answer | None:
+        """A wait for the database, or the answer that the client gets instead; None: go on."""
+        if self._is_settled:
+            return None
+        if not self._is_known():
+            return Wait(LOOK_SECONDS)
+        step = self._decide_on_ids() or (self._decide_on_list() if self._named.listed else None)
+        self._is_settled = step is None
+        return step
+
+    def _is_known(self) -> bool:
+        if self._named.ids:
+            self._search = self._search or self._ownership.search(self._named.ids)
+            if not self._search.is_done():
+                return False
+        if self._named.listed is not None:
+            self._holdings = self._holdings or self._ownership.store.holdings(self._named.listed)
+            return self._holdings.done()
+        return True
+
+    # By id
+
+    def _decide_on_ids(self) -> Answer | None:
+        if self._limited is not None and self._named.problem:
+            return self._refuse(400, f"It cannot be told what this request names: {self._named.problem}.")
+        accounts = {account.id: account for account in self._pool.accounts()}
+        found = self._search.found if self._search else {}
+        owned: dict[str, Id] = {}
+        for each in self._named.ids:
+            owner = found.get(each)
+            if owner is not None and owner.account_id not in accounts:
+                owner = None  # the account is removed, and what it had is out of reach
+            if self._limited is not None and not self._may_reach(each, owner and owner.client):
+                return self._not_reached(each)
+            if owner is not None:
+                owned.setdefault(owner.account_id, each)
+        return self._bind_to([(accounts[account_id], id) for account_id, id in owned.items()])
+
+    def _may_reach(self, id: Id, client: str | None) -> bool:
+        """Whether a limited client may; `client` is whose it is, None: nobody knows it."""
+        if client is None:
+            return id.kind is Kind.CREDIT  # it opens nothing, and the API says of itself that it is over
+        return self._limited is not None and client == self._limited.id
+
+    def _not_reached(self, id: Id) -> Answer:
+        if self._search is not None and self._search.failed:
+            message = f"It cannot be looked up at the moment whose {id.shown} is."
+            return answers.error(503, message, request_id=self._request_id, retry_after=5)
+        return self._refuse(404, f"Not found: {id.shown}")
+
+    def _bind_to(self, owned: list[tuple[Account, Id]]) -> Answer | None:
+        if len(owned) > 1:
+            told = " and ".join(f"{id.shown} of account {account.name}" for account, id in owned)
+            return self._refuse(400, f"This request names {told}: no account has both.")
+        for account, id in owned:
+            if self._opening.key is not None and not self._opening.key.may_use_account(account.name):
+                return self._refuse(403, f"This client key may not use the account that has made {id.shown}.")
+            self.account_id, self.why = account.id, f"It names {id.shown}, which account {account.name} has made"
+        return None
+
+    # A list
+
+    def _decide_on_list(self) -> Answer | None:
+        kind, key = self._named.listed, self._opening.key
+        usable = [each for each in self._pool.accounts() if key is None or key.may_use_account(each.name)]
+        if kind is None or self._holdings is None or not (usable or self._opening.account):
+            return None
+        holdings = self._ownership.recent(kind)
+        try:
+            holdings += self._holdings.result()
+        except CCFlareError:
+            if self._limited is not None:
+                message = "It cannot be looked up at the moment what the accounts have."
+                return answers.error(503, message, request_id=self._request_id, retry_after=5)
+        account = self._choose(usable, holdings)
+        if account is None:
+            return self._refuse(
+                400, f"x-ccflare-account names no account that is here for this client: {self._opening.account}."
+            )
+        if self._limited is not None and _has_others(account, holdings, self._limited):
+            return self._refuse(
+                403,
+                f"Account {account.name} has {PLURALS[kind]} that this client key has not made, so its list is for "
+                "administrators; each of your own can be asked for by its id.",
+            )
+        self.account_id, self.why = account.id, f"It lists the {PLURALS[kind]} of account {account.name}"
+        return None
+
+    def _choose(self, usable: Sequence[Account], holdings: Sequence[Holding]) -> Account | None:
+        """The account to list from: the one that is wished for, or has the caller's newest, or is first."""
+        by_id = {account.id: account for account in usable}
+        if self._opening.account:
+            return next((each for each in usable if each.name == self._opening.account), None)
+        if self.account_id is not None:
+            return by_id.get(self.account_id)
+        client = self._opening.client_key
+        own = [each for each in holdings if each.account_id in by_id and client in (None, each.client)]
+        if own:
+            return by_id[max(own, key=lambda each: each.newest).account_id]
+        able = [each.account for each in self._pool.status() if each.account.id in by_id and each.state in _ABLE]
+        return (able or list(usable))[0]
+
+    def _refuse(self, status: int, message: str) -> Answer:
+        return answers.error(status, message, request_id=self._request_id, is_final=True)
+
+
+def key_of(opening: Opening) -> ClientKey | None:
+    """The client key, if it is one that reaches only what its own requests have made."""
+    return opening.key if opening.key is not None and opening.key.role is not Role.ADMIN else None
+
+
+def _has_others(account: Account, holdings: Sequence[Holding], key: ClientKey) -> bool:
+    return any(each.account_id == account.id and each.client != key.id for each in holdings)
