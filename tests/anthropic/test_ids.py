@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ccflare_core.anthropic.ids import (
     IDS_LIMIT,
-    NOTHING,
+    NO_IDS,
     Id,
     Kind,
     Named,
@@ -129,7 +129,7 @@ def test_thread_tells_what_it_goes_on_from_without_being_bound_by_it() -> None:
     gone_on = named({"thread": {"type": "continue", "previous_message_id": "msg_1"}})
     assert (begun.ids, begun.thread, begun.continues) == ((), True, None)
     assert (gone_on.ids, gone_on.thread, gone_on.continues) == ((), True, "msg_1")
-    assert named({"diagnostics": {"previous_message_id": "msg_1"}}) == NOTHING
+    assert named({"diagnostics": {"previous_message_id": "msg_1"}}) == NO_IDS
 
 
 # -- two readings
@@ -173,7 +173,7 @@ LONG = "x" * 5_000_000
 def test_long_body_is_searched() -> None:
     assert named(saying({"type": "text", "text": LONG}, IMAGE)) == Named((FILE,))
     assert named({"container": {"id": "container_1"}, **saying({"text": LONG})}) == Named((CONTAINER,))
-    assert named({**saying({"text": LONG + SAID})}) == NOTHING
+    assert named({**saying({"text": LONG + SAID})}) == NO_IDS
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_any_bytes_are_read(body: bytes, strict: bool) -> None:
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_body_that_names_nothing_is_not_parsed(strict: bool) -> None:
-    assert named(b'{"this is no JSON, which nobody notices', strict=strict) == NOTHING
+    assert named(b'{"this is no JSON, which nobody notices', strict=strict) == NO_IDS
 
 
 # -- what is handed out

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ccflare_core.accounts.owners import Holding, Owner
-from ccflare_core.anthropic.ids import NOTHING, Id, Kind, Named
+from ccflare_core.anthropic.ids import NO_IDS, Id, Kind, Named
 from ccflare_core.errors import StoreError
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.ownership import Known, Ownership, Pending
@@ -60,12 +60,12 @@ class OwnersBench(Bench):
     def ownership(self) -> Ownership:
         return self.exchanges.ownership
 
-    def ask(self, opening: Opening = ASKED, named: Named = NOTHING) -> Exchange:
+    def ask(self, opening: Opening = ASKED, named: Named = NO_IDS) -> Exchange:
         exchange = self.exchanges.begin(opening)
         exchange.admit(OPUS, b"{}", "", named)
         return exchange
 
-    def answer(self, opening: Opening, content: Any, named: Named = NOTHING, status: int = 200) -> Exchange:
+    def answer(self, opening: Opening, content: Any, named: Named = NO_IDS, status: int = 200) -> Exchange:
         """A whole exchange that is answered so."""
         exchange = self.ask(opening, named)
         assert isinstance(exchange.next_step(), Send)

@@ -66,7 +66,7 @@ class Named(NamedTuple):
     """The id of the message that its thread goes on from. It is not among `ids`: such a request may move."""
 
 
-NOTHING: Final = Named()
+NO_IDS: Final = Named()
 
 _KINDS: Final = {"files": Kind.FILE, "skills": Kind.SKILL, "messages/batches": Kind.BATCH}
 _PATH = re.compile(r"/v1/(files|skills|messages/batches)(?:/([^/]+)(/.+)?)?")
@@ -111,7 +111,7 @@ def named_by(method: str, target: str, body: bytes, *, content_encoding: str = "
         if method == "GET":
             return Named(_unique([id_of(kind, value) for value in _cursors(query)]), listed=kind)
     if not runs_model(method, path):
-        return NOTHING
+        return NO_IDS
     return _named_in(body, content_encoding, strict=strict)
 
 
@@ -156,7 +156,7 @@ def _named_in(body: bytes, content_encoding: str, *, strict: bool) -> Named:
     if strict and not is_marked:
         is_marked = b"\\u00" in data and _ESCAPED_NAME.search(data) is not None
     if is_utf8 and not is_marked:
-        return NOTHING
+        return NO_IDS
     if len(data) > PARSE_LIMIT:
         return _named_in_long(data, is_utf8=is_utf8)
     try:
@@ -179,7 +179,7 @@ def _named_in_long(data: bytes, *, is_utf8: bool) -> Named:
 def _named_in_object(parsed: object) -> Named:
     """A request's ids, or those of all requests of a batch."""
     if not isinstance(parsed, dict):
-        return NOTHING
+        return NO_IDS
     ids = list(_of_request(parsed))
     batch = parsed.get("requests")
     for each in batch if isinstance(batch, list) else ():

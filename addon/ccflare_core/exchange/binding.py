@@ -14,7 +14,7 @@ from ccflare_core.accounts.pool import AccountPool
 from ccflare_core.accounts.states import AccountState
 from ccflare_core.anthropic import answers
 from ccflare_core.anthropic.answers import Answer
-from ccflare_core.anthropic.ids import NOTHING, Id, Kind, Named
+from ccflare_core.anthropic.ids import NO_IDS, Id, Kind, Named
 from ccflare_core.clients.keys import ClientKey, Role
 from ccflare_core.errors import CCFlareError
 from ccflare_core.exchange.ownership import LOOK_SECONDS, Ownership, Pending, Search
@@ -42,7 +42,7 @@ class Binding:
         self._limited = key_of(opening)
         self._search: Search | None = None
         self._holdings: Pending[Sequence[Holding]] | None = None
-        self._is_settled = named is NOTHING
+        self._is_settled = named is NO_IDS
 
     def step(self) -> Wait | Answer | None:
         """A wait for the database, or the answer that the client gets instead; None: go on."""

@@ -15,7 +15,7 @@ from ccflare_core.accounts.pool import Exhausted, Lease
 from ccflare_core.anthropic import answers, usage, verdicts
 from ccflare_core.anthropic.answers import Answer
 from ccflare_core.anthropic.claude_code import Provenance
-from ccflare_core.anthropic.ids import NOTHING, Named
+from ccflare_core.anthropic.ids import NO_IDS, Named
 from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.anthropic.request import Facts
 from ccflare_core.anthropic.routes import BATCHES, COUNT_TOKENS, resource_of, runs_model
@@ -89,8 +89,8 @@ class Exchange(Story):
         self._waited_before = 0.0
         self._same_account = False
         self._refused: PendingRenewal | None = None
-        self._named = NOTHING
-        self._binding = self._bind(NOTHING)
+        self._named = NO_IDS
+        self._binding = self._bind(NO_IDS)
         self._renewed: set[str] = set()
         self._budgeted = False
         settings = shared.settings
@@ -123,7 +123,7 @@ class Exchange(Story):
         """The agent's model stands in the body in place of the one that the client asked for."""
         self._original_model = asked_for
 
-    def admit(self, facts: Facts, body: bytes, encoding: str, named: Named = NOTHING) -> None:
+    def admit(self, facts: Facts, body: bytes, encoding: str, named: Named = NO_IDS) -> None:
         """Allow the wire to send this inference request upstream, with a leased account; not once it has ended.
 
         `named` is what belongs to an account and is named in it: that account has to serve it then.

@@ -22,9 +22,10 @@ from ccflare_core.anthropic import ids
 from ccflare_core.anthropic.ids import Id, Kind, Named
 from ccflare_core.anthropic.routes import COUNT_TOKENS, MESSAGES
 from ccflare_core.errors import CCFlareError
-from ccflare_core.exchange.records import IdForgotten, IdMade, IdUsed, Record, to_ms
+from ccflare_core.exchange.records import IdForgotten, IdMade, IdUsed, Record
 from ccflare_core.exchange.steps import Ticket
 from ccflare_core.exchange.story import Story
+from ccflare_core.text import to_ms
 
 logger = logging.getLogger("ccflare")
 
