@@ -88,6 +88,8 @@ class CCFlare:
             listener.check_addresses(self._settings, self._has_client_keys)
         except CCFlareError as error:
             give_up(error)
+        for name in unsafe_options.of_other_addons(ctx.options):
+            logger.warning("%s is an option of another addon: ccflare does not know what that does to requests", name)
         if self._settings.tuning:
             tuning.apply()
         await listener.listen()

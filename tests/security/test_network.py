@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from mitmproxy import optmanager, version
 from mitmproxy.addons import default_addons
 from mitmproxy.io import FlowWriter
 from mitmproxy.options import Options
@@ -26,6 +27,7 @@ from OpenSSL import SSL
 from ccflare import CCFlare
 from ccflare_core.anthropic.oauth import Endpoints, refresh_request
 from ccflare_core.config.settings import Settings
+from ccflare_core.config.unsafe_options import CHANGED, HARMLESS, KNOWN, OPTIONS, SINCE_12_3
 from ccflare_core.errors import ConfigError, TokenUnavailable
 from ccflare_core.http.client import Fetcher
 from ccflare_core.http.messages import Request
@@ -425,6 +427,51 @@ def test_r76_all_that_opens_a_hole_is_refused_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "keys").exists()
 
 
+def test_r76_what_changes_messages_is_refused(tmp_path: Path) -> None:
+    settings = {"map_local": "|x|/tmp", "anticache": "true", "anticomp": "true", "modify_body": "/~q/a/b"}
+    settings |= {"modify_headers": "/~q/a/b"}
+    said = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+
+    assert sorted(sentence.partition(":")[0] for sentence in refusal(tmp_path, *said)) == sorted(settings)
+
+
+MASTERS = """
+import asyncio
+from mitmproxy.options import Options
+from mitmproxy.tools import console, dump, web
+
+async def names():
+    masters = (dump.DumpMaster, web.master.WebMaster, console.master.ConsoleMaster)
+    print(*{name for master in masters for name in master(Options()).options.keys()})
+
+asyncio.run(names())
+"""
+
+
+def test_r76_each_option_of_mitmproxys_three_programs_has_been_looked_at() -> None:
+    done = subprocess.run([sys.executable, "-c", MASTERS], capture_output=True, text=True, timeout=60, check=True)
+    newer = SINCE_12_3 if version.VERSION.startswith("12.2") else set()
+    assert set(done.stdout.split()) == KNOWN - newer
+    names = [name for _, names in HARMLESS for name in names]
+    assert len(KNOWN) == len([*names, *OPTIONS, *CHANGED])
+
+
+async def test_r76_an_option_that_nobody_has_looked_at_stops_the_start_once_it_is_set() -> None:
+    with taddons.context(*default_addons(), loadcore=False) as context:
+        options = settled(context)
+        options.confdir, options.ccflare_client_ca = "/nowhere", ""
+        own = context.options._options
+        new = optmanager._Option("http4", bool, False, "", None)
+        options._options = {"http4": new, **own}
+        unsafe_options.check(options, {})
+        new.set(True)
+        with pytest.raises(ConfigError, match="http4: nobody has tried this option"):
+            unsafe_options.check(options, {})
+        options._options = {**own, "http4": new}
+        unsafe_options.check(options, {})
+        assert unsafe_options.of_other_addons(options) == ["http4"]
+
+
 def test_r76_a_replay_is_refused_with_all_that_goes_with_it(tmp_path: Path) -> None:
     """Whoever could answer in the gate's place; the file is never looked at."""
     with (tmp_path / "dump").open("wb") as dump:
@@ -451,11 +498,17 @@ def test_r76_modes_past_the_gate_are_refused(tmp_path: Path) -> None:
     assert all(sentence.startswith(f"mode: {mode}") for sentence, mode in zip(told, modes, strict=True))
 
 
+def settled(context: taddons.context) -> SimpleNamespace:
+    """The options as they stand, to be changed without what mitmproxy does then."""
+    found = context.options._options
+    return SimpleNamespace(_options=found, **{name: option.current() for name, option in found.items()})
+
+
 @pytest.mark.parametrize("name", ["emudhra", "emudhra_old"])
 async def test_r76_an_authority_whose_key_is_public_is_refused(name: str) -> None:
     """Without a process: mitmproxy 12.2 has none of these options."""
     with taddons.context(*default_addons(), loadcore=False) as context:
-        options = SimpleNamespace(**{key: option.current() for key, option in context.options._options.items()})
+        options = settled(context)
         options.confdir, options.ccflare_client_ca = "/nowhere", ""
         setattr(options, name, True)
         with pytest.raises(ConfigError, match=f"^{name}: .*key is public"):
@@ -466,7 +519,7 @@ async def test_r76_an_authority_whose_key_is_public_is_refused(name: str) -> Non
 async def test_r40_old_versions_are_refused(name: str) -> None:
     """Without a process: where OpenSSL has no SSLv3, mitmproxy itself stops at this option."""
     with taddons.context(*default_addons(), loadcore=False) as context:
-        options = SimpleNamespace(**{key: option.current() for key, option in context.options._options.items()})
+        options = settled(context)
         options.confdir, options.ccflare_client_ca = "/nowhere", ""
         unsafe_options.check(options, {})
         setattr(options, name, "TLS1_1")

@@ -2,14 +2,14 @@
 
 import ssl
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mitmproxy.net.tls import INSECURE_TLS_MIN_VERSIONS, Version
 from mitmproxy.proxy import mode_specs
 
-from ccflare_core.config.unsafe_options import VARIABLES, unsafe
+from ccflare_core.config.unsafe_options import KNOWN, VARIABLES, unsafe
 from ccflare_core.errors import ConfigError
 from ccflare_mitm.host import dumps
 
@@ -29,10 +29,32 @@ def check(options: Any, environ: Mapping[str, str]) -> None:
     ]
     if not options.validate_inbound_headers:
         problems.append("validate_inbound_headers: without it requests can be smuggled past the gate; leave it on.")
+    problems += [f"{name}: nobody has tried this option of mitmproxy here; leave it out." for name in _untried(options)]
     problems += [*_modes(options), *_weak_tls(options), *_trust(options), *_private_keys(options)]
     problems += dumps.problems(options)
     if problems:
         raise ConfigError(*problems)
+
+
+def of_other_addons(options: Any) -> list[str]:
+    """The options that other addons have declared, as far as they are set: what they do is unknown here."""
+    return _changed(options, _declared(options)[1])
+
+
+def _untried(options: Any) -> list[str]:
+    return _changed(options, _declared(options)[0])
+
+
+def _declared(options: Any) -> tuple[list[str], list[str]]:
+    """Options that are not known here: mitmproxy's own, and those of other addons, which load after all of its own."""
+    names = [name for name in options._options if not name.startswith("ccflare_")]
+    last = max(number for number, name in enumerate(names) if name in KNOWN)
+    unknown = [(number, name) for number, name in enumerate(names) if name not in KNOWN]
+    return [name for number, name in unknown if number < last], [name for number, name in unknown if number > last]
+
+
+def _changed(options: Any, names: Iterable[str]) -> list[str]:
+    return [name for name in names if options._options[name].has_changed()]
 
 
 def _modes(options: Any) -> Iterator[str]:
