@@ -33,7 +33,11 @@ PLOT_IS_MISSING = not os.environ.get("CI") and find_spec("matplotlib") is None
 CLIENTS_ARE_MISSING = not clients_kit.are_installed()
 collect_ignore = ["cli/stats/test_plot.py"] * PLOT_IS_MISSING
 collect_ignore += ["security/test_hsm.py"] * HSM_IS_MISSING + ["db/test_postgres.py"] * POSTGRES_IS_MISSING
-collect_ignore += ["e2e/test_real_clients.py", "anthropic/test_sdk_kinds.py"] * CLIENTS_ARE_MISSING
+collect_ignore += [
+    "e2e/test_real_clients.py",
+    "anthropic/test_sdk_kinds.py",
+    "anthropic/test_sdk_paths.py",
+] * CLIENTS_ARE_MISSING
 
 
 def pytest_report_header() -> list[str]:
@@ -42,7 +46,7 @@ def pytest_report_header() -> list[str]:
     told += ["without a PostgreSQL server: the tests that need one are left out"] if POSTGRES_IS_MISSING else []
     told += ["without matplotlib: tests/cli/stats/test_plot.py is left out"] if PLOT_IS_MISSING else []
     without_clients = "without the real clients (`scripts/test --clients` brings them)"
-    told += [f"{without_clients}: test_real_clients.py, test_sdk_kinds.py are left out"] if CLIENTS_ARE_MISSING else []
+    told += [f"{without_clients}: test_real_clients.py, test_sdk_*.py are left out"] if CLIENTS_ARE_MISSING else []
     return told
 
 

@@ -67,6 +67,7 @@ TESTED_IN = {
     "ccflare_core.accounts.cooldowns": "accounts/test_pool.py",
     "ccflare_core.accounts.member": "accounts/test_pool.py",
     "ccflare_core.accounts.token_refresh": "accounts/test_token_keeper.py",
+    "ccflare_core.anthropic.api_table": "anthropic/test_routes.py",
     "ccflare_core.anthropic.blocks": "anthropic/test_conversation.py",
     "ccflare_core.anthropic.deltas": "anthropic/test_usage.py",
     "ccflare_core.anthropic.rate_limit_headers": "anthropic/test_verdicts.py",

@@ -27,7 +27,7 @@ from ccflare_core.config.live import LiveSettings
 from ccflare_core.config.options import waits_for_restart
 from ccflare_core.config.permissions import check, guarded_files, require
 from ccflare_core.config.settings import Settings, config_file
-from ccflare_core.errors import StoreError
+from ccflare_core.errors import ConfigError, StoreError
 from ccflare_core.exchange.steps import Outcome
 from ccflare_core.store.store import Store
 from ccflare_core.writer.news import Rules, StoreNews
@@ -113,6 +113,7 @@ class App:
             logger.warning("%s", finding)
         known = self.storage.writer.call(self._begin).result(timeout=FLUSH_SECONDS)
         self._take_up(known)
+        self._check_stateful_account(self.settings)
         if known.crashed:
             logger.warning("%d exchanges of an earlier run that died were closed as crashed", known.crashed)
         for host in self.settings.upstream_pins.without_backup():
@@ -181,8 +182,9 @@ class App:
         """Go on with these settings as soon as the change is audited.
 
         What of it takes a restart is logged then. Raises ConfigError, and goes on as before, if the authority of the
-        clients' certificates cannot be used.
+        clients' certificates cannot be used, or there is no account of the name that Managed Agents are to live in.
         """
+        self._check_stateful_account(settings)
         authority, options, used = client_authority(settings), current(), in_use()
 
         def take() -> None:
@@ -194,6 +196,13 @@ class App:
 
         change = self.storage.writer.call(lambda store: store.configurations.take(scope(), used))
         change.add_done_callback(self._then(take, "the options stay as they were, for the change cannot be audited"))
+
+    def _check_stateful_account(self, settings: Settings) -> None:
+        name = settings.stateful_account
+        if name and self.accounts.pool.id_of(name) is None:
+            raise ConfigError(
+                f"ccflare_stateful_account: there is no account called {name}; `scripts/accounts.py list` shows all"
+            )
 
     def _then[T](self, go_on: Callable[[], object], otherwise: str) -> Callable[[Future[T]], None]:
         """What follows a call on the store: `go_on` on the event loop, or a warning."""

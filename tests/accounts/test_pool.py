@@ -160,6 +160,23 @@ def test_a_session_moves_off_an_account_that_its_key_may_not_use() -> None:
     assert acquired(pool, key=key).account.id != first.account.id
 
 
+NOBODYS = Facts(path_class="sessions")
+
+
+def test_the_only_account_for_it_is_taken_or_none() -> None:
+    pool = make_pool(Clock(), "abc")
+    pool.replace_accounts([account("a"), account("b", priority=9), account("c", paused=True)])
+
+    assert [acquired(pool, NOBODYS, only="b").account.id for _ in "12"] == ["b", "b"]
+    assert acquired(pool).account.id == "a"
+    refused = [pool.acquire(NOBODYS, only=id) for id in ("c", "nobody")]
+    assert refused == [
+        Exhausted((("max-c", "paused", None),), None, configured=True),
+        Exhausted((), None, configured=True),
+    ]
+    assert (pool.id_of("max-b"), pool.id_of("b")) == ("b", None)
+
+
 def test_low_priority_leaves_scarce_accounts_to_others() -> None:
     clock = Clock()
     pool = make_pool(clock, "ab")

@@ -81,6 +81,23 @@ def test_without_a_known_recovery_none_is_promised() -> None:
 
 
 @pytest.mark.parametrize(
+    ("wait", "end"),
+    [
+        (90.0, f"It is back at {local_time(EPOCH + 90, EPOCH)}."),
+        (None, "It is back when somebody sees to it: `scripts/accounts.py list` says what it lacks."),
+    ],
+)
+def test_one_account_that_alone_could_is_told_with_its_end(wait: float | None, end: str) -> None:
+    answer = exhausted(REASONS[:1], wait, now=EPOCH, request_id="req_1", bound="Managed Agents live in account max-1")
+
+    why = "max-1: 5h window spent until 14:20"
+    assert (answer.status, answer.reason) == (
+        503,
+        f"Managed Agents live in account max-1, and that account cannot serve it now ({why}). {end}",
+    )
+
+
+@pytest.mark.parametrize(
     ("wait", "seconds"),
     [(None, b"60"), (0.0, b"1"), (0.2, b"1"), (2.0, b"2"), (3.0, b"3"), (3.01, b"4"), (1e5, b"3600")],
 )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ccflare_core.anthropic.routes import API, Route, classify, refuse, runs_model
+from ccflare_core.anthropic.routes import API, Route, classify, refuse, rule_of
 from ccflare_core.http.rejection import Rejection
 
 DOUBLED = "There is a /v1 too many in the path: a base URL ends behind host and port, without /v1."
@@ -53,7 +53,7 @@ OUR_PAGES = "The proxy's own pages lie under /ccflare/, such as /ccflare/health.
 def test_a_near_miss_is_answered_with_its_mistake(method: str, path: str, sentence: str, query: str) -> None:
     assert classify(method, path + query) is Route.NEAR_MISS
     assert refuse(method, path + query) == Rejection(400, sentence, is_final=True)
-    assert not runs_model(method, path)
+    assert rule_of(method, path) is None
 
 
 @pytest.mark.parametrize("path", ["//v1/messages", "/v1//messages", "//api/hello", "//ccflare/health", "///", "//"])
@@ -72,6 +72,6 @@ def test_a_worse_fault_beside_an_empty_segment_is_not_called_one() -> None:
 
 @pytest.mark.parametrize("path", sorted({rule.shape.replace("{id}", "msgbatch_01A") for rule in API}))
 def test_a_base_url_with_v1_is_a_near_miss_for_every_path_of_the_api(path: str) -> None:
-    assert classify("GET", f"/v1{path}") is Route.NEAR_MISS
-    assert classify("GET", path.removeprefix("/v1")) is Route.NEAR_MISS
-    assert classify("GET", f"/proxy{path}") is Route.NEAR_MISS
+    assert classify("GET", f"/v1{path}", stateful=True) is Route.NEAR_MISS
+    assert classify("GET", path.removeprefix("/v1"), stateful=True) is Route.NEAR_MISS
+    assert classify("GET", f"/proxy{path}", stateful=True) is Route.NEAR_MISS

@@ -1,18 +1,20 @@
 """Which way a request goes: what gets an account's credential by method and path, and that nothing like it does."""
 
-import re
 from itertools import product
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ccflare_core.anthropic.routes import API, OTHER_METHODS, PathClass, Route, Rule, classify, refuse, runs_model
+from ccflare_core.anthropic.routes import API, OTHER_METHODS, PathClass, Route, Rule, classify, refuse, rule_of
 from ccflare_core.http.headers import TARGET_BYTES
 from ccflare_core.http.rejection import Rejection
 
 METHODS = (*OTHER_METHODS, "TRACE", "CONNECT", "PROPFIND", "post", "Get", "")
-SHAPES = sorted({rule.shape for rule in API})
+POOLED = [rule for rule in API if rule.path_class in (PathClass.MODEL, PathClass.RESOURCE)]
+MANAGED = [rule for rule in API if rule not in POOLED]
+SHAPES = sorted({rule.shape for rule in POOLED})
+MANAGED_SHAPES = sorted({rule.shape for rule in MANAGED})
 
 
 def example(shape: str) -> str:
@@ -21,7 +23,7 @@ def example(shape: str) -> str:
 
 @pytest.mark.parametrize(("method", "shape"), list(product(METHODS, SHAPES)))
 def test_a_path_of_the_api_gets_an_account_for_its_own_methods_only(method: str, shape: str) -> None:
-    allow = {allowed for rule in API if rule.shape == shape for allowed in rule.methods}
+    allow = {allowed for rule in POOLED if rule.shape == shape for allowed in rule.methods}
 
     for query in ("", "?beta=true", "?x=/../%2f//"):
         route, refusal = classify(method, example(shape) + query), refuse(method, example(shape) + query)
@@ -34,10 +36,79 @@ def test_a_path_of_the_api_gets_an_account_for_its_own_methods_only(method: str,
             assert refusal.message.startswith(f"{shape} takes ")
 
 
+@pytest.mark.parametrize(("method", "shape"), list(product(METHODS, MANAGED_SHAPES)))
+def test_a_path_of_managed_agents_gets_an_account_where_one_is_named(method: str, shape: str) -> None:
+    rules = [rule for rule in MANAGED if rule.shape == shape]
+    found = [rule.path_class for rule in rules if method in rule.methods]
+    route = {PathClass.STATEFUL: Route.STATEFUL, PathClass.WORKER: Route.UPSTREAM}
+
+    for query in ("", "?beta=true"):
+        target = example(shape) + query
+        assert classify(method, target, stateful=True) is (route[found[0]] if found else Route.WRONG_METHOD)
+        refusal = refuse(method, target, stateful=True)
+        assert (refusal is None) is bool(found)
+        assert refusal is None or set(refusal.allow) == {allowed for rule in rules for allowed in rule.methods}
+
+
+@pytest.mark.parametrize(("method", "shape"), list(product(OTHER_METHODS, MANAGED_SHAPES)))
+def test_a_path_of_managed_agents_passes_as_any_other_where_none_is(method: str, shape: str) -> None:
+    for path in (example(shape), example(shape) + "/", example(shape).upper()):
+        assert classify(method, path) is Route.UPSTREAM
+        assert refuse(method, path) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/v1/sessions/", "/v1/sessions"),
+        ("/v1/Sessions/s_1/events", "/v1/sessions/{id}/events"),
+        ("/v1/sessions/s_1/events%2Fstream", "malformed"),
+        ("/v1/sessions/a%20b", "/v1/sessions/{id}"),
+        ("/v1/environments/e_1/Work/poll", "/v1/environments/{id}/work/poll"),
+        ("/v1/vaults/v;x/credentials", "/v1/vaults/{id}/credentials"),
+    ],
+)
+def test_another_spelling_of_a_path_of_managed_agents_is_refused_where_an_account_is_named(
+    path: str, meant: str
+) -> None:
+    refusal = refuse("GET", path, stateful=True)
+
+    assert refusal is not None
+    assert refusal.status == 400
+    assert meant == "malformed" or refusal.message == f"This is another spelling of {meant}: send it exactly so."
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/tunnels",
+        "/v1/tunnels/t_1/reveal_token",
+        "/v1/user_profiles/u_1",
+        "/v1/organizations/users",
+        "/v1/compliance/review/cases",
+        "/v1/sessions/s_1/threads/t_1/events/stream",
+        "/v1/agents/a_1/versions/1",
+        "/v1/code/sessions",
+        "/v1/session_ingress/session/s_1",
+    ],
+)
+def test_what_is_no_managed_agents_passes_also_where_an_account_is_named(path: str) -> None:
+    assert classify("GET", path, stateful=True) is Route.UPSTREAM
+    assert rule_of("GET", path) is None
+
+
 @pytest.mark.parametrize("rule", API, ids=str)
 def test_each_rule_is_told_apart_from_all_others(rule: Rule) -> None:
-    path = example(rule.shape)
-    assert [shape for shape in SHAPES if re.fullmatch(shape.replace("{id}", "[^/]+"), path)] == [rule.shape]
+    assert {rule_of(method, example(rule.shape)) for method in rule.methods} == {rule}
+
+
+def test_a_resource_is_the_same_for_all_that_stands_below_it() -> None:
+    resources = {rule.resource for rule in API if not rule.shape.startswith(("/v1/messages", "/v1/complete"))}
+
+    assert {rule.resource for rule in API} == resources | {"messages", "count_tokens", "batches"}
+    for rule in API:
+        if rule.resource in resources:
+            assert rule.shape.split("/")[2] == rule.resource
 
 
 @pytest.mark.parametrize(
@@ -246,12 +317,12 @@ def test_no_other_spelling_of_a_path_of_the_api_goes_anywhere(spelt: tuple[str, 
     assert classify(method, text + query) in (Route.MISSPELT, Route.MALFORMED)
     assert refusal is not None
     assert refusal.status == 400
-    assert not runs_model(method, text)
+    assert rule_of(method, text) is None
 
 
 PIECES = st.sampled_from(
     [
-        *(piece for shape in SHAPES for piece in shape.split("/")),
+        *(piece for shape in (*SHAPES, *MANAGED_SHAPES) for piece in shape.split("/")),
         ".",
         "..",
         "%2e",
@@ -279,8 +350,24 @@ def test_what_gets_a_credential_is_in_the_table(method: str, path: str, query: s
         return
 
     segments = path.partition("?")[0].split("/")
-    (rule,) = [r for r in API if method in r.methods and len(r.shape.split("/")) == len(segments) and fits(r, segments)]
-    assert runs_model(method, "/".join(segments)) is (rule.path_class is PathClass.MODEL)
+    (rule,) = [
+        r for r in POOLED if method in r.methods and len(r.shape.split("/")) == len(segments) and fits(r, segments)
+    ]
+    assert rule_of(method, "/".join(segments)) is rule
+
+
+@given(st.sampled_from(METHODS) | st.text(), PATHS | st.text(), st.text() | st.none())
+def test_what_gets_the_account_of_managed_agents_is_in_the_table(method: str, path: str, query: str | None) -> None:
+    target = path if query is None else f"{path}?{query}"
+    if classify(method, target, stateful=True) is not Route.STATEFUL:
+        return
+
+    segments = path.partition("?")[0].split("/")
+    rules = [
+        r for r in MANAGED if method in r.methods and len(r.shape.split("/")) == len(segments) and fits(r, segments)
+    ]
+    assert rules[0].path_class is PathClass.STATEFUL
+    assert rule_of(method, "/".join(segments)) is rules[0]
 
 
 def fits(rule: Rule, segments: list[str]) -> bool:
@@ -314,4 +401,7 @@ def test_any_text_has_a_route(method: str, target: str) -> None:
     ],
 )
 def test_what_names_the_models_that_it_wants(method: str, path: str, runs: bool) -> None:
-    assert runs_model(method, path) is runs
+    rule = rule_of(method, path)
+
+    assert rule is not None
+    assert (rule.path_class is PathClass.MODEL) is runs

@@ -12,7 +12,7 @@ import verdict_cases
 from ccflare_core.anthropic.rate_limit_headers import MAX_WINDOWS, Head, Window
 from ccflare_core.anthropic.refusals import UNLISTED
 from ccflare_core.anthropic.request import Facts
-from ccflare_core.anthropic.routes import resource_of
+from ccflare_core.anthropic.routes import API
 from ccflare_core.anthropic.verdicts import (
     LONGEST_COOLDOWN,
     Backoff,
@@ -493,9 +493,12 @@ def test_a_rest_is_finite_and_never_above_its_ceiling(
 # The whole table, see tests/support/verdict_cases.py
 
 
+RESOURCES = {rule.shape: rule.resource for rule in API}
+
+
 def verdict_on(case: Case) -> Verdict:
     headers = [(name.encode(), value.encode()) for name, value in case.headers.items()]
-    facts = Facts(case.model, path_class=resource_of(case.path), mode=case.mode, betas=case.betas)
+    facts = Facts(case.model, path_class=RESOURCES[case.path], mode=case.mode, betas=case.betas)
     return classify(case.status, headers, case.body, verdict_cases.NOW, facts)
 
 

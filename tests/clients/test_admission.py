@@ -1,6 +1,7 @@
 """Admission: which check answers which request first, and that every head gets exactly one decision."""
 
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -30,6 +31,8 @@ PREFLIGHT = (b"Access-Control-Request-Method", b"POST")
 HEALTH = PageAccess(("GET", "HEAD"), None)
 PAUSE = PageAccess(("POST",), Permission.ACCOUNTS_MANAGE)
 KEY = a_key()
+STATEFUL = a_key(stateful=True)
+NAMED = {"stateful_account": "max"}
 OPENER = Principal(KEY, KEY.role.permissions, SECRET)
 
 
@@ -136,7 +139,13 @@ MENDED: tuple[tuple[str, int, dict[str, Any], dict[str, Any]], ...] = (
     ("served_host", 403, {"host": "127.0.0.1"}, {}),
     ("audited", 503, {}, {"audit_problem": None}),
     ("own_site", 403, {"fields": ()}, {}),
-    ("method_and_path", 405, {"line": Line(b"POST", b"/v1/messages")}, {"rates": KeySpent(print)}),
+    (
+        "method_and_path",
+        405,
+        {"line": Line(b"POST", b"/v1/sessions")},
+        {"options": {"stateful_account": "max"}, "rates": KeySpent(print)},
+    ),
+    ("stateful", 403, {"line": Line(b"POST", b"/v1/messages")}, {}),
     ("limits_of_key", 429, {}, {"rates": RateLimits(print)}),
     ("go_on", 0, {}, {}),
 )
@@ -224,6 +233,23 @@ def test_order_a_request_with_every_fault_is_told_of_them_in_the_order_of_the_li
             Way.ELSEWHERE,
         ),
         (a_head(), {}, "go_on", Way.UPSTREAM),
+        # Managed Agents.
+        (a_head("/v1/sessions", "GET"), {}, "go_on", Way.UPSTREAM),
+        (a_head("/v1/sessions", "PUT", EVIL), {}, "go_on", Way.UPSTREAM),
+        (a_head("/v1/sessions", "GET"), {"options": NAMED}, "stateful", 403),
+        (a_head("/v1/sessions", "GET"), {"options": NAMED, "key": a_key(role=Role.ADMIN)}, "stateful", 403),
+        (a_head("/v1/sessions", "GET"), {"options": NAMED, "key": STATEFUL}, "go_on", Way.STATEFUL),
+        (a_head("/v1/sessions", "GET", presented=()), {"options": NAMED, "key": None}, "go_on", Way.STATEFUL),
+        (a_head("/v1/sessions", "GET", EVIL), {"options": NAMED, "key": STATEFUL}, "own_site", 403),
+        (a_head("/v1/sessions", "PUT"), {"options": NAMED, "key": STATEFUL}, "method_and_path", 405),
+        (a_head("/v1/sessions/"), {"options": NAMED, "key": STATEFUL}, "method_and_path", 400),
+        (a_head(), {"options": NAMED}, "go_on", Way.UPSTREAM),
+        (
+            a_head("/v1/environments/e_1/work/poll", "GET"),
+            {"options": NAMED},
+            "go_on",
+            Way.UPSTREAM,
+        ),
         # Inside a tunnel, and asking for one.
         (a_head(presented=(WRONG,), tunnel=OPENER), {}, "valid_key", 403),
         (a_head(presented=(), tunnel=OPENER), {}, "go_on", Way.UPSTREAM),
@@ -258,6 +284,27 @@ def test_order_the_first_check_that_has_an_answer_decides(
     found = decision.outcome
     assert (found.way if isinstance(found, Admitted) else found.status) == outcome
     assert deciding(head, a_state(**state)) == check
+
+
+@pytest.mark.parametrize(
+    ("limits", "sentence"),
+    [
+        ({}, "This client key may not use Managed Agents."),
+        ({"stateful": True}, ""),
+        ({"stateful": True, "accounts": ("max",), "requests_per_minute": 1, "concurrency": 1}, ""),
+        ({"stateful": True, "accounts": ("other",)}, "use the account that Managed Agents live in."),
+        ({"stateful": True, "not_accounts": ("m*",)}, "use the account that Managed Agents live in."),
+        ({"stateful": True, "models": ("claude-haiku-*",)}, "a list of models or a budget"),
+        ({"stateful": True, "tokens_per_day": 1}, "a list of models or a budget"),
+        ({"stateful": True, "dollars_per_day": Decimal(0)}, "a list of models or a budget"),
+        ({"stateful": True, "dollars_per_month": Decimal(5)}, "a list of models or a budget"),
+    ],
+)
+def test_a_key_gets_no_further_by_managed_agents_than_it_may_go(limits: dict[str, Any], sentence: str) -> None:
+    found = a_key(**limits).objection_to_stateful("max")
+
+    assert sentence in found
+    assert bool(found) is bool(sentence)
 
 
 def test_order_of_a_connect_is_that_of_a_request() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -358,6 +359,60 @@ def test_an_exhausted_pool_is_told_if_it_recovers_too_late(seconds: int, hold: i
     assert exchange.error.startswith("No account can serve this request (max-a: cooling until ")
     assert (exchange.lease, len(exchange.attempts)) == (None, 1)
     assert is_at_rest(bench)
+
+
+def stateful(bench: Bench, name: str = "max-b", method: str = "POST") -> Exchange:
+    """An exchange about Managed Agents, which live in this account."""
+    opening = replace(ASKED, method=method, path="/v1/sessions/s_1/events", stateful_account=name)
+    exchange = bench.exchanges.begin(opening)
+    exchange.admit_stateful(Facts(path_class="sessions"))
+    return exchange
+
+
+def run(bench: Bench, exchange: Exchange, *replies: Reply) -> Exchange:
+    for step in bench.steps(exchange, replies):
+        if isinstance(step, Wait):
+            bench.clock.pass_(step.seconds)
+    return exchange
+
+
+@pytest.mark.parametrize(
+    ("reply", "method", "asked", "status"),
+    [
+        (OK, "POST", 1, 200),
+        (FAILED, "POST", 1, 500),
+        (FAILED, "GET", 4, 500),
+        (GONE, "DELETE", 1, 502),
+        (OVERLOADED, "POST", 3, 529),
+        (REJECTED, "POST", 1, 401),
+        (limited(3600), "GET", 1, 503),
+    ],
+)
+def test_managed_agents_have_one_account(reply: Reply, method: str, asked: int, status: int) -> None:
+    bench = Bench(hold_seconds=30, passthrough="always")
+
+    exchange = run(bench, stateful(bench, method=method), *[reply] * 9)
+
+    assert (names(exchange), exchange.status) == (["max-b"] * asked, status)
+    assert (exchange.is_stateful, exchange.metered, exchange.cost) == (True, False, None)
+    assert is_at_rest(bench)
+
+
+def test_managed_agents_wait_for_their_account_alone() -> None:
+    bench = Bench(hold_seconds=30)
+
+    exchange = run(bench, stateful(bench), limited(20))
+
+    assert (names(exchange), exchange.status) == (["max-b"] * 2, 200)
+    assert exchange.waited == pytest.approx(20, abs=0.3)
+
+
+def test_managed_agents_are_refused_where_their_account_is_gone() -> None:
+    bench = Bench(hold_seconds=30, passthrough="always")
+
+    exchange = run(bench, stateful(bench, "max-z"))
+
+    assert (exchange.status, exchange.attempts, exchange.ticket) == (503, (), Ticket.NONE)
 
 
 def test_the_hold_is_one_span_however_often_the_pool_is_empty() -> None:

@@ -33,6 +33,7 @@ FULL = ClientKey(
     concurrency=2,
     low_priority=True,
     record="metadata",
+    stateful=True,
 )
 
 

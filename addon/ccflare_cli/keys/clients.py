@@ -80,6 +80,7 @@ def _add_fields(parser: Parser, again: str) -> None:
     option(
         "--low-priority", _switch, f"yes: leave accounts that are 80 %% full to others{again}", nargs="?", const=True
     )
+    option("--stateful", _switch, "yes: it may use Managed Agents (default: no)", nargs="?", const=True)
     option("--record", _record, f"how its exchanges are kept: {', '.join(_RECORD)}{again}", metavar="MODE")
 
 
@@ -102,6 +103,7 @@ _FIELDS = (
     "concurrency",
     "low_priority",
     "record",
+    "stateful",
 )
 
 
@@ -126,12 +128,22 @@ def _add(console: Console, arguments: argparse.Namespace) -> int:
         )
     with _opened(console, arguments, make=True) as store:
         is_first = not store.clients.all()
-        secret = store.clients.add(new_key(arguments.name, now, **given))
+        secret = store.clients.add(_consistent(new_key(arguments.name, now, **given)))
     console.say(secret)
     console.complain(f"That is the key {arguments.name}. It is not shown again: only a digest of it is kept.")
     if is_first:
         console.complain("It is the first one: from now on every request needs a key.")
     return OK
+
+
+def _consistent(key: ClientKey) -> ClientKey:
+    """The same key. Raises Refused if what it may do does not go together."""
+    if key.stateful and key.counts_models:
+        raise Refused(
+            "What managed agents run and cost is not seen here: a key with --stateful can have no list of models, and "
+            "no budget of tokens or dollars."
+        )
+    return key
 
 
 def _revoke(console: Console, arguments: argparse.Namespace) -> int:
@@ -155,6 +167,7 @@ def _change(console: Console, arguments: argparse.Namespace) -> int:
     if not given:
         raise Refused("Say what to change; --help shows what can be.")
     with _opened(console, arguments) as store:
+        _consistent(replace(store.clients.by_name(arguments.name), **given))
         store.clients.change(arguments.name, **given)
     console.say(f"Changed the key {arguments.name}.")
     return OK
@@ -235,6 +248,7 @@ def limits(key: ClientKey) -> str:
         (key.not_accounts, f"not {','.join(key.not_accounts)}"),
         (key.low_priority, "low priority"),
         (key.record, f"record {key.record}"),
+        (key.stateful, "managed agents"),
     )
     return ", ".join(text for is_set, text in told if is_set) or DASH
 

@@ -170,6 +170,10 @@ class AccountPool:
             if member := self._members.get(account_id):
                 member.learn(known, at)
 
+    def id_of(self, name: str) -> str | None:
+        """The id of the account of that name; None if there is none."""
+        return next((id for id, member in self._members.items() if member.account.name == name), None)
+
     def acquire(
         self,
         facts: Facts,

@@ -136,6 +136,8 @@ def exhausted(
     )
     if back is not None:
         message += f" {'It' if bound else 'The first one'} is back at {local_time(back, now)}."
+    elif bound:
+        message += " It is back when somebody sees to it: `scripts/accounts.py list` says what it lacks."
     return error(
         503,
         message,

@@ -38,7 +38,7 @@ class Facts:
     """The client's address."""
     stream: bool | None = None
     path_class: str = "messages"
-    """What of an account the request uses, see `routes.resource_of`."""
+    """What of an account the request uses, see `Rule.resource` in api_table.py."""
     mode: str = ""
     """"fast", "priority" or "slow", if it asks for one of the modes that have limits of their own."""
     betas: tuple[str, ...] = ()

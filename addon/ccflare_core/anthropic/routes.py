@@ -1,19 +1,49 @@
 """What a request's method and target mean to us: which get an account, which pass, which are answered here. Pure.
 
-An account's credential goes out with what stands in `API`, by method and exact path, and with nothing else. A path
-that only a lenient server would take for one of those is refused, so that no two readers can disagree about it.
+An account's credential goes out with what stands in the table, by method and exact path, and with nothing else. A path
+that only a lenient server would take for one of those is refused, so that no two readers can disagree about it. Managed
+Agents are in the table only where an account is named for them: otherwise their paths are as all others of the host.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
+from ccflare_core.anthropic.api_table import (
+    API,
+    BATCHES,
+    COMPLETE,
+    COUNT_TOKENS,
+    MESSAGES,
+    RESULTS,
+    PathClass,
+    Rule,
+)
 from ccflare_core.anthropic.near_misses import EMPTY_SEGMENT, NearMisses
 from ccflare_core.http.headers import TARGET_BYTES
 from ccflare_core.http.rejection import Rejection
+
+__all__ = [
+    "API",
+    "BATCHES",
+    "COMPLETE",
+    "CONTROL_PREFIX",
+    "COUNT_TOKENS",
+    "MESSAGES",
+    "OTHER_METHODS",
+    "RESULTS",
+    "PathClass",
+    "Route",
+    "Rule",
+    "batch_of_results",
+    "classify",
+    "refuse",
+    "rule_of",
+    "runs_model",
+]
 
 
 class Route(StrEnum):
@@ -21,6 +51,8 @@ class Route(StrEnum):
 
     INFERENCE = "inference"
     """Gets an account's credential."""
+    STATEFUL = "stateful"
+    """Gets that of the one account that serves Managed Agents."""
     UPSTREAM = "upstream"
     """Any other path of the upstream host: goes through with the client's own credential, untouched."""
     PRECONNECT = "preconnect"
@@ -37,78 +69,62 @@ class Route(StrEnum):
     """A method that the path does not take: refused."""
 
 
-class PathClass(StrEnum):
-    """What a request that gets an account's credential does."""
-
-    MODEL = "model"
-    """Names in its body the models that it wants to run or count for."""
-    RESOURCE = "resource"
-    """Lists, reads or changes what the account has: models, batches, files, skills."""
-
-
-class Rule(NamedTuple):
-    """Requests that get an account's credential; `{id}` in the path's shape stands for one segment."""
-
-    methods: tuple[str, ...]
-    shape: str
-    path_class: PathClass
-
-
 CONTROL_PREFIX = "/ccflare/"
-MESSAGES = "/v1/messages"
-COUNT_TOKENS = "/v1/messages/count_tokens"
-BATCHES = "/v1/messages/batches"
-RESULTS = "/v1/messages/batches/{id}/results"
-COMPLETE = "/v1/complete"
-
-# Only these resources are the account's business, as the SDKs have them (anthropic 2.14.0; /v1/complete: 0.97.0).
-# Everything else that the upstream host serves (/api/oauth, /v1/code, /v1/mcp_servers, telemetry) belongs to the
-# client's own login, and answers 403 to a foreign one.
-API: Final = (
-    Rule(("POST",), MESSAGES, PathClass.MODEL),
-    Rule(("POST",), COUNT_TOKENS, PathClass.MODEL),
-    Rule(("POST",), BATCHES, PathClass.MODEL),
-    Rule(("GET",), BATCHES, PathClass.RESOURCE),
-    Rule(("GET", "DELETE"), "/v1/messages/batches/{id}", PathClass.RESOURCE),
-    Rule(("POST",), "/v1/messages/batches/{id}/cancel", PathClass.RESOURCE),
-    Rule(("GET",), RESULTS, PathClass.RESOURCE),
-    Rule(("POST",), COMPLETE, PathClass.MODEL),
-    Rule(("GET",), "/v1/models", PathClass.RESOURCE),
-    Rule(("GET",), "/v1/models/{id}", PathClass.RESOURCE),
-    Rule(("GET", "POST"), "/v1/files", PathClass.RESOURCE),
-    Rule(("GET", "DELETE"), "/v1/files/{id}", PathClass.RESOURCE),
-    Rule(("GET",), "/v1/files/{id}/content", PathClass.RESOURCE),
-    Rule(("GET", "POST"), "/v1/skills", PathClass.RESOURCE),
-    Rule(("GET", "DELETE"), "/v1/skills/{id}", PathClass.RESOURCE),
-    Rule(("GET", "POST"), "/v1/skills/{id}/versions", PathClass.RESOURCE),
-    Rule(("GET", "DELETE"), "/v1/skills/{id}/versions/{id}", PathClass.RESOURCE),
-    Rule(("GET",), "/v1/skills/{id}/versions/{id}/content", PathClass.RESOURCE),
-)
 OTHER_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 """What other paths of the host take. TRACE gives back the credential that it came with."""
 
-_CLASSES: Final = {
-    shape: {method: rule.path_class for rule in API if rule.shape == shape for method in rule.methods}
-    for shape in dict.fromkeys(rule.shape for rule in API)
+_ROUTES: Final = {
+    PathClass.MODEL: Route.INFERENCE,
+    PathClass.RESOURCE: Route.INFERENCE,
+    PathClass.STATEFUL: Route.STATEFUL,
+    PathClass.WORKER: Route.UPSTREAM,
 }
-_SHAPES: Final = tuple(_CLASSES)
-_RESOURCES: Final = (
-    (COUNT_TOKENS, "count_tokens"),
-    (BATCHES, "batches"),
-    ("/v1/files", "files"),
-    ("/v1/skills", "skills"),
-    ("/v1/models", "models"),
-)
 
 
-def _shapes(identifier: str) -> re.Pattern[str]:
-    """One group for each shape, in their order."""
-    return re.compile("|".join(f"({shape.replace('{id}', identifier)})" for shape in _SHAPES))
+class _Table:
+    """The rules that are in force, by path."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self._rules: dict[str, dict[str, Rule]] = {}
+        for rule in rules:
+            self._rules.setdefault(rule.shape, {}).update(dict.fromkeys(rule.methods, rule))
+        self._shapes = tuple(self._rules)
+        # The provider's ids, and names of models, need no escapes. One that begins or ends with a dot has two readings.
+        self._exact = self._pattern("[A-Za-z0-9_](?:[A-Za-z0-9._:@-]*[A-Za-z0-9_])?")
+        self._similar = self._pattern("[^/]+")
+        self._near_misses = NearMisses(self._shapes, self.similar)
+
+    def _pattern(self, identifier: str) -> re.Pattern[str]:
+        """One group for each shape, in their order."""
+        return re.compile("|".join(f"({shape.replace('{id}', identifier)})" for shape in self._shapes))
+
+    def exact(self, path: str) -> str | None:
+        """The shape of this path; None if it is none of the table's."""
+        return self._shape(self._exact, path)
+
+    def similar(self, path: str) -> str | None:
+        """The same, with anything in the place of an id."""
+        return self._shape(self._similar, path)
+
+    def _shape(self, shapes: re.Pattern[str], path: str) -> str | None:
+        found = shapes.fullmatch(path)
+        return self._shapes[(found.lastindex or 0) - 1] if found else None
+
+    def rules(self, shape: str) -> dict[str, Rule]:
+        """The rules of a shape, by method."""
+        return self._rules[shape]
+
+    def meant(self, decoded: str) -> str | None:
+        """The shape of the path that a lenient server could take this for, if there is one."""
+        return next((shape for reading in _readings(decoded) if (shape := self.similar(reading))), None)
+
+    def mistake(self, decoded: str) -> str | None:
+        """What is wrong with a path that is almost one of the API's, or of our own; None if it is another one."""
+        return next((told for reading in _readings(decoded) if (told := self._near_misses.mistake(reading))), None)
 
 
-# The provider's ids, and names of models, need no escapes. One that begins or ends with a dot has two readings.
-_EXACT = _shapes("[A-Za-z0-9_](?:[A-Za-z0-9._:@-]*[A-Za-z0-9_])?")
-_SIMILAR = _shapes("[^/]+")
+_WHOLE: Final = _Table(API)
+_POOLED: Final = _Table(rule for rule in API if rule.path_class in (PathClass.MODEL, PathClass.RESOURCE))
 _PRECONNECT = frozenset({"/", "/api/hello"})
 # Dot segments (also percent-encoded, or with a parameter behind), encoded slashes and backslashes, NULs: a path that
 # is one resource to our match and another one to the upstream must not carry a credential.
@@ -122,65 +138,75 @@ _SLASHES = re.compile("/{2,}")
 _BLANKS = re.compile(r"[\x00-\x20\x7f]+")
 
 
-def classify(method: str, target: str) -> Route:
-    """The route of a request, from its method, as it was sent, and its origin-form target. Total."""
+def classify(method: str, target: str, *, stateful: bool = False) -> Route:
+    """The route of a request, from its method, as it was sent, and its origin-form target. Total.
+
+    `stateful` tells whether an account is named for Managed Agents.
+    """
     if len(target) > TARGET_BYTES:
         return Route.MALFORMED
-    return _classify(method, target.partition("?")[0])
+    return _classify(method, target.partition("?")[0], stateful)
 
 
 @lru_cache(256)
-def _classify(method: str, path: str) -> Route:
+def _classify(method: str, path: str, stateful: bool) -> Route:
     """Kept for a request's next hooks, and because clients ask for the same few paths."""
-    if shape := _shape(_EXACT, path):
-        return Route.INFERENCE if method in _CLASSES[shape] else Route.WRONG_METHOD
+    table = _table(stateful)
+    if shape := table.exact(path):
+        rule = table.rules(shape).get(method)
+        return _ROUTES[rule.path_class] if rule else Route.WRONG_METHOD
     if _MALFORMED.search(path):
         return Route.MALFORMED
     if path.startswith(CONTROL_PREFIX):
         return Route.CONTROL
     if (decoded := _decoded(path)) is None:
         return Route.MALFORMED
-    if _meant(decoded):
+    if table.meant(decoded):
         return Route.MISSPELT
     if method not in OTHER_METHODS:
         return Route.WRONG_METHOD
     if method == "HEAD" and path in _PRECONNECT:
         return Route.PRECONNECT
-    return Route.NEAR_MISS if _mistake(decoded) else Route.UPSTREAM
+    return Route.NEAR_MISS if table.mistake(decoded) else Route.UPSTREAM
+
+
+def _table(stateful: bool) -> _Table:
+    return _WHOLE if stateful else _POOLED
+
+
+def rule_of(method: str, path: str) -> Rule | None:
+    """The API's rule for this path (without a query), be it in force or not; None if it has none."""
+    shape = _WHOLE.exact(path)
+    return _WHOLE.rules(shape).get(method) if shape else None
 
 
 def runs_model(method: str, path: str) -> bool:
     """Whether a request for this path (without a query) names the models that it wants to run or count for."""
-    shape = _shape(_EXACT, path)
-    return shape is not None and _CLASSES[shape].get(method) is PathClass.MODEL
+    rule = rule_of(method, path)
+    return rule is not None and rule.path_class is PathClass.MODEL
 
 
 def batch_of_results(path: str) -> str | None:
     """The id of the batch whose results have this path (without a query)."""
-    return path.split("/")[4] if _shape(_EXACT, path) == RESULTS else None
+    return path.split("/")[4] if _WHOLE.exact(path) == RESULTS else None
 
 
-def resource_of(path: str) -> str:
-    """The path class of a path that gets an account's credential (without a query): what of an account it uses."""
-    return next((name for prefix, name in _RESOURCES if path.startswith(prefix)), "messages")
-
-
-def refuse(method: str, target: str) -> Rejection | None:
+def refuse(method: str, target: str, *, stateful: bool = False) -> Rejection | None:
     """Why a request for the upstream's host goes no further because of its method or path; None if it may."""
-    path = target.partition("?")[0]
-    match classify(method, target):
+    path, table = target.partition("?")[0], _table(stateful)
+    match classify(method, target, stateful=stateful):
         case Route.MALFORMED:
             is_doubled = "//" in path and not _MALFORMED.search(_SLASHES.sub("/", path))
             return _for_good(
                 EMPTY_SEGMENT if is_doubled else "The request's path has dot segments or encoded separators."
             )
         case Route.MISSPELT:
-            return _for_good(f"This is another spelling of {_meant(_decoded(path) or '')}: send it exactly so.")
+            return _for_good(f"This is another spelling of {table.meant(_decoded(path) or '')}: send it exactly so.")
         case Route.NEAR_MISS:
-            return _for_good(_mistake(_decoded(path) or "") or "The API has no such path.")
+            return _for_good(table.mistake(_decoded(path) or "") or "The API has no such path.")
         case Route.WRONG_METHOD:
-            shape = _shape(_EXACT, path)
-            allow = tuple(_CLASSES[shape]) if shape else OTHER_METHODS
+            shape = table.exact(path)
+            allow = tuple(table.rules(shape)) if shape else OTHER_METHODS
             message = f"{shape or 'This path'} takes {', '.join(allow)} only, not {method[:20]}."
             return Rejection(405, message, allow=allow)
         case _:
@@ -192,14 +218,6 @@ def _for_good(message: str) -> Rejection:
     return Rejection(400, message, is_final=True)
 
 
-def _shape(shapes: re.Pattern[str], path: str) -> str | None:
-    found = shapes.fullmatch(path)
-    return _SHAPES[(found.lastindex or 0) - 1] if found else None
-
-
-_NEAR_MISSES: Final = NearMisses(_SHAPES, lambda path: _shape(_SIMILAR, path))
-
-
 def _decoded(path: str) -> str | None:
     """The path with nothing percent-encoded any more; None if it is so too many times over."""
     encoded = path.encode(errors="surrogateescape")
@@ -208,16 +226,6 @@ def _decoded(path: str) -> str | None:
             return once.decode(errors="replace")
         encoded = once
     return None
-
-
-def _meant(decoded: str) -> str | None:
-    """The shape of the credential path that a lenient server could take this for, if there is one."""
-    return next((shape for reading in _readings(decoded) if (shape := _shape(_SIMILAR, reading))), None)
-
-
-def _mistake(decoded: str) -> str | None:
-    """What is wrong with a path that is almost one of the API's, or of our own; None if it is another one."""
-    return next((told for reading in _readings(decoded) if (told := _NEAR_MISSES.mistake(reading))), None)
 
 
 def _readings(decoded: str) -> Iterator[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
+from ccflare_core.anthropic.api_table import API
 from ccflare_core.anthropic.rate_limit_headers import HARD, LEGACY_HARD, SOFT, Head, Window, is_bucket
 from ccflare_core.anthropic.refusals import LONG_CONTEXT, Error, Meaning, Told, next_month, read_error
 from ccflare_core.anthropic.request import Facts
@@ -156,7 +157,7 @@ _MEANT = {
     Meaning.MONTHLY_LIMIT: Kind.SPEND_LIMIT,
     Meaning.SPEND_LIMIT: Kind.SPEND_LIMIT,
 }
-_OWN_LIMITS = frozenset({"count_tokens", "batches", "files", "skills", "models"})
+_OWN_LIMITS = frozenset(rule.resource for rule in API) - {"messages"}
 """Path classes whose limits are not those of messages."""
 
 # An error event inside a 200 is judged like the status it stands for (Anthropic's documentation, "Errors").

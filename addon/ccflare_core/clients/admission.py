@@ -71,7 +71,8 @@ def examine(head: RequestHead, state: GateState, now: Moment) -> Request:
         is_vouched=head.is_tls and head.host == upstream.host,
     )
     is_for_upstream = not head.is_connect and means_upstream(head, state)
-    route = routes.classify(head.method_as_sent, head.path) if is_for_upstream else None
+    stateful = bool(state.settings.stateful_account)
+    route = routes.classify(head.method_as_sent, head.path, stateful=stateful) if is_for_upstream else None
     return Request(head, state, now, caller, contradiction, identity, asked, route)
 
 

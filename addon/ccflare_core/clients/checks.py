@@ -29,6 +29,8 @@ class Way(StrEnum):
     """Where an admitted request goes."""
 
     UPSTREAM = "upstream"
+    STATEFUL = "stateful"
+    """To the upstream, and with the account that Managed Agents live in."""
     ELSEWHERE = "elsewhere"
     """To another host, as it came."""
     TUNNEL = "tunnel"
@@ -205,7 +207,7 @@ def audited(request: Request) -> Rejection | None:
 
 def own_site(request: Request) -> Rejection | None:
     """The accounts are not for web pages of other sites."""
-    if request.route not in (Route.INFERENCE, Route.WRONG_METHOD):  # the paths that get an account's credential
+    if request.route not in (Route.INFERENCE, Route.STATEFUL, Route.WRONG_METHOD):  # these get an account's credential
         return None
     if not browser.is_cross_site(request.asked.headers, request.state.settings.allowed_origins):
         return None
@@ -214,7 +216,17 @@ def own_site(request: Request) -> Rejection | None:
 
 def method_and_path(request: Request) -> Rejection | None:
     """The path must have one reading only, and take the method."""
-    return None if request.route is None else routes.refuse(request.head.method_as_sent, request.head.path)
+    head, stateful = request.head, bool(request.state.settings.stateful_account)
+    return None if request.route is None else routes.refuse(head.method_as_sent, head.path, stateful=stateful)
+
+
+def stateful(request: Request) -> Rejection | None:
+    """Managed Agents are for keys that may use them, and the account that they live in."""
+    principal = request.identity.principal
+    if request.route is not Route.STATEFUL or principal is None or principal.key is None:
+        return None
+    objection = principal.key.objection_to_stateful(request.state.settings.stateful_account)
+    return _forbidden(objection) if objection else None
 
 
 def limits_of_key(request: Request) -> Rejection | None:
@@ -235,7 +247,10 @@ def go_on(request: Request) -> Admitted:
     """Nothing speaks against it."""
     if request.head.is_connect:
         return Admitted(Way.TUNNEL, request.identity.principal)
-    return Admitted(Way.ELSEWHERE if request.route is None else Way.UPSTREAM, request.identity.principal)
+    principal = request.identity.principal
+    if request.route is None:
+        return Admitted(Way.ELSEWHERE, principal)
+    return Admitted(Way.STATEFUL if request.route is Route.STATEFUL else Way.UPSTREAM, principal)
 
 
 UNCOUNTED_CHECKS: tuple[Check, ...] = (one_client, served_address, rate_of_address)
@@ -256,6 +271,7 @@ CHECKS: tuple[Check, ...] = (
     audited,
     own_site,
     method_and_path,
+    stateful,
     limits_of_key,
     go_on,
 )

@@ -76,6 +76,8 @@ class ClientKey:
     """Whether others go first when accounts are scarce."""
     record: str | None = None
     """How its exchanges are recorded: off, metadata, redacted or full; None: as everybody's."""
+    stateful: bool = False
+    """Whether it may use Managed Agents."""
 
     def is_valid(self, now: float) -> bool:
         """Whether it may be used at `now` (epoch seconds)."""
@@ -88,6 +90,22 @@ class ClientKey:
     def may_use_account(self, name: str) -> bool:
         """Whether an account of this name may serve it."""
         return not _matches(name, self.not_accounts) and (not self.accounts or _matches(name, self.accounts))
+
+    @property
+    def counts_models(self) -> bool:
+        """Whether it has a limit that what a managed agent runs would not count for: nobody here sees that."""
+        budgets = (self.tokens_per_day, self.dollars_per_day, self.dollars_per_month)
+        return bool(self.models) or any(budget is not None for budget in budgets)
+
+    def objection_to_stateful(self, account: str) -> str:
+        """Why it may not use Managed Agents, which live in this account; "" if it may."""
+        if not self.stateful:
+            return "This client key may not use Managed Agents."
+        if not self.may_use_account(account):
+            return "This client key may not use the account that Managed Agents live in."
+        if self.counts_models:
+            return "This client key has a list of models or a budget, and what managed agents run is not seen here."
+        return ""
 
 
 def _matches(text: str, patterns: Iterable[str]) -> bool:

@@ -45,6 +45,10 @@ def _is_origin(text: str) -> bool:
     return Origin.parse(text.removesuffix("/")) is not None
 
 
+def _is_account(text: str) -> bool:
+    return text.isprintable() and len(text) <= 100
+
+
 def _is_client_id(text: str) -> bool:
     return text.isascii() and " " not in text and 0 < len(text) <= 200
 
@@ -162,6 +166,9 @@ _ACCOUNTS = _in(
     _choice("ccflare_passthrough", AT_ONCE, "auto|never|always", "auto",
             "When requests go out with the client's own credential. auto: while there is no account; always: whenever "
             "none is free."),
+    Option("ccflare_stateful_account", AT_ONCE, str, "",
+           "The account that Managed Agents live in (sessions, agents, …). Empty: their paths pass with the client's "
+           "own credential.", check=_is_account, form="the name of an account"),
     _number("ccflare_usage_poll_seconds", AT_ONCE, 0, 0, DAY,
             "How often an idle account's limits are asked for, at most once in 60 s. 0: never; answers tell them too."),
 )

@@ -75,6 +75,7 @@ class Settings:
     retry_delay_ms: int
     retry_backoff: int
     passthrough: str
+    stateful_account: str
     record: str
     record_paths: tuple[Rule, ...]
     search_index: str

@@ -309,6 +309,7 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE INDEX owners_used ON owners (account_id, used_at)",
         ),
     ),
+    Migration("0015_stateful", ("ALTER TABLE client_keys ADD COLUMN stateful BOOLEAN NOT NULL DEFAULT FALSE",)),
     Migration(
         "0016_batches",
         (

@@ -113,6 +113,7 @@ class ClientKeyRow(Model):
     concurrency = IntegerField(null=True)
     low_priority = BooleanField()
     record = TextField(null=True)
+    stateful = BooleanField(default=False)
 
     class Meta:
         table_name = "client_keys"

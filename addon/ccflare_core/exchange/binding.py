@@ -44,6 +44,10 @@ class Binding:
         self._holdings: Pending[Sequence[Holding]] | None = None
         self._is_settled = named is NO_IDS
 
+    def bind(self, account_id: str, why: str) -> None:
+        """Let it be this account, whatever it names; `why` begins a sentence."""
+        self.account_id, self.why = account_id, why
+
     def step(self) -> Wait | Answer | None:
         """A wait for the database, or the answer that the client gets instead; None: go on."""
         if self._is_settled:

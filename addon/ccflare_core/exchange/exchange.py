@@ -18,7 +18,7 @@ from ccflare_core.anthropic.claude_code import Provenance
 from ccflare_core.anthropic.ids import NO_IDS, Named
 from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.anthropic.request import Facts
-from ccflare_core.anthropic.routes import BATCHES, COUNT_TOKENS, resource_of, runs_model
+from ccflare_core.anthropic.routes import BATCHES, COUNT_TOKENS, runs_model
 from ccflare_core.anthropic.usage import Reading
 from ccflare_core.anthropic.verdicts import Kind, Verdict
 from ccflare_core.exchange.aftermath import is_clients_limit, outcome_of, verdict_on_end
@@ -93,12 +93,15 @@ class Exchange(Story):
         self._binding = self._bind(NO_IDS)
         self._renewed: set[str] = set()
         self._budgeted = False
-        settings = shared.settings
-        self._failover = Failover(
-            attempts=settings.retry_attempts,
+        self._failover = self._new_failover(shared.settings.retry_attempts)
+
+    def _new_failover(self, attempts: int) -> Failover:
+        settings = self._shared.settings
+        return Failover(
+            attempts=attempts,
             delay=settings.retry_delay_ms / 1000,
             backoff=settings.retry_backoff,
-            random=shared.random,
+            random=self._shared.random,
         )
 
     def __repr__(self) -> str:
@@ -130,9 +133,8 @@ class Exchange(Story):
         """
         if self.outcome is not None:
             return
-        path = self.opening.path
-        is_free = bool(named.ids or named.listed) and not runs_model(self.opening.method, path)
-        self._facts = replace(facts, path_class=resource_of(path), spends=not is_free)
+        is_free = bool(named.ids or named.listed) and not runs_model(self.opening.method, self.opening.path)
+        self._facts = replace(facts, spends=not is_free)
         self._named, self._binding = named, self._bind(named)
         self._request_body, self._request_encoding = body, encoding
         self._metered = self.opening.path != COUNT_TOKENS  # its answer tells tokens that nobody is billed for
@@ -144,6 +146,20 @@ class Exchange(Story):
         What it then gives is what the batch in the request may take, or why it goes no further.
         """
         self._clearance = clearance
+
+    def admit_stateful(self, facts: Facts) -> None:
+        """Allow the wire to send this request upstream with the account that it is for, and with no other one.
+
+        What is no question may have been done although its answer is lost, so it is not asked twice.
+        """
+        if self.outcome is not None:
+            return
+        self._facts = facts
+        name = self.opening.stateful_account
+        self._binding.bind(self._shared.pool.id_of(name) or "", f"Managed Agents live in account {name}")
+        if self.opening.method != "GET":
+            self._failover = self._new_failover(0)
+        self._ticket = Ticket.LEASE
 
     def let_pass(self) -> None:
         """Allow the wire to send this request as it came, with the client's own credential."""

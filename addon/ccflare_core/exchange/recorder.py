@@ -129,7 +129,7 @@ class Recorder:
             self._left_out.remove(exchange.id)
             self._put_batches(exchange)
             return
-        if mode.keeps_bodies and exchange.ticket is Ticket.LEASE:
+        if mode.keeps_bodies and exchange.ticket is Ticket.LEASE and not exchange.is_stateful:
             self._keep_bodies(exchange, redact=mode is Mode.REDACTED)
         for part in parts_used(exchange):
             self._sink.put(part)

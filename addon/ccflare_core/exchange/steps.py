@@ -70,6 +70,8 @@ class Opening:
     """The account that it wants a list from, by its name."""
     has_credential: bool = True
     """Whether the client sent a credential of its own, with which its request could pass."""
+    stateful_account: str = ""
+    """The name of the account that alone may serve it, if it is about Managed Agents."""
 
     @property
     def client_key(self) -> str | None:

@@ -80,6 +80,14 @@ class Story:
         return self._metered
 
     @property
+    def is_stateful(self) -> bool:
+        """Whether it is about Managed Agents, which live in one account.
+
+        Their bodies are not kept: they carry credentials for other services.
+        """
+        return bool(self.opening.stateful_account)
+
+    @property
     def facts(self) -> Facts:
         """What the request's body says."""
         return self._facts

@@ -1,5 +1,7 @@
 """The gate: what each request is, how it came in, and whether it may go on. First in a request's way."""
 
+import logging
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 from mitmproxy import http
@@ -9,7 +11,7 @@ from ccflare_core.anthropic.agents import with_model
 from ccflare_core.anthropic.answers import Answer, rejected
 from ccflare_core.anthropic.claude_code import read_provenance
 from ccflare_core.anthropic.request import Facts, models_asked, read_facts, repeatable, repeatable_query
-from ccflare_core.anthropic.routes import Route
+from ccflare_core.anthropic.routes import PathClass, Route, Rule
 from ccflare_core.clients.access import AccessLists
 from ccflare_core.clients.admission import Count, Decision, admit
 from ccflare_core.clients.authentication import Authenticator
@@ -36,6 +38,8 @@ from ccflare_mitm.gate.pages import Admin, AdminRequest, find_page
 from ccflare_mitm.gate.tunnels import Tunnels
 from ccflare_mitm.host.decisions import Decisions
 from ccflare_mitm.host.messages import method_of, route_of
+
+logger = logging.getLogger("ccflare")
 
 SWITCHING = 101
 WARMED_UP = Answer(200, ((b"content-type", b"text/plain"), (b"content-length", b"0")), b"", "")
@@ -67,6 +71,7 @@ class Gate:
         self._browsers = BrowserChecks(self.names, lambda: exchanges.settings)
         self._batches = BatchReader(rates.budgets, exchanges, self._deny)
         self._pages = AdminServer(admin, factor, self.decisions, auditor)
+        self._has_told_of_stateful = False
         self._of_flow: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
 
     def find(self, flow: http.HTTPFlow) -> Exchange | None:
@@ -117,7 +122,7 @@ class Gate:
                 self._serve_page(flow, decision)
             case Admitted(way=Way.TUNNEL, principal=principal) if principal is not None:
                 self.tunnels.open(flow.client_conn, principal)
-            case Admitted(way=Way.UPSTREAM | Way.ELSEWHERE):
+            case Admitted(way=Way.UPSTREAM | Way.STATEFUL | Way.ELSEWHERE):
                 self._open(flow, decision, now)
             case other:
                 raise ValueError(f"nothing is known of {other}")
@@ -147,6 +152,7 @@ class Gate:
             betas=repeatable(request.headers.get("anthropic-beta", "")),
             account=request.headers.get("x-ccflare-account", "")[:100],
             has_credential=has_credential(request.headers.fields),
+            stateful_account=self._stateful_account(decision),
         )
         exchange = self._exchanges.begin(opening)
         try:
@@ -160,12 +166,19 @@ class Gate:
         # Only now can it be found: a request that an error kept from being decided on has no way upstream.
         self._of_flow[flow] = exchange
 
+    def _stateful_account(self, decision: Decision) -> str:
+        match decision.outcome:
+            case Admitted(way=Way.STATEFUL):
+                return self._exchanges.settings.stateful_account
+            case _:
+                return ""
+
     def _send_on(self, flow: http.HTTPFlow, exchange: Exchange, way: Way, now: Moment) -> None:
         """Count it for its client key, until it ends, and aim it at the upstream if it is meant for it."""
         if (key := exchange.opening.key) is not None:
             self._rates.count_key(key, now)
             exchange.when_ended(lambda ended: self._ended(key, ended))
-        if way is Way.UPSTREAM:
+        if way in (Way.UPSTREAM, Way.STATEFUL):
             aim(flow.request, self._exchanges.settings.upstream)
 
     def _ended(self, key: ClientKey, exchange: Story) -> None:
@@ -215,11 +228,31 @@ class Gate:
         exchange = self.find(flow)
         if exchange is None or flow.response is not None or exchange.outcome is not None:
             return
-        request, origin = flow.request, self._exchanges.settings.upstream
-        is_ours = (request.scheme, request.host, request.port) == origin
-        if not is_ours or route_of(request) is not Route.INFERENCE:
+        request, settings = flow.request, self._exchanges.settings
+        is_ours = (request.scheme, request.host, request.port) == settings.upstream
+        rule = routes.rule_of(method_of(request), request.path.partition("?")[0]) if is_ours else None
+        route = route_of(request, stateful=exchange.is_stateful) if is_ours else Route.UPSTREAM
+        if rule is None or route not in (Route.INFERENCE, Route.STATEFUL):
+            self._tell_of_stateful(rule)
             exchange.let_pass()
-            return
+        elif route is Route.STATEFUL:
+            exchange.admit_stateful(Facts(path_class=rule.resource))
+        else:
+            self._admit(flow, exchange, rule)
+
+    def _tell_of_stateful(self, rule: Rule | None) -> None:
+        """Say once what it takes that Managed Agents are served by an account."""
+        if rule is not None and rule.path_class is PathClass.STATEFUL and not self._has_told_of_stateful:
+            self._has_told_of_stateful = True
+            logger.info(
+                "Managed Agents (%s, …) pass with the client's own credential: ccflare_stateful_account names an "
+                "account to serve them",
+                rule.resource,
+            )
+
+    def _admit(self, flow: http.HTTPFlow, exchange: Exchange, rule: Rule) -> None:
+        """Read the body, and let the request go with an account if its key may run what it asks for."""
+        request = flow.request
         encoding = request.headers.get("content-encoding", "")
         if not encoding:
             self._look_for_agent(request, exchange)
@@ -228,16 +261,17 @@ class Gate:
         if (key := exchange.opening.key) is not None:
             if makes_batch(request):
                 self._batches.weigh(flow, exchange, key, body, encoding)
-            elif not self._may_run(key, request, body, encoding):
+            elif not self._may_run(key, rule, body, encoding):
                 self._reject(flow, exchange, MODEL_NOT_ALLOWED)
                 return
         is_limited = key_of(exchange.opening) is not None
         named = ids.named_by(method_of(request), request.path, body, content_encoding=encoding, strict=is_limited)
-        exchange.admit(self._facts(flow, body, encoding, exchange.opening.client), body, encoding, named)
+        facts = replace(self._facts(flow, body, encoding, exchange.opening.client), path_class=rule.resource)
+        exchange.admit(facts, body, encoding, named)
 
-    def _may_run(self, key: ClientKey, request: http.Request, body: bytes, encoding: str) -> bool:
+    def _may_run(self, key: ClientKey, rule: Rule, body: bytes, encoding: str) -> bool:
         """Whether the key may use every model that the body asks for, as it goes upstream."""
-        if not key.models or not routes.runs_model(method_of(request), request.path.partition("?")[0]):
+        if not key.models or rule.path_class is not PathClass.MODEL:
             return True
         models = models_asked(body, content_encoding=encoding)
         return bool(models) and all(key.may_use_model(model) for model in models or ())

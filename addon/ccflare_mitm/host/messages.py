@@ -67,9 +67,9 @@ def method_of(request: http.Request) -> str:
     return request.data.method.decode("latin-1")
 
 
-def route_of(request: http.Request) -> Route:
-    """Which way this request goes, as it is now."""
-    return classify(method_of(request), request.path)
+def route_of(request: http.Request, *, stateful: bool = False) -> Route:
+    """Which way this request goes, as it is now; see `classify`."""
+    return classify(method_of(request), request.path, stateful=stateful)
 
 
 def with_credential(

@@ -104,7 +104,8 @@ class UpstreamSide:
     def _may_carry_credential(self, request: http.Request) -> bool:
         if (request.scheme, (request.host, request.port)) != (self._target.scheme, self._target.address):
             return False
-        return route_of(request) is Route.INFERENCE
+        route = route_of(request, stateful=self._course.admitted.is_stateful)
+        return route is (Route.STATEFUL if self._course.admitted.is_stateful else Route.INFERENCE)
 
     def connected(self, event: GetHttpConnectionCompleted) -> CommandGenerator[None]:
         """Send the request, if this connection is one that it may be sent by."""

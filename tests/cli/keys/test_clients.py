@@ -98,6 +98,18 @@ def test_none_is_no_limit_that_a_new_key_could_have(run: Run, database: Path, op
     assert not database.exists()
 
 
+def test_a_key_for_managed_agents_has_no_limit_that_they_would_pass_by(run: Run, database: Path) -> None:
+    run("add", "laptop", "--stateful", "--requests-per-minute", "30")
+    assert stored(database).stateful
+    assert "30/min, managed agents" in run("list").said
+
+    for limit in (("--models", "claude-haiku-*"), ("--tokens-per-day", "1"), ("--dollars-per-month", "1")):
+        assert "no list of models" in run("change", "laptop", *limit, code=1).complained
+        assert "no list of models" in run("add", "other", "--stateful", *limit, code=1).complained
+    run("change", "laptop", "--stateful", "no", "--tokens-per-day", "1")
+    assert (stored(database).stateful, stored(database).tokens_per_day) == (False, 1)
+
+
 def test_a_rotated_key_has_a_new_secret(run: Run, database: Path) -> None:
     first = run("add", "laptop").said.strip()
     second = run("rotate", "laptop", "--grace", "1h").said.strip()
