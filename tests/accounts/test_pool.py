@@ -160,6 +160,53 @@ def test_a_session_moves_off_an_account_that_its_key_may_not_use() -> None:
     assert acquired(pool, key=key).account.id != first.account.id
 
 
+TIED = Facts("claude-haiku-5-5", "s", has_thinking=True)
+
+
+def resting(seconds: float) -> tuple[AccountPool, Clock]:
+    """A pool where the session's own account rests that long."""
+    clock = Clock()
+    pool = make_pool(clock)
+    assert serve(pool, good(), TIED)[0] == "a"
+    assert serve(pool, spent(clock.wall + seconds), TIED)[0] == "a"
+    return pool, clock
+
+
+@pytest.mark.parametrize(("seconds", "patience", "moves"), [(20, 30, False), (20, 19, True), (20, 0, True)])
+def test_patience_waits_for_the_sessions_own_account(seconds: float, patience: float, moves: bool) -> None:
+    pool, clock = resting(seconds)
+
+    found = pool.acquire(TIED, patience=patience)
+
+    if moves:
+        assert isinstance(found, Lease)
+        assert found.account.id == "b"
+    else:
+        assert isinstance(found, Exhausted)
+        assert ([name for name, _, _ in found.reasons], found.is_for_one) == (["max-a"], True)
+        assert found.wait == pytest.approx(seconds)
+        clock.pass_(seconds + 0.1)
+        assert acquired(pool, TIED, patience=patience).account.id == "a"
+
+
+def test_patience_is_in_vain_where_the_account_does_not_come_back_by_itself() -> None:
+    pool, _ = resting(20)
+    pool.replace_accounts([account("a", paused=True), account("b")])
+
+    assert acquired(pool, TIED, patience=30).account.id == "b"
+
+
+@pytest.mark.parametrize("strategy", ["round-robin", "least-used"])
+def test_sessions_of_models_that_tie_thinking_stay_under_every_strategy(strategy: str) -> None:
+    pool = make_pool(Clock(), "abc", strategy=strategy)
+    first = Facts("claude-sonnet-5-5", "s")
+    home = serve(pool, good(), first)[0]
+
+    assert {serve(pool, good(), replace(TIED, model=first.model))[0] for _ in range(4)} == {home}
+    if strategy == "round-robin":
+        assert len({serve(pool, good(), opus())[0] for _ in range(3)}) == 3
+
+
 NOBODYS = Facts(path_class="sessions")
 
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 import zlib
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -251,3 +252,39 @@ def test_a_body_that_could_mean_another_model_tells_none(body: bytes) -> None:
 @given(st.binary(max_size=200))
 def test_no_bytes_raise_when_models_are_asked_for(body: bytes) -> None:
     models_asked(body)
+
+
+THOUGHT = {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}
+
+
+def conversation(*blocks: object, model: str = "claude-haiku-5-5", **fields: object) -> bytes:
+    messages = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": list(blocks)}]
+    return json.dumps({"model": model, "messages": messages, "thinking": {"type": "adaptive"}, **fields}).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "stays"),
+    [
+        (conversation(THOUGHT), True),
+        (conversation(THOUGHT, model="claude-sonnet-5-5-20261001"), True),
+        (conversation(THOUGHT, model="claude-sonnet-5-5[1m]"), True),
+        (conversation({"type": "redacted_thinking", "data": "x"}), True),
+        (conversation(THOUGHT, speed="fast"), True),
+        (conversation(THOUGHT, model="claude-sonnet-5"), False),
+        (conversation(THOUGHT, model="claude-opus-5-5"), False),
+        (conversation({"type": "text", "text": "No thought."}), False),
+        (conversation({"type": "text", "text": json.dumps(THOUGHT)}), False),
+        (conversation(context_management={"edits": [{"type": "clear_thinking_20251015"}]}), False),
+    ],
+)
+def test_thinking_in_the_conversation_ties_it_to_the_account(body: bytes, stays: bool) -> None:
+    facts = read_facts(body, session_header="s")
+
+    assert facts.stays is stays
+    assert not replace(facts, path_class="count_tokens").stays
+
+
+def test_thinking_is_seen_in_a_compressed_body() -> None:
+    body = gzip.compress(conversation(THOUGHT))
+
+    assert read_facts(body, content_encoding="gzip").stays

@@ -1,6 +1,7 @@
 """When no account is free: the request is held and then served, or refused in a way that clients wait on."""
 
 import datetime
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -8,8 +9,18 @@ from collections.abc import Iterator
 import pytest
 
 from ccflare_core.text import local_time
-from fake_upstream import Answer, FakeUpstream, Gate, limited_5h, message_json, model_bucket, out_of_credits, sse
-from harness import RawClient, StartProxy, claude_request, eventually
+from fake_upstream import (
+    Answer,
+    FakeUpstream,
+    Gate,
+    cut_midway,
+    limited_5h,
+    message_json,
+    model_bucket,
+    out_of_credits,
+    sse,
+)
+from harness import ClaudeRequest, RawClient, StartProxy, Truncated, claude_request, eventually
 from rig import Rig, texts
 
 HOLD = 5
@@ -151,6 +162,57 @@ def test_clients_that_leave_are_held_no_longer(rig: Rig) -> None:
     rig.wait_for_reason("a", "serving")
     assert rig.ask(session="the next one").status == 200
     assert rig.asked == ["a", "a"]
+
+
+def tied(rig: Rig, *, thought: bool) -> ClaudeRequest:
+    """A turn with a model that ties thinking to the account, maybe with thinking in its conversation."""
+    asked = claude_request(3000, session=rig.session, model="claude-haiku-5-5")
+    first = {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"} if thought else {"type": "text", "text": "Hm."}
+    body = json.loads(asked.body)
+    body["messages"] += [{"role": "assistant", "content": [first]}, {"role": "user", "content": "And?"}]
+    return asked._replace(body=json.dumps(body, separators=(",", ":")).encode())
+
+
+@pytest.mark.parametrize("thought", [True, False])
+def test_a_session_whose_thinking_is_tied_to_its_account_waits_for_it(bench: Rig, thought: bool) -> None:
+    """Another account would drop what was thought, and answer as if nothing were missing."""
+    bench.fresh("a", "b")
+    bench.script("a", message_json(), limited_5h(int(time.time()) + 3))
+    with bench.client() as client:
+        assert client.request(*tied(bench, thought=False)).status == 200
+        assert client.request(*tied(bench, thought=thought)).status == 200
+
+    assert bench.asked == ["a", "a", "a" if thought else "b"]
+    assert bool(bench.rows(2)[1]["waited_ms"]) is thought
+
+
+@pytest.mark.parametrize("thought", [True, False])
+def test_a_repeat_after_a_cut_waits_for_the_account_that_broke_if_thinking_is_tied_to_it(
+    bench: Rig, thought: bool
+) -> None:
+    bench.fresh("a", "b")
+    bench.script("a", sse(1), cut_midway(after=1))
+    with bench.client() as client:
+        assert list(client.request(*tied(bench, thought=False)).body)
+    with bench.client() as client:
+        client.send_request(*tied(bench, thought=thought))
+        assert client.read_head().status == 200
+        with pytest.raises(Truncated):
+            list(client.events())
+    with bench.client() as client:
+        assert client.request(*tied(bench, thought=thought)).status == 200
+
+    assert bench.asked == ["a", "a", "a" if thought else "b"]
+
+
+def test_a_session_whose_thinking_is_tied_moves_if_the_wait_is_longer_than_the_hold(bench: Rig) -> None:
+    bench.fresh("a", "b")
+    bench.script("a", message_json(), limited_5h(int(time.time()) + 60))
+    with bench.client() as client:
+        assert client.request(*tied(bench, thought=False)).status == 200
+        assert client.request(*tied(bench, thought=True)).status == 200
+
+    assert bench.asked == ["a", "a", "b"]
 
 
 def test_no_hope_within_the_hold_is_told_at_once(bench: Rig) -> None:

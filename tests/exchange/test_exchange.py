@@ -361,6 +361,56 @@ def test_an_exhausted_pool_is_told_if_it_recovers_too_late(seconds: int, hold: i
     assert is_at_rest(bench)
 
 
+TIED = Facts("claude-haiku-5-5", "session-1", has_thinking=True)
+
+
+@pytest.mark.parametrize(
+    ("reply", "others", "own"),
+    [
+        (limited(20), "ab", "aa"),
+        (limited(40), "ab", "ab"),
+        (OVERLOADED, "aaab", "aaaa"),
+        (GONE, "aaaab", "aaaaa"),
+        (BARE, "ab", "ab"),
+    ],
+)
+def test_a_session_whose_thinking_is_tied_waits_rather_than_moves(reply: Reply, others: str, own: str) -> None:
+    for facts, asked in ((replace(TIED, has_thinking=False), others), (TIED, own)):
+        bench = Bench(hold_seconds=30)
+        replies = [reply] * (1 if reply.status in (429,) else len(asked) - 1)
+        exchange = bench.serve(*replies, facts=facts)
+
+        assert names(exchange) == [f"max-{letter}" for letter in asked]
+        assert exchange.outcome is Outcome.OK
+        assert is_at_rest(bench)
+
+
+def test_what_is_tied_moves_when_the_hold_is_over() -> None:
+    bench = Bench(hold_seconds=30)
+
+    exchange = bench.serve(limited(20), limited(15), facts=TIED)
+
+    assert (names(exchange), exchange.outcome) == (["max-a", "max-a", "max-b"], Outcome.OK)
+
+
+def test_what_is_tied_moves_when_there_is_no_room_to_wait() -> None:
+    bench = Bench(hold_seconds=30, max_waiting=0, passthrough="always")
+
+    assert names(bench.serve(limited(20), facts=TIED)) == ["max-a", "max-b"]
+
+
+def test_what_is_tied_comes_back_to_the_account_that_broke() -> None:
+    """The client repeats by itself after a cut: another account would answer without what was thought so far."""
+    for facts, whose in ((replace(TIED, has_thinking=False), "max-b"), (TIED, "max-a")):
+        bench = Bench(hold_seconds=30)
+        broken = bench.begin(facts)
+        broken.next_step()
+        judged(broken, Reply(200, STREAM))
+        deliver(broken, Reply(200, STREAM, START), cut(Outcome.TRUNCATED, "reset"))
+
+        assert names(bench.serve(facts=facts)) == [whose]
+
+
 def stateful(bench: Bench, name: str = "max-b", method: str = "POST") -> Exchange:
     """An exchange about Managed Agents, which live in this account."""
     opening = replace(ASKED, method=method, path="/v1/sessions/s_1/events", stateful_account=name)

@@ -88,3 +88,56 @@ def test_a_model_without_a_price_is_told_apart(past: History) -> None:
     found = use(past)
 
     assert (found.rebilled_tokens, found.unpriced_tokens, found.rebilled_usd) == (1000, 1000, 0.0)
+
+
+HAIKU: dict[str, Any] = {"model": "claude-haiku-5-5-20260801", "cache_creation_input_tokens": None}
+
+
+@pytest.mark.parametrize("is_added_up", [False, True])
+def test_a_move_loses_what_the_former_account_has_thought(past: History, is_added_up: bool) -> None:
+    start = NOON - 3600
+    for at, account in ((0, "max-1"), (60, "max-1"), (120, "max-2"), (180, "max-2"), (2400, "max-1")):
+        past.exchange(start + at, account, output_tokens=9, thinking_tokens=1_000, **HAIKU)
+    if is_added_up:
+        past.add_up()
+
+    found = use(past)
+
+    assert (found.switches, found.rebilled_tokens, found.lost_thinking_tokens) == (2, 0, 2_000 + 2_000)
+    assert found.lost_thinking_usd == found.cost_usd == pytest.approx(4_000 * 0.5e-6)
+
+
+@pytest.mark.parametrize(
+    ("model", "lost"),
+    [
+        ("claude-sonnet-5-5", 500),
+        ("claude-haiku-5-5", 500),
+        ("claude-opus-4-8", 0),
+        ("claude-haiku-4-5", 0),
+        ("claude-sonnet-5", 0),
+        (None, 0),
+    ],
+)
+def test_some_models_tie_thinking_to_the_account(past: History, model: str | None, lost: int) -> None:
+    for at, account in ((NOON - 60, "max-1"), (NOON, "max-2")):
+        past.exchange(at, account, model=model, output_tokens=9, thinking_tokens=500)
+
+    assert (use(past).lost_thinking_tokens, use(past).switches) == (lost, int(bool(lost)))
+
+
+def test_a_move_costs_the_cache_and_the_thinking(past: History) -> None:
+    more = {"model": "claude-sonnet-5-5", "thinking_tokens": 2_000}
+    turn(past, NOON - 60, "max-1", 0, 100_000, **more)
+    turn(past, NOON, "max-2", 0, 100_000, **more)
+
+    found = use(past)
+
+    assert (found.switches, found.rebilled_tokens, found.lost_thinking_tokens) == (1, 100_000, 2_000)
+    assert found.cost_usd == pytest.approx(0.1 * (2.5 - 0.1) + 2_000 * 10e-6)
+
+
+def test_thinking_that_was_asked_for_elsewhere_is_not_lost(past: History) -> None:
+    for number, (session, agent) in enumerate((("one", None), ("two", None), ("two", "reviewer"))):
+        past.exchange(NOON - 9 + number, f"max-{number}", session=session, agent=agent, output_tokens=9, **HAIKU)
+
+    assert use(past).switches == 0

@@ -131,7 +131,7 @@ class Views:
         groups = self._reports.traffic(asked.period, (by, By.MODEL), latencies=False, switches=True)
         uses = cache_uses(groups, self._prices)
         if not by.is_time:
-            uses.sort(key=lambda use: (-use.rebilled_tokens, -use.requests))
+            uses.sort(key=lambda use: (-use.rebilled_tokens - use.lost_thinking_tokens, -use.requests))
         total = cache_uses(groups, self._prices, total=True)
         shown, note = _cut(uses, (by,), asked.limit)
         tables = [

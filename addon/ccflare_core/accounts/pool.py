@@ -7,7 +7,7 @@ back by `report` for the caller to store, and comes in again through `restore`.
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ccflare_core.accounts.account import Account
 from ccflare_core.accounts.cooldowns import Cooldown, Moment, Part, Unavailable, parts_of
@@ -47,6 +47,8 @@ class Exhausted:
     """Seconds to the earliest recovery; None if none comes by itself."""
     configured: bool
     """Whether there are any accounts at all."""
+    is_for_one: bool = False
+    """Whether another account could, but to wait for this one is better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +183,13 @@ class AccountPool:
         exclude: frozenset[str] = frozenset(),
         key: ClientKey | None = None,
         only: str | None = None,
+        patience: float = 0.0,
     ) -> Lease | Exhausted:
         """A lease for this request, or why there is none.
 
         `exclude`: ids of accounts tried already. `key` is the client's: some accounts may not be for it. `only`: the id
-        of the one account that will do, since it has what the request names.
+        of the one account that will do, since it has what the request names. `patience`: for how many seconds the
+        session's own account is waited for before another one takes it.
         """
         at = self._now()
         parts = parts_of(facts)
@@ -197,7 +201,12 @@ class AccountPool:
         candidates = [member.candidate(why, at.mono) for member, why in zip(members, reasons, strict=True)]
         session = self._session_of(facts)
         pinned = self._pins.get(session, at.mono)
-        choice = choose(candidates, strategy=self._strategy, pinned=pinned, turn=self._turn)
+        if patience and pinned in self._members:
+            why = reasons[list(self._members).index(pinned)]
+            if why is not None and why.seconds is not None and why.seconds <= patience:
+                return replace(self._exhausted(facts, at, exclude, key, pinned), is_for_one=True)
+        strategy = "session" if facts.ties_thinking else self._strategy
+        choice = choose(candidates, strategy=strategy, pinned=pinned, turn=self._turn)
         if choice.account_id is None:
             return self._exhausted(facts, at, exclude, key, only)
         chosen = choice.account_id
@@ -271,7 +280,7 @@ class AccountPool:
         return Moment(self._clock(), self._wall())
 
     def _session_of(self, facts: Facts) -> str:
-        return facts.affinity if self._strategy == "session" else ""
+        return facts.affinity if self._strategy == "session" or facts.ties_thinking else ""
 
     def _holder(self, pinned: str | None, chosen: str, wall: float) -> str:
         """Who holds the session now: its old account also while that one rests, so that it snaps back."""

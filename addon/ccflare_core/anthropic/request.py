@@ -25,6 +25,11 @@ _MAX_TOKENS = re.compile(rb'"max_tokens(?:_to_sample)?"\s*:\s*(\d{1,9})(?!\d)')
 _OLD_USER_ID = re.compile(r"user_.*_session_([0-9a-fA-F-]{8,64})")
 _BETA = re.compile(r"(?:^|(?<=,))[ \t]*([a-z0-9][a-z0-9-]{0,79})(?=[ \t]*(?:,|$))")
 _MOST_BETAS = 64
+TYING_MODELS = ("claude-sonnet-5-5", "claude-haiku-5-5")
+"""How the names of models begin whose thinking is of use to the account alone that it came from: others drop it, and
+answer 200 (Anthropic's documentation, "Preserved thinking")."""
+# In the JSON of a request what a conversation quotes has its quotes escaped.
+_THINKING = re.compile(rb'"type"\s*:\s*"(?:redacted_)?thinking"')
 _FAMILY = re.compile(r"claude-(?:[0-9][0-9.]*-)*([a-z]+)(?![a-z0-9.])")
 
 
@@ -44,6 +49,18 @@ class Facts:
     betas: tuple[str, ...] = ()
     spends: bool = True
     """Whether it uses up what an account's windows limit; what lists, reads or deletes does not."""
+    has_thinking: bool = False
+    """Whether there is thinking in its conversation that is tied to the account it came from."""
+
+    @property
+    def ties_thinking(self) -> bool:
+        """Whether what is thought in the answer is of use to the same account alone."""
+        return self.path_class == "messages" and (self.model or "").startswith(TYING_MODELS)
+
+    @property
+    def stays(self) -> bool:
+        """Whether to wait a while for its session's account is better than to move."""
+        return self.has_thinking and self.ties_thinking
 
     @property
     def family(self) -> str:
@@ -93,9 +110,14 @@ def read_facts(
     content = decoded(body, content_encoding)
     slow = "slow" if (usage_limit_header or "").strip().lower() in ("slow", "extended") else ""
     betas = tuple(dict.fromkeys(_BETA.findall(beta_header)))[:_MOST_BETAS]
-    quick = _glance(content, session, client)
-    if quick is not None:
-        return replace(quick, mode=slow, betas=betas) if slow or betas else quick
+    facts = _glance(content, session, client) or _facts_of(content, session, client)
+    has_thinking = facts.ties_thinking and _THINKING.search(content.data) is not None
+    if slow or betas or has_thinking:
+        return replace(facts, mode=facts.mode or slow, betas=betas, has_thinking=has_thinking)
+    return facts
+
+
+def _facts_of(content: Text, session: str | None, client: str) -> Facts:
     parsed = _parse(content)
     stream = parsed.get("stream", False if parsed else None)
     return Facts(
@@ -103,8 +125,7 @@ def read_facts(
         session_id=session or _session_of(parsed.get("metadata")),
         client=client,
         stream=stream if isinstance(stream, bool) else None,
-        mode=_mode(parsed) or slow,
-        betas=betas,
+        mode=_mode(parsed),
     )
 
 

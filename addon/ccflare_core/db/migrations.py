@@ -309,7 +309,17 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE INDEX owners_used ON owners (account_id, used_at)",
         ),
     ),
-    Migration("0015_stateful", ("ALTER TABLE client_keys ADD COLUMN stateful BOOLEAN NOT NULL DEFAULT FALSE",)),
+    Migration(
+        "0015_stateful",
+        (
+            "ALTER TABLE client_keys ADD COLUMN stateful BOOLEAN NOT NULL DEFAULT FALSE",
+            "ALTER TABLE usage_slots ADD COLUMN lost_thinking_tokens BIGINT NOT NULL DEFAULT 0",
+            # What was added up of models that tie thinking to the account lacks what moves have lost of it.
+            """INSERT INTO usage_todo SELECT DISTINCT slot FROM usage_slots
+                WHERE substr(model, 1, 17) = 'claude-sonnet-5-5' OR substr(model, 1, 16) = 'claude-haiku-5-5'
+                ON CONFLICT DO NOTHING""",
+        ),
+    ),
     Migration(
         "0016_batches",
         (

@@ -360,6 +360,7 @@ class UsageSlotRow(Model):
     switches = BigIntegerField()
     rebilled_tokens = BigIntegerField()
     rebilled_1h_tokens = BigIntegerField()
+    lost_thinking_tokens = BigIntegerField()
     latencies = BlobField()
     first_bytes = BlobField()
 

@@ -260,8 +260,21 @@ class Exchange(Story):
         return Binding(named, self.opening, self.id, pool=shared.pool, ownership=shared.ownership)
 
     def _acquire(self) -> Lease | Exhausted:
-        only, tried = self._binding.account_id, frozenset(self._tried)
-        return self._shared.pool.acquire(self._facts, exclude=tried, key=self.opening.key, only=only)
+        return self._shared.pool.acquire(
+            self._facts,
+            exclude=frozenset(self._tried),
+            key=self.opening.key,
+            only=self._binding.account_id,
+            patience=self._patience(),
+        )
+
+    def _patience(self) -> float:
+        """For how many seconds it rather waits for its session's account than moves."""
+        held, settings = self._shared.held, self._shared.settings
+        has_room = self.id in held or len(held) < settings.max_waiting
+        if not self._facts.stays or not has_room:
+            return 0.0
+        return settings.hold_seconds if self._hold_until is None else max(0.0, self._hold_until - self._shared.clock())
 
     def _take_account(self) -> Step:
         if (step := self._binding.step()) is not None:
@@ -288,14 +301,16 @@ class Exchange(Story):
     def _without_account(self, result: Exhausted) -> Step:
         settings = self._shared.settings
         wanted = settings.passthrough == "always" or (settings.passthrough == "auto" and not result.configured)
-        if wanted and self._binding.account_id is None and (self.opening.has_credential or self.opening.key is None):
+        own = self.opening.has_credential or self.opening.key is None
+        if wanted and self._binding.account_id is None and not result.is_for_one and own:
             self._ticket = Ticket.PASS
             self._choice_reason = "no account: the client's own credential"
             return Send(None)
         now = self._shared.clock()
         if self._hold_until is None:
             self._hold_until = now + settings.hold_seconds
-        if result.wait is not None and now + result.wait <= self._hold_until and self._may_wait():
+        is_soon = result.is_for_one or (result.wait is not None and now + result.wait <= self._hold_until)
+        if result.wait is not None and is_soon and self._may_wait():
             self._tried.clear()
             self._held_since = now if self._held_since is None else self._held_since
             return Wait(min(max(result.wait, 0.02), HOLD_POLL))
@@ -373,7 +388,7 @@ class Exchange(Story):
         if isinstance(result, Lease):
             self._shared.pool.release(lease)
             return self._send(result)
-        if or_deliver:
+        if or_deliver and not result.is_for_one:
             self._take_back()
             return Deliver() if holding else self._bad_gateway(why)
         self._shared.pool.release(lease)

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from sys import byteorder
 from typing import Final
 
+from ccflare_core.anthropic.request import TYING_MODELS
+
 SLOT_MS: Final = 900_000
 """A quarter of an hour: wherever one is, the local hours and days begin with one."""
 
@@ -60,38 +62,48 @@ BOUNDS: Final = {"first_ms": "MIN(timestamp)", "last_ms": "MAX(timestamp)"}
 SWITCHES: Final = {
     "switches": "COUNT(*)",
     "rebilled_tokens": "SUM(rebilled)",
-    "rebilled_1h_tokens": "SUM(rebilled * written_1h / written)",
+    "rebilled_1h_tokens": "SUM(CASE WHEN rebilled > 0 THEN rebilled * written_1h / written ELSE 0 END)",
+    "lost_thinking_tokens": "SUM(lost)",
 }
 """The sums over a group's rows of `switched`."""
 
 _LONGEST_CACHE_MS = 3_600_000
 _SHORT_CACHE_MS = 300_000
+_TIES_THINKING: Final = " OR ".join(f"model LIKE '{prefix}%'" for prefix in TYING_MODELS)
 
 
 def switched(dimensions: Iterable[str]) -> str:
-    """The requests that met an empty cache because another account had served their session before, as a subquery.
+    """The requests to which it mattered that another account had served their session before, as a subquery.
 
     Its parameters are three times in ms: an hour before the period, the period's end and its beginning. A request
     switched if the one before it, of the same session, model and agent, went to another account no longer ago than the
     cache lives (5 minutes, or 1 hour if that was asked for). It would have read what that one had read and written;
-    what it had to write of it is `rebilled`.
+    what it had to write of it is `rebilled`. Models that tie thinking to the account have also `lost` what that other
+    account has thought in this session, as far as the hour before the period reaches back.
     """
     named = ", ".join([*dimensions, "timestamp"])
     return f"""(
-        SELECT *, CASE WHEN prefix - cached > written THEN written ELSE prefix - cached END AS rebilled
+        SELECT * FROM (
+        SELECT *, CASE WHEN written > 0 AND prefix > cached
+                AND timestamp - former_at <= CASE WHEN former_1h > 0 THEN {_LONGEST_CACHE_MS} ELSE {_SHORT_CACHE_MS} END
+            THEN CASE WHEN prefix - cached > written THEN written ELSE prefix - cached END ELSE 0 END AS rebilled
         FROM (
             SELECT {named}, account_used AS account, COALESCE(cache_read_input_tokens, 0) AS cached,
                 cache_creation_input_tokens AS written, COALESCE(cache_creation_1h_input_tokens, 0) AS written_1h,
                 LAG(account_used) OVER former AS former_account, LAG(timestamp) OVER former AS former_at,
                 LAG(COALESCE(cache_read_input_tokens, 0) + COALESCE(cache_creation_input_tokens, 0))
                     OVER former AS prefix,
-                LAG(COALESCE(cache_creation_1h_input_tokens, 0)) OVER former AS former_1h
-            FROM (SELECT *, {IS_INFERENCE} AS is_inference FROM requests WHERE timestamp >= ? AND timestamp < ?
+                LAG(COALESCE(cache_creation_1h_input_tokens, 0)) OVER former AS former_1h,
+                COALESCE(LAG(thought) OVER former, 0) AS lost
+            FROM (SELECT *, {IS_INFERENCE} AS is_inference,
+                    SUM(CASE WHEN {_TIES_THINKING} THEN COALESCE(thinking_tokens, 0) ELSE 0 END)
+                        OVER (PARTITION BY session_id, model, agent, account_used ORDER BY timestamp, id) AS thought
+                FROM requests WHERE timestamp >= ? AND timestamp < ?
                 AND session_id IS NOT NULL AND output_tokens IS NOT NULL) AS used
             WINDOW former AS (PARTITION BY session_id, model, agent ORDER BY timestamp, id)
         ) AS pairs
-        WHERE timestamp >= ? AND account <> former_account AND written > 0 AND prefix > cached
-            AND timestamp - former_at <= CASE WHEN former_1h > 0 THEN {_LONGEST_CACHE_MS} ELSE {_SHORT_CACHE_MS} END
+        WHERE timestamp >= ? AND account <> former_account
+        ) AS moves WHERE rebilled > 0 OR lost > 0
     ) AS switched"""  # noqa: S608
 
 

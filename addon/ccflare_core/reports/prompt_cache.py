@@ -2,7 +2,8 @@
 
 The cache belongs to an account. When a session goes to another one, what its former account had cached of the prompt
 is written once more. measures.py finds the tokens of that; here they get a price: that of writing less that of reading,
-which they would have been.
+which they would have been. Some models' thinking belongs to the account too: another one drops it, and says nothing.
+That costs an answer's quality first; its price is that of thinking so much again.
 """
 
 from collections import defaultdict
@@ -13,8 +14,11 @@ from typing import NamedTuple
 from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.reports.traffic import Keys, Traffic
 
-METHOD = "Re-billed: written again because the former account had it cached; priced as writing less reading."
-"""For people, in one line."""
+METHOD = (
+    "Re-billed: written again because the former account had it cached; priced as writing less reading.\n"
+    "Thinking lost: what the former account had thought, for models that tie it to the account; priced as output."
+)
+"""For people, a line each."""
 
 
 class CacheUse(NamedTuple):
@@ -26,12 +30,19 @@ class CacheUse(NamedTuple):
     read_tokens: int
     written_tokens: int
     switches: int
-    """Requests that had to write again what another account's cache held."""
+    """Requests that had to write again what another account's cache held, or lost what it had thought."""
     rebilled_tokens: int
     rebilled_usd: float
+    lost_thinking_tokens: int
+    lost_thinking_usd: float
     unpriced_tokens: int
-    """Those of the re-billed that are of a model without a price."""
+    """Those of both that are of a model without a price."""
     last_at: float | None
+
+    @property
+    def cost_usd(self) -> float:
+        """What the moves cost."""
+        return self.rebilled_usd + self.lost_thinking_usd
 
     @property
     def hit_rate(self) -> float | None:
@@ -49,7 +60,7 @@ def cache_uses(groups: Iterable[Traffic], prices: PriceList, *, total: bool = Fa
 
 
 def _use(keys: Keys, parts: Sequence[Traffic], prices: PriceList) -> CacheUse:
-    costs = [_rebilled(part, prices) for part in parts]
+    costs = [(part, _rebilled(part, prices), _rethought(part, prices)) for part in parts]
     return CacheUse(
         keys,
         sum(part.requests for part in parts),
@@ -58,8 +69,13 @@ def _use(keys: Keys, parts: Sequence[Traffic], prices: PriceList) -> CacheUse:
         sum(part.cache_creation_tokens for part in parts),
         sum(part.switches for part in parts),
         sum(part.rebilled_tokens for part in parts),
-        float(sum((cost for cost in costs if cost is not None), Decimal(0))),
-        sum(part.rebilled_tokens for part, cost in zip(parts, costs, strict=True) if cost is None),
+        float(sum((rebilled or Decimal(0) for _, rebilled, _ in costs), Decimal(0))),
+        sum(part.lost_thinking_tokens for part in parts),
+        float(sum((rethought or Decimal(0) for _, _, rethought in costs), Decimal(0))),
+        sum(
+            part.rebilled_tokens * (rebilled is None) + part.lost_thinking_tokens * (rethought is None)
+            for part, rebilled, rethought in costs
+        ),
         max((part.last_at for part in parts if part.last_at is not None), default=None),
     )
 
@@ -76,3 +92,12 @@ def _rebilled(part: Traffic, prices: PriceList) -> Decimal | None:
     short = part.rebilled_tokens - part.rebilled_1h_tokens
     cost = short * (price.cache_write_5m - price.cache_read)
     return (cost + part.rebilled_1h_tokens * (price.cache_write_1h - price.cache_read)).scaleb(-6)
+
+
+def _rethought(part: Traffic, prices: PriceList) -> Decimal | None:
+    """The price of one model's lost thinking in USD, at its standard price for output; None if it has none."""
+    model = part.keys[-1]
+    tariff = prices.tariff(model) if model else None
+    if not part.lost_thinking_tokens:
+        return Decimal(0)
+    return None if tariff is None else (part.lost_thinking_tokens * tariff.standard.output).scaleb(-6)

@@ -69,8 +69,8 @@ class Traffic:
     `keys` name the group (None: the requests have no such value). Times are seconds. The kinds of input
     tokens do not overlap: `input_tokens` are those that the cache did not touch. The latencies are those of
     the requests that ended ok. `cost_usd` is the known part; `unknown_costs` requests come on top. Of `estimated`
-    requests the output is an estimate. The `rebilled`
-    tokens (those of a 1 h cache are among them) are told of the cache alone, see measures.py.
+    requests the output is an estimate. The `rebilled` tokens (those of a 1 h cache are among them) and the
+    `lost_thinking_tokens` are told of the cache alone, see measures.py.
     """
 
     keys: Keys = ()
@@ -93,6 +93,7 @@ class Traffic:
     switches: int = 0
     rebilled_tokens: int = 0
     rebilled_1h_tokens: int = 0
+    lost_thinking_tokens: int = 0
     first_at: float | None = None
     last_at: float | None = None
     latency: Spread = NOT_MEASURED

@@ -110,8 +110,19 @@ class TestCache:
 
         lines = ask(past, "cache").splitlines()
 
-        assert lines[6:9] == ["Switches   1", "Re-billed  100k", "Cost       $0.5750"]
-        assert lines[-1].startswith("Re-billed: written again because")
+        shown = [line.split() for line in lines[6:10]]
+        assert shown == [["Switches", "1"], ["Re-billed", "100k"], ["Thinking", "lost", "0"], ["Cost", "$0.5750"]]
+        assert lines[-2].startswith("Re-billed: written again because")
+        assert lines[-1].startswith("Thinking lost: what the former account had thought")
+
+    def test_thinking_that_a_move_has_lost_is_a_part_of_its_cost(self, past: History) -> None:
+        for at, account in ((NOON - 60, "max-1"), (NOON - 30, "max-2")):
+            past.exchange(at, account, model="claude-sonnet-5-5", output_tokens=9, thinking_tokens=20_000)
+
+        whole = ask_json(past, "cache")["cache"]
+
+        assert (whole["switches"], whole["rebilled_tokens"], whole["lost_thinking_tokens"]) == (1, 0, 20_000)
+        assert (whole["rebilled_usd"], whole["lost_thinking_usd"], whole["switch_cost_usd"]) == (0.0, 0.2, 0.2)
 
     def test_by_session_the_dearest_come_first(self, past: History) -> None:
         for _ in range(5):
