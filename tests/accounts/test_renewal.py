@@ -1,6 +1,9 @@
 """An exchange whose token is refused: one new token and one more try on the same account, then on as ever."""
 
+from dataclasses import replace
 from typing import Any
+
+import pytest
 
 from ccflare_core.accounts.account import Account, Credential, Kind
 from ccflare_core.accounts.cooldowns import Unavailable
@@ -11,7 +14,7 @@ from ccflare_core.anthropic.request import Facts
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.failover import Deliver
 from ccflare_core.exchange.steps import Outcome, Send, Step, Wait
-from exchange_kit import JSON, OPUS, Bench
+from exchange_kit import ASKED, JSON, OPUS, Bench
 
 
 class Renewer:
@@ -38,11 +41,17 @@ class Desk:
         self.pool, self.renewer = self.bench.pool, Renewer()
         self.bench.exchanges.tokens = self.renewer
         self.pool.replace_accounts(accounts or [oauth()])
-        self.exchange: Exchange = self.bench.begin()
+        self.begin()
+
+    def begin(self, path: str = "/v1/messages") -> None:
+        """Another exchange on them."""
+        self.exchange: Exchange = self.bench.exchanges.begin(replace(ASKED, path=path))
+        self.exchange.admit(OPUS, b"", "")
         self.first = self.exchange.next_step()
 
-    def refuse(self) -> Step:
-        return self.exchange.judge(401, JSON, {"error": {"type": "authentication_error"}})
+    def refuse(self, *, is_kept: bool = False) -> Step:
+        error = {"type": "error", "error": {"type": "authentication_error"}}
+        return self.exchange.judge(401, JSON, error, is_kept=is_kept)
 
     def renew(self, token: str = "new") -> None:
         self.pool.change_account(oauth(token=token))
@@ -100,6 +109,29 @@ def test_without_a_new_token_the_next_account_serves() -> None:
 
     assert secret(desk.wait()) == "other"
     assert [name for name, report in desk.bench.notes.reports if report.cooldowns] == ["a"]
+
+
+def test_kept_refusal_of_another_path_is_delivered_when_there_is_no_new_token() -> None:
+    desk = Desk(hold_seconds=0)
+    desk.begin("/v1/files")
+    assert isinstance(desk.refuse(is_kept=True), Wait)
+    desk.renewer.renewal.fail("down")
+
+    assert isinstance(desk.wait(), Deliver)
+    assert repr(desk.pool) == "<AccountPool max-a: serving, 2 in flight>"
+
+
+@pytest.mark.parametrize(("path", "is_kept"), [("/v1/messages", True), ("/v1/files", False)])
+def test_refusal_of_a_conversation_or_one_that_is_gone_is_our_503(path: str, is_kept: bool) -> None:
+    desk = Desk(hold_seconds=0)
+    desk.begin(path)
+    desk.refuse(is_kept=is_kept)
+    desk.renewer.renewal.fail("down")
+
+    step = desk.wait()
+
+    assert isinstance(step, Answer)
+    assert step.status == 503
 
 
 def test_a_renewal_that_takes_too_long_is_not_waited_for() -> None:

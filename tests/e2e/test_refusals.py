@@ -1,6 +1,7 @@
 """Whose refusal is it? One odd request makes no account rest, and one that is dead is left at once."""
 
 import contextlib
+import gzip
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from ccflare_core.accounts.account import Kind
-from fake_upstream import Answer, FakeUpstream
+from fake_upstream import TOKEN, Answer, FakeUpstream, encoded, failure
 from harness import Reply, eventually
 from rig import Rig
 
@@ -231,11 +232,45 @@ def test_401_of_messages_is_never_the_clients(rig: Rig) -> None:
     eventually(rig.is_idle, bool)
 
 
-def test_refusals_that_differ_end_in_a_503_and_stay(rig: Rig) -> None:
+def test_refusals_that_differ_end_in_a_503_and_rest_whom_they_are_about(rig: Rig) -> None:
     rig.fresh("a", "b")
     rig.script("a", always=refusal(403, "permission_error", NO_SCOPE))
     rig.script("b", always=refusal(429, "rate_limit_error", code="enforced_spend_limit_reached"))
 
     assert send(rig, "GET", FILES).status == 503
     rig.rows()
-    assert [rest.family for rest in rig.rests("a")] == ["files"]
+    eventually(lambda: [rest.source for rest in rig.rests("b")], lambda found: found == ["spend_limit"])
+    eventually(lambda: rig.rests("a"), lambda found: found == [])
+    assert send(rig, "GET", FILES).status == 403  # of those that may serve it, all say so
+
+
+@pytest.mark.parametrize("token", [failure(), refusal(400, "invalid_grant")], ids=["token endpoint down", "login over"])
+@pytest.mark.parametrize("coding", ["", "gzip"])
+def test_401_of_another_path_is_the_clients_unchanged_when_there_is_no_new_token(
+    rig: Rig, token: Answer, coding: str
+) -> None:
+    rig.fresh("a", refresh_token="ort-none")
+    refused = refusal(401, "authentication_error", NO_OAUTH)
+    rig.script("a", always=encoded(refused, coding) if coding else refused)
+    rig.upstream.always(token, path=TOKEN)
+
+    reply = send(rig, "POST", BATCHES)
+
+    rig.upstream.always(lambda _: None, path=TOKEN)
+    (body,) = refused.chunks
+    assert (reply.status, gzip.decompress(reply.body) if coding else reply.body) == (401, body)
+    (row,) = rig.rows()
+    assert (row["status_code"], row["outcome"], row["attempts"]) == (401, "upstream_error", 1)
+    assert rig.rests("a") == []
+
+
+def test_401_that_quotes_the_token_is_kept_without_it(rig: Rig) -> None:
+    rig.fresh("a", refresh_token="ort-none")
+    rig.script("a", always=refusal(401, "authentication_error", f"{rig.secret('a')} is refused."))
+    rig.upstream.always(failure(), path=TOKEN)
+
+    reply = send(rig, "POST", BATCHES)
+
+    rig.upstream.always(lambda _: None, path=TOKEN)
+    assert (reply.status, rig.secret("a").encode() in reply.body) == (401, False)
+    assert reply.json()["error"]["message"].endswith("is refused.")

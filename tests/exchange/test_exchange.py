@@ -28,6 +28,7 @@ from exchange_kit import (
     GONE,
     JSON,
     LACKS_SCOPE,
+    NO_MODEL,
     OK,
     OVERLOADED,
     REJECTED,
@@ -222,13 +223,35 @@ def test_refusal_that_every_account_gives_is_the_clients_and_nobody_rests() -> N
     assert len(bench.notes.reports[-1][1].cleared) == 3
 
 
-def test_refusals_that_differ_are_our_503_and_the_accounts_rest() -> None:
+def test_refusals_that_differ_are_our_503_and_rest_whom_they_are_about() -> None:
     bench = Bench("ab", hold_seconds=0)
 
     exchange = bench.serve(LACKS_SCOPE, refusal(402, "billing_error"))
 
     assert (names(exchange), exchange.status) == (["max-a", "max-b"], 503)
-    assert repr(bench.pool) == "<AccountPool max-a: serving, cooling for messages; max-b: serving, cooling>"
+    assert repr(bench.pool) == "<AccountPool max-a: serving; max-b: serving, cooling>"
+
+
+@pytest.mark.parametrize("after", [limited(), refusal(400, "invalid_request_error"), FAILED, BARE, None])
+def test_nobody_rests_for_a_model_that_no_account_has_served(after: Reply | None) -> None:
+    bench = Bench("ab", hold_seconds=0, retry_attempts=0)
+    if after is not None:
+        exchange = bench.serve(NO_MODEL, after)
+    else:
+        exchange = bench.begin()
+        steps = bench.steps(exchange, [NO_MODEL])
+        next(steps), next(steps)
+        exchange.finish(Outcome.CLIENT_ABORT, "the client left")
+
+    assert names(exchange) == ["max-a", "max-b"]
+    assert "max-a: serving;" in repr(bench.pool)
+
+
+def test_account_rests_for_a_model_that_another_one_has_served() -> None:
+    bench = Bench("ab")
+
+    assert bench.serve(NO_MODEL).status == 200
+    assert repr(bench.pool) == "<AccountPool max-a: serving, cooling for opus; max-b: serving>"
 
 
 @pytest.mark.parametrize("reply", [REJECTED, refusal(402, "billing_error"), limited()], ids=["401", "402", "429"])

@@ -83,7 +83,7 @@ class Exchange(Story):
         self._last_words: dict[str, Verdict] = {}
         """The last verdict on each account that was asked."""
         self._begun: list[Cooldown] = []
-        """What this exchange has made rest."""
+        """What this exchange has made rest for refusals that may be about the request."""
         self._hold_until: float | None = None
         self._held_since: float | None = None
         self._waited_before = 0.0
@@ -235,17 +235,25 @@ class Exchange(Story):
         self.answered(answer, Outcome.UPSTREAM_ERROR if asked else Outcome.REFUSED)
         return answer
 
-    def judge(self, status: int, headers: Sequence[Header], event: Mapping[str, Any] | None, flaw: str = "") -> Step:
+    def judge(
+        self,
+        status: int,
+        headers: Sequence[Header],
+        event: Mapping[str, Any] | None,
+        flaw: str = "",
+        *,
+        is_kept: bool = False,
+    ) -> Step:
         """The answer's head is here, and for a stream or an error its first event: deliver it or not?
 
-        `flaw` is why it is no answer, whatever its head says.
+        `flaw` is why it is no answer, whatever its head says. With `is_kept` it may still be delivered after a wait.
         """
         if self._ticket is Ticket.PASS:
             return Deliver()
         if flaw:
             return self._after(verdicts.no_answer(status, flaw), holding=False)
         verdict = verdicts.classify(status, headers, event, self._shared.wall(), self._facts)
-        return self._after(verdict, holding=not verdict.withheld)
+        return self._after(verdict, holding=not verdict.withheld, is_kept=is_kept)
 
     def cut_while_held(self, why: str, status: int) -> Step:
         """The upstream has broken off a document of which nothing has gone to the client yet.
@@ -335,16 +343,16 @@ class Exchange(Story):
 
     # What an answer means for this exchange
 
-    def _after(self, verdict: Verdict, *, holding: bool) -> Step:
+    def _after(self, verdict: Verdict, *, holding: bool, is_kept: bool = False) -> Step:
         lease, self._sent_at = self._lease, None
         if lease is None or self.outcome is not None:
             return answers.error(500, "The proxy lost its lease for this request.", request_id=self.id)
         self._note(lease, verdict)
         self._give_back()
-        refused = self._ask_for_token(lease, verdict)
+        refused = self._ask_for_token(lease, verdict, is_kept=is_kept)
         return self._await_token(refused) if refused else self._weigh(lease, verdict, holding=holding)
 
-    def _ask_for_token(self, lease: Lease, verdict: Verdict) -> PendingRenewal | None:
+    def _ask_for_token(self, lease: Lease, verdict: Verdict, *, is_kept: bool) -> PendingRenewal | None:
         """A token that upstream refuses may be replaced by a new one, once for each account."""
         account = lease.account
         if verdict.kind is not Kind.CREDENTIAL_REJECTED or not account.is_renewable or account.id in self._renewed:
@@ -353,7 +361,7 @@ class Exchange(Story):
             return None
         self._renewed.add(account.id)
         renewal = self._shared.tokens.renew(account.id, rejected=account.access_token)
-        return PendingRenewal(lease, verdict, renewal, self._shared.clock() + RENEWAL_SECONDS)
+        return PendingRenewal(lease, verdict, renewal, self._shared.clock() + RENEWAL_SECONDS, is_kept)
 
     def _await_token(self, refused: PendingRenewal) -> Step:
         """The same account again as soon as it has a new token; if it gets none, the refusal counts."""
@@ -364,7 +372,7 @@ class Exchange(Story):
         if not refused.renewal.done:  # the account gets its token yet, so nothing rests for the old one
             return self._move(refused.lease, "its token is being refreshed", or_deliver=False, holding=False)
         lease = self._shared.pool.renewed(refused.lease) if refused.renewal.ok else None
-        return self._send(lease) if lease else self._weigh(refused.lease, refused.verdict, holding=False)
+        return self._send(lease) if lease else self._weigh(refused.lease, refused.verdict, holding=refused.is_kept)
 
     def _weigh(self, lease: Lease, verdict: Verdict, *, holding: bool) -> Step:
         move = self._failover.after(verdict)
@@ -375,7 +383,8 @@ class Exchange(Story):
         report = self._shared.pool.report(lease, verdict)
         self._shared.recorder.learned(lease.account.id, report)
         self._last_words[lease.account.id] = verdict
-        self._begun += report.cooldowns
+        if verdict.may_be_the_request:
+            self._begun += report.cooldowns
         if isinstance(move, NextAccount) and self._may_repeat(verdict):
             agreed = move.if_all_agree and holding and all_agree(tuple(self._last_words.values()))
             return self._move(lease, verdict.reason, or_deliver=move.or_deliver or agreed, holding=holding)
@@ -396,8 +405,8 @@ class Exchange(Story):
         return self._without_account(result)
 
     def _take_back(self) -> None:
-        """If every account has refused this request alike, it was about the request, and none of them rests for it."""
-        if self._begun and all_agree(tuple(self._last_words.values())):
+        """No account has served this request, so nobody can tell whether the refusals were about it: none rests."""
+        if self._begun:
             self._shared.recorder.learned(self._begun[-1].account_id, self._shared.pool.take_back(self._begun))
         self._begun.clear()
 
@@ -490,6 +499,8 @@ class Exchange(Story):
             used,
         )
         self._give_back()
+        if not any(attempt.verdict.ok for attempt in self._attempts):
+            self._take_back()
         if self._lease is not None:
             self._shared.pool.release(self._lease)
         self._shared.ownership.ended(self, self._named)

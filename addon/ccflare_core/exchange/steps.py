@@ -106,3 +106,5 @@ class PendingRenewal(NamedTuple):
     renewal: Renewal
     until: float
     """Monotonic seconds."""
+    is_kept: bool
+    """Whether the wire still has the refusal as a whole, so that it can be delivered."""

@@ -41,7 +41,8 @@ NO_HEAD = Head("", "", "", None)
 _WANTED = frozenset({b"content-type", b"content-encoding", b"transfer-encoding", b"content-length"})
 
 
-_OF_BODY = frozenset({b"content-encoding", b"transfer-encoding", b"content-length"})
+_OF_FRAMING = frozenset({b"transfer-encoding", b"content-length"})
+_OF_BODY = _OF_FRAMING | {b"content-encoding"}
 
 UNSEARCHABLE = "The upstream's error cannot be searched for the credential that it was sent; it is left out."
 
@@ -152,6 +153,13 @@ def screen_error(
     _put_body(response, left_out)
     response.headers["content-type"] = "application/json"
     return [left_out]
+
+
+def put_whole(response: http.Response, body: bytes) -> None:
+    """Make this its body, in the coding that its head tells of, with its length in place of chunks."""
+    fields = [field for field in response.headers.fields if field[0].lower() not in _OF_FRAMING]
+    response.headers.fields = (*fields, (b"content-length", b"%d" % len(body)))
+    response.raw_content = body
 
 
 def _codings(response: http.Response) -> str:

@@ -257,6 +257,16 @@ class Attempt:
             return False
         return True
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether its answer is an error that is here as a whole, so that it can wait."""
+        return self.is_error and self.head is not None and (self.is_whole or self.head.end_stream)
+
+    def take_searched(self) -> bytes:
+        """All of a whole error's body, once, without the credential."""
+        body = b"".join(self.take_held())
+        return self.echo.pass_on(body) + self.echo.rest() if self.echo is not None and self.is_searched else body
+
     def take_held(self) -> list[bytes]:
         """What was held of the body, once: it goes on now."""
         held, self.held, self._held_bytes, self._content = self.held, [], 0, None

@@ -22,7 +22,7 @@ from ccflare_core.anthropic.answers import NO_REQUEST, Answer, error
 from ccflare_core.exchange.exchange import BAD_GATEWAY, TIMED_OUT
 from ccflare_core.exchange.steps import Outcome
 from ccflare_core.http import headers
-from ccflare_mitm.host.messages import make_response
+from ccflare_mitm.host.messages import make_response, put_whole
 from ccflare_mitm.wire.attempt import SWITCHING, Attempt, Parent
 from ccflare_mitm.wire.course import Course
 from ccflare_mitm.wire.relay import Relay
@@ -67,6 +67,20 @@ class ClientSide:
             yield from course.enter(State.OVER)
             yield DropStream(stream.stream_id)
 
+    def deliver_kept(self, attempt: Attempt) -> CommandGenerator[None]:
+        """Give the client an answer of the upstream's that has been kept as a whole while another was hoped for."""
+        exchange, response = self._course.admitted, attempt.judged_head.response
+        attempt.screen_body(self.request_id)
+        body = attempt.take_searched()
+        exchange.delivering(response.status_code, response.headers.fields)
+        exchange.capture.add(body)
+        exchange.finish()
+        response.headers.fields = headers.toward_client(response.headers.fields, leased=attempt.credential is not None)
+        put_whole(response, body)
+        yield from self._course.enter(State.ANSWERED)
+        self._parent.services.decisions.keep(self._stream.flow, response)
+        yield from self._send_decided()
+
     def end_relay(self) -> CommandGenerator[None]:
         """The answer is whole. Only after a switch to another protocol is the upstream still needed."""
         stream, course, attempt = self._stream, self._course, self._course.current
@@ -102,11 +116,15 @@ class ClientSide:
 
     def answer(self, answer: Answer) -> CommandGenerator[None]:
         """Answer instead of with anything of the upstream's."""
-        stream, course = self._stream, self._course
+        course = self._course
         if course.exchange is not None:
             course.exchange.answered(answer)
         yield from course.enter(State.ANSWERED)
         self._decide(answer)
+        yield from self._send_decided()
+
+    def _send_decided(self) -> CommandGenerator[None]:
+        stream = self._stream
         yield HttpResponseHeadersHook(stream.flow)
         if not (yield from stream.check_killed(True)):
             yield from stream.send_response()

@@ -58,6 +58,8 @@ class Timer(NamedTuple):
 
     command: commands.RequestWakeup
     then: Callable[[], CommandGenerator[None]]
+    kept: Attempt | None = None
+    """One that has ended with a refusal, which may yet be what the client gets."""
 
 
 class Course:

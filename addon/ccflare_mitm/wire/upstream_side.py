@@ -74,14 +74,22 @@ class UpstreamSide:
             case Send():
                 yield from self._connect(step.credential)
             case Wait():
-                yield from self._later(step.seconds, self.next_step)
+                yield from self._later(step.seconds, self.next_step, self._kept)
             case Answer():
                 yield from self._client.answer(step)
+            case Deliver() if self._kept is not None:
+                yield from self._client.deliver_kept(self._kept)
             case _:
                 raise IllegalState(f"there is nothing to deliver in the state {self._course.state.name}")
 
-    def _later(self, seconds: float, then: Callable[[], CommandGenerator[None]]) -> CommandGenerator[None]:
-        timer = Timer(commands.RequestWakeup(seconds), then)
+    @property
+    def _kept(self) -> Attempt | None:
+        return self._course.timer and self._course.timer.kept
+
+    def _later(
+        self, seconds: float, then: Callable[[], CommandGenerator[None]], kept: Attempt | None = None
+    ) -> CommandGenerator[None]:
+        timer = Timer(commands.RequestWakeup(seconds), then, kept)
         yield from self._course.enter(State.WAITING, timer=timer)
         yield timer.command
 
@@ -176,12 +184,15 @@ class UpstreamSide:
         attempt = self._course.current
         response = attempt.judged_head.response
         fields, flaw = response.headers.fields, attempt.flaw
-        step = self._course.admitted.judge(response.status_code, fields, attempt.evidence(), flaw)
+        step = self._course.admitted.judge(
+            response.status_code, fields, attempt.evidence(), flaw, is_kept=attempt.is_kept
+        )
         if isinstance(step, Deliver):
             yield from self._client.deliver(attempt)
         else:
             # The upstream's parser is still inside the event that led here; it takes the next request once it returned.
-            yield from self._later(0, lambda: self._perform(step))
+            kept = attempt if attempt.is_kept and isinstance(step, Wait) else None
+            yield from self._later(0, lambda: self._perform(step), kept)
 
     def broke(self, why: str) -> CommandGenerator[None]:
         """The upstream has broken off before there was anything to deliver."""
