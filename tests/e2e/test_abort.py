@@ -285,3 +285,49 @@ def test_a_reset_http2_stream_leaves_the_connection_to_the_others(http2: bool) -
 
         assert sorted(row["outcome"] for row in rig.rows(2)) == ["client_abort", "ok"]
         assert rig.rests("a") == rig.rests("b") == []
+
+
+def held_back(gate: Gate, streamed: bool) -> Answer:
+    return sse(["one", "two"], gate=gate) if streamed else Answer(200, before=(gate,))
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["before the head", "in the stream"])
+def test_same_request_at_once_tells_that_the_upstream_was_silent(rig: Rig, client: RawClient, streamed: bool) -> None:
+    gate = Gate()
+    rig.fresh("a", "b")
+    rig.script("a", held_back(gate, streamed))
+    rig.send(client)
+    assert gate.reached.wait(5)
+    if streamed:
+        assert client.read_head().status == 200
+        while b'"one"' not in client.read_chunk():
+            pass
+        assert client.is_silent(0.4)
+    client.close()
+    row = rig.rows()[0]
+    assert row["outcome"] == "client_abort"
+
+    assert [rig.ask().status, rig.ask().status] == [200, 200]
+
+    gate.open()
+    assert rig.asked == ["a", "b", "a"]
+    sql = "SELECT * FROM requests WHERE id = ?"
+    (row,) = rig.proxy.rows(sql, (row["id"],), until=lambda rows: rows[0]["outcome"] == "upstream_error")
+    assert row["error_message"].endswith(" s, and the client asked again")
+    assert (row["success"], rig.rests("a"), rig.health()["a"]["reason"]) == (0, [], "serving")
+
+
+def test_another_request_at_once_tells_nothing(rig: Rig, client: RawClient) -> None:
+    gate = Gate()
+    rig.fresh("a", "b")
+    rig.script("a", Answer(200, before=(gate,)))
+    rig.send(client)
+    assert gate.reached.wait(5)
+    client.close()
+    rig.rows()
+
+    assert rig.ask(size=3001).status == 200
+
+    gate.open()
+    assert rig.asked == ["a", "a"]
+    assert [row["outcome"] for row in rig.rows(2)] == ["client_abort", "ok"]

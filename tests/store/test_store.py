@@ -23,6 +23,7 @@ from ccflare_core.exchange.records import (
     CooldownCleared,
     CooldownSet,
     ExchangeFinished,
+    OutcomeCorrected,
     WindowRead,
     storable,
 )
@@ -432,3 +433,12 @@ def test_cooldown_of_any_part_is_kept_and_ended_by_itself(store: Store, part: Pa
     store.write([CooldownCleared("a", part)])
 
     assert store.limits.cooldowns() == [kept]
+
+
+def test_outcome_is_corrected_in_the_same_batch_or_later(store: Store) -> None:
+    correction = OutcomeCorrected("x", "upstream_error", "silent")
+    store.write([*exchange("x"), correction, *exchange("y")])
+    store.write([correction._replace(id="y"), correction._replace(id="never recorded")])
+
+    found = store.query("SELECT id, outcome, error_message FROM requests ORDER BY id")
+    assert found == [("x", "upstream_error", "silent"), ("y", "upstream_error", "silent")]

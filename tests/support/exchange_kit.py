@@ -68,6 +68,7 @@ class Notes:
     attempts: list[Attempt] = field(default_factory=list)
     reports: list[tuple[str, Report]] = field(default_factory=list)
     finished_ones: list[Story] = field(default_factory=list)
+    corrections: list[tuple[str, Outcome, str]] = field(default_factory=list)
 
     def started(self, exchange: Story) -> None:
         self.started_ones.append(exchange)
@@ -80,6 +81,9 @@ class Notes:
 
     def finished(self, exchange: Story) -> None:
         self.finished_ones.append(exchange)
+
+    def corrected(self, exchange_id: str, outcome: Outcome, error: str) -> None:
+        self.corrections.append((exchange_id, outcome, error))
 
 
 class Reply(NamedTuple):

@@ -11,10 +11,11 @@ from ccflare_core.accounts.renewal import NoRenewer, Renewer
 from ccflare_core.anthropic.agents import Agents
 from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.config.settings import Settings
+from ccflare_core.exchange.departures import Departures
 from ccflare_core.exchange.failover import RetryBudget
 from ccflare_core.exchange.memory import MemoryBudget
 from ccflare_core.exchange.ownership import Ownership
-from ccflare_core.exchange.steps import Attempt
+from ccflare_core.exchange.steps import Attempt, Outcome
 from ccflare_core.exchange.story import Story
 
 
@@ -25,6 +26,7 @@ class Recorder(Protocol):
     def attempted(self, exchange: Story, attempt: Attempt) -> None: ...
     def learned(self, account_id: str, report: Report) -> None: ...
     def finished(self, exchange: Story) -> None: ...
+    def corrected(self, exchange_id: str, outcome: Outcome, error: str) -> None: ...
 
 
 @dataclass(slots=True)
@@ -43,5 +45,6 @@ class Collaborators:
     agents: Agents = field(default_factory=Agents)
     memory: MemoryBudget = field(default_factory=MemoryBudget)
     ownership: Ownership = field(default_factory=Ownership)
+    departures: Departures = field(default_factory=Departures)
     held: set[str] = field(default_factory=set)
     """The ids of those that wait for an account."""

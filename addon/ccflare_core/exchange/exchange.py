@@ -19,13 +19,14 @@ from ccflare_core.anthropic.ids import NO_IDS, Named
 from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.anthropic.request import Facts
 from ccflare_core.anthropic.routes import BATCHES, COUNT_TOKENS, runs_model
-from ccflare_core.anthropic.usage import Reading
+from ccflare_core.anthropic.usage import Ending, Reading
 from ccflare_core.anthropic.verdicts import Kind, Verdict
 from ccflare_core.exchange.aftermath import is_clients_limit, outcome_of, verdict_on_end
 from ccflare_core.exchange.binding import Binding
 from ccflare_core.exchange.capture import Capture
 from ccflare_core.exchange.collaborators import Collaborators
 from ccflare_core.exchange.counted import AS_RECORDED, NOTHING, Asked, Counted, presumed, unanswered
+from ccflare_core.exchange.departures import SILENT_SECONDS, Departure, SameRequest
 from ccflare_core.exchange.failover import Deliver, Failover, NextAccount, RetrySame, all_agree
 from ccflare_core.exchange.steps import Attempt, Opening, Outcome, PendingRenewal, Send, Step, Ticket, Wait
 from ccflare_core.exchange.story import End, Story, Used
@@ -84,6 +85,8 @@ class Exchange(Story):
         """The last verdict on each account that was asked."""
         self._begun: list[Cooldown] = []
         """What this exchange has made rest for refusals that may be about the request."""
+        self._avoided: str | None = None
+        """The account that has kept silent on the same request before, until another one is asked."""
         self._hold_until: float | None = None
         self._held_since: float | None = None
         self._waited_before = 0.0
@@ -139,6 +142,11 @@ class Exchange(Story):
         self._request_body, self._request_encoding = body, encoding
         self._metered = self.opening.path != COUNT_TOKENS  # its answer tells tokens that nobody is billed for
         self._ticket = Ticket.LEASE
+        if repeated := self._shared.departures.take(self.opening, self._facts, body, self._shared.clock()):
+            self._avoided = repeated.account_id
+            if not repeated.is_blamed:
+                why = f"the upstream sent nothing for {repeated.silence:.1f} s, and the client asked again"
+                self._shared.recorder.corrected(repeated.exchange_id, Outcome.UPSTREAM_ERROR, why)
 
     def await_clearance(self, clearance: Clearance) -> None:
         """Ask `clearance` before anything goes upstream, again and again until it is no Wait any more.
@@ -229,6 +237,8 @@ class Exchange(Story):
         Nothing is repeated: the first answer may still be made, and paid for. Nor does the account rest, since a slow
         answer says nothing about its limits.
         """
+        if asked:
+            self._note_departure(is_blamed=True)
         if self._under_way and self._lease is not None:
             self._note(self._lease, verdicts.failed_to_connect(why))
         answer = answers.error(TIMED_OUT, f"The request was given up: {why}.", request_id=self.id)
@@ -268,13 +278,13 @@ class Exchange(Story):
         return Binding(named, self.opening, self.id, pool=shared.pool, ownership=shared.ownership)
 
     def _acquire(self) -> Lease | Exhausted:
-        return self._shared.pool.acquire(
-            self._facts,
-            exclude=frozenset(self._tried),
-            key=self.opening.key,
-            only=self._binding.account_id,
-            patience=self._patience(),
-        )
+        pool, tried, bound = self._shared.pool, frozenset(self._tried), self._binding.account_id
+        avoided, self._avoided = self._avoided, None
+        if avoided is not None and bound is None:
+            another = pool.acquire(self._facts, exclude=tried | {avoided}, key=self.opening.key)
+            if isinstance(another, Lease):
+                return another
+        return pool.acquire(self._facts, exclude=tried, key=self.opening.key, only=bound, patience=self._patience())
 
     def _patience(self) -> float:
         """For how many seconds it rather waits for its session's account than moves."""
@@ -472,6 +482,8 @@ class Exchange(Story):
         """
         if self.outcome is None:
             self._was_late = late
+            if late:
+                self._note_departure(is_blamed=True)
             self._status = status or self._status
             self.finish(Outcome.TRUNCATED, why)
 
@@ -480,14 +492,16 @@ class Exchange(Story):
         if self.outcome is not None:
             return
         duration = self._shared.clock() - self._started
-        is_cut = outcome is not None
+        is_cut, has_left = outcome is not None, outcome is Outcome.CLIENT_ABORT
         if outcome is Outcome.CLIENT_ABORT and (waited := self._waited_in_vain()) is not None:
             outcome = Outcome.UPSTREAM_ERROR
             error = f"the upstream sent nothing for {waited:.0f} s, and the client gave up"
+        used = self._usage(cut=is_cut)
+        if has_left and not (used.reading and used.reading.ending in (Ending.COMPLETE, Ending.ERROR)):
+            self._note_departure(is_blamed=outcome is not Outcome.CLIENT_ABORT)
         if self._under_way and self._lease is not None:
             self._note(self._lease, verdicts.unanswered())
         self._end_hold()
-        used = self._usage(cut=is_cut)
         ended_as = outcome_of(outcome, used.reading, self._status)
         told = used.reading.error if used.reading else None
         problem = told if ended_as is Outcome.UPSTREAM_ERROR and told else error or told
@@ -549,13 +563,26 @@ class Exchange(Story):
 
     def _waited_in_vain(self) -> float | None:
         """For how long a client that leaves now had nothing, if that is as long as clients wait for an upstream."""
-        has_head = self._first_byte is not None
-        if self._ticket is not Ticket.LEASE or not (has_head or self._under_way):
+        silence, has_head = self._silence(), self._first_byte is not None
+        if silence is None or not is_clients_limit(silence, has_head=has_head, is_streamed=bool(self._facts.stream)):
+            return None
+        return silence
+
+    def _silence(self) -> float | None:
+        """For how many seconds the client has had nothing, while an upstream was at work on it; None if none is."""
+        if self._ticket is not Ticket.LEASE or not (self._first_byte is not None or self._under_way):
             return None
         since = self._started + (self._first_byte or 0.0) if self.capture.last_at is None else self.capture.last_at
-        silence = self._shared.clock() - since
-        is_known = is_clients_limit(silence, has_head=has_head, is_streamed=bool(self._facts.stream))
-        return silence if is_known else None
+        return self._shared.clock() - since
+
+    def _note_departure(self, *, is_blamed: bool) -> None:
+        """Remember that it ends while the upstream is silent: the same request may come again."""
+        silence = self._silence()
+        if silence is None or self._lease is None or (self._first_byte is not None and silence < SILENT_SECONDS):
+            return
+        asked = SameRequest.of(self.opening, self._facts, self._request_body)
+        departure = Departure(self.id, self._lease.account.id, self._shared.clock(), silence, is_blamed)
+        self._shared.departures.note(asked, departure)
 
     def _learn_from_end(self, outcome: Outcome, reading: Reading | None) -> None:
         """Let the account rest for what broke its answer, so that the client's own repeat lands elsewhere."""

@@ -1,5 +1,6 @@
 """Turns what is known of an exchange into records, and puts them to the writer."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -23,6 +24,7 @@ from ccflare_core.exchange.records import (
     CooldownSet,
     ExchangeFinished,
     ExchangeStarted,
+    OutcomeCorrected,
     PartUsed,
     Payload,
     Record,
@@ -31,6 +33,8 @@ from ccflare_core.exchange.records import (
 from ccflare_core.exchange.steps import Attempt, Opening, Outcome, Ticket
 from ccflare_core.exchange.story import Story
 from ccflare_core.text import to_ms
+
+logger = logging.getLogger("ccflare")
 
 
 class Sink(Protocol):
@@ -140,6 +144,11 @@ class Recorder:
         """What is known of batches now is kept in every mode: it is state."""
         for record in batch_records(exchange, to_ms(self._wall()), total_tokens(exchange)):
             self._sink.put(record)
+
+    def corrected(self, exchange_id: str, outcome: Outcome, error: str) -> None:
+        """Give an exchange that has ended another outcome, if it has a row."""
+        logger.info("%s was %s: %s", exchange_id, outcome, error)
+        self._sink.put(OutcomeCorrected(exchange_id, outcome, error))
 
     def _keep_bodies(self, exchange: Story, *, redact: bool) -> None:
         body, limit = exchange.request_body, self._body_limit()

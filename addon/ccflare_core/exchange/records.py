@@ -87,6 +87,14 @@ class ExchangeFinished(NamedTuple):
     counted_usd: float | None = None
 
 
+class OutcomeCorrected(NamedTuple):
+    """How an exchange ended, in place of what its row says: only what came later has told it."""
+
+    id: str
+    outcome: str
+    error_message: str
+
+
 class PartUsed(NamedTuple):
     """A row of `usage_parts`: what one model was used for beside the answer that it helped to make."""
 
@@ -230,6 +238,7 @@ class Payload:
 Record = (
     ExchangeStarted
     | ExchangeFinished
+    | OutcomeCorrected
     | PartUsed
     | BatchMade
     | BatchEnded

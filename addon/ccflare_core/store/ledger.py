@@ -36,6 +36,7 @@ from ccflare_core.exchange.records import (
     IdForgotten,
     IdMade,
     IdUsed,
+    OutcomeCorrected,
     PartUsed,
     Payload,
     Record,
@@ -181,6 +182,9 @@ class Ledger:
             self._cooldown(record)
         for record in finished:
             self._execute(self._finish, self._finished(record))
+        for id, outcome, problem in rows[OutcomeCorrected]:
+            changed = {RequestRow.outcome: outcome, RequestRow.error_message: problem}
+            RequestRow.update(changed).where(RequestRow.id == id).execute(self._database)
         for record in rows[BatchMade]:  # the last, as one may change what the row of its exchange says
             self._batches.write(record)
 

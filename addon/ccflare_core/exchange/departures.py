@@ -1,0 +1,75 @@
+"""Remembers the requests that got nothing out of a silent upstream, until their clients might ask again. Pure.
+
+A client that leaves may have lost interest or its patience, and says neither. If the same session sends the same
+request again within a few seconds, it was its patience: then the upstream is to blame, and another account is worth a
+try. Nobody rests, as silence says nothing about an account's limits.
+"""
+
+from collections import OrderedDict
+from typing import Final, NamedTuple
+
+from ccflare_core.anthropic.request import Facts
+from ccflare_core.exchange.steps import Opening
+
+AGAIN_SECONDS: Final = 5.0
+"""For how long a repeat tells that the client had not given up on its question."""
+SILENT_SECONDS: Final = 0.25
+"""From how long on a stream is silent: one that flows has something more often than that."""
+_MOST: Final = 256
+
+
+class SameRequest(NamedTuple):
+    """What makes two requests the same. The body stands here by its length and by Python's own hash."""
+
+    client_key: str | None
+    session: str
+    target: tuple[str, str, str]
+    size: int
+    body: int
+
+    @classmethod
+    def of(cls, opening: Opening, facts: Facts, body: bytes) -> "SameRequest":
+        """What this request is known by."""
+        target = (opening.method, opening.path, opening.query)
+        return cls(opening.client_key, facts.affinity, target, len(body), hash(body))
+
+
+class Departure(NamedTuple):
+    """One that ended without an answer."""
+
+    exchange_id: str
+    account_id: str
+    at: float
+    """Monotonic seconds."""
+    silence: float
+    """For how long the upstream had sent nothing."""
+    is_blamed: bool
+    """Whether the upstream was blamed for it at once."""
+
+
+class Departures:
+    """See the module. The oldest go first."""
+
+    def __init__(self) -> None:
+        self._sessions: OrderedDict[tuple[str | None, str], dict[SameRequest, Departure]] = OrderedDict()
+
+    def note(self, asked: SameRequest, departure: Departure) -> None:
+        """Remember this one."""
+        session = asked[:2]
+        self._sessions.setdefault(session, {})[asked] = departure
+        self._sessions.move_to_end(session)
+        if len(self._sessions) > _MOST:
+            self._sessions.popitem(last=False)
+
+    def take(self, opening: Opening, facts: Facts, body: bytes, now: float) -> Departure | None:
+        """The departure that this request repeats, once. Only where there is one its body is looked at."""
+        session = (opening.client_key, facts.affinity)
+        if not (known := self._sessions.get(session)):
+            return None
+        found = known.pop(SameRequest.of(opening, facts, body), None)
+        fresh = {asked: each for asked, each in known.items() if now - each.at <= AGAIN_SECONDS}
+        if fresh:
+            self._sessions[session] = fresh
+        else:
+            del self._sessions[session]
+        return found if found and now - found.at <= AGAIN_SECONDS else None
