@@ -4,20 +4,9 @@ import argparse
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
-from ccflare_cli.console import (
-    OK,
-    Console,
-    Parser,
-    add_command,
-    add_common,
-    add_group,
-    dispatch,
-    open_made_store,
-    open_store,
-    read_settings,
-    script_parser,
-)
+from ccflare_cli.console import OK, Console, open_made_store, open_store, read_settings
 from ccflare_cli.output import Column, Table, iso, moment, render
+from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script_parser
 from ccflare_core.http.addresses import Network
 from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.store import Store
@@ -40,7 +29,6 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
 
 def _parser() -> Parser:
     parser = script_parser("access.py", "Block addresses.", _EXAMPLES)
-    add_common(parser)
     commands = add_group(parser)
     add_command(commands, "list", _list, "show what is blocked, and why")
     block = add_command(commands, "block", _block, "let nobody of this address or network come")

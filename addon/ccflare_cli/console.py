@@ -1,21 +1,19 @@
 """What every command needs of its surroundings: three streams, the environment, a clock, the database."""
 
-import argparse
 import getpass
 import importlib
 import os
 import sys
 import time
 import webbrowser
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Self, TextIO
 
 from ccflare_cli import ROOT
-from ccflare_cli.output import FORMATS, printable
+from ccflare_cli.output import printable
 from ccflare_core.audit.entries import By
 from ccflare_core.config import settings
 from ccflare_core.config.settings import Settings
@@ -83,10 +81,6 @@ class Console:
         return text.strip()
 
 
-type Command = Callable[[Console, argparse.Namespace], int]
-"""What does a subcommand's work, and gives the exit code."""
-
-
 @contextmanager
 def _as_text() -> Iterator[None]:
     try:
@@ -148,61 +142,6 @@ def open_made_store(
         yield store
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser that takes no abbreviations and never repeats a stray argument: it may be a secret."""
-
-    def __init__(self, **options: object) -> None:
-        super().__init__(allow_abbrev=False, **options)  # type: ignore[arg-type]
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        if message.startswith("unrecognized arguments"):
-            message = "there are arguments that do not belong here"
-        super().error(message)
-
-
-def script_parser(prog: str, description: str, examples: str) -> Parser:
-    """The parser of a script whose help ends with these examples."""
-    form = argparse.RawDescriptionHelpFormatter
-    return Parser(prog=prog, description=description, epilog=examples, formatter_class=form)
-
-
-def add_group(parser: Parser) -> "argparse._SubParsersAction[Parser]":
-    """Where a parser's subcommands go, of which one must be given."""
-    return parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-
-def add_common(parser: argparse.ArgumentParser, *, again: bool = False) -> None:
-    """The options that every command has. With `again` they may follow a subcommand's name as well."""
-    database = argparse.SUPPRESS if again else None
-    form = argparse.SUPPRESS if again else "table"
-    parser.add_argument("--database", metavar="PATH|URL", default=database, help="default: the proxy's")
-    parser.add_argument("--format", choices=FORMATS, default=form, help="default: table")
-
-
-def add_command(
-    commands: "argparse._SubParsersAction[Parser]",
-    name: str,
-    function: Command,
-    text: str,
-) -> Parser:
-    """A subcommand that calls `function`, with the common options; `text` is its line in the help."""
-    command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    command.set_defaults(command=function)
-    add_common(command, again=True)
-    return command
-
-
-def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
-    """An argparse type for the numbers from `minimum` to `maximum`."""
-
-    def read(text: str) -> int:
-        if text.lstrip("-").isdecimal() and len(text) < 12 and minimum <= int(text) <= maximum:
-            return int(text)
-        raise argparse.ArgumentTypeError(f"give a whole number from {minimum} to {maximum}")
-
-    return read
-
-
 def read_settings(console: Console, database: str | None) -> Settings:
     """The settings that the proxy would have, with `database` before its own. Raises ConfigError."""
     values = settings.defaults(console.environ, ROOT)
@@ -215,15 +154,6 @@ def trusted_ca(console: Console) -> Path | None:
     """The file that the configuration names for mitmproxy, with authorities to trust besides the usual ones."""
     named = settings.defaults(console.environ, ROOT).get("ssl_verify_upstream_trusted_ca")
     return Path(str(named)).expanduser() if named else None
-
-
-def dispatch(
-    parser: Parser, argv: Sequence[str] | None, console: Console | None, command: Command | None = None
-) -> int:
-    """The exit code of `command`, or else of the subcommand that was given; 2 if the arguments are wrong."""
-    arguments = parser.parse_args(argv)
-    console = console or Console.real()
-    return guarded(console, partial(command or arguments.command, console, arguments))
 
 
 def guarded(console: Console, command: Callable[[], int]) -> int:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from tabulate import tabulate
@@ -30,6 +31,11 @@ class Column[Row](NamedTuple):
     heading: str
     show: Callable[[Row], str]
     right: bool = False
+
+
+def named(*names: str) -> tuple[tuple[str, Callable[[Any], object]], ...]:
+    """The fields of a table that are attributes of its rows, by their own names."""
+    return tuple((name, attrgetter(name)) for name in names)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,25 +4,13 @@ import argparse
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from ccflare_cli.console import (
-    OK,
-    Console,
-    Parser,
-    Refused,
-    add_command,
-    add_common,
-    add_group,
-    dispatch,
-    read_settings,
-    script_parser,
-    trusted_ca,
-)
-from ccflare_cli.output import DASH, Column, Table, render
+from ccflare_cli.console import OK, Console, Refused, read_settings, trusted_ca
+from ccflare_cli.output import DASH, Column, Table, named, render
+from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script_parser
 from ccflare_core.anthropic import price_files
 from ccflare_core.anthropic.price_files import CATALOG_LIMIT, PriceFile
 from ccflare_core.anthropic.pricing import TABLE, TABLE_DATE, Price, Tariff
@@ -67,7 +55,6 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
 
 def _parser() -> Parser:
     parser = script_parser("prices.py", "Show and update what tokens cost.", _EXAMPLES)
-    add_common(parser)
     commands = add_group(parser)
     add_command(commands, "show", _show, "show the prices in force, in USD per million tokens")
     update = add_command(commands, "update", _update, "take prices from a file or an address into ccflare_prices")
@@ -208,7 +195,7 @@ def _change_table(changes: Sequence[Change], new: PriceFile) -> Table[Any]:
         key="changes",
         title="",
         rows=changes,
-        fields=tuple((name, attrgetter(name)) for name in Change._fields),
+        fields=named(*Change._fields),
         columns=(
             Column("Model", lambda change: change.model),
             Column("Price", lambda change: change.price.replace("_", " ")),

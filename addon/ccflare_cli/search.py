@@ -4,19 +4,9 @@ import argparse
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from ccflare_cli.console import (
-    OK,
-    Console,
-    Parser,
-    Refused,
-    add_common,
-    dispatch,
-    open_store,
-    read_settings,
-    script_parser,
-    whole_number,
-)
-from ccflare_cli.output import Column, Table, clip, iso, moment, render
+from ccflare_cli.console import OK, Console, Refused, open_store, read_settings
+from ccflare_cli.output import Column, Table, clip, iso, moment, named, render
+from ccflare_cli.parsing import Parser, dispatch, script_parser, whole_number
 from ccflare_cli.progress import progress
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.secrets.key_sources import choose
@@ -42,7 +32,6 @@ def _parser() -> Parser:
         "search.py", "Find a text in recorded conversations, in capitals or not. The latest hits come first.", _EXAMPLES
     )
     parser.add_argument("text", metavar="TEXT", help="what to look for, as it stands there")
-    add_common(parser)
     parser.add_argument("--session", metavar="ID", help="in this session alone")
     parser.add_argument("--role", choices=ROLES, help="what this one said; a tool's calls and results are the tool's")
     parser.add_argument("--regex", action="store_true", help="TEXT is a regular expression of Python's")
@@ -99,11 +88,7 @@ def _table(hits: Sequence[Hit], limit: int, now: float) -> Table[Hit]:
             ("at", lambda hit: iso(hit.at)),
             ("request_id", lambda hit: hit.request_id),
             ("session_id", lambda hit: hit.session),
-            ("role", lambda hit: hit.role),
-            ("kind", lambda hit: hit.kind),
-            ("start", lambda hit: hit.start),
-            ("end", lambda hit: hit.end),
-            ("text", lambda hit: hit.text),
+            *named("role", "kind", "start", "end", "text"),
         ),
         columns=(
             Column("At", lambda hit: moment(hit.at, now)),

@@ -7,18 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from ccflare_cli.console import (
-    OK,
-    Console,
-    Parser,
-    Refused,
-    add_common,
-    dispatch,
-    open_store,
-    read_settings,
-    script_parser,
-)
+from ccflare_cli.console import OK, Console, Refused, open_store, read_settings
 from ccflare_cli.output import DASH, Column, Table, clip, count, duration, moment, money, printable, render
+from ccflare_cli.parsing import Parser, dispatch, script_parser
 from ccflare_cli.stats.within_tables import subagent_table
 from ccflare_core.anthropic.blocks import Part
 from ccflare_core.anthropic.conversation import Request, Turn, decoded, read_answer, read_request
@@ -74,7 +65,6 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
 def _parser() -> Parser:
     parser = script_parser("show.py", "Show a recorded request and its answer.", _EXAMPLES)
     parser.add_argument("request", metavar="REQUEST_ID|last", help="its id, or the beginning of it, or `last`")
-    add_common(parser)
     parser.add_argument(
         "--session", metavar="ID", help="with `last`: the last one of this session, or of its beginning"
     )

@@ -14,6 +14,7 @@ from ccflare_cli.output import (
     iso,
     moment,
     money,
+    named,
     percent,
     printable,
     short_model,
@@ -152,12 +153,7 @@ def trouble_table(key: str, troubles: Sequence[Trouble], title: str, now: float)
         rows=troubles,
         fields=(
             ("last_at", lambda t: iso(t.last_at)),
-            ("number", lambda t: t.number),
-            ("kind", lambda t: t.kind),
-            ("status", lambda t: t.status),
-            ("account", lambda t: t.account),
-            ("message", lambda t: t.message),
-            ("path", lambda t: t.path),
+            *named("number", "kind", "status", "account", "message", "path"),
         ),
         columns=(
             Column("Last", lambda t: moment(t.last_at, now)),

@@ -8,21 +8,9 @@ from functools import partial
 from ccflare_cli.accounts.add import add, add_secret_options, checked_name, has_secret
 from ccflare_cli.accounts.import_command import add_import_options, bring
 from ccflare_cli.accounts.login import add_login_options, log_in
-from ccflare_cli.console import (
-    OK,
-    Console,
-    Parser,
-    Refused,
-    add_command,
-    add_common,
-    add_group,
-    dispatch,
-    open_store,
-    read_settings,
-    script_parser,
-    whole_number,
-)
+from ccflare_cli.console import OK, Console, Refused, open_store, read_settings
 from ccflare_cli.output import render
+from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script_parser, whole_number
 from ccflare_cli.tables import account_table
 from ccflare_core.accounts.account import Account
 from ccflare_core.accounts.status import StoredStatus, stored_status
@@ -51,7 +39,6 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
 
 def _parser() -> Parser:
     parser = script_parser("accounts.py", "Manage the accounts that the proxy serves from.", _EXAMPLES)
-    add_common(parser)
     commands = add_group(parser)
     priority = whole_number(-1000, 1000)
 

@@ -10,8 +10,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ccflare_cli.console import OK, Console, Parser, Refused, add_command, open_store, read_settings
-from ccflare_cli.output import Column, Table, clip, count, iso, moment, money, render
+from ccflare_cli.console import OK, Console, Refused, open_store, read_settings
+from ccflare_cli.output import Column, Table, clip, count, iso, moment, money, named, render
+from ccflare_cli.parsing import Parser, add_command
 from ccflare_cli.periods import span
 from ccflare_core import __version__
 from ccflare_core.audit.check import Check
@@ -111,15 +112,10 @@ def use_table(uses: list[Use], now: float) -> Table[Use]:
         title="",
         rows=uses,
         fields=(
-            ("client", lambda use: use.client),
-            ("ip", lambda use: use.ip),
-            ("user_agent", lambda use: use.user_agent),
-            ("requests", lambda use: use.requests),
-            ("sessions", lambda use: use.sessions),
+            *named("client", "ip", "user_agent", "requests", "sessions"),
             ("first_at", lambda use: iso(use.first_at / 1000)),
             ("last_at", lambda use: iso(use.last_at / 1000)),
-            ("tokens", lambda use: use.tokens),
-            ("cost_usd", lambda use: use.cost_usd),
+            *named("tokens", "cost_usd"),
         ),
         columns=(
             Column("Key", lambda use: clip(use.client, 24)),

@@ -8,23 +8,9 @@ from pathlib import Path
 
 from ccflare_cli.audit import incident
 from ccflare_cli.audit.rows import find_rows, row_table
-from ccflare_cli.console import (
-    OK,
-    REFUSED,
-    Console,
-    Parser,
-    Refused,
-    add_command,
-    add_common,
-    add_group,
-    dispatch,
-    open_made_store,
-    open_store,
-    read_settings,
-    script_parser,
-    whole_number,
-)
+from ccflare_cli.console import OK, REFUSED, Console, Refused, open_made_store, open_store, read_settings
 from ccflare_cli.output import count, render
+from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script_parser, whole_number
 from ccflare_cli.periods import span
 from ccflare_core.audit.check import Check, Report
 from ccflare_core.secrets.key_sources import choose
@@ -51,7 +37,6 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
 
 def _parser() -> Parser:
     parser = script_parser("audit.py", "Show and check the audit log.", _EXAMPLES)
-    add_common(parser)
     commands = add_group(parser)
     show = add_command(commands, "show", _show, "show what was done, the newest last")
     for name, what in (("action", "what was done: account, account.add, 'key.*'"), ("actor", "who: proxy, 'cli:*'")):

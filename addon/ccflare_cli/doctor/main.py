@@ -4,20 +4,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ccflare_cli.console import (
-    OK,
-    REFUSED,
-    Console,
-    Parser,
-    add_common,
-    dispatch,
-    read_settings,
-    script_parser,
-    trusted_ca,
-)
+from ccflare_cli.console import OK, REFUSED, Console, read_settings, trusted_ca
 from ccflare_cli.doctor import host_checks, judgements, proxy_checks, store_checks
 from ccflare_cli.doctor.judgements import AREAS, Door, Level, Result, Results, fail
-from ccflare_cli.output import Column, Table, clip, render
+from ccflare_cli.output import Column, Table, clip, named, render
+from ccflare_cli.parsing import Parser, dispatch, script_parser
 from ccflare_core.config.settings import Settings
 from ccflare_core.errors import CCFlareError
 from ccflare_core.store.store import Store
@@ -40,7 +31,6 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
 
 def _parser() -> Parser:
     parser = script_parser("doctor.py", "Check this installation.", _EXAMPLES)
-    add_common(parser)
     parser.add_argument(
         "--only", action="append", choices=AREAS, metavar="AREA", help=f"repeatable: {', '.join(AREAS)}"
     )
@@ -75,8 +65,7 @@ def _table(shown: list[Result], all_: list[Result]) -> Table[Result]:
         fields=(
             ("check", lambda result: result.check),
             ("level", lambda result: result.level.value),
-            ("found", lambda result: result.found),
-            ("remedy", lambda result: result.remedy),
+            *named("found", "remedy"),
         ),
         columns=(
             Column("Check", lambda result: result.check),

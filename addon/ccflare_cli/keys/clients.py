@@ -10,19 +10,9 @@ from decimal import Decimal, InvalidOperation
 from functools import partial
 from typing import Any, NamedTuple
 
-from ccflare_cli.console import (
-    OK,
-    Console,
-    Parser,
-    Refused,
-    add_command,
-    add_group,
-    open_made_store,
-    open_store,
-    read_settings,
-    whole_number,
-)
-from ccflare_cli.output import DASH, Column, Table, count, iso, moment, money, render
+from ccflare_cli.console import OK, Console, Refused, open_made_store, open_store, read_settings
+from ccflare_cli.output import DASH, Column, Table, count, iso, moment, money, named, render
+from ccflare_cli.parsing import Parser, add_command, add_group, whole_number
 from ccflare_core.clients.keys import ClientKey, Role, valid_key_name
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.secrets.key_sources import choose
@@ -210,8 +200,7 @@ def client_table(rows: list[Row], now: float) -> Table[Row]:
             *((name, partial(_time, name)) for name in ("created_at", "expires_at", "revoked_at")),
             *((name, partial(_field, name)) for name in _FIELDS[2:]),
             ("used_at", lambda row: iso(row.used_at)),
-            ("requests", lambda row: row.requests),
-            ("cost_usd", lambda row: row.cost_usd),
+            *named("requests", "cost_usd"),
         ),
         columns=(
             Column("Key", lambda row: row.key.name),

@@ -7,23 +7,11 @@ from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
-from ccflare_cli.console import (
-    OK,
-    REFUSED,
-    Console,
-    Parser,
-    Refused,
-    add_command,
-    add_common,
-    add_group,
-    dispatch,
-    open_made_store,
-    read_settings,
-    script_parser,
-)
+from ccflare_cli.console import OK, REFUSED, Console, Refused, open_made_store, read_settings
 from ccflare_cli.keys import mfa, rotate_all
 from ccflare_cli.keys.clients import add_commands
-from ccflare_cli.output import Column, Table, count, iso, moment, render
+from ccflare_cli.output import Column, Table, count, iso, moment, named, render
+from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script_parser
 from ccflare_core.config.settings import Settings
 from ccflare_core.errors import VaultError
 from ccflare_core.secrets.key_sources import SOURCES, choose, make
@@ -70,7 +58,6 @@ def _parser() -> Parser:
     parser = script_parser(
         "keys.py", "Manage the keys that seal what is stored, and (client) those that clients call with.", _EXAMPLES
     )
-    add_common(parser)
     commands = add_group(parser)
     command = partial(add_command, commands)
     command("status", _status, "show the keys, and how many values need each")
@@ -98,9 +85,7 @@ def _status(console: Console, arguments: argparse.Namespace) -> int:
         title="",
         rows=rows,
         fields=(
-            ("id", lambda use: use.id),
-            ("state", lambda use: use.state),
-            ("source", lambda use: use.source),
+            *named("id", "state", "source"),
             ("created_at", lambda use: iso(use.created_at)),
             ("values", lambda use: use.values),
         ),

@@ -6,18 +6,9 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import NamedTuple
 
-from ccflare_cli.console import (
-    OK,
-    REFUSED,
-    Console,
-    Parser,
-    Refused,
-    add_command,
-    add_group,
-    open_store,
-    read_settings,
-)
-from ccflare_cli.output import Column, Table, count, render
+from ccflare_cli.console import OK, REFUSED, Console, Refused, open_store, read_settings
+from ccflare_cli.output import Column, Table, count, named, render
+from ccflare_cli.parsing import Parser, add_command, add_group
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.store import Store
@@ -55,7 +46,7 @@ def _status(console: Console, arguments: argparse.Namespace) -> int:
         key="mfa",
         title="",
         rows=[shown],
-        fields=(("state", lambda row: row.state), ("recovery_codes", lambda row: row.recovery_codes)),
+        fields=named("state", "recovery_codes"),
         columns=(
             Column("Second factor", lambda row: row.state),
             Column("Recovery codes left", lambda row: count(row.recovery_codes), right=True),

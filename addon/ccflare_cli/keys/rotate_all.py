@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from ccflare_cli.console import Console
-from ccflare_cli.output import Column, Table
+from ccflare_cli.output import Column, Table, named
 from ccflare_core.accounts.account import Kind
 from ccflare_core.store.data_keys import DataKeys
 from ccflare_core.store.store import Store
@@ -37,7 +37,7 @@ def secret_table(renewed: list[Renewed]) -> Table[Renewed]:
         key="clients",
         title="",
         rows=renewed,
-        fields=(("name", lambda each: each.name), ("secret", lambda each: each.secret)),
+        fields=named("name", "secret"),
         columns=(Column("Key", lambda each: each.name), Column("New secret", lambda each: each.secret)),
         empty="There is no client key.",
     )

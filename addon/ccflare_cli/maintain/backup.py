@@ -4,8 +4,9 @@ import argparse
 import time
 from pathlib import Path
 
-from ccflare_cli.console import OK, Console, Parser, Refused, add_command, open_store, operator, read_settings
+from ccflare_cli.console import OK, Console, Refused, open_store, operator, read_settings
 from ccflare_cli.output import local, size
+from ccflare_cli.parsing import Parser, add_command
 from ccflare_cli.progress import progress
 from ccflare_core.audit.file import AuditFile
 from ccflare_core.config.location import Server

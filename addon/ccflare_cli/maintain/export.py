@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ccflare_cli.console import OK, Console, Parser, Refused, open_store, read_settings
+from ccflare_cli.console import OK, Console, Refused, open_store, read_settings
+from ccflare_cli.parsing import Parser
 from ccflare_cli.periods import span
 from ccflare_cli.progress import progress
 from ccflare_core.db.engine_choice import is_made

@@ -7,22 +7,10 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import NamedTuple
 
-from ccflare_cli.console import (
-    OK,
-    REFUSED,
-    Console,
-    Parser,
-    Refused,
-    add_command,
-    add_common,
-    add_group,
-    dispatch,
-    open_made_store,
-    read_settings,
-    script_parser,
-)
+from ccflare_cli.console import OK, REFUSED, Console, Refused, open_made_store, read_settings
 from ccflare_cli.maintain import backup, export
 from ccflare_cli.output import DASH, Column, Table, count, iso, moment, render, size
+from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script_parser
 from ccflare_cli.periods import Since, span
 from ccflare_cli.progress import progress
 from ccflare_core.audit.entries import stamp
@@ -74,7 +62,6 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
 
 def _parser() -> Parser:
     parser = script_parser("maintain.py", "Keep what is recorded small, sound and safe.", _EXAMPLES)
-    add_common(parser)
     commands = add_group(parser)
     cleanup = add_command(commands, "cleanup", _cleanup, "delete what is old; without --force only say what that is")
     cleanup.add_argument("--type", choices=_KINDS, help="only this (default: all but audit)")

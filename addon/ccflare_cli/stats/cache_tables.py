@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from ccflare_cli.output import Column, Table, clip, count, iso, moment, money, percent, short_model
+from ccflare_cli.output import Column, Table, clip, count, iso, moment, money, named, percent, short_model
 from ccflare_core.reports.prompt_cache import METHOD, CacheUse
 from ccflare_core.reports.traffic import By
 
@@ -22,8 +22,7 @@ def cache_table(uses: Sequence[CacheUse], by: Sequence[By], title: str, note: st
             ("cache_read_tokens", lambda use: use.read_tokens),
             ("cache_creation_tokens", lambda use: use.written_tokens),
             ("cache_hit_rate", lambda use: use.hit_rate),
-            ("switches", lambda use: use.switches),
-            ("rebilled_tokens", lambda use: use.rebilled_tokens),
+            *named("switches", "rebilled_tokens"),
             ("rebilled_usd", lambda use: round(use.rebilled_usd, 8)),
             ("lost_thinking_tokens", lambda use: use.lost_thinking_tokens),
             ("lost_thinking_usd", lambda use: round(use.lost_thinking_usd, 8)),

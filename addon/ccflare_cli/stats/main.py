@@ -5,18 +5,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from ccflare_cli.console import (
-    OK,
-    Console,
-    Parser,
-    Refused,
-    add_common,
-    guarded,
-    read_settings,
-    script_parser,
-    whole_number,
-)
+from ccflare_cli.console import OK, Console, Refused, guarded, read_settings
 from ccflare_cli.output import render
+from ccflare_cli.parsing import Parser, script_parser, whole_number
 from ccflare_cli.periods import span
 from ccflare_cli.stats.plot import FORMATS
 from ccflare_cli.stats.views import LIMIT, SPLITS, TIMES, UNSPLIT, VIEWS, Question, Views
@@ -72,7 +63,6 @@ def _mistake(arguments: argparse.Namespace) -> str | None:
 def _parser() -> Parser:
     parser = script_parser("stats.py", "Show what the proxy has recorded.", _EXAMPLES)
     parser.add_argument("view", nargs="?", choices=VIEWS, default="summary", help="default: summary")
-    add_common(parser)
     parser.add_argument(
         "--since",
         type=span,

@@ -15,6 +15,7 @@ from ccflare_cli.output import (
     local,
     moment,
     money,
+    named,
     percent,
 )
 from ccflare_cli.stats.within_tables import about
@@ -35,16 +36,10 @@ def timeline_table(groups: Sequence[Traffic], by: By, title: str, note: str) -> 
         rows=groups,
         fields=(
             (by.value, lambda t: t.keys[0]),
-            ("requests", lambda t: t.requests),
-            ("input_tokens", lambda t: t.input_tokens),
-            ("cache_read_tokens", lambda t: t.cache_read_tokens),
-            ("cache_creation_tokens", lambda t: t.cache_creation_tokens),
-            ("output_tokens", lambda t: t.output_tokens),
+            *named("requests", "input_tokens", "cache_read_tokens", "cache_creation_tokens", "output_tokens"),
             ("cost_usd", lambda t: None if t.unknown_costs and not t.cost_usd else round(t.cost_usd, 8)),
             ("requests_of_unknown_cost", lambda t: t.unknown_costs),
-            ("moved", lambda t: t.moved),
-            ("failovers", lambda t: t.failovers),
-            ("errors", lambda t: t.errors),
+            *named("moved", "failovers", "errors"),
         ),
         columns=(
             Column(by.capitalize(), lambda t: t.keys[0] or ""),
@@ -139,9 +134,7 @@ def compare_table(before: Traffic, after: Traffic, periods: tuple[Period, Period
         rows=[Measure(name, heading, get(before), get(after), show) for name, heading, get, show in _MEASURES],
         fields=(
             ("measure", lambda m: m.name),
-            ("before", lambda m: m.before),
-            ("after", lambda m: m.after),
-            ("change", lambda m: m.change),
+            *named("before", "after", "change"),
         ),
         columns=(
             Column("", lambda m: m.heading),

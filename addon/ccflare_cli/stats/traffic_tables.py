@@ -2,7 +2,20 @@
 
 from collections.abc import Callable, Sequence
 
-from ccflare_cli.output import DASH, Column, Table, clip, count, duration, iso, moment, money, percent, short_model
+from ccflare_cli.output import (
+    DASH,
+    Column,
+    Table,
+    clip,
+    count,
+    duration,
+    iso,
+    moment,
+    money,
+    named,
+    percent,
+    short_model,
+)
 from ccflare_cli.stats.within_tables import about
 from ccflare_core.reports.traffic import By, Period, Spread, Traffic
 
@@ -77,8 +90,7 @@ def _traffic_fields(by: Sequence[By]) -> tuple[tuple[str, Callable[[Traffic], ob
     return (
         *((split.value, key(index)) for index, split in enumerate(by)),
         *((name, attribute(name)) for name in names),
-        ("success_rate", lambda t: t.success_rate),
-        ("cache_hit_rate", lambda t: t.cache_hit_rate),
+        *named("success_rate", "cache_hit_rate"),
         ("cost_usd", lambda t: None if t.unknown_costs and not t.cost_usd else round(t.cost_usd, 8)),
         ("requests_of_unknown_cost", lambda t: t.unknown_costs),
         ("latency_p50_seconds", lambda t: t.latency.p50),

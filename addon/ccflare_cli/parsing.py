@@ -1,0 +1,77 @@
+"""The command line of every script: its parsers, with one set of common options, and how a command is run."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from ccflare_cli.console import Console, guarded
+from ccflare_cli.output import FORMATS
+
+type Command = Callable[[Console, argparse.Namespace], int]
+"""What does a subcommand's work, and gives the exit code."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that takes no abbreviations and never repeats a stray argument: it may be a secret."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(allow_abbrev=False, **options)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        if message.startswith("unrecognized arguments"):
+            message = "there are arguments that do not belong here"
+        super().error(message)
+
+
+def script_parser(prog: str, description: str, examples: str) -> Parser:
+    """The parser of a script whose help ends with these examples, with the options that every command has."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog=prog, description=description, epilog=examples, formatter_class=form)
+    _add_common(parser, again=False)
+    return parser
+
+
+def add_group(parser: Parser) -> "argparse._SubParsersAction[Parser]":
+    """Where a parser's subcommands go, of which one must be given."""
+    return parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+
+def _add_common(parser: Parser, *, again: bool) -> None:
+    """The options that every command has. With `again` they may follow a subcommand's name as well."""
+    database = argparse.SUPPRESS if again else None
+    form = argparse.SUPPRESS if again else "table"
+    parser.add_argument("--database", metavar="PATH|URL", default=database, help="default: the proxy's")
+    parser.add_argument("--format", choices=FORMATS, default=form, help="default: table")
+
+
+def add_command(
+    commands: "argparse._SubParsersAction[Parser]",
+    name: str,
+    function: Command,
+    text: str,
+) -> Parser:
+    """A subcommand that calls `function`, with the common options; `text` is its line in the help."""
+    command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    command.set_defaults(command=function)
+    _add_common(command, again=True)
+    return command
+
+
+def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
+    """An argparse type for the numbers from `minimum` to `maximum`."""
+
+    def read(text: str) -> int:
+        if text.lstrip("-").isdecimal() and len(text) < 12 and minimum <= int(text) <= maximum:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"give a whole number from {minimum} to {maximum}")
+
+    return read
+
+
+def dispatch(
+    parser: Parser, argv: Sequence[str] | None, console: Console | None, command: Command | None = None
+) -> int:
+    """The exit code of `command`, or else of the subcommand that was given; 2 if the arguments are wrong."""
+    arguments = parser.parse_args(argv)
+    console = console or Console.real()
+    return guarded(console, partial(command or arguments.command, console, arguments))
