@@ -9,6 +9,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from fake_upstream.certificates import key_usage
+
 DAY = datetime.timedelta(days=1)
 
 
@@ -22,7 +24,7 @@ class Authority:
         signer = parent or self
         builder = _builder(self._name, self._key.public_key(), signer, expired=False)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        builder = builder.add_extension(_usage(is_ca=True), critical=True)
+        builder = builder.add_extension(key_usage(is_ca=True), critical=True)
         self.certificate = builder.sign(signer._key, hashes.SHA256())
         self.file = folder / f"{name}.pem"
         self.file.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
@@ -37,7 +39,7 @@ class Authority:
             _builder(subject, key.public_key(), self, expired=expired)
             .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
             .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
-            .add_extension(_usage(is_ca=False), critical=True)
+            .add_extension(key_usage(is_ca=False), critical=True)
             .sign(self._key, hashes.SHA256())
         )
         path = self._folder / f"{name}-{signed.serial_number:x}.pem"
@@ -77,18 +79,4 @@ def _builder(
         .not_valid_after(now - DAY if expired else now + 7 * DAY)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer._key.public_key()), critical=False)
-    )
-
-
-def _usage(*, is_ca: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True,
-        key_cert_sign=is_ca,
-        crl_sign=is_ca,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
     )

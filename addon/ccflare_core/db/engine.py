@@ -177,6 +177,17 @@ def as_store_errors() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def connected[Base: peewee.Database](database: Base) -> Iterator[Base]:
+    """The database with an open connection, which is closed again if the block fails."""
+    try:
+        database.connect()
+        yield database
+    except BaseException:
+        database.close()
+        raise
+
+
+@contextlib.contextmanager
 def naming(location: object) -> Iterator[None]:
     """Every error of the block as a StoreError that names the database."""
     try:

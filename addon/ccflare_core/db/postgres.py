@@ -24,7 +24,7 @@ from psycopg.adapt import Buffer, Loader
 from psycopg.conninfo import conninfo_to_dict
 
 from ccflare_core.config.location import Server, is_url
-from ccflare_core.db.engine import CommitUnknown, as_store_errors, explain, naming
+from ccflare_core.db.engine import CommitUnknown, as_store_errors, connected, explain, naming
 from ccflare_core.db.migrations import migrate, pending
 from ccflare_core.errors import StoreError, Unusable, VaultError
 from ccflare_core.http.origins import is_this_machine
@@ -237,7 +237,7 @@ def open_to_write(server: Server, now_ms: int) -> Postgres:
 
     Raises StoreError.
     """
-    with naming(server), _connected(server, read_only=False) as database:
+    with naming(server), connected(_Database(server, read_only=False)) as database:
         if not database.table_exists(_MARKER):
             _make(database, now_ms)
         engine = Postgres(database)
@@ -249,7 +249,7 @@ def open_to_write(server: Server, now_ms: int) -> Postgres:
 
 def open_to_read(server: Server) -> Postgres:
     """A connection that can only read, and makes nothing. Raises StoreError."""
-    with naming(server), _connected(server, read_only=True) as database:
+    with naming(server), connected(_Database(server, read_only=True)) as database:
         if not database.table_exists(_MARKER):
             raise StoreError("there is no database yet: start the proxy or add an account first")
         if pending(database):
@@ -259,22 +259,10 @@ def open_to_read(server: Server) -> Postgres:
 
 def is_made(server: Server) -> bool:
     """Whether our tables are there. Raises StoreError if the server cannot be asked."""
-    with naming(server), _connected(server, read_only=True) as database:
+    with naming(server), connected(_Database(server, read_only=True)) as database:
         found = database.table_exists(_MARKER)
         database.close()
         return bool(found)
-
-
-@contextlib.contextmanager
-def _connected(server: Server, *, read_only: bool) -> Iterator[_Database]:
-    """An open connection, closed again if the block fails."""
-    database = _Database(server, read_only=read_only)
-    try:
-        database.connect()
-        yield database
-    except BaseException:
-        database.close()
-        raise
 
 
 def _make(database: _Database, now_ms: int) -> None:

@@ -11,12 +11,13 @@ import shutil
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import peewee
 
-from ccflare_core.db.engine import Space, as_store_errors, explain, naming
+from ccflare_core.db.engine import Space, as_store_errors, connected, explain, naming
 from ccflare_core.db.migrations import migrate, pending
 from ccflare_core.errors import Gone, StoreError
 from ccflare_core.files import beside, draft, make_private_folder, publish
@@ -172,8 +173,7 @@ def open_to_read(path: Path) -> SQLite:
             return SQLite(database, path)
 
 
-@contextlib.contextmanager
-def _connected(path: Path, mode: str) -> Iterator[peewee.SqliteDatabase]:
+def _connected(path: Path, mode: str) -> AbstractContextManager[peewee.SqliteDatabase]:
     """An open connection, closed again if the block fails. SQLite keeps it to the thread that made it."""
     database = peewee.SqliteDatabase(
         f"{path.absolute().as_uri()}?mode={mode}",
@@ -185,12 +185,7 @@ def _connected(path: Path, mode: str) -> Iterator[peewee.SqliteDatabase]:
         autoconnect=False,
         thread_safe=False,
     )
-    try:
-        database.connect()
-        yield database
-    except BaseException:
-        database.close()
-        raise
+    return connected(database)
 
 
 def _create(path: Path, now_ms: int) -> None:

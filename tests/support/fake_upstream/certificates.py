@@ -66,7 +66,7 @@ def _certificate(
         .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
-        .add_extension(_key_usage(is_ca), critical=True)
+        .add_extension(key_usage(is_ca=is_ca), critical=True)
     )
     if hosts:
         builder = builder.add_extension(
@@ -75,7 +75,7 @@ def _certificate(
     return builder.sign(signer, hashes.SHA256())
 
 
-def _key_usage(is_ca: bool) -> x509.KeyUsage:
+def key_usage(*, is_ca: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=True,
         key_cert_sign=is_ca,
