@@ -91,6 +91,7 @@ TESTED_IN = {
     "ccflare_core.errors": "secrets/test_vault.py",
     "ccflare_core.exchange.collaborators": "exchange/test_exchange.py",
     "ccflare_core.exchange.exchanges": "exchange/test_exchange.py",
+    "ccflare_core.exchange.final_row": "exchange/test_recorder.py",
     "ccflare_core.exchange.records": "exchange/test_recorder.py",
     "ccflare_core.exchange.steps": "exchange/test_exchange.py",
     "ccflare_core.exchange.story": "exchange/test_exchange.py",

@@ -9,7 +9,7 @@ import pytest
 
 from ccflare_core.anthropic.request import Facts, most_tokens
 from ccflare_core.exchange.counted import MOST_OUTPUT
-from ccflare_core.exchange.recorder import budgeted, final_columns
+from ccflare_core.exchange.final_row import budgeted, final_columns
 from ccflare_core.exchange.steps import Outcome
 from exchange_kit import ASKED as ASKED_FOR
 from exchange_kit import END, OK, OPUS, START, STREAM, Bench, Reply, cut, deliver

@@ -15,7 +15,7 @@ from ccflare_core.anthropic.request import Facts
 from ccflare_core.anthropic.usage import Ending
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.failover import MOST_ATTEMPTS, Deliver, RetryBudget
-from ccflare_core.exchange.recorder import final_columns
+from ccflare_core.exchange.final_row import final_columns
 from ccflare_core.exchange.steps import Outcome, Send, Ticket, Wait
 from exchange_kit import (
     ASKED,

@@ -10,7 +10,8 @@ from ccflare_core.anthropic.usage import Usage
 from ccflare_core.anthropic.verdicts import Kind
 from ccflare_core.config.record_mode import Mode
 from ccflare_core.exchange.exchange import Exchange
-from ccflare_core.exchange.recorder import Recorder, final_columns, total_of
+from ccflare_core.exchange.final_row import final_columns, total_of
+from ccflare_core.exchange.recorder import Recorder
 from ccflare_core.exchange.records import (
     AttemptMade,
     CooldownCleared,

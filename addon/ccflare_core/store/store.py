@@ -59,30 +59,41 @@ class Store:
         wall: Callable[[], float] = time.time,  # noqa: TID251
     ) -> None:
         self._engine = engine
-        self._database = database = engine.database
+        self._database = engine.database
+        self._wall = wall
         self._unknown: tuple[Sequence[Record], int] | None = None
         self.by = by
         """Who is named in the audit log."""
         second = AuditFile(audit_file) if audit_file else None
         self.vault: Vault | None = None
-        self.audit = Audit(database, lambda: self.vault, transaction=self._transaction, wall=wall, file=second)
+        self.audit = Audit(self._database, lambda: self.vault, transaction=self._transaction, wall=wall, file=second)
         self.keys: DataKeys | None = None
         """The ring of keys; None without a key source."""
         if source is not None:
-            self.keys = DataKeys(
-                database,
-                source,
-                transaction=self._transaction,
-                wall=wall,
-                read_only=read_only,
-                record=self._record,
-                resign=lambda: self.audit.resign(),
-            )
+            self.keys = self._open_keys(source, read_only=read_only)
         self.vault = self.keys.vault if self.keys else None
-        self._ledger = Ledger(database, self.vault)
-        self.configurations = Configurations(database, self.audit, transaction=self._transaction, record=self._record)
-        self.transcripts = Transcripts(database, self.vault, self._transaction)
-        self._context = context = StoreContext(database, self.vault, self._transaction, self._record, wall)
+        self._ledger = Ledger(self._database, self.vault)
+        self._context = StoreContext(self._database, self.vault, self._transaction, self._record, wall)
+        self._make_parts(self._context)
+        self.has_changed_accounts = False
+        """Whether a batch has changed accounts since the writer last looked at this."""
+
+    def _open_keys(self, source: KeySource, *, read_only: bool) -> DataKeys:
+        return DataKeys(
+            self._database,
+            source,
+            transaction=self._transaction,
+            wall=self._wall,
+            read_only=read_only,
+            record=self._record,
+            resign=lambda: self.audit.resign(),
+        )
+
+    def _make_parts(self, context: StoreContext) -> None:
+        """Everything that is read and written through the store, each with the tables that it owns."""
+        database, transaction = context.database, context.transaction
+        self.configurations = Configurations(database, self.audit, transaction=transaction, record=context.record)
+        self.transcripts = Transcripts(database, context.vault, transaction)
         self.accounts = Accounts(context)
         self.limits = Limits(context)
         self.runs = Runs(context)
@@ -97,12 +108,10 @@ class Store:
             database,
             self.transcripts,
             query=self.query,
-            transaction=self._transaction,
-            scrub=lambda: engine.scrub(whole=False),
+            transaction=transaction,
+            scrub=lambda: self._engine.scrub(whole=False),
         )
-        self.usage = Rollup(database, self.query, self._transaction, wall=wall)
-        self.has_changed_accounts = False
-        """Whether a batch has changed accounts since the writer last looked at this."""
+        self.usage = Rollup(database, self.query, transaction, wall=context.wall)
 
     @classmethod
     def open(

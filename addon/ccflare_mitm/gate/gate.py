@@ -25,7 +25,7 @@ from ccflare_core.exchange.batch_records import tells_of_batches
 from ccflare_core.exchange.binding import key_of
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.exchanges import Exchanges
-from ccflare_core.exchange.recorder import budgeted
+from ccflare_core.exchange.final_row import budgeted
 from ccflare_core.exchange.steps import Opening, Outcome
 from ccflare_core.exchange.story import Story
 from ccflare_core.http.rejection import Rejection
