@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ccflare_cli.doctor.judgements import MINIMA
+from ccflare_cli.doctor.installation import MINIMA
 
 ROOT = Path(__file__).parent.parent
 SHELL_SCRIPTS = ["scripts/_bootstrap.sh", "scripts/run", "scripts/test", "scripts/check"]

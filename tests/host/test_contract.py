@@ -11,7 +11,7 @@ from mitmproxy import version
 from mitmproxy.proxy.layers.http import HttpLayer, HttpStream
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 
-from ccflare_cli.doctor import judgements
+from ccflare_cli.doctor import installation
 from ccflare_core import MITMPROXY
 from ccflare_core.errors import ConfigError
 from ccflare_mitm.gate.ingress import tells_of_leaving
@@ -44,7 +44,7 @@ def test_other_versions_are_refused_with_what_to_do(found: str) -> None:
 def test_there_is_one_range_of_versions() -> None:
     oldest, before = (".".join(map(str, numbers)) for numbers in (MITMPROXY.oldest, MITMPROXY.before))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    (judged,) = [each for each in judgements.MINIMA if each.package == "mitmproxy"]
+    (judged,) = [each for each in installation.MINIMA if each.package == "mitmproxy"]
 
     assert f"mitmproxy>={oldest},<{before}" in project["dependencies"]
     assert (judged.version, judged.before) == (MITMPROXY.oldest, MITMPROXY.before)

@@ -20,7 +20,8 @@ from ccflare_cli import show
 from ccflare_cli.accounts import main as accounts
 from ccflare_cli.audit import main as audit
 from ccflare_cli.doctor import host_checks, judgements
-from ccflare_cli.doctor.judgements import Activity, Level
+from ccflare_cli.doctor.judgements import Activity
+from ccflare_cli.doctor.results import Level
 from desk import Desk
 from fake_upstream import FakeUpstream
 from harness import Proxy, via_base_url

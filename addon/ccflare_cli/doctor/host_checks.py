@@ -10,8 +10,9 @@ from importlib import metadata
 from pathlib import Path
 
 from ccflare_cli import ROOT
-from ccflare_cli.doctor import judgements, leaks
-from ccflare_cli.doctor.judgements import MINIMA, Results, fail, ok, warn
+from ccflare_cli.doctor import installation, leaks
+from ccflare_cli.doctor.installation import MINIMA
+from ccflare_cli.doctor.results import Results, checked, fail, ok, warn
 from ccflare_core.config import settings
 from ccflare_core.config.options import ENCRYPTION_KEY, PASSPHRASE, PKCS11_PIN
 from ccflare_core.config.permissions import check, guarded_files
@@ -67,9 +68,9 @@ def host(environ: Mapping[str, str], options: Options) -> Results:
     """Versions and variables."""
     installed = {each.package: version for each in MINIMA if (version := _version(each.package))}
     major, minor, _, patch, _ = ssl.OPENSSL_VERSION_INFO
-    yield from judgements.versions(sys.version_info[:3], (major, minor, patch), installed)
+    yield from installation.versions(sys.version_info[:3], (major, minor, patch), installed)
     ports = [int(str(options.get("listen_port") or 8080))]
-    yield from judgements.environment(environ, ports, (ENCRYPTION_KEY, PASSPHRASE, PKCS11_PIN))
+    yield from installation.environment(environ, ports, (ENCRYPTION_KEY, PASSPHRASE, PKCS11_PIN))
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         yield warn("host.user", "this is the administrator (root)", "run ccflare as a user of its own")
     else:
@@ -85,11 +86,11 @@ def _version(package: str) -> str:
 
 def options(sources: Mapping[str, Options], problems: Iterable[str], merged: Options) -> Results:
     """Whether all options are understood, and none opens a hole."""
-    yield from judgements.checked("options.valid", problems, "all options are understood", "correct it where it stands")
-    hazards = [result for name, each in sources.items() for result in judgements.option_hazards(name, each)]
+    yield from checked("options.valid", problems, "all options are understood", "correct it where it stands")
+    hazards = [result for name, each in sources.items() for result in installation.option_hazards(name, each)]
     yield from hazards or [ok("options.hazards", "no option opens a hole")]
-    yield from judgements.option_risks(merged)
-    yield from judgements.mitmweb(merged)
+    yield from installation.option_risks(merged)
+    yield from installation.mitmweb(merged)
 
 
 def files(settings_: Settings | None, merged: Options, environ: Mapping[str, str]) -> Results:
@@ -103,7 +104,7 @@ def files(settings_: Settings | None, merged: Options, environ: Mapping[str, str
         if not found:
             yield ok("files.private", "keys, database, audit log and CA key are their owner's alone")
     open_ = [f"{path}: others can read it" for path in _env_files() if path.stat().st_mode & 0o077]
-    yield from judgements.checked("files.env", open_, "no .env file that others can read", "run chmod 600 on it")
+    yield from checked("files.env", open_, "no .env file that others can read", "run chmod 600 on it")
 
 
 def _env_files() -> Iterator[Path]:
@@ -118,11 +119,11 @@ def code() -> Results:
         yield ok("code.tracked", "this is no git checkout, so nothing can be committed by mistake")
         return
     strays = [f"{name} is tracked" for name in tracked if _is_stray(name)]
-    yield from judgements.checked(
+    yield from checked(
         "code.tracked", strays, "no tracked file is a database, a key, a log or an .env", "run `git rm --cached` on it"
     )
     found = [f"{name}:{leak.line}: {leak.kind}" for name in tracked for leak in _leaks(ROOT / name, is_source=True)]
-    yield from judgements.checked(
+    yield from checked(
         "code.secrets",
         found,
         f"no secret in {len(tracked)} tracked files",
@@ -153,7 +154,7 @@ def logs(paths: Iterable[Path], known: Iterable[bytes]) -> Results:
             continue
         found = [f"{path}:{leak.line}: {leak.kind}" for leak in _leaks(path, secrets)]
         remedy = "renew that secret, then delete the file"
-        yield from judgements.checked("files.logs", found[:20], f"no secret in {path}", remedy)
+        yield from checked("files.logs", found[:20], f"no secret in {path}", remedy)
         if path.stat().st_size > _LOG_BYTES:
             told = f"only the first {_LOG_BYTES // 1024**2} MB of {path} were searched"
             yield warn("files.logs", told, "split the file, or rotate logs earlier")

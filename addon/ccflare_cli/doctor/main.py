@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ccflare_cli.console import OK, REFUSED, Console, read_settings, trusted_ca
-from ccflare_cli.doctor import host_checks, judgements, proxy_checks, store_checks
-from ccflare_cli.doctor.judgements import AREAS, Door, Level, Result, Results, fail
+from ccflare_cli.doctor import host_checks, installation, proxy_checks, store_checks
+from ccflare_cli.doctor.installation import Ingress
+from ccflare_cli.doctor.results import AREAS, Level, Result, Results, fail, worst
 from ccflare_cli.output import Column, Table, clip, named, render
 from ccflare_cli.parsing import Parser, dispatch, script_parser
 from ccflare_core.config.settings import Settings
@@ -53,7 +54,7 @@ def _run(console: Console, arguments: argparse.Namespace) -> int:
     shown = [result for result in results if not arguments.quiet or result.level is not Level.OK]
     if shown or arguments.format == "json":
         console.say(render([_table(shown, results)], arguments.format))
-    return REFUSED if judgements.worst(results) is Level.FAIL else OK
+    return REFUSED if worst(results) is Level.FAIL else OK
 
 
 def _table(shown: list[Result], all_: list[Result]) -> Table[Result]:
@@ -148,6 +149,6 @@ class Examination:
         host = str(self._merged.get("listen_host", "127.0.0.1"))
         keys = store_checks.valid_keys(store, self._now)
         has_tls = settings.requires_client_tls or settings.insecure_remote
-        yield from judgements.door(Door(host, settings.allow_remote, has_tls, keys))
+        yield from installation.ingress(Ingress(host, settings.allow_remote, has_tls, keys))
         yield from store_checks.client_keys(store, self._now)
         yield from store_checks.second_factor(store, self._now, is_remote=settings.allow_remote)

@@ -11,8 +11,8 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from ccflare_cli.doctor import judgements
-from ccflare_cli.doctor.judgements import Result, Results, fail, ok, warn
+from ccflare_cli.doctor import installation
+from ccflare_cli.doctor.results import Result, Results, fail, ok, warn
 from ccflare_core.config.settings import Settings
 from ccflare_core.errors import CCFlareError
 from ccflare_core.http.client import Fetcher
@@ -100,7 +100,7 @@ def proxies(store: Store, now: float) -> Results:
         yield ok("proxy.health", "no proxy runs here with this database; what takes one was not tried")
     for proxy in found:
         yield from _memory(proxy)
-        yield from judgements.option_hazards(f"the proxy on {proxy}", proxy.options)
+        yield from installation.option_hazards(f"the proxy on {proxy}", proxy.options)
         try:
             yield from _stranger(proxy, has_keys=has_keys)
         except (OSError, http.client.HTTPException) as error:
@@ -223,7 +223,7 @@ def upstream(settings: Settings, ca_file: Path | None, now: float) -> Results:
         yield ok("upstream.tls", f"{origin} answers, its certificate is verified")
         skews += [now - at for at in [_date(answer)] if at]
         yield from _pins(settings, origin.host, onlooker.pins.get(origin.host, ()))
-    yield judgements.clock(min(skews, key=abs)) if skews else judgements.clock(None)
+    yield installation.clock(min(skews, key=abs)) if skews else installation.clock(None)
 
 
 def _pins(settings: Settings, host: str, chain: tuple[str, ...]) -> Iterator[Result]:

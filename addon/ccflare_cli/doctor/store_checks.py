@@ -9,7 +9,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from ccflare_cli.console import Console, open_store
 from ccflare_cli.doctor import judgements
-from ccflare_cli.doctor.judgements import DAY, Activity, Results, fail, ok, warn
+from ccflare_cli.doctor.judgements import Activity
+from ccflare_cli.doctor.results import DAY, Result, Results, checked, fail, ok, warn
 from ccflare_core.audit.check import Check
 from ccflare_core.audit.entries import stamp
 from ccflare_core.clients.keys import Permission
@@ -28,7 +29,7 @@ _SAFE_MODES = ("verify-ca", "verify-full")
 _IDLE_SECONDS = 90 * DAY
 
 
-def key_source(console: Console, settings: Settings, results: list[judgements.Result]) -> KeySource | None:
+def key_source(console: Console, settings: Settings, results: list[Result]) -> KeySource | None:
     """The key source; None, and why in `results`, if it cannot be used."""
     try:
         source = choose(settings, console.environ)
@@ -41,7 +42,7 @@ def key_source(console: Console, settings: Settings, results: list[judgements.Re
     return source
 
 
-def _place_of_key(settings: Settings) -> judgements.Result:
+def _place_of_key(settings: Settings) -> Result:
     path, database = settings.key_path, settings.database
     if isinstance(database, Path) and path.parent.resolve() == database.parent.resolve():
         return warn(
@@ -53,9 +54,7 @@ def _place_of_key(settings: Settings) -> judgements.Result:
 
 
 @contextmanager
-def opened(
-    console: Console, settings: Settings, source: KeySource, results: list[judgements.Result]
-) -> Iterator[Store | None]:
+def opened(console: Console, settings: Settings, source: KeySource, results: list[Result]) -> Iterator[Store | None]:
     """The store, read-only; None, and why in `results`, if there is none that can be used."""
     with ExitStack() as stack:
         store = None
@@ -72,7 +71,7 @@ def opened(
 
 def database(store: Store, settings: Settings, now: float) -> Results:
     """Whether it is whole, has room, is backed up, and holds nothing in clear."""
-    yield from judgements.checked("database.whole", store.problems(), "it is whole", "restore a backup")
+    yield from checked("database.whole", store.problems(), "it is whole", "restore a backup")
     if (space := store.space()) is not None:
         first = store.query("SELECT MIN(timestamp) FROM requests")[0][0]
         days = (now - first / 1000) / DAY if first else 0.0
@@ -106,7 +105,7 @@ def _newest_backup(store: Store, now: float) -> judgements.Backup | None:
     return None
 
 
-def _server(server: Server) -> judgements.Result:
+def _server(server: Server) -> Result:
     url = urlsplit(server.text)
     mode = parse_qs(url.query).get("sslmode", ["verify-full"])[-1]
     if url.scheme and mode not in _SAFE_MODES and not is_this_machine(url.hostname or "localhost"):
@@ -118,9 +117,7 @@ def keys(store: Store, now: float) -> Results:
     """Whether all is sealed, by a key that is not too old."""
     values, all_ = store.value_counts(), store.data_keys()
     clear = [f"{values[CLEAR]} values are stored in clear"] if values.get(CLEAR) else []
-    yield from judgements.checked(
-        "keys.sealed", clear, "every secret is sealed", "run `scripts/keys.py migrate-plaintext`"
-    )
+    yield from checked("keys.sealed", clear, "every secret is sealed", "run `scripts/keys.py migrate-plaintext`")
     if all_:
         yield judgements.key_age(now - all_[0].created_at, is_old=len(all_) > 1)
 
@@ -139,7 +136,7 @@ def audit(store: Store, settings: Settings) -> Results:
     with store.snapshot():
         report = Check(store.audit).run(settings.audit_path, is_used=bool(used))
     problems = [report.problem] if report.problem else []
-    yield from judgements.checked(
+    yield from checked(
         "database.audit", problems, f"the audit log is whole: {report.rows} rows", "see `scripts/audit.py verify`"
     )
     if settings.audit_path is None:
@@ -174,7 +171,7 @@ def secrets(store: Store) -> list[bytes]:
 
 
 def valid_keys(store: Store, now: float) -> int:
-    """How many client keys open the door."""
+    """How many client keys are valid."""
     return sum(key.is_valid(now) for key in store.clients.all())
 
 
@@ -186,7 +183,7 @@ def client_keys(store: Store, now: float) -> Results:
         for key in store.clients.all()
         if key.is_valid(now) and now - (used := uses.get(key.id, (0, None, None))[2] or key.created_at) > _IDLE_SECONDS
     ]
-    yield from judgements.checked(
+    yield from checked(
         "access.review", idle, "no client key lies idle", "run `scripts/keys.py client revoke` on it", warn
     )
 

@@ -14,9 +14,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from ccflare_cli.doctor import host_checks, judgements, leaks
-from ccflare_cli.doctor.judgements import DAY, GIB, MIB, Activity, Backup, Door, Level, Result
+from ccflare_cli.doctor import host_checks, installation, judgements, leaks
+from ccflare_cli.doctor.installation import Ingress
+from ccflare_cli.doctor.judgements import Activity, Backup
 from ccflare_cli.doctor.main import main
+from ccflare_cli.doctor.results import AREAS, DAY, GIB, MIB, Level, Result, worst
 from ccflare_core.accounts.account import Account, Kind
 from ccflare_core.clients.keys import Role
 from ccflare_core.clients.totp import code_at, step_at
@@ -33,7 +35,7 @@ from history import NOON, History
 HEX_KEY = bytes(range(32)).hex()
 REAL_TOKEN = "sk-ant-api03-" + "aB3-dE6_gH9jK2mN5pQ8sT1vW4yZ7" * 3 + "AA"  # allow-secret: made up for this test
 
-QUICK = [argument for area in judgements.AREAS if area != "code" for argument in ("--only", area)]
+QUICK = [argument for area in AREAS if area != "code" for argument in ("--only", area)]
 """All but the search of the checkout, which takes half a second."""
 
 Found = dict[str, list[Result]]
@@ -90,14 +92,14 @@ def run(tmp_path: Path, history: History) -> Run:
 def level(found: Found, check: str) -> Level:
     """The worst of a check's results; it has to be there."""
     assert check in found, sorted(found)
-    return judgements.worst(found[check])
+    return worst(found[check])
 
 
 def test_where_all_is_well_nothing_fails_and_each_trouble_has_a_remedy(run: Run) -> None:
     found = run(*QUICK, "--only", "code")
     results = [result for each in found.values() for result in each]
 
-    assert {result.area for result in results} == set(judgements.AREAS) - {"upstream"}
+    assert {result.area for result in results} == set(AREAS) - {"upstream"}
     assert [result for result in results if result.level is Level.FAIL] == []
     assert [result for result in results if result.level is not Level.OK and not result.remedy] == []
 
@@ -153,12 +155,12 @@ def test_variables_that_harm(run: Run, check: str, variables: dict[str, str], ex
 
 
 def test_versions_with_known_holes() -> None:
-    installed = {each.package: "9999.0" for each in judgements.MINIMA} | {"h11": "0.14.0", "h2": "4.3.0rc1"}
+    installed = {each.package: "9999.0" for each in installation.MINIMA} | {"h11": "0.14.0", "h2": "4.3.0rc1"}
     installed |= {"mitmproxy": "12.3.1"}
-    found = {r.check: r.level for r in judgements.versions((3, 11, 9), (1, 1, 1), installed)}
+    found = {r.check: r.level for r in installation.versions((3, 11, 9), (1, 1, 1), installed)}
     bad = {check for check, each in found.items() if each is Level.FAIL}
     assert bad == {"host.python", "host.openssl", "host.h11"}
-    (missing,) = [r for r in judgements.versions((3, 13), (3, 0, 1), {**installed, "h2": ""}) if r.check == "host.h2"]
+    (missing,) = [r for r in installation.versions((3, 13), (3, 0, 1), {**installed, "h2": ""}) if r.check == "host.h2"]
     assert missing.level is Level.FAIL
 
 
@@ -175,7 +177,7 @@ def test_versions_with_known_holes() -> None:
     ],
 )
 def test_a_version_is_judged_by_its_range(package: str, version: str, expected: Level) -> None:
-    (found,) = [r for r in judgements.versions((3, 13), (3, 0), {package: version}) if r.check == f"host.{package}"]
+    (found,) = [r for r in installation.versions((3, 13), (3, 0), {package: version}) if r.check == f"host.{package}"]
 
     assert found.level is expected
     assert (package in found.remedy) is (expected is Level.FAIL)
@@ -194,14 +196,14 @@ def test_files_that_others_can_read(run: Run, tmp_path: Path, monkeypatch: pytes
 
 def test_other_machines_without_a_limit_are_a_risk() -> None:
     remote: dict[str, object] = {"ccflare_allow_remote": True}
-    assert judgements.worst(judgements.option_risks(remote)) is Level.WARN
-    assert judgements.worst(judgements.option_risks({**remote, "ccflare_requests_per_minute_per_ip": 60})) is Level.OK
+    assert worst(installation.option_risks(remote)) is Level.WARN
+    assert worst(installation.option_risks({**remote, "ccflare_requests_per_minute_per_ip": 60})) is Level.OK
 
 
 def test_every_risk_is_an_option_with_that_value() -> None:
     known = {option.name: option for option in OPTIONS}
-    assert [name for name, value, _, _ in judgements.RISKS if known[name].problem(value)] == []
-    assert [name for name, value, _, _ in judgements.RISKS if known[name].default == value] == []
+    assert [name for name, value, _, _ in installation.RISKS if known[name].problem(value)] == []
+    assert [name for name, value, _, _ in installation.RISKS if known[name].default == value] == []
 
 
 def test_a_key_beside_the_database(tmp_path: Path) -> None:
@@ -320,28 +322,28 @@ def test_accounts_that_cannot_be_used(run: Run, history: History) -> None:
     assert [r.found.partition(":")[0] for r in found["accounts.token"] if r.level is Level.FAIL] == ["max-3", "max-4"]
     assert level(found, "accounts.duplicate") is Level.FAIL
     assert [r.found.partition(":")[0] for r in found["accounts.login"]] == ["max-3", "max-5"]
-    assert judgements.worst(judgements.accounts([], NOON)) is Level.WARN
+    assert worst(judgements.accounts([], NOON)) is Level.WARN
 
 
 def test_an_expired_token_that_is_renewed_by_itself_is_no_trouble() -> None:
     account = Account("id", "max", Kind.OAUTH, access_token="a", expires_at=NOON - 1)
-    assert judgements.worst(judgements.accounts([account], NOON)) is Level.FAIL
-    assert judgements.worst(judgements.accounts([replace(account, refresh_token="r")], NOON)) is Level.OK
+    assert worst(judgements.accounts([account], NOON)) is Level.FAIL
+    assert worst(judgements.accounts([replace(account, refresh_token="r")], NOON)) is Level.OK
 
 
 @pytest.mark.parametrize(
-    ("door", "address", "keys"),
+    ("ingress", "address", "keys"),
     [
-        (Door("127.0.0.1", False, False, 0), Level.OK, Level.WARN),
-        (Door("::1", False, False, 2), Level.OK, Level.OK),
-        (Door("0.0.0.0", False, True, 2), Level.FAIL, Level.OK),
-        (Door("0.0.0.0", True, True, 2), Level.OK, Level.OK),
-        (Door("0.0.0.0", True, False, 2), Level.FAIL, Level.OK),
-        (Door("proxy.example", True, True, 0), Level.FAIL, Level.WARN),
+        (Ingress("127.0.0.1", False, False, 0), Level.OK, Level.WARN),
+        (Ingress("::1", False, False, 2), Level.OK, Level.OK),
+        (Ingress("0.0.0.0", False, True, 2), Level.FAIL, Level.OK),
+        (Ingress("0.0.0.0", True, True, 2), Level.OK, Level.OK),
+        (Ingress("0.0.0.0", True, False, 2), Level.FAIL, Level.OK),
+        (Ingress("proxy.example", True, True, 0), Level.FAIL, Level.WARN),
     ],
 )
-def test_who_can_reach_the_proxy(door: Door, address: Level, keys: Level) -> None:
-    assert [r.level for r in judgements.door(door)] == [address, keys]
+def test_who_can_reach_the_proxy(ingress: Ingress, address: Level, keys: Level) -> None:
+    assert [r.level for r in installation.ingress(ingress)] == [address, keys]
 
 
 def test_a_client_key_that_nobody_uses(run: Run) -> None:
@@ -377,7 +379,7 @@ def test_activity_is_read_from_the_record(run: Run, history: History) -> None:
 
 
 def test_a_clock_that_is_wrong(run: Run, history: History) -> None:
-    assert [judgements.clock(skew).level for skew in (None, 1, -30, 500)] == [
+    assert [installation.clock(skew).level for skew in (None, 1, -30, 500)] == [
         Level.OK,
         Level.OK,
         Level.WARN,
