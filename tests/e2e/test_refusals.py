@@ -237,11 +237,11 @@ def test_refusals_that_differ_end_in_a_503_and_rest_whom_they_are_about(rig: Rig
     rig.script("a", always=refusal(403, "permission_error", NO_SCOPE))
     rig.script("b", always=refusal(429, "rate_limit_error", code="enforced_spend_limit_reached"))
 
-    assert send(rig, "GET", FILES).status == 503
+    assert send(rig, "GET", "/v1/models").status == 503
     rig.rows()
     eventually(lambda: [rest.source for rest in rig.rests("b")], lambda found: found == ["spend_limit"])
     eventually(lambda: rig.rests("a"), lambda found: found == [])
-    assert send(rig, "GET", FILES).status == 403  # of those that may serve it, all say so
+    assert send(rig, "GET", "/v1/models").status == 403  # of those that may serve it, all say so
 
 
 @pytest.mark.parametrize("token", [failure(), refusal(400, "invalid_grant")], ids=["token endpoint down", "login over"])

@@ -179,6 +179,33 @@ def test_credit_that_nobody_knows_is_the_apis_to_judge(bench: OwnersBench) -> No
     assert account_of(step_of(bench, replace(ASKED, key=ONE), named)) == "a"
 
 
+# -- threads
+
+
+def test_thread_is_found_without_binding_its_request(bench: OwnersBench) -> None:
+    bench.ownership.owners.learn(Id(Kind.MESSAGE, "msg_1"), Owner("c", ONE.id, EPOCH, EPOCH))
+    for named, expected in ((Named(continues="msg_1"), "c"), (Named(continues="msg_2"), None)):
+        exchange = bench.ask(ASKED, named)
+        while isinstance(step := exchange.next_step(), Wait):
+            bench.clock.pass_(step.seconds)
+        assert account_of(step) == "a"
+        assert exchange.binding.thread_account_id == expected
+
+
+@pytest.mark.parametrize("message_id", ["msg_1", "msg_2"])
+def test_thread_of_another_key_is_not_found_in_the_apis_own_words(bench: OwnersBench, message_id: str) -> None:
+    bench.ownership.owners.learn(Id(Kind.MESSAGE, "msg_1"), Owner("c", ONE.id, EPOCH, EPOCH))
+    step = step_of(bench, replace(ASKED, key=TWO), Named(continues=message_id))
+    assert isinstance(step, Answer)
+    assert json.loads(step.body)["error"] == {
+        "type": "not_found_error",
+        "message": f"Not found: {message_id}",
+        "details": {"error_code": "thread_not_found"},
+    }
+    if message_id == "msg_1":
+        assert account_of(step_of(bench, replace(ASKED, key=ONE), Named(continues=message_id))) == "a"
+
+
 # -- lists
 
 

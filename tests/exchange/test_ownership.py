@@ -7,7 +7,7 @@ import pytest
 from ccflare_core.accounts.owners import Owner
 from ccflare_core.anthropic.ids import Id, Kind, Named
 from ccflare_core.clients.keys import ClientKey
-from ccflare_core.exchange.ownership import AGAIN_SECONDS, Ownership
+from ccflare_core.exchange.ownership import AGAIN_SECONDS, PATIENCE_SECONDS, Ownership
 from ccflare_core.exchange.records import IdForgotten, IdMade, IdUsed
 from exchange_kit import ASKED, EPOCH, deliver, judged, refusal
 from owners_kit import OwnersBench
@@ -125,3 +125,17 @@ def test_database_that_cannot_be_asked_is_told_apart(bench: OwnersBench) -> None
     assert [search.is_done() for _ in range(2)] == [False, True]
     assert search.failed
     assert search.found == {}
+
+
+def test_database_that_does_not_answer_is_given_up(bench: OwnersBench) -> None:
+    bench.store.is_ready = False
+    search, query = bench.ownership.search([FILE]), bench.ownership.holdings(Kind.FILE)
+    assert not search.is_done()
+    bench.clock.pass_(PATIENCE_SECONDS - 1)
+    assert not search.is_done()
+    assert not query.is_done()
+    bench.clock.pass_(1)
+    assert search.is_done()
+    assert search.failed
+    assert query.is_done()
+    assert query.answer() is None

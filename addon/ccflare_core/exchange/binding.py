@@ -14,10 +14,9 @@ from ccflare_core.accounts.pool import AccountPool
 from ccflare_core.accounts.states import AccountState
 from ccflare_core.anthropic import answers
 from ccflare_core.anthropic.answers import Answer
-from ccflare_core.anthropic.ids import NO_IDS, Id, Kind, Named
+from ccflare_core.anthropic.ids import Id, Kind, Named
 from ccflare_core.clients.keys import ClientKey, Role
-from ccflare_core.errors import CCFlareError
-from ccflare_core.exchange.ownership import LOOK_SECONDS, Ownership, Pending, Search
+from ccflare_core.exchange.ownership import LOOK_SECONDS, Ownership, Query, Search
 from ccflare_core.exchange.steps import Opening, Wait
 
 _ABLE = frozenset({AccountState.SERVING, AccountState.REFRESHING})
@@ -34,6 +33,8 @@ class Binding:
         """The only account that will do; None: any."""
         self.why = ""
         """What binds it to that one, as the beginning of a sentence."""
+        self.thread_account_id: str | None = None
+        """The account that has the message thread which it goes on with; it is not bound to that one."""
         self._named = named
         self._opening = opening
         self._request_id = request_id
@@ -41,8 +42,10 @@ class Binding:
         self._ownership = ownership
         self._limited = key_of(opening)
         self._search: Search | None = None
-        self._holdings: Pending[Sequence[Holding]] | None = None
-        self._is_settled = named is NO_IDS
+        self._holdings: Query[Sequence[Holding]] | None = None
+        self._thread = None if named.continues is None else Id(Kind.MESSAGE, named.continues)
+        self._wanted = (*named.ids, *((self._thread,) if self._thread else ()))
+        self._is_settled = not (self._wanted or named.listed or named.problem)
 
     def bind(self, account_id: str, why: str) -> None:
         """Let it be this account, whatever it names; `why` begins a sentence."""
@@ -54,18 +57,19 @@ class Binding:
             return None
         if not self._is_known():
             return Wait(LOOK_SECONDS)
-        step = self._decide_on_ids() or (self._decide_on_list() if self._named.listed else None)
+        step = self._decide_on_ids() or self._decide_on_thread()
+        step = step or (self._decide_on_list() if self._named.listed else None)
         self._is_settled = step is None
         return step
 
     def _is_known(self) -> bool:
-        if self._named.ids:
-            self._search = self._search or self._ownership.search(self._named.ids)
+        if self._wanted:
+            self._search = self._search or self._ownership.search(self._wanted)
             if not self._search.is_done():
                 return False
         if self._named.listed is not None:
-            self._holdings = self._holdings or self._ownership.store.holdings(self._named.listed)
-            return self._holdings.done()
+            self._holdings = self._holdings or self._ownership.holdings(self._named.listed)
+            return self._holdings.is_done()
         return True
 
     # By id
@@ -108,6 +112,20 @@ class Binding:
             self.account_id, self.why = account.id, f"It names {id.shown}, which account {account.name} has made"
         return None
 
+    # A thread
+
+    def _decide_on_thread(self) -> Answer | None:
+        """Whose thread it goes on with. One that is another client's is not found, and then clients send everything."""
+        if self._thread is None:
+            return None
+        owner = self._search.found.get(self._thread) if self._search else None
+        if self._limited is not None and (owner is None or owner.client != self._limited.id):
+            code = {"error_code": "thread_not_found"}
+            message = f"Not found: {self._thread.shown}"
+            return answers.error(404, message, request_id=self._request_id, is_final=True, details=code)
+        self.thread_account_id = owner.account_id if owner else None
+        return None
+
     # A list
 
     def _decide_on_list(self) -> Answer | None:
@@ -115,13 +133,11 @@ class Binding:
         usable = [each for each in self._pool.accounts() if key is None or key.may_use_account(each.name)]
         if kind is None or self._holdings is None or not (usable or self._opening.account):
             return None
-        holdings = self._ownership.recent(kind)
-        try:
-            holdings += self._holdings.result()
-        except CCFlareError:
-            if self._limited is not None:
-                message = "It cannot be looked up at the moment what the accounts have."
-                return answers.error(503, message, request_id=self._request_id, retry_after=5)
+        stored = self._holdings.answer()
+        if stored is None and self._limited is not None:
+            message = "It cannot be looked up at the moment what the accounts have."
+            return answers.error(503, message, request_id=self._request_id, retry_after=5)
+        holdings = [*(stored or ()), *self._ownership.recent(kind)]
         account = self._choose(usable, holdings)
         if account is None:
             return self._refuse(

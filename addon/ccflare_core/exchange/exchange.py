@@ -277,6 +277,11 @@ class Exchange(Story):
         shared = self._shared
         return Binding(named, self.opening, self.id, pool=shared.pool, ownership=shared.ownership)
 
+    @property
+    def binding(self) -> Binding:
+        """To which account it has to go because of what it names."""
+        return self._binding
+
     def _acquire(self) -> Lease | Exhausted:
         pool, tried, bound = self._shared.pool, frozenset(self._tried), self._binding.account_id
         avoided, self._avoided = self._avoided, None

@@ -34,6 +34,8 @@ LOOK_SECONDS: Final = 0.02
 AGAIN_SECONDS: Final = 0.3
 """After this time what was not found is looked for once more: another proxy writes what it has made within it."""
 LOOKS: Final = 2
+PATIENCE_SECONDS: Final = 5.0
+"""For how long a database that does not answer is waited for."""
 RECENT_SECONDS: Final = 10.0
 """For how long what was made here may not be in the database yet."""
 
@@ -75,6 +77,28 @@ class NoStore:
         return Known(())
 
 
+class Query[T]:
+    """A question to the database. It is over when it is answered, and at last after PATIENCE_SECONDS."""
+
+    def __init__(self, pending: Pending[T], clock: Callable[[], float]) -> None:
+        self._pending = pending
+        self._clock = clock
+        self._until = clock() + PATIENCE_SECONDS
+
+    def is_done(self) -> bool:
+        """Whether it is over; if not, ask again in LOOK_SECONDS."""
+        return self._pending.done() or self._clock() >= self._until
+
+    def answer(self) -> T | None:
+        """The answer; None: there is none, since the database cannot be used."""
+        if not self._pending.done():
+            return None
+        try:
+            return self._pending.result()
+        except CCFlareError:
+            return None
+
+
 class Search:
     """A look for the owners of some ids, in memory and then in the database. Ask `is_done` until it is."""
 
@@ -84,21 +108,24 @@ class Search:
         """Whether the database could not be asked."""
         self._wanted = wanted
         self._ownership = ownership
-        self._pending: Pending[Mapping[Id, Owner]] | None = None
+        self._query: Query[Mapping[Id, Owner]] | None = None
         self._looks = 0
         self._next_at = float("-inf")
 
     def is_done(self) -> bool:
         """Whether it is over; if not, ask again in LOOK_SECONDS."""
-        if self._pending is not None and not self._take(self._pending):
-            return False
+        if self._query is not None:
+            if not self._query.is_done():
+                return False
+            self._take(self._query.answer())
+            self._query = None
         missing, now = self._missing(), self._ownership.clock()
         if not missing or self.failed or self._looks == LOOKS:
             return True
         if now >= self._next_at:
             self._looks += 1
             self._next_at = now + AGAIN_SECONDS
-            self._pending = self._ownership.store.find(missing)
+            self._query = Query(self._ownership.store.find(missing), self._ownership.clock)
         return False
 
     def _missing(self) -> list[Id]:
@@ -107,19 +134,11 @@ class Search:
                 self.found[each] = owner
         return [each for each in self._wanted if each not in self.found]
 
-    def _take(self, pending: Pending[Mapping[Id, Owner]]) -> bool:
-        if not pending.done():
-            return False
-        self._pending = None
-        try:
-            found = pending.result()
-        except CCFlareError:
-            self.failed = True
-            return True
-        for each, owner in found.items():
+    def _take(self, answer: Mapping[Id, Owner] | None) -> None:
+        self.failed = answer is None
+        for each, owner in (answer or {}).items():
             self._ownership.owners.learn(each, owner)
             self.found[each] = owner
-        return True
 
 
 def _drop(record: Record) -> None:
@@ -152,6 +171,10 @@ class Ownership:
     def find(self, id: Id) -> Owner | None:
         """Who made this, as far as it is in memory."""
         return self.owners.find(id, self._wall())
+
+    def holdings(self, kind: Kind) -> Query[Sequence[Holding]]:
+        """What each account has of one kind, as the database knows it."""
+        return Query(self.store.holdings(kind), self.clock)
 
     def recent(self, kind: Kind) -> list[Holding]:
         """What was made of this kind so lately that the database may not know it."""

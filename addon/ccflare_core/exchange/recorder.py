@@ -26,7 +26,7 @@ from ccflare_core.exchange.records import (
     Record,
     WindowRead,
 )
-from ccflare_core.exchange.steps import Attempt, Opening, Ticket
+from ccflare_core.exchange.steps import Attempt, Opening, Outcome, Ticket
 from ccflare_core.exchange.story import Story
 from ccflare_core.text import to_ms
 
