@@ -11,7 +11,7 @@ import pytest
 from ccflare_core.exchange.batch_records import batch_records, is_about_batches, tells_of_batches
 from ccflare_core.exchange.counted import Counted
 from ccflare_core.exchange.exchange import Exchange
-from ccflare_core.exchange.recorder import budgeted, final_columns, total_tokens
+from ccflare_core.exchange.final_row import budgeted, final_columns, total_tokens
 from ccflare_core.exchange.records import BatchEnded, BatchMade, BatchRead
 from ccflare_core.exchange.steps import Outcome
 from exchange_kit import ASKED, EPOCH, JSON, OPUS, Bench, Reply, cut, deliver, refusal
