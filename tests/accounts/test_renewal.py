@@ -46,7 +46,7 @@ class Desk:
     def begin(self, path: str = "/v1/messages") -> None:
         """Another exchange on them."""
         self.exchange: Exchange = self.bench.exchanges.begin(replace(ASKED, path=path))
-        self.exchange.admit(OPUS, b"", "")
+        self.exchange.admit(replace(OPUS, path_class=path.rpartition("/")[2]), b"", "")
         self.first = self.exchange.next_step()
 
     def refuse(self, *, is_kept: bool = False) -> Step:
