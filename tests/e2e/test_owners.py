@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from ccflare_core.config.location import Server
+from database_kit import KEY_VARIABLE
 from fake_upstream import FakeUpstream, Header, limited_5h
 from harness import Proxy, Reply, eventually, via_base_url
 from rig import Rig
@@ -102,7 +104,7 @@ def upstream() -> Iterator[FakeUpstream]:
 def bench(upstream: FakeUpstream) -> Iterator[tuple[Rig, dict[str, str]]]:
     with Rig.running(upstream, **LIMITLESS) as rig:
         add = rig.proxy.add_client_key
-        keys = {"one": add("one"), "two": add("two"), "admin": add("admin", "--role", "admin")}
+        keys = {"one": add("one"), "two": add("two"), "admin": add("admin", "--role", "admin"), "fenced": add("fenced")}
         yield rig, keys
 
 
@@ -208,10 +210,16 @@ def test_spent_window_keeps_nobody_from_what_costs_no_quota(pool: Pool) -> None:
     assert "5h window spent" in pool.rig.health()["a"]["reason"]  # their success says nothing of the window
 
 
-def made_of(pool: Pool) -> Iterator[tuple[str, str, str]]:
+def fence(rig: Rig, key: str, account: str) -> None:
+    """From now on this key may not use that account."""
+    with rig.stored() as store:
+        store.clients.change(key, not_accounts=(account,))
+
+
+def made_of(pool: Pool, key: str = "") -> Iterator[tuple[str, str, str]]:
     """A file and a batch of each account in turn, and whose they are."""
     for _ in range(2):
-        file = pool.make()
+        file = pool.make(key=key)
         owner = pool.asked[-1]
         workspace = pool.a if owner == "a" else pool.b
         while True:
@@ -474,3 +482,48 @@ def test_what_is_known_outlives_the_process(pool: Pool, other: Proxy) -> None:
 
     assert [pool.ask("GET", f"{FILES}/{file}", key="one", proxy=other).status for _ in range(3)] == [200] * 3
     assert len(set(pool.asked)) == 1
+
+
+@pytest.mark.postgres
+def test_proxies_on_a_server_share_what_they_know(upstream: FakeUpstream, server: Server) -> None:
+    workspaces = {name: Workspace(name) for name in ("max-a", "max-b")}
+    keyless: dict[str, Any] = {"database": server, "environment": KEY_VARIABLE, "ccflare_strategy": "round-robin"}
+    here, there = Proxy(upstream, **keyless), Proxy(upstream, **keyless)
+    for name, workspace in workspaces.items():
+        here.add_api_key(name, f"sk-ant-api03-{name}")
+        upstream.always(workspace.answer, credential=f"sk-ant-api03-{name}")
+    with here, there:
+        for asked, other in ((here, there), (there, here)):
+            with via_base_url(asked) as client:
+                file = client.request("POST", FILES, (), b"{}").json()["id"]
+            for _ in range(2):
+                with via_base_url(other) as client:
+                    assert client.request("GET", f"{FILES}/{file}").status == 200
+        with via_base_url(here) as client:
+            assert client.request("DELETE", f"{FILES}/{file}").status == 200
+        here.rows("SELECT * FROM owners WHERE text = ?", (file,), until=lambda rows: not rows)
+        here.accounts("remove", "max-a", "--yes")
+        assert {row["account_id"] for row in here.rows("SELECT * FROM owners")} <= ids_of(here, "max-b")
+
+
+def ids_of(proxy: Proxy, name: str) -> set[str]:
+    return {row["id"] for row in proxy.rows("SELECT id FROM accounts WHERE name = ?", (name,))}
+
+
+def test_key_keeps_to_its_accounts_whatever_it_names(pool: Pool) -> None:
+    file = next(f for f, _, owner in made_of(pool, key="fenced") if owner == "a")
+    name = pool.rig.name("a")
+    fence(pool.rig, "fenced", name)
+
+    reply = eventually(lambda: pool.ask("GET", f"{FILES}/{file}", key="fenced"), lambda reply: reply.status != 200)
+    told = f"This client key may not use the account that has made {file}."
+    assert error_of(reply) == (403, "permission_error", told)
+    extra = ((b"x-ccflare-account", name.encode()),)
+    assert pool.ask("GET", FILES, key="fenced", extra=extra).status == 400
+
+
+def test_upload_passes_byte_for_byte(pool: Pool) -> None:
+    body = b"--x\r\nContent-Disposition: form-data; name=file\r\n\r\n" + bytes(range(256)) * 8000 + b"\r\n--x--\r\n"
+    extra = ((b"anthropic-beta", b"files-api-2025-04-14"),)
+    assert pool.ask("POST", FILES, body, key="two", extra=extra).status == 200
+    assert pool.rig.requests[-1].body == body

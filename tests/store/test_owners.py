@@ -9,10 +9,10 @@ import pytest
 from ccflare_core.accounts.owners import DAY, HOUR, Holding, Owner
 from ccflare_core.anthropic.ids import Id, Kind
 from ccflare_core.config.location import Location
-from ccflare_core.exchange.records import IdForgotten, IdMade, IdUsed
+from ccflare_core.exchange.records import ExchangeFinished, IdForgotten, IdMade, IdUsed
 from ccflare_core.store.owners import StoredOwners
 from ccflare_core.store.store import Store
-from database_kit import NOW, an_account, open_store
+from database_kit import NOW, an_account, open_store, started
 
 MS = round(NOW * 1000)
 
@@ -93,3 +93,12 @@ def test_ids_go_with_their_account_also_if_they_come_late(store: Store, account:
     store.write([made("2", account)])
     purge(store)
     assert texts(store) == []
+
+
+def test_deleted_request_takes_its_own_ids_along(store: Store, account: str) -> None:
+    ended = ExchangeFinished("r", "ok", True, upstream_request_id="req_1", message_id="msg_1")
+    store.write([started("r"), ended, made("req_1", account, kind=Kind.REQUEST), made("file_1", account)])
+    store.write([made("msg_1", account, kind=Kind.MESSAGE), made("req_2", account, kind=Kind.REQUEST)])
+    for _ in store.history.delete(["r"]):
+        pass
+    assert texts(store) == ["file_1", "req_2"]

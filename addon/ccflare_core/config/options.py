@@ -162,7 +162,8 @@ _ACCOUNTS = _in(
             "How long a session keeps its account after its last request.", "SESSION_DURATION_MS",
             scale=1000),
     _number("ccflare_hold_seconds", NEW, 30, 0, 600,
-            "How long a request may wait for an account when none is free. 0: it gets a 503 at once."),
+            "How long a request may wait when no account is free, or not the one that it needs. 0: it gets a 503 at "
+            "once."),
     _choice("ccflare_passthrough", AT_ONCE, "auto|never|always", "auto",
             "When requests go out with the client's own credential. auto: while there is no account; always: whenever "
             "none is free."),

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from peewee import fn
 
+from ccflare_core.anthropic.ids import Kind
 from ccflare_core.db.engine import as_store_errors
-from ccflare_core.db.models import AttemptRow, PayloadRow, RequestRow, WindowRow
+from ccflare_core.db.models import AttemptRow, OwnerRow, PayloadRow, RequestRow, WindowRow
 from ccflare_core.store.context import StoreContext
 from ccflare_core.text import to_ms
 from ccflare_core.transcripts.read import Transcripts
@@ -24,6 +25,7 @@ _BODIES = 25
 _BYTES = 1024 * 1024
 _WINDOWS = 250
 _HOUR_MS = 3_600_000
+_LED_BY = ((Kind.REQUEST, RequestRow.upstream_request_id), (Kind.MESSAGE, RequestRow.message_id))
 
 
 class Selection(NamedTuple):
@@ -108,7 +110,8 @@ class History:
     def delete(self, ids: Sequence[str], *, bodies_only: bool = False) -> Iterator[int]:
         """Delete these requests with their attempts and bodies, or the bodies alone; yields each batch's number.
 
-        What the bodies have left in blocks, `Transcripts.sweep` frees.
+        What the bodies have left in blocks, `Transcripts.sweep` frees. With a request goes what its own ids led to: its
+        account's cache and thread. Files and the like stay, for the account still has them.
         """
         for batch in self._batches(ids):
             done = self._transcripts.delete_payloads(batch)
@@ -116,6 +119,9 @@ class History:
         for at in range(0, 0 if bodies_only else len(ids), _REQUESTS):
             with self._transaction():
                 some = ids[at : at + _REQUESTS]
+                for kind, column in _LED_BY:
+                    is_its = OwnerRow.text.in_(RequestRow.select(column).where(RequestRow.id.in_(some)))
+                    OwnerRow.delete().where((OwnerRow.kind == kind.value) & is_its).execute(self._database)
                 done = int(RequestRow.delete().where(RequestRow.id.in_(some)).execute(self._database))
             yield done
 
