@@ -238,7 +238,7 @@ def test_message_whose_account_cannot_serve_is_refused_with_a_time(pool: Pool) -
 
     error, name = reply.json()["error"], pool.rig.name("a")
     assert reply.status == 503
-    assert error["message"].startswith(f"It names {file}, which account {name} has made, and that account cannot")
+    assert error["message"].startswith(f"This request names {file}, which account {name} has made, and that")
     assert " It is back at " in error["message"]
     assert [each["name"] for each in error["accounts"]] == [name]
     assert 3000 < int(reply.header("retry-after") or 0) <= 3600
@@ -436,6 +436,16 @@ def test_list_is_for_administrators_once_there_is_something_of_others(pool: Pool
         assert pool.ask("GET", FILES, key=key, extra=extra).status == 200
 
 
+def test_list_that_shows_what_was_made_past_the_proxy_is_the_last_one(pool: Pool) -> None:
+    foreign = pool.a.make("files")
+    extra = ((b"x-ccflare-account", pool.rig.name("a").encode()),)
+
+    assert [each["id"] for each in pool.ask("GET", FILES, key="one", extra=extra).json()["data"]] == [foreign]
+
+    assert pool.ask("GET", FILES, key="one", extra=extra).status == 403
+    assert pool.ask("GET", f"{FILES}/{foreign}", key="one").status == 404
+
+
 # -- the end of it
 
 
@@ -468,6 +478,7 @@ def test_removed_account_takes_its_ids_along(pool: Pool) -> None:
 def test_proxies_on_one_database_share_what_they_know(pool: Pool, other: Proxy) -> None:
     here, there = pool.make(key="one"), pool.make(key="one", proxy=other)
     owners = pool.asked
+    other.rows("SELECT * FROM owners WHERE text IN (?, ?)", (here, there), until=lambda rows: len(rows) == 2)
 
     for id, owner, proxy in ((here, owners[0], other), (there, owners[1], None)):
         assert pool.ask("GET", f"{FILES}/{id}", key="two", proxy=proxy).status == 404
@@ -496,6 +507,7 @@ def test_proxies_on_a_server_share_what_they_know(upstream: FakeUpstream, server
         for asked, other in ((here, there), (there, here)):
             with via_base_url(asked) as client:
                 file = client.request("POST", FILES, (), b"{}").json()["id"]
+            other.rows("SELECT * FROM owners WHERE text = ?", (file,), until=len)
             for _ in range(2):
                 with via_base_url(other) as client:
                     assert client.request("GET", f"{FILES}/{file}").status == 200

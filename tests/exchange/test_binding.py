@@ -68,7 +68,7 @@ def test_refused_attempt_moves_to_no_other_account(bench: OwnersBench) -> None:
     exchange.next_step()
     status, message = told(judged(exchange, limited(40)))
     assert status == 503
-    assert message.startswith("It names file_1, which account max-b has made, and that account cannot serve it now (")
+    assert message.startswith("This request names file_1, which account max-b has made, and that account cannot serve")
     assert "It is back at " in message
 
 
@@ -237,7 +237,7 @@ def test_list_of_nothing_skips_an_account_that_is_out_for_good() -> None:
     bench.pool.replace_accounts([account("a", paused=True), account("b")])
     assert account_of(step_of(bench, LIST, LISTED)) == "b"
     assert told(step_of(bench, replace(LIST, account="max-a"), LISTED))[1].startswith(
-        "It lists the files of account max-a, and that account cannot serve it now (max-a: paused"
+        "This request lists the files of account max-a, and that account cannot serve it now (max-a: paused"
     )
 
 

@@ -109,7 +109,10 @@ class Binding:
         for account, id in owned:
             if self._opening.key is not None and not self._opening.key.may_use_account(account.name):
                 return self._refuse(403, f"This client key may not use the account that has made {id.shown}.")
-            self.account_id, self.why = account.id, f"It names {id.shown}, which account {account.name} has made"
+            self.account_id, self.why = (
+                account.id,
+                f"This request names {id.shown}, which account {account.name} has made",
+            )
         return None
 
     # A thread
@@ -149,7 +152,7 @@ class Binding:
                 f"Account {account.name} has {PLURALS[kind]} that this client key has not made, so its list is for "
                 "administrators; each of your own can be asked for by its id.",
             )
-        self.account_id, self.why = account.id, f"It lists the {PLURALS[kind]} of account {account.name}"
+        self.account_id, self.why = account.id, f"This request lists the {PLURALS[kind]} of account {account.name}"
         return None
 
     def _choose(self, usable: Sequence[Account], holdings: Sequence[Holding]) -> Account | None:

@@ -31,7 +31,7 @@ logger = logging.getLogger("ccflare")
 
 LOOK_SECONDS: Final = 0.02
 """How often to ask whether the database has answered."""
-AGAIN_SECONDS: Final = 0.3
+AGAIN_SECONDS: Final = 0.5
 """After this time what was not found is looked for once more: another proxy writes what it has made within it."""
 LOOKS: Final = 2
 PATIENCE_SECONDS: Final = 5.0
