@@ -5,14 +5,17 @@ A witness stands between them and us, a plain mitmdump: it knows which bytes a c
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from clients_kit import Door, Town, Visitor, a_town
+from ccflare_core.http.sse import parse_event
+from client_prices import CLIENT_PRICES
+from clients_kit import Door, Said, Town, Visitor, a_town
 from detour import REFUSED
-from fake_upstream import Answer, Request, limited_5h, sse, sse_tool
+from fake_upstream import Answer, Cut, Request, Step, error_event, event, limited_5h, sse, sse_tool, usage
 from harness import via_connect
 
 OWN = "sk-ant-api03-the-clients-own-key"
@@ -82,6 +85,133 @@ def test_claude_code_uses_a_tool(visitor: Visitor) -> None:
     assert [request.credential for request in requests] == [visitor.rig.secret("a")] * 2
     assert is_silent_about(visitor.key, requests)
     assert [seen["body"] for seen in visitor.town.testimonies()] == bodies(requests)
+
+
+def not_flagged(answer: Answer) -> Answer:
+    """A tool's call, and that the safeguard which the client asks for has found nothing in it."""
+    events = [parse_event(step) or {} for step in answer.chunks if isinstance(step, bytes)]
+    (call,) = [each["content_block"]["id"] for each in events if each["type"] == "content_block_start"]
+    uses = {call: {"type": "evaluated", "outcome": "not_flagged"}}
+    results = [{"type": "dangerous_tool_use", "status": {"type": "available", "tool_uses": uses}}]
+    for each in events:
+        if each["type"] == "message_delta":
+            each["delta"]["safeguard_results"] = results
+    return replace(answer, chunks=tuple(map(event, events)))
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_claude_code_in_auto_mode_asks_for_safeguards_and_goes_by_what_they_found(
+    visitor: Visitor, is_told: bool
+) -> None:
+    call = sse_tool("Bash", {"command": "python3 -c 'print(6 * 7)' > found.txt; cat found.txt", "description": "Count"})
+
+    def turn(request: Request) -> Answer:
+        if b'"tool_result"' in request.body:
+            return sse(["It says ", "so."])
+        return not_flagged(call) if is_told else call
+
+    visitor.rig.upstream.always(turn, credential=visitor.rig.secret("a"))
+
+    said = visitor.claude("Count.", "--permission-mode", "auto", ANTHROPIC_AUTH_TOKEN=visitor.key)
+
+    assert (said.code, said.lines[0]["permissionMode"], said.result) == (0, "auto", "It says so.")
+    requests = visitor.arrived()
+    assert all(request.json()["safeguards"][0]["type"] == "dangerous_tool_use" for request in requests)
+    assert [seen["body"] for seen in visitor.town.testimonies()] == bodies(requests)
+    assert bool(said.lines[-1]["permission_denials"]) is not is_told
+    assert (b'"content":"42"' in requests[-1].body) is is_told
+
+
+# What it says that it cost
+
+
+def billed(answer: Answer, used: Mapping[str, object]) -> Answer:
+    """The same stream with this usage."""
+    events = [parse_event(step) or {} for step in answer.chunks if isinstance(step, bytes)]
+    for each in events:
+        if each["type"] == "message_start":
+            each["message"]["usage"] = {**used, "output_tokens": 1}
+        elif each["type"] == "message_delta":
+            each["usage"] = used
+    return replace(answer, chunks=tuple(map(event, events)))
+
+
+ADVICE = {"type": "advisor_message", "model": "claude-fable-5-2", "input_tokens": 5000, "output_tokens": 150}
+
+
+def costly_turn(request: Request) -> Answer:
+    """A tool's call with a cache for an hour, then an answer with one for five minutes, thinking, searches, advice."""
+    model = request.json()["model"]
+    if b'"tool_result"' not in request.body:
+        return billed(sse_tool("Bash", {"command": "echo 42"}, model=model), usage(12, 87, cache_1h=4321))
+    thought, searches = {"thinking_tokens": 4800}, {"web_search_requests": 3, "web_fetch_requests": 2}
+    advice = [ADVICE | {"type": "message"}, ADVICE, ADVICE]
+    more = {"output_tokens_details": thought, "server_tool_use": searches, "iterations": advice}
+    return billed(sse(["It says ", "so."], model=model), usage(30, 5321, cache_read=6789, cache_5m=345, **more))
+
+
+def recorded_costs(visitor: Visitor, said: Said, number: int) -> list[float]:
+    """What the exchanges of messages of a session cost, of which there are so many."""
+    sql = "SELECT cost_usd FROM requests WHERE session_id = ? AND path = '/v1/messages' AND outcome IS NOT NULL"
+    rows = visitor.rig.proxy.rows(
+        f"{sql} ORDER BY timestamp", (said.lines[0]["session_id"],), until=lambda rows: len(rows) >= number
+    )
+    return [row["cost_usd"] for row in rows]
+
+
+@pytest.mark.parametrize("model", CLIENT_PRICES)
+def test_our_cost_is_what_claude_code_says(town: Town, tmp_path: Path, model: str) -> None:
+    visitor = Visitor(town, Door.BASE_URL, tmp_path)
+    visitor.rig.fresh("a")
+    visitor.rig.upstream.always(costly_turn, credential=visitor.rig.secret("a"))
+
+    said = visitor.claude("Count.", "--allowedTools", "Bash", "--model", model, ANTHROPIC_AUTH_TOKEN=visitor.key)
+
+    assert (said.code, said.result) == (0, "It says so.")
+    assert {request.json()["model"] for request in visitor.arrived()} == {model}
+    costs = recorded_costs(visitor, said, 2)
+    assert (len(costs), round(sum(costs), 6)) == (2, round(said.lines[-1]["total_cost_usd"], 6))
+
+
+BROKEN = error_event("overloaded_error", "Overloaded")
+ENDS: dict[str, tuple[tuple[Step, ...], int | None]] = {
+    # The end of a stream in its second block, and what the client takes for the output; None: it counts nothing at all.
+    "without a message_stop": ((), 600),
+    # It forgets an answer whose connection broke, although the prompt was read and paid for.
+    "with the connection": ((Cut(),), None),
+    # It takes message_start's output for the whole, although two blocks had come.
+    "with an error": ((BROKEN,), 1),
+}
+"""Ours is the same for all: 4,000 tokens in, and a third of the 1,800 characters that came."""
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_our_cost_of_a_stream_that_broke_off_is_never_below_what_claude_code_says(
+    town: Town, tmp_path: Path, how: str
+) -> None:
+    end, output = ENDS[how]
+    visitor = Visitor(town, Door.BASE_URL, tmp_path)
+    visitor.rig.fresh("a", "b")
+    begun = sse(["x" * 1500, "y" * 300], model="claude-opus-5-5", input_tokens=4000)
+    block = (*begun.chunks[:4], event({"type": "content_block_stop", "index": 0}))
+    visitor.rig.script("a", replace(begun, chunks=(*block, *second_block(300), *end)))
+
+    said = visitor.claude("Count.", "--model", "claude-opus-5-5", ANTHROPIC_AUTH_TOKEN=visitor.key)
+
+    assert (said.code, len(visitor.arrived())) == (0, 2)
+    broken, good = recorded_costs(visitor, said, 2)
+    assert round(broken, 6) == round((4000 * 4 + 600 * 20) / 1e6, 6)
+    theirs = 0 if output is None else (4000 * 4 + output * 20) / 1e6
+    assert round(said.lines[-1]["total_cost_usd"], 6) == round(theirs + good, 6)
+
+
+def second_block(size: int) -> tuple[bytes, bytes]:
+    """The beginning of one more block of text, of so many characters."""
+    block, delta = {"type": "text", "text": ""}, {"type": "text_delta", "text": "z" * size}
+    return (
+        event({"type": "content_block_start", "index": 1, "content_block": block}),
+        event({"type": "content_block_delta", "index": 1, "delta": delta}),
+    )
 
 
 def test_claude_code_sees_nothing_of_a_failover(visitor: Visitor) -> None:
