@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 from ccflare_cli.console import OK, Console, Refused, open_store, read_settings
 from ccflare_cli.output import DASH, Column, Table, clip, count, duration, moment, money, printable, render
 from ccflare_cli.parsing import Parser, dispatch, script_parser
-from ccflare_cli.stats.within_tables import subagent_table
+from ccflare_cli.stats.within_tables import part_table, subagent_table
 from ccflare_core.anthropic.blocks import Part
 from ccflare_core.anthropic.conversation import Request, Turn, decoded, read_answer, read_request
 from ccflare_core.config.settings import Settings
 from ccflare_core.db.engine_choice import is_made
-from ccflare_core.reports.within import Subagent, subagents_of
+from ccflare_core.reports.within import Counts, PartUse, Subagent, counts_of, parts_of, subagents_of
 from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.store import Store
 
@@ -35,6 +35,12 @@ _FACTS = (
     *("inference_geo", "message_id", "stop_reason", "refusal", "input_transformations", "agent_id"),
     *("parent_agent_id", "waited_ms", "query", "api_version", "betas"),
 )
+_SETTLED = {
+    None: "estimated",
+    "ended": "estimated, of what has succeeded",
+    "results": "by the batch's results",
+    "late": "estimated, the results came too late",
+}
 _EXAMPLES = """\
 examples:
   scripts/show.py last
@@ -55,6 +61,10 @@ class Exchange(NamedTuple):
     """Why there is nothing to read, as a sentence; "" if there is."""
     agents: list[Subagent]
     """Of the session, as a tree; none if it had no subagents."""
+    parts: list[PartUse]
+    """What other models and compaction took for the answer."""
+    counts: Counts | None
+    """What it counts in its client's budget, if that is not what is shown as used."""
 
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
@@ -123,7 +133,8 @@ def _read(store: Store, row: dict[str, Any]) -> Exchange:
     request = read_request(asked.content, asked.content_encoding) if asked else Request(None, (), ())
     answer = read_answer(answered.content, answered.content_type, answered.content_encoding) if answered else ()
     agents = subagents_of(store.query, row["session_id"]) if row["session_id"] else []
-    return Exchange(row, attempts, request, answer, missing, agents)
+    parts, counts = parts_of(store.query, row["id"]), counts_of(store.query, row["id"])
+    return Exchange(row, attempts, request, answer, missing, agents, parts, counts)
 
 
 def _content_coding(store: Store, request_id: str) -> str:
@@ -171,7 +182,9 @@ def _show(console: Console, exchange: Exchange, arguments: argparse.Namespace) -
         console.say(render([_json_table(exchange)], "json"))
         return
     now = console.now()
-    console.say(render([_head_table(exchange.row, now)], arguments.format))
+    console.say(render([_head_table(exchange, now)], arguments.format))
+    if exchange.parts:
+        console.say("\n" + render([part_table(exchange.parts, "Within this answer")], arguments.format))
     if len(exchange.attempts) > 1:
         console.say("\n" + render([_attempt_table(exchange.attempts, now)], arguments.format))
     if exchange.agents:
@@ -191,6 +204,8 @@ def _json_table(exchange: Exchange) -> Table[Exchange]:
         fields=(
             *((name, _getter(name)) for name in _FACTS),
             ("attempts_made", lambda each: each.attempts),
+            ("within_request", lambda each: [part._asdict() for part in each.parts]),
+            ("counts_in_budget", lambda each: each.counts and each.counts._asdict()),
             ("tools", lambda each: each.request.tools),
             ("turns", lambda each: [_told(turn) for turn in each.request.turns]),
             ("answer", lambda each: [_told(turn) for turn in each.answer]),
@@ -208,7 +223,8 @@ def _getter(name: str) -> Callable[[Exchange], object]:
     return lambda exchange: exchange.row[name]
 
 
-def _head_table(row: dict[str, Any], now: float) -> Table[dict[str, Any]]:
+def _head_table(exchange: Exchange, now: float) -> Table[dict[str, Any]]:
+    row, counts = exchange.row, exchange.counts
     return Table(
         key="request",
         title="",
@@ -225,7 +241,8 @@ def _head_table(row: dict[str, Any], now: float) -> Table[dict[str, Any]]:
             *_shown(row, "Agent", lambda each: _with(each["agent_id"], _started_by(each["parent_agent_id"]))),
             Column("Took", _time),
             Column("Tokens", _tokens),
-            Column("Cost", lambda each: "~" * bool(each["estimated"]) + money(each["cost_usd"])),
+            Column("Cost", _cost),
+            *_shown(row, "Budget", lambda each: counts and _counted(counts)),
             *_shown(row, "Stopped", lambda each: _with(each["stop_reason"], each["refusal"])),
             *_shown(row, "Served", _how),
             *_shown(row, "Message", lambda each: each["message_id"]),
@@ -247,10 +264,24 @@ def _started_by(parent: str | None) -> str | None:
     return f"started by {parent}" if parent else None
 
 
+def _cost(row: dict[str, Any]) -> str:
+    if row["cost_usd"] is None and row["output_tokens"] is None:
+        return DASH
+    return "~" * bool(row["estimated"]) + money(row["cost_usd"])
+
+
+def _counted(counts: Counts) -> str:
+    """What the client's budget takes in place of what is shown as used."""
+    about = "" if counts.settled == "results" else "~"
+    return f"{about}{count(counts.tokens)} tokens, {about}{money(counts.usd)} ({_SETTLED[counts.settled]})"
+
+
 def _how(row: dict[str, Any]) -> str:
     names = ("service_tier", "speed", "inference_geo")
-    fetched = row["web_fetch_requests"]
-    return ", ".join(filter(None, (*(row[name] for name in names), f"{fetched} web fetches" if fetched else "")))
+    told = [row[name] for name in names]
+    for what, number in (("search", row["web_search_requests"]), ("fetch", row["web_fetch_requests"])):
+        told += [f"{number} web {what}{'es' * (number != 1)}"] * bool(number)
+    return ", ".join(filter(None, told))
 
 
 def _with(one: str | None, other: str | None) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from corpus import COUNTS, stream
-from fake_upstream import FakeUpstream, limited_5h, sse_answer
+from fake_upstream import FakeUpstream, limited_5h, sse, sse_answer, stall_before_head
 from harness import CLIENT_CREDENTIAL, RawClient, claude_request
 from rig import Rig
 
@@ -60,6 +60,36 @@ def test_a_subagents_request_shows_its_place_among_the_sessions_agents(rig: Rig,
     names = [next((word for word in line if word in ("(main)", "a1", "a2")), None) for line in lines]
     tree = names[names.index("(main)") :]
     assert tree[:3] == ["(main)", "a1", "a2"]
+
+
+def test_what_other_models_took_for_an_answer_stands_below_it(rig: Rig, client: RawClient) -> None:
+    advice = {"type": "advisor_message", "model": "claude-fable-5-2", "input_tokens": 50_000, "output_tokens": 1500}
+    searched = {"web_search_requests": 2, "web_fetch_requests": 1}
+    rig.script("a", sse(["Hi."], iterations=[advice], server_tool_use=searched))
+    client.request(*claude_request(6000, session=rig.session))
+    rig.row()
+
+    text = show(rig)
+
+    assert "Within this answer" in text
+    assert "fable-5-2  advisor message      1  50,000" in text
+    assert "standard, 2 web searches, 1 web fetch\n" in text
+    found = json.loads(show(rig, "--format", "json"))
+    assert [part["cost_usd"] for part in found["within_request"]] == [0.46]
+
+
+def test_what_a_budget_counts_for_an_answer_that_was_left_is_told(rig: Rig) -> None:
+    rig.script("a", stall_before_head(60))
+    with rig.client() as client:
+        rig.send(client)
+        rig.wait_for(1)
+    rig.row()
+
+    lines = [line.split() for line in show(rig).splitlines()]
+
+    assert ["Cost", "–"] in lines
+    (budget,) = [line for line in lines if line[:1] == ["Budget"]]
+    assert (budget[1], budget[2], budget[-1]) == ("~1,000", "tokens,", "(estimated)")
 
 
 def test_the_exact_bytes_come_back(shown: tuple[Rig, bytes]) -> None:

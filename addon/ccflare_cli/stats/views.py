@@ -119,11 +119,13 @@ class Views:
         period, now, limit, reports = asked.period, asked.now, asked.limit or LIMIT, self._reports
         if asked.view == "requests":
             return [exchange_table(reports.exchanges(period, limit, others=asked.all), f"Requests, {asked.when}", now)]
+        refusals = reports.refusals(period, limit)
         return [
             trouble_table(
                 "errors", reports.errors(period, limit, others=asked.all), f"Errors that clients saw, {asked.when}", now
             ),
             trouble_table("covered", reports.covered(period, limit), "Failed attempts that others covered", now),
+            *([trouble_table("refusals", refusals, "Answers in which a model refused", now)] if refusals else []),
         ]
 
     def _cache(self, asked: Question) -> list[Table[Any]]:

@@ -187,17 +187,19 @@ class _Document:
     def _take(self, body: Mapping[str, Any]) -> None:
         if body.get("type") == "error" or isinstance(body.get("error"), dict):
             self._tally.take_error(body)
-        elif body.get("type") == "message_batch":
+            return
+        if "usage" in body or body.get("type") == "message":
+            self._tally.take_message(body)
+            return
+        self._tally.take_ids(ids.in_document(body))
+        if body.get("type") == "message_batch":
             self._tally.take_batch(body)
             self._tally.message_id = next((batch.id for batch in self._tally.batches), None)
         elif isinstance(listed := body.get("data"), list):
             for each in listed:
                 self._tally.take_batch(each)
-        elif "usage" in body or body.get("type") == "message":
-            self._tally.take_message(body)
         else:
             self._tally.take_message({"usage": {"input_tokens": body.get("input_tokens")}})
-            self._tally.take_ids(ids.in_document(body))
 
 
 class _Lines:

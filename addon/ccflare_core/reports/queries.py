@@ -200,6 +200,13 @@ class Reports:
                   GROUP BY 3, 4, 5, 6, 7 ORDER BY 1 DESC LIMIT ?"""  # noqa: S608
         return self._troubles(sql, (*period.bounds_ms(), limit))
 
+    def refusals(self, period: Period, limit: int) -> list[Trouble]:
+        """Answers in which a model refused, by category, the latest first. For clients they are answers."""
+        sql = f"""SELECT MAX(timestamp) / 1000.0, COUNT(*), COALESCE(refusal, 'without a category'), status_code,
+                  account_used, model, path FROM requests WHERE {_IN_PERIOD} AND stop_reason = 'refusal'
+                  GROUP BY 3, 4, 5, 6, 7 ORDER BY 1 DESC LIMIT ?"""  # noqa: S608
+        return self._troubles(sql, (*period.bounds_ms(), limit))
+
     def covered(self, period: Period, limit: int) -> list[Trouble]:
         """Attempts that failed without the client noticing, since another attempt served the request."""
         sql = """SELECT MAX(a.started_at) / 1000.0, COUNT(*), a.verdict, a.status_code, a.account_id, a.reason, r.path

@@ -53,6 +53,32 @@ def parts(query: Query, period: Period) -> list[PartUse]:
     return [PartUse._make(row) for row in rows]
 
 
+def parts_of(query: Query, request_id: str) -> list[PartUse]:
+    """What was used beside the answer of one request."""
+    sql = """SELECT model, kind, calls, input_tokens, cache_read_tokens, cache_creation_tokens, output_tokens,
+             COALESCE(cost_usd, 0), CASE WHEN cost_usd IS NULL THEN 1 ELSE 0 END
+             FROM usage_parts WHERE request_id = ? ORDER BY number"""
+    return [PartUse._make(row) for row in query(sql, (request_id,))]
+
+
+class Counts(NamedTuple):
+    """What a request counts in its client's budget, where that is not what its answer has used."""
+
+    tokens: int | None
+    usd: float | None
+    settled: str | None = None
+    """Of a batch: by what (see `models.BatchRow`); None while it is an estimate, as it is of all others."""
+
+
+def counts_of(query: Query, request_id: str) -> Counts | None:
+    """What the request, or the batch that it has made, counts; None: what its answer has used, if anything."""
+    sql = """SELECT tokens, usd, settled FROM batches
+             WHERE request_id = ? AND (settled_by IS NULL OR settled_by <> request_id)"""
+    found = [*query(sql, (request_id,))]
+    found += query("SELECT counted_tokens, counted_usd FROM requests WHERE id = ?", (request_id,))
+    return next((Counts(*row) for row in found if row[0] is not None), None)
+
+
 _AGENTS = """SELECT session_id, agent_id, MAX(parent_agent_id), MAX(agent), COUNT(*), COALESCE(SUM(prompt_tokens), 0),
     COALESCE(SUM(output_tokens), 0), COALESCE(SUM(cost_usd), 0), SUM(CASE WHEN estimated THEN 1 ELSE 0 END),
     MIN(timestamp) / 1000.0, MAX(timestamp) / 1000.0 FROM requests WHERE {} GROUP BY session_id, agent_id"""

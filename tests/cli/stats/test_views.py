@@ -288,6 +288,19 @@ def test_subagents_stand_below_the_ones_that_started_them(past: History) -> None
     assert lines
 
 
+def test_refusals_stand_below_the_errors_by_category(past: History) -> None:
+    assert "refused" not in ask(past, "errors")
+    for category in ("cyber", "cyber", None):
+        past.exchange(NOON, stop_reason="refusal", refusal=category)
+
+    found = ask_json(past, "errors")
+
+    assert found["errors"] == []
+    told = sorted((row["kind"], row["number"], row["message"]) for row in found["refusals"])
+    assert told == [("cyber", 2, "claude-opus-4-8"), ("without a category", 1, "claude-opus-4-8")]
+    assert "Answers in which a model refused" in ask(past, "errors")
+
+
 def test_what_needed_no_account_is_shown_when_all_is_asked_for(past: History) -> None:
     past.exchange(NOON, path="/api/oauth/profile", model=None, outcome="upstream_error", status_code=404)
     past.exchange(NOON, outcome="upstream_error", status_code=500, error_message="api_error")
