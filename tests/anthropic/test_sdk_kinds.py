@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ccflare_core.anthropic.blocks import BLOCKS, DELTAS
+from ccflare_core.anthropic.blocks import BLOCKS, DELTAS, citation, shown
 from clients_kit import FOLDER
 
 _UNION = re.compile(r"\bUnion\[([\w\s,]+)\]")
@@ -24,6 +24,14 @@ def sdk_types() -> Path:
 
 def sdk_kinds(folder: Path, union: str) -> Iterator[str]:
     """What `type` may be in the members of the union that is defined in this module of the SDK."""
+    for name, source in sdk_members(folder, union):
+        found = _KIND.search(source)
+        assert found, f"{name} has no type"
+        yield from re.findall(r'"(\w+)"', found[1])
+
+
+def sdk_members(folder: Path, union: str) -> Iterator[tuple[str, str]]:
+    """The classes that are members of the union, and the source of each."""
     listed = _UNION.search((folder / f"{union}.py").read_text())
     assert listed, f"{union} has another form than it had"
     names = re.findall(r"\w+", listed[1])
@@ -33,9 +41,7 @@ def sdk_kinds(folder: Path, union: str) -> Iterator[str]:
     for name in names:
         if name in sources:
             source = sources[name].read_text().partition(f"class {name}(")[2]
-            found = _KIND.search(source)
-            assert found, f"{name} has no type"
-            yield from re.findall(r'"(\w+)"', found[1])
+            yield name, re.split(r"\n(?=\S)", source, maxsplit=1)[0]
 
 
 @pytest.mark.parametrize("part", ["", "beta"])
@@ -53,3 +59,24 @@ def test_every_delta_of_the_sdk_is_known(part: str) -> None:
 
     assert len(kinds) >= 5
     assert kinds <= set(DELTAS)
+
+
+@pytest.mark.parametrize("part", ["", "beta"])
+@pytest.mark.parametrize("union", ["text_citation", "text_citation_param"])
+def test_every_citation_of_the_sdk_is_shown_with_its_text_and_its_place(part: str, union: str) -> None:
+    members = dict(sdk_members(sdk_types() / part, f"{part}_{union}" if part else union))
+
+    assert len(members) >= 5
+    for name, source in members.items():
+        fields = dict.fromkeys(re.findall(r"^    (\w+):", source, re.MULTILINE), "x")
+        assert citation(fields) == "[cited from x: x]", name
+
+
+@pytest.mark.parametrize("part", ["", "beta"])
+def test_every_result_of_code_is_shown(part: str) -> None:
+    union = "code_execution_tool_result_block_content"
+    kinds = [*sdk_kinds(sdk_types() / part, f"{part}_{union}" if part else union)]
+
+    assert len(kinds) >= 3
+    for kind in kinds:
+        assert shown(kind, {"type": kind, "title": "x", "stdout": "x", "error_code": "x"})
