@@ -17,8 +17,9 @@ examples:
   scripts/access.py block 2001:db8:7::/48
   scripts/access.py unblock 203.0.113.7
 
-Blocked addresses cannot connect, and their open connections get a 403 from their next request on. Who may connect at
-all is said by the options ccflare_allow_ips and ccflare_block_ips.
+A blocked address cannot connect. On a connection that is open already, the next
+request gets a 403. The options ccflare_allow_ips and ccflare_block_ips say which
+addresses may connect at all.
 """
 
 
@@ -28,12 +29,12 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
 
 
 def _parser() -> Parser:
-    parser = script_parser("access.py", "Block addresses.", _EXAMPLES)
+    parser = script_parser("access.py", "Block client addresses.", _EXAMPLES)
     commands = add_group(parser)
-    add_command(commands, "list", _list, "show what is blocked, and why")
-    block = add_command(commands, "block", _block, "let nobody of this address or network come")
+    add_command(commands, "list", _list, "list the blocked addresses, with the reasons")
+    block = add_command(commands, "block", _block, "block an address or a network")
     block.add_argument("--reason", default="", help="why, shown in the list")
-    unblock = add_command(commands, "unblock", _unblock, "let them come again")
+    unblock = add_command(commands, "unblock", _unblock, "unblock an address or a network")
     for command in (block, unblock):
         command.add_argument(
             "network", type=_network, metavar="NETWORK", help="an address, or a network such as 10.0.0.0/8"

@@ -11,6 +11,17 @@ type Command = Callable[[Console, argparse.Namespace], int]
 """What does a subcommand's work, and gives the exit code."""
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = (each.rstrip() for each in text.split("\n\n"))
+        return "\n\n".join(
+            each
+            if each.partition("\n")[0].endswith(":")
+            else super(_HelpFormatter, self)._fill_text(each, width, indent)
+            for each in paragraphs
+        )
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that takes no abbreviations and never repeats a stray argument: it may be a secret."""
 
@@ -24,9 +35,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def script_parser(prog: str, description: str, examples: str) -> Parser:
-    """The parser of a script whose help ends with these examples, with the options that every command has."""
-    form = argparse.RawDescriptionHelpFormatter
-    parser = Parser(prog=prog, description=description, epilog=examples, formatter_class=form)
+    """The parser of a script whose help ends with `examples`, with the options that every command has.
+
+    Of `examples` the paragraphs that begin with a heading ("examples:") keep their lines.
+    """
+    parser = Parser(prog=prog, description=description, epilog=examples, formatter_class=_HelpFormatter)
     _add_common(parser, again=False)
     return parser
 
@@ -40,8 +53,10 @@ def _add_common(parser: Parser, *, again: bool) -> None:
     """The options that every command has. With `again` they may follow a subcommand's name as well."""
     database = argparse.SUPPRESS if again else None
     form = argparse.SUPPRESS if again else "table"
-    parser.add_argument("--database", metavar="PATH|URL", default=database, help="default: the proxy's")
-    parser.add_argument("--format", choices=FORMATS, default=form, help="default: table")
+    parser.add_argument(
+        "--database", metavar="PATH|URL", default=database, help="the database to use (default: the proxy's)"
+    )
+    parser.add_argument("--format", choices=FORMATS, default=form, help="how to print (default: table)")
 
 
 def add_command(

@@ -26,8 +26,9 @@ examples:
   scripts/prices.py update prices.yaml
   scripts/prices.py update https://example.com/prices.yaml --yes
 
-The source is a YAML file as ccflare_prices takes it, or the catalog of all models that LiteLLM publishes. What is
-recorded keeps the cost that it had; a running proxy takes up new prices within seconds.
+The source is a YAML file in the form of ccflare_prices, or the catalog of all
+models that LiteLLM publishes. Costs that are recorded already do not change. A
+running proxy uses new prices within seconds.
 """
 
 
@@ -56,10 +57,12 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
 def _parser() -> Parser:
     parser = script_parser("prices.py", "Show and update what tokens cost.", _EXAMPLES)
     commands = add_group(parser)
-    add_command(commands, "show", _show, "show the prices in force, in USD per million tokens")
-    update = add_command(commands, "update", _update, "take prices from a file or an address into ccflare_prices")
-    update.add_argument("source", metavar="FILE|URL", help="YAML, or LiteLLM's catalog in JSON")
-    update.add_argument("--to", metavar="FILE", type=Path, help="write to this file (default: ccflare_prices)")
+    add_command(commands, "show", _show, "show the prices in use, in USD per million tokens")
+    update = add_command(commands, "update", _update, "copy prices from a file or a URL into the price file")
+    update.add_argument("source", metavar="FILE|URL", help="a YAML file, or LiteLLM's catalog in JSON")
+    update.add_argument(
+        "--to", metavar="FILE", type=Path, help="the price file to write (default: that of ccflare_prices)"
+    )
     update.add_argument("--yes", action="store_true", help="do it; without this nothing is changed")
     return parser
 

@@ -29,12 +29,16 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
 
 def _parser() -> Parser:
     parser = script_parser(
-        "search.py", "Find a text in recorded conversations, in capitals or not. The latest hits come first.", _EXAMPLES
+        "search.py",
+        "Search recorded conversations for a text, whatever its case. The newest hits come first.",
+        _EXAMPLES,
     )
-    parser.add_argument("text", metavar="TEXT", help="what to look for, as it stands there")
-    parser.add_argument("--session", metavar="ID", help="in this session alone")
-    parser.add_argument("--role", choices=ROLES, help="what this one said; a tool's calls and results are the tool's")
-    parser.add_argument("--regex", action="store_true", help="TEXT is a regular expression of Python's")
+    parser.add_argument("text", metavar="TEXT", help="the text to search for")
+    parser.add_argument("--session", metavar="ID", help="only in this session")
+    parser.add_argument(
+        "--role", choices=ROLES, help="only what this role said; calls and results of tools belong to `tool`"
+    )
+    parser.add_argument("--regex", action="store_true", help="TEXT is a regular expression as in Python")
     parser.add_argument(
         "--limit", type=whole_number(1, 10_000), default=_LIMIT, metavar="N", help=f"at most N hits (default: {_LIMIT})"
     )

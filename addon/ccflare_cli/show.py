@@ -74,15 +74,15 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
 
 def _parser() -> Parser:
     parser = script_parser("show.py", "Show a recorded request and its answer.", _EXAMPLES)
-    parser.add_argument("request", metavar="REQUEST_ID|last", help="its id, or the beginning of it, or `last`")
+    parser.add_argument("request", metavar="REQUEST_ID|last", help="the id of the request, or its beginning, or `last`")
     parser.add_argument(
-        "--session", metavar="ID", help="with `last`: the last one of this session, or of its beginning"
+        "--session", metavar="ID", help="with `last`: the last request of this session (its id, or the beginning)"
     )
-    parser.add_argument("--full", action="store_true", help="all turns, and all of each")
+    parser.add_argument("--full", action="store_true", help="show all turns, in full")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--raw", choices=_PARTS, help="the bytes of this body as they were on the wire")
-    how.add_argument("--curl", action="store_true", help="a command that sends the same body again")
-    parser.add_argument("--decoded", action="store_true", help="with --raw: without the content coding")
+    how.add_argument("--raw", choices=_PARTS, help="print the bytes of this body as they were sent")
+    how.add_argument("--curl", action="store_true", help="print a curl command that sends the same request")
+    parser.add_argument("--decoded", action="store_true", help="with --raw: decompressed")
     return parser
 
 

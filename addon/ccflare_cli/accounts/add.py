@@ -21,10 +21,13 @@ _SETUP_SECONDS = 365 * 86_400.0
 def add_secret_options(parser: argparse.ArgumentParser) -> None:
     """The ways to hand a secret over, of which at most one is used."""
     secret = parser.add_mutually_exclusive_group()
-    secret.add_argument("--api-key", type=_from_stdin, metavar="-", help="an API key, on stdin")
-    secret.add_argument("--tokens", type=_from_stdin, metavar="-", help="OAuth tokens as JSON, on stdin")
+    secret.add_argument("--api-key", type=_from_stdin, metavar="-", help="an API key, on standard input")
+    secret.add_argument("--tokens", type=_from_stdin, metavar="-", help="OAuth tokens as JSON, on standard input")
     secret.add_argument(
-        "--setup-token", type=_from_stdin, metavar="-", help="what `claude setup-token` printed, on stdin; lasts a year"
+        "--setup-token",
+        type=_from_stdin,
+        metavar="-",
+        help="a token of `claude setup-token`, on standard input; it lasts a year",
     )
 
 

@@ -29,11 +29,11 @@ _REMEDY = {
 
 def add_import_options(parser: argparse.ArgumentParser) -> None:
     """What an import can be told."""
-    parser.add_argument("--from", dest="source", choices=_SOURCES, required=True, help="the program they come from")
+    parser.add_argument("--from", dest="source", choices=_SOURCES, required=True, help="the program that they are of")
     parser.add_argument(
         "path", metavar="PATH", type=Path, help="its database, or Claude Code's ~/.claude/.credentials.json"
     )
-    parser.add_argument("--yes", action="store_true", help="do it; without this nothing is changed")
+    parser.add_argument("--yes", action="store_true", help="import them; without this they are only listed")
 
 
 def bring(console: Console, arguments: argparse.Namespace) -> int:

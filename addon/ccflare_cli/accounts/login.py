@@ -33,9 +33,11 @@ def add_login_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mode",
         choices=[mode.value for mode in Mode],
-        help="max: the tokens of a subscription (default); console: a new API key, paid by use",
+        help="max: the tokens of a subscription (default); console: a new API key, billed by use",
     )
-    parser.add_argument("--no-browser", action="store_true", help="only print the page's address")
+    parser.add_argument(
+        "--no-browser", action="store_true", help="print the address of the login page instead of opening it"
+    )
 
 
 def log_in(console: Console, arguments: argparse.Namespace, *, may_renew: bool = True) -> int:

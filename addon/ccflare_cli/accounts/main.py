@@ -28,7 +28,8 @@ examples:
   scripts/accounts.py import --from claude-code ~/.claude/.credentials.json
   scripts/accounts.py list
 
-A key or token is never an argument: it is typed when asked for, or comes on stdin.
+Keys and tokens are never arguments: type them when you are asked, or give them
+on standard input.
 """
 
 
@@ -38,27 +39,31 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
 
 
 def _parser() -> Parser:
-    parser = script_parser("accounts.py", "Manage the accounts that the proxy serves from.", _EXAMPLES)
+    parser = script_parser(
+        "accounts.py", "Add, list, pause and remove the Claude accounts that the proxy uses.", _EXAMPLES
+    )
     commands = add_group(parser)
     priority = whole_number(-1000, 1000)
 
-    login = _command(commands, "login", log_in, "log in as an account in the browser, for the first time or again")
-    new = _command(commands, "add", _add, "add an account: by a login in the browser, or with a secret on stdin")
+    login = _command(commands, "login", log_in, "log in to an account in the browser, for the first time or again")
+    new = _command(
+        commands, "add", _add, "add an account: by a login in the browser, or with a secret on standard input"
+    )
     add_secret_options(new)
     for command in (login, new):
         add_login_options(command)
-        command.add_argument("--priority", type=priority, metavar="N", help="lower ones serve first (default: 0)")
-    other = _command(commands, "import", bring, "take over the accounts of another program", named=False)
+        command.add_argument("--priority", type=priority, metavar="N", help="lower numbers are used first (default: 0)")
+    other = _command(commands, "import", bring, "import the accounts of another program", named=False)
     add_import_options(other)
-    _command(commands, "list", _list, "show all accounts", named=False)
-    _command(commands, "pause", partial(_set_paused, True), "send no requests to an account")
-    _command(commands, "resume", partial(_set_paused, False), "end a pause, or try an account that needs attention")
-    rename = _command(commands, "rename", _rename, "give an account another name")
+    _command(commands, "list", _list, "list all accounts, with their limits and tokens", named=False)
+    _command(commands, "pause", partial(_set_paused, True), "send no requests to an account until it is resumed")
+    _command(commands, "resume", partial(_set_paused, False), "use a paused account again, or one that needs attention")
+    rename = _command(commands, "rename", _rename, "rename an account")
     rename.add_argument("new", metavar="NEW", help="its new name")
-    remove = _command(commands, "remove", _remove, "delete an account and its tokens; its requests stay")
-    remove.add_argument("--yes", action="store_true", help="do not ask")
+    remove = _command(commands, "remove", _remove, "delete an account and its tokens; its recorded requests are kept")
+    remove.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     change = _command(commands, "priority", _set_priority, "set an account's priority")
-    change.add_argument("priority", type=priority, metavar="N", help="lower ones serve first")
+    change.add_argument("priority", type=priority, metavar="N", help="lower numbers are used first")
     return parser
 
 

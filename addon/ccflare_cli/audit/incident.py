@@ -58,9 +58,11 @@ class Use(NamedTuple):
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add both to the commands of `audit.py`."""
-    used = add_command(commands, "who-used", _who_used, "show which clients an account has served, or was tried for")
+    used = add_command(commands, "who-used", _who_used, "show which clients have used an account")
     used.add_argument("account", metavar="ACCOUNT", help="its name, also a former one")
-    bundle = add_command(commands, "bundle", _bundle, "write what is known of a period into a file, without any body")
+    bundle = add_command(
+        commands, "bundle", _bundle, "write the records of a period into a ZIP file as evidence, without bodies"
+    )
     bundle.add_argument("file", metavar="FILE", type=Path, help="a new ZIP file")
     for command in (used, bundle):
         command.add_argument(

@@ -36,27 +36,42 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
 
 
 def _parser() -> Parser:
-    parser = script_parser("audit.py", "Show and check the audit log.", _EXAMPLES)
-    commands = add_group(parser)
-    show = add_command(commands, "show", _show, "show what was done, the newest last")
-    for name, what in (("action", "what was done: account, account.add, 'key.*'"), ("actor", "who: proxy, 'cli:*'")):
-        show.add_argument(f"--{name}", metavar="PATTERN", help=f"{what}; * stands for anything")
-    show.add_argument("--target", metavar="PATTERN", help="to what: the name of an account, a key …")
-    show.add_argument("--ip", metavar="PATTERN", help="from where")
-    show.add_argument("--outcome", choices=("ok", "denied", "failed"), help="how it went")
-    show.add_argument("--secret", choices=("-",), help="entries that concern this secret, which comes on stdin")
-    for name, text in (("since", "not before"), ("until", "not after")):
-        show.add_argument(f"--{name}", type=span, metavar="WHEN", help=f"{text} 24h or 7d ago, or 2026-11-01")
-    show.add_argument("--limit", type=whole_number(1, 1_000_000), default=_LIMIT, metavar="N", help="default: 50")
-    verify = add_command(
-        commands, "verify", _verify, "look for rows that were changed, deleted, moved, put in or cut off"
+    parser = script_parser(
+        "audit.py", "Show and verify the audit log, and collect evidence after an incident.", _EXAMPLES
     )
-    verify.add_argument("--file", metavar="PATH", type=Path, help="the second copy (default: the configured one)")
+    commands = add_group(parser)
+    show = add_command(commands, "show", _show, "show entries, the newest last")
+    for name, what in (
+        ("action", "what was done: account, account.add, 'key.*'"),
+        ("actor", "who did it: proxy, 'cli:*'"),
+    ):
+        show.add_argument(f"--{name}", metavar="PATTERN", help=f"{what}; * stands for anything")
+    show.add_argument("--target", metavar="PATTERN", help="to which account, key …")
+    show.add_argument("--ip", metavar="PATTERN", help="from which address")
+    show.add_argument("--outcome", choices=("ok", "denied", "failed"), help="with this outcome")
+    show.add_argument("--secret", choices=("-",), help="about the secret that is given on standard input")
+    for name, text in (("since", "from"), ("until", "up to")):
+        show.add_argument(
+            f"--{name}", type=span, metavar="WHEN", help=f"{text} this time: 24h, 7d, or a date such as 2026-11-01"
+        )
+    show.add_argument(
+        "--limit", type=whole_number(1, 1_000_000), default=_LIMIT, metavar="N", help="at most N entries (default: 50)"
+    )
+    verify = add_command(
+        commands, "verify", _verify, "check that no entry was changed, deleted, moved, inserted or cut off"
+    )
     verify.add_argument(
-        "--anchor", metavar="TEXT", action="append", default=[], help="an anchor that the proxy has logged; repeatable"
+        "--file", metavar="PATH", type=Path, help="the second copy of the log (default: ccflare_audit_file)"
+    )
+    verify.add_argument(
+        "--anchor",
+        metavar="TEXT",
+        action="append",
+        default=[],
+        help="an `audit anchor` from the proxy's log; repeatable",
     )
     incident.add_commands(commands)
-    restart = add_command(commands, "restart", _restart, "go on writing behind a break; verify names it all the same")
+    restart = add_command(commands, "restart", _restart, "continue a broken log; `verify` goes on reporting the break")
     restart.add_argument("--yes", action="store_true", help="do it; without this nothing is changed")
     return parser
 

@@ -16,12 +16,13 @@ from ccflare_core.store.store import Store
 
 _EXAMPLES = """\
 examples:
-  scripts/doctor.py                               all that can be looked at without leaving this machine
-  scripts/doctor.py --online                      the upstream too: certificates, pins, clock
-  scripts/doctor.py --log proxy.log --log ci.log  whether these files hold a secret
+  scripts/doctor.py                  all that can be checked on this machine
+  scripts/doctor.py --online         the upstream too: certificates, pins, clock
+  scripts/doctor.py --log proxy.log  whether this file holds a secret
   scripts/doctor.py --only files --only code --format json
 
-It only reads. The exit code is 1 if something fails, and 0 if all is well or there are warnings.
+Nothing is changed. The exit code is 1 if a check fails, and 0 if all is well or
+there are only warnings.
 """
 
 
@@ -31,20 +32,20 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
 
 
 def _parser() -> Parser:
-    parser = script_parser("doctor.py", "Check this installation.", _EXAMPLES)
+    parser = script_parser("doctor.py", "Check the security and health of this installation.", _EXAMPLES)
     parser.add_argument(
-        "--only", action="append", choices=AREAS, metavar="AREA", help=f"repeatable: {', '.join(AREAS)}"
+        "--only", action="append", choices=AREAS, metavar="AREA", help=f"only this area; repeatable: {', '.join(AREAS)}"
     )
-    parser.add_argument("--online", action="store_true", help="ask the upstream too, without any credential")
+    parser.add_argument("--online", action="store_true", help="ask the upstream too, without a credential")
     parser.add_argument(
         "--log",
         action="append",
         type=Path,
         default=[],
         metavar="FILE",
-        help="look for secrets in this file; repeatable",
+        help="look for secrets in this log file; repeatable",
     )
-    parser.add_argument("--quiet", action="store_true", help="show only what is not ok")
+    parser.add_argument("--quiet", action="store_true", help="show only warnings and failures")
     return parser
 
 

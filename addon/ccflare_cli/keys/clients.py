@@ -26,17 +26,23 @@ _NONE = "none"
 
 def add_commands(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add `client` with its own commands to those of `keys.py`."""
-    client = subparsers.add_parser("client", help="manage the keys that clients call with")
+    client = subparsers.add_parser("client", help="manage client keys: who may use the proxy, and how much")
     commands = add_group(client)
-    add = _command(commands, "add", _add, "make a key and show it, once")
+    add = _command(commands, "add", _add, "make a client key and show it once")
     _add_fields(add, again="")
-    listed = add_command(commands, "list", _list, "show all keys, what they may, and what they have used")
+    listed = add_command(commands, "list", _list, "list the client keys, with their limits and what they have used")
     listed.add_argument("--all", action="store_true", help="also those that are revoked")
-    _command(commands, "revoke", _revoke, "end a key for good")
-    rotate = _command(commands, "rotate", _rotate, "make a new secret for a key and show it, once")
-    rotate.add_argument("--grace", type=_span, default=0.0, metavar="SPAN", help="how long the old one stays valid: 1h")
-    change = _command(commands, "change", _change, "change what a key may")
-    _add_fields(change, again=f"; {_NONE} lifts this limit")
+    _command(commands, "revoke", _revoke, "end a client key for good")
+    rotate = _command(commands, "rotate", _rotate, "give a client key a new secret and show it once")
+    rotate.add_argument(
+        "--grace",
+        type=_span,
+        default=0.0,
+        metavar="SPAN",
+        help="how long the old secret stays valid: 1h (default: not at all)",
+    )
+    change = _command(commands, "change", _change, "change the role and the limits of a client key")
+    _add_fields(change, again=f"; {_NONE}: no limit")
 
 
 def _command(
@@ -46,7 +52,7 @@ def _command(
     text: str,
 ) -> Parser:
     command = add_command(commands, name, function, text)
-    command.add_argument("name", metavar="NAME", type=_name, help="the key's name")
+    command.add_argument("name", metavar="NAME", type=_name, help="the client key's name")
     return command
 
 
@@ -57,21 +63,40 @@ def _add_fields(parser: Parser, again: str) -> None:
     def option(name: str, kind: Callable[[str], Any], text: str, **more: Any) -> None:
         parser.add_argument(name, type=kind, default=argparse.SUPPRESS, help=text, **more)
 
-    option("--role", Role, "what it is for (default: client)", choices=list(Role))
-    option("--expires", _or_none(_moment), f"30d, 12h, or a date such as 2027-01-31{again}", metavar="WHEN")
-    option("--requests-per-minute", number, f"requests in a minute{again}", metavar="N")
-    option("--tokens-per-day", _or_none(whole_number(1, 99_999_999_999)), f"tokens in a day{again}", metavar="N")
-    option("--dollars-per-day", _or_none(_dollars), f"dollars in a day{again}", metavar="X")
-    option("--dollars-per-month", _or_none(_dollars), f"dollars in a calendar month{again}", metavar="X")
-    option("--models", _words, f"the only models: claude-haiku-*,…{again}", metavar="A,B")
-    option("--accounts", _words, f"the only accounts that serve it{again}", metavar="A,B")
-    option("--not-accounts", _words, f"accounts that never serve it{again}", metavar="A,B")
-    option("--concurrency", number, f"requests that it may have open at once{again}", metavar="N")
+    option("--role", Role, "what it may do (default: client)", choices=list(Role))
     option(
-        "--low-priority", _switch, f"yes: leave accounts that are 80 %% full to others{again}", nargs="?", const=True
+        "--expires", _or_none(_moment), f"when it ends: 30d, 12h, or a date such as 2027-01-31{again}", metavar="WHEN"
     )
-    option("--stateful", _switch, "yes: it may use Managed Agents (default: no)", nargs="?", const=True)
-    option("--record", _record, f"how its exchanges are kept: {', '.join(_RECORD)}{again}", metavar="MODE")
+    option("--requests-per-minute", number, f"at most so many requests a minute{again}", metavar="N")
+    option(
+        "--tokens-per-day",
+        _or_none(whole_number(1, 99_999_999_999)),
+        f"at most so many tokens a day{again}",
+        metavar="N",
+    )
+    option("--dollars-per-day", _or_none(_dollars), f"at most so many dollars a day{again}", metavar="X")
+    option("--dollars-per-month", _or_none(_dollars), f"at most so many dollars a calendar month{again}", metavar="X")
+    option("--models", _words, f"only these models, such as claude-haiku-*{again}", metavar="A,B")
+    option("--accounts", _words, f"only these accounts{again}", metavar="A,B")
+    option("--not-accounts", _words, f"all accounts but these{again}", metavar="A,B")
+    option("--concurrency", number, f"at most so many open requests at once{again}", metavar="N")
+    option(
+        "--low-priority",
+        _switch,
+        f"yes: leave accounts that are 80 %% full to others{again}",
+        nargs="?",
+        const=True,
+        metavar="yes|no",
+    )
+    option(
+        "--stateful",
+        _switch,
+        "yes: it may use Managed Agents (default: no)",
+        nargs="?",
+        const=True,
+        metavar="yes|no",
+    )
+    option("--record", _record, f"how its requests are recorded: {', '.join(_RECORD)}{again}", metavar="MODE")
 
 
 class Span(NamedTuple):

@@ -34,8 +34,10 @@ examples:
   scripts/keys.py change-source passphrase
   scripts/keys.py client add laptop --expires 90d --dollars-per-day 5
 
-Each value is sealed by a data key. The data keys lie in the database, wrapped by a key from the key source. rotate and
-retire are about the first, change-source is about the second. A key or passphrase is never an argument.
+A data key seals each secret and body. The data keys are in the database, each
+wrapped (encrypted) by a key from the key source. rotate, rewrap and retire work
+on data keys; change-source replaces the key that wraps them. Client keys are
+what clients authenticate with. Keys and passphrases are never arguments.
 """
 
 
@@ -56,22 +58,30 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
 
 def _parser() -> Parser:
     parser = script_parser(
-        "keys.py", "Manage the keys that seal what is stored, and (client) those that clients call with.", _EXAMPLES
+        "keys.py",
+        "Manage the data keys that seal (encrypt) what is stored, client keys, and the second factor.",
+        _EXAMPLES,
     )
     commands = add_group(parser)
     command = partial(add_command, commands)
-    command("status", _status, "show the keys, and how many values need each")
-    rotate = command("rotate", _rotate, "make a key that seals from now on, and seal all that is stored with it")
-    rotate.add_argument("--later", action="store_true", help="leave what is stored to a later `rewrap`")
-    everything = command("rotate-all", _rotate_all, "after a theft: a new data key, new secrets for client keys")
+    command("status", _status, "list the data keys, and how many values each has sealed")
+    rotate = command("rotate", _rotate, "make a new data key, and seal everything that is stored with it")
+    rotate.add_argument("--later", action="store_true", help="only make the key; run `rewrap` later")
+    everything = command(
+        "rotate-all", _rotate_all, "after a theft: make a new data key, and new secrets for all client keys"
+    )
     everything.add_argument("--yes", action="store_true", help="do it; without this nothing is changed")
-    command("rewrap", _rewrap, "seal with the newest key what older ones have sealed; goes on where it was stopped")
-    retire = command("retire", _retire, "delete a key that nothing needs any more")
+    command(
+        "rewrap", _rewrap, "seal with the newest data key what older ones have sealed; can be stopped and run again"
+    )
+    retire = command("retire", _retire, "delete a data key that no value needs any more")
     retire.add_argument("key", metavar="KEY", help="its id, as `status` shows it")
-    change = command("change-source", _change_source, "guard the keys by another key source, or by a new key of it")
-    change.add_argument("source", choices=SOURCES, help="the new source")
+    change = command(
+        "change-source", _change_source, "wrap the data keys by another key source, or by a new key of the same source"
+    )
+    change.add_argument("source", choices=SOURCES, help="the key source to use from now on")
     add_commands(commands)
-    command("migrate-plaintext", _migrate, "seal what an import has stored in clear, and wipe its traces")
+    command("migrate-plaintext", _migrate, "seal what an import has stored in clear, and wipe the clear copies")
     mfa.add_commands(commands)
     return parser
 

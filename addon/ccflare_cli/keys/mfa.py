@@ -25,14 +25,14 @@ class Shown(NamedTuple):
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add `mfa` and what follows it."""
-    group = commands.add_parser("mfa", help="the second factor (TOTP) that administrative requests have to show")
+    group = commands.add_parser("mfa", help="manage the second factor (TOTP) for administrative requests")
     nested = add_group(group)
     command = partial(add_command, nested)
-    command("status", _status, "show whether codes are asked for")
-    command("enable", _enable, "make a seed and show it once, for an authenticator app")
-    command("confirm", _confirm, "take a first code (from standard input); from then on codes are asked for")
-    command("recovery", _recovery, "make new recovery codes in place of the old ones")
-    command("disable", _disable, "ask for no codes any more")
+    command("status", _status, "show whether one-time codes are required")
+    command("enable", _enable, "make a seed for an authenticator app, and show it once")
+    command("confirm", _confirm, "enter a first code; from then on one-time codes are required")
+    command("recovery", _recovery, "make new recovery codes; the old ones end")
+    command("disable", _disable, "require no one-time codes any more")
 
 
 def _status(console: Console, arguments: argparse.Namespace) -> int:

@@ -18,12 +18,14 @@ from ccflare_core.store.restore import Restore
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Both commands."""
-    make = add_command(commands, "backup", _backup, "write the whole database into one sealed file, while all goes on")
-    make.add_argument("file", metavar="FILE", type=Path, help="the new file; the key is not in it")
-    restore = add_command(
-        commands, "restore", _restore, "put a backup in the place of the database; the old one stays under another name"
+    make = add_command(
+        commands, "backup", _backup, "write the whole database into one sealed file; the proxy may go on running"
     )
-    restore.add_argument("file", metavar="FILE", type=Path, help="a file that `backup` has made")
+    make.add_argument("file", metavar="FILE", type=Path, help="the file to write; the key is not in it")
+    restore = add_command(
+        commands, "restore", _restore, "replace the database by a backup; the old one is kept under another name"
+    )
+    restore.add_argument("file", metavar="FILE", type=Path, help="a backup")
 
 
 def _backup(console: Console, arguments: argparse.Namespace) -> int:

@@ -29,13 +29,22 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     text = "write recorded requests with their bodies as JSON lines or HAR, or their figures as CSV"
     export = commands.add_parser("export", help=text, description=f"{text[0].upper()}{text[1:]}.")
     export.set_defaults(command=_export)
-    export.add_argument("--database", metavar="PATH|URL", default=argparse.SUPPRESS, help="default: the proxy's")
-    export.add_argument("--format", choices=_FORMS, default="jsonl", help="default: jsonl")
-    export.add_argument("--output", metavar="FILE", type=Path, help="a new file, for you alone (default: stdout)")
+    export.add_argument(
+        "--database", metavar="PATH|URL", default=argparse.SUPPRESS, help="the database to use (default: the proxy's)"
+    )
+    export.add_argument("--format", choices=_FORMS, default="jsonl", help="what to write (default: jsonl)")
+    export.add_argument(
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="the file to write, which only you can read (default: standard output)",
+    )
     export.add_argument("--session", metavar="ID", help="only this session")
     export.add_argument("--client", metavar="CLIENT", help="only this client")
-    for name, what in (("since", "not before"), ("until", "before")):
-        export.add_argument(f"--{name}", type=span, metavar="WHEN", help=f"{what} 24h or 7d ago, or 2026-11-01")
+    for name, what in (("since", "from"), ("until", "up to")):
+        export.add_argument(
+            f"--{name}", type=span, metavar="WHEN", help=f"{what} this time: 24h, 7d, or a date such as 2026-11-01"
+        )
 
 
 def _export(console: Console, arguments: argparse.Namespace) -> int:

@@ -32,7 +32,7 @@ _EXAMPLES = """\
 examples:
   scripts/maintain.py cleanup --older-than 30d
   scripts/maintain.py cleanup --type payloads --force
-  scripts/maintain.py purge --session 4f1c0a3e-8f1f-4f0e-9d2b-0c4b7f1d2a3e --force
+  scripts/maintain.py purge --client 192.0.2.7 --force
   scripts/maintain.py backup ccflare-2026-11-01.backup
   scripts/maintain.py export --format har --since 24h --output today.har
 """
@@ -61,21 +61,32 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
 
 
 def _parser() -> Parser:
-    parser = script_parser("maintain.py", "Keep what is recorded small, sound and safe.", _EXAMPLES)
-    commands = add_group(parser)
-    cleanup = add_command(commands, "cleanup", _cleanup, "delete what is old; without --force only say what that is")
-    cleanup.add_argument("--type", choices=_KINDS, help="only this (default: all but audit)")
-    cleanup.add_argument(
-        "--older-than", type=_age, metavar="WHEN", help="30d, or before 2026-11-01 (default: as the options say)"
+    parser = script_parser(
+        "maintain.py", "Delete old records, check the database, and make backups and exports.", _EXAMPLES
     )
-    purge = add_command(commands, "purge", _purge, "delete all of a session or client; without --force only count")
+    commands = add_group(parser)
+    cleanup = add_command(
+        commands, "cleanup", _cleanup, "delete old records; without --force only show what would be deleted"
+    )
+    cleanup.add_argument("--type", choices=_KINDS, help="only this kind (default: all but audit)")
+    cleanup.add_argument(
+        "--older-than",
+        type=_age,
+        metavar="WHEN",
+        help="30d, or a date such as 2026-11-01 (default: as the options say)",
+    )
+    purge = add_command(
+        commands, "purge", _purge, "delete all records of a session or a client; without --force only count them"
+    )
     whose = purge.add_mutually_exclusive_group(required=True)
     whose.add_argument("--session", metavar="ID", help="everything of this session")
     whose.add_argument("--client", metavar="CLIENT", help="everything of this client")
     for command in (cleanup, purge):
-        command.add_argument("--force", action="store_true", help="do it")
-    add_command(commands, "compact", _compact, "write the database anew, without gaps and traces of what was deleted")
-    add_command(commands, "check", _check, "look for damage: in the file, among the bodies, in what is sealed")
+        command.add_argument("--force", action="store_true", help="delete, and do not only show what would be deleted")
+    add_command(
+        commands, "compact", _compact, "rewrite the database: gives free space back, and wipes what was deleted"
+    )
+    add_command(commands, "check", _check, "look for damage in the database, in recorded bodies and in sealed values")
     backup.add_commands(commands)
     export.add_commands(commands)
     return parser

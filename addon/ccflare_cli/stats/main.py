@@ -23,10 +23,21 @@ examples:
   scripts/stats.py --since 7d --by day      a week, day by day
   scripts/stats.py accounts --by hour       each account, hour by hour
   scripts/stats.py requests --limit 5 --format json
-  scripts/stats.py cache --by session       what the cache saved, and what moving cost
-  scripts/stats.py windows --watch 10       how full the limits are, and when they will be
+  scripts/stats.py cache --by session       each session's prompt caching
+  scripts/stats.py windows --watch 10       how full the limits are, live
   scripts/stats.py timeline --since 30d --plot month.svg
   scripts/stats.py compare --since 7d       this week beside the one before
+
+views:
+  summary    accounts, models and what failed, at a glance
+  accounts, models, sessions, projects, agents, clients
+             requests, tokens and costs, split by these
+  cache      what prompt caching saved, and what moving a session cost
+  windows    how full the limits of the accounts are, and until when they last
+  timeline   requests, tokens and costs over time
+  compare    the period beside the one before it
+  requests   the last requests, one by one
+  errors     what failed, the same failures in one row
 """
 
 
@@ -61,16 +72,20 @@ def _mistake(arguments: argparse.Namespace) -> str | None:
 
 
 def _parser() -> Parser:
-    parser = script_parser("stats.py", "Show what the proxy has recorded.", _EXAMPLES)
-    parser.add_argument("view", nargs="?", choices=VIEWS, default="summary", help="default: summary")
+    parser = script_parser(
+        "stats.py", "Show statistics of recorded requests: tokens, costs, limits, failures.", _EXAMPLES
+    )
+    parser.add_argument(
+        "view", nargs="?", choices=VIEWS, default="summary", metavar="VIEW", help="see below (default: summary)"
+    )
     parser.add_argument(
         "--since",
         type=span,
         default="24h",
         metavar="WHEN",
-        help="24h, 7d, 30m, 2w, a date such as 2026-11-01, or all (default: 24h)",
+        help="from this time: 24h, 7d, 30m, 2w, a date such as 2026-11-01, or all (default: 24h)",
     )
-    parser.add_argument("--until", type=span, metavar="WHEN", help="likewise (default: now)")
+    parser.add_argument("--until", type=span, metavar="WHEN", help="up to this time (default: now)")
     parser.add_argument("--by", type=By, choices=list(By), metavar="WHAT", help=f"split by {', '.join(By)}")
     parser.add_argument(
         "--limit",
@@ -78,8 +93,10 @@ def _parser() -> Parser:
         metavar="N",
         help=f"show at most N rows (default: {LIMIT} sessions, addresses, requests or errors; else all)",
     )
-    parser.add_argument("--all", action="store_true", help="also requests that needed no account, such as telemetry")
-    parser.add_argument("--watch", type=whole_number(1, 86_400), metavar="N", help="show it anew every N seconds")
+    parser.add_argument(
+        "--all", action="store_true", help="count requests that needed no account too, such as telemetry"
+    )
+    parser.add_argument("--watch", type=whole_number(1, 86_400), metavar="N", help="show it again every N seconds")
     parser.add_argument(
         "--plot", type=_picture, metavar="FILE", help="draw timeline or windows into an svg or png file"
     )
