@@ -176,7 +176,7 @@ class CCFlare:
         self._open_app().admission.gate.share(flow)
 
     def response(self, flow: http.HTTPFlow) -> None:
-        """The answer is with the client: show its story in the inspector."""
+        """The answer is with the client: show its exchange in the inspector."""
         app = self._open_app()
         if exchange := app.admission.gate.find(flow):
             exchange.finish(Outcome.REFUSED, "another addon has answered")  # unless it has ended, as ours all have

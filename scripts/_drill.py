@@ -69,7 +69,7 @@ class Drill:
         soon(lambda: self.ask(laptop, THIEF, "curl/8") in (0, 403), "that address gets nothing, with any key")
         must(self.ask(laptop, OWNER, "claude-cli/2") == 200, "the laptop is served")
 
-        say("4. What the thief may have seen is renewed; an account in doubt rests meanwhile.\n")
+        say("4. What the thief may have seen is renewed; an account in doubt is paused meanwhile.\n")
         self.run("accounts.py", "pause", "max-1")
         renewed = json.loads(self.run("keys.py", "rotate-all", "--yes", "--format", "json"))
         fresh = {each["name"]: each["secret"] for each in renewed}["laptop"]

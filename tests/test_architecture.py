@@ -252,6 +252,13 @@ def test_programs_in_tests_import_modules_that_there_are() -> None:
     assert {name for text in texts.values() for name in named.findall(text)} <= FILES.keys()
 
 
+def test_files_that_are_referred_to_are_there() -> None:
+    known = {path.name for path in [*(ROOT / "addon").rglob("*.py"), *(ROOT / "scripts").iterdir()]}
+    named = re.compile(r"\b[a-z_]\w*\.py\b")
+    texts = {name: path.read_text() for name, path in FILES.items()}
+    assert [(name, found) for name, text in texts.items() for found in named.findall(text) if found not in known] == []
+
+
 def test_rooms_are_all_that_the_core_has() -> None:
     found = {name.split(".")[1] for name in CORE}
     assert found == {*ROOMS, *GROUND}

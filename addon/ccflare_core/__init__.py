@@ -8,7 +8,7 @@ Each room is a package, and imports only rooms that stand before it in ROOMS. Fr
     config        the table of options, settings, where the database is
     secrets       sealing, the key's sources, what a secret looks like
     clients       who may ask, and how much
-    accounts      the pool: who serves, who rests; tokens
+    accounts      the pool: which account serves, which are cooling; tokens
     db            engines, tables, migrations
     audit         the chain of audit rows, and its check
     exchange      one exchange from its request to its outcome, and its records

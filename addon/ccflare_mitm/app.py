@@ -115,7 +115,7 @@ class App:
         self._take_up(known)
         self._check_stateful_account(self.settings)
         if known.crashed:
-            logger.warning("%d exchanges of an earlier run that died were closed as crashed", known.crashed)
+            logger.warning("%d exchanges of an earlier run that crashed were closed as crashed", known.crashed)
         for host in self.settings.upstream_pins.without_backup():
             logger.warning("%s has one pin only: if its key is replaced, nothing can be sent to it", host)
         self._start_background()
@@ -229,7 +229,7 @@ class App:
         return f"ccflare has no account yet: requests pass to {target} with the client's own credential"
 
     def start_client_tls(self, data: TlsData) -> None:
-        """Begin TLS with a client. If there is an authority for them, it shows its certificate at the proxy's door."""
+        """Begin TLS with a client. If there is an authority for them, it shows its certificate to the proxy."""
         if self._client_authority is not None and is_outer_tls(data.context):
             self._client_authority.demand_certificate(data)
         else:
@@ -237,7 +237,7 @@ class App:
         prefer_http1(data)
 
     def show(self, flow: http.HTTPFlow) -> None:
-        """Tell a finished flow's story in the inspector, and bound the inspector's list."""
+        """Show a finished flow's exchange in the inspector, and bound the inspector's list."""
         if exchange := self.admission.gate.find(flow):
             self._inspector.show(flow, exchange)
         self._inspector.bound(flow, self.settings.inspector_flows)

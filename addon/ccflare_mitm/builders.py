@@ -284,7 +284,7 @@ def build_wire(live: LiveSettings, storage: Storage, upstream: Upstream, admissi
 
 
 def target_of(live: LiveSettings) -> Callable[[Client], UpstreamTarget]:
-    """Where credentials go, for a client that has come by this door."""
+    """Where credentials go, for a client of this ingress."""
     return lambda client: target_for(live(), client)
 
 

@@ -22,7 +22,7 @@ class Inspector:
         self._finished: deque[http.HTTPFlow] = deque()
 
     def show(self, flow: http.HTTPFlow, exchange: Story) -> None:
-        """Put the exchange's story beside its flow."""
+        """Show the exchange beside its flow."""
         flow.comment = comment(exchange)
         flow.marked = marker(exchange)
         response = flow.response

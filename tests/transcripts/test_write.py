@@ -15,7 +15,7 @@ from ccflare_core.errors import StoreError, VaultError
 from ccflare_core.exchange.records import Payload
 from ccflare_core.store.resealing import drain
 from ccflare_core.store.store import Store
-from ccflare_core.transcripts.packing import RECIPE
+from ccflare_core.transcripts.packing import MANIFEST
 from ccflare_core.transcripts.read import Body
 from database_kit import count, held_lock, open_store, payload, start_python, started
 from harness import eventually
@@ -67,7 +67,7 @@ def test_every_turn_comes_back_as_it_was(store: Store) -> None:
     bodies = conversation(30)
     record(store, bodies)
     assert contents(store, 30) == bodies
-    assert {row[0] for row in store.query("SELECT DISTINCT format FROM payloads")} == {RECIPE}
+    assert {row[0] for row in store.query("SELECT DISTINCT format FROM payloads")} == {MANIFEST}
     assert is_sound(store)
 
 
@@ -144,14 +144,14 @@ def test_a_turn_costs_statements_that_do_not_grow(in_file: Store) -> None:
     assert numbers[-1] <= 12
 
 
-def test_chapters_end_and_memory_is_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_segments_end_and_memory_is_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ccflare_core.transcripts.write._MOST_BODIES", 4)
     monkeypatch.setattr("ccflare_core.transcripts.write._REMEMBERED", 40)
     bodies = conversation(10)
     for session in ("s-1", "s-2", "s-3"):
         record(store, bodies, session)
     assert count(store, "chapters") == 9
-    assert list(store._ledger._blocks._chapters) == ["s-3"]
+    assert list(store._ledger._blocks._segments) == ["s-3"]
     assert contents(store, 10, "s-1") == bodies
 
 
@@ -279,7 +279,7 @@ def test_a_chapter_id_that_is_used_again_fools_nobody(store: Store, other: Store
     assert (count(store, "chapters"), is_sound(store)) == (2, True)
 
 
-def test_a_large_chapter_is_freed_in_short_steps(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_segment_is_freed_in_short_steps(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ccflare_core.transcripts.read._AT_ONCE", 10)
     record(store, conversation(12))
     blocks = count(store, "blocks")
@@ -289,7 +289,7 @@ def test_a_large_chapter_is_freed_in_short_steps(store: Store, monkeypatch: pyte
     assert counts(store) == dict.fromkeys(TABLES, 0)
 
 
-def test_a_recipe_that_does_not_open_keeps_what_it_may_need(store: Store) -> None:
+def test_a_manifest_that_does_not_open_keeps_what_it_may_need(store: Store) -> None:
     record(store, conversation(5))
     store.query("UPDATE payloads SET body = ? WHERE request_id = 's-1/4'", (b"1",))
     store.transcripts.delete_payloads(["s-1/3"])

@@ -79,7 +79,7 @@ def environment(environ: Mapping[str, str], ports: Iterable[int], secrets: Itera
 
 
 def clock(skew: float | None) -> Result:
-    """How far this clock is ahead of the upstream's, in seconds; None if nobody was asked."""
+    """How far this clock is ahead of the upstream's, in seconds; None if the upstream was not asked."""
     if skew is None:
         return ok("host.clock", "no time here lies in the future; --online compares with the upstream's")
     if abs(skew) <= 5:
@@ -108,7 +108,7 @@ RISKS: tuple[tuple[str, object, str, str], ...] = (
     ("ccflare_record", "full", "bodies are kept with the secrets in them", "set it to redacted"),
     ("ccflare_payload_days", 0, "bodies are kept for ever", "set a number of days"),
     ("ccflare_request_days", 0, "the record is kept for ever", "set a number of days"),
-    ("ccflare_search_index", "plain", "what was said lies in clear in the database's file", "set it to none"),
+    ("ccflare_search_index", "plain", "recorded text is stored in clear in the database", "set it to none"),
     ("ccflare_forward_other_hosts", True, "clients reach other services through the proxy", "leave it off"),
     ("ccflare_open_loopback", True, "programs of this machine need no client key", "leave it off on a shared machine"),
     ("ccflare_insecure_remote", True, "client keys come over the network in clear", "have TLS up to this machine"),
@@ -130,12 +130,14 @@ def option_risks(options: Mapping[str, object]) -> Results:
 
 
 def mitmweb(options: Mapping[str, object]) -> Results:
-    """Whether mitmweb is for this machine alone, and asks for a password. Who is in can run code."""
+    """Whether mitmweb is for this machine alone, and asks for a password. Anyone who logs in can run code."""
     host = str(options.get("web_host") or "127.0.0.1")
     if is_this_machine(host):
         yield ok("options.web_host", f"mitmweb listens on {host}")
     else:
-        yield fail("options.web_host", f"mitmweb would listen on {host}; who is in can run code", "leave web_host out")
+        yield fail(
+            "options.web_host", f"mitmweb would listen on {host}; anyone who logs in can run code", "leave web_host out"
+        )
     yield _web_password(str(options.get("web_password") or ""))
 
 
@@ -147,7 +149,7 @@ def _web_password(password: str) -> Result:
         return ok(check, "mitmweb's password is kept as a hash")
     if len(password) < 16:
         return fail(check, "mitmweb's password is short enough to be guessed", "leave web_password out")
-    return warn(check, "mitmweb's password stands in the configuration", "store its argon2 hash, or leave it out")
+    return warn(check, "mitmweb's password is in the configuration in clear", "store its argon2 hash, or leave it out")
 
 
 class Ingress(NamedTuple):

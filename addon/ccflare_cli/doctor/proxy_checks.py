@@ -1,4 +1,4 @@
-"""What `doctor.py` looks at from outside: the proxy that runs here, as a stranger meets it, and the upstream."""
+"""What `doctor.py` checks over the network: the proxy here as an unauthenticated client sees it, and the upstream."""
 
 import asyncio
 import http.client
@@ -93,11 +93,11 @@ def _reach(host: str) -> str:
 
 
 def proxies(store: Store, now: float) -> Results:
-    """What a stranger gets from each of them."""
+    """What each of them tells an unauthenticated client."""
     has_keys = any(key.is_valid(now) for key in store.clients.all())
     found = running(store, now)
     if not found:
-        yield ok("proxy.health", "no proxy runs here with this database; what takes one was not tried")
+        yield ok("proxy.health", "no proxy runs here with this database; the checks that need one were not made")
     for proxy in found:
         yield from _memory(proxy)
         yield from installation.option_hazards(f"the proxy on {proxy}", proxy.options)
@@ -110,7 +110,7 @@ def proxies(store: Store, now: float) -> Results:
 def _stranger(proxy: Proxy, *, has_keys: bool) -> Iterator[Result]:
     is_closed = has_keys and not proxy.options.get("ccflare_open_loopback")
     if proxy.asks_for_certificate:
-        yield ok("proxy.health", f"{proxy} listens and asks for a client's certificate; the rest was not tried")
+        yield ok("proxy.health", f"{proxy} listens and requires a client certificate; other checks were not made")
         return
     health = _ask(proxy, "GET", "/ccflare/health")
     well = health.status == 200
@@ -129,7 +129,7 @@ def _stranger(proxy: Proxy, *, has_keys: bool) -> Iterator[Result]:
 
 
 def _endpoints(shown: list[str], *, is_closed: bool) -> Result:
-    told = f"without a key strangers are shown {', '.join(('/ccflare/health', *shown))}"
+    told = f"clients without a key are shown {', '.join(('/ccflare/health', *shown))}"
     if shown and is_closed:
         return fail("proxy.endpoints", told, "stop the proxy, report the fault")
     return ok("proxy.endpoints", told)
@@ -153,8 +153,10 @@ def _probes(proxy: Proxy, *, is_closed: bool) -> Iterator[tuple[str, str, Seen, 
 
 def _leaky(check: str, found: list[str]) -> Result:
     if found:
-        return fail(check, f"an answer tells strangers {', '.join(found)}", "report it as a fault of ccflare")
-    return ok(check, "answers tell strangers nothing of the inside")
+        return fail(
+            check, f"an answer tells unauthenticated clients {', '.join(found)}", "report it as a bug in ccflare"
+        )
+    return ok(check, "answers tell unauthenticated clients nothing internal")
 
 
 def _ask(proxy: Proxy, method: str, path: str, headers: Mapping[str, str] | None = None) -> Seen:
@@ -185,7 +187,7 @@ def _memory(proxy: Proxy) -> Results:
     if sizes == ["0", "0"]:
         yield ok("proxy.core", f"process {proxy.pid} writes no core file")
     else:
-        yield fail("proxy.core", f"process {proxy.pid} may write its memory into a core file", "restart the proxy")
+        yield fail("proxy.core", f"process {proxy.pid} may write its memory into a core dump", "restart the proxy")
 
 
 # The upstream

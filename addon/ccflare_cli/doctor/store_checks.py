@@ -36,7 +36,7 @@ def key_source(console: Console, settings: Settings, results: list[Result]) -> K
     except CCFlareError as error:
         results.append(fail("keys.source", str(error), "correct it; the proxy does not start without"))
         return None
-    results.append(ok("keys.source", f"the keys are guarded by the source {source.name}"))
+    results.append(ok("keys.source", f"the data keys are wrapped by the key source {source.name}"))
     if source.name == "file":
         results.append(_place_of_key(settings))
     return source
@@ -65,7 +65,7 @@ def opened(console: Console, settings: Settings, source: KeySource, results: lis
             else:
                 results.append(warn("database.opens", f"{settings.database} is not there yet", "start the proxy"))
         except CCFlareError as error:
-            results.append(fail("database.opens", str(error), "mend it, or restore a backup"))
+            results.append(fail("database.opens", str(error), "repair it, or restore a backup"))
         yield store
 
 
@@ -109,7 +109,9 @@ def _server(server: Server) -> Result:
     url = urlsplit(server.text)
     mode = parse_qs(url.query).get("sslmode", ["verify-full"])[-1]
     if url.scheme and mode not in _SAFE_MODES and not is_this_machine(url.hostname or "localhost"):
-        return fail("database.tls", f"sslmode={mode} takes anyone for {url.hostname}", "leave sslmode out")
+        return fail(
+            "database.tls", f"sslmode={mode} does not verify that the server is {url.hostname}", "leave sslmode out"
+        )
     return ok("database.tls", "the way to the server is TLS with a verified certificate, or stays on this machine")
 
 

@@ -102,7 +102,7 @@ def _status(console: Console, arguments: argparse.Namespace) -> int:
         columns=(
             Column("Key", lambda use: use.id),
             Column("State", lambda use: use.state),
-            Column("Guarded by", lambda use: use.source or "–"),
+            Column("Wrapped by", lambda use: use.source or "–"),
             Column("Made", lambda use: moment(use.created_at, now)),
             Column("Values", lambda use: count(use.values), right=True),
         ),
@@ -188,7 +188,7 @@ def _change_source(console: Console, arguments: argparse.Namespace) -> int:
         if is_same and name not in _GIVEN:
             source.renew()
         keys.change_source(source, is_known=is_same and name not in _GIVEN)
-        console.say(f"The keys are guarded by {'a new key of ' * is_same}the source {name} now.")
+        console.say(f"The data keys are wrapped by {'a new key of ' * is_same}the key source {name} now.")
         _scrub(console, store)
     _say_what_is_left(console, settings, name, is_given=secret is not None)
     return OK
@@ -222,7 +222,7 @@ def _drained(work: Iterable[int]) -> int:
 def _scrub(console: Console, store: Store, *, whole: bool = False) -> None:
     """Leave no trace of what was there before."""
     if not store.scrub(whole=whole):
-        console.complain("A program keeps reading the database, so old rows leave traces on its disk until it ends.")
+        console.complain("A program is reading the database, so traces of deleted rows stay on the disk until it ends.")
 
 
 def _values(number: int) -> str:

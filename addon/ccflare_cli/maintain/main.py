@@ -190,7 +190,7 @@ def _wipe(console: Console, store: Store) -> None:
         store.shrink(_SHRUNK_PAGES)
         time.sleep(_PAUSE_SECONDS)
     if not store.scrub():
-        console.complain("A program keeps reading the database, so old rows leave traces on its disk until it ends.")
+        console.complain("A program is reading the database, so traces of deleted rows stay on the disk until it ends.")
 
 
 def _compact(console: Console, arguments: argparse.Namespace) -> int:
@@ -199,7 +199,7 @@ def _compact(console: Console, arguments: argparse.Namespace) -> int:
         before = store.space()
         with store.stages("data.compact"):
             if not store.scrub(whole=True):
-                raise Refused("A program keeps reading the database: try again when it has ended.")
+                raise Refused("A program is reading the database: try again when it has ended.")
         after = store.space()
     if before is None or after is None:
         console.say("The tables are written anew.")

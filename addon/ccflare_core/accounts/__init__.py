@@ -1,1 +1,1 @@
-"""The accounts: which one serves, which ones rest and until when, and how their tokens stay alive."""
+"""The accounts: which one serves, which are cooling and until when, and how their tokens are kept fresh."""

@@ -1,4 +1,4 @@
-"""How one scope of an account rests: the cooldown, the half-open time after it, and what people are told of both."""
+"""The cooldown of one scope of an account, the half-open time after it, and both in words."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -40,7 +40,7 @@ class Unavailable(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What of an account rests: the scope, and which one of its kind, as in (FAMILY, "opus")."""
+    """What of an account is cooling: the scope, and which one of its kind, as in (FAMILY, "opus")."""
 
     scope: Scope
     name: str = ""
@@ -52,7 +52,7 @@ class Part(NamedTuple):
 
 WHOLE = Part(Scope.ACCOUNT)
 _NO_MODEL = "?"
-"""The family of requests that name no model, so that what rests for them does not rest for all."""
+"""The family of requests that name no model, so that their cooldown is not one for all."""
 
 
 def parts_of(facts: Facts) -> tuple[Part, ...]:
@@ -68,7 +68,7 @@ def _parts(family: str, path_class: str, mode: str, betas: tuple[str, ...]) -> t
 
 
 def parts_for(verdict: Verdict, facts: Facts) -> tuple[Part, ...]:
-    """What of an account rests after this verdict on a request with these facts: one part, or every beta named."""
+    """What of an account is cooling after this verdict on a request with these facts: one part, or every beta named."""
     match verdict.scope:
         case Scope.REQUEST:
             return ()
@@ -86,7 +86,7 @@ def parts_for(verdict: Verdict, facts: Facts) -> tuple[Part, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Cooldown:
-    """A rest of one part of an account, which ends by itself."""
+    """The cooldown of one part of an account, which ends by itself."""
 
     account_id: str
     part: Part
@@ -100,7 +100,7 @@ class Cooldown:
 
     @property
     def scope_name(self) -> str:
-        """What of the account rests, for people; "" is all of it."""
+        """What of the account is cooling, in words; "" is all of it."""
         return str(self.part)
 
     def in_words(self, now: float) -> str:

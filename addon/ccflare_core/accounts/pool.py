@@ -1,4 +1,4 @@
-"""AccountPool: who serves the next request, who rests and until when, who holds which session.
+"""AccountPool: which account serves the next request, which are cooling and until when, which session is whose.
 
 All in memory and synchronous; only the event loop touches it. What has to outlive the process is handed
 back by `report` for the caller to store, and comes in again through `restore`.
@@ -149,12 +149,12 @@ class AccountPool:
         return [member.account for member in self._members.values()]
 
     def idle_accounts(self, seconds: float) -> list[Account]:
-        """The OAuth accounts that could serve, or only rest, and have had no request for so long."""
+        """The OAuth accounts that could serve, or are only cooling, and have had no request for so long."""
         at = self._now()
         return [member.account for member in self._members.values() if member.is_idle(seconds, at)]
 
     def learn(self, account_id: str, windows: Iterable[Window]) -> Report:
-        """Learn windows from elsewhere than an answer. They may end a rest, but begin none."""
+        """Learn windows from elsewhere than an answer. They may end a cooldown, but begin none."""
         member, at = self._members.get(account_id), self._now()
         if member is None:
             return _NOTHING
@@ -283,7 +283,7 @@ class AccountPool:
         return facts.affinity if self._strategy == "session" or facts.ties_thinking else ""
 
     def _holder(self, pinned: str | None, chosen: str, wall: float) -> str:
-        """Who holds the session now: its old account also while that one rests, so that it snaps back."""
+        """Who holds the session now: its old account also while that one is cooling, so that it returns to it."""
         member = self._members.get(pinned) if pinned else None
         return pinned if pinned and member and not member.lasting_reason(wall) else chosen
 

@@ -1,8 +1,8 @@
 """The states of an account and of each of its scopes, what moves them, and the words for them. Pure.
 
 An account is in one state: the first in the order of `AccountState` that holds. A scope is all of an account, or one
-model family, path class, mode or beta on it; each rests by itself. `list`, the health page, the statistics and our
-errors all use `in_words`.
+model family, path class, mode or beta on it; each has a cooldown of its own. `list`, the health page, the statistics
+and the errors that clients get all use `in_words`.
 """
 
 from collections.abc import Iterable, Mapping, Set
@@ -78,8 +78,8 @@ class ScopeState(StrEnum):
 class ScopeEvent(StrEnum):
     """What happens to a scope."""
 
-    REFUSED = "an answer says that it has to rest"
-    TIME_IS_UP = "the rest has lasted as long as it was to"
+    REFUSED = "an answer gives it a cooldown"
+    TIME_IS_UP = "the cooldown has ended"
     PASSED = "a request is let through"
     ANSWERED = "a request that was let through half-open got an answer that says nothing of it"
     LEFT = "that request ended without an answer"

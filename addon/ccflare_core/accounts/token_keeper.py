@@ -1,8 +1,8 @@
 """TokenKeeper: keeps the OAuth tokens of all accounts alive, each with one refresh at a time.
 
 It lives on the event loop. Callers ask for a token with `renew`, which neither waits nor raises; `run` refreshes
-ahead of time. How one refresh is done is in refresh.py. What is known of an account is the pool's; only pairs that
-the database could not take yet are kept here.
+ahead of time. How one refresh is done is in token_refresh.py. What is known of an account is the pool's; only pairs
+that the database could not take yet are kept here.
 """
 
 import asyncio
@@ -142,7 +142,7 @@ class TokenKeeper:
                 self._tend()
                 await self._save_pairs()
             except Exception as error:  # no account may end the care for the others
-                logger.error("the care for tokens stumbled over %s", type(error).__name__)
+                logger.error("refreshing tokens failed with %s", type(error).__name__)
             await self._sleep(LOOK_SECONDS)
 
     async def close(self, seconds: float, hurry: asyncio.Event | None = None) -> None:

@@ -1,7 +1,7 @@
 """UsagePoll: asks Anthropic how full the windows of idle accounts are. Off unless wanted: every answer tells the same.
 
 The endpoint is unofficial and limits hard (claude-code#31637), so it is asked seldom, one account at a time, and left
-alone for long when it refuses. What it says may end a rest, but never begins one.
+alone for long when it refuses. What it says may end a cooldown, but never begins one.
 """
 
 import asyncio
@@ -106,7 +106,7 @@ class UsagePoll:
                 try:
                     await self._round(max(self._seconds(), SHORTEST_SECONDS))
                 except Exception as error:  # its text may hold what must not be logged
-                    logger.warning("the usage poll stumbled over %s", type(error).__name__)
+                    logger.warning("polling usage failed with %s", type(error).__name__)
             await self._sleep(_LOOK_SECONDS)
 
     async def _round(self, interval: float) -> None:
@@ -122,7 +122,7 @@ class UsagePoll:
         try:
             answer = await self._send(usage_request(self._url(), account.access_token or ""))
         except (CCFlareError, ValueError) as error:
-            logger.debug("%s: its usage could not be asked for: %s", account.name, error)
+            logger.debug("%s: its usage could not be queried: %s", account.name, error)
             return self._back_off(account, interval, 0.0)
         windows = read_usage(answer.body) if answer.status == 200 else ()
         if not windows:

@@ -49,7 +49,7 @@ class Provenance:
     """The directory's own name."""
     request_class: str | None = None
     """`main`, `subagent`, `title`, `compaction`, `classifier` (may this tool run?), `auxiliary` and what else Claude
-    Code calls it; `count_tokens`, `batch`, `quota`. The same by either door."""
+    Code calls it; `count_tokens`, `batch`, `quota`. The same by every ingress."""
     agent_id: str | None = None
     parent_agent_id: str | None = None
     """Which subagent asks, and which one has started it."""

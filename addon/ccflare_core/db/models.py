@@ -38,7 +38,7 @@ class AccountRow(Model):
     needs_login = BooleanField()
     attention = TextField(null=True)
     refresh_digest = TextField(null=True)
-    """Tells which refresh token is stored, see logins.py; NULL also where nobody has needed it yet."""
+    """Tells which refresh token is stored, see oauth_tokens.py; NULL also where nobody has needed it yet."""
     refresh_retry_at = BigIntegerField(null=True)
     """After a refresh that failed: when the next one is tried. For people only."""
 
@@ -89,7 +89,7 @@ class DataKeyRow(Model):
 
 
 class ClientKeyRow(Model):
-    """What lets a client use this proxy; see clients.py. `digest` is NULL once the key is revoked.
+    """What lets a client use this proxy; see client_keys.py. `digest` is NULL once the key is revoked.
 
     `old_digest` is that of the secret before the last rotation, valid until `old_until`. Lists are JSON.
     """
@@ -131,7 +131,7 @@ class BlockedAddressRow(Model):
 
 
 class SecondFactorRow(Model):
-    """What administrative requests have to show besides a key; see factors.py. There is one row at most."""
+    """What administrative requests have to show besides a key; see second_factor.py. There is one row at most."""
 
     id = TextField(primary_key=True)
     seed = BlobField()
@@ -412,12 +412,12 @@ class WindowRow(Model):
         table_name = "windows"
 
 
-class ChapterRow(Model):
-    """Up to some hundred bodies of one session, for which it is noted together which blocks they need."""
+class SegmentRow(Model):
+    """A segment: up to some hundred bodies of one session, whose needed blocks are noted together."""
 
     id = AutoField()
     term = BigIntegerField()
-    """A random number that its writer knows. 0: no more bodies are added."""
+    """The fencing token: a random number that its writer knows. 0: no more bodies are added."""
     is_stale = BooleanField()
     """Bodies were deleted: it may name blocks that none of the others needs."""
 
@@ -426,7 +426,7 @@ class ChapterRow(Model):
 
 
 class BlockRow(Model):
-    """A part of bodies, sealed for its address, see transcript.py."""
+    """A part of bodies, sealed for its address, see packing.py."""
 
     id = AutoField()
     address = BlobField()
@@ -436,19 +436,19 @@ class BlockRow(Model):
         table_name = "blocks"
 
 
-class ChapterBlockRow(Model):
-    """That a body of the chapter needs the block."""
+class SegmentBlockRow(Model):
+    """That a body of the segment needs the block."""
 
-    chapter = ForeignKeyField(ChapterRow, backref="+")
+    segment = ForeignKeyField(SegmentRow, column_name="chapter_id", backref="+")
     block = ForeignKeyField(BlockRow, backref="+")
 
     class Meta:
         table_name = "chapter_blocks"
-        primary_key = CompositeKey("chapter", "block")
+        primary_key = CompositeKey("segment", "block")
 
 
 class PayloadRow(Model):
-    """A body (`part` is "request" or "response") in a format of transcript.py, sealed for its place."""
+    """A body (`part` is "request" or "response") in a format of packing.py, sealed for its place."""
 
     request = ForeignKeyField(RequestRow, on_delete="CASCADE", backref="+")
     part = TextField()
@@ -462,7 +462,7 @@ class PayloadRow(Model):
     withheld = BooleanField()
     """Whether the body was to be searched and could not be, and so is not kept."""
     body = BlobField()
-    chapter = ForeignKeyField(ChapterRow, null=True, backref="+")
+    segment = ForeignKeyField(SegmentRow, column_name="chapter_id", null=True, backref="+")
     """Where the body's blocks are noted; NULL if it has none."""
 
     class Meta:
@@ -471,7 +471,7 @@ class PayloadRow(Model):
 
 
 class AuditRow(Model):
-    """What somebody did, see audit.py. Triggers refuse to change or delete a row; `hash` signs all the others."""
+    """An entry of the audit log (chain.py). Triggers refuse to change or delete a row; `hash` signs all the others."""
 
     id = AutoField()
     ts_utc = TextField()
@@ -554,9 +554,9 @@ TABLES: tuple[type[Model], ...] = (
     UsageTodoRow,
     AttemptRow,
     WindowRow,
-    ChapterRow,
+    SegmentRow,
     BlockRow,
-    ChapterBlockRow,
+    SegmentBlockRow,
     PayloadRow,
     AuditRow,
     AuditHeadRow,

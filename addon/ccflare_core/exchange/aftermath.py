@@ -1,7 +1,7 @@
 """Judges how an answer ended whose first content had gone to the client: whose fault it was. Pure.
 
-Nothing is repeated then, but clients repeat by themselves, within a fifth of a second. So the account rests for what
-broke the answer, and the client's own repeat finds another one.
+Nothing is repeated then, but clients repeat by themselves, within a fifth of a second. So what broke the answer gives
+the account a cooldown, and the client's own repeat finds another one.
 """
 
 from typing import Final

@@ -68,7 +68,7 @@ def path_class_of(path: str) -> str:
 
 
 def warn_of_cooldown(account: str, cooldown: Cooldown, now: float) -> None:
-    """Say that an account rests, why and until when."""
+    """Log an account's cooldown: why, and until when."""
     logger.warning("%s: %s", account, cooldown.in_words(now))
 
 

@@ -218,7 +218,7 @@ class Payload:
     """A row of `payloads`: the body of the `part` "request" or "response", as far as it was captured.
 
     `size` is the number of bytes that went over the wire. Bodies of one session have most of their content in common.
-    A body to `redact` is searched for secrets before it is stored (see privacy.py); `redactions` says how many were
+    A body to `redact` is searched for secrets before it is stored (see redaction.py); `redactions` says how many were
     blanked, None that nobody looked. One that could not be searched is `withheld`.
     """
 

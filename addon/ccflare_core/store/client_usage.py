@@ -9,7 +9,7 @@ from ccflare_core.clients.budgets import Use
 from ccflare_core.text import to_ms
 
 _DAY_MS = 86_400_000
-# Days since 1970 are days of UTC. Where there was no output, nothing was spent: see reports.py. What was counted in
+# Days since 1970 are days of UTC. Where there was no output, nothing was spent: see queries.py. What was counted in
 # place of an unknown output or of an estimate is counted again. Batches have a table of their own, for all runs.
 _USES = f"""
     SELECT client_id, timestamp / {_DAY_MS} AS day,

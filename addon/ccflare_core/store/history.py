@@ -110,7 +110,7 @@ class History:
     def delete(self, ids: Sequence[str], *, bodies_only: bool = False) -> Iterator[int]:
         """Delete these requests with their attempts and bodies, or the bodies alone; yields each batch's number.
 
-        What the bodies have left in blocks, `Transcripts.sweep` frees. With a request goes what its own ids led to: its
+        `Transcripts.collect_garbage` frees the blocks of the bodies. With a request goes what its own ids led to: its
         account's cache and thread. Files and the like stay, for the account still has them.
         """
         for batch in self._batches(ids):

@@ -117,7 +117,7 @@ _PAYLOAD = (
     PayloadRow.redactions,
     PayloadRow.withheld,
     PayloadRow.body,
-    PayloadRow.chapter,
+    PayloadRow.segment,
 )
 
 

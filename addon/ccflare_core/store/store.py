@@ -1,7 +1,7 @@
 """One open database: its parts (accounts, limits, runs, client keys …), its records, its audited transactions.
 
 A proxy has one writing store, inside the writer's thread (writer.py); scripts open their own beside it. Every
-write is one transaction, and one at a time (database.py). StoreError means that the database cannot be used now,
+write is one transaction, and one at a time (engine.py). StoreError means that the database cannot be used now,
 or not as asked.
 """
 
@@ -240,7 +240,7 @@ class Store:
         return is_written
 
     def body(self, request_id: str, part: str) -> Body | None:
-        """A recorded body, see bodies.py."""
+        """A recorded body, see read.py."""
         return self.transcripts.body(request_id, part)
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
@@ -269,7 +269,7 @@ class Store:
         return list_keys(self._database)
 
     def value_counts(self) -> Counter[str]:
-        """How many values each key has sealed, see sealed.py."""
+        """How many values each key has sealed, see resealing.py."""
         return count_values(self._database)
 
     def resealing(self) -> Resealing:

@@ -23,7 +23,7 @@ from ccflare_core.secrets.vault import Vault, place
 from ccflare_core.transcripts.splitting import join
 
 FORMAT = "zstd+sealed/1"
-RECIPE = "blocks+sealed/1"
+MANIFEST = "blocks+sealed/1"
 CLEAR = "clear"
 """The format of a body that an import has put there as it is, until `scripts/keys.py migrate-plaintext` seals it."""
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from peewee import Database, fn
 
 from ccflare_core.db.engine import as_store_errors
-from ccflare_core.db.models import BlockRow, ChapterBlockRow, ChapterRow, PayloadRow, RequestRow
+from ccflare_core.db.models import BlockRow, PayloadRow, RequestRow, SegmentBlockRow, SegmentRow
 from ccflare_core.db.statements import Row, render
 from ccflare_core.errors import VaultError
 from ccflare_core.secrets.vault import Vault
@@ -33,8 +33,8 @@ class Body(NamedTuple):
 class Transcripts:
     """A part of the store: the recorded bodies.
 
-    What was deleted is freed in two steps. `delete_payloads` takes the bodies away and marks their chapters, and
-    `collect_garbage`, whenever there is time, reads what is left of those chapters and frees the blocks that nothing
+    What was deleted is freed in two steps. `delete_payloads` takes the bodies away and marks their segments, and
+    `collect_garbage`, whenever there is time, reads what is left of those segments and frees the blocks that nothing
     needs.
     Each step is a transaction, so there is nothing to repair after a kill, and what is not swept yet is so later.
     """
@@ -64,8 +64,8 @@ class Transcripts:
         query = BlockRow.select(BlockRow.id, BlockRow.address, BlockRow.body).order_by(BlockRow.id).limit(_AT_ONCE)
         if session is not None:
             in_session = RequestRow.select(RequestRow.id).where(RequestRow.session_id == session)
-            chapters = PayloadRow.select(PayloadRow.chapter).where(PayloadRow.request.in_(in_session))
-            noted = ChapterBlockRow.select(ChapterBlockRow.block).where(ChapterBlockRow.chapter.in_(chapters))
+            segments = PayloadRow.select(PayloadRow.segment).where(PayloadRow.request.in_(in_session))
+            noted = SegmentBlockRow.select(SegmentBlockRow.block).where(SegmentBlockRow.segment.in_(segments))
             query = query.where(BlockRow.id.in_(noted))
         last = 0
         while rows := self._rows(query.where(BlockRow.id > last)):
@@ -74,7 +74,7 @@ class Transcripts:
 
     def wholes(self, session: str | None = None) -> Iterator[tuple[str, str, Body]]:
         """Request id, part and body of what is not in blocks: all answers, and small requests. No order is promised."""
-        is_wanted: Any = PayloadRow.chapter.is_null()
+        is_wanted: Any = PayloadRow.segment.is_null()
         if session is not None:
             in_session = RequestRow.select(RequestRow.id).where(RequestRow.session_id == session)
             is_wanted &= PayloadRow.request.in_(in_session)
@@ -85,9 +85,9 @@ class Transcripts:
 
     def requests_of(self, block: int) -> list[str]:
         """The ids of the requests whose body has the block in it, the oldest first."""
-        chapters = ChapterBlockRow.select(ChapterBlockRow.chapter).where(ChapterBlockRow.block == block)
+        segments = SegmentBlockRow.select(SegmentBlockRow.segment).where(SegmentBlockRow.block == block)
         query = PayloadRow.select(PayloadRow).join(RequestRow)
-        query = query.where(PayloadRow.chapter.in_(chapters)).order_by(RequestRow.timestamp, RequestRow.id)
+        query = query.where(PayloadRow.segment.in_(segments)).order_by(RequestRow.timestamp, RequestRow.id)
         return [_key(row)[0] for row in self._payloads(query) if block in self._manifest(row).blocks]
 
     def delete_payloads(self, request_ids: Sequence[str]) -> int:
@@ -97,34 +97,34 @@ class Transcripts:
         """
         is_one = PayloadRow.request.in_(request_ids)
         with self._transaction():
-            theirs = PayloadRow.select(PayloadRow.chapter).where(is_one & PayloadRow.chapter.is_null(False))
-            closed: dict[Any, Any] = {ChapterRow.term: 0, ChapterRow.is_stale: True}
-            ChapterRow.update(closed).where(ChapterRow.id.in_(theirs)).execute(self._database)
+            theirs = PayloadRow.select(PayloadRow.segment).where(is_one & PayloadRow.segment.is_null(False))
+            closed: dict[Any, Any] = {SegmentRow.term: 0, SegmentRow.is_stale: True}
+            SegmentRow.update(closed).where(SegmentRow.id.in_(theirs)).execute(self._database)
             return int(PayloadRow.delete().where(is_one).execute(self._database))
 
     def collect_garbage(self, limit: int = 1) -> int:
-        """Free the blocks of up to `limit` chapters that have lost bodies, each in a transaction of its own.
+        """Free the blocks of up to `limit` segments that have lost bodies, each in a transaction of its own.
 
-        How many chapters that were: 0 when nothing is left to do. Raises VaultError without a key.
+        How many segments that were: 0 when nothing is left to do. Raises VaultError without a key.
         """
         self._with_key()
         done = 0
         while done < limit and (found := self._stale()):
             with self._transaction():
-                self._sweep(found)
+                self._collect_segment(found)
             done += 1
         return done
 
     def orphans(self) -> int:
-        """How many blocks no chapter has noted. There are none, or the database was changed by other means."""
+        """How many blocks no segment has noted. There are none, or the database was changed by other means."""
         return len(self._rows(BlockRow.select(BlockRow.id).where(~fn.EXISTS(_notes_of_block()))))
 
     def dangling(self) -> list[tuple[str, str]]:
-        """Request id and part of every body that does not open, or has lost a block or its chapter's note of one."""
+        """Request id and part of every body that does not open, or has lost a block or its segment's note of one."""
         found = []
-        for (chapter,) in self._rows(ChapterRow.select(ChapterRow.id)):
-            there = self._noted(chapter)
-            for row in self._bodies_of(chapter):
+        for (segment,) in self._rows(SegmentRow.select(SegmentRow.id)):
+            there = self._noted(segment)
+            for row in self._bodies_of(segment):
                 try:
                     is_whole = there.issuperset(self._manifest(row).blocks)
                 except VaultError:
@@ -134,46 +134,46 @@ class Transcripts:
         return found
 
     def _stale(self) -> int | None:
-        """A chapter that has lost bodies, or has none left."""
-        bodies = PayloadRow.select(PayloadRow.chapter).where(PayloadRow.chapter == ChapterRow.id)
-        for condition in (ChapterRow.is_stale, ~fn.EXISTS(bodies)):
-            if rows := self._rows(ChapterRow.select(ChapterRow.id).where(condition).limit(1)):
+        """A segment that has lost bodies, or has none left."""
+        bodies = PayloadRow.select(PayloadRow.segment).where(PayloadRow.segment == SegmentRow.id)
+        for condition in (SegmentRow.is_stale, ~fn.EXISTS(bodies)):
+            if rows := self._rows(SegmentRow.select(SegmentRow.id).where(condition).limit(1)):
                 return int(rows[0][0])
         return None
 
-    def _sweep(self, chapter: int) -> None:
-        is_it = ChapterRow.id == chapter
-        ChapterRow.update(term=0).where(is_it).execute(self._database)
-        left = self._bodies_of(chapter)
+    def _collect_segment(self, segment: int) -> None:
+        is_it = SegmentRow.id == segment
+        SegmentRow.update(term=0).where(is_it).execute(self._database)
+        left = self._bodies_of(segment)
         try:
             needed = {block for row in left for block in self._manifest(row).blocks}
         except VaultError:  # who knows what it needs
-            ChapterRow.update(is_stale=False).where(is_it).execute(self._database)
+            SegmentRow.update(is_stale=False).where(is_it).execute(self._database)
             return
-        dead = sorted(self._noted(chapter) - needed)
-        self._free(chapter, dead[:_AT_ONCE])
+        dead = sorted(self._noted(segment) - needed)
+        self._free(segment, dead[:_AT_ONCE])
         if len(dead) > _AT_ONCE:
             return  # the rest is for the next time
         if left:
-            ChapterRow.update(is_stale=False).where(is_it).execute(self._database)
+            SegmentRow.update(is_stale=False).where(is_it).execute(self._database)
         else:
-            ChapterRow.delete().where(is_it).execute(self._database)
+            SegmentRow.delete().where(is_it).execute(self._database)
 
-    def _free(self, chapter: int, dead: Sequence[int]) -> None:
-        is_noted = (ChapterBlockRow.chapter == chapter) & ChapterBlockRow.block.in_(dead)
-        ChapterBlockRow.delete().where(is_noted).execute(self._database)
+    def _free(self, segment: int, dead: Sequence[int]) -> None:
+        is_noted = (SegmentBlockRow.segment == segment) & SegmentBlockRow.block.in_(dead)
+        SegmentBlockRow.delete().where(is_noted).execute(self._database)
         is_free = BlockRow.id.in_(dead) & ~fn.EXISTS(_notes_of_block())
         BlockRow.delete().where(is_free).execute(self._database)
 
-    def _noted(self, chapter: int) -> set[int]:
-        query = ChapterBlockRow.select(ChapterBlockRow.block).join(BlockRow).where(ChapterBlockRow.chapter == chapter)
+    def _noted(self, segment: int) -> set[int]:
+        query = SegmentBlockRow.select(SegmentBlockRow.block).join(BlockRow).where(SegmentBlockRow.segment == segment)
         return {block for (block,) in self._rows(query)}
 
-    def _bodies_of(self, chapter: int) -> list[PayloadRow]:
-        return self._payloads(PayloadRow.select().where(PayloadRow.chapter == chapter))
+    def _bodies_of(self, segment: int) -> list[PayloadRow]:
+        return self._payloads(PayloadRow.select().where(PayloadRow.segment == segment))
 
     def _content(self, row: PayloadRow) -> bytes:
-        if row.format == packing.RECIPE:
+        if row.format == packing.MANIFEST:
             manifest = self._manifest(row)
             found = self.fetch({*manifest.blocks})
             if missing := [block for block in manifest.blocks if block not in found]:
@@ -224,4 +224,4 @@ def _key(row: PayloadRow) -> tuple[str, str]:
 
 
 def _notes_of_block() -> Any:
-    return ChapterBlockRow.select(ChapterBlockRow.block).where(ChapterBlockRow.block == BlockRow.id)
+    return SegmentBlockRow.select(SegmentBlockRow.block).where(SegmentBlockRow.block == BlockRow.id)

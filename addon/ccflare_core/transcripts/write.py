@@ -1,13 +1,13 @@
 """Writes bodies as rows: what the requests of a session have in common is kept once, as blocks.
 
-Which blocks are needed is noted for chapters, some hundred bodies of one session at a time. A note for each body
+Which blocks are needed is noted for segments, some hundred bodies of one session at a time. A note for each body
 would grow with the square of the conversation's length, and a count of references would have to be changed in
 hundreds of blocks with every turn. So a turn costs five statements whatever its length: the new blocks, their notes
-and its manifest are written, and the blocks that the chapter has already are neither asked for nor touched.
+and its manifest are written, and the blocks that the segment has already are neither asked for nor touched.
 
-That is safe since a chapter is its writer's own until bodies of it are deleted: then its `term` changes, in the same
-transaction, and the writer, which asks for the term in each of its transactions, begins a new chapter. What is noted
-stays, and a block that is noted is not deleted (see bodies.py).
+That is safe since a segment is its writer's own until bodies of it are deleted: then its fencing token (`term`) changes
+in the same transaction, and the writer, which reads the token in each of its transactions, begins a new segment. What
+is noted stays, and a block that is noted is not deleted (see read.py).
 """
 
 import random
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from peewee import Database, fn
 
-from ccflare_core.db.models import BlockRow, ChapterBlockRow, ChapterRow
+from ccflare_core.db.models import BlockRow, SegmentBlockRow, SegmentRow
 from ccflare_core.db.statements import ByKeys, Insert, Row
 from ccflare_core.errors import VaultError
 from ccflare_core.exchange.records import Payload
@@ -29,9 +29,9 @@ from ccflare_core.transcripts.splitting import SMALLEST, split
 
 _MOST_BODIES = 256
 _MOST_BLOCKS = 8192
-"""A chapter ends when it has this many of either, so that sweeping one is short work."""
+"""A segment ends when it has this many of either, so that collecting its garbage is short work."""
 _REMEMBERED = 30_000
-"""Blocks of chapters that can go on; some 200 bytes of memory each."""
+"""Blocks of segments that can go on; some 200 bytes of memory each."""
 
 
 class Draft(NamedTuple):
@@ -47,8 +47,8 @@ class Draft(NamedTuple):
 
 
 @dataclass(slots=True)
-class Chapter:
-    """What this writer knows of a chapter of its own: the blocks noted for it, by address."""
+class Segment:
+    """What this writer knows of a segment of its own: the blocks noted for it, by address."""
 
     id: int
     term: int
@@ -70,21 +70,21 @@ class Blocks:
         """`draw` gives terms, which no other writer may have drawn. Without a vault nothing can be prepared."""
         self._vault = vault
         self._draw = draw
-        self._new_chapters = Insert(
-            database, ChapterRow, (ChapterRow.term, ChapterRow.is_stale), (ChapterRow.id, ChapterRow.term)
+        self._new_segments = Insert(
+            database, SegmentRow, (SegmentRow.term, SegmentRow.is_stale), (SegmentRow.id, SegmentRow.term)
         )
         self._new_blocks = Insert(
             database, BlockRow, (BlockRow.address, BlockRow.body), (BlockRow.address, BlockRow.id)
         )
-        self._notes = Insert(database, ChapterBlockRow, (ChapterBlockRow.chapter, ChapterBlockRow.block))
+        self._notes = Insert(database, SegmentBlockRow, (SegmentBlockRow.segment, SegmentBlockRow.block))
         self._terms = ByKeys(database, _asking)
         self._found = ByKeys(database, _finding)
-        self._chapters: OrderedDict[str, Chapter] = OrderedDict()
+        self._segments: OrderedDict[str, Segment] = OrderedDict()
         self._key_id = ""
 
     def forget(self) -> None:
-        """Begin new chapters from now on: what was written since the last commit did not come to one."""
-        self._chapters.clear()
+        """Begin new segments from now on: what was written since the last commit did not come to one."""
+        self._segments.clear()
 
     def prepare(self, payloads: Sequence[Payload]) -> list[Draft]:
         """Cut, compress and seal, before a transaction is open. Raises VaultError without a vault."""
@@ -97,8 +97,8 @@ class Blocks:
             if not draft.addresses:
                 todo[draft.payload.request_id + draft.payload.part] = (draft, b"", draft.payload.body)
                 continue
-            chapter = self._chapters.get(draft.payload.session_id or "")
-            known = chapter.known if chapter else {}
+            segment = self._segments.get(draft.payload.session_id or "")
+            known = segment.known if segment else {}
             todo |= {at: (draft, at, text) for at, text in draft.contents.items() if at not in known and at not in todo}
         sealed = packing.encode([(text, _place(draft, at)) for draft, at, text in todo.values()], vault)
         for (draft, at, _), each in zip(todo.values(), sealed, strict=True):
@@ -108,11 +108,11 @@ class Blocks:
     def write(self, drafts: Sequence[Draft]) -> list[Row]:
         """Write the blocks that are missing; the rows of `payloads`, which the caller writes."""
         cut = [draft for draft in drafts if draft.addresses]
-        chapters = self._chapters_of(cut) if cut else {}
+        segments = self._segments_of(cut) if cut else {}
         if cut:
-            self._write_blocks(cut, chapters)
-        manifests = iter(self._recipes(cut, chapters))
-        rows = [_row(draft, next(manifests), chapters) if draft.addresses else _whole_row(draft) for draft in drafts]
+            self._write_blocks(cut, segments)
+        manifests = iter(self._manifests(cut, segments))
+        rows = [_row(draft, next(manifests), segments) if draft.addresses else _whole_row(draft) for draft in drafts]
         self._let_go()
         return rows
 
@@ -124,68 +124,68 @@ class Blocks:
             self._key_id = self._vault.key_id
         return self._vault
 
-    def _chapters_of(self, cut: Sequence[Draft]) -> dict[str, Chapter]:
-        """For each session the chapter that goes on, or a new one."""
+    def _segments_of(self, cut: Sequence[Draft]) -> dict[str, Segment]:
+        """For each session the segment that goes on, or a new one."""
         sessions = {draft.payload.session_id or "" for draft in cut}
-        mine = {session: self._chapters[session] for session in sessions if session in self._chapters}
-        going_on = self._confirmed(chapter for chapter in mine.values() if not chapter.is_full)
-        chapters = {session: chapter for session, chapter in mine.items() if chapter.id in going_on}
-        fresh = {self._draw(): session for session in sessions if session not in chapters}
-        for number, term in self._new_chapters.run([(term, False) for term in fresh]):
-            chapters[fresh[term]] = Chapter(number, term)
+        mine = {session: self._segments[session] for session in sessions if session in self._segments}
+        going_on = self._confirmed(segment for segment in mine.values() if not segment.is_full)
+        segments = {session: segment for session, segment in mine.items() if segment.id in going_on}
+        fresh = {self._draw(): session for session in sessions if session not in segments}
+        for number, term in self._new_segments.run([(term, False) for term in fresh]):
+            segments[fresh[term]] = Segment(number, term)
         for draft in cut:
-            chapters[draft.payload.session_id or ""].bodies += 1
-        for session, chapter in chapters.items():
-            self._chapters[session] = chapter
-            self._chapters.move_to_end(session)
-        return chapters
+            segments[draft.payload.session_id or ""].bodies += 1
+        for session, segment in segments.items():
+            self._segments[session] = segment
+            self._segments.move_to_end(session)
+        return segments
 
-    def _confirmed(self, chapters: Iterable[Chapter]) -> set[int]:
+    def _confirmed(self, segments: Iterable[Segment]) -> set[int]:
         """Those that are still ours; they stay so until the commit, since those who write take turns."""
-        terms = {chapter.id: chapter.term for chapter in chapters}
+        terms = {segment.id: segment.term for segment in segments}
         return {number for number, term in self._terms.run([*terms]) if terms[number] == term}
 
-    def _write_blocks(self, cut: Sequence[Draft], chapters: Mapping[str, Chapter]) -> None:
+    def _write_blocks(self, cut: Sequence[Draft], segments: Mapping[str, Segment]) -> None:
         wanted: dict[bytes, Draft] = {}
         for draft in cut:
-            known = chapters[draft.payload.session_id or ""].known
+            known = segments[draft.payload.session_id or ""].known
             wanted |= {at: draft for at in draft.contents if at not in known}
         ids = {bytes(at): number for at, number in self._found.run([*wanted])}
         ids |= self._insert({at: draft for at, draft in wanted.items() if at not in ids}, cut)
         notes = []
         for draft in cut:
-            chapter = chapters[draft.payload.session_id or ""]
-            new = {at: ids[at] for at in draft.contents if at not in chapter.known}
-            notes += [(chapter.id, block) for block in new.values()]
-            chapter.known |= new
+            segment = segments[draft.payload.session_id or ""]
+            new = {at: ids[at] for at in draft.contents if at not in segment.known}
+            notes += [(segment.id, block) for block in new.values()]
+            segment.known |= new
         self._notes.run(notes)
 
     def _insert(self, missing: Mapping[bytes, Draft], cut: Sequence[Draft]) -> dict[bytes, int]:
         if not missing:
             return {}
         sealed = {at: each for draft in cut for at, each in draft.sealed.items()}
-        if late := [at for at in missing if at not in sealed]:  # its chapter was closed since `prepare`
+        if late := [at for at in missing if at not in sealed]:  # its segment was closed since `prepare`
             todo = [(missing[at].contents[at], packing.block_place(at)) for at in late]
             sealed |= zip(late, packing.encode(todo, self._with_key()), strict=True)
         rows = self._new_blocks.run([(at, sealed[at]) for at in missing])
         return {bytes(at): number for at, number in rows}
 
-    def _recipes(self, cut: Sequence[Draft], chapters: Mapping[str, Chapter]) -> list[bytes]:
+    def _manifests(self, cut: Sequence[Draft], segments: Mapping[str, Segment]) -> list[bytes]:
         todo = []
         for draft in cut:
-            known = chapters[draft.payload.session_id or ""].known
+            known = segments[draft.payload.session_id or ""].known
             manifest = Manifest(draft.digest, [known[at] for at in draft.addresses], draft.inserts)
             todo.append((packing.write_manifest(manifest), _place(draft, b"")))
         return packing.encode(todo, self._with_key()) if todo else []
 
     def _let_go(self) -> None:
-        total = sum(len(chapter.known) for chapter in self._chapters.values())
-        while total > _REMEMBERED and len(self._chapters) > 1:
-            total -= len(self._chapters.popitem(last=False)[1].known)
+        total = sum(len(segment.known) for segment in self._segments.values())
+        while total > _REMEMBERED and len(self._segments) > 1:
+            total -= len(self._segments.popitem(last=False)[1].known)
 
 
 def _asking(ids: list[Any]) -> Any:
-    return ChapterRow.select(ChapterRow.id, ChapterRow.term).where(ChapterRow.id.in_(ids))
+    return SegmentRow.select(SegmentRow.id, SegmentRow.term).where(SegmentRow.id.in_(ids))
 
 
 def _finding(addresses: list[Any]) -> Any:
@@ -208,9 +208,9 @@ def _place(draft: Draft, at: bytes) -> str:
     return packing.block_place(at) if at else packing.body_place(draft.payload.part, draft.payload.request_id)
 
 
-def _row(draft: Draft, manifest: bytes, chapters: Mapping[str, Chapter]) -> Row:
-    chapter = chapters[draft.payload.session_id or ""]
-    return (*_facts(draft.payload, packing.RECIPE), manifest, chapter.id)
+def _row(draft: Draft, manifest: bytes, segments: Mapping[str, Segment]) -> Row:
+    segment = segments[draft.payload.session_id or ""]
+    return (*_facts(draft.payload, packing.MANIFEST), manifest, segment.id)
 
 
 def _whole_row(draft: Draft) -> Row:

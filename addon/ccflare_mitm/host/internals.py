@@ -164,7 +164,7 @@ WORDS: Final[dict[type, tuple[str, ...]]] = {
     _http2.Http2Connection: ("peer closed connection", "reset by client"),
     master.Master: ("setup_servers",),  # the name of the task that begins to listen
 }
-"""What `doors.tells_of_leaving` and `listener.postpone` look for."""
+"""What `ingress.tells_of_leaving` and `listener.postpone` look for."""
 
 
 def differences() -> list[str]:

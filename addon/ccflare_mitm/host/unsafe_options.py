@@ -58,7 +58,7 @@ def _changed(options: Any, names: Iterable[str]) -> list[str]:
 
 
 def _modes(options: Any) -> Iterator[str]:
-    """Only the three doors, and a way through another proxy as long as that cannot read along."""
+    """Modes other than regular, reverse and upstream, and an upstream proxy that would see requests in clear."""
     for spec in options.mode:
         mode = mode_specs.ProxyMode.parse(spec)
         if isinstance(mode, mode_specs.UpstreamMode) and options.ccflare_upstream.startswith("http:"):

@@ -23,7 +23,7 @@ class Services:
     find: Callable[[http.HTTPFlow], Exchange | None]
     """The exchange of a flow; None if the gate has not let it in."""
     target: Callable[[Client], UpstreamTarget]
-    """Where a credential goes, for a client that has come by this door."""
+    """Where a credential goes, for a client of this ingress."""
     proof: UpstreamProof
     """Whether requests may be sent by a server connection."""
     settings: Callable[[], Settings]

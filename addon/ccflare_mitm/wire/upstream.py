@@ -25,7 +25,7 @@ VERIFIED = 0
 
 
 def target_for(settings: Settings, client: Client) -> UpstreamTarget:
-    """Where credentials go. Of the client counts only by which of the owner's doors it has come."""
+    """Where credentials go. The only thing of the client that counts is its ingress, which the owner has configured."""
     mode = client.proxy_mode
     egress = EgressProxy(mode.scheme, mode.address) if isinstance(mode, UpstreamMode) else None
     return UpstreamTarget.of(settings.upstream, settings.upstream_pins, egress)

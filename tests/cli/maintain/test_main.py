@@ -210,7 +210,7 @@ def test_compact_that_a_reader_keeps_from_its_work_is_audited_as_failed(
     run: Run, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Store, "scrub", lambda self, *, whole: False)
-    assert "keeps reading" in run("compact", code=1).complained
+    assert "is reading the database" in run("compact", code=1).complained
     assert entries(store, "data.compact") == [("ok", "begin", None), ("failed", "end", None)]
 
 
