@@ -33,6 +33,9 @@ PAUSE = PageAccess(("POST",), Permission.ACCOUNTS_MANAGE)
 KEY = a_key()
 STATEFUL = a_key(stateful=True)
 NAMED = {"stateful_account": "max"}
+ELSEWHERE = RequestHead(
+    Line(b"CONNECT", b""), (), (SECRET,), "127.0.0.1", "other.example", 443, ("127.0.0.1", 8080), is_connect=True
+)
 OPENER = Principal(KEY, KEY.role.permissions, SECRET)
 
 
@@ -267,7 +270,19 @@ def test_order_a_request_with_every_fault_is_told_of_them_in_the_order_of_the_li
             "go_on",
             Way.TUNNEL,
         ),
-        (a_head("", "CONNECT", is_connect=True, host="other.example", port=443), {}, "go_on", Way.TUNNEL),
+        (a_head("", "CONNECT", is_connect=True, host="api.anthropic.com", port=443), {}, "go_on", Way.TUNNEL),
+        (ELSEWHERE, {}, "permitted_tunnel", 403),
+        (ELSEWHERE, {"key": a_key(tunnels=True)}, "go_on", Way.TUNNEL),
+        (ELSEWHERE, {"key": a_key(tunnels=True, role=Role.VIEWER)}, "permitted_tunnel", 403),
+        (ELSEWHERE, {"key": a_key(tunnels=True), "rates": KeySpent(print)}, "limits_of_tunnel", 429),
+        (
+            a_head("", "CONNECT", is_connect=True, host="api.anthropic.com", port=443),
+            {"rates": KeySpent(print)},
+            "go_on",
+            Way.TUNNEL,
+        ),
+        (replace(ELSEWHERE, presented=()), {"open_loopback": True}, "go_on", Way.TUNNEL),
+        (replace(ELSEWHERE, presented=()), {"key": None, "rates": KeySpent(print)}, "go_on", Way.TUNNEL),
         (
             a_head("/ccflare/health", "CONNECT", is_connect=True, page=HEALTH, presented=()),
             {},
@@ -308,8 +323,9 @@ def test_a_key_gets_no_further_by_managed_agents_than_it_may_go(limits: dict[str
 
 
 def test_order_of_a_connect_is_that_of_a_request() -> None:
-    of_requests = [check for check in CHECKS if check in CONNECT_CHECKS or check is checks.permitted]
-    of_connects = [checks.permitted if check is checks.permitted_tunnel else check for check in CONNECT_CHECKS]
+    same = {checks.permitted_tunnel: checks.permitted, checks.limits_of_tunnel: checks.limits_of_key}
+    of_requests = [check for check in CHECKS if check in CONNECT_CHECKS or check in same.values()]
+    of_connects = [same.get(check, check) for check in CONNECT_CHECKS]
     assert of_connects == of_requests
     assert CHECKS[: len(UNCOUNTED_CHECKS)] == UNCOUNTED_CHECKS
 
@@ -336,7 +352,13 @@ def test_a_check_that_fails_admits_nothing(position: int, monkeypatch: pytest.Mo
         (a_head(peer="192.0.2.7"), {}, set()),
         (a_head(presented=()), {}, {Count.ADDRESS, Count.FAILURE}),
         (a_head("", "CONNECT", is_connect=True, presented=()), {}, {Count.ADDRESS, Count.FAILURE}),
-        (a_head("", "CONNECT", is_connect=True), {}, {Count.ADDRESS}),
+        (
+            a_head("", "CONNECT", is_connect=True, host="api.anthropic.com", port=443),
+            {},
+            {Count.ADDRESS},
+        ),
+        (ELSEWHERE, {}, {Count.ADDRESS}),
+        (ELSEWHERE, {"key": a_key(tunnels=True)}, {Count.ADDRESS, Count.KEY}),
         (a_head(presented=(WRONG,), tunnel=OPENER), {}, {Count.ADDRESS}),
         (a_head("/", "HEAD"), {}, {Count.ADDRESS}),
         (a_head("/v1/messages", "PUT"), {}, {Count.ADDRESS}),
@@ -387,7 +409,7 @@ def test_failures_are_told_the_same_whatever_their_reason_until_they_are_too_man
     assert [(each.status, each.is_final, len(each.fields)) for each in told] == [(status, True, 1)]
     assert reasons == ["no key", "an unknown key", "an expired key", "a revoked key"]
     assert (late.status, late.retry_after, late.is_final) == (429, 1, True)
-    valid = admit(a_head(is_connect=is_connect), a_state(waits=throttle), NOW)
+    valid = admit(a_head(is_connect=is_connect), a_state(key=a_key(tunnels=True), waits=throttle), NOW)
     assert isinstance(valid.outcome, Admitted)  # a valid key does not wait for its neighbour
 
 

@@ -7,7 +7,7 @@ import peewee
 import pytest
 
 from ccflare_core.db.migrations import MIGRATIONS, Migration, migrate, pending
-from ccflare_core.db.models import TABLES, MigrationRow
+from ccflare_core.db.models import TABLES, ClientKeyRow, MigrationRow
 from ccflare_core.errors import StoreError
 
 LATER = (*MIGRATIONS, Migration("9999_later", ("ALTER TABLE accounts ADD COLUMN later TEXT",)))
@@ -96,3 +96,19 @@ def test_cooldowns_of_the_version_before_go_on_by_their_scope(database: peewee.S
     rows = run("SELECT * FROM scope_cooldowns ORDER BY scope").fetchall()
     assert rows == [("a", "account", "", 5, "why", "window_spent", 2), ("a", "family", "opus", 6, "", "", 1)]
     assert run("SELECT COUNT(*) FROM cooldowns").fetchall() == [(2,)]
+
+
+def test_client_keys_keep_the_tunnels_that_they_had(database: peewee.SqliteDatabase) -> None:
+    names = [migration.name for migration in MIGRATIONS]
+    migrate(database, 1, MIGRATIONS[: names.index("0018_tunnels")])
+    before = {"id": "ck_1", "name": "old", "role": "client", "created_at": 1, "low_priority": False}
+    lists = dict.fromkeys(("models", "accounts", "not_accounts"), "[]")
+    row = {**before, **lists}
+    run: Callable[..., Any] = database.execute_sql
+    run(f"INSERT INTO client_keys ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", list(row.values()))
+
+    migrate(database, 2)
+
+    ClientKeyRow.insert({**row, "id": "ck_2", "name": "new", "tunnels": False}).execute(database)
+    query = ClientKeyRow.select(ClientKeyRow.name, ClientKeyRow.tunnels).order_by(ClientKeyRow.name)
+    assert list(query.tuples().bind(database)) == [("new", False), ("old", True)]

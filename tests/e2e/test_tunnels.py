@@ -43,7 +43,7 @@ class Key(NamedTuple):
     def add(self, name: str) -> str:
         """One more key; its secret, which counts by now."""
         with self._store() as store:
-            secret = store.clients.add(new_key(name, time.time()))
+            secret = store.clients.add(new_key(name, time.time(), tunnels=True))
         eventually(lambda: opens(self, secret))
         return secret
 

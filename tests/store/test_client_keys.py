@@ -34,6 +34,7 @@ FULL = ClientKey(
     low_priority=True,
     record="metadata",
     stateful=True,
+    tunnels=True,
 )
 
 

@@ -152,4 +152,5 @@ class Examination:
         has_tls = settings.requires_client_tls or settings.insecure_remote
         yield from installation.ingress(Ingress(host, settings.allow_remote, has_tls, keys))
         yield from store_checks.client_keys(store, self._now)
+        yield from store_checks.tunnels(store, self._now)
         yield from store_checks.second_factor(store, self._now, is_remote=settings.allow_remote)

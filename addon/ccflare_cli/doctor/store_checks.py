@@ -190,6 +190,26 @@ def client_keys(store: Store, now: float) -> Results:
     )
 
 
+def tunnels(store: Store, now: float) -> Results:
+    """Whether a client key may open tunnels to other hosts only because it is from before that was a permission."""
+    since = store.query(
+        "SELECT applied_at FROM migrations WHERE name = '0018_tunnels' AND applied_at > (SELECT MIN(applied_at) FROM "
+        "migrations)"
+    )  # none if the database was made with it
+    kept = [
+        f"{key.name} is from before tunnels to other hosts were a permission, and may open them"
+        for key in store.clients.all()
+        if since and key.tunnels and key.is_valid(now) and to_ms(key.created_at) <= since[0][0]
+    ]
+    yield from judgements.checked(
+        "access.tunnels",
+        kept,
+        "every client key that opens tunnels was allowed to",
+        "run `scripts/keys.py client change NAME --tunnels no`, unless it connects as HTTPS proxy",
+        warn,
+    )
+
+
 def second_factor(store: Store, now: float, *, is_remote: bool) -> Results:
     """Whether a stolen administrator's key is enough to change something."""
     managing = [

@@ -22,6 +22,10 @@ from ccflare_core.store.store import Store
 _UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _RECORD = ("off", "metadata", "redacted", "full")
 _NONE = "none"
+_NEEDS_TUNNELS = (
+    "It opens no tunnels to other hosts. Claude Code with HTTPS_PROXY needs them, for its git, npm and Bash tools use "
+    "the proxy too: --tunnels allows them."
+)
 
 
 def add_commands(subparsers: "argparse._SubParsersAction[Parser]") -> None:
@@ -96,6 +100,14 @@ def _add_fields(parser: Parser, again: str) -> None:
         const=True,
         metavar="yes|no",
     )
+    option(
+        "--tunnels",
+        _switch,
+        "yes: it may open tunnels to other hosts (default: no)",
+        nargs="?",
+        const=True,
+        metavar="yes|no",
+    )
     option("--record", _record, f"how its requests are recorded: {', '.join(_RECORD)}{again}", metavar="MODE")
 
 
@@ -117,6 +129,7 @@ _FIELDS = (
     "not_accounts",
     "concurrency",
     "low_priority",
+    "tunnels",
     "record",
     "stateful",
 )
@@ -146,6 +159,8 @@ def _add(console: Console, arguments: argparse.Namespace) -> int:
         secret = store.clients.add(_consistent(new_key(arguments.name, now, **given)))
     console.say(secret)
     console.complain(f"That is the key {arguments.name}. It is not shown again: only a digest of it is kept.")
+    if not given.get("tunnels"):
+        console.complain(_NEEDS_TUNNELS)
     if is_first:
         console.complain("It is the first one: from now on every request needs a key.")
     return OK
@@ -261,6 +276,7 @@ def limits(key: ClientKey) -> str:
         (key.accounts, f"accounts {','.join(key.accounts)}"),
         (key.not_accounts, f"not {','.join(key.not_accounts)}"),
         (key.low_priority, "low priority"),
+        (key.tunnels, "tunnels"),
         (key.record, f"record {key.record}"),
         (key.stateful, "managed agents"),
     )

@@ -44,7 +44,7 @@ def admit(head: RequestHead, state: GateState, now: Moment) -> Decision:
     counts = set() if check in checks.UNCOUNTED_CHECKS else {Count.ADDRESS}
     if check is checks.valid_key and not request.is_inside_tunnel:
         counts.add(Count.FAILURE)
-    if check is checks.go_on and not head.is_connect:
+    if check is checks.go_on and (request.leads_elsewhere or not head.is_connect):
         counts.add(Count.KEY)
     return Decision(request.caller, request.identity, outcome, frozenset(counts))
 

@@ -70,6 +70,12 @@ class Request(NamedTuple):
         """Whether it came through a tunnel, and does not ask for one."""
         return self.head.tunnel is not None and not self.head.is_connect
 
+    @property
+    def leads_elsewhere(self) -> bool:
+        """Whether it asks for a tunnel to another host than the upstream, which nobody looks into."""
+        upstream = self.state.settings.upstream
+        return self.head.is_connect and (self.head.host, self.head.port) != (upstream.host, upstream.port)
+
 
 type Check = Callable[[Request], Admitted | Rejection | None]
 
@@ -153,8 +159,25 @@ def permitted(request: Request) -> Rejection | None:
 
 def permitted_tunnel(request: Request) -> Rejection | None:
     """A tunnel to another host needs the permission too. In one to the upstream each request is asked for its own."""
-    head, upstream = request.head, request.state.settings.upstream
-    return permitted(request) if (head.host, head.port) != (upstream.host, upstream.port) else None
+    if not request.leads_elsewhere:
+        return None
+    principal = request.identity.principal
+    if (rejection := permitted(request)) or principal is None or principal.key is None or principal.key.tunnels:
+        return rejection
+    message = (
+        "This client key opens no tunnels to other hosts. Claude Code with HTTPS_PROXY needs them, for its git, npm and "
+        f"Bash tools use the proxy too: `scripts/keys.py client change {principal.key.name} --tunnels` allows them."
+    )
+    return Rejection(403, message, audit="no tunnels to other hosts", is_recorded=False)
+
+
+def limits_of_tunnel(request: Request) -> Rejection | None:
+    """A tunnel to another host counts as one of the client key's requests, for as long as it is open."""
+    principal = request.identity.principal
+    if not request.leads_elsewhere or principal is None or principal.key is None:
+        return None
+    rejection = request.state.rates.for_key(principal.key, request.now, spends=False)
+    return rejection and replace(rejection, audit=rejection.message, is_recorded=False)
 
 
 def well_formed(request: Request) -> Rejection | None:
@@ -276,7 +299,14 @@ CHECKS: tuple[Check, ...] = (
     go_on,
 )
 """The order for a request."""
-CONNECT_CHECKS: tuple[Check, ...] = (*UNCOUNTED_CHECKS, key_in_its_place, valid_key, permitted_tunnel, go_on)
+CONNECT_CHECKS: tuple[Check, ...] = (
+    *UNCOUNTED_CHECKS,
+    key_in_its_place,
+    valid_key,
+    permitted_tunnel,
+    limits_of_tunnel,
+    go_on,
+)
 """The order for a CONNECT. What comes inside the tunnel is a request."""
 
 

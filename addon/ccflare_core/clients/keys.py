@@ -78,6 +78,8 @@ class ClientKey:
     """How its exchanges are recorded: off, metadata, redacted or full; None: as everybody's."""
     stateful: bool = False
     """Whether it may use Managed Agents."""
+    tunnels: bool = False
+    """Whether it may open tunnels to other hosts than the upstream."""
 
     def is_valid(self, now: float) -> bool:
         """Whether it may be used at `now` (epoch seconds)."""

@@ -334,6 +334,18 @@ MIGRATIONS: tuple[Migration, ...] = (
                     AND SUBSTR(path, 1, 21) = '/v1/messages/batches/'""",
         ),
     ),
+    Migration(
+        "0018_tunnels",
+        (
+            "ALTER TABLE client_keys ADD COLUMN tunnels BOOLEAN NOT NULL DEFAULT FALSE",
+            "UPDATE client_keys SET tunnels = TRUE",  # what the keys could do until now; doctor.py names them
+            """CREATE TABLE tunnels (
+                id TEXT NOT NULL PRIMARY KEY, client_id TEXT NOT NULL, client_name TEXT NOT NULL,
+                client_ip TEXT NOT NULL, host TEXT NOT NULL, port INTEGER NOT NULL, address TEXT, run_id TEXT NOT NULL,
+                opened_at BIGINT NOT NULL, ended_at BIGINT, sent_bytes BIGINT, received_bytes BIGINT, ended TEXT)""",
+            "CREATE INDEX tunnels_opened_at ON tunnels (opened_at)",
+        ),
+    ),
 )
 
 _BOOK = "CREATE TABLE IF NOT EXISTS migrations (name TEXT NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)"

@@ -114,6 +114,7 @@ class ClientKeyRow(Model):
     low_priority = BooleanField()
     record = TextField(null=True)
     stateful = BooleanField(default=False)
+    tunnels = BooleanField()
 
     class Meta:
         table_name = "client_keys"
@@ -322,6 +323,30 @@ class BatchRow(Model):
 
     class Meta:
         table_name = "batches"
+
+
+class TunnelRow(Model):
+    """A tunnel to another host that a client key has opened; `ended_at` is NULL while it is open.
+
+    `address` is the one that was looked up and connected to, NULL where another proxy on the way looks it up.
+    """
+
+    id = TextField(primary_key=True)
+    client_id = TextField()
+    client_name = TextField()
+    client_ip = TextField()
+    host = TextField()
+    port = IntegerField()
+    address = TextField(null=True)
+    run_id = TextField()
+    opened_at = BigIntegerField()
+    ended_at = BigIntegerField(null=True)
+    sent_bytes = BigIntegerField(null=True)
+    received_bytes = BigIntegerField(null=True)
+    ended = TextField(null=True)
+
+    class Meta:
+        table_name = "tunnels"
 
 
 class UsageSlotRow(Model):
@@ -550,6 +575,7 @@ TABLES: tuple[type[Model], ...] = (
     RequestRow,
     UsagePartRow,
     BatchRow,
+    TunnelRow,
     UsageSlotRow,
     UsageTodoRow,
     AttemptRow,

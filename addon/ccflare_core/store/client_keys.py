@@ -25,7 +25,10 @@ from ccflare_core.text import to_ms, to_seconds
 _TIMES = ("created_at", "expires_at", "revoked_at")
 _LISTS = ("models", "accounts", "not_accounts")
 _DOLLARS = ("dollars_per_day", "dollars_per_month")
-_PLAIN = ("id", "name", "requests_per_minute", "tokens_per_day", "concurrency", "low_priority", "record", "stateful")
+_PLAIN = (
+    *("id", "name", "requests_per_minute", "tokens_per_day", "concurrency", "low_priority", "record"),
+    *("stateful", "tunnels"),
+)
 _MICRO = 1_000_000
 _UNKNOWN = "there is no client key called {}: `scripts/keys.py client list` shows all"
 

@@ -351,6 +351,20 @@ def test_a_client_key_that_nobody_uses(run: Run) -> None:
     assert level(run("--only", "access", now=NOON + 91 * DAY), "access.review") is Level.WARN
 
 
+def test_a_client_key_that_has_kept_its_tunnels(run: Run, history: History) -> None:
+    history.store.clients.add(new_key("now", NOON, tunnels=True))
+    assert level(run("--only", "access"), "access.tunnels") is Level.OK
+    with sqlite3.connect(history.location) as connection:
+        connection.execute("UPDATE migrations SET applied_at = applied_at - 1000 WHERE name <> '0018_tunnels'")
+        connection.execute("UPDATE migrations SET applied_at = ? WHERE name = '0018_tunnels'", (NOON * 1000 + 1,))
+    connection.close()
+    history.store.clients.add(new_key("later", NOON + 1, tunnels=True))
+
+    kept = run("--only", "access", now=NOON + 2)["access.tunnels"]
+
+    assert [(result.level, result.found.partition(" ")[0]) for result in kept] == [(Level.WARN, "now")]
+
+
 def test_an_administrator_without_a_second_factor(run: Run, history: History) -> None:
     remote = "ccflare_allow_remote: true"
     assert level(run("--only", "access", options=remote), "access.mfa") is Level.OK

@@ -78,6 +78,17 @@ def test_everything_can_be_said_at_once(run: Run, database: Path) -> None:
     assert (key.not_accounts, key.low_priority, key.record) == (("max-2",), True, "metadata")
 
 
+def test_a_new_key_opens_no_tunnels_unless_that_is_said(run: Run, database: Path) -> None:
+    assert "--tunnels allows them" in run("add", "laptop").complained
+    assert not stored(database).tunnels
+
+    run("change", "laptop", "--tunnels")
+
+    assert stored(database).tunnels
+    assert "tunnels" in run("list").said
+    assert "--tunnels" not in run("add", "desktop", "--tunnels").complained
+
+
 def test_a_change_can_take_limits_away(run: Run, database: Path) -> None:
     run("add", "laptop", "--expires", "1h", "--models", "x", "--low-priority", "--concurrency", "2", "--record", "off")
     nothing = ("--expires", "none", "--models", "none", "--low-priority", "no", "--record", "none")
