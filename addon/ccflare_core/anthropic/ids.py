@@ -180,10 +180,10 @@ def _named_in_object(parsed: object) -> Named:
     """A request's ids, or those of all requests of a batch."""
     if not isinstance(parsed, dict):
         return NO_IDS
-    ids = list(_of_request(parsed))
+    ids = _ids_of(parsed)
     batch = parsed.get("requests")
     for each in batch if isinstance(batch, list) else ():
-        ids += _of_request(_at(each, "params"))
+        ids += _ids_of(_at(each, "params"))
     thread = parsed.get("thread")
     continues = _at(thread, "previous_message_id")
     return Named(
@@ -194,33 +194,36 @@ def _named_in_object(parsed: object) -> Named:
     )
 
 
-def _of_request(request: object) -> Iterator[Id | None]:
+def _ids_of(request: object) -> list[Id | None]:
     if not isinstance(request, dict):
-        return
-    container = request.get("container")
-    yield id_of(Kind.CONTAINER, container if isinstance(container, str) else _at(container, "id"))
+        return []
+    container, token = request.get("container"), request.get("fallback_credit_token")
+    found = [
+        id_of(Kind.CONTAINER, container if isinstance(container, str) else _at(container, "id")),
+        id_of(Kind.CREDIT, token if isinstance(token, str) else _at(token, "token")),
+    ]
     skills = _at(container, "skills")
-    for skill in skills if isinstance(skills, list) else ():
-        if _at(skill, "type") != "anthropic":  # those are everybody's
-            yield id_of(Kind.SKILL, _at(skill, "skill_id"))
-    token = request.get("fallback_credit_token")
-    yield id_of(Kind.CREDIT, token if isinstance(token, str) else _at(token, "token"))
+    own = [each for each in skills if _at(each, "type") != "anthropic"] if isinstance(skills, list) else []
+    found += [id_of(Kind.SKILL, _at(each, "skill_id")) for each in own]
     messages = request.get("messages")
     for message in messages if isinstance(messages, list) else ():
-        yield from _of_content(_at(message, "content"), _DEPTH)
-    yield from _of_content(request.get("system"), _DEPTH)
+        _files_in(_at(message, "content"), found)
+    _files_in(request.get("system"), found)
+    return found
 
 
-def _of_content(content: object, depth: int) -> Iterator[Id | None]:
-    """The files of blocks, of their sources, and of the content that they have themselves."""
-    if depth == 0:
-        return
-    for block in content if isinstance(content, list) else (content,):
-        if isinstance(block, dict):
-            yield id_of(Kind.FILE, block.get("file_id"))
-            for inner in ("source", "content"):
-                if isinstance(value := block.get(inner), dict | list):
-                    yield from _of_content(value, depth - 1)
+def _files_in(content: object, found: list[Id | None]) -> None:
+    """Add the files of blocks, of their sources, and of the content that they have themselves."""
+    waiting = [(content, _DEPTH)]
+    for value, depth in waiting:  # which grows meanwhile
+        for block in value if isinstance(value, list) else (value,):
+            if not isinstance(block, dict):
+                continue
+            if "file_id" in block:
+                found.append(id_of(Kind.FILE, block["file_id"]))
+            if depth:
+                inner = (block.get("source"), block.get("content"))
+                waiting += [(each, depth - 1) for each in inner if isinstance(each, dict | list)]
 
 
 # What an answer hands out

@@ -109,10 +109,8 @@ class Binding:
         for account, id in owned:
             if self._opening.key is not None and not self._opening.key.may_use_account(account.name):
                 return self._refuse(403, f"This client key may not use the account that has made {id.shown}.")
-            self.account_id, self.why = (
-                account.id,
-                f"This request names {id.shown}, which account {account.name} has made",
-            )
+            self.account_id = account.id
+            self.why = f"This request names {id.shown}, which account {account.name} has made"
         return None
 
     # A thread
