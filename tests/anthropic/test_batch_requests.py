@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ccflare_core.anthropic import batch_requests
 from ccflare_core.anthropic.batch_requests import MOST_OUTPUT, BatchSize, Unreadable, weigh
 from ccflare_core.anthropic.pricing import PriceList
-from ccflare_core.anthropic.prompt_size import estimated_tokens
+from ccflare_core.anthropic.prompt_size import IMAGE_TOKENS, estimated_tokens
 
 PRICES = PriceList()
 OPUS, HAIKU = "claude-opus-4-8", "claude-haiku-4-5"
@@ -137,6 +137,16 @@ def test_a_bomb_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_request_of_too_many_values_is_not_parsed(inside: bytes) -> None:
     with pytest.raises(Unreadable, match="too large"):
         weigh(b'{"requests":[{"params":{"model":"m","x":[' + inside + b"]}}]}", "", PRICES)
+
+
+def test_images_of_any_size_have_no_more_than_the_largest() -> None:
+    image = {
+        "type": "image",
+        "source": {"type": "base64", "media_type": "image/png", "data": "iVBOR" + "A" * 5_000_000},
+    }
+    found = size(one(messages=[{"role": "user", "content": [image, image]}]))
+
+    assert 2 * IMAGE_TOKENS < found.tokens < 2 * IMAGE_TOKENS + 300
 
 
 def test_one_request_at_a_time_is_in_memory() -> None:

@@ -107,7 +107,8 @@ def test_a_body_over_the_limit_is_refused_before_it_is_sent(served: tuple[FakeUp
     assert head.status == 413
     assert body["error"]["type"] == "request_too_large"
     assert len(upstream.requests) == asked
-    assert refusals(proxy, 413)[-1]["error_message"] == f"The request body is larger than {LIMIT} bytes."
+    told = f"The request body is larger than the {LIMIT} bytes that ccflare_body_limit_bytes allows."
+    assert refusals(proxy, 413)[-1]["error_message"] == told
 
 
 def test_a_large_body_for_another_host_is_refused_as_such(served: tuple[FakeUpstream, Proxy]) -> None:

@@ -71,7 +71,8 @@ def test_claude_code_has_a_turn(visitor: Visitor) -> None:
     sql = "SELECT * FROM requests WHERE session_id = ? AND outcome IS NOT NULL"
     (row,) = visitor.rig.proxy.rows(sql, session, until=len)
     assert (row["account_name"], row["outcome"], row["model"]) == (visitor.rig.name("a"), "ok", request.json()["model"])
-    assert (row["input_tokens"], row["output_tokens"]) == (12, 10)
+    assert (row["input_tokens"], row["output_tokens"], row["request_class"]) == (12, 10, "main")
+    assert (row["working_directory"], row["project"]) == (str(visitor.home), visitor.home.name)
 
 
 def test_claude_code_uses_a_tool(visitor: Visitor) -> None:

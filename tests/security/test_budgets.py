@@ -3,6 +3,7 @@
 import contextlib
 import json
 import time
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -19,6 +20,7 @@ from fake_upstream import (
     Wait,
     event,
     json_answer,
+    message_json,
     sse,
     sse_answer,
     stall_before_head,
@@ -156,6 +158,27 @@ def test_r05_answers_that_were_left_before_they_began_count_their_prompt(
     assert prompt + output <= row["counted_tokens"] <= prompt + 40 * output  # of 50 a second, where it took one
     assert row["counted_usd"] >= 5e-6 * prompt + 25e-6 * output
     assert (row["total_tokens"], row["cost_usd"]) == (None, None)
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_r05_an_answer_in_a_coding_that_nobody_can_undo_counts_for_all_that_was_asked_for(
+    upstream: FakeUpstream, start_proxy: StartProxy, is_streamed: bool
+) -> None:
+    proxy = start_proxy(upstream, accounts={"work": ACCOUNT})
+    key = proxy.add_client_key("odd", "--tokens-per-day", "20000")
+    wait_for_key(proxy, key)
+    answer = sse(["word "]) if is_streamed else message_json()
+    upstream.always(replace(answer, headers=(*answer.headers, (b"content-encoding", b"rot13"))))
+    request = claude_request(size=3000, stream=is_streamed, credential=(b"x-api-key", key.encode()))
+
+    with via_base_url(proxy) as client:
+        client.send_request(*request)
+        assert client.read_head().status == 200
+
+    rows = proxy.rows("SELECT * FROM requests WHERE counted_tokens > 0", until=bool)
+    most = json.loads(request.body)["max_tokens"]
+    assert [row["counted_tokens"] for row in rows] == [len(request.body) // 3 + most]
+    assert is_over(ask(proxy, key), "has used its 20000 tokens of today")
 
 
 BATCHES = "/v1/messages/batches"

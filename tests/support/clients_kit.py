@@ -180,15 +180,15 @@ class Visitor:
         self.door = door
         self.rig = town.rigs[door]
         self.key = (self.rig.proxy.folder / "client key").read_text()
-        self._home = home
+        self.home = home
 
     def claude(self, prompt: str, *arguments: str, **credential: str) -> Said:
         """What Claude Code says to a prompt; subprocess.TimeoutExpired if it takes too long."""
         (program,) = FOLDER.glob("lib/python*/site-packages/claude_agent_sdk/_bundled/claude")
         done = subprocess.run(
             [str(program), "-p", prompt, "--output-format", "stream-json", "--verbose", *arguments],
-            env=self.town.environment(self.door, self._home, credential),
-            cwd=self._home,
+            env=self.town.environment(self.door, self.home, credential),
+            cwd=self.home,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -198,7 +198,7 @@ class Visitor:
 
     def sdk(self, what: str, **credential: str) -> dict[str, Any]:
         """What the Python SDK got; `what` is a function of sdk_turns.py."""
-        return self.town.sdk.ask(what, self.town.environment(self.door, self._home, credential))
+        return self.town.sdk.ask(what, self.town.environment(self.door, self.home, credential))
 
     def arrived(self) -> list[Request]:
         """What reached the upstream of what an account serves."""

@@ -101,7 +101,7 @@ def _most(params: dict[str, Any], text: bytes) -> Usage:
     output = most if type(most) is int and most >= 0 else MOST_OUTPUT
     geo = params.get("inference_geo")
     usage = Usage(
-        input_tokens=estimated_tokens(text),
+        input_tokens=estimated_tokens(text, REQUEST_BYTES),
         output_tokens=output,
         speed="fast" if params.get("speed") == "fast" else None,
         inference_geo=geo if isinstance(geo, str) else None,

@@ -187,7 +187,8 @@ class FailoverStream(HttpStream):
             return False
         if not self.request_body_buf:  # the hook has not seen this flow yet
             yield HttpRequestHeadersHook(self.flow)
-        yield from self._client.refuse_early(413, f"The request body is larger than {limit} bytes.")
+        told = f"The request body is larger than the {limit} bytes that ccflare_body_limit_bytes allows."
+        yield from self._client.refuse_early(413, told)
         return True
 
     def check_invalid(self, request: bool) -> CommandGenerator[bool]:
