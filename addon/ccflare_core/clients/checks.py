@@ -165,8 +165,8 @@ def permitted_tunnel(request: Request) -> Rejection | None:
     if (rejection := permitted(request)) or principal is None or principal.key is None or principal.key.tunnels:
         return rejection
     message = (
-        "This client key opens no tunnels to other hosts. Claude Code with HTTPS_PROXY needs them, for its git, npm and "
-        f"Bash tools use the proxy too: `scripts/keys.py client change {principal.key.name} --tunnels` allows them."
+        "This client key opens no tunnels to other hosts. Claude Code with HTTPS_PROXY needs them, for its git, npm "
+        f"and Bash tools use the proxy too: `scripts/keys.py client change {principal.key.name} --tunnels` allows them."
     )
     return Rejection(403, message, audit="no tunnels to other hosts", is_recorded=False)
 
