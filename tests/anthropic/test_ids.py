@@ -184,6 +184,32 @@ def test_long_body_that_a_search_may_misread_has_a_problem(odd: bytes) -> None:
     assert named(body).problem != ""
 
 
+PLACES = [
+    lambda id: saying({"type": "container_upload", "file_id": id}),
+    lambda id: saying({"type": "image", "source": {"type": "file", "file_id": id}}),
+    lambda id: saying({"type": "tool_result", "content": [{"type": "image", "source": {"file_id": id}}]}),
+    lambda id: {"container": id},
+    lambda id: {"container": {"skills": [], "id": id}},
+    lambda id: {"container": {"skills": [{"skill_id": id, "type": "custom"}]}},
+    lambda id: {"requests": [{"params": saying({"source": {"file_id": id}})}]},
+]
+
+
+@given(st.data())
+def test_no_spelling_hides_an_id(data: st.DataObject) -> None:
+    """However JSON lets one write it: with escapes, blanks, other codings, or beside other readings of the same."""
+    content = data.draw(st.sampled_from(PLACES))("file_1")
+    escaped = data.draw(st.sets(st.sampled_from("abcdefghijklmnopqrstuvwxyz_1"), max_size=6))
+    style = data.draw(st.sampled_from(["%04x", "%04X"]))
+    text = json.dumps(content, indent=data.draw(st.sampled_from([None, 0, 3])))
+    text = "".join("\\u" + style % ord(each) if each in escaped else each for each in text)
+    body = text.encode(data.draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "utf-32-be"])))
+
+    found = named(body)
+
+    assert found.problem or [each.text for each in found.ids] == ["file_1"]
+
+
 values = st.recursive(
     st.none() | st.integers() | st.text(max_size=5),
     lambda inner: (
