@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import zstd_kit
+from ccflare_core.anthropic.ids import Id, Kind
 from ccflare_core.anthropic.usage import Ending, Message, Reading, Usage, without
 from ccflare_core.anthropic.usage_reader import DOCUMENT_LIMIT, UsageReader
 from ccflare_core.http.sse import EVENT_LIMIT, Splitter
@@ -644,3 +645,22 @@ def test_a_stream_that_was_counted_to_its_end_is_no_estimate() -> None:
     reading = read(stream(START, BLOCK, DELTA, END), cut=True)
 
     assert (reading.usage.output_tokens, reading.is_estimated, reading.presumed_output) == (312, False, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "handed_out"),
+    [
+        ({"type": "file", "id": "f"}, [Id(Kind.FILE, "f")]),
+        ({"type": "message_batch", "id": "b"}, [Id(Kind.BATCH, "b")]),
+        (
+            {"data": [{"type": "file", "id": "f"}, {"type": "file", "id": "g"}]},
+            [Id(Kind.FILE, "f"), Id(Kind.FILE, "g")],
+        ),
+        ({"data": [{"type": "message_batch", "id": "b"}]}, [Id(Kind.BATCH, "b")]),
+        ({"type": "message", "container": {"id": "c"}, "content": []}, [Id(Kind.CONTAINER, "c")]),
+        ({"type": "error", "error": {"type": "x"}, "id": "f"}, []),
+    ],
+)
+@pytest.mark.parametrize("filling", [0, 2_000_000])
+def test_ids_of_any_document_are_handed_out(body: dict[str, Any], handed_out: list[Id], filling: int) -> None:
+    assert list(read_json({"x": "y" * filling, **body}).handed_out) == handed_out

@@ -323,7 +323,10 @@ def test_a_key_gets_no_further_by_managed_agents_than_it_may_go(limits: dict[str
 
 
 def test_order_of_a_connect_is_that_of_a_request() -> None:
-    same = {checks.permitted_tunnel: checks.permitted, checks.limits_of_tunnel: checks.limits_of_key}
+    same: dict[checks.Check, checks.Check] = {
+        checks.permitted_tunnel: checks.permitted,
+        checks.limits_of_tunnel: checks.limits_of_key,
+    }
     of_requests = [check for check in CHECKS if check in CONNECT_CHECKS or check in same.values()]
     of_connects = [same.get(check, check) for check in CONNECT_CHECKS]
     assert of_connects == of_requests

@@ -147,7 +147,7 @@ def costly_turn(request: Request) -> Answer:
         return billed(sse_tool("Bash", {"command": "echo 42"}, model=model), usage(12, 87, cache_1h=4321))
     thought, searches = {"thinking_tokens": 4800}, {"web_search_requests": 3, "web_fetch_requests": 2}
     advice = [ADVICE | {"type": "message"}, ADVICE, ADVICE]
-    more = {"output_tokens_details": thought, "server_tool_use": searches, "iterations": advice}
+    more: dict[str, Any] = {"output_tokens_details": thought, "server_tool_use": searches, "iterations": advice}
     return billed(sse(["It says ", "so."], model=model), usage(30, 5321, cache_read=6789, cache_5m=345, **more))
 
 

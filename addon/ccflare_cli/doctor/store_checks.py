@@ -201,7 +201,7 @@ def tunnels(store: Store, now: float) -> Results:
         for key in store.clients.all()
         if since and key.tunnels and key.is_valid(now) and to_ms(key.created_at) <= since[0][0]
     ]
-    yield from judgements.checked(
+    yield from checked(
         "access.tunnels",
         kept,
         "every client key that opens tunnels was allowed to",

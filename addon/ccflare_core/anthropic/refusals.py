@@ -64,7 +64,7 @@ class Error(NamedTuple):
     told: Told | None = None
 
 
-# Anthropic 2.14.0 has the codes with their statuses in `_error_classes.py`; Claude Code 2.1.332 has four more of them.
+# The SDK (anthropic 2.14.0) has the codes with their statuses; Claude Code 2.1.332 has four more of them.
 _CODES: Final = {
     "organization_on_hold": Told(Meaning.DISABLED, f"the provider has put this organization on hold ({SUPPORT})"),
     "verification_required": Told(Meaning.DISABLED, f"the provider wants this account verified ({SUPPORT})"),

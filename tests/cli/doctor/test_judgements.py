@@ -354,7 +354,7 @@ def test_a_client_key_that_nobody_uses(run: Run) -> None:
 def test_a_client_key_that_has_kept_its_tunnels(run: Run, history: History) -> None:
     history.store.clients.add(new_key("now", NOON, tunnels=True))
     assert level(run("--only", "access"), "access.tunnels") is Level.OK
-    with sqlite3.connect(history.location) as connection:
+    with sqlite3.connect(str(history.location)) as connection:
         connection.execute("UPDATE migrations SET applied_at = applied_at - 1000 WHERE name <> '0018_tunnels'")
         connection.execute("UPDATE migrations SET applied_at = ? WHERE name = '0018_tunnels'", (NOON * 1000 + 1,))
     connection.close()
