@@ -1,14 +1,15 @@
 """`scripts/search.py`: where in the recorded conversations a text stands."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 from ccflare_cli.console import OK, Console, Refused, open_store, read_settings
-from ccflare_cli.output import Column, Table, clip, iso, moment, named, render
+from ccflare_cli.output import DASH, Column, Table, clip, iso, moment, named, render
 from ccflare_cli.parsing import Parser, dispatch, script_parser, whole_number
 from ccflare_cli.progress import progress
 from ccflare_core.db.engine_choice import is_made
+from ccflare_core.reports.threads import earlier_parts
 from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.store import Store
 from ccflare_core.transcripts.search import ROLES, Hit, Query, Search
@@ -62,8 +63,19 @@ def _run(console: Console, arguments: argparse.Namespace) -> int:
             total = index.total if index else _total(store)
             search = Search(index or store.transcripts, _moments(store), lambda done: show(done, total))
             hits = search.run(query, limit=arguments.limit, session=arguments.session, role=arguments.role)
-    console.say(render([_table(hits, arguments.limit, console.now())], arguments.format))
+            threads = _threads(store, hits)
+    console.say(render([_table(hits, threads, arguments.limit, console.now())], arguments.format))
     return OK if hits else 1
+
+
+def _threads(store: Store, hits: Sequence[Hit]) -> dict[str, str]:
+    """The first request of the message thread, for each request with a hit that is a later part of one."""
+    found: dict[str, str] = {}
+    for request_id in {hit.request_id for hit in hits}:
+        rows = store.query("SELECT previous_message_id FROM requests WHERE id = ?", (request_id,))
+        if earlier := earlier_parts(store.query, rows[0][0] if rows else None):
+            found[request_id] = earlier[0].request_id
+    return found
 
 
 def _moments(store: Store) -> Callable[[str], tuple[float, str | None]]:
@@ -83,7 +95,7 @@ def _total(store: Store) -> int:
     return int(store.query(sql)[0][0])
 
 
-def _table(hits: Sequence[Hit], limit: int, now: float) -> Table[Hit]:
+def _table(hits: Sequence[Hit], threads: Mapping[str, str], limit: int, now: float) -> Table[Hit]:
     return Table(
         key="hits",
         title="",
@@ -91,6 +103,7 @@ def _table(hits: Sequence[Hit], limit: int, now: float) -> Table[Hit]:
         fields=(
             ("at", lambda hit: iso(hit.at)),
             ("request_id", lambda hit: hit.request_id),
+            ("thread", lambda hit: threads.get(hit.request_id)),
             ("session_id", lambda hit: hit.session),
             *named("role", "kind", "start", "end", "text"),
         ),
@@ -99,11 +112,17 @@ def _table(hits: Sequence[Hit], limit: int, now: float) -> Table[Hit]:
             Column("Session", lambda hit: clip(hit.session, 14)),
             Column("Role", lambda hit: hit.role),
             Column("Request", lambda hit: hit.request_id),
+            *_thread_column(threads),
             Column("Text", _snippet),
         ),
         empty="Nothing was found.",
         note=f"The latest {limit}; --limit N shows more." if len(hits) == limit else "",
     )
+
+
+def _thread_column(threads: Mapping[str, str]) -> tuple[Column[Hit], ...]:
+    """The beginning of the conversation, if a hit is in a later part of one."""
+    return (Column("Thread", lambda hit: threads.get(hit.request_id) or DASH),) if threads else ()
 
 
 def _snippet(hit: Hit) -> str:

@@ -4,6 +4,7 @@ import argparse
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from ccflare_core.anthropic.blocks import Part
 from ccflare_core.anthropic.conversation import Request, Turn, decoded, read_answer, read_request
 from ccflare_core.config.settings import Settings
 from ccflare_core.db.engine_choice import is_made
+from ccflare_core.reports.threads import earlier_parts
 from ccflare_core.reports.within import Counts, PartUse, Subagent, counts_of, parts_of, subagents_of
 from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.store import Store
@@ -32,7 +34,15 @@ _FACTS = (
     *("session_id", "project", "agent", "request_class", "response_time_ms", "first_byte_ms", "input_tokens"),
     *("output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "cost_usd", "choice_reason"),
     *("estimated", "thinking_tokens", "web_search_requests", "web_fetch_requests", "service_tier", "speed"),
-    *("inference_geo", "message_id", "stop_reason", "refusal", "input_transformations", "agent_id"),
+    *(
+        "inference_geo",
+        "message_id",
+        "previous_message_id",
+        "stop_reason",
+        "refusal",
+        "input_transformations",
+        "agent_id",
+    ),
     *("parent_agent_id", "waited_ms", "query", "api_version", "betas"),
 )
 _SETTLED = {
@@ -65,6 +75,8 @@ class Exchange(NamedTuple):
     """What other models and compaction took for the answer."""
     counts: Counts | None
     """What it counts in its client's budget, if that is not what is shown as used."""
+    thread: tuple[str, ...] = ()
+    """The ids of the requests before it in its message thread; their turns stand in front of its own."""
 
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
@@ -129,12 +141,30 @@ def _read(store: Store, row: dict[str, Any]) -> Exchange:
     sql = f"SELECT {', '.join(names)} FROM attempts WHERE request_id = ? ORDER BY number"  # noqa: S608
     attempts = [dict(zip(names, each, strict=True)) for each in store.query(sql, (row["id"],))]
     asked, answered = (store.body(row["id"], part) for part in _PARTS)
+    earlier = earlier_parts(store.query, row["previous_message_id"])
     missing = "" if asked or answered else "No body is kept of it: its recording was off, or they were deleted by now."
     request = read_request(asked.content, asked.content_encoding) if asked else Request(None, (), ())
     answer = read_answer(answered.content, answered.content_type, answered.content_encoding) if answered else ()
     agents = subagents_of(store.query, row["session_id"]) if row["session_id"] else []
+    request = _joined([_part_of_thread(store, link.request_id) for link in earlier], request)
     parts, counts = parts_of(store.query, row["id"]), counts_of(store.query, row["id"])
-    return Exchange(row, attempts, request, answer, missing, agents, parts, counts)
+    return Exchange(
+        row, attempts, request, answer, missing, agents, parts, counts, tuple(link.request_id for link in earlier)
+    )
+
+
+def _part_of_thread(store: Store, request_id: str) -> Request:
+    """What was sent in an earlier part of the thread, and what came back."""
+    asked, answered = (store.body(request_id, part) for part in _PARTS)
+    request = read_request(asked.content, asked.content_encoding) if asked else Request(None, (), ())
+    answer = read_answer(answered.content, answered.content_type, answered.content_encoding) if answered else ()
+    return replace(request, turns=(*request.turns, *answer))
+
+
+def _joined(earlier: Sequence[Request], last: Request) -> Request:
+    """The whole conversation. What later parts leave out is as in the first one that has it."""
+    tools = last.tools or next((request.tools for request in earlier if request.tools), ())
+    return replace(last, turns=tuple(turn for request in (*earlier, last) for turn in request.turns), tools=tools)
 
 
 def _content_coding(store: Store, request_id: str) -> str:
@@ -206,6 +236,7 @@ def _json_table(exchange: Exchange) -> Table[Exchange]:
             ("attempts_made", lambda each: each.attempts),
             ("within_request", lambda each: [part._asdict() for part in each.parts]),
             ("counts_in_budget", lambda each: each.counts and each.counts._asdict()),
+            ("thread", lambda each: list(each.thread)),
             ("tools", lambda each: each.request.tools),
             ("turns", lambda each: [_told(turn) for turn in each.request.turns]),
             ("answer", lambda each: [_told(turn) for turn in each.answer]),
@@ -245,7 +276,7 @@ def _head_table(exchange: Exchange, now: float) -> Table[dict[str, Any]]:
             *_shown(row, "Budget", lambda each: counts and _counted(counts)),
             *_shown(row, "Stopped", lambda each: _with(each["stop_reason"], each["refusal"])),
             *_shown(row, "Served", _how),
-            *_shown(row, "Message", lambda each: each["message_id"]),
+            *_shown(row, "Message", _message),
             *_shown(row, "Input", lambda each: each["input_transformations"]),
         ),
         upright=True,
@@ -258,6 +289,11 @@ def _shown(
     """A line, if there is something to tell in it."""
     told = get(row)
     return (Column(name, lambda _: told or DASH),) if told and told != DASH else ()
+
+
+def _message(row: dict[str, Any]) -> str:
+    previous = row["previous_message_id"]
+    return _with(row["message_id"], f"goes on from {previous}" if previous else None)
 
 
 def _started_by(parent: str | None) -> str | None:

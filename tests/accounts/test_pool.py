@@ -207,6 +207,39 @@ def test_sessions_of_models_that_tie_thinking_stay_under_every_strategy(strategy
         assert len({serve(pool, good(), opus())[0] for _ in range(3)}) == 3
 
 
+def test_home_goes_first_whatever_the_session_or_the_priorities_say() -> None:
+    clock = Clock()
+    pool = make_pool(clock)
+    pool.replace_accounts([account("a"), account("b", priority=9)])
+    assert acquired(pool).account.id == "a"
+
+    assert acquired(pool, home="b").account.id == "b"
+    assert acquired(pool, opus("another"), home="nobody").account.id == "a"
+
+
+@pytest.mark.parametrize(("patience", "moves"), [(30, False), (5, True), (0, True)])
+def test_home_is_waited_for_with_patience(patience: float, moves: bool) -> None:
+    clock = Clock()
+    pool = make_pool(clock)
+    lease = acquired(pool, home="b")
+    pool.report(lease, spent(clock.wall + 20))
+    pool.release(lease)
+
+    found = pool.acquire(opus(), home="b", patience=patience)
+
+    assert isinstance(found, Lease) is moves
+    if isinstance(found, Exhausted):
+        assert ([name for name, _, _ in found.reasons], found.is_for_one) == (["max-b"], True)
+        clock.pass_(20.1)
+        assert acquired(pool, home="b", patience=patience).account.id == "b"
+
+
+def test_home_may_not_be_for_the_key() -> None:
+    pool = make_pool(Clock())
+    key = ClientKey("k", "k", not_accounts=("max-b",))
+    assert acquired(pool, home="b", key=key, patience=30).account.id == "a"
+
+
 NOBODYS = Facts(path_class="sessions")
 
 

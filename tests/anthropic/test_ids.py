@@ -282,3 +282,20 @@ def test_deletion_is_of_the_whole_thing() -> None:
     assert deletes("DELETE", "/v1/files/file_1") == FILE
     assert deletes("DELETE", "/v1/skills/skill_1/versions/2") is None
     assert deletes("GET", "/v1/files/file_1") is None
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b'{"request_id":"req_1"}', "req_1"),
+        (b'{"request_id": ""}', ""),
+        (b'{"request_id": 7}', ""),
+        (b"{}", ""),
+        (b"", ""),
+        (b"[1]", ""),
+        (b"\xff", ""),
+        (b'{"request_id":"' + b"x" * 70_000 + b'"}', ""),
+    ],
+)
+def test_touch_names_a_request_or_one_that_nobody_knows(body: bytes, text: str) -> None:
+    assert named_by("POST", "/v1/messages/cache_touch", body) == Named((Id(Kind.REQUEST, text),))

@@ -105,7 +105,7 @@ def test_each_rule_is_told_apart_from_all_others(rule: Rule) -> None:
 def test_a_resource_is_the_same_for_all_that_stands_below_it() -> None:
     resources = {rule.resource for rule in API if not rule.shape.startswith(("/v1/messages", "/v1/complete"))}
 
-    assert {rule.resource for rule in API} == resources | {"messages", "count_tokens", "batches"}
+    assert {rule.resource for rule in API} == resources | {"messages", "count_tokens", "batches", "cache_touch"}
     for rule in API:
         if rule.resource in resources:
             assert rule.shape.split("/")[2] == rule.resource
@@ -131,7 +131,6 @@ def test_ids_as_the_provider_makes_them_are_taken(target: str) -> None:
     [
         "/",
         "/v1/messages/other",
-        "/v1/messages/cache_touch",
         "/v1/messages_of_another_kind",
         "/v1/me",
         "/v1/mcp",
@@ -398,6 +397,7 @@ def test_any_text_has_a_route(method: str, target: str) -> None:
         ("POST", "/v1/messages/batches/b_1/cancel", False),
         ("GET", "/v1/models", False),
         ("POST", "/v1/files", False),
+        ("POST", "/v1/messages/cache_touch", False),
     ],
 )
 def test_what_names_the_models_that_it_wants(method: str, path: str, runs: bool) -> None:

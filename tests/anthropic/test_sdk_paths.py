@@ -13,8 +13,12 @@ from clients_kit import FOLDER
 _METHODS = {"_get": "GET", "_post": "POST", "_put": "PUT", "_patch": "PATCH", "_delete": "DELETE"}
 _OTHERS = ("organizations", "compliance", "tunnels", "user_profiles")
 """What of the SDK's resources is nobody's here: it passes with the client's own credential."""
-_OF_OUR_OWN = {("POST", "/v1/complete"), ("GET", "/v1/messages/batches/{id}/results")}
-"""What an older SDK has, and what the SDK takes from an answer instead of writing it down."""
+_OF_OUR_OWN = {
+    ("POST", "/v1/complete"),
+    ("POST", "/v1/messages/cache_touch"),
+    ("GET", "/v1/messages/batches/{id}/results"),
+}
+"""What an older SDK has, what Claude Code has, and what the SDK takes from an answer instead of writing it down."""
 
 
 def sdk_calls() -> Iterator[tuple[str, str, str]]:

@@ -172,7 +172,6 @@ WITH_THE_CLIENTS_OWN = (
     "/api/event_logging/v2/batch",
     "/v1/code/sessions",
     "/v1/mcp_servers?limit=1000",
-    "/v1/messages/cache_touch",
     "/v1/messages_of_another_kind",
     "/v1/oauth/authorize",
 )

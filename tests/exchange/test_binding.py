@@ -184,11 +184,11 @@ def test_credit_that_nobody_knows_is_the_apis_to_judge(bench: OwnersBench) -> No
 
 def test_thread_is_found_without_binding_its_request(bench: OwnersBench) -> None:
     bench.ownership.owners.learn(Id(Kind.MESSAGE, "msg_1"), Owner("c", ONE.id, EPOCH, EPOCH))
-    for named, expected in ((Named(continues="msg_1"), "c"), (Named(continues="msg_2"), None)):
+    for named, expected in ((Named(continues="msg_2"), None), (Named(continues="msg_1"), "c")):
         exchange = bench.ask(ASKED, named)
         while isinstance(step := exchange.next_step(), Wait):
             bench.clock.pass_(step.seconds)
-        assert account_of(step) == "a"
+        assert account_of(step) == (expected or "a")
         assert exchange.binding.thread_account_id == expected
 
 
@@ -203,7 +203,7 @@ def test_thread_of_another_key_is_not_found_in_the_apis_own_words(bench: OwnersB
         "details": {"error_code": "thread_not_found"},
     }
     if message_id == "msg_1":
-        assert account_of(step_of(bench, replace(ASKED, key=ONE), Named(continues=message_id))) == "a"
+        assert account_of(step_of(bench, replace(ASKED, key=ONE), Named(continues=message_id))) == "c"
 
 
 # -- lists
@@ -271,3 +271,28 @@ def test_list_of_an_account_that_is_not_for_its_client_is_refused(bench: OwnersB
         400,
         f"x-ccflare-account names no account that is here for this client: {name}.",
     )
+
+
+TOUCH = replace(ASKED, path="/v1/messages/cache_touch")
+TOUCHED = Id(Kind.REQUEST, "req_1")
+
+
+def test_touch_goes_to_the_account_that_has_answered_also_when_its_window_is_spent(bench: OwnersBench) -> None:
+    bench.ownership.owners.learn(TOUCHED, Owner("b", "", EPOCH, EPOCH))
+    spent(bench, "b")
+
+    exchange = bench.ask(TOUCH, Named((TOUCHED,)))
+
+    assert account_of(exchange.next_step()) == "b"
+    assert (exchange.metered, exchange.facts.spends) == (False, False)
+
+
+@pytest.mark.parametrize("key", [None, "one", "admin"])
+def test_touch_of_what_nobody_knows_is_sent_nowhere(bench: OwnersBench, key: str | None) -> None:
+    asks = {"one": ONE, "admin": replace(ONE, role=Role.ADMIN)}.get(key or "")
+    status, message = told(step_of(bench, replace(TOUCH, key=asks), Named((Id(Kind.REQUEST, "req_2"),))))
+    assert (status, message) == (404, "Not found: req_2")
+
+
+def test_touch_passes_where_there_is_no_account() -> None:
+    assert step_of(OwnersBench(""), TOUCH, Named((TOUCHED,))) == Send(None)

@@ -228,6 +228,9 @@ def requests() -> Iterator[Case]:
         yield Case("too long", 400, "client_error", "request", DELIVER, {}, said(400, text + " " * 400))
     for status in (400, 404, 405, 408, 409, 413, 415, 422):
         yield Case("any other mistake", status, "client_error", "request", DELIVER, {}, error("invalid_request_error"))
+    for code in ("already_continued", "continue_in_flight", "fingerprint_mismatch", "unsupported_request"):
+        yield Case(f"thread_{code}", 400, "client_error", "request", DELIVER, {}, coded(f"thread_{code}"))
+    yield Case("thread gone", 404, "client_error", "request", DELIVER, {}, coded("thread_not_found", "not_found_error"))
     for code in ("thread_not_found", "file_expired", "claude_code_version_too_old", "request_body_encoding_invalid"):
         yield Case(code, 404 if "found" in code else 400, "client_error", "request", DELIVER, {}, coded(code))
     extra = "Third-party apps now draw from your extra usage, not your plan limits."

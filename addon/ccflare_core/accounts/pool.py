@@ -183,13 +183,15 @@ class AccountPool:
         exclude: frozenset[str] = frozenset(),
         key: ClientKey | None = None,
         only: str | None = None,
+        home: str | None = None,
         patience: float = 0.0,
     ) -> Lease | Exhausted:
         """A lease for this request, or why there is none.
 
         `exclude`: ids of accounts tried already. `key` is the client's: some accounts may not be for it. `only`: the id
-        of the one account that will do, since it has what the request names. `patience`: for how many seconds the
-        session's own account is waited for before another one takes it.
+        of the one account that will do, since it has what the request names. `home`: the id of the one that has the
+        thread which it goes on with, and is asked first. That one, or else its session's, is waited for if it is back
+        in `patience` seconds.
         """
         at = self._now()
         parts = parts_of(facts)
@@ -198,13 +200,16 @@ class AccountPool:
             _reserved(member, key, at, only) or member.unavailable(parts, at, exclude, spends=facts.spends)
             for member in members
         ]
+        if home in self._members and only is None and reasons[list(self._members).index(home)] is None:
+            return self.acquire(facts, exclude=exclude, key=key, only=home)
         candidates = [member.candidate(why, at.mono) for member, why in zip(members, reasons, strict=True)]
         session = self._session_of(facts)
         pinned = self._pins.get(session, at.mono)
-        if patience and pinned in self._members:
-            why = reasons[list(self._members).index(pinned)]
+        own = home if home in self._members else pinned
+        if patience and own in self._members:
+            why = reasons[list(self._members).index(own)]
             if why is not None and why.seconds is not None and why.seconds <= patience:
-                return replace(self._exhausted(facts, at, exclude, key, pinned), is_for_one=True)
+                return replace(self._exhausted(facts, at, exclude, key, own), is_for_one=True)
         strategy = "session" if facts.ties_thinking else self._strategy
         choice = choose(candidates, strategy=strategy, pinned=pinned, turn=self._turn)
         if choice.account_id is None:

@@ -1,8 +1,9 @@
 """The table of the API's paths: by which methods and shapes a request gets an account's credential, and for what.
 
-As the SDKs have them (anthropic 2.14.0; /v1/complete: 0.97.0). Everything else that the upstream host serves
-(/api/oauth, /v1/code, /v1/mcp_servers, /v1/organizations, telemetry) belongs to the client's own login, and answers 403
-to a foreign one. So do /v1/tunnels and /v1/user_profiles, which are about an organization's own network and people.
+As the SDKs have them (anthropic 2.14.0; /v1/complete: 0.97.0), and Claude Code (cache_touch). Everything else that the
+upstream host serves (/api/oauth, /v1/code, /v1/mcp_servers, /v1/organizations, telemetry) belongs to the client's own
+login, and answers 403 to a foreign one. So do /v1/tunnels and /v1/user_profiles, which are about an organization's own
+network and people.
 """
 
 from enum import StrEnum
@@ -11,6 +12,7 @@ from typing import Final, NamedTuple
 MESSAGES: Final = "/v1/messages"
 COUNT_TOKENS: Final = "/v1/messages/count_tokens"
 BATCHES: Final = "/v1/messages/batches"
+CACHE_TOUCH: Final = "/v1/messages/cache_touch"
 RESULTS: Final = "/v1/messages/batches/{id}/results"
 COMPLETE: Final = "/v1/complete"
 
@@ -46,6 +48,7 @@ _ALL = ("GET", "POST", "DELETE")
 API: Final = (
     Rule(_POST, MESSAGES, _MODEL, "messages"),
     Rule(_POST, COUNT_TOKENS, _MODEL, "count_tokens"),
+    Rule(_POST, CACHE_TOUCH, _RESOURCE, "cache_touch"),
     Rule(_POST, BATCHES, _MODEL, "batches"),
     Rule(_GET, BATCHES, _RESOURCE, "batches"),
     Rule(_GET_DELETE, "/v1/messages/batches/{id}", _RESOURCE, "batches"),

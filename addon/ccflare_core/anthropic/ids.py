@@ -14,12 +14,14 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl
 
 from ccflare_core.anthropic.request import PARSE_LIMIT, decoded, unambiguous
-from ccflare_core.anthropic.routes import MESSAGES, runs_model
+from ccflare_core.anthropic.routes import CACHE_TOUCH, MESSAGES, runs_model
+from ccflare_core.http.sse import parse_json
 
 ID_LIMIT = 300
 """Characters of an id. The API's have about 30."""
 IDS_LIMIT = 10_000
 """How many ids of one request, or of one answer, are looked at; a list has a thousand at most."""
+_TOUCH_LIMIT = 64 * 1024
 _DEPTH = 8
 """How deep content lies in content. A file in a document in a tool's result is at four."""
 
@@ -48,7 +50,7 @@ class Id(NamedTuple):
     @property
     def shown(self) -> str:
         """For people and clients."""
-        return "fallback_credit_token" if self.kind is Kind.CREDIT else self.text
+        return "fallback_credit_token" if self.kind is Kind.CREDIT else self.text or "no id"
 
 
 class Named(NamedTuple):
@@ -110,9 +112,17 @@ def named_by(method: str, target: str, body: bytes, *, content_encoding: str = "
             return Named(_unique([id_of(kind, found[2])]))
         if method == "GET":
             return Named(_unique([id_of(kind, value) for value in _cursors(query)]), listed=kind)
+    if path == CACHE_TOUCH:
+        return Named((_touched(body, content_encoding),))
     if not runs_model(method, path):
         return NO_IDS
     return _named_in(body, content_encoding, strict=strict)
+
+
+def _touched(body: bytes, content_encoding: str) -> Id:
+    """The request whose prompt cache is to be kept; one that nobody knows if the body names none."""
+    data, whole = decoded(body[:_TOUCH_LIMIT], content_encoding)
+    return id_of(Kind.REQUEST, _at(parse_json(data), "request_id") if whole else None) or Id(Kind.REQUEST, "")
 
 
 def hands_out(method: str, path: str) -> frozenset[Kind]:

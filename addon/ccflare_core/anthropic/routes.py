@@ -15,6 +15,7 @@ from urllib.parse import unquote_to_bytes
 from ccflare_core.anthropic.api_table import (
     API,
     BATCHES,
+    CACHE_TOUCH,
     COMPLETE,
     COUNT_TOKENS,
     MESSAGES,
@@ -29,6 +30,7 @@ from ccflare_core.http.rejection import Rejection
 __all__ = [
     "API",
     "BATCHES",
+    "CACHE_TOUCH",
     "COMPLETE",
     "CONTROL_PREFIX",
     "COUNT_TOKENS",

@@ -313,6 +313,8 @@ MIGRATIONS: tuple[Migration, ...] = (
         "0015_stateful",
         (
             "ALTER TABLE client_keys ADD COLUMN stateful BOOLEAN NOT NULL DEFAULT FALSE",
+            "ALTER TABLE requests ADD COLUMN previous_message_id TEXT",
+            "CREATE INDEX requests_message ON requests (message_id) WHERE message_id IS NOT NULL",
             "ALTER TABLE usage_slots ADD COLUMN lost_thinking_tokens BIGINT NOT NULL DEFAULT 0",
             # What was added up of models that tie thinking to the account lacks what moves have lost of it.
             """INSERT INTO usage_todo SELECT DISTINCT slot FROM usage_slots

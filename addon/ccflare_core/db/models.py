@@ -254,6 +254,7 @@ class RequestRow(Model):
     """Which client key asked; NULL: none did."""
     client_name = TextField(null=True)
     message_id = TextField(null=True)
+    previous_message_id = TextField(null=True)
     stop_reason = TextField(null=True)
     refusal = TextField(null=True)
     """The category of a refusal."""

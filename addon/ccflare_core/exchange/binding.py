@@ -84,7 +84,8 @@ class Binding:
             owner = found.get(each)
             if owner is not None and owner.account_id not in accounts:
                 owner = None  # the account is removed, and what it had is out of reach
-            if self._limited is not None and not self._may_reach(each, owner and owner.client):
+            is_lost = owner is None and each.kind is Kind.REQUEST and bool(accounts)
+            if is_lost or (self._limited is not None and not self._may_reach(each, owner and owner.client)):
                 return self._not_reached(each)
             if owner is not None:
                 owned.setdefault(owner.account_id, each)

@@ -18,7 +18,7 @@ from ccflare_core.anthropic.claude_code import Provenance
 from ccflare_core.anthropic.ids import NO_IDS, Named
 from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.anthropic.request import Facts
-from ccflare_core.anthropic.routes import BATCHES, COUNT_TOKENS, runs_model
+from ccflare_core.anthropic.routes import BATCHES, CACHE_TOUCH, COUNT_TOKENS, runs_model
 from ccflare_core.anthropic.usage import Ending, Reading
 from ccflare_core.anthropic.verdicts import Kind, Verdict
 from ccflare_core.exchange.aftermath import is_clients_limit, outcome_of, verdict_on_end
@@ -92,7 +92,6 @@ class Exchange(Story):
         self._waited_before = 0.0
         self._same_account = False
         self._refused: PendingRenewal | None = None
-        self._named = NO_IDS
         self._binding = self._bind(NO_IDS)
         self._renewed: set[str] = set()
         self._budgeted = False
@@ -140,7 +139,10 @@ class Exchange(Story):
         self._facts = replace(facts, spends=not is_free)
         self._named, self._binding = named, self._bind(named)
         self._request_body, self._request_encoding = body, encoding
-        self._metered = self.opening.path != COUNT_TOKENS  # its answer tells tokens that nobody is billed for
+        # The answer of the first tells tokens that nobody is billed for; the other runs no model.
+        self._metered = self.opening.path not in (COUNT_TOKENS, CACHE_TOUCH)
+        if self.opening.path == CACHE_TOUCH:
+            self._failover = self._new_failover(0)
         self._ticket = Ticket.LEASE
         if repeated := self._shared.departures.take(self.opening, self._facts, body, self._shared.clock()):
             self._avoided = repeated.account_id
@@ -289,13 +291,21 @@ class Exchange(Story):
             another = pool.acquire(self._facts, exclude=tried | {avoided}, key=self.opening.key)
             if isinstance(another, Lease):
                 return another
-        return pool.acquire(self._facts, exclude=tried, key=self.opening.key, only=bound, patience=self._patience())
+        return pool.acquire(
+            self._facts,
+            exclude=tried,
+            key=self.opening.key,
+            only=bound,
+            home=self._binding.thread_account_id,
+            patience=self._patience(),
+        )
 
     def _patience(self) -> float:
-        """For how many seconds it rather waits for its session's account than moves."""
+        """For how many seconds it rather waits for its session's account, or its thread's, than moves."""
         held, settings = self._shared.held, self._shared.settings
         has_room = self.id in held or len(held) < settings.max_waiting
-        if not self._facts.stays or not has_room:
+        stays = self._facts.stays or self._binding.thread_account_id is not None
+        if not stays or not has_room:
             return 0.0
         return settings.hold_seconds if self._hold_until is None else max(0.0, self._hold_until - self._shared.clock())
 

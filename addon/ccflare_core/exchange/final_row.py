@@ -41,6 +41,7 @@ def _asked(exchange: Story) -> dict[str, Any]:
         "agent_id": provenance.agent_id,
         "parent_agent_id": provenance.parent_agent_id,
         "original_model": exchange.original_model,
+        "previous_message_id": exchange.continues,
         "query": opening.query or None,
         "api_version": opening.api_version or None,
         "betas": opening.betas or None,

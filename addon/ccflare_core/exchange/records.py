@@ -70,6 +70,8 @@ class ExchangeFinished(NamedTuple):
     request_class: str | None = None
     original_model: str | None = None
     message_id: str | None = None
+    previous_message_id: str | None = None
+    """Of the message that it goes on from, for a part of a thread."""
     stop_reason: str | None = None
     refusal: str | None = None
     speed: str | None = None

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from ccflare_core.accounts.pool import Lease
 from ccflare_core.anthropic.claude_code import Provenance
+from ccflare_core.anthropic.ids import NO_IDS
 from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.anthropic.request import Facts
 from ccflare_core.anthropic.usage import Reading
@@ -52,6 +53,7 @@ class Story:
         self.id: Final = f"req_{to_ms(started_at):012x}{secrets.token_hex(6)}"
         self._ticket = Ticket.NONE
         self._metered = False
+        self._named = NO_IDS
         self._facts = Facts(client=opening.client)
         self._request_body = b""
         self._request_encoding = ""
@@ -86,6 +88,11 @@ class Story:
         Their bodies are not kept: they carry credentials for other services.
         """
         return bool(self.opening.stateful_account)
+
+    @property
+    def continues(self) -> str | None:
+        """The id of the message that it goes on from, if its conversation is in a thread of the upstream's."""
+        return self._named.continues
 
     @property
     def facts(self) -> Facts:

@@ -12,6 +12,7 @@ from sys import byteorder
 from typing import Final
 
 from ccflare_core.anthropic.request import TYING_MODELS
+from ccflare_core.anthropic.routes import CACHE_TOUCH
 
 SLOT_MS: Final = 900_000
 """A quarter of an hour: wherever one is, the local hours and days begin with one."""
@@ -22,9 +23,10 @@ DIMENSIONS: Final = (
 )
 """By what the figures of a slot are split, and what a question can be split by."""
 
-# The paths that get an account's credential (routes.py), coarser: this runs once a row.
+# The paths that get an account's credential (api_table.py), coarser: this runs once a row. A touch of the cache infers
+# nothing.
 _PATHS = ("/v1/messages%", "/v1/models%", "/v1/files%", "/v1/complete%", "/v1/skills%")
-IS_INFERENCE: Final = f"({' OR '.join(f"path LIKE '{path}'" for path in _PATHS)})"
+IS_INFERENCE: Final = f"(({' OR '.join(f"path LIKE '{path}'" for path in _PATHS)}) AND path NOT LIKE '{CACHE_TOUCH}%')"
 
 
 def _number_of(condition: str) -> str:

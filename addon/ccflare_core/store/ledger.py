@@ -62,6 +62,7 @@ _STARTED = (
     RequestRow.client_id,
     RequestRow.client_name,
 )
+_INHERITED = ("session_id", "working_directory", "project", "agent")
 _TWICE = ("id", "model", "session_id")
 """What both records of an exchange have: the later one counts if it knows."""
 
@@ -185,12 +186,27 @@ class Ledger:
         for id, outcome, problem in rows[OutcomeCorrected]:
             changed = {RequestRow.outcome: outcome, RequestRow.error_message: problem}
             RequestRow.update(changed).where(RequestRow.id == id).execute(self._database)
+        for record in rows[ExchangeFinished]:
+            if record.previous_message_id:
+                self._inherit(record)
         for record in rows[BatchMade]:  # the last, as one may change what the row of its exchange says
             self._batches.write(record)
 
     def forget(self) -> None:
         """Believe nothing of what was written since the last commit: it did not come to one."""
         self._blocks.forget()
+
+    def _inherit(self, record: ExchangeFinished) -> None:
+        """Give a part of a thread what only its first part says: from the message that it goes on from."""
+        is_earlier = RequestRow.message_id == record.previous_message_id
+        columns = [getattr(RequestRow, name) for name in _INHERITED]
+        query = RequestRow.select(*columns).where(is_earlier).order_by(RequestRow.timestamp.desc()).limit(1)
+        rows: Any = query.tuples().bind(self._database)
+        for values in rows:
+            told = zip(_INHERITED, values, strict=True)
+            new = {name: value for name, value in told if value is not None and getattr(record, name) is None}
+            if new:
+                RequestRow.update(new).where(RequestRow.id == record.id).execute(self._database)
 
     def _write_owners(self, rows: dict[type, list[Any]]) -> None:
         self._owners.run(rows[IdMade])

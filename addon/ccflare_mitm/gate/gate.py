@@ -254,8 +254,11 @@ class Gate:
         """Read the body, and let the request go with an account if its key may run what it asks for."""
         request = flow.request
         encoding = request.headers.get("content-encoding", "")
+        is_limited = key_of(exchange.opening) is not None
+        sent = request.raw_content or b""
+        named = ids.named_by(method_of(request), request.path, sent, content_encoding=encoding, strict=is_limited)
         if not encoding:
-            self._look_for_agent(request, exchange)
+            self._look_for_agent(request, exchange, in_thread=named.thread)
         body = request.raw_content or b""
         exchange.identified(read_provenance(request.method, exchange.opening.path, request.headers.get, body))
         if (key := exchange.opening.key) is not None:
@@ -264,8 +267,6 @@ class Gate:
             elif not self._may_run(key, rule, body, encoding):
                 self._reject(flow, exchange, MODEL_NOT_ALLOWED)
                 return
-        is_limited = key_of(exchange.opening) is not None
-        named = ids.named_by(method_of(request), request.path, body, content_encoding=encoding, strict=is_limited)
         facts = replace(self._facts(flow, body, encoding, exchange.opening.client), path_class=rule.resource)
         exchange.admit(facts, body, encoding, named)
 
@@ -276,15 +277,18 @@ class Gate:
         models = models_asked(body, content_encoding=encoding)
         return bool(models) and all(key.may_use_model(model) for model in models or ())
 
-    def _look_for_agent(self, request: http.Request, exchange: Exchange) -> None:
-        """Note whose request it is. If its model is another one, that is all that changes in the body."""
+    def _look_for_agent(self, request: http.Request, exchange: Exchange, *, in_thread: bool) -> None:
+        """Note whose request it is. If its model is another one, that is all that changes in the body.
+
+        A thread keeps its model: the upstream refuses to go on with it under another one.
+        """
         agents = self._exchanges.agents
         body = request.raw_content or b""
         if not agents or (agent := agents.find(body)) is None:
             return
         exchange.belongs_to_agent(agent.name)
         asked_for = read_facts(body).model
-        if agent.model in (None, asked_for):
+        if in_thread or agent.model in (None, asked_for):
             return
         changed = with_model(body, agent.model)
         if changed is not None:
