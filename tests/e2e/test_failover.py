@@ -115,6 +115,7 @@ def api_key_spent() -> Answer:
 
 
 # fmt: off
+NO_SCOPE = "OAuth token does not meet scope requirement user:inference"
 MOVED = {
     "the 5h window is spent":     Case(lambda: limited_5h(in_an_hour()), "window_spent", "ab", HOUR, "5h window spent"),
     "only its window says so":    Case(lambda: limited_only_windows(in_an_hour()), "window_spent", "ab", HOUR, "5h window"),  # noqa: E501
@@ -130,7 +131,8 @@ MOVED = {
     "a throttle of minutes":      Case(lambda: short_throttle(240), "window_spent", "ab", 240, ""),
     "x-ratelimit-reset":          Case(lambda: throttled(b"x-ratelimit-reset", f"{in_an_hour():.0f}"), "window_spent", "ab", HOUR, ""),  # noqa: E501
     "401":                        Case(unauthorized, "credential_rejected", "ab", 300, "credential rejected", "messages"),  # noqa: E501
-    "403":                        Case(lambda: error(403, "permission_error", "No."), "permission_denied", "ab", 300, "permission denied", "messages"),  # noqa: E501
+    "403 about a scope":          Case(lambda: error(403, "permission_error", NO_SCOPE), "permission_denied", "ab", 300, "lacks a scope", "messages"),  # noqa: E501
+    "403 about nothing named":    Case(lambda: error(403, "permission_error", "No."), "permission_denied", "ab"),
     "403 about the login":        Case(lambda: error(403, "authentication_error", "Revoked."), "credential_rejected", "ab", 300, "", "messages"),  # noqa: E501
     "500 again and again":        Case(failure, "upstream_failure", "aab", 5, "500 from upstream"),
     "a 502 page in HTML":         Case(lambda: failure(502, html=True), "upstream_failure", "aab", 5, "502"),

@@ -16,8 +16,23 @@ from ccflare_core.http.sse import parse_event
 from client_prices import CLIENT_PRICES
 from clients_kit import Door, Said, Town, Visitor, a_town
 from detour import REFUSED
-from fake_upstream import Answer, Cut, Request, Step, error_event, event, limited_5h, sse, sse_tool, usage
-from harness import via_connect
+from fake_upstream import (
+    Answer,
+    Cut,
+    Request,
+    Step,
+    Wait,
+    cut_midway,
+    error_event,
+    event,
+    limited_5h,
+    sse,
+    sse_answer,
+    sse_error_midway,
+    sse_tool,
+    usage,
+)
+from harness import eventually, via_connect
 
 OWN = "sk-ant-api03-the-clients-own-key"
 LOGIN = "sk-ant-oat01-the-clients-own-token"
@@ -227,6 +242,44 @@ def test_claude_code_sees_nothing_of_a_failover(visitor: Visitor) -> None:
     assert is_silent_about(LOGIN, [first, second])
     (seen,) = visitor.town.testimonies()
     assert (seen["status"], [seen["body"]] * 2) == (200, bodies([first, second]))
+
+
+AFTER_TWO_DELTAS = {"broken_off": cut_midway(after=2), "upstream_failure": sse_error_midway("api_error", after=2)}
+
+
+@pytest.mark.parametrize("kind", AFTER_TWO_DELTAS)
+def test_claude_code_goes_on_by_itself_when_an_answer_breaks_after_two_deltas(visitor: Visitor, kind: str) -> None:
+    visitor.rig.script("a", always=AFTER_TWO_DELTAS[kind])
+
+    said = visitor.claude("Say hello.", ANTHROPIC_AUTH_TOKEN=visitor.key)
+
+    assert (said.code, said.result in (FIVE_WORDS, "Hello.")) == (0, True)  # after an error it asks for no stream
+    first, *others = visitor.arrived()
+    assert first.credential == visitor.rig.secret("a")
+    assert {request.credential for request in others} == {visitor.rig.secret("b")}
+    assert [rest.source for rest in visitor.rig.rests("a")] == [kind]
+
+
+def test_claude_code_in_a_terminal_is_served_by_another_account_when_it_is_asked_again(visitor: Visitor) -> None:
+    """It repeats nothing by itself after a whole block, and its user may take longer than the account rests."""
+    block = sse(["Zwieback."]).chunks[:5]
+    visitor.rig.script("a", always=sse_answer(*block, Wait(1.0), Cut()))
+    with visitor.terminal(ANTHROPIC_AUTH_TOKEN=visitor.key) as terminal:
+        terminal.say("Name some bread.")
+        terminal.wait_for("Zwieback.", "mid-response")
+        eventually(lambda: visitor.rig.health()["a"]["reason"], lambda reason: reason == "serving")
+
+        terminal.say("And another one.")
+
+        terminal.wait_for(FIVE_WORDS)
+    sent = [request for request in visitor.arrived() if b"Name some bread." in request.body and is_main(request)]
+    assert [request.credential for request in sent] == [visitor.rig.secret("a"), visitor.rig.secret("b")]
+    assert is_silent_about(visitor.key, visitor.arrived())
+
+
+def is_main(request: Request) -> bool:
+    """Whether it is of the conversation itself: its title has no tools."""
+    return bool(request.json().get("tools"))
 
 
 def test_claude_code_gives_up_at_once_with_a_wrong_key(visitor: Visitor) -> None:

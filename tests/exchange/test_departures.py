@@ -7,7 +7,7 @@ from ccflare_core.clients.keys import ClientKey
 from ccflare_core.exchange.departures import AGAIN_SECONDS, SILENT_SECONDS, Departure, Departures, SameRequest
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.steps import Opening, Outcome, Send
-from exchange_kit import ASKED, END, OK, OPUS, START, STREAM, Bench, Reply, deliver, limited, names
+from exchange_kit import ASKED, END, OK, OPUS, START, STREAM, Bench, Reply, account, deliver, limited, names
 
 BODY = b'{"model":"claude-opus-4-8"}'
 GONE_AT = Departure("req_1", "a", 100.0, 2.0, is_blamed=False)
@@ -130,3 +130,61 @@ def test_repeat_after_a_clients_limit_or_our_own_goes_elsewhere_and_corrects_not
     assert names(bench.serve(OK)) == ["max-a"]  # it was not silent: the clock says so
 
     assert bench.notes.corrections == []
+
+
+# --- after an answer that broke off -----------------------------------------------------------------------------------
+
+SONNET = Facts("claude-sonnet-5", "session-1", "127.0.0.1", stream=True)
+
+
+def broken(bench: Bench, facts: Facts = OPUS) -> Exchange:
+    """An exchange whose answer is cut in the middle."""
+    exchange = bench.begin(facts)
+    assert isinstance(exchange.next_step(), Send)
+    exchange.judge(200, STREAM, None)
+    deliver(exchange, Reply(200, STREAM, START), lambda exchange: exchange.broke_off("reset by the upstream"))
+    return exchange
+
+
+def test_session_keeps_off_the_account_that_broke_its_answer_until_it_is_served() -> None:
+    bench = Bench()
+    assert names(broken(bench)) == ["max-a"]
+    bench.clock.pass_(600)  # the rest is over, and the user is back
+
+    assert names(bench.serve(Reply(200, STREAM, START + END))) == ["max-b"]
+    bench.pool.replace_accounts([account("a"), account("b", priority=1)])
+    assert names(bench.serve()) == ["max-a"]
+
+
+@pytest.mark.parametrize("other", [SONNET, replace(OPUS, session_id="session-2")], ids=["model", "session"])
+def test_others_are_not_kept_off_the_account(other: Facts) -> None:
+    bench = Bench()
+    bench.pool.replace_accounts([account("a"), account("b", priority=1)])
+    broken(bench)
+    bench.clock.pass_(6)
+
+    assert names(bench.serve(facts=other)) == ["max-a"]
+    assert names(bench.serve()) == ["max-b"]
+
+
+def test_account_is_asked_all_the_same_if_no_other_one_is_free_or_long_after() -> None:
+    alone = Bench("a")
+    broken(alone)
+    alone.clock.pass_(6)
+    assert names(alone.serve()) == ["max-a"]
+
+    bench = Bench()
+    broken(bench)
+    bench.clock.pass_(3601)
+    assert names(bench.serve()) == ["max-a"]
+
+
+def test_broken_sessions_are_bounded() -> None:
+    departures = Departures()
+    sessions = [replace(OPUS, session_id=f"session-{n}") for n in range(4100)]
+    for facts in sessions:
+        departures.broke_off(ASKED, facts, "a", 100.0)
+
+    found = [departures.avoided(ASKED, facts, 100.0) for facts in sessions]
+
+    assert found == [None] * 4 + ["a"] * 4096

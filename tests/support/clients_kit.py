@@ -23,6 +23,7 @@ from detour import HOST
 from fake_upstream import FakeUpstream, Request
 from harness import REPOSITORY, Port, Proxy
 from rig import Rig
+from terminal import Terminal, running
 
 FOLDER = Path(os.environ.get("CCFLARE_CLIENTS") or REPOSITORY / ".venv-clients")
 HERE = REPOSITORY / "tests" / "support"
@@ -36,6 +37,12 @@ def are_installed() -> bool:
     with contextlib.suppress(OSError):
         return (FOLDER / "installed").read_text().split() == wanted
     return False
+
+
+def claude_code() -> Path:
+    """The program."""
+    (program,) = FOLDER.glob("lib/python*/site-packages/claude_agent_sdk/_bundled/claude")
+    return program
 
 
 class Door(StrEnum):
@@ -184,9 +191,8 @@ class Visitor:
 
     def claude(self, prompt: str, *arguments: str, **credential: str) -> Said:
         """What Claude Code says to a prompt; subprocess.TimeoutExpired if it takes too long."""
-        (program,) = FOLDER.glob("lib/python*/site-packages/claude_agent_sdk/_bundled/claude")
         done = subprocess.run(
-            [str(program), "-p", prompt, "--output-format", "stream-json", "--verbose", *arguments],
+            [str(claude_code()), "-p", prompt, "--output-format", "stream-json", "--verbose", *arguments],
             env=self.town.environment(self.door, self.home, credential),
             cwd=self.home,
             stdin=subprocess.DEVNULL,
@@ -195,6 +201,10 @@ class Visitor:
             timeout=SECONDS,
         )
         return Said(done.returncode, [json.loads(line) for line in done.stdout.splitlines()])
+
+    def terminal(self, **credential: str) -> contextlib.AbstractContextManager[Terminal]:
+        """Claude Code in a terminal."""
+        return running(claude_code(), self.home, self.town.environment(self.door, self.home, credential))
 
     def sdk(self, what: str, **credential: str) -> dict[str, Any]:
         """What the Python SDK got; `what` is a function of sdk_turns.py."""

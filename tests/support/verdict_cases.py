@@ -126,6 +126,8 @@ def families() -> Iterator[Case]:
     yield Case("weekly bucket, overage", 429, "model_bucket_spent", "family", NEXT, OI_BUCKET, LIMIT)
     credits = HEALTHY | unified(overage_disabled_reason="out_of_credits")
     yield Case("out of credits", 429, "out_of_credits", "family", NEXT, credits, LIMIT)
+    told = error("rate_limit_error", "Extra usage is required for long context requests.")
+    yield Case("out of credits, told", 429, "out_of_credits", "family", NEXT, credits, told)
     for code in ("credits_required", "extra_usage_out_of_credits"):
         needed = coded(code, "rate_limit_error")
         yield Case(code, 429, "out_of_credits", "family", NEXT, HEALTHY, needed)

@@ -14,6 +14,10 @@ class Witness:
     def load(self, loader: Loader) -> None:
         loader.add_option("witness_file", str, "", "Where it is written.")
 
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        assert flow.response is not None
+        flow.response.stream = True  # who is told is to be told as it comes, also if it breaks off
+
     def response(self, flow: http.HTTPFlow) -> None:
         assert flow.response is not None
         body = hashlib.sha256(flow.request.raw_content or b"").hexdigest()

@@ -292,9 +292,8 @@ def _find(status: int, error: Error | None, head: Head, facts: Facts) -> _Findin
     if told and (meant := _MEANT.get(told.meaning)):
         until = min(head.now + HOUR, next_month(head.now)) if told.meaning is Meaning.MONTHLY_LIMIT else None
         return _Finding(meant, reason=told.words, until=until)
-    if told and told.meaning is Meaning.REQUEST:
-        # Some of these are said of a 429 that one other account may not say.
-        return _Finding(Kind.BARE_429 if status == 429 else Kind.CLIENT_ERROR, reason=told.words)
+    if told and told.meaning is Meaning.REQUEST and status != 429:
+        return _Finding(Kind.CLIENT_ERROR, reason=told.words)
     if told and told.meaning is Meaning.CREDITS:
         return _Finding(Kind.OUT_OF_CREDITS, reason=told.words)
     if status >= 400 and status != 429 and head.says(LEGACY_HARD):
@@ -302,7 +301,7 @@ def _find(status: int, error: Error | None, head: Head, facts: Facts) -> _Findin
     if status == 402 or (error and error.type == "billing_error"):
         return _Finding(Kind.OUT_OF_FUNDS)
     if status == 429:
-        return _find_429(head, facts)
+        return _find_429(head, told, facts)
     if status == 529:
         return _Finding(Kind.OVERLOADED)
     if status >= 500 or status < 100:
@@ -364,8 +363,10 @@ def _kind_when_served(head: Head) -> Kind:
     return Kind.MODEL_BUCKET_SPENT if head.spent(model=True) or head.claims_a_bucket() else Kind.WINDOW_SPENT
 
 
-def _find_429(head: Head, facts: Facts) -> _Finding:
+def _find_429(head: Head, told: Told | None, facts: Facts) -> _Finding:
     kind = _kind_of_429(head)
+    if told and told.meaning is Meaning.REQUEST and kind is not Kind.OUT_OF_CREDITS and not head.says(HARD):
+        return _Finding(Kind.BARE_429, reason=told.words)  # one other account may not say so
     if kind in (Kind.BARE_429, Kind.OUT_OF_CREDITS, Kind.MODEL_BUCKET_SPENT) or head.says(HARD):
         return _Finding(kind)
     # What is left are limits that are no window of the account's: they count one mode, path class or model class.

@@ -1,8 +1,10 @@
-"""Remembers the requests that got nothing out of a silent upstream, until their clients might ask again. Pure.
+"""Remembers what ended badly, so that what its client asks next goes to another account once. Pure.
 
-A client that leaves may have lost interest or its patience, and says neither. If the same session sends the same
-request again within a few seconds, it was its patience: then the upstream is to blame, and another account is worth a
-try. Nobody rests, as silence says nothing about an account's limits.
+A client that leaves a silent upstream may have lost interest or its patience, and says neither. If the same session
+sends the same request again within a few seconds, it was its patience: then the upstream is to blame, and another
+account is worth a try. Nobody rests, as silence says nothing about an account's limits.
+
+After an answer that broke off in the middle a client may wait for its user, for longer than the account rests for it.
 """
 
 from collections import OrderedDict
@@ -15,7 +17,10 @@ AGAIN_SECONDS: Final = 5.0
 """For how long a repeat tells that the client had not given up on its question."""
 SILENT_SECONDS: Final = 0.25
 """From how long on a stream is silent: one that flows has something more often than that."""
+BROKEN_SECONDS: Final = 3600.0
+"""For how long a session keeps off the account that has broken its last answer off."""
 _MOST: Final = 256
+_MOST_BROKEN: Final = 4096
 
 
 class SameRequest(NamedTuple):
@@ -52,6 +57,7 @@ class Departures:
 
     def __init__(self) -> None:
         self._sessions: OrderedDict[tuple[str | None, str], dict[SameRequest, Departure]] = OrderedDict()
+        self._broken: OrderedDict[tuple[str | None, str, str], tuple[str, float]] = OrderedDict()
 
     def note(self, asked: SameRequest, departure: Departure) -> None:
         """Remember this one."""
@@ -73,3 +79,22 @@ class Departures:
         else:
             del self._sessions[session]
         return found if found and now - found.at <= AGAIN_SECONDS else None
+
+    def broke_off(self, opening: Opening, facts: Facts, account_id: str, now: float) -> None:
+        """The account has broken this session's answer off; a session's models are apart, as its title's is."""
+        self._broken[_conversation(opening, facts)] = (account_id, now)
+        if len(self._broken) > _MOST_BROKEN:
+            self._broken.popitem(last=False)
+
+    def served(self, opening: Opening, facts: Facts) -> None:
+        """This session has had a whole answer since."""
+        self._broken.pop(_conversation(opening, facts), None)
+
+    def avoided(self, opening: Opening, facts: Facts, now: float) -> str | None:
+        """The account that has broken off the last answer of this session."""
+        account_id, at = self._broken.get(_conversation(opening, facts), (None, 0.0))
+        return account_id if now - at <= BROKEN_SECONDS else None
+
+
+def _conversation(opening: Opening, facts: Facts) -> tuple[str | None, str, str]:
+    return (opening.client_key, facts.affinity, facts.family)

@@ -18,7 +18,7 @@ from ccflare_core.anthropic.claude_code import Provenance
 from ccflare_core.anthropic.ids import NO_IDS, Named
 from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.anthropic.request import Facts
-from ccflare_core.anthropic.routes import BATCHES, CACHE_TOUCH, COUNT_TOKENS, runs_model
+from ccflare_core.anthropic.routes import BATCHES, CACHE_TOUCH, COUNT_TOKENS, MESSAGES, runs_model
 from ccflare_core.anthropic.usage import Ending, Reading
 from ccflare_core.anthropic.verdicts import Kind, Verdict
 from ccflare_core.exchange.aftermath import is_clients_limit, outcome_of, verdict_on_end
@@ -86,7 +86,7 @@ class Exchange(Story):
         self._begun: list[Cooldown] = []
         """What this exchange has made rest for refusals that may be about the request."""
         self._avoided: str | None = None
-        """The account that has kept silent on the same request before, until another one is asked."""
+        """The account that this client has got nothing good out of, until another one is asked."""
         self._hold_until: float | None = None
         self._held_since: float | None = None
         self._waited_before = 0.0
@@ -144,11 +144,19 @@ class Exchange(Story):
         if self.opening.path == CACHE_TOUCH:
             self._failover = self._new_failover(0)
         self._ticket = Ticket.LEASE
-        if repeated := self._shared.departures.take(self.opening, self._facts, body, self._shared.clock()):
-            self._avoided = repeated.account_id
-            if not repeated.is_blamed:
-                why = f"the upstream sent nothing for {repeated.silence:.1f} s, and the client asked again"
-                self._shared.recorder.corrected(repeated.exchange_id, Outcome.UPSTREAM_ERROR, why)
+        self._avoided = self._bad_experience()
+
+    def _bad_experience(self) -> str | None:
+        """The account that another one is tried before, since this client has got nothing good out of it last."""
+        departures, now = self._shared.departures, self._shared.clock()
+        repeated = departures.take(self.opening, self._facts, self._request_body, now)
+        if repeated is None:
+            is_free = self.opening.path == MESSAGES and not self._facts.stays and self._named.continues is None
+            return departures.avoided(self.opening, self._facts, now) if is_free else None
+        if not repeated.is_blamed:
+            why = f"the upstream sent nothing for {repeated.silence:.1f} s, and the client asked again"
+            self._shared.recorder.corrected(repeated.exchange_id, Outcome.UPSTREAM_ERROR, why)
+        return repeated.account_id
 
     def await_clearance(self, clearance: Clearance) -> None:
         """Ask `clearance` before anything goes upstream, again and again until it is no Wait any more.
@@ -602,9 +610,14 @@ class Exchange(Story):
     def _learn_from_end(self, outcome: Outcome, reading: Reading | None) -> None:
         """Let the account rest for what broke its answer, so that the client's own repeat lands elsewhere."""
         last = self._attempts[-1] if self._attempts else None
+        departures = self._shared.departures
+        if outcome is Outcome.OK and self.opening.path == MESSAGES:
+            departures.served(self.opening, self._facts)
         verdict = verdict_on_end(outcome, reading, last, self.opening.path, self._shared.wall(), self._facts)
         if verdict is None or (self._was_late and not verdict.error):
             return
         if self._lease is not None:
             report = self._shared.pool.report(self._lease, verdict)
             self._shared.recorder.learned(self._lease.account.id, report)
+            if verdict.rest is not None:
+                departures.broke_off(self.opening, self._facts, self._lease.account.id, self._shared.clock())
