@@ -108,6 +108,7 @@ def accounts() -> Iterator[Case]:
         yield Case(code, 429, "spend_limit", "account", NEXT, {}, coded(code, "rate_limit_error"))
     ramp = coded("ramp_limit_exceeded", "rate_limit_error")
     yield Case("ramp_limit_exceeded", 429, "short_throttle", "account", HOP_OR_WAIT, {"retry-after": "5"}, ramp)
+    yield Case("ramp limit, no span", 429, "short_throttle", "account", HOP_OR_WAIT, {}, ramp)
     yield Case("7d window spent", 429, "window_spent", "account", NEXT, SPENT_7D, LIMIT)
     for mode in ("fast", "priority", "slow"):
         yield Case("5h spent in this mode", 429, "window_spent", "account", NEXT, SPENT_5H, LIMIT, mode=mode)

@@ -32,6 +32,8 @@ class Meaning(StrEnum):
     NO_FUNDS = "no funds"
     MONTHLY_LIMIT = "monthly limit"
     SPEND_LIMIT = "spend limit"
+    THROTTLE = "throttle"
+    """The account's traffic grows too fast: it is asked again in a moment."""
     CREDENTIAL = "credential"
     """The account's token is over, or its organization takes no OAuth tokens."""
     PATH = "path"
@@ -75,6 +77,7 @@ _CODES: Final = {
     "cmek_key_network_blocked": Told(Meaning.BLOCKED, "the organization's own encryption key cannot be reached"),
     "enforced_spend_limit_reached": Told(Meaning.MONTHLY_LIMIT, "monthly spend limit reached"),
     "contract_spend_limit_reached": Told(Meaning.SPEND_LIMIT, "the contract's spend limit reached"),
+    "ramp_limit_exceeded": Told(Meaning.THROTTLE, "short throttle"),
     "organization_type_not_supported": Told(Meaning.PATH, "not for organizations of this kind"),
     "parent_organization_required": Told(Meaning.PATH, "not for organizations of this kind"),
     "api_key_scope_missing": Told(Meaning.PATH, "the key lacks a scope"),

@@ -367,6 +367,8 @@ def _find_429(head: Head, told: Told | None, facts: Facts) -> _Finding:
     kind = _kind_of_429(head)
     if told and told.meaning is Meaning.REQUEST and kind is not Kind.OUT_OF_CREDITS and not head.says(HARD):
         return _Finding(Kind.BARE_429, reason=told.words)  # one other account may not say so
+    if told and told.meaning is Meaning.THROTTLE and kind is Kind.BARE_429:
+        return _Finding(Kind.SHORT_THROTTLE)
     if kind in (Kind.BARE_429, Kind.OUT_OF_CREDITS, Kind.MODEL_BUCKET_SPENT) or head.says(HARD):
         return _Finding(kind)
     # What is left are limits that are no window of the account's: they count one mode, path class or model class.
