@@ -125,6 +125,17 @@ def test_the_database_lies_in_the_data_folder_and_the_key_beside_it(tmp_path: Pa
     assert settings.key_path == tmp_path / "ccflare" / "ccflare.key"
 
 
+def test_databases_on_servers_have_their_audit_logs_copies_each_in_a_file_of_its_own(tmp_path: Path) -> None:
+    environ = {"XDG_DATA_HOME": str(tmp_path)}
+    urls = ("postgresql://u@db.example/one", "postgresql://u@db.example/two")
+    first, second = (Settings.build({"ccflare_database": url}, environ).audit_path for url in urls)
+
+    assert first is not None
+    assert (first.parent, first.suffixes) == (tmp_path / "ccflare", [".audit", ".jsonl"])
+    assert second not in (None, first)
+    assert Settings.build({"ccflare_database": urls[0]}, environ).audit_path == first
+
+
 def test_a_relative_data_folder_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
 

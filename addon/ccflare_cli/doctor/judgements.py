@@ -126,7 +126,7 @@ class Activity(NamedTuple):
 
 
 def activity(day: Activity, *, is_remote: bool) -> Results:
-    """What an owner should look at. Nothing here fails: only a person can say whether it was meant."""
+    """What an owner should look at. Little of it fails: only a person can say whether it was meant."""
     looks: tuple[tuple[str, int, int, str, str], ...] = (
         ("denied", day.how_often("auth", "denied"), 10, "bursts of refused requests", "--action auth"),
         (
@@ -142,10 +142,7 @@ def activity(day: Activity, *, is_remote: bool) -> Results:
         told = f"{number} {what} in 24 hours"
         see = f"look: `scripts/audit.py show {how} --since 24h`"
         yield warn(f"activity.{name}", told, see) if number >= limit else ok(f"activity.{name}", told)
-    share = day.failures / day.requests if day.requests else 0.0
-    told = f"{day.failures} of {day.requests} requests failed in 24 hours"
-    is_much = day.requests >= 20 and share > 0.2
-    yield warn("activity.failures", told, "see `scripts/stats.py errors`") if is_much else ok("activity.failures", told)
+    yield _failures(day)
     strange = [address for address in day.addresses if address and not is_this_machine(address)]
     if strange and not is_remote:
         told = f"requests came from {', '.join(strange[:3])}, though only this machine may send any"
@@ -154,6 +151,15 @@ def activity(day: Activity, *, is_remote: bool) -> Results:
         )
     else:
         yield ok("activity.addresses", f"requests came from {len(day.addresses)} addresses")
+
+
+def _failures(day: Activity) -> Result:
+    share = day.failures / day.requests if day.requests else 0.0
+    check, told = "activity.failures", f"{day.failures} of {day.requests} requests failed in 24 hours"
+    if share < 0.1:
+        return ok(check, told)
+    level = fail if share >= 0.5 and day.requests >= 20 else warn
+    return level(check, told, "see `scripts/stats.py errors`")
 
 
 def _size(number: int) -> str:

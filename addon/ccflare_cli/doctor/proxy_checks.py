@@ -5,6 +5,7 @@ import http.client
 import json
 import socket
 import ssl
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -26,18 +27,18 @@ from ccflare_core.text import to_ms
 _SECONDS = 3.0
 _ALIVE_MS = 180_000
 _EVIL = "http://evil.example"
-_PAGES = (
-    "/ccflare/",
-    "/ccflare/ready",
-    "/ccflare/accounts",
-    "/ccflare/clients",
-    "/ccflare/dashboard",
-    "/ccflare/metrics",
-)
-"""Pages of ours, of today or tomorrow, that are for those who may see them."""
-_REFUSED = (400, 401, 403, 404, 405, 421, 429)
+PAGES = ("/ccflare/", "/ccflare/ready", "/ccflare/accounts")
+"""Pages of the proxy that take a permission. Each probe counts as a failed authentication, so there are few."""
+_REFUSED = (400, 401, 403, 404, 405, 421)
+_LATER = "run this again in a minute"
 _NAMING = ("server", "via", "x-powered-by")
 _TELLING = ("traceback", 'file "/', "site-packages")
+
+
+_PATIENCE = 5
+"""Seconds that a throttled probe waits for its turn."""
+_STARTED = """SELECT DISTINCT c.scope, c.options FROM audit_log a JOIN configurations c ON c.scope = a.target
+    WHERE a.action = 'proxy.start' AND a.detail LIKE ?"""
 
 
 class Proxy(NamedTuple):
@@ -62,15 +63,40 @@ class Seen:
     headers: Mapping[str, str] = field(repr=False)
     body: str = field(repr=False)
 
+    @property
+    def is_throttled(self) -> bool:
+        """Whether it was refused only because there were too many before it, and so proves nothing."""
+        return self.status == 429
+
+    @property
+    def is_of_ccflare(self) -> bool:
+        """Whether it reads like an answer of ccflare's health page, or like one of its errors."""
+        try:
+            told = json.loads(self.body)
+        except ValueError:
+            return False
+        return isinstance(told, dict) and ("status" in told or told.get("type") == "error")
+
 
 def running(store: Store, now: float) -> list[Proxy]:
-    """The proxies of this machine that are alive and answer."""
+    """The proxies of this machine that are alive and accept connections, each on the port that it started with.
+
+    Any other port that was once a proxy's may be another program's by now.
+    """
     here = socket.gethostname()
-    sql = "SELECT pid FROM runs WHERE host = ? AND ended_at IS NULL AND heartbeat_at > ? ORDER BY started_at DESC"
-    pids = [pid for (pid,) in store.query(sql, (here, to_ms(now) - _ALIVE_MS)) if Path(f"/proc/{pid}").exists()]
-    scopes = store.query("SELECT scope, options FROM configurations WHERE scope LIKE ?", (f"{here}:%",))
-    found = [_proxy(scope, json.loads(text), pid) for pid in pids[:1] for scope, text in scopes]
+    sql = "SELECT id, pid FROM runs WHERE host = ? AND ended_at IS NULL AND heartbeat_at > ? ORDER BY started_at"
+    alive = [row for row in store.query(sql, (here, to_ms(now) - _ALIVE_MS)) if Path(f"/proc/{row[1]}").exists()]
+    found = [_proxy(scope, json.loads(options), pid) for run, pid in alive for scope, options in _started(store, run)]
     return [proxy for proxy in found if _accepts(proxy)]
+
+
+def _started(store: Store, run: str) -> list[tuple[str, str]]:
+    """The scope (host:port) that a run has started with, and its options."""
+    return [
+        (scope, options)
+        for scope, options in store.query(_STARTED, (f'%"run":"{run}"%',))
+        if scope.rpartition(":")[2].isdecimal()
+    ]
 
 
 def _proxy(scope: str, options: Mapping[str, object], pid: int) -> Proxy:
@@ -102,36 +128,51 @@ def proxies(store: Store, now: float) -> Results:
         yield from _memory(proxy)
         yield from installation.option_hazards(f"the proxy on {proxy}", proxy.options)
         try:
-            yield from _stranger(proxy, has_keys=has_keys)
+            yield from _unauthenticated(proxy, has_keys=has_keys)
         except (OSError, http.client.HTTPException) as error:
             yield fail("proxy.health", f"{proxy} does not answer ({type(error).__name__})", "see its log, restart it")
 
 
-def _stranger(proxy: Proxy, *, has_keys: bool) -> Iterator[Result]:
+def _unauthenticated(proxy: Proxy, *, has_keys: bool) -> Iterator[Result]:
+    """What a client without a key gets: health, and nothing else."""
     is_closed = has_keys and not proxy.options.get("ccflare_open_loopback")
     if proxy.asks_for_certificate:
         yield ok("proxy.health", f"{proxy} listens and requires a client certificate; other checks were not made")
         return
     health = _ask(proxy, "GET", "/ccflare/health")
-    well = health.status == 200
-    yield (
-        ok("proxy.health", f"{proxy} is well")
-        if well
-        else fail("proxy.health", f"{proxy}: {health.status}", "see its log")
-    )
+    if not health.is_of_ccflare:
+        yield warn("proxy.health", f"{proxy} is answered by another program than ccflare", "restart the proxy")
+        return
+    yield _health(proxy, health)
     for name, text, seen, is_well in _probes(proxy, is_closed=is_closed):
-        told = f"{text}: {seen.status}"
-        yield ok(name, told) if is_well else fail(name, told, "it was let through: stop the proxy, report the fault")
-    yield _endpoints([page for page in _PAGES if _ask(proxy, "GET", page).status == 200], is_closed=is_closed)
+        yield _judged(name, text, seen, is_well=is_well)
+    yield _endpoints({page: _ask(proxy, "GET", page) for page in PAGES}, is_closed=is_closed)
     yield _leaky("proxy.headers", [f"{name}: {health.headers[name]}" for name in _NAMING if name in health.headers])
     odd = _ask(proxy, "GET", "/ccflare/%00..").body.lower()
     yield _leaky("proxy.errors", [word for word in _TELLING if word in odd])
 
 
-def _endpoints(shown: list[str], *, is_closed: bool) -> Result:
+def _health(proxy: Proxy, seen: Seen) -> Result:
+    if seen.status == 200:
+        return ok("proxy.health", f"{proxy} is well")
+    return fail("proxy.health", f"{proxy} answers with {seen.status}", "see its log")
+
+
+def _judged(name: str, text: str, seen: Seen, *, is_well: bool) -> Result:
+    told = f"{text}: {seen.status}"
+    if seen.is_throttled:
+        return warn(name, f"{told}, which proves nothing: too many requests without a key", _LATER)
+    return ok(name, told) if is_well else fail(name, told, "it was let through: stop the proxy, report the bug")
+
+
+def _endpoints(pages: Mapping[str, Seen], *, is_closed: bool) -> Result:
+    shown = [page for page, seen in pages.items() if seen.status == 200]
+    if throttled := [page for page, seen in pages.items() if seen.is_throttled]:
+        told = f"too many requests without a key, so {', '.join(throttled)} could not be tried"
+        return warn("proxy.endpoints", told, _LATER)
     told = f"clients without a key are shown {', '.join(('/ccflare/health', *shown))}"
     if shown and is_closed:
-        return fail("proxy.endpoints", told, "stop the proxy, report the fault")
+        return fail("proxy.endpoints", told, "stop the proxy, report the bug")
     return ok("proxy.endpoints", told)
 
 
@@ -160,6 +201,16 @@ def _leaky(check: str, found: list[str]) -> Result:
 
 
 def _ask(proxy: Proxy, method: str, path: str, headers: Mapping[str, str] | None = None) -> Seen:
+    """The answer; a throttled request is sent once more after a short `retry-after`."""
+    seen = _send(proxy, method, path, headers or {})
+    wait = seen.headers.get("retry-after", "")
+    if seen.is_throttled and wait.isdecimal() and int(wait) <= _PATIENCE:
+        time.sleep(int(wait))
+        return _send(proxy, method, path, headers or {})
+    return seen
+
+
+def _send(proxy: Proxy, method: str, path: str, headers: Mapping[str, str]) -> Seen:
     connection: http.client.HTTPConnection
     if proxy.tls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -169,7 +220,7 @@ def _ask(proxy: Proxy, method: str, path: str, headers: Mapping[str, str] | None
     else:
         connection = http.client.HTTPConnection(_reach(proxy.host), proxy.port, timeout=_SECONDS)
     try:
-        connection.request(method, path, headers={"Connection": "close", **(headers or {})})
+        connection.request(method, path, headers={"Connection": "close", **headers})
         answer = connection.getresponse()
         body = answer.read(65_536).decode("utf-8", "replace")
         return Seen(answer.status, {name.lower(): value for name, value in answer.getheaders()}, body)
@@ -193,8 +244,8 @@ def _memory(proxy: Proxy) -> Results:
 # The upstream
 
 
-class _Onlooker(PinGuard):
-    """Lets every verified connection pass and keeps its pins."""
+class _PinReader(PinGuard):
+    """Accepts every verified connection and keeps its pins."""
 
     def __init__(self) -> None:
         super().__init__(Pins, enforced=lambda: False)
@@ -212,19 +263,19 @@ class _Onlooker(PinGuard):
 
 def upstream(settings: Settings, ca_file: Path | None, now: float) -> Results:
     """Whether each host that gets credentials is reached with verified TLS, its pins, and how the clocks differ."""
-    onlooker, skews = _Onlooker(), []
+    reader, skews = _PinReader(), []
     for origin in sorted(settings.egress):
         if origin.scheme != "https" and not is_this_machine(origin.host):
             yield fail("upstream.tls", f"{origin} gets credentials without TLS", "use an https:// address")
             continue
         try:
-            answer = _head(f"{origin}/", ca_file, onlooker)
+            answer = _head(f"{origin}/", ca_file, reader)
         except CCFlareError as error:
             yield fail("upstream.tls", str(error), "check the network, and who answers in that name")
             continue
         yield ok("upstream.tls", f"{origin} answers, its certificate is verified")
         skews += [now - at for at in [_date(answer)] if at]
-        yield from _pins(settings, origin.host, onlooker.pins.get(origin.host, ()))
+        yield from _pins(settings, origin.host, reader.pins.get(origin.host, ()))
     yield installation.clock(min(skews, key=abs)) if skews else installation.clock(None)
 
 
@@ -239,8 +290,8 @@ def _pins(settings: Settings, host: str, chain: tuple[str, ...]) -> Iterator[Res
         yield level("upstream.pins", f"{told}: none of them is pinned", 'see "Pinned keys" in SECURITY.md')
 
 
-def _head(url: str, ca_file: Path | None, onlooker: PinGuard) -> Response:
-    return asyncio.run(Fetcher(ca_file=ca_file, pins=onlooker).send(Request("HEAD", url, (), b"")))
+def _head(url: str, ca_file: Path | None, reader: PinGuard) -> Response:
+    return asyncio.run(Fetcher(ca_file=ca_file, pins=reader).send(Request("HEAD", url, (), b"")))
 
 
 def _date(answer: Response) -> float | None:

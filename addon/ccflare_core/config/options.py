@@ -315,8 +315,8 @@ _LOGGING = _in(
     _choice("ccflare_log_format", AT_ONCE, "text|json", "text",
             "The format of log messages: text for people, or one JSON object a line.", "LOG_FORMAT", pretty="text"),
     _file("ccflare_audit_file", RESTART,
-          "The second copy of the audit log, as JSON lines. Empty: beside the database, with the suffix .audit.jsonl; "
-          "off: none."),
+          "The second copy of the audit log, as JSON lines. Empty: beside the database, with the suffix .audit.jsonl, "
+          "or for a server a file for each URL in the data folder; off: none."),
     _number("ccflare_audit_stop_after_seconds", AT_ONCE, 60, 0, DAY,
             "How long nothing can be audited before new requests get a 503. 0: they never do."),
 )

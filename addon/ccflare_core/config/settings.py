@@ -4,6 +4,7 @@ What counts, strongest first: command line, environment, configuration file, bui
 mistakes are raised together, one sentence each: the name, what is wrong, what is allowed.
 """
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -235,8 +236,12 @@ def _key_path(text: str, database: Location, environ: Mapping[str, str]) -> Path
 def _audit_path(text: str, database: Location, environ: Mapping[str, str]) -> Path | None:
     if text == "off":
         return None
-    beside = database if isinstance(database, Path) else _folder(environ) / "ccflare.db"
-    return _absolute(text) or beside.with_suffix(".audit.jsonl")
+    if text:
+        return _absolute(text)
+    if isinstance(database, Path):
+        return database.with_suffix(".audit.jsonl")
+    # One file a database: rows of two in one file would look like tampering.
+    return _folder(environ) / f"ccflare-{hashlib.sha256(str(database).encode()).hexdigest()[:8]}.audit.jsonl"
 
 
 def defaults(environ: Mapping[str, str], folder: Path) -> dict[str, object]:

@@ -1,20 +1,24 @@
 """`scripts/doctor.py`: each check goes wrong once, for the reason that it looks for."""
 
+import contextlib
 import json
 import os
 import shutil
+import socket
 import sqlite3
 import subprocess
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from ccflare_cli.doctor import host_checks, installation, judgements, leaks
+from ccflare_cli.doctor import host_checks, installation, judgements, leaks, proxy_checks
 from ccflare_cli.doctor.installation import Ingress
 from ccflare_cli.doctor.judgements import Activity, Backup
 from ccflare_cli.doctor.main import main
@@ -27,6 +31,7 @@ from ccflare_core.config.options import OPTIONS
 from ccflare_core.store import backup
 from ccflare_core.store.client_keys import new_key
 from ccflare_core.store.store import Store
+from ccflare_mitm.gate import pages
 from desk import Desk
 from fake_upstream import FakeUpstream
 from harness import Proxy, StartProxy, eventually
@@ -384,11 +389,32 @@ def test_unusual_activity() -> None:
     assert [r.level for r in judgements.activity(quiet, is_remote=True)] == [Level.OK] * 5
 
 
+@pytest.mark.parametrize(
+    ("failures", "requests", "level"),
+    [
+        (0, 0, Level.OK),
+        (1, 11, Level.OK),
+        (1, 10, Level.WARN),
+        (12, 17, Level.WARN),
+        (9, 20, Level.WARN),
+        (10, 20, Level.FAIL),
+        (19, 19, Level.WARN),
+    ],
+)
+def test_failures_are_judged_by_their_share(failures: int, requests: int, level: Level) -> None:
+    [found] = [
+        result
+        for result in judgements.activity(Activity(requests, failures, (), Counter()), is_remote=False)
+        if result.check == "activity.failures"
+    ]
+    assert found.level is level
+
+
 def test_activity_is_read_from_the_record(run: Run, history: History) -> None:
     for number in range(20):
         history.exchange(NOON - number, outcome="refused", client="10.0.0.7")
-    found = run("--only", "activity")
-    assert level(found, "activity.failures") is Level.WARN
+    found = run("--only", "activity", code=1)
+    assert level(found, "activity.failures") is Level.FAIL
     assert level(found, "activity.addresses") is Level.WARN
 
 
@@ -432,6 +458,72 @@ def test_the_running_proxy(start_proxy: StartProxy, upstream: FakeUpstream) -> N
     proxy.run_script("keys.py", "client", "add", "me")
     eventually(lambda: set(examined(proxy)), lambda checks: "proxy.keys" in checks)
     assert upstream.requests == []  # none of what it tries gets anywhere
+
+
+class _Page(BaseHTTPRequestHandler):
+    """Another program's page, for every path."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<html>mitmweb</html>")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+@contextlib.contextmanager
+def another_program(port: int = 0) -> Iterator[int]:
+    """A web server on a port of this machine; which one."""
+    with ThreadingHTTPServer(("127.0.0.1", port), _Page) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def started(history: History, scope: str, run_id: str, pid: int) -> None:
+    """Note that a proxy has started, as it does itself."""
+    history.store.configurations.take(scope, {"listen_host": "127.0.0.1"})
+    history.store.note("proxy.start", scope, run=run_id, pid=pid)
+
+
+def test_another_program_on_a_port_that_a_proxy_once_had_is_none_of_its_business(
+    run: Run, history: History, start_proxy: StartProxy, upstream: FakeUpstream
+) -> None:
+    host, proxy = socket.gethostname(), start_proxy(upstream)
+    with another_program() as port:
+        started(history, f"{host}:{port}", "run-1", os.getpid())
+        history.store.runs.start("run-1", host, os.getpid())
+        history.store.runs.end("run-1")
+        started(history, f"{host}:{proxy.port}", "run-2", os.getpid())
+        history.store.runs.start("run-2", host, os.getpid())
+        found = run("--only", "proxy", code=1)  # this process may dump its core
+    assert {result.found for result in found["proxy.health"]} == {f"127.0.0.1:{proxy.port} is well"}
+
+
+def test_a_port_that_another_program_answers_is_no_fault_of_the_proxy(run: Run, history: History) -> None:
+    with another_program() as port:
+        started(history, f"{socket.gethostname()}:{port}", "run-1", os.getpid())
+        history.store.runs.start("run-1", socket.gethostname(), os.getpid())
+        found = run("--only", "proxy", code=1)  # this process may dump its core
+    [health] = found["proxy.health"]
+    assert (health.level, "another program" in health.found) == (Level.WARN, True)
+    assert {check for check in found if check.startswith("proxy.")} == {"proxy.health", "proxy.core"}
+
+
+def test_a_throttled_probe_proves_nothing() -> None:
+    refused, throttled = (proxy_checks.Seen(status, {}, "") for status in (401, 429))
+    assert proxy_checks._judged("proxy.keys", "x", refused, is_well=True).level is Level.OK
+    assert proxy_checks._judged("proxy.keys", "x", throttled, is_well=False).level is Level.WARN
+    assert proxy_checks._endpoints({"/a": refused, "/b": throttled}, is_closed=True).level is Level.WARN
+    assert proxy_checks._endpoints({"/a": refused}, is_closed=True).level is Level.OK
+
+
+def test_every_page_that_takes_a_permission_is_tried() -> None:
+    reading = {page.path for page in pages.PAGES if page.methods == pages.READ and page.permission is not None}
+    assert reading <= set(proxy_checks.PAGES)
 
 
 def examined(proxy: Proxy) -> Found:
