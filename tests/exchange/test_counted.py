@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from ccflare_core.anthropic.request import Facts, most_tokens
+from ccflare_core.anthropic.request import PARSE_LIMIT, Facts, most_tokens
 from ccflare_core.exchange.counted import MOST_OUTPUT
 from ccflare_core.exchange.final_row import budgeted, final_columns
 from ccflare_core.exchange.steps import Outcome
@@ -178,4 +178,31 @@ def test_what_a_budget_counts_stands_in_the_record_beside_what_is_shown() -> Non
 def test_most_tokens_are_those_that_the_request_itself_asks_for() -> None:
     assert most_tokens(ASKED) == 500
     assert most_tokens(gzip.compress(ASKED), content_encoding="gzip") == 500
-    assert (most_tokens(b"{}"), most_tokens(b""), most_tokens(b"?", content_encoding="gzip")) == (None, None, None)
+    assert most_tokens(b'{"max_tokens_to_sample":7}') == 7
+    assert most_tokens(b'{"tools":[{"max_tokens":1}],"max\\u005ftokens":500}') == 500
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"?",
+        b"[]",
+        b"{}",
+        b'{"max_tokens":"9"}',
+        b'{"max_tokens":true}',
+        b'{"max_tokens":-1}',
+        b'{"max_tokens":1,"max_tokens":500}',
+        b'{"tools":[{"max_tokens":1}]}',
+        b'{"max_tokens":1}' + b" " * PARSE_LIMIT,
+    ],
+)
+def test_a_limit_that_is_not_certain_is_none(body: bytes) -> None:
+    assert most_tokens(body) is None
+    assert most_tokens(body, content_encoding="rot13") is None
+
+
+def test_a_limit_that_is_not_the_requests_own_makes_no_answer_cheaper() -> None:
+    asked = b'{"model":"claude-opus-4-8","tools":[{"max_tokens":1}],"max\\u005ftokens":500}'
+
+    assert counts(Reply(200, STREAM, START + tool_input(900)), body=asked)[0] == 25 + 300

@@ -20,8 +20,6 @@ _RUN_BESIDE = ("tools", "fallbacks", "fallback")
 _WORDS = re.compile(r"[\w.,: -]{1,2000}", re.ASCII)
 _PARAMETER = re.compile(r"(?:beta|limit|after_id|before_id|page|order|source)=[\w.-]{1,60}", re.ASCII)
 _QUERY_LIMIT = 500
-# What a conversation quotes has its quotes escaped; what a tool is called with may have such a field too.
-_MAX_TOKENS = re.compile(rb'"max_tokens(?:_to_sample)?"\s*:\s*(\d{1,9})(?!\d)')
 _OLD_USER_ID = re.compile(r"user_.*_session_([0-9a-fA-F-]{8,64})")
 _BETA = re.compile(r"(?:^|(?<=,))[ \t]*([a-z0-9][a-z0-9-]{0,79})(?=[ \t]*(?:,|$))")
 _MOST_BETAS = 64
@@ -178,9 +176,19 @@ def repeatable_query(query: str) -> str:
 
 
 def most_tokens(body: bytes, *, content_encoding: str = "") -> int | None:
-    """The largest `max_tokens` in a request: no answer to it has more output. None if there is none to be read."""
-    found = [int(number) for number in _MAX_TOKENS.findall(decoded(body, content_encoding).data)]
-    return max(found, default=None)
+    """The `max_tokens` of a request: no answer to it has more output. None if that cannot be told for certain.
+
+    A client would like it to be small where its answers are not counted to their end, so it is not merely looked for.
+    """
+    content = decoded(body, content_encoding)
+    if not content.whole or len(content.data) > PARSE_LIMIT:
+        return None
+    try:
+        parsed = json.loads(content.data, object_pairs_hook=unambiguous)
+        found = parsed.get("max_tokens", parsed.get("max_tokens_to_sample"))
+    except (ValueError, RecursionError, AttributeError):
+        return None
+    return found if type(found) is int and found >= 0 else None
 
 
 def unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
