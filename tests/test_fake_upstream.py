@@ -369,7 +369,7 @@ def test_serves_as_a_process(tmp_path: Path) -> None:
                 request = claude_request(3000, credential=BEARER, target="/v1/messages?fake_events=7&fake_stamped=1")
                 served, limited = client.request(*request), client.request(*request)
             process.stdin.close()
-            assert process.wait(10) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
 

@@ -28,7 +28,7 @@ def project(tmp_path: Path) -> Path:
 def start(project: Path, command: str) -> subprocess.CompletedProcess[str]:
     (project / "addon" / "ccflare_cli" / "probe.py").write_text(command)
     probe = [sys.executable, str(project / "scripts" / "probe.py"), "--since", "7d"]
-    return subprocess.run(probe, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(probe, capture_output=True, text=True, timeout=60, check=False)
 
 
 def give_environment(project: Path) -> None:
@@ -76,7 +76,7 @@ def test_an_interrupt_ends_it_without_a_traceback(project: Path) -> None:
 
 @pytest.mark.parametrize("name", ["accounts.py", "stats.py"])
 def test_the_real_scripts_run(name: str) -> None:
-    done = subprocess.run([str(SCRIPTS / name), "--help"], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([str(SCRIPTS / name), "--help"], capture_output=True, text=True, timeout=60, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"usage: {name}")
@@ -87,7 +87,7 @@ def test_a_reader_that_has_enough_ends_it_quietly(tmp_path: Path) -> None:
     os.close(reader)
     command = [sys.executable, str(SCRIPTS / "accounts.py"), "--database", str(tmp_path / "none.db"), "list"]
 
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     os.close(writer)
 
     assert (done.returncode, done.stderr) == (1, "")

@@ -63,7 +63,7 @@ class Console(Proxy):
         eventually(lambda: CONTROL.sub("", self.log()), lambda drawn: text in drawn)
 
     def wait(self) -> int:
-        return self._running().wait(20)
+        return self._running().wait(60)
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ class Web:
 
     def get(self, path: str) -> bytes:
         request = urllib.request.Request(self._address + path, headers={"Authorization": f"Bearer {self._token}"})
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return bytes(answer.read())
 
     def flows(self) -> list[dict[str, Any]]:
@@ -59,7 +59,7 @@ class Web:
                 "Cookie": f"_mitmproxy_xsrf={self._cookie}",
             },
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return json.loads(answer.read())
 
 

@@ -20,7 +20,7 @@ from login_kit import CREATE_KEY, configured
 
 _BROWSER = f"""#!{sys.executable}
 import pathlib, sys, urllib.request
-page = urllib.request.urlopen(sys.argv[1], timeout=10).read()
+page = urllib.request.urlopen(sys.argv[1], timeout=60).read()
 folder = pathlib.Path(__file__).parent
 (folder / "address").write_text(sys.argv[1])
 (folder / "new page").write_bytes(page)
@@ -76,13 +76,13 @@ class Person:
     def logs_in(self, *words: str) -> str:
         """A whole login that has to go well; what the script printed."""
         with self.begins(*words) as child:
-            out, err = child.communicate(self.code + "\n", timeout=20)
+            out, err = child.communicate(self.code + "\n", timeout=60)
         assert child.returncode == 0, err
         return out
 
     def pastes(self, child: "subprocess.Popen[str]", text: str) -> str:
         """What the script complains of."""
-        _, complaint = child.communicate(text + "\n", timeout=20)
+        _, complaint = child.communicate(text + "\n", timeout=60)
         assert child.returncode == 1, complaint
         return complaint.removeprefix("Paste the code: ")
 
@@ -150,7 +150,7 @@ def test_no_secret_is_in_arguments_output_logs_or_files(
 
     with person.begins("login", "max-1") as child:
         seen = Path(f"/proc/{child.pid}/cmdline").read_text() + (person.folder / "address").read_text()
-        seen += "".join(child.communicate(person.code + "\n", timeout=20))
+        seen += "".join(child.communicate(person.code + "\n", timeout=60))
     eventually(lambda: ask(proxy) == 200)
 
     (account,) = accounts(proxy.database)
@@ -231,7 +231,7 @@ def test_ctrl_c_leaves_nothing_behind(person: Person) -> None:
     with person.begins("login", "max-1") as child:
         assert pending(person.database) == 1
         child.send_signal(signal.SIGINT)
-        _, complaint = child.communicate(timeout=20)
+        _, complaint = child.communicate(timeout=60)
 
     assert child.returncode == 130
     assert "Traceback" not in complaint

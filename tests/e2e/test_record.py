@@ -272,4 +272,4 @@ def test_a_locked_database_does_not_stop_the_traffic(upstream: FakeUpstream, sta
         assert [ask(proxy, session="meanwhile").status for _ in range(20)] == [200] * 20
         other.execute("ROLLBACK")
     query = "SELECT COUNT(*) AS n FROM requests WHERE session_id = 'meanwhile'"
-    assert proxy.rows(query, until=lambda rows: rows[0]["n"] == 20, timeout=20)
+    assert proxy.rows(query, until=lambda rows: rows[0]["n"] == 20, timeout=60)

@@ -366,6 +366,6 @@ def killed(database: Location, upstream: FakeUpstream, owner: str, *, after: flo
         time.sleep(after)
     finally:
         child.kill()
-    rest = child.communicate(timeout=10)[0]
+    rest = child.communicate(timeout=60)[0]
     eventually(lambda: upstream.open_connections == 0)  # what it has sent has arrived
     return [line for line in (first + rest).split("\n")[:-1] if line]

@@ -49,7 +49,7 @@ def ask(proxy: Proxy, session: str) -> int:
 def recorded(proxy: Proxy, session: str, number: int) -> None:
     """Return when so many of the session's exchanges are recorded to their end."""
     sql = "SELECT COUNT(*) AS n FROM requests WHERE session_id = ? AND outcome = 'ok'"
-    proxy.rows(sql, (session,), until=lambda rows: rows[0]["n"] == number, timeout=20)
+    proxy.rows(sql, (session,), until=lambda rows: rows[0]["n"] == number, timeout=60)
 
 
 def add_old_requests(proxy: Proxy, days: float, number: int) -> None:
@@ -75,7 +75,7 @@ def test_r50_what_is_old_goes_while_requests_are_served(upstream: FakeUpstream, 
                 took.append(time.monotonic() - began)
             old = "FROM requests r LEFT JOIN payloads p ON p.request_id = r.id WHERE session_id LIKE 'old%'"
             left = f"SELECT COUNT(p.part) AS bodies, COUNT(DISTINCT r.id) AS requests {old}"
-            proxy.rows(left, until=lambda rows: rows == [{"bodies": 0, "requests": 60}], timeout=30)
+            proxy.rows(left, until=lambda rows: rows == [{"bodies": 0, "requests": 60}], timeout=60)
             recorded(proxy, "now", 20)
             assert proxy.rows("SELECT COUNT(*) AS n FROM payloads")[0]["n"] == 40
     assert sorted(took)[10] < 3  # and not the 5 s that a writer waits for another
@@ -104,7 +104,7 @@ def test_a_full_disk_is_told_once_and_outlived(upstream: FakeUpstream, start_pro
     assert [ask(proxy, "meanwhile") for _ in range(30)] == [200] * 30
     proxy.wait_for_log("nothing can be recorded at the moment: the disk is full")
     wish.write_text("room")
-    proxy.wait_for_log("recording works again", timeout=20)
+    proxy.wait_for_log("recording works again", timeout=60)
     recorded(proxy, "meanwhile", 30)
     assert proxy.log().count("nothing can be recorded") == 1
     assert proxy.log().count("the disk is full") <= 3

@@ -44,13 +44,13 @@ class Started(subprocess.Popen[bytes]):
     def __exit__(self, *_: object) -> None:
         if self.poll() is None:
             self.terminate()
-        self.wait(15)
+        self.wait(60)
 
 
 def refusal(folder: Path, *arguments: str, **variables: str) -> list[str]:
     """The sentences of a start that is refused with exit code 1, before anything listened."""
     with Started(folder, *arguments, **variables) as process:
-        assert process.wait(20) == 1
+        assert process.wait(60) == 1
     assert "listening at" not in process.log
     assert "Traceback" not in process.log
     return [line.removeprefix("ccflare: ") for line in process.log.splitlines() if line.startswith("ccflare: ")]
@@ -59,7 +59,7 @@ def refusal(folder: Path, *arguments: str, **variables: str) -> list[str]:
 def addresses(folder: Path, *arguments: str, **variables: str) -> set[tuple[str, int]]:
     """Where a running proxy listens."""
     with Started(folder, *arguments, "--set", "ccflare_debuggable=true", **variables) as process:
-        eventually(lambda: "listening at" in process.log or process.poll() is not None, timeout=20)
+        eventually(lambda: "listening at" in process.log or process.poll() is not None, timeout=60)
         assert process.poll() is None, process.log
         return listening(process.pid)
 
@@ -90,7 +90,7 @@ def test_mitmproxys_own_default_port_may_be_taken(tmp_path: Path, port: int) -> 
 def test_a_port_that_is_taken_is_an_error(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         with Started(tmp_path, "-p", str(taken.getsockname()[1])) as process:
-            assert process.wait(20) == 1
+            assert process.wait(60) == 1
         assert "failed to listen" in process.log
 
 

@@ -169,7 +169,7 @@ def test_processes_that_start_together_agree_on_one_key(tmp_path: Path) -> None:
         "print(KeyFile(pathlib.Path(sys.argv[1])).wrap(bytes(32), b'')[:8].hex())"
     )
     children = [start_python(program, tmp_path / "new" / "ccflare.key") for _ in range(4)]
-    key_ids = {child.communicate("!", timeout=30)[0].strip() for child in children}
+    key_ids = {child.communicate("!", timeout=60)[0].strip() for child in children}
     assert key_ids == {KeyFile(tmp_path / "new" / "ccflare.key").wrap(DATA, b"")[:8].hex()}
 
 

@@ -161,7 +161,7 @@ def test_r32_a_process_that_is_killed_leaves_a_whole_chain(path: Path, copy: Pat
         for _ in range(turn + 1):
             child.stdout.readline()
         child.send_signal(signal.SIGKILL)
-        child.communicate(timeout=10)
+        child.communicate(timeout=60)
     report = look(path, copy)
     assert report.problem is None
     assert report.rows > ROWS + 40
@@ -293,8 +293,8 @@ def test_r34_requests_are_refused_while_nothing_can_be_audited_and_served_again_
 
     with held_lock(proxy.database):
         assert ask() == 200
-        eventually(ask, lambda status: status == 503, timeout=20)
-    eventually(ask, lambda status: status == 200, timeout=20)
+        eventually(ask, lambda status: status == 503, timeout=60)
+    eventually(ask, lambda status: status == 200, timeout=60)
 
 
 # -- R35: what was done to the log is found, and the row named

@@ -210,7 +210,7 @@ def test_r40_a_session_is_resumed_or_begun_anew(mutual: Proxy, clients: Authorit
         first = client.detach()
         assert isinstance(first, ssl.SSLSocket)
         session = first.session
-    plain = socket.create_connection(("localhost", mutual.port), timeout=10)
+    plain = socket.create_connection(("localhost", mutual.port), timeout=60)
     with context.wrap_socket(plain, server_hostname="localhost", session=session) as again:
         again.sendall(f"GET /ccflare/health HTTP/1.1\r\nHost: localhost:{mutual.port}\r\n\r\n".encode())
         assert again.recv(12) == b"HTTP/1.1 200"
@@ -398,7 +398,7 @@ def refusal(folder: Path, *arguments: str, **variables: str) -> list[str]:
     """The sentences of a start that is refused."""
     command = [str(Path(sys.executable).with_name("mitmdump")), "-s", str(ADDON), "-p", "0", *arguments]
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), **variables}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=60)
     assert done.returncode == 1, done.stdout
     assert "listening at" not in done.stdout
     lines = (done.stdout + done.stderr).splitlines()

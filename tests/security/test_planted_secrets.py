@@ -192,7 +192,7 @@ def login(proxy: Proxy, search: Search) -> None:
     with proxy.start_script("accounts.py", "login", "fresh", "--no-browser", "--priority", "3") as child:
         assert child.stdout is not None
         address = next(line.strip() for line in child.stdout if line.strip().startswith("http"))
-        out, err = child.communicate(allow(address) + "\n", timeout=20)
+        out, err = child.communicate(allow(address) + "\n", timeout=60)
     assert child.returncode == 0, err
     search.look("the login", address + out + err)
 

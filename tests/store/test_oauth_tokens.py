@@ -104,7 +104,7 @@ def test_of_many_connections_that_ask_at_once_one_gets_it(store: Store, location
 
     def ask(owner: str) -> None:
         mine = open_store(location)
-        start.wait(10)
+        start.wait(60)
         won.append(taken(mine, owner).is_mine)
         mine.close()
 

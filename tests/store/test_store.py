@@ -345,7 +345,7 @@ def test_changed_tells_of_other_processes_only(location: Location, store: Store)
         "import sys, database_kit as kit; store = kit.open_store(sys.argv[1]);"
         "store.accounts.update('id of max-1', paused=True); store.close()"
     )
-    start_python(program, location).communicate(timeout=30)
+    start_python(program, location).communicate(timeout=60)
     assert (store.changed(), store.changed()) == (True, False)
 
 

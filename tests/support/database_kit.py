@@ -130,4 +130,4 @@ def held_lock(path: Path) -> Iterator[None]:
             raise RuntimeError("the other process did not get the lock")
         yield
     finally:
-        child.communicate("\n", timeout=10)
+        child.communicate("\n", timeout=60)

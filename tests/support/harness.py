@@ -45,7 +45,7 @@ NOWHERE = "http://127.0.0.1:9/v1/oauth/token"
 # --------------------------------------------------------------------------------------------------- waiting
 
 
-def eventually[T](look: Callable[[], T], until: Callable[[T], object] = bool, timeout: float = 30.0) -> T:
+def eventually[T](look: Callable[[], T], until: Callable[[T], object] = bool, timeout: float = 60.0) -> T:
     """What `look` returns, as soon as that satisfies `until`; TimeoutError with the last look else.
 
     The time limit ends what would never come; it is no promise of ours, and so no measure of the machine.
@@ -274,7 +274,7 @@ class Proxy:
         """The exit code, None while it runs."""
         return self._running().poll()
 
-    def start(self, timeout: float = 30.0) -> Self:
+    def start(self, timeout: float = 60.0) -> Self:
         """Return when it has started; RuntimeError with its log if it ends or takes too long.
 
         mitmproxy listens before it has looked for errors in the scripts, and serves while it gives up: a port that
@@ -305,7 +305,7 @@ class Proxy:
                 start_new_session=True,  # a Ctrl-C is for the tests, which then stop it
             )
 
-    def stop(self, number: int = signal.SIGTERM, timeout: float = 20.0) -> int:
+    def stop(self, number: int = signal.SIGTERM, timeout: float = 60.0) -> int:
         """Send a signal and return the exit code; TimeoutError (and it is killed) if it does not end."""
         process = self._running()
         with contextlib.suppress(ProcessLookupError):
@@ -320,7 +320,7 @@ class Proxy:
         """kill -9."""
         process = self._running()
         process.kill()
-        return process.wait(10)
+        return process.wait(60)
 
     def close(self) -> None:
         """Stop it if it runs, and give back its ports and its temporary folder."""
@@ -356,7 +356,7 @@ class Proxy:
         """All it has written to stdout and stderr so far."""
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
 
-    def wait_for_log(self, text: str, timeout: float = 30.0) -> str:
+    def wait_for_log(self, text: str, timeout: float = 60.0) -> str:
         """The log, as soon as it holds this text."""
         return eventually(self.log, lambda log: text in log, timeout)
 
@@ -366,7 +366,7 @@ class Proxy:
         parameters: Sequence[object] = (),
         *,
         until: Callable[[list[dict[str, Any]]], object] = lambda rows: True,
-        timeout: float = 30.0,
+        timeout: float = 60.0,
     ) -> list[dict[str, Any]]:
         """The rows of a query, read-only, asked again until they satisfy `until`; TimeoutError else."""
 
@@ -385,7 +385,7 @@ class Proxy:
         """What `scripts/accounts.py` prints on this database; AssertionError with its message if it fails."""
         return self.run_script("accounts.py", *arguments, stdin=stdin)
 
-    def run_script(self, name: str, *arguments: str, stdin: str = "", timeout: float = 30.0) -> str:
+    def run_script(self, name: str, *arguments: str, stdin: str = "", timeout: float = 60.0) -> str:
         """What a script prints on this database; AssertionError with what it said if it fails."""
         command = [
             sys.executable,
@@ -504,7 +504,7 @@ class RawClient:
     """
 
     def __init__(
-        self, host: str, port: int, *, tls: ssl.SSLContext | None = None, timeout: float = 10.0, source: str = ""
+        self, host: str, port: int, *, tls: ssl.SSLContext | None = None, timeout: float = 30.0, source: str = ""
     ) -> None:
         self._socket: socket.socket = socket.create_connection((host, port), timeout, (source, 0) if source else None)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -28,9 +28,9 @@ def configured(folder: Path, upstream: FakeUpstream, **options: str) -> dict[str
 def allow(address: str, trusted: Path | None = None) -> str:
     """What the page at `address` shows once the login is allowed: `code#state`."""
     url = urlsplit(address)
-    connection = http.client.HTTPConnection(url.netloc, timeout=10)
+    connection = http.client.HTTPConnection(url.netloc, timeout=60)
     if trusted is not None:
-        connection = http.client.HTTPSConnection(url.netloc, timeout=10, context=trusting(trusted))
+        connection = http.client.HTTPSConnection(url.netloc, timeout=60, context=trusting(trusted))
     try:
         connection.request("GET", f"{url.path}?{url.query}")
         return connection.getresponse().read().decode()

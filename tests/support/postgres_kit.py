@@ -89,7 +89,7 @@ class Cluster:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, cwd=self.folder, start_new_session=True, **_other_user()
             )
-        eventually(self._is_ready, timeout=30)
+        eventually(self._is_ready, timeout=60)
 
     def _is_ready(self) -> bool:
         ready = [str(self._programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
@@ -99,7 +99,7 @@ class Cluster:
         """End it at once, as a crash of the machine would."""
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT)
-            self._process.wait(20)
+            self._process.wait(60)
             self._process = None
 
     def close(self) -> None:

@@ -76,5 +76,5 @@ def running(program: Path, home: Path, environment: Mapping[str, str]) -> Iterat
         yield terminal
     finally:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
+        process.wait(60)
         os.close(keyboard)

@@ -21,7 +21,7 @@ class WebSocket:
     """The least that reads the frames of mitmweb's update socket."""
 
     def __init__(self, proxy: Proxy) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", proxy.web_port), timeout=10)
+        self._socket = socket.create_connection(("127.0.0.1", proxy.web_port), timeout=60)
         key = base64.b64encode(os.urandom(16)).decode()
         lines = (
             f"GET /updates?token={proxy.web_token} HTTP/1.1",

@@ -216,7 +216,7 @@ def test_processes_that_are_killed_at_any_moment_lose_and_leave_no_block(locatio
         time.sleep(0.1 * round_)
         for child in children:
             child.kill()
-            child.communicate(timeout=10)
+            child.communicate(timeout=60)
         assert is_sound(store)
         keys = store.query("SELECT request_id FROM payloads")
         assert {content(store, key) for (key,) in keys} <= bodies

@@ -171,7 +171,7 @@ class FakeUpstream(Script):
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready,), name="fake upstream", daemon=True)
         self._thread.start()
-        if not ready.wait(10):
+        if not ready.wait(60):
             raise TimeoutError("the fake upstream did not start")
         return self
 
