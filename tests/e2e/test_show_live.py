@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from corpus import COUNTS, stream
-from fake_upstream import FakeUpstream, limited_5h, sse, sse_answer, stall_before_head
+from fake_upstream import FakeUpstream, Header, limited_5h, sse, sse_answer, stall_before_head
 from harness import CLIENT_CREDENTIAL, RawClient, claude_request
 from rig import Rig
 
@@ -45,13 +45,14 @@ def test_the_conversation_is_readable(shown: tuple[Rig, bytes]) -> None:
 
 
 def test_a_subagents_request_shows_its_place_among_the_sessions_agents(rig: Rig, client: RawClient) -> None:
-    for extra in (
+    agents: tuple[tuple[Header, ...], ...] = (
         (),
         ((b"x-claude-code-agent-id", b"a1"),),
         ((b"x-claude-code-agent-id", b"a2"), (b"x-claude-code-parent-agent-id", b"a1")),
-    ):
+    )
+    for number, extra in enumerate(agents, 1):
         client.request(*claude_request(6000, session=rig.session, extra=extra))
-        rig.row()
+        rig.rows(number)
 
     lines = [line.split() for line in show(rig).splitlines()]
 
