@@ -830,6 +830,33 @@ def test_refusal_of_an_old_credential_says_nothing_of_the_new_one() -> None:
     assert acquired(pool).open
 
 
+def test_names_that_clients_choose_are_bounded() -> None:
+    clock = Clock()
+    pool = make_pool(clock, "a")
+    for number in range(100):
+        facts = Facts("claude-opus-4-8", betas=(f"b-{number}",))
+        serve(pool, about(Answer.BETA_UNAVAILABLE, Scope.BETA, betas=facts.betas), facts)
+        clock.pass_(1)
+
+    (status,) = pool.status()
+    assert [cooldown.scope_name for cooldown in status.cooldowns] == [f"b-{number}" for number in range(36, 100)]
+
+
+@pytest.mark.parametrize("verdict", [BARE, Verdict(Answer.CLIENT_ERROR, 400, "no", Scope.REQUEST, None)])
+def test_refusal_for_something_else_says_nothing_of_funds(verdict: Verdict) -> None:
+    clock = Clock()
+    pool = make_pool(clock, "a")
+    serve(pool, Verdict(Answer.OUT_OF_FUNDS, 402, "out of funds", Scope.ACCOUNT, Backoff(3600, "fixed", 3600)))
+    clock.pass_(3601)
+    assert repr(pool) == "<AccountPool max-a: serving, half-open>"
+
+    serve(pool, verdict)
+    assert repr(pool) == "<AccountPool max-a: serving, half-open>"
+
+    serve(pool, good())
+    assert repr(pool) == "<AccountPool max-a: serving>"
+
+
 def test_every_beta_that_a_refusal_names_rests_by_itself() -> None:
     pool = make_pool(Clock(), "a")
     asked = Facts("claude-opus-4-8", betas=("b-1", "b-2", "b-3"))

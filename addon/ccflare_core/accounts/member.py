@@ -39,6 +39,9 @@ _ORDINARY = Facts()
 SERVED_SECONDS = 300.0
 """For how long a served request proves that the token is good."""
 
+MOST_NAMED = 64
+"""How many models and betas may rest at once."""
+
 _ABOUT_FUNDS = frozenset({verdicts.Kind.OUT_OF_FUNDS, verdicts.Kind.SPEND_LIMIT})
 _COSTS = frozenset({"messages", "batches"})
 """Path classes whose good answer shows that there are funds."""
@@ -244,14 +247,25 @@ class PoolMember:
             return None
         cooldown = Cooldown(self.account.id, name, at.wall + seconds, verdict.reason, verdict.kind.value, failures)
         self._cooldowns[name] = ActiveCooldown(cooldown, at, since, number)
+        self._bound(at)
         return cooldown
+
+    def _bound(self, at: Moment) -> None:
+        """Forget what ends first of too many parts: clients choose the names of models and betas."""
+        named = [part for part in self._cooldowns if part.scope in (Scope.FAMILY, Scope.BETA)]
+        if len(named) > MOST_NAMED:
+            del self._cooldowns[min(named, key=lambda part: self._cooldowns[part].left(at))]
+        if len(self._failures) > 2 * MOST_NAMED:
+            self._failures = {key: n for key, n in self._failures.items() if key[0] in self._cooldowns}
 
     def end_half_open(self, number: int, parts: Sequence[Part], at: Moment, *, spends: bool = True) -> None:
         """This lease was answered, with whatever: parts that let it through half-open are ready."""
         for each in self._cooldowns_for(parts) if self._cooldowns else ():
             if each.is_answered_by(number, at):
                 each.release(number)
-                if _tells(each.cooldown, parts, spends=spends):
+                # Funds are asked for last: that a request was refused for something else says nothing of them.
+                is_about_funds = each.cooldown.source in _ABOUT_FUNDS
+                if not is_about_funds and _tells(each.cooldown, parts, spends=spends):
                     del self._cooldowns[each.cooldown.part]
 
     def disable(self, verdict: Verdict, sent: Account) -> str:
