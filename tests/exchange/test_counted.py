@@ -178,7 +178,7 @@ def test_what_a_budget_counts_stands_in_the_record_beside_what_is_shown() -> Non
 def test_most_tokens_are_those_that_the_request_itself_asks_for() -> None:
     assert most_tokens(ASKED) == 500
     assert most_tokens(gzip.compress(ASKED), content_encoding="gzip") == 500
-    assert most_tokens(b'{"max_tokens_to_sample":7}') == 7
+    assert most_tokens(b'{"max_tokens_to_sample":7,"max_tokens":1}') == 7
     assert most_tokens(b'{"tools":[{"max_tokens":1}],"max\\u005ftokens":500}') == 500
 
 
@@ -189,6 +189,7 @@ def test_most_tokens_are_those_that_the_request_itself_asks_for() -> None:
         b"?",
         b"[]",
         b"{}",
+        b"7",
         b'{"max_tokens":"9"}',
         b'{"max_tokens":true}',
         b'{"max_tokens":-1}',

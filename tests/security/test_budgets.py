@@ -249,6 +249,10 @@ def test_r05_a_batch_counts_when_it_is_made_and_for_what_it_took_once_that_is_kn
     assert client.look().status == 200
     eventually(client.counts, lambda rows: [row[2] for row in rows] == ["ended"])
     assert client.counts()[0][0] == 5_000 + len(json.dumps(ONE)) // 3
+    [made] = proxy.rows("SELECT request_id FROM batches")
+    shown = proxy.run_script("show.py", made["request_id"])
+    assert f"Budget   ~{5_000 + len(json.dumps(ONE)) // 3:,} tokens, ~$0.06" in shown
+    assert "(estimated, of what has succeeded)" in shown
     eventually(lambda: client.make().status, lambda status: status == 200)  # there is room for one more by now
     proxy.rows("SELECT * FROM requests WHERE status_code = 200", until=lambda rows: len(rows) == 4)
 

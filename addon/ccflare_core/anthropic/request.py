@@ -185,10 +185,10 @@ def most_tokens(body: bytes, *, content_encoding: str = "") -> int | None:
         return None
     try:
         parsed = json.loads(content.data, object_pairs_hook=unambiguous)
-        found = parsed.get("max_tokens", parsed.get("max_tokens_to_sample"))
-    except (ValueError, RecursionError, AttributeError):
+        found = [parsed[name] for name in ("max_tokens", "max_tokens_to_sample") if name in parsed]
+    except (ValueError, RecursionError, TypeError):
         return None
-    return found if type(found) is int and found >= 0 else None
+    return max(found, default=None) if all(type(each) is int and each >= 0 for each in found) else None
 
 
 def unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
