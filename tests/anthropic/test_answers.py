@@ -88,12 +88,19 @@ def test_without_a_known_recovery_none_is_promised() -> None:
     ],
 )
 def test_one_account_that_alone_could_is_told_with_its_end(wait: float | None, end: str) -> None:
-    answer = exhausted(REASONS[:1], wait, now=EPOCH, request_id="req_1", bound="Managed Agents live in account max-1")
+    answer = exhausted(
+        REASONS[:1],
+        wait,
+        now=EPOCH,
+        request_id="req_1",
+        bound="This request is about Managed Agents, which live in account max-1",
+    )
 
     why = "max-1: 5h window spent until 14:20"
     assert (answer.status, answer.reason) == (
         503,
-        f"Managed Agents live in account max-1, and that account cannot serve it now ({why}). {end}",
+        "This request is about Managed Agents, which live in account max-1, and that account cannot serve it now "
+        f"({why}). {end}",
     )
 
 

@@ -290,6 +290,7 @@ def test_deletion_is_of_the_whole_thing() -> None:
         (b'{"request_id":"req_1"}', "req_1"),
         (b'{"request_id": ""}', ""),
         (b'{"request_id": 7}', ""),
+        (b'{"request_id":"req_1","request_id":"req_2"}', ""),
         (b"{}", ""),
         (b"", ""),
         (b"[1]", ""),

@@ -201,7 +201,8 @@ def test_it_is_never_another_account_when_the_named_one_cannot(proxy: Proxy, ups
     try:
         paused = eventually(lambda: ask(proxy, "GET", "/v1/sessions"), lambda reply: reply.status == 503)
         assert message_of(paused) == (
-            "Managed Agents live in account named, and that account cannot serve it now (named: paused). "
+            "This request is about Managed Agents, which live in account named, "
+            "and that account cannot serve it now (named: paused). "
             "It is back when somebody sees to it: `scripts/accounts.py list` says what it lacks."
         )
     finally:

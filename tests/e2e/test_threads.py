@@ -267,7 +267,7 @@ def test_a_touch_is_not_asked_of_another_account(talk: Talk) -> None:
     reply = talk.touch(request_id)
 
     assert reply.status == 503
-    assert f"It names {request_id}" in reply.json()["error"]["message"]
+    assert f"This request names {request_id}" in reply.json()["error"]["message"]
     assert talk.rig.asked == ["a", "a"]
 
 

@@ -15,7 +15,6 @@ from urllib.parse import parse_qsl
 
 from ccflare_core.anthropic.request import PARSE_LIMIT, decoded, unambiguous
 from ccflare_core.anthropic.routes import CACHE_TOUCH, MESSAGES, runs_model
-from ccflare_core.http.sse import parse_json
 
 ID_LIMIT = 300
 """Characters of an id. The API's have about 30."""
@@ -122,7 +121,11 @@ def named_by(method: str, target: str, body: bytes, *, content_encoding: str = "
 def _touched(body: bytes, content_encoding: str) -> Id:
     """The request whose prompt cache is to be kept; one that nobody knows if the body names none."""
     data, whole = decoded(body[:_TOUCH_LIMIT], content_encoding)
-    return id_of(Kind.REQUEST, _at(parse_json(data), "request_id") if whole else None) or Id(Kind.REQUEST, "")
+    try:
+        parsed = json.loads(data, object_pairs_hook=unambiguous) if whole else None
+    except (ValueError, RecursionError):
+        parsed = None
+    return id_of(Kind.REQUEST, _at(parsed, "request_id")) or Id(Kind.REQUEST, "")
 
 
 def hands_out(method: str, path: str) -> frozenset[Kind]:

@@ -174,7 +174,9 @@ class Exchange(Story):
             return
         self._facts = facts
         name = self.opening.stateful_account
-        self._binding.bind(self._shared.pool.id_of(name) or "", f"Managed Agents live in account {name}")
+        self._binding.bind(
+            self._shared.pool.id_of(name) or "", f"This request is about Managed Agents, which live in account {name}"
+        )
         if self.opening.method != "GET":
             self._failover = self._new_failover(0)
         self._ticket = Ticket.LEASE
