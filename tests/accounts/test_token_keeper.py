@@ -140,6 +140,23 @@ async def test_a_token_refused_right_after_it_was_made_is_not_replaced_again(
     assert provider.logins.refreshes == 2
 
 
+async def test_token_refused_right_after_another_process_has_made_it_is_not_replaced(
+    provider: Provider, start: StartDesk, clock: Clock
+) -> None:
+    one = start(provider.account())
+    two = start(owner="run-2")
+    await two.tend(2)
+    await one.renew(rejected=one.known().access_token)
+    two.look()
+
+    again = await two.renew(rejected=two.known().access_token)
+    clock.pass_(61)
+    later = await two.renew(rejected=two.known().access_token)
+
+    assert (again.ok, again.reason, later.ok) == (False, "its new token was refused too", True)
+    assert provider.logins.refreshes == 2
+
+
 async def test_an_answer_without_a_refresh_token_keeps_the_old_one(provider: Provider, start: StartDesk) -> None:
     provider.logins.gives_refresh_token = False
     desk = start(expired(provider))

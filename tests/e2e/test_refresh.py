@@ -21,6 +21,7 @@ from fake_upstream import (
     Answer,
     FakeUpstream,
     Request,
+    error,
     failure,
     limited_5h,
     stall_before_head,
@@ -73,9 +74,15 @@ def sent(upstream: FakeUpstream, path: str) -> list[Request]:
 # --- one refresh ----------------------------------------------------------------------------------------------------
 
 
-def test_a_refused_token_is_renewed_inside_the_request(upstream: FakeUpstream, start_proxy: StartProxy) -> None:
+REVOKED = error(403, "permission_error", "OAuth token has been revoked. Please obtain a new token.")
+
+
+@pytest.mark.parametrize("refusal", [unauthorized(), REVOKED], ids=["401", "403 revoked"])
+def test_a_refused_token_is_renewed_inside_the_request(
+    upstream: FakeUpstream, start_proxy: StartProxy, refusal: Answer
+) -> None:
     access, refresh = upstream.logins.new_login()
-    accepting_only_new(upstream, access)
+    upstream.always(refusal, credential=access, path=MESSAGES)
     proxy = start_proxy(upstream)
     proxy.add_tokens("invalid_grant", access, refresh)
     wait_for_account(proxy, "invalid_grant")

@@ -82,6 +82,8 @@ class TokenKeeper:
         self._back_offs: dict[str, _BackOff] = {}
         self._plans: dict[str, _Plan] = {}
         self._made_at: dict[str, float] = {}
+        self._last_seen: dict[str, str | None] = {}
+        """Each account's access token, to see that another process has made a new one."""
         self._warned_at: dict[str, float] = {}
         self._is_closed = False
 
@@ -98,6 +100,7 @@ class TokenKeeper:
             return Renewal(done=True, reason="the account was removed")
         if rejected is not None and account.access_token != rejected:
             return Renewal(done=True, ok=True)
+        self._see(account)
         if account_id in self._refreshes:  # before any back-off: a caller that comes now shares its result
             return self._refreshes[account_id]
         reason = self._reason_against(account, rejected)
@@ -180,7 +183,15 @@ class TokenKeeper:
             if plan.is_due(now):
                 self.renew(account_id)
         for account in accounts:
+            self._see(account)
             self._warn(account, now)
+
+    def _see(self, account: Account) -> None:
+        """Note when a token was made that is not ours: about now, if there was another one the last time."""
+        last = self._last_seen.get(account.id)
+        if last is not None and last != account.access_token:
+            self._made_at[account.id] = self._clock()
+        self._last_seen[account.id] = account.access_token
 
     def _plan(self, account: Account, now: Moment) -> _Plan:
         old, before = self._plans.get(account.id), self._before_seconds()
