@@ -25,7 +25,6 @@ HARMLESS = {
     ("ccflare_cli.console.Console", "ask_secret"): "a function",
     ("anthropic.answers.Answer", "body"): "an answer of our own",
     ("anthropic.answers.Answer", "headers"): "its headers",
-    ("anthropic.request._Body", "data"): "lives within one function",
     ("secrets.redact.Redacted", "data"): "what is left when the secrets are out",
     ("config.settings.Settings", "pkcs11_token"): "the label of a device",
 }

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -161,10 +160,12 @@ def costly_turn(request: Request) -> Answer:
     model = request.json()["model"]
     if b'"tool_result"' not in request.body:
         return billed(sse_tool("Bash", {"command": "echo 42"}, model=model), usage(12, 87, cache_1h=4321))
-    thought, searches = {"thinking_tokens": 4800}, {"web_search_requests": 3, "web_fetch_requests": 2}
-    advice = [ADVICE | {"type": "message"}, ADVICE, ADVICE]
-    more: dict[str, Any] = {"output_tokens_details": thought, "server_tool_use": searches, "iterations": advice}
-    return billed(sse(["It says ", "so."], model=model), usage(30, 5321, cache_read=6789, cache_5m=345, **more))
+    used = usage(30, 5321, cache_read=6789, cache_5m=345) | {
+        "output_tokens_details": {"thinking_tokens": 4800},
+        "server_tool_use": {"web_search_requests": 3, "web_fetch_requests": 2},
+        "iterations": [ADVICE | {"type": "message"}, ADVICE, ADVICE],
+    }
+    return billed(sse(["It says ", "so."], model=model), used)
 
 
 def recorded_costs(visitor: Visitor, said: Said, number: int) -> list[float]:

@@ -3,8 +3,8 @@
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ccflare_core.http.content_coding import Decoder
 
@@ -71,10 +71,11 @@ class Facts:
         return self.session_id or self.client
 
 
-class Text(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Text:
     """A body without its content coding; not `whole` if there is more of it, or it could not be undone."""
 
-    data: bytes
+    data: bytes = field(repr=False)
     whole: bool
 
 

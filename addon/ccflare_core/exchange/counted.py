@@ -1,6 +1,6 @@
 """How many tokens and dollars an exchange counts in its client's budget; unknown usage is estimated. Pure."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Final, NamedTuple
 
@@ -26,12 +26,13 @@ AS_RECORDED: Final = Counted()
 NOTHING: Final = Counted(0, Decimal(0))
 
 
-class Asked(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Demand:
     """What was asked for: as much of the request as tells what its answer may use."""
 
     path: str
     model: str | None
-    body: bytes
+    body: bytes = field(repr=False)
     encoding: str
     is_streamed: bool = False
 
@@ -48,7 +49,7 @@ class Asked(NamedTuple):
         return estimated_tokens(text.data) if text.whole else MOST_PROMPT
 
 
-def presumed(reading: Reading, prices: PriceList, asked: Asked, status: int | None) -> Counted:
+def presumed(reading: Reading, prices: PriceList, asked: Demand, status: int | None) -> Counted:
     """What a budget takes for an answer whose output nobody has counted to its end.
 
     A stream that broke off counts for all its deltas and for the thinking that was not shown, a body that cannot be
@@ -70,7 +71,7 @@ def presumed(reading: Reading, prices: PriceList, asked: Asked, status: int | No
     return Counted(sum(_tokens(part.usage) for part in told.messages(asked.model)), prices.cost_of(told, asked.model))
 
 
-def unanswered(prices: PriceList, asked: Asked, seconds: float) -> Counted:
+def unanswered(prices: PriceList, asked: Demand, seconds: float) -> Counted:
     """What a budget takes for a request that was given up so long after it went out, before its answer had begun.
 
     The upstream has read the prompt, and goes on working. A stream begins before its first token is made; an answer
@@ -82,7 +83,7 @@ def unanswered(prices: PriceList, asked: Asked, seconds: float) -> Counted:
     return _of(asked, prices, asked.prompt, output)
 
 
-def _of(asked: Asked, prices: PriceList, prompt: int, output: int) -> Counted:
+def _of(asked: Demand, prices: PriceList, prompt: int, output: int) -> Counted:
     used = Usage(input_tokens=prompt, output_tokens=output)
     return Counted(prompt + output, prices.cost(asked.model, used))
 

@@ -25,7 +25,7 @@ from ccflare_core.exchange.aftermath import is_clients_limit, outcome_of, verdic
 from ccflare_core.exchange.binding import Binding
 from ccflare_core.exchange.capture import Capture
 from ccflare_core.exchange.collaborators import Collaborators
-from ccflare_core.exchange.counted import AS_RECORDED, NOTHING, Asked, Counted, presumed, unanswered
+from ccflare_core.exchange.counted import AS_RECORDED, NOTHING, Counted, Demand, presumed, unanswered
 from ccflare_core.exchange.departures import SILENT_SECONDS, Departure, SameRequest
 from ccflare_core.exchange.failover import Deliver, Failover, NextAccount, RetrySame, all_agree
 from ccflare_core.exchange.steps import Attempt, Opening, Outcome, PendingRenewal, Send, Step, Ticket, Wait
@@ -570,7 +570,7 @@ class Exchange(Story):
         if self._estimate is not None:
             is_made = self._status is not None and 200 <= self._status < 300
             return self._estimate if is_made or self._may_be_made else NOTHING
-        return presumed(reading, prices, self._asked(), self._status)
+        return presumed(reading, prices, self._demand(), self._status)
 
     def _counted_unread(self, prices: PriceList) -> Counted:
         """What counts where nothing of an answer has gone to the client."""
@@ -578,11 +578,11 @@ class Exchange(Story):
             return self._estimate if self._sent_at is not None or self._may_be_made else NOTHING
         if self._sent_at is None:
             return AS_RECORDED
-        return unanswered(prices, self._asked(), self._shared.clock() - self._sent_at)
+        return unanswered(prices, self._demand(), self._shared.clock() - self._sent_at)
 
-    def _asked(self) -> Asked:
+    def _demand(self) -> Demand:
         is_streamed = bool(self._facts.stream)
-        return Asked(
+        return Demand(
             self.opening.path, self._facts.model, self._request_body, self._request_encoding, is_streamed=is_streamed
         )
 
