@@ -18,7 +18,8 @@ from harness import Proxy, Truncated, claude_request, via_base_url
 SAMPLE = [case for case in cases() if not case.name.endswith("cut-inside-the-start")][::9]
 ACCOUNTS = 12
 """One that breaks an answer off rests for 5 s, and there is always another one for the next case."""
-RESULTS = "/v1/messages/batches/msgbatch_01/results"
+RESULTS = "/v1/messages/batches/msgbatch_{}/results"
+"""Each batch's results are recorded with their usage once."""
 CODINGS = ("", "gzip", "br", "zstd", "deflate")
 
 
@@ -50,7 +51,7 @@ def test_the_row_holds_what_the_upstream_counted(served: tuple[FakeUpstream, Pro
     upstream, proxy = served
     request = claude_request(3000, session=case.name, stream=case.content_type.startswith("text/event"))
     if case.content_type == LINES:
-        request = request._replace(method="GET", target=RESULTS, body=b"")
+        request = request._replace(method="GET", target=RESULTS.format(number), body=b"")
     upstream.answer(played(case, number), path=request.target.partition("?")[0])
     with via_base_url(proxy) as client:
         client.send_request(*request)
