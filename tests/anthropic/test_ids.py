@@ -168,12 +168,31 @@ def test_too_many_ids_are_a_problem() -> None:
 
 
 LONG = "x" * 5_000_000
+PIECES = 10 * 256 * 1024
 
 
 def test_long_body_is_searched() -> None:
     assert named(saying({"type": "text", "text": LONG}, IMAGE)) == Named((FILE,))
     assert named({"container": {"id": "container_1"}, **saying({"text": LONG})}) == Named((CONTAINER,))
     assert named({**saying({"text": LONG + SAID})}) == NO_IDS
+
+
+def test_long_body_is_searched_across_the_edges_of_its_pieces() -> None:
+    for shift in range(0, 80, 3):
+        text = "x" * (PIECES - shift)
+        body = b'{"model":"%s","container":     "container_1","y":"%s"}' % (text.encode(), LONG.encode())
+        assert named(body) == Named((CONTAINER,))
+
+
+def test_file_may_be_named_any_number_of_times() -> None:
+    many = saying(*({"type": "container_upload", "file_id": f"file_{n % 2 + 1}"} for n in range(2 * IDS_LIMIT)))
+    assert named(many) == Named((FILE, OTHER))
+    assert named({**many, "system": LONG}) == Named((FILE, OTHER))
+
+
+def test_long_body_has_its_credit_too() -> None:
+    (found,) = named({"fallback_credit_token": "opaque" * 100, **saying({"text": LONG})}).ids
+    assert found in named({"fallback_credit_token": {"token": "opaque" * 100}}).ids
 
 
 @pytest.mark.parametrize(

@@ -75,9 +75,18 @@ _MARKS: Final = (b'"file_id"', b'"container"', b'"fallback_credit_token"', b'"th
 """One of these is in every body that names something. Quotes that a conversation has are escaped."""
 _ESCAPED_NAME = re.compile(rb'"[a-z_]{0,24}\\u00[5-7]')
 """A name may be spelt with escapes, which no genuine client does for letters."""
-_LOOSE = re.compile(rb'"(file_id|container|skill_id)"\s*:\s*(?:"([^"]{1,300})"|\{[^{}"]*"id"\s*:\s*"([^"]{1,300})")')
-_WHOLE_TEXTS = re.compile(rb'"(?:file_id|container|skill_id)"\s*:\s*["{]')
-_LOOSE_KINDS: Final = {b"file_id": Kind.FILE, b"container": Kind.CONTAINER, b"skill_id": Kind.SKILL}
+_LOOSE_KINDS: Final = {
+    b'"file_id"': Kind.FILE,
+    b'"container"': Kind.CONTAINER,
+    b'"skill_id"': Kind.SKILL,
+    b'"fallback_credit_token"': Kind.CREDIT,
+}
+_MEMBER = re.compile(rb'"\w+"\s*:\s*["{]')
+"""A name that has a text or an object, and what that text is, or the first text of the object if it is an id."""
+_PLAIN_MEMBER = re.compile(rb'"\w+"\s*:\s*(?:\{[^{}"]*"(?:id|token)"\s*:\s*)?"([^"\\]{1,5000})"')
+_PIECE, _OVERLAP = 256 * 1024, 64
+"""A long body is searched so many bytes at a time, for nothing else runs meanwhile; no mark is longer than the overlap.
+"""
 _OUTPUTS: Final = frozenset({"code_execution_tool_result", "bash_code_execution_tool_result"})
 """The blocks, made by the API itself, in which files that code has written are handed out."""
 _TYPES: Final = {"file": Kind.FILE, "message_batch": Kind.BATCH, "skill": Kind.SKILL}
@@ -102,7 +111,7 @@ def named_by(method: str, target: str, body: bytes, *, content_encoding: str = "
     """What a request for this target names. `strict` is for clients that may not reach everything.
 
     Then a body that two readers could take for different ones has a `problem`. A body is looked at in under 2 ms a
-    megabyte, and is parsed only where it can name something.
+    megabyte, and is parsed only where it can name something. One of more than PARSE_LIMIT is for a thread.
     """
     path, _, query = target.partition("?")
     if found := _PATH.fullmatch(path):
@@ -165,13 +174,13 @@ def _named_in(body: bytes, content_encoding: str, *, strict: bool) -> Named:
     if not whole:
         return Named(problem="its body cannot be decoded")
     is_utf8 = b"\0" not in data[:4] and data[:2] not in (b"\xff\xfe", b"\xfe\xff")
+    if len(data) > PARSE_LIMIT:
+        return _named_in_long(data, is_utf8=is_utf8)
     is_marked = any(mark in data for mark in _MARKS)
     if strict and not is_marked:
         is_marked = b"\\u00" in data and _ESCAPED_NAME.search(data) is not None
     if is_utf8 and not is_marked:
         return NO_IDS
-    if len(data) > PARSE_LIMIT:
-        return _named_in_long(data, is_utf8=is_utf8)
     try:
         parsed = json.loads(data, object_pairs_hook=unambiguous if strict else None)
     except (ValueError, RecursionError):
@@ -181,26 +190,36 @@ def _named_in(body: bytes, content_encoding: str, *, strict: bool) -> Named:
 
 def _named_in_long(data: bytes, *, is_utf8: bool) -> Named:
     """What is too long to be parsed is searched. A tool's input counts too then: that is too much, never too little."""
-    found = _LOOSE.findall(data)
-    is_clear = is_utf8 and len(found) == len(_WHOLE_TEXTS.findall(data)) and not _ESCAPED_NAME.search(data)
-    texts = [(_LOOSE_KINDS[name], one or other) for name, one, other in found[:IDS_LIMIT]]
-    is_clear = is_clear and not any(b"\\" in text for _, text in texts) and len(found) <= IDS_LIMIT
-    ids = _unique([id_of(kind, text.decode("utf-8", "replace")) for kind, text in texts])
-    return Named(ids, problem="" if is_clear else "its body is too long to be parsed")
+    ids: dict[Id | None, None] = {}
+    is_clear = is_utf8
+    for start in range(0, len(data), _PIECE):
+        end = start + _PIECE + _OVERLAP
+        is_clear = is_clear and _ESCAPED_NAME.search(data, start, end) is None
+        for mark, kind in _LOOSE_KINDS.items():
+            at = data.find(mark, start, end)
+            while at >= 0:
+                if _MEMBER.match(data, at):
+                    found = _PLAIN_MEMBER.match(data, at)
+                    is_clear = is_clear and found is not None and len(ids) < IDS_LIMIT
+                    if found and is_clear:
+                        ids[id_of(kind, found[1].decode("utf-8", "replace"))] = None
+                at = data.find(mark, at + 1, end)
+    return Named(_unique([*ids]), problem="" if is_clear else "its body is too long to be parsed")
 
 
 def _named_in_object(parsed: object) -> Named:
     """A request's ids, or those of all requests of a batch."""
     if not isinstance(parsed, dict):
         return NO_IDS
-    ids = _ids_of(parsed)
+    found = _ids_of(parsed)
     batch = parsed.get("requests")
     for each in batch if isinstance(batch, list) else ():
-        ids += _ids_of(_at(each, "params"))
+        found += _ids_of(_at(each, "params"))
     thread = parsed.get("thread")
     continues = _at(thread, "previous_message_id")
+    ids = _unique(found)
     return Named(
-        _unique(ids),
+        ids,
         problem="it names too many" if len(ids) > IDS_LIMIT else "",
         thread=isinstance(thread, dict),
         continues=continues[:ID_LIMIT] if isinstance(continues, str) and continues else None,

@@ -28,6 +28,7 @@ from ccflare_core.exchange.collaborators import Collaborators
 from ccflare_core.exchange.counted import AS_RECORDED, NOTHING, Counted, Demand, presumed, unanswered
 from ccflare_core.exchange.departures import SILENT_SECONDS, Departure, SameRequest
 from ccflare_core.exchange.failover import Deliver, Failover, NextAccount, RetrySame, all_agree
+from ccflare_core.exchange.ownership import LOOK_SECONDS, Pending
 from ccflare_core.exchange.steps import Attempt, Opening, Outcome, PendingRenewal, Send, Step, Ticket, Wait
 from ccflare_core.exchange.story import End, Story, Used
 from ccflare_core.http.headers import Header
@@ -93,6 +94,7 @@ class Exchange(Story):
         self._same_account = False
         self._refused: PendingRenewal | None = None
         self._binding = self._bind(NO_IDS)
+        self._names: Pending[Named] | None = None
         self._renewed: set[str] = set()
         self._budgeted = False
         self._failover = self._new_failover(shared.settings.retry_attempts)
@@ -181,6 +183,10 @@ class Exchange(Story):
             self._failover = self._new_failover(0)
         self._ticket = Ticket.LEASE
 
+    def await_names(self, names: Pending[Named]) -> None:
+        """Send nothing before it is known what the request names: it takes a while to look through a long body."""
+        self._names = names
+
     def let_pass(self) -> None:
         """Allow the wire to send this request as it came, with the client's own credential."""
         if self.outcome is None:
@@ -218,6 +224,11 @@ class Exchange(Story):
                     return wait
         if self._ticket is Ticket.PASS:
             return Send(None)
+        if self._names is not None:
+            if not self._names.done():
+                return Wait(LOOK_SECONDS)
+            self._named, self._names = self._names.result(), None
+            self._binding = self._bind(self._named)
         if self._refused is not None:
             return self._await_token(self._refused)
         if self._same_account and self._lease is not None:

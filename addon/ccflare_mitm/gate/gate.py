@@ -1,7 +1,9 @@
 """The gate: what each request is, how it came in, and whether it may go on. First in a request's way."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from weakref import WeakKeyDictionary
 
 from mitmproxy import http
@@ -10,7 +12,8 @@ from ccflare_core.anthropic import ids, routes
 from ccflare_core.anthropic.agents import with_model
 from ccflare_core.anthropic.answers import Answer, rejected
 from ccflare_core.anthropic.claude_code import read_provenance
-from ccflare_core.anthropic.request import Facts, models_asked, read_facts, repeatable, repeatable_query
+from ccflare_core.anthropic.ids import NO_IDS, Named
+from ccflare_core.anthropic.request import PARSE_LIMIT, Facts, models_asked, read_facts, repeatable, repeatable_query
 from ccflare_core.anthropic.routes import PathClass, Route, Rule
 from ccflare_core.clients.access import AccessLists
 from ccflare_core.clients.admission import Count, Decision, admit
@@ -69,6 +72,7 @@ class Gate:
         self.decisions = Decisions()
         self.tunnels = Tunnels(authenticator)
         self._browsers = BrowserChecks(self.names, lambda: exchanges.settings)
+        self._names = ThreadPoolExecutor(1, thread_name_prefix="ccflare-names")
         self._batches = BatchReader(rates.budgets, exchanges, self._deny)
         self._pages = AdminServer(admin, factor, self.decisions, auditor)
         self._has_told_of_stateful = False
@@ -254,9 +258,7 @@ class Gate:
         """Read the body, and let the request go with an account if its key may run what it asks for."""
         request = flow.request
         encoding = request.headers.get("content-encoding", "")
-        is_limited = key_of(exchange.opening) is not None
-        sent = request.raw_content or b""
-        named = ids.named_by(method_of(request), request.path, sent, content_encoding=encoding, strict=is_limited)
+        named = self._named(request, exchange, request.raw_content or b"", encoding)
         if not encoding:
             self._look_for_agent(request, exchange, in_thread=named.thread)
         body = request.raw_content or b""
@@ -269,6 +271,15 @@ class Gate:
                 return
         facts = replace(self._facts(flow, body, encoding, exchange.opening.client), path_class=rule.resource)
         exchange.admit(facts, body, encoding, named)
+
+    def _named(self, request: http.Request, exchange: Exchange, body: bytes, encoding: str) -> Named:
+        """What the request names. For a long body that is found out meanwhile, and the exchange waits for it."""
+        asked = (method_of(request), request.path, body)
+        look = partial(ids.named_by, content_encoding=encoding, strict=key_of(exchange.opening) is not None)
+        if len(body) <= PARSE_LIMIT or not routes.runs_model(asked[0], exchange.opening.path):
+            return look(*asked)
+        exchange.await_names(self._names.submit(look, *asked))
+        return NO_IDS
 
     def _may_run(self, key: ClientKey, rule: Rule, body: bytes, encoding: str) -> bool:
         """Whether the key may use every model that the body asks for, as it goes upstream."""
