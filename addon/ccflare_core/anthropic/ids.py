@@ -129,9 +129,9 @@ def named_by(method: str, target: str, body: bytes, *, content_encoding: str = "
 
 def _touched(body: bytes, content_encoding: str) -> Id:
     """The request whose prompt cache is to be kept; one that nobody knows if the body names none."""
-    data, whole = decoded(body[:_TOUCH_LIMIT], content_encoding)
+    text = decoded(body[:_TOUCH_LIMIT], content_encoding)
     try:
-        parsed = json.loads(data, object_pairs_hook=unambiguous) if whole else None
+        parsed = json.loads(text.data, object_pairs_hook=unambiguous) if text.whole else None
     except (ValueError, RecursionError):
         parsed = None
     return id_of(Kind.REQUEST, _at(parsed, "request_id")) or Id(Kind.REQUEST, "")
@@ -170,9 +170,10 @@ def _unique(ids: list[Id | None]) -> tuple[Id, ...]:
 
 
 def _named_in(body: bytes, content_encoding: str, *, strict: bool) -> Named:
-    data, whole = decoded(body, content_encoding)
-    if not whole:
+    text = decoded(body, content_encoding)
+    if not text.whole:
         return Named(problem="its body cannot be decoded")
+    data = text.data
     is_utf8 = b"\0" not in data[:4] and data[:2] not in (b"\xff\xfe", b"\xfe\xff")
     if len(data) > PARSE_LIMIT:
         return _named_in_long(data, is_utf8=is_utf8)
