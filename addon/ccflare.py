@@ -17,6 +17,7 @@ from mitmproxy import command, ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 from mitmproxy.connection import Client
 from mitmproxy.proxy.layer import NextLayer
+from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from mitmproxy.tls import ClientHelloData, TlsData
 
 try:
@@ -151,9 +152,22 @@ class CCFlare:
         """Remember what a server has proved of itself; the wire asks for it."""
         self._open_app().upstream.proof.note(data)
 
-    def http_connect(self, flow: http.HTTPFlow) -> None:
-        """A client asks for a tunnel: decide whether it may have it."""
-        self._open_app().admission.gate.enter(flow, is_connect=True)
+    async def http_connect(self, flow: http.HTTPFlow) -> None:
+        """A client asks for a tunnel: decide whether it may have it. Where it leads may have to be looked up."""
+        await self._open_app().admission.opener.connect(flow)
+
+    async def server_connect(self, data: ServerConnectionHookData) -> None:
+        """A server is about to be connected to: never ourselves, and for a tunnel the address that was looked at."""
+        try:
+            await self._open_app().admission.opener.aim(data)
+        except Exception:
+            data.server.error = "nobody could look where it leads"  # mitmproxy would connect
+            raise
+
+    def client_disconnected(self, client: Client) -> None:
+        """A connection is over, and what was a tunnel in it."""
+        if self._app is not None:
+            self._app.admission.gate.tunnels.left(client)
 
     # A request
 
@@ -231,7 +245,7 @@ class CCFlare:
         return self._settings is not None and has_client_keys(self._settings.database)
 
     def _is_open_tunnel(self, data: NextLayer) -> bool:
-        return self._open_app().admission.gate.tunnels.is_open(data.context.client)
+        return self._open_app().admission.gate.tunnels.is_open(data.context.server)
 
     def _set_paused(self, name: str, paused: bool) -> None:
         try:

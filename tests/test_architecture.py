@@ -133,6 +133,8 @@ TESTED_IN = {
     "ccflare_mitm.gate.header_masking": "e2e/test_secrets.py",
     "ccflare_mitm.gate.ingress": "gate/test_gate.py",
     "ccflare_mitm.gate.management": "security/test_access.py",
+    "ccflare_mitm.gate.tunnel_opener": "e2e/test_tunnel_targets.py",
+    "ccflare_mitm.gate.tunnel_story": "e2e/test_tunnel_targets.py",
     "ccflare_mitm.gate.tunnels": "gate/test_gate.py",
     "ccflare_mitm.host.decisions": "security/test_guard.py",
     "ccflare_mitm.host.dumps": "e2e/test_inspector_live.py",
@@ -146,6 +148,7 @@ TESTED_IN = {
     "ccflare_mitm.wire.client_side": "wire/test_stream.py",
     "ccflare_mitm.wire.course": "wire/test_stream.py",
     "ccflare_mitm.wire.deadlines": "e2e/test_deadlines.py",
+    "ccflare_mitm.wire.guarded_tunnel": "e2e/test_tunnel_targets.py",
     "ccflare_mitm.wire.layer": "e2e/test_fail_closed.py",
     "ccflare_mitm.wire.relay": "e2e/test_failover.py",
     "ccflare_mitm.wire.services": "e2e/test_streams.py",
@@ -352,6 +355,7 @@ def test_modules_have_no_circle() -> None:
             {
                 f"ccflare_mitm.{name}"
                 for name in (
+                    "wire.guarded_tunnel",
                     "host.contract",
                     "host.internals",
                     "host.peers",

@@ -91,7 +91,7 @@ class App:
         self.accounts = build_accounts(live, self.storage, self.upstream, self._run_id)
         self.recording = build_recording(live, self.storage, self.accounts, self._run_id)
         self._poll = build_usage_poll(live, self.accounts, self.upstream, self.recording)
-        self.admission = build_admission(live, self.storage, self.accounts, self.recording)
+        self.admission = build_admission(live, self.storage, self.accounts, self.recording, self._run_id)
         self.wire = build_wire(live, self.storage, self.upstream, self.admission)
 
     @property
@@ -164,6 +164,7 @@ class App:
         cut = exchanges.finish_all(Outcome.SHUTDOWN)
         if cut:
             logger.warning("%d open exchanges were cut by the shutdown", cut)
+        self.admission.gate.tunnels.close()
         self._background.stop()
         await self.accounts.keeper.close(ANSWER_SECONDS, hurry)
         await asyncio.to_thread(self._end_run)

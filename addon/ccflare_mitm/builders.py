@@ -44,10 +44,13 @@ from ccflare_core.writer.auditor import Auditor
 from ccflare_core.writer.news import Rules, StoreCalls, StoreNews
 from ccflare_core.writer.retention import Policy, Retention
 from ccflare_core.writer.writer import Writer
+from ccflare_mitm.gate.destinations import Destinations
 from ccflare_mitm.gate.gate import Gate
 from ccflare_mitm.gate.header_masking import HeaderMask
 from ccflare_mitm.gate.management import Management, renew_digest, report_failures
 from ccflare_mitm.gate.pages import Admin
+from ccflare_mitm.gate.tunnel_opener import TunnelOpener
+from ccflare_mitm.host.listener import own_names, ports
 from ccflare_mitm.wire.hooks import HookRunner
 from ccflare_mitm.wire.reaper import Reaper
 from ccflare_mitm.wire.services import Services
@@ -119,6 +122,7 @@ class Admission:
     access: AccessLists
     rates: RateLimits
     mask: HeaderMask
+    opener: TunnelOpener
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +233,9 @@ def build_usage_poll(live: LiveSettings, accounts: Accounts, upstream: Upstream,
     )
 
 
-def build_admission(live: LiveSettings, storage: Storage, accounts: Accounts, recording: Recording) -> Admission:
+def build_admission(
+    live: LiveSettings, storage: Storage, accounts: Accounts, recording: Recording, run_id: str
+) -> Admission:
     """The gate with all that it asks, which follow the client keys and rules in the database."""
 
     async def keep_try(tried: Used | Wrong) -> bool:
@@ -254,8 +260,31 @@ def build_admission(live: LiveSettings, storage: Storage, accounts: Accounts, re
     live.listen(access.change)
     news.client_keys.listen(authenticator.replace)
     news.rules.listen(take_rules)
-    gate = Gate(recording.exchanges, authenticator, access, rates, admin, second_factor, auditor=storage.auditor)
-    return Admission(gate, authenticator, access, rates, HeaderMask())
+    gate = Gate(
+        recording.exchanges,
+        authenticator,
+        access,
+        rates,
+        admin,
+        second_factor,
+        auditor=storage.auditor,
+        own_names=own_names,
+    )
+    opener = TunnelOpener(
+        gate,
+        Destinations(live, ports),
+        rates,
+        storage.writer.put,
+        run_id=run_id,
+        wall=time.time,  # noqa: TID251
+        records=records_tunnels(live, storage.retention),
+    )
+    return Admission(gate, authenticator, access, rates, HeaderMask(), opener)
+
+
+def records_tunnels(live: LiveSettings, retention: Retention) -> Callable[[str | None], bool]:
+    """Whether there is a row for a tunnel of a client key that is recorded in this mode (None: as everybody)."""
+    return lambda mode: retention.allowed(record_mode(live().record, (), "", mode)) is not Mode.OFF
 
 
 def build_wire(live: LiveSettings, storage: Storage, upstream: Upstream, admission: Admission) -> Wire:
@@ -278,6 +307,7 @@ def build_wire(live: LiveSettings, storage: Storage, upstream: Upstream, admissi
         decisions=gate.decisions,
         hooks=HookRunner(ctx.master.addons),
         watch=reaper.watch,
+        tunnel=lambda flow: gate.tunnels.story(flow.server_conn),
         let_go=reaper.let_go,
     )
     return Wire(services, reaper)

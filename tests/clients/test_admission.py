@@ -32,10 +32,15 @@ HEALTH = PageAccess(("GET", "HEAD"), None)
 PAUSE = PageAccess(("POST",), Permission.ACCOUNTS_MANAGE)
 KEY = a_key()
 STATEFUL = a_key(stateful=True)
-NAMED = {"stateful_account": "max"}
+SERVES_AGENTS = {"stateful_account": "max"}
 ELSEWHERE = RequestHead(
     Line(b"CONNECT", b""), (), (SECRET,), "127.0.0.1", "other.example", 443, ("127.0.0.1", 8080), is_connect=True
 )
+NAMED: dict[str, Any] = {"options": {"allowed_hosts": "proxy.lan outside.lan:9090"}}
+REMOTE: dict[str, Any] = {
+    "options": {"allow_remote": True, "allowed_origins": "https://panel.example"},
+    "own_names": frozenset({"box"}),
+}
 OPENER = Principal(KEY, KEY.role.permissions, SECRET)
 
 
@@ -182,9 +187,23 @@ def test_order_a_request_with_every_fault_is_told_of_them_in_the_order_of_the_li
         (
             a_head("/ccflare/health", "GET", page=HEALTH, host="evil.com"),
             {"options": {"allow_remote": True}},
-            "page_of_ours_only",
+            "served_host",
             403,
         ),
+        (a_head("/ccflare/health", "GET", EVIL, page=HEALTH, host="proxy.lan"), NAMED, "page_of_ours_only", 403),
+        (a_head("/ccflare/health", "GET", page=HEALTH, host="proxy.lan"), NAMED, "own_page", Way.PAGE),
+        (a_head(host="proxy.lan"), NAMED, "go_on", Way.UPSTREAM),
+        (a_head(host="proxy.lan", port=81), NAMED, "served_host", 403),
+        (a_head(host="outside.lan", port=9090), NAMED, "go_on", Way.UPSTREAM),
+        # With ccflare_allow_remote: what only we are called, and no name that a stranger's DNS may have led here.
+        (a_head(host="192.0.2.5"), REMOTE, "go_on", Way.UPSTREAM),
+        (a_head(host="2001:db8::5"), REMOTE, "go_on", Way.UPSTREAM),
+        (a_head(host="box"), REMOTE, "go_on", Way.UPSTREAM),
+        (a_head(host="panel.example"), REMOTE, "go_on", Way.UPSTREAM),
+        (a_head(host="localhost"), REMOTE, "go_on", Way.UPSTREAM),
+        (a_head(host="evil.com"), REMOTE, "served_host", 403),
+        (a_head(host="192.0.2.5"), {"own_names": {"box"}}, "served_host", 403),
+        (a_head(host="box"), {"own_names": {"box"}}, "served_host", 403),
         (a_head("/ccflare/health", "OPTIONS", PREFLIGHT, page=HEALTH, presented=()), {}, "preflight", Way.PREFLIGHT),
         (a_head("/ccflare/health", "OPTIONS", PREFLIGHT, EVIL, page=HEALTH), {}, "page_of_ours_only", 403),
         (a_head("/v1/messages", "OPTIONS", PREFLIGHT, EVIL, presented=()), {}, "valid_key", 401),
@@ -239,17 +258,17 @@ def test_order_a_request_with_every_fault_is_told_of_them_in_the_order_of_the_li
         # Managed Agents.
         (a_head("/v1/sessions", "GET"), {}, "go_on", Way.UPSTREAM),
         (a_head("/v1/sessions", "PUT", EVIL), {}, "go_on", Way.UPSTREAM),
-        (a_head("/v1/sessions", "GET"), {"options": NAMED}, "stateful", 403),
-        (a_head("/v1/sessions", "GET"), {"options": NAMED, "key": a_key(role=Role.ADMIN)}, "stateful", 403),
-        (a_head("/v1/sessions", "GET"), {"options": NAMED, "key": STATEFUL}, "go_on", Way.STATEFUL),
-        (a_head("/v1/sessions", "GET", presented=()), {"options": NAMED, "key": None}, "go_on", Way.STATEFUL),
-        (a_head("/v1/sessions", "GET", EVIL), {"options": NAMED, "key": STATEFUL}, "own_site", 403),
-        (a_head("/v1/sessions", "PUT"), {"options": NAMED, "key": STATEFUL}, "method_and_path", 405),
-        (a_head("/v1/sessions/"), {"options": NAMED, "key": STATEFUL}, "method_and_path", 400),
-        (a_head(), {"options": NAMED}, "go_on", Way.UPSTREAM),
+        (a_head("/v1/sessions", "GET"), {"options": SERVES_AGENTS}, "stateful", 403),
+        (a_head("/v1/sessions", "GET"), {"options": SERVES_AGENTS, "key": a_key(role=Role.ADMIN)}, "stateful", 403),
+        (a_head("/v1/sessions", "GET"), {"options": SERVES_AGENTS, "key": STATEFUL}, "go_on", Way.STATEFUL),
+        (a_head("/v1/sessions", "GET", presented=()), {"options": SERVES_AGENTS, "key": None}, "go_on", Way.STATEFUL),
+        (a_head("/v1/sessions", "GET", EVIL), {"options": SERVES_AGENTS, "key": STATEFUL}, "own_site", 403),
+        (a_head("/v1/sessions", "PUT"), {"options": SERVES_AGENTS, "key": STATEFUL}, "method_and_path", 405),
+        (a_head("/v1/sessions/"), {"options": SERVES_AGENTS, "key": STATEFUL}, "method_and_path", 400),
+        (a_head(), {"options": SERVES_AGENTS}, "go_on", Way.UPSTREAM),
         (
             a_head("/v1/environments/e_1/work/poll", "GET"),
-            {"options": NAMED},
+            {"options": SERVES_AGENTS},
             "go_on",
             Way.UPSTREAM,
         ),
@@ -272,7 +291,7 @@ def test_order_a_request_with_every_fault_is_told_of_them_in_the_order_of_the_li
         ),
         (a_head("", "CONNECT", is_connect=True, host="api.anthropic.com", port=443), {}, "go_on", Way.TUNNEL),
         (ELSEWHERE, {}, "permitted_tunnel", 403),
-        (ELSEWHERE, {"key": a_key(tunnels=True)}, "go_on", Way.TUNNEL),
+        (ELSEWHERE, {"key": a_key(tunnels=True)}, "go_on", Way.TUNNEL_ELSEWHERE),
         (ELSEWHERE, {"key": a_key(tunnels=True, role=Role.VIEWER)}, "permitted_tunnel", 403),
         (ELSEWHERE, {"key": a_key(tunnels=True), "rates": KeySpent(print)}, "limits_of_tunnel", 429),
         (
@@ -281,8 +300,8 @@ def test_order_a_request_with_every_fault_is_told_of_them_in_the_order_of_the_li
             "go_on",
             Way.TUNNEL,
         ),
-        (replace(ELSEWHERE, presented=()), {"open_loopback": True}, "go_on", Way.TUNNEL),
-        (replace(ELSEWHERE, presented=()), {"key": None, "rates": KeySpent(print)}, "go_on", Way.TUNNEL),
+        (replace(ELSEWHERE, presented=()), {"open_loopback": True}, "go_on", Way.TUNNEL_ELSEWHERE),
+        (replace(ELSEWHERE, presented=()), {"key": None, "rates": KeySpent(print)}, "go_on", Way.TUNNEL_ELSEWHERE),
         (
             a_head("/ccflare/health", "CONNECT", is_connect=True, page=HEALTH, presented=()),
             {},
@@ -522,7 +541,7 @@ def test_any_head_is_either_admitted_or_rejected(head: RequestHead, state: GateS
     if isinstance(outcome, Admitted):
         is_keyless = outcome.way in (Way.WARM_UP, Way.PREFLIGHT) or head.page == HEALTH
         assert is_keyless or outcome.principal is not None
-        assert (outcome.way is Way.TUNNEL) is head.is_connect
+        assert (outcome.way in (Way.TUNNEL, Way.TUNNEL_ELSEWHERE)) is head.is_connect
     else:
         assert 400 <= outcome.status < 600
         assert outcome.message

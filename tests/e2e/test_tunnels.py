@@ -1,9 +1,7 @@
 """A tunnel lives as long as the secret that it was opened with, whatever goes on inside."""
 
-import base64
 import contextlib
 import socket
-import ssl
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -13,16 +11,10 @@ import pytest
 from ccflare_core.secrets.key_sources import KeyFile
 from ccflare_core.store.client_keys import new_key
 from ccflare_core.store.store import Store
-from fake_upstream import FakeUpstream, Gate, Header, limited_5h, sse
-from harness import Http2Client, Proxy, RawClient, Truncated, claude_request, eventually, via_connect
+from fake_upstream import FakeUpstream, Gate, limited_5h, sse
+from harness import Http2Client, Proxy, RawClient, claude_request, eventually, via_connect
 from rig import Rig
-
-ENDED = (Truncated, ConnectionError, ssl.SSLError)
-"""What a client sees of a tunnel that was cut, depending on the moment."""
-
-
-def proof(secret: str) -> tuple[Header, ...]:
-    return ((b"Proxy-Authorization", b"Basic " + base64.b64encode(f"key:{secret}".encode())),)
+from tunnel_kit import ENDED, Echo, client_hello, is_cut, proof, read_exactly
 
 
 class Key(NamedTuple):
@@ -71,7 +63,8 @@ Ending = Callable[[Key], object]
 @pytest.fixture(scope="module")
 def bench() -> Iterator[Rig]:
     with FakeUpstream(tls=True, http2=True) as upstream:
-        options = {"ccflare_hold_seconds": 60, "ccflare_open_loopback": True, "ccflare_forward_other_hosts": True}
+        options: dict[str, object] = {"ccflare_hold_seconds": 60, "ccflare_open_loopback": True}
+        options |= {"ccflare_forward_other_hosts": True, "ccflare_tunnel_targets": "127.0.0.0/8 localhost"}
         with Rig.running(upstream, **options) as rig:
             yield rig
 
@@ -89,14 +82,6 @@ def opens(key: Key, secret: str | None = None) -> bool:
         key.tunnel(secret).close()
     except ConnectionRefusedError:
         return False
-    return True
-
-
-def is_cut(client: RawClient) -> bool:
-    """Whether its connection has ended; it is read until then."""
-    with contextlib.suppress(*ENDED):
-        while client.detach().recv(65536):
-            pass
     return True
 
 
@@ -212,34 +197,15 @@ def test_a_foreign_tunnel_that_nobody_looks_into_ends_while_it_is_busy(key: Key,
         other.wait_until(lambda: not other.open_connections)
 
 
-class Echo:
-    """A server of its own protocol: it repeats what it is sent and never closes first."""
-
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.settimeout(10)
-        self.port: int = self._listener.getsockname()[1]
-
-    def accept(self) -> socket.socket:
-        peer, _ = self._listener.accept()
-        peer.settimeout(10)
-        return peer
-
-    def __enter__(self) -> "Echo":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.close()
-
-
 @pytest.mark.parametrize("half_closed", [False, True])
 def test_a_raw_tunnel_ends_though_its_server_would_stay(key: Key, half_closed: bool) -> None:
     with Echo() as server, RawClient("127.0.0.1", key.proxy.port) as client:
         target = f"127.0.0.1:{server.port}"
         assert client.request("CONNECT", target, proof(key.secret)).status == 200
-        client.send(b"\0\1 hello")
+        hello = client_hello("a.example")
+        client.send(hello)
         with server.accept() as peer:
-            assert peer.recv(100) == b"\0\1 hello"
+            assert read_exactly(peer, len(hello)) == hello
             if half_closed:
                 client.detach().shutdown(socket.SHUT_WR)
                 assert peer.recv(100) == b""

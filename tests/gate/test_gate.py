@@ -159,8 +159,8 @@ def test_other_hosts_are_served_without_an_account_if_that_is_wanted() -> None:
 
 
 def test_with_remote_clients_allowed_our_port_can_be_called_by_any_name() -> None:
-    assert let_in(asked(address=("http", "proxy.lan", 8080)), allow_remote=True).ticket is Ticket.LEASE
-    assert let_in(asked(address=("http", "proxy.lan", 8081)), allow_remote=True).outcome is Outcome.REFUSED
+    assert let_in(asked(address=("http", "proxy.lan", 8080)), allowed_hosts="proxy.lan").ticket is Ticket.LEASE
+    assert let_in(asked(address=("http", "proxy.lan", 8081)), allowed_hosts="proxy.lan").outcome is Outcome.REFUSED
 
 
 # --- the paths --------------------------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ def test_r14_a_trusted_proxy_on_another_machine_cannot_make_anybody_local(name: 
         assert remote.response is not None
         assert tunnel.response is not None
         assert (remote.response.status_code, tunnel.response.status_code) == (401, 407)
-        assert not gate.tunnels.is_open(tunnel.client_conn)
+        assert not gate.tunnels.is_open(tunnel.server_conn)
 
         gate.enter(local := asked(peer="127.0.0.1", headers=((b"X-Forwarded-For", b"127.0.0.1"),)))
         assert local.response is None

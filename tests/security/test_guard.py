@@ -192,10 +192,11 @@ def test_r01_a_tunnel_without_a_key_gets_a_407() -> None:
     for headers, status in (((), 407), ((basic(WRONG),), 407), ((basic(SECRET),), 0)):
         gate = a_gate(Bench(), an_authenticator(a_key()))
         gate.enter(
-            flow := asked(method="CONNECT", address=("https", "example.com", 443), headers=headers), is_connect=True
+            flow := asked(method="CONNECT", address=("https", "api.anthropic.com", 443), headers=headers),
+            is_connect=True,
         )
         assert (flow.response.status_code if flow.response else 0) == status
-        assert gate.tunnels.is_open(flow.client_conn) == (status == 0)
+        assert gate.tunnels.is_open(flow.server_conn) == (status == 0)
         assert status == 0 or (flow.response and flow.response.headers["proxy-authenticate"] == 'Basic realm="ccflare"')
 
 

@@ -75,6 +75,7 @@ class StreamKit:
             hooks=SimpleNamespace(run=anything),  # type: ignore[arg-type]
             watch=anything,
             let_go=anything,
+            tunnel=anything,
         )
 
     # Events

@@ -54,6 +54,8 @@ class Kind(StrEnum):
     """Nothing was sent: the upstream has shown no pinned key."""
     NOT_TRUSTED = "not_trusted"
     """Nothing was sent: the server that answered has no certificate that is good for the upstream's name."""
+    COMES_BACK = "comes_back"
+    """Nothing was sent: it would have come back to this proxy."""
     UNANSWERED = "unanswered"
     """Nothing to judge: the client left, or the proxy stopped, before the upstream had answered."""
 
@@ -144,6 +146,7 @@ _LAW = {
     Kind.BROKEN_OFF: _Rule(Scope.UPSTREAM, Backoff(5.0, "fixed", 5.0), "the answer broke off"),
     Kind.NOT_PINNED: _Rule(Scope.UPSTREAM, None, "certificate not pinned"),
     Kind.NOT_TRUSTED: _Rule(Scope.UPSTREAM, None, "certificate not trusted"),
+    Kind.COMES_BACK: _Rule(Scope.UPSTREAM, None, "leads back to this proxy"),
     Kind.UNANSWERED: _Rule(Scope.REQUEST, None, "not answered yet"),
 }
 

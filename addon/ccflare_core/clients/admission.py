@@ -15,7 +15,7 @@ from ccflare_core.clients.browser import Asked
 from ccflare_core.clients.checks import Admitted, Request
 from ccflare_core.clients.rate_limits import Moment
 from ccflare_core.clients.request_head import GateState, RequestHead
-from ccflare_core.http.origins import Origin, is_loopback
+from ccflare_core.http.origins import Origin, is_address, is_loopback
 from ccflare_core.http.rejection import Rejection
 
 
@@ -63,12 +63,12 @@ def examine(head: RequestHead, state: GateState, now: Moment) -> Request:
             state.ring, head.presented, now.wall, is_local=caller.is_local, open_loopback=state.open_loopback
         )
     upstream = state.settings.upstream
-    # The upstream's own name over TLS: nobody else has a certificate for it that the client takes.
+    # The upstream's own name over TLS: nobody else has a certificate for it that the client takes. Or one of ours.
     asked = Asked(
         head.method,
         Origin("https" if head.is_tls else "http", head.host, head.port),
         browser.read_fields(head.fields),
-        is_vouched=head.is_tls and head.host == upstream.host,
+        is_vouched=(head.is_tls and head.host == upstream.host) or is_ours_by_name(head, state),
     )
     is_for_upstream = not head.is_connect and means_upstream(head, state)
     stateful = bool(state.settings.stateful_account)
@@ -84,6 +84,18 @@ def means_upstream(head: RequestHead, state: GateState) -> bool:
     upstream = state.settings.upstream
     if head.host == upstream.host and head.port in (upstream.port, 80, 443):
         return True
-    if head.port != head.here[1]:
+    return is_ours_by_name(head, state) or (head.port == head.here[1] and _is_address_of_ours(head, state))
+
+
+def is_ours_by_name(head: RequestHead, state: GateState) -> bool:
+    """Whether the owner has said that the proxy is reached by the name that a request has."""
+    return state.settings.allowed_hosts.have(head.host, head.port, here=head.here[1])
+
+
+def _is_address_of_ours(head: RequestHead, state: GateState) -> bool:
+    """Whether no stranger's DNS can have led to us under this host: an address, or a name that only we have."""
+    if is_loopback(head.host) or head.host == head.here[0]:
+        return True
+    if not state.settings.allow_remote:
         return False
-    return state.settings.allow_remote or is_loopback(head.host) or head.host == head.here[0]
+    return is_address(head.host) or head.host in state.own_names or state.settings.allowed_origins.name(head.host)

@@ -34,7 +34,9 @@ class Way(StrEnum):
     ELSEWHERE = "elsewhere"
     """To another host, as it came."""
     TUNNEL = "tunnel"
-    """A CONNECT: its connection becomes a tunnel."""
+    """A CONNECT to the upstream: its connection becomes a tunnel, whose requests come here."""
+    TUNNEL_ELSEWHERE = "tunnel elsewhere"
+    """A CONNECT to another host: nobody looks into that tunnel, but where it leads is looked at first."""
     PAGE = "page"
     """To one of our own pages."""
     PREFLIGHT = "preflight"
@@ -217,9 +219,12 @@ def served_host(request: Request) -> Rejection | None:
     head, settings = request.head, request.state.settings
     if request.route is not None or (settings.forward_other_hosts and not head.is_reverse):
         return None
+    served = f"This proxy serves {settings.upstream.host} only, not {head.host[:100]}:{head.port}; "
+    if head.is_reverse or head.port == head.here[1]:  # who asks for another host rarely hits upon our own port
+        return _forbidden(f"{served}if that is this proxy, add it to ccflare_allowed_hosts.")
     return _forbidden(
-        f"This proxy serves {settings.upstream.host} only, not {head.host[:100]}:{head.port}; "
-        "set ccflare_forward_other_hosts to pass plain requests for other hosts."
+        f"{served}set ccflare_forward_other_hosts to pass plain requests for other hosts, or add it to "
+        "ccflare_allowed_hosts if it is this proxy."
     )
 
 
@@ -269,7 +274,8 @@ def limits_of_key(request: Request) -> Rejection | None:
 def go_on(request: Request) -> Admitted:
     """Nothing speaks against it."""
     if request.head.is_connect:
-        return Admitted(Way.TUNNEL, request.identity.principal)
+        way = Way.TUNNEL_ELSEWHERE if request.leads_elsewhere else Way.TUNNEL
+        return Admitted(way, request.identity.principal)
     principal = request.identity.principal
     if request.route is None:
         return Admitted(Way.ELSEWHERE, principal)

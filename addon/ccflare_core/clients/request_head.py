@@ -97,3 +97,5 @@ class GateState:
     """Why no request is taken: nothing could be audited for too long."""
     needs_code: bool
     """Whether there is a second factor."""
+    own_names: frozenset[str] = frozenset()
+    """This machine's own name, and those in certificates that are shown to clients."""

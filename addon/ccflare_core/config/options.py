@@ -14,8 +14,12 @@ from ccflare_core.config import location, record_mode
 from ccflare_core.config.option import Applies, Group, Option
 from ccflare_core.http import pins
 from ccflare_core.http.addresses import are_networks
+from ccflare_core.http.hosts import FORM as HOSTS
+from ccflare_core.http.hosts import are_hosts
 from ccflare_core.http.messages import check_url
 from ccflare_core.http.origins import Origin, are_origins
+from ccflare_core.http.targets import FORM as TARGETS
+from ccflare_core.http.targets import are_targets
 
 AT_ONCE, NEW, RESTART = Applies.AT_ONCE, Applies.NEW, Applies.RESTART
 
@@ -232,8 +236,14 @@ _NETWORK = _in(
     Option("ccflare_allowed_origins", AT_ONCE, str, "",
            "Origins (https://host:port) whose web pages may call the proxy and read its answers.", check=are_origins,
            environment="ALLOWED_ORIGINS", form="origins such as https://ccflare.example:8443, no * and no path"),
+    Option("ccflare_allowed_hosts", AT_ONCE, str, "",
+           "Names that clients reach the proxy by, such as host.docker.internal or proxy.example, with the port if "
+           "that is another one.", check=are_hosts, form=HOSTS),
     _switch("ccflare_forward_other_hosts", NEW, False,
             "Forward plain http requests for other hosts too, instead of answering 403."),
+    Option("ccflare_tunnel_targets", AT_ONCE, str, "",
+           "Names and networks on this machine or in private networks that client keys may open tunnels to as well.",
+           check=are_targets, form=TARGETS),
     _switch("ccflare_tuning", RESTART, True,
             "Make mitmproxy faster by switching off what a proxy for a single API does not need."),
 )

@@ -33,8 +33,10 @@ from ccflare_core.config.record_mode import Rule, parse_rules
 from ccflare_core.config.spelling import unknown, unknown_variables
 from ccflare_core.errors import ConfigError
 from ccflare_core.http.addresses import Networks
+from ccflare_core.http.hosts import HostNames
 from ccflare_core.http.origins import Origin, Origins
 from ccflare_core.http.pins import Pins
+from ccflare_core.http.targets import TunnelTargets
 from ccflare_core.reading import read_text
 
 __all__ = [
@@ -113,6 +115,8 @@ class Settings:
     block_ips: Networks
     trusted_proxies: Networks
     allowed_origins: Origins
+    allowed_hosts: HostNames
+    tunnel_targets: TunnelTargets
     requests_per_minute_per_ip: int
     max_requests: int
     max_waiting: int
@@ -152,6 +156,8 @@ class Settings:
         for name in ("allow_ips", "block_ips", "trusted_proxies"):
             fields[name] = Networks.parse(fields[name])
         fields["allowed_origins"] = Origins.parse(fields["allowed_origins"])
+        fields["allowed_hosts"] = HostNames.parse(fields["allowed_hosts"])
+        fields["tunnel_targets"] = TunnelTargets.parse(fields["tunnel_targets"])
         fields["client_ca"] = _absolute(fields["client_ca"])
         fields["upstream_pins"] = Pins.parse(fields["upstream_pins"])
         if fields["search_index"] == "plain" and isinstance(fields["database"], location.Server):

@@ -41,7 +41,7 @@ logger = logging.getLogger("ccflare")
 type Clearance = Callable[[], Wait | Rejection | Counted]
 """Says whether a request may go on, as soon as that is known."""
 
-BAD_GATEWAY, TIMED_OUT = 502, 504
+BAD_GATEWAY, TIMED_OUT, LOOP = 502, 504, 508
 
 _DISTRUST = {
     Kind.NOT_PINNED: "certificate not pinned, see ccflare_upstream_pins",
@@ -253,6 +253,13 @@ class Exchange(Story):
             self._note(self._lease, verdicts.unsent(kind))
         what = _DISTRUST[kind]
         return self._bad_gateway(f"{what} ({why}); nothing was sent" if why else f"{what}; nothing was sent")
+
+    def comes_back(self) -> Answer:
+        """Where it would go is this proxy. It is answered once, instead of again and again until nothing is left."""
+        if self._lease is not None:
+            self._note(self._lease, verdicts.unsent(Kind.COMES_BACK))
+        where = "to what ccflare_upstream names" if self._lease is not None else "to the address that was asked for"
+        return self.refuse(LOOP, f"Sent on {where}, this would come back to this proxy itself.", is_final=True)
 
     def too_late(self, why: str, *, asked: bool) -> Answer:
         """A deadline has passed before the answer's head; `asked` tells whether an upstream was at work on it.

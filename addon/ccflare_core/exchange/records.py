@@ -147,6 +147,30 @@ class BatchRead(NamedTuple):
     usd: float | None
 
 
+class TunnelOpened(NamedTuple):
+    """An open row of `tunnels`, whose columns the fields are."""
+
+    id: str
+    client_id: str
+    client_name: str
+    client_ip: str
+    host: str
+    port: int
+    address: str | None
+    run_id: str
+    opened_at: int
+
+
+class TunnelEnded(NamedTuple):
+    """How that ended, and how many bytes went which way."""
+
+    id: str
+    ended_at: int
+    sent_bytes: int
+    received_bytes: int
+    ended: str
+
+
 class AttemptMade(NamedTuple):
     """A row of `attempts`: one try upstream and what came of it."""
 
@@ -245,6 +269,8 @@ Record = (
     | BatchMade
     | BatchEnded
     | BatchRead
+    | TunnelOpened
+    | TunnelEnded
     | AttemptMade
     | WindowRead
     | CooldownSet

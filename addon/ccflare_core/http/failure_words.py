@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 UNKNOWN: Final = "a failure of another kind"
 HEAD_TOO_LARGE: Final = "the answer's head is too large"
+COMES_BACK: Final = "it leads back to this proxy"
 NO_REQUEST: Final = "the client sends what is no request"
 NOT_VERIFIED: Final = "the certificate cannot be verified"
 """What follows in brackets, if anything, is the flaw."""
@@ -177,6 +178,7 @@ _SIGNS: Final = (
     _Sign("OpenSSL", "the TLS handshake failed"),
     _Sign("Upstream proxy", _REFUSED_TUNNEL),
     _Sign("Error connecting to", _REFUSED_TUNNEL),
+    _Sign(f"Connection killed: {COMES_BACK}", COMES_BACK),
     _Sign("Connection killed", "the connection was refused by an addon"),
     _Sign("connection cancelled", "the connection was given up"),
     _Sign("Multiple exceptions", "no connection", re.compile(r"[^\[]*\[Errno (-?\d+)\]"), _SYSTEM),

@@ -12,7 +12,7 @@ from peewee import fn
 
 from ccflare_core.anthropic.ids import Kind
 from ccflare_core.db.engine import as_store_errors
-from ccflare_core.db.models import AttemptRow, OwnerRow, PayloadRow, RequestRow, WindowRow
+from ccflare_core.db.models import AttemptRow, OwnerRow, PayloadRow, RequestRow, TunnelRow, WindowRow
 from ccflare_core.store.context import StoreContext
 from ccflare_core.text import to_ms
 from ccflare_core.transcripts.read import Transcripts
@@ -124,6 +124,12 @@ class History:
                     OwnerRow.delete().where((OwnerRow.kind == kind.value) & is_its).execute(self._database)
                 done = int(RequestRow.delete().where(RequestRow.id.in_(some)).execute(self._database))
             yield done
+
+    def delete_tunnels(self, before: float) -> int:
+        """Delete the rows of tunnels that were opened before this moment; how many."""
+        with self._transaction():
+            is_old = TunnelRow.opened_at < to_ms(before)
+            return int(TunnelRow.delete().where(is_old).execute(self._database))
 
     def delete_oldest_bodies(self, before: float) -> int:
         """Delete one batch of the oldest bodies, of requests from before this moment; how many. 0: no more are so old.

@@ -20,6 +20,7 @@ from ccflare_core.db.models import (
     OwnerRow,
     PayloadRow,
     RequestRow,
+    TunnelRow,
     UsagePartRow,
     WindowRow,
 )
@@ -40,6 +41,8 @@ from ccflare_core.exchange.records import (
     PartUsed,
     Payload,
     Record,
+    TunnelEnded,
+    TunnelOpened,
     WindowRead,
 )
 from ccflare_core.secrets.vault import Vault
@@ -126,6 +129,9 @@ _FINISHED = tuple(getattr(RequestRow, name) for name in ExchangeFinished._fields
 _END = attrgetter(*(column.name for column in _FINISHED))
 
 
+_TUNNEL = tuple(getattr(TunnelRow, name) for name in TunnelOpened._fields)
+
+
 class Ledger:
     """Writes records through one connection, within whatever transaction is open on it."""
 
@@ -140,6 +146,7 @@ class Ledger:
         self._windows = Insert(database, WindowRow, _WINDOW)
         self._parts = Insert(database, UsagePartRow, _PART)
         self._payloads = Insert(database, PayloadRow, _PAYLOAD)
+        self._tunnels = Insert(database, TunnelRow, _TUNNEL)
         self._owners = Insert(database, OwnerRow, _OWNER, keeps_first=True)
         self._execute: Callable[..., Any] = database.execute_sql
         self._finish, finished = _finishing(database)
@@ -179,6 +186,7 @@ class Ledger:
         self._parts.run(rows[PartUsed])
         self._payloads.run(self._blocks.write(rows[Payload]))
         self._write_owners(rows)
+        self._write_tunnels(rows)
         for record in rows[CooldownSet]:
             self._cooldown(record)
         for record in finished:
@@ -216,6 +224,12 @@ class Ledger:
         for kind, text in rows[IdForgotten]:
             is_it = (OwnerRow.kind == kind) & (OwnerRow.text == text)
             OwnerRow.delete().where(is_it).execute(self._database)
+
+    def _write_tunnels(self, rows: dict[type, list[Any]]) -> None:
+        self._tunnels.run(rows[TunnelOpened])
+        for record in rows[TunnelEnded]:
+            ended = {getattr(TunnelRow, name): value for name, value in record._asdict().items() if name != "id"}
+            TunnelRow.update(ended).where(TunnelRow.id == record.id).execute(self._database)
 
     def _cooldown(self, record: CooldownSet | CooldownCleared) -> None:
         if isinstance(record, CooldownSet):

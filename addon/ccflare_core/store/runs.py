@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 
-from ccflare_core.db.models import RequestRow, RunRow
+from ccflare_core.db.models import RequestRow, RunRow, TunnelRow
 from ccflare_core.store.context import StoreContext
 from ccflare_core.text import to_ms
 
@@ -55,6 +55,8 @@ class Runs:
             ended = {RunRow.ended_at: RunRow.heartbeat_at}
             RunRow.update(ended).where(RunRow.id.in_(dead)).execute(self._database)
             crashed = {RequestRow.outcome: "crashed", RequestRow.success: False}
+            is_cut = TunnelRow.ended.is_null() & TunnelRow.run_id.not_in(live)
+            TunnelRow.update({TunnelRow.ended: "the proxy died"}).where(is_cut).execute(self._database)
             is_orphan = RequestRow.outcome.is_null() & RequestRow.run_id.not_in(live)
             return int(RequestRow.update(crashed).where(is_orphan).execute(self._database))
 

@@ -1,6 +1,7 @@
 """The gate: what each request is, how it came in, and whether it may go on. First in a request's way."""
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -38,7 +39,7 @@ from ccflare_mitm.gate.batch_reader import MODEL_NOT_ALLOWED, BatchReader, makes
 from ccflare_mitm.gate.browser_checks import BrowserChecks
 from ccflare_mitm.gate.ingress import Names, aim, ingress_of, read_request_head
 from ccflare_mitm.gate.pages import Admin, AdminRequest, find_page
-from ccflare_mitm.gate.tunnels import Tunnels
+from ccflare_mitm.gate.tunnels import AskedFor, Tunnels
 from ccflare_mitm.host.decisions import Decisions
 from ccflare_mitm.host.messages import method_of, route_of
 
@@ -61,6 +62,7 @@ class Gate:
         factor: SecondFactor,
         *,
         auditor: Auditor | None = None,
+        own_names: Callable[[], frozenset[str]] = frozenset[str],
     ) -> None:
         self._exchanges = exchanges
         self._authenticator = authenticator
@@ -68,6 +70,7 @@ class Gate:
         self._rates = rates
         self._factor = factor
         self._auditor = auditor
+        self._own_names = own_names
         self.names = Names()
         self.decisions = Decisions()
         self.tunnels = Tunnels(authenticator)
@@ -104,6 +107,7 @@ class Gate:
             open_requests=len(self._exchanges.open),
             audit_problem=self._auditor.halted() if self._auditor else None,
             needs_code=self._factor.is_needed,
+            own_names=self._own_names(),
         )
 
     # What follows from a decision
@@ -125,7 +129,9 @@ class Gate:
             case Admitted(way=Way.PAGE):
                 self._serve_page(flow, decision)
             case Admitted(way=Way.TUNNEL, principal=principal) if principal is not None:
-                self.tunnels.open(flow.client_conn, principal)
+                self.tunnels.open(flow, principal)
+            case Admitted(way=Way.TUNNEL_ELSEWHERE, principal=principal) if principal is not None:
+                self._ask_for_tunnel(flow, AskedFor(principal, decision.caller.text, now))
             case Admitted(way=Way.UPSTREAM | Way.STATEFUL | Way.ELSEWHERE):
                 self._open(flow, decision, now)
             case other:
@@ -176,6 +182,18 @@ class Gate:
                 return self._exchanges.settings.stateful_account
             case _:
                 return ""
+
+    def _ask_for_tunnel(self, flow: http.HTTPFlow, asked: AskedFor) -> None:
+        """Count it for its client key, until it ends. Where it leads takes a while to find out, see tunnel_opener."""
+        if (key := asked.principal.key) is not None:
+            self._rates.count_key(key, asked.at)
+        self.tunnels.ask(flow, asked)
+
+    def refuse_tunnel(self, flow: http.HTTPFlow, asked: AskedFor, rejection: Rejection) -> None:
+        """It leads where it may not lead."""
+        self.decisions.give(flow, rejected(rejection))
+        key = asked.principal.key
+        self._audit(flow, rejection, asked.client_ip, actor=f"client:{key.name}" if key else "")
 
     def _send_on(self, flow: http.HTTPFlow, exchange: Exchange, way: Way, now: Moment) -> None:
         """Count it for its client key, until it ends, and aim it at the upstream if it is meant for it."""

@@ -27,8 +27,9 @@ from mitmproxy.addons import (
 )
 from mitmproxy.net import tls as net_tls
 from mitmproxy.net.http import http1, status_codes, validate
-from mitmproxy.proxy import commands, context, events, layer, mode_servers, mode_specs, server, tunnel
+from mitmproxy.proxy import commands, context, events, layer, mode_servers, mode_specs, server, server_hooks, tunnel
 from mitmproxy.proxy.layers import http
+from mitmproxy.proxy.layers import tls as tls_layers
 from mitmproxy.proxy.layers.http import HttpLayer, HttpStream, _base, _events, _hooks, _http1, _http2, _http_h2
 from mitmproxy.utils import asyncio_utils, typecheck
 from OpenSSL import SSL
@@ -43,6 +44,8 @@ SIGNATURES: Final[dict[Callable[..., Any], str]] = {
     HttpStream.check_body_size: "self request",
     HttpStream.check_invalid: "self request",
     HttpStream.check_killed: "self emit_error_hook",
+    HttpStream.handle_connect: "self",
+    HttpStream.handle_connect_finish: "self",
     HttpStream.handle_protocol_error: "self event",
     HttpStream.make_server_connection: "self",
     HttpStream.passthrough: "self event",
@@ -75,6 +78,7 @@ SIGNATURES: Final[dict[Callable[..., Any], str]] = {
     commands.RequestWakeup.__init__: "self delay",
     events.Wakeup.__init__: "self command",
     events.HookCompleted.__init__: "self command reply",
+    tls_layers.parse_client_hello: "data",
     addonmanager.safecall: "",
     addonmanager.traverse: "chain",
     command.CommandManager.add: "self path func",
@@ -92,7 +96,7 @@ ATTRIBUTES: Final[dict[type | ModuleType, str]] = {
     # The wire: streams, their layer, and both ends of a connection.
     HttpLayer: "command_sources connections context mode streams",
     HttpStream: (
-        "client_state context flow request_body_buf server_state stream_id state_consume_request_body "
+        "child_layer client_state context flow request_body_buf server_state stream_id state_consume_request_body "
         "state_consume_response_body state_done state_errored state_stream_response_body"
     ),
     _http1.Http1Connection: "ReceiveEndOfMessage buf conn done request response state stream_id wait",
@@ -120,8 +124,9 @@ ATTRIBUTES: Final[dict[type | ModuleType, str]] = {
     layer.NextLayer: "context data_client layer",
     tunnel.TunnelLayer: "child_layer",
     flow.Flow: "comment error intercepted live marked",
-    connection.Client: "alpn error id peername proxy_mode sockname tls_established transport_protocol",
-    connection.Server: "address alpn connected via",
+    connection.Client: "alpn error id peername proxy_mode sockname timestamp_end tls_established transport_protocol",
+    connection.Server: "address alpn connected error via",
+    server_hooks.ServerConnectionHookData: "client server",
     server.ConnectionHandler: "client timeout_watchdog transports",
     server.TimeoutWatchdog: "timeout",
     server.ConnectionIO: "writer",
@@ -162,6 +167,7 @@ WORDS: Final[dict[type, tuple[str, ...]]] = {
     _http1.Http1Connection: ("Client disconnected",),
     _http1.Http1Server: ("Client closed connection",),
     _http2.Http2Connection: ("peer closed connection", "reset by client"),
+    server.ConnectionHandler: ("Connection killed: ",),
     master.Master: ("setup_servers",),  # the name of the task that begins to listen
 }
 """What `ingress.tells_of_leaving` and `listener.postpone` look for."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -58,6 +59,18 @@ def remote_hosts() -> list[str]:
 def hosts() -> list[str]:
     """The address of each server to start, "" for every interface: a mode can name one of its own."""
     return [mode.listen_host(ctx.options.listen_host) for mode in modes()]
+
+
+def ports() -> frozenset[int]:
+    """The ports that the proxy listens on."""
+    server: Any = ctx.master.addons.get("proxyserver")
+    return frozenset(address[1] for instance in server.servers for address in instance.listen_addrs)
+
+
+def own_names() -> frozenset[str]:
+    """This machine's name, and the names that the option `certs` has certificates for."""
+    certificates = (spec.rpartition("=")[0].lower() for spec in ctx.options.certs)
+    return frozenset({socket.gethostname().lower(), *certificates} - {"", "*"})
 
 
 def modes() -> list[Any]:

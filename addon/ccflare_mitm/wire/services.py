@@ -12,6 +12,7 @@ from ccflare_core.config.target import UpstreamTarget
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.http.headers import Header
 from ccflare_mitm.host.decisions import Decisions
+from ccflare_mitm.wire.guarded_tunnel import Watched
 from ccflare_mitm.wire.hooks import HookRunner
 from ccflare_mitm.wire.upstream import UpstreamProof
 
@@ -37,6 +38,8 @@ class Services:
     hooks: HookRunner
     watch: Callable[[Any], None]
     """Told of each HTTP layer of ours, to keep its deadlines."""
+    tunnel: Callable[[http.HTTPFlow], Watched | None]
+    """What is told of the tunnel that a CONNECT makes; None: it is not looked after."""
     let_go: Callable[[Client], None]
     """Told of a client whose connection is passed on unopened."""
 

@@ -34,6 +34,7 @@ import contextlib
 import logging
 from typing import Any
 
+from mitmproxy.connection import Server
 from mitmproxy.net.http import http1
 from mitmproxy.proxy import events
 from mitmproxy.proxy.context import Context
@@ -49,6 +50,7 @@ from ccflare_mitm.wire.attempt import HOLD_BYTES, Parent
 from ccflare_mitm.wire.client_side import NOT_ADMITTED, ClientSide
 from ccflare_mitm.wire.course import Course
 from ccflare_mitm.wire.deadlines import DeadlinePassed, Deadlines, ReaderStalled, TunnelOver
+from ccflare_mitm.wire.guarded_tunnel import GuardedTunnel
 from ccflare_mitm.wire.states import UNANSWERED, Event, IllegalState, State
 from ccflare_mitm.wire.upstream_side import UpstreamSide
 
@@ -212,6 +214,20 @@ class FailoverStream(HttpStream):
             self._course.deadlines.heard()
 
     # PIPE
+
+    def handle_connect(self) -> CommandGenerator[None]:
+        """As mitmproxy's, toward a server of its own: over HTTP/2 all tunnels of a client would share one."""
+        shared = self.context.server
+        self.context.server = self.flow.server_conn = own = Server(address=None)
+        own.via = shared.via
+        yield from super().handle_connect()
+
+    def handle_connect_finish(self) -> CommandGenerator[None]:
+        """As mitmproxy's; a client key's tunnel to another host has to begin with TLS."""
+        watched = self._parent.services.tunnel(self.flow)
+        if watched is not None and self.child_layer is not None:
+            self.child_layer = GuardedTunnel(self.context, self.child_layer, watched)
+        yield from super().handle_connect_finish()  # type: ignore[no-untyped-call]
 
     def passthrough(self, event: events.Event) -> CommandGenerator[None]:
         """mitmproxy's own, but after an upgrade, as of a WebSocket, upstream knows the attempt by its own id."""

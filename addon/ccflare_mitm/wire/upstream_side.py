@@ -137,6 +137,8 @@ class UpstreamSide:
         if why.startswith(failure_words.NOT_VERIFIED):
             flaw = why.removeprefix(failure_words.NOT_VERIFIED).strip(" ()")
             step: Step = self._course.admitted.distrust(Kind.NOT_TRUSTED, flaw)
+        elif why == failure_words.COMES_BACK:
+            step = self._course.admitted.comes_back()
         else:
             step = self._course.admitted.unreachable(why)
         yield from self._perform(step)
