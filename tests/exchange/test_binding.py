@@ -148,6 +148,22 @@ def test_key_reaches_its_own_and_nothing_else(bench: OwnersBench) -> None:
     assert account_of(step_of(bench, replace(ASKED, key=admin), Named((OTHER,)))) == "a"
 
 
+def test_how_long_it_takes_does_not_tell_whether_somebody_has_it(bench: OwnersBench) -> None:
+    took = []
+    for named in (NAMED, Named((OTHER,))):
+        began = bench.clock.mono
+        assert told(step_of(bench, replace(GET, key=TWO), named))[0] == 404
+        took.append(round(bench.clock.mono - began, 1))
+    assert took[0] == took[1] > 0
+
+
+def test_ids_are_the_clients_own_while_there_is_no_account() -> None:
+    bench = OwnersBench("", passthrough="auto")
+    opening = replace(GET, key=ONE, has_credential=True)
+    assert step_of(bench, opening, NAMED) == Send(None)
+    assert step_of(bench, replace(LIST, key=ONE), LISTED) == Send(None)
+
+
 def test_id_widens_no_keys_accounts(bench: OwnersBench) -> None:
     key = replace(ONE, not_accounts=("max-b",))
     assert told(step_of(bench, replace(ASKED, key=key), NAMED)) == (

@@ -16,10 +16,11 @@ from ccflare_core.anthropic import answers
 from ccflare_core.anthropic.answers import Answer
 from ccflare_core.anthropic.ids import Id, Kind, Named
 from ccflare_core.clients.keys import ClientKey, Role
-from ccflare_core.exchange.ownership import LOOK_SECONDS, Ownership, Query, Search
+from ccflare_core.exchange.ownership import AGAIN_SECONDS, LOOK_SECONDS, Ownership, Query, Search
 from ccflare_core.exchange.steps import Opening, Wait
 
 _ABLE = frozenset({AccountState.SERVING, AccountState.REFRESHING})
+NOT_FOUND = 404
 PLURALS: Final = {Kind.FILE: "files", Kind.SKILL: "skills", Kind.BATCH: "batches"}
 
 
@@ -45,6 +46,7 @@ class Binding:
         self._holdings: Query[Sequence[Holding]] | None = None
         self._thread = None if named.continues is None else Id(Kind.MESSAGE, named.continues)
         self._wanted = (*named.ids, *((self._thread,) if self._thread else ()))
+        self._not_found_at: float | None = None
         self._is_settled = not (self._wanted or named.listed or named.problem)
 
     def bind(self, account_id: str, why: str) -> None:
@@ -53,14 +55,18 @@ class Binding:
 
     def step(self) -> Wait | Answer | None:
         """A wait for the database, or the answer that the client gets instead; None: go on."""
-        if self._is_settled:
+        if self._is_settled or not self._pool.accounts():  # whoever has no account passes with what is its own
             return None
+        if self._not_found_at is None:
+            # Nothing is told apart by how long it takes: what nobody knows is looked for once more.
+            self._not_found_at = self._ownership.clock() + AGAIN_SECONDS
         if not self._is_known():
             return Wait(LOOK_SECONDS)
         step = self._decide_on_ids() or self._decide_on_thread()
         step = step or (self._decide_on_list() if self._named.listed else None)
         self._is_settled = step is None
-        return step
+        is_early = self._ownership.clock() < self._not_found_at
+        return Wait(LOOK_SECONDS) if step is not None and step.status == NOT_FOUND and is_early else step
 
     def _is_known(self) -> bool:
         if self._wanted:
