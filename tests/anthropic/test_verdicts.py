@@ -563,6 +563,29 @@ def test_account_that_is_disabled_is_told_in_words_of_the_list() -> None:
             assert verdict.reason.endswith("(https://support.claude.com)")
 
 
+@pytest.mark.parametrize(
+    ("link", "told"),
+    [
+        ("https://claude.ai/appeals/new", "https://claude.ai/appeals/new"),
+        ("https://console.anthropic.com/verify", "https://console.anthropic.com/verify"),
+        ("https://claude.ai.example/appeals", "https://support.claude.com"),
+        ("https://claude.ai/appeals/sk-ant-oat01-x", "https://support.claude.com"),
+        ("https://claude.ai/appeals?token=x", "https://support.claude.com"),
+        ("http://claude.ai/appeals", "https://support.claude.com"),
+        (7, "https://support.claude.com"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("code", "name"), [("organization_on_hold", "appeal_url"), ("verification_required", "remediation_url")]
+)
+def test_link_of_the_providers_own_is_told_if_it_can_hold_nothing_else(
+    code: str, name: str, link: object, told: str
+) -> None:
+    body = verdict_cases.error("invalid_request_error", code=code, **{name: link})
+
+    assert classify(400, [], body, NOW).reason.endswith(f" ({told})")
+
+
 @pytest.mark.parametrize("name", ["slow", "slow-budget", "grace", "grace-5h", "overage", "overage-period", "fallback"])
 def test_what_is_no_window_of_the_account_is_none(name: str) -> None:
     fields = {f"{name}-status": "rejected", f"{name}-utilization": "1.0", f"{name}-reset": str(RESET_5H)}

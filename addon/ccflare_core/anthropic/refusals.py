@@ -18,6 +18,10 @@ UNLISTED = "error of an unlisted type"
 
 LONGEST_TEXT = 400
 SUPPORT = "https://support.claude.com"
+_PLACE: Final = re.compile(
+    r"https://(?:[a-z-]{1,20}\.)?(?:anthropic\.com|claude\.com|claude\.ai)(?:/[a-z-]{1,30}){0,4}"
+)
+"""The provider's own pages. What is no plain word in an address may be anything: that is not told."""
 LONG_CONTEXT = "context-1m"
 """How the beta for a long context begins, whatever its date: texts about it do not spell it out."""
 
@@ -161,9 +165,21 @@ def next_month(now: float) -> float:
 
 
 def _of_code(details: object, text: str) -> Told | None:
-    code = details.get("error_code") if isinstance(details, Mapping) else None
+    if not isinstance(details, Mapping):
+        return None
+    code = details.get("error_code")
     told = _CODES.get(code) if isinstance(code, str) else None
-    return told._replace(names=_names(text)) if told and told.meaning is Meaning.BETA else told
+    if told is None:
+        return None
+    if told.meaning is Meaning.DISABLED:
+        return told._replace(words=told.words.replace(SUPPORT, _link(details)))
+    return told._replace(names=_names(text)) if told.meaning is Meaning.BETA else told
+
+
+def _link(details: Mapping[str, Any]) -> str:
+    """Where a person can do something about it, if the provider names one of its own pages."""
+    links = (details.get(name) for name in ("appeal_url", "remediation_url"))
+    return next((link for link in links if isinstance(link, str) and _PLACE.fullmatch(link)), SUPPORT)
 
 
 def _of_text(text: str) -> Told | None:
