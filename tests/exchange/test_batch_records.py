@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from ccflare_core.exchange.batch_records import batch_records, is_about_batches, tells_of_batches
+from ccflare_core.exchange.batch_records import batch_records, is_about_batches, reserved, tells_of_batches
 from ccflare_core.exchange.counted import Counted
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.final_row import budgeted, final_columns, total_tokens
-from ccflare_core.exchange.records import BatchEnded, BatchMade, BatchRead
+from ccflare_core.exchange.records import BatchDropped, BatchEnded, BatchMade, BatchRead
 from ccflare_core.exchange.steps import Outcome
 from exchange_kit import ASKED, EPOCH, JSON, OPUS, Bench, Reply, cut, deliver, refusal
 
@@ -73,7 +73,20 @@ def test_a_batch_whose_id_nobody_has_seen_has_that_of_its_exchange() -> None:
 def test_a_batch_that_was_refused_is_none() -> None:
     exchange = served("POST", BATCHES, refusal(400), estimate=Counted(700, Decimal(1)))
 
-    assert told(exchange) == []
+    assert told(exchange) == [BatchDropped(exchange.id)]
+
+
+def test_a_batch_is_put_down_before_anything_of_it_goes_upstream() -> None:
+    bench = Bench("a")
+    exchange = bench.exchanges.begin(replace(ASKED, method="POST", path=BATCHES))
+    exchange.admit(OPUS, b"{}", "")
+    estimate = Counted(700, Decimal("0.25"))
+    exchange.await_clearance(lambda: estimate)
+
+    assert bench.notes.batches == []
+    exchange.next_step()
+    assert bench.notes.batches == [(exchange.id, estimate)]
+    assert reserved(exchange, estimate) == BatchMade(exchange.id, exchange.id, None, AT, 700, 0.25)
 
 
 def test_a_batch_of_nobody_is_told_without_an_estimate() -> None:

@@ -194,19 +194,21 @@ RESULT = {"type": "succeeded", "message": {"type": "message", "model": "claude-o
 class Batcher:
     """A client that makes batches of two requests, some 10,080 tokens, and asks what became of them."""
 
+    BODY = json.dumps({"requests": [ONE, ONE]}).encode()
+
     def __init__(self, proxy: Proxy, key: str) -> None:
         self.proxy = proxy
-        self._key = (b"x-api-key", key.encode())
+        self.fields = ((b"x-api-key", key.encode()), JSON)
 
     def make(self) -> Reply:
-        return self._ask("POST", BATCHES, json.dumps({"requests": [ONE, ONE]}).encode())
+        return self._ask("POST", BATCHES, self.BODY)
 
     def look(self, what: str = "") -> Reply:
         return self._ask("GET", f"{BATCHES}/msgbatch_1{what}", b"")
 
     def _ask(self, method: str, path: str, body: bytes) -> Reply:
         with via_base_url(self.proxy) as client:
-            return client.request(method, path, (self._key, JSON), body)
+            return client.request(method, path, self.fields, body)
 
     def counts(self) -> list[tuple[Any, ...]]:
         """The tokens and dollars of each batch, and by what they are settled."""
@@ -257,6 +259,25 @@ def test_r05_a_batch_counts_when_it_is_made_and_for_what_it_took_once_that_is_kn
     proxy.rows("SELECT * FROM requests WHERE status_code = 200", until=lambda rows: len(rows) == 4)
 
 
+def test_r05_a_batch_counts_though_the_proxy_is_killed_while_it_is_made(
+    upstream: FakeUpstream, start_proxy: StartProxy
+) -> None:
+    proxy = start_proxy(upstream, accounts={"work": ACCOUNT})
+    key = proxy.add_client_key("batches", "--tokens-per-day", "16000")
+    wait_for_key(proxy, key)
+    upstream.always(stall_before_head(60))
+    client = Batcher(proxy, key)
+
+    with via_base_url(proxy) as connection:
+        connection.send_request("POST", BATCHES, client.fields, Batcher.BODY)
+        upstream.wait_for(2)
+        eventually(client.counts, lambda rows: len(rows) == 1)
+        proxy.kill()
+    proxy.start()
+
+    assert client.make().status == 429
+
+
 def test_r05_a_batchs_results_count_once_for_every_proxy_and_need_no_budget(
     upstream: FakeUpstream, start_proxy: StartProxy
 ) -> None:
@@ -275,8 +296,8 @@ def test_r05_a_batchs_results_count_once_for_every_proxy_and_need_no_budget(
         assert client.look("/results").status == 200
 
     eventually(client.counts, lambda rows: rows == [(320, pytest.approx(0.0038), "results")])
-    rows = proxy.rows("SELECT total_tokens FROM requests WHERE path LIKE '%/results' ORDER BY timestamp", until=len)
-    assert [row["total_tokens"] for row in rows] == [320, None]
+    sql = "SELECT total_tokens FROM requests WHERE path LIKE '%/results' AND outcome = 'ok' ORDER BY timestamp"
+    eventually(lambda: [row["total_tokens"] for row in proxy.rows(sql)], lambda tokens: tokens == [320, None])
     eventually(lambda: ask(proxy, key).status, lambda status: status == 200)
 
     other = start_proxy(upstream, database=proxy.location)

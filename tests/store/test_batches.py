@@ -9,7 +9,7 @@ import pytest
 
 from ccflare_core.clients.budgets import Use
 from ccflare_core.config.location import Location
-from ccflare_core.exchange.records import BatchEnded, BatchMade, BatchRead, ExchangeFinished, PartUsed
+from ccflare_core.exchange.records import BatchDropped, BatchEnded, BatchMade, BatchRead, ExchangeFinished, PartUsed
 from ccflare_core.store.batches import KEPT, SETTLED_WITHIN
 from ccflare_core.store.client_usage import batches_since, uses_since
 from ccflare_core.store.store import Store
@@ -133,6 +133,24 @@ def test_a_batch_is_forgotten_when_no_budget_looks_back_so_far(store: Store) -> 
     store.write([MADE, MADE._replace(id="msgbatch_2", request_id="r9", at_ms=AT + KEPT + 1)])
 
     assert batches_since(store.query, START) == {"r9"}
+
+
+EARLY = MADE._replace(id="r1")
+
+
+def test_a_batch_has_the_id_of_its_exchange_until_it_has_one(store: Store) -> None:
+    store.write([EARLY])
+    assert counted(store) == (1000, Decimal("0.5"))
+    store.write([MADE])
+    assert counted(store) == (1000, Decimal("0.5"))
+    store.write([BatchEnded(MADE.id, AT + HOUR, 0, 4)])
+    assert counted(store) == (0, Decimal(0))
+
+
+def test_a_batch_that_was_not_made_after_all_counts_nothing(store: Store) -> None:
+    store.write([EARLY, BatchDropped("r1"), BatchDropped("r2")])
+
+    assert counted(store) is None
 
 
 def test_a_batch_is_noted_once(store: Store) -> None:

@@ -12,6 +12,7 @@ from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.anthropic.request import Facts
 from ccflare_core.config.settings import Settings
 from ccflare_core.exchange.collaborators import Recorder
+from ccflare_core.exchange.counted import Counted
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.exchanges import Exchanges
 from ccflare_core.exchange.failover import Deliver
@@ -67,6 +68,7 @@ class Notes:
     started_ones: list[Story] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     reports: list[tuple[str, Report]] = field(default_factory=list)
+    batches: list[tuple[str, Counted]] = field(default_factory=list)
     finished_ones: list[Story] = field(default_factory=list)
     corrections: list[tuple[str, Outcome, str]] = field(default_factory=list)
 
@@ -75,6 +77,9 @@ class Notes:
 
     def attempted(self, exchange: Story, attempt: Attempt) -> None:
         self.attempts.append(attempt)
+
+    def reserved(self, exchange: Story, estimate: Counted) -> None:
+        self.batches.append((exchange.id, estimate))
 
     def learned(self, account_id: str, report: Report) -> None:
         self.reports.append((account_id, report))

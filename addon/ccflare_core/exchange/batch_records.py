@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from ccflare_core.anthropic.routes import BATCHES, batch_of_results
 from ccflare_core.anthropic.usage_reader import LINES
-from ccflare_core.exchange.records import BatchEnded, BatchMade, BatchRead
+from ccflare_core.exchange.counted import Counted
+from ccflare_core.exchange.records import BatchDropped, BatchEnded, BatchMade, BatchRead
 from ccflare_core.exchange.steps import Outcome
 from ccflare_core.exchange.story import Story
 
@@ -22,7 +23,10 @@ def tells_of_batches(exchange: Story) -> bool:
     return is_ended or exchange.opening.method == "POST" or batch_of_results(exchange.opening.path) is not None
 
 
-def batch_records(exchange: Story, at_ms: int, tokens: int | None) -> Iterator[BatchMade | BatchEnded | BatchRead]:
+type BatchRecord = BatchMade | BatchDropped | BatchEnded | BatchRead
+
+
+def batch_records(exchange: Story, at_ms: int, tokens: int | None) -> Iterator[BatchRecord]:
     """The records of an exchange that has ended; `tokens` are those that its answer tells, in all."""
     if not is_about_batches(exchange):
         return
@@ -43,16 +47,22 @@ def _is_read(exchange: Story) -> bool:
     return is_good and media in LINES and reading is not None and reading.is_readable
 
 
-def _made(exchange: Story) -> Iterator[BatchMade]:
+def reserved(exchange: Story, counted: Counted, batch_id: str = "") -> BatchMade:
+    """The batch that an exchange makes, or may make; without an id it has that of the exchange."""
+    return BatchMade(
+        id=batch_id or exchange.id,
+        request_id=exchange.id,
+        client_id=exchange.opening.client_key,
+        at_ms=int(exchange.started_at * 1000),
+        tokens=counted.tokens,
+        usd=None if counted.dollars is None else float(counted.dollars),
+    )
+
+
+def _made(exchange: Story) -> Iterator[BatchMade | BatchDropped]:
     """It is noted if there is one, or if nobody knows. One that nobody's budget counts is noted for its results."""
     batches = exchange.reading.batches if exchange.reading else ()
-    tokens, dollars = exchange.counted
-    if batches or tokens:
-        yield BatchMade(
-            id=batches[0].id if batches else exchange.id,
-            request_id=exchange.id,
-            client_id=exchange.opening.client_key,
-            at_ms=int(exchange.started_at * 1000),
-            tokens=tokens,
-            usd=None if dollars is None else float(dollars),
-        )
+    if batches or exchange.counted.tokens:
+        yield reserved(exchange, exchange.counted, batches[0].id if batches else "")
+    else:
+        yield BatchDropped(exchange.id)

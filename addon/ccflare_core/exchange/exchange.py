@@ -218,6 +218,8 @@ class Exchange(Story):
             match self._clearance():
                 case Counted() as estimate:
                     self._clearance, self._estimate = None, estimate
+                    if estimate.tokens:
+                        self._shared.recorder.reserved(self, estimate)
                 case Rejection() as rejection:
                     return answers.rejected(rejection, self.id)
                 case Wait() as wait:

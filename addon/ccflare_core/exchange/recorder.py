@@ -6,7 +6,8 @@ from typing import Protocol
 
 from ccflare_core.accounts.pool import Report
 from ccflare_core.config.record_mode import Mode
-from ccflare_core.exchange.batch_records import batch_records
+from ccflare_core.exchange.batch_records import batch_records, reserved
+from ccflare_core.exchange.counted import Counted
 from ccflare_core.exchange.final_row import final_columns, parts_used, total_tokens
 from ccflare_core.exchange.log_line import (
     PassedRequests,
@@ -107,6 +108,10 @@ class Recorder:
                 duration_ms=attempt.duration * 1000,
             )
         )
+
+    def reserved(self, exchange: Story, estimate: Counted) -> None:
+        """Note what the batch that may be made now counts until more is known, also if this process dies."""
+        self._sink.put(reserved(exchange, estimate))
 
     def learned(self, account_id: str, report: Report) -> None:
         """Keep what the pool learned, for the next start and for other processes."""

@@ -116,7 +116,7 @@ class PartUsed(NamedTuple):
 class BatchMade(NamedTuple):
     """A row of `batches`: a batch, and what it counts in the budget of the client that has made it.
 
-    `id` is that of the exchange if the upstream has told none.
+    `id` is that of the exchange until the upstream has told one: it is put down before anything goes there.
     """
 
     id: str
@@ -125,6 +125,12 @@ class BatchMade(NamedTuple):
     at_ms: int
     tokens: int | None
     usd: float | None
+
+
+class BatchDropped(NamedTuple):
+    """That no batch was made by this exchange after all."""
+
+    request_id: str
 
 
 class BatchEnded(NamedTuple):
@@ -267,6 +273,7 @@ Record = (
     | OutcomeCorrected
     | PartUsed
     | BatchMade
+    | BatchDropped
     | BatchEnded
     | BatchRead
     | TunnelOpened

@@ -11,7 +11,7 @@ from typing import Any, Final
 from peewee import Database
 
 from ccflare_core.db.models import BatchRow, RequestRow, UsagePartRow
-from ccflare_core.exchange.records import BatchEnded, BatchMade, BatchRead
+from ccflare_core.exchange.records import BatchDropped, BatchEnded, BatchMade, BatchRead
 
 SETTLED_WITHIN: Final = 30 * 3_600_000
 """Milliseconds. A batch has ended after 24 hours, one way or the other."""
@@ -31,11 +31,13 @@ class Batches:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def write(self, record: BatchMade | BatchEnded | BatchRead) -> None:
+    def write(self, record: BatchMade | BatchDropped | BatchEnded | BatchRead) -> None:
         """Take one record. The row of its exchange is there, if it is to have one."""
         match record:
             case BatchMade():
                 self._make(record)
+            case BatchDropped():
+                self._drop(record.request_id)
             case BatchEnded():
                 self._end(record)
             case BatchRead():
@@ -43,7 +45,13 @@ class Batches:
 
     def _make(self, made: BatchMade) -> None:
         BatchRow.delete().where(BatchRow.made_at < made.at_ms - KEPT).execute(self._database)
+        if made.id != made.request_id:
+            self._drop(made.request_id)
         self._insert(made)
+
+    def _drop(self, request_id: str) -> None:
+        """Forget what stands under the exchange's own id, until there is a better one or none."""
+        BatchRow.delete().where(BatchRow.id == request_id).execute(self._database)
 
     def _insert(self, made: BatchMade, **more: Any) -> None:
         row: dict[Any, Any] = {

@@ -27,6 +27,7 @@ from ccflare_core.db.models import (
 from ccflare_core.db.statements import Insert, Row, render
 from ccflare_core.exchange.records import (
     AttemptMade,
+    BatchDropped,
     BatchEnded,
     BatchMade,
     BatchRead,
@@ -169,7 +170,7 @@ class Ledger:
                     payloads.append(without_secrets(record))
                 case CooldownSet() | CooldownCleared():
                     rows[CooldownSet].append(record)  # one list: their order matters
-                case BatchMade() | BatchEnded() | BatchRead():
+                case BatchMade() | BatchDropped() | BatchEnded() | BatchRead():
                     rows[BatchMade].append(record)
                 case _:
                     rows[type(record)].append(record)
