@@ -28,11 +28,13 @@ settings.load_profile("ccflare")
 # Neither is a Python package. Where CI runs they are always there, so nothing is left out silently.
 HSM_IS_MISSING = not os.environ.get("CI") and (find_spec("pkcs11") is None or shutil.which("softhsm2-util") is None)
 POSTGRES_IS_MISSING = not os.environ.get("CI") and not postgres_kit.IS_HERE
+POOLER_IS_MISSING = not os.environ.get("CI") and not postgres_kit.POOLER_IS_HERE
 PLOT_IS_MISSING = not os.environ.get("CI") and find_spec("matplotlib") is None
 # These are somebody else's programs, so no change waits for them.
 CLIENTS_ARE_MISSING = not clients_kit.are_installed()
 collect_ignore = ["cli/stats/test_plot.py"] * PLOT_IS_MISSING
 collect_ignore += ["security/test_hsm.py"] * HSM_IS_MISSING + ["db/test_postgres.py"] * POSTGRES_IS_MISSING
+collect_ignore += ["db/test_pgbouncer.py"] * POOLER_IS_MISSING
 collect_ignore += [
     "e2e/test_real_clients.py",
     "anthropic/test_sdk_kinds.py",
@@ -44,6 +46,7 @@ def pytest_report_header() -> list[str]:
     """Say what is left out."""
     told = ["without SoftHSM2: tests/security/test_hsm.py is left out"] if HSM_IS_MISSING else []
     told += ["without a PostgreSQL server: the tests that need one are left out"] if POSTGRES_IS_MISSING else []
+    told += ["without PgBouncer: tests/db/test_pgbouncer.py is left out"] if POOLER_IS_MISSING else []
     told += ["without matplotlib: tests/cli/stats/test_plot.py is left out"] if PLOT_IS_MISSING else []
     without_clients = "without the real clients (`scripts/test --clients` brings them)"
     told += [f"{without_clients}: test_real_clients.py, test_sdk_*.py are left out"] if CLIENTS_ARE_MISSING else []

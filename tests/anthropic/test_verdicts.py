@@ -579,7 +579,7 @@ def test_account_that_is_disabled_is_told_in_words_of_the_list() -> None:
     ("code", "name"), [("organization_on_hold", "appeal_url"), ("verification_required", "remediation_url")]
 )
 def test_link_of_the_providers_own_is_told_if_it_can_hold_nothing_else(
-    code: str, name: str, link: object, told: str
+    code: str, name: str, link: Any, told: str
 ) -> None:
     body = verdict_cases.error("invalid_request_error", code=code, **{name: link})
 

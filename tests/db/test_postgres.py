@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from ccflare_core.config.location import Server
+from ccflare_core.db import postgres
 from ccflare_core.db.engine import CommitUnknown, as_store_errors, explain
 from ccflare_core.db.migrations import MIGRATIONS
 from ccflare_core.db.models import TABLES
@@ -262,9 +263,11 @@ def test_sessions_are_bounded_and_durable(cluster: Cluster, server: Server) -> N
     assert found == ["5s", "30s", "30s", "on"]
 
 
-def test_a_reader_in_the_way_of_a_whole_scrub_is_told(cluster: Cluster, server: Server, store: Store) -> None:
+def test_a_reader_in_the_way_of_a_whole_scrub_is_told(
+    server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "_LOCK_SECONDS", 0.1)
     assert store.scrub()
-    store.query("SET lock_timeout = '50ms'")
     with psycopg.connect(server.text) as reader:
         reader.execute("SELECT * FROM accounts")
         assert not store.scrub(whole=True)
@@ -326,7 +329,7 @@ def relay(cluster: Cluster) -> Iterator[Relay]:
 def test_a_batch_whose_commit_was_lost_on_the_way_back_is_not_written_twice(relay: Relay, cluster: Cluster) -> None:
     store = open_store(cluster.url(schema=cluster.new(), port=relay.port))
     batch = exchange("r1")
-    relay.cut_at = b"COMMIT"
+    relay.cut_at = b"COMMIT\0"
     with pytest.raises(CommitUnknown, match="cannot be reached"):
         store.write(batch)
     store.write(batch)
@@ -407,8 +410,11 @@ class DriverError(Exception):
         ("53300", "too many connections"),
         ("57014", "took too long"),
         ("57P01", "cannot be reached"),
-        ("25006", "read-only"),
+        ("25006", "is read-only here"),
+        ("25P02", "a statement before this one failed"),
         ("25P03", "stood still"),
+        ("08P01", "a pooler in front"),
+        ("08006", "cannot be reached"),
         ("40P01", "the database reports"),
         ("XX001", "damaged"),
     ],

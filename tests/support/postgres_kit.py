@@ -158,3 +158,59 @@ class Relay(threading.Thread):
     def close(self) -> None:
         """Take no more connections."""
         self._listener.close()
+
+
+POOLER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+POOLER_IS_HERE = IS_HERE and POOLER is not None
+
+_POOLER = """[databases]
+* = host=127.0.0.1 port={server} user={role}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+pool_mode = {mode}
+default_pool_size = {size}
+"""
+
+
+class Pooler:
+    """PgBouncer in front of a cluster. With `size` 1 all its clients share one connection to a database."""
+
+    def __init__(self, cluster: Cluster, mode: str, size: int = 1) -> None:
+        if POOLER is None:
+            raise RuntimeError("install PgBouncer (the package `pgbouncer`)")
+        self._cluster = cluster
+        port = Port()
+        self._release = port.release
+        self.port = port.number
+        settings = cluster.folder / f"pooler-{self.port}.ini"
+        settings.write_text(_POOLER.format(server=cluster.port, role=ROLE, port=self.port, mode=mode, size=size))
+        settings.chmod(0o644)
+        with (cluster.folder / "pooler.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [POOLER, str(settings)], stdout=log, stderr=log, cwd=cluster.folder, **_other_user()
+            )
+        try:
+            eventually(self._is_ready, timeout=30)
+        except BaseException:
+            self.close()
+            raise
+
+    def _is_ready(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            return True
+        return False
+
+    def new(self) -> Server:
+        """The location of a new and empty database behind it: a schema takes a parameter that it does not pass on."""
+        name = f"pooled_{self.port}"
+        self._cluster.execute(f"CREATE DATABASE {name}")
+        return self._cluster.url(name, port=self.port)
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait(20)
+        self._release()

@@ -90,8 +90,10 @@ _TLS = "the database server offers no TLS, or no certificate that can be verifie
 
 # What begins a SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 _STATES = (
+    ("08P01", "a pooler in front of the database server refused the connection, or lost it: see its log"),
     ("08", _AWAY),
-    ("25006", _READ_ONLY),
+    ("25006", "the database server is read-only here: connect to the one that takes changes, not to a standby"),
+    ("25P02", "a statement before this one failed, so the database server undid the transaction: it is tried again"),
     ("25P", "the database server has given up a transaction that stood still: it is tried again"),
     ("28", _LOGIN),
     ("3D000", _NO_DATABASE),
@@ -103,6 +105,20 @@ _STATES = (
     ("57014", "the database server took too long: see what keeps it busy"),
     ("57P", _AWAY),
     ("XX00", _DAMAGED),
+)
+
+# What PgBouncer says with the SQLSTATE 08P01, which it has for everything.
+_POOLER_SIGNS = (
+    (
+        "statement pooling",
+        "the pooler (PgBouncer) pools statements, so nothing can be written safely: set its pool_mode to transaction",
+    ),
+    (
+        "startup parameter",
+        "the pooler (PgBouncer) refuses a parameter of the URL, such as options: leave that out",
+    ),
+    ("no such database", _NO_DATABASE),
+    ("no more connections", _CROWDED),
 )
 
 # What stands in the text of an error without a SQLSTATE: one of SQLite, or one from before there is a connection.
@@ -145,6 +161,8 @@ def explain(error: BaseException) -> str:
     """
     while "cannot rollback" in str(error) and error.__context__ is not None:
         error = error.__context__
+    if found := next((sentence for sign, sentence in _POOLER_SIGNS if sign in str(error)), None):
+        return found
     if state := _state(error):
         found = next((sentence for sign, sentence in _STATES if state.startswith(sign)), None)
     else:

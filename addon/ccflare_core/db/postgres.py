@@ -45,12 +45,17 @@ _CONNECTION: dict[str, str | int] = {
 }
 """What the URL may say otherwise."""
 
-# A process that is stopped in the middle must not keep all others waiting. Tokens must outlive a loss of power.
-_SESSION = """
-SET lock_timeout = '5s'; SET statement_timeout = '{statement}'; SET idle_in_transaction_session_timeout = '30s';
-SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = {read_only};
-SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
+# Each transaction says what it needs and leaves nothing behind: a pooler (PgBouncer) may give the session to another
+# program next. A process that is stopped in the middle must not keep all others waiting. Tokens must outlive a loss of
+# power.
+_BEGIN = """BEGIN ISOLATION LEVEL {level} {mode};
+SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '{statement}';
+SET LOCAL idle_in_transaction_session_timeout = '30s';
+SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'
 """
+_LOCK_SECONDS = 5.0
+_NOT_AVAILABLE = "55P03"
+_LOOK_SECONDS = 0.1
 _PAUSE_SECONDS = 1.0
 """After an attempt to connect that failed; until then the answer is the same at once."""
 
@@ -117,15 +122,7 @@ class Postgres:
         False if a reader stands in the way of writing the tables anew for longer than five seconds.
         """
         with as_store_errors():
-            self._execute("SET statement_timeout = 0")
-        try:
-            for table in self.database.get_tables():
-                self.select(f'VACUUM {"(FULL)" if whole else ""} "{table}"')
-        except StoreError:
-            return False
-        finally:
-            self.select("SELECT set_config('statement_timeout', ?, false)", (_Database.WRITING,))
-        return True
+            return all(self.database.vacuum(table, whole=whole) for table in self.database.get_tables())
 
     def log_bytes(self) -> int:
         """See Engine; the server looks after its log by itself."""
@@ -157,7 +154,10 @@ class Postgres:
 
 
 class _Database(peewee.PostgresqlDatabase):
-    """peewee's, with our session and our own mind about lost connections."""
+    """peewee's, whose transactions say what they need, and which makes a lost connection anew.
+
+    What is executed outside of a transaction gets one of its own.
+    """
 
     WRITING, READING = "30s", "300s"
 
@@ -167,8 +167,7 @@ class _Database(peewee.PostgresqlDatabase):
         self._clock = clock
         self._retry_at = float("-inf")
         self._why = ""
-        limit = self.READING if read_only else self.WRITING
-        self._session = _SESSION.format(statement=limit, read_only="on" if read_only else "off")
+        self._is_read_only = read_only
 
     @property
     def is_lost(self) -> bool:
@@ -182,12 +181,45 @@ class _Database(peewee.PostgresqlDatabase):
         return super().cursor(named_cursor)  # type: ignore[no-untyped-call]
 
     def execute_sql(self, sql: str, params: Sequence[object] | None = None) -> Any:
-        """The cursor with the result. That the connection was lost while nobody used it, nobody needs to know."""
-        return self._on_a_live_connection(lambda: super(_Database, self).execute_sql(sql, params))  # type: ignore[no-untyped-call]
+        """The cursor with the result."""
+        if self.in_transaction():
+            return super().execute_sql(sql, params)  # type: ignore[no-untyped-call]
+        with self.atomic():
+            return super().execute_sql(sql, params)  # type: ignore[no-untyped-call]
 
     def begin(self, isolation_level: str | None = None) -> None:
-        """Begin a transaction, likewise."""
-        self._on_a_live_connection(lambda: super(_Database, self).begin(isolation_level))
+        """Begin a transaction. One with an isolation level only reads, and so do all of a connection that only reads.
+
+        That the connection was lost while nobody used it, nobody needs to know.
+        """
+        statement = _BEGIN.format(
+            level=isolation_level or "READ COMMITTED",
+            mode="READ ONLY" if self._is_read_only or isolation_level else "READ WRITE",
+            statement=self.READING if self._is_read_only else self.WRITING,
+        )
+        self._on_a_live_connection(lambda: super(_Database, self).execute_sql(statement))  # type: ignore[no-untyped-call]
+
+    def vacuum(self, table: str, *, whole: bool) -> bool:
+        """Wipe a table's deleted rows, or write it anew; False if others keep it locked for five seconds.
+
+        That takes no transaction, and so no lock_timeout either: a locked table is skipped, and tried again.
+        """
+        statement = f'VACUUM ({"FULL, " * whole}SKIP_LOCKED) "{table}"'
+        deadline = self._clock() + _LOCK_SECONDS
+        skipped: list[str | None] = []
+        connection = self.connection()  # type: ignore[no-untyped-call]
+        connection.add_notice_handler(note := lambda notice: skipped.append(notice.sqlstate))
+        try:
+            while True:
+                skipped.clear()
+                super().execute_sql(statement)  # type: ignore[no-untyped-call]
+                if _NOT_AVAILABLE not in skipped:
+                    return True
+                if self._clock() >= deadline:
+                    return False
+                time.sleep(_LOOK_SECONDS)
+        finally:
+            connection.remove_notice_handler(note)
 
     def _on_a_live_connection[T](self, act: Callable[[], T]) -> T:
         """What `act` gives; it is done twice if need be, which is harmless: whatever writes is in a transaction."""
@@ -219,7 +251,6 @@ class _Database(peewee.PostgresqlDatabase):
         connection = psycopg.connect(**parameters(url_of(self._server), os.environ), autocommit=True)
         connection.prepare_threshold = None
         connection.adapters.register_loader("numeric", _Figure)
-        connection.execute(self._session)
         return connection
 
 
@@ -299,7 +330,7 @@ def parameters(url: str, environ: "os._Environ[str] | dict[str, str]") -> dict[s
         given = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
         raise StoreError("PostgreSQL's library does not take this URL: see what may stand after its ?") from None
-    found = {**_CONNECTION, **given}
+    found = {**_CONNECTION, **given, "client_encoding": "UTF8"}  # whatever PGCLIENTENCODING says
     if "sslmode" not in given and not environ.get("PGSSLMODE") and not _is_here(given, environ):
         found["sslmode"] = "verify-full"
         named = given.get("sslrootcert") or environ.get("PGSSLROOTCERT")
