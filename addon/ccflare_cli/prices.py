@@ -32,7 +32,7 @@ running proxy uses new prices within seconds.
 """
 
 
-class Row(NamedTuple):
+class PriceRow(NamedTuple):
     """A model's prices and where they come from."""
 
     model: str
@@ -40,7 +40,7 @@ class Row(NamedTuple):
     source: str
 
 
-class Change(NamedTuple):
+class PriceChange(NamedTuple):
     """What an update would do to one price of one model."""
 
     model: str
@@ -71,7 +71,7 @@ def _show(console: Console, arguments: argparse.Namespace) -> int:
     path = read_settings(console, arguments.database).prices_path
     own = price_files.read_file(path) if path else PriceFile({})
     rows = [
-        Row(model, tariff, "file" if model in own.tariffs else _BUILT_IN)
+        PriceRow(model, tariff, "file" if model in own.tariffs else _BUILT_IN)
         for model, tariff in sorted({**TABLE, **own.tariffs}.items())
     ]
     note = f"The built-in prices were read in {TABLE_DATE}."
@@ -81,8 +81,8 @@ def _show(console: Console, arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _price_table(rows: Sequence[Row], note: str) -> Table[Row]:
-    def amount(name: str) -> Column[Row]:
+def _price_table(rows: Sequence[PriceRow], note: str) -> Table[PriceRow]:
+    def amount(name: str) -> Column[PriceRow]:
         headings = {"cache_write_5m": "Write 5 min", "cache_write_1h": "Write 1 h", "cache_read": "Read"}
         heading = headings.get(name, name.capitalize())
         return Column(heading, lambda row: f"{getattr(row.tariff.standard, name):f}", right=True)
@@ -117,7 +117,7 @@ def _in_and_out(price: Price | None) -> str:
     return f"{price.input:f} in, {price.output:f} out" if price else DASH
 
 
-def _long(row: Row) -> str:
+def _long(row: PriceRow) -> str:
     return f"{_in_and_out(row.tariff.long.price)} above {row.tariff.long.above}" if row.tariff.long else DASH
 
 
@@ -165,12 +165,12 @@ def _shown(source: str) -> str:
     return f"{url.scheme}://{url.hostname}{url.path}"
 
 
-def _changes(before: Mapping[str, Tariff], after: Mapping[str, Tariff]) -> list[Change]:
+def _changes(before: Mapping[str, Tariff], after: Mapping[str, Tariff]) -> list[PriceChange]:
     found = []
     for model, tariff in sorted(after.items()):
         old, new = _amounts(before.get(model)), _amounts(tariff)
         found += [
-            Change(model, name, old.get(name, DASH), new.get(name, DASH))
+            PriceChange(model, name, old.get(name, DASH), new.get(name, DASH))
             for name in {**old, **new}
             if old.get(name) != new.get(name)
         ]
@@ -190,7 +190,7 @@ def _amounts(tariff: Tariff | None) -> dict[str, str]:
     return found
 
 
-def _change_table(changes: Sequence[Change], new: PriceFile) -> Table[Any]:
+def _change_table(changes: Sequence[PriceChange], new: PriceFile) -> Table[Any]:
     parts = [f"{len(new.tariffs)} models read."]
     if new.left_out:
         parts.append(f"{new.left_out} were left out: their prices are incomplete.")
@@ -198,7 +198,7 @@ def _change_table(changes: Sequence[Change], new: PriceFile) -> Table[Any]:
         key="changes",
         title="",
         rows=changes,
-        fields=named(*Change._fields),
+        fields=named(*PriceChange._fields),
         columns=(
             Column("Model", lambda change: change.model),
             Column("Price", lambda change: change.price.replace("_", " ")),

@@ -60,7 +60,7 @@ examples:
 """
 
 
-class Exchange(NamedTuple):
+class Recorded(NamedTuple):
     """A recorded request: its row, its attempts, and its bodies read as a conversation."""
 
     row: dict[str, Any]
@@ -136,7 +136,7 @@ def _find(store: Store, name: str, session: str | None) -> dict[str, Any]:
     return dict(zip(_FACTS, found[0], strict=True))
 
 
-def _read(store: Store, row: dict[str, Any]) -> Exchange:
+def _read(store: Store, row: dict[str, Any]) -> Recorded:
     names = ("number", "account_name", "status_code", "verdict", "reason", "started_at", "duration_ms")
     sql = f"SELECT {', '.join(names)} FROM attempts WHERE request_id = ? ORDER BY number"  # noqa: S608
     attempts = [dict(zip(names, each, strict=True)) for each in store.query(sql, (row["id"],))]
@@ -148,7 +148,7 @@ def _read(store: Store, row: dict[str, Any]) -> Exchange:
     agents = subagents_of(store.query, row["session_id"]) if row["session_id"] else []
     request = _joined([_part_of_thread(store, link.request_id) for link in earlier], request)
     parts, counts = parts_of(store.query, row["id"]), counts_of(store.query, row["id"])
-    return Exchange(
+    return Recorded(
         row, attempts, request, answer, missing, agents, parts, counts, tuple(link.request_id for link in earlier)
     )
 
@@ -207,7 +207,7 @@ def _write_raw(console: Console, store: Store, request_id: str, part: str, *, un
         console.complain("Only the beginning of this body is kept.")
 
 
-def _show(console: Console, exchange: Exchange, arguments: argparse.Namespace) -> None:
+def _show(console: Console, exchange: Recorded, arguments: argparse.Namespace) -> None:
     if arguments.format == "json":
         console.say(render([_json_table(exchange)], "json"))
         return
@@ -226,7 +226,7 @@ def _show(console: Console, exchange: Exchange, arguments: argparse.Namespace) -
         console.complain(exchange.missing)
 
 
-def _json_table(exchange: Exchange) -> Table[Exchange]:
+def _json_table(exchange: Recorded) -> Table[Recorded]:
     return Table(
         key="request",
         title="",
@@ -250,7 +250,7 @@ def _told(turn: Turn) -> dict[str, object]:
     return {"role": turn.role, "parts": [part._asdict() for part in turn.parts]}
 
 
-def _getter(name: str) -> Callable[[Exchange], object]:
+def _getter(name: str) -> Callable[[Recorded], object]:
     return lambda exchange: exchange.row[name]
 
 
@@ -371,7 +371,7 @@ def _attempt_table(attempts: Sequence[dict[str, Any]], now: float) -> Table[dict
     )
 
 
-def _conversation(exchange: Exchange, *, full: bool) -> Iterator[str]:
+def _conversation(exchange: Recorded, *, full: bool) -> Iterator[str]:
     turns = [*exchange.request.turns, *exchange.answer]
     if exchange.request.tools:
         yield f"\nTools: {printable(', '.join(exchange.request.tools))}"

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccflare_core.accounts.selection import STRATEGIES, Candidate, Choice, choose
+from ccflare_core.accounts.selection import Candidate, Choice, choose
+from ccflare_core.config.options import OPTIONS
 
 
 def candidate(id: str, **fields: Any) -> Candidate:
@@ -106,6 +107,7 @@ POOLS = st.lists(
     max_size=6,
     unique_by=lambda c: c.id,
 )
+STRATEGIES = next(option.choices for option in OPTIONS if option.name == "ccflare_strategy")
 ANY_STRATEGY = st.sampled_from(STRATEGIES)
 ANY_TURN = st.integers(0, 100)
 

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccflare_core.accounts.selection import STRATEGIES
 from ccflare_core.config.option import Group, Option, shown
 from ccflare_core.config.options import LISTEN, OPTIONS, VARIABLES, option_table, waits_for_restart
 from ccflare_core.http.origins import Origin
@@ -29,10 +28,6 @@ def test_a_value_of_another_kind_is_refused_with_what_is_allowed(option: Option)
 
         assert problem is not None
         assert problem.endswith(f"allowed is {option.allowed}")
-
-
-def test_the_strategies_are_those_that_selection_knows() -> None:
-    assert BY_NAME["ccflare_strategy"].choices == STRATEGIES
 
 
 def test_true_is_no_number_and_one_is_not_true() -> None:

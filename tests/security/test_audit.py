@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ccflare_core.anthropic.oauth import Tokens
-from ccflare_core.audit.check import Check, Report
+from ccflare_core.audit.check import Check, Verification
 from ccflare_core.audit.entries import By, Entry, Row, Secret
 from ccflare_core.config.location import Location
 from ccflare_core.errors import AuditError, StoreError
@@ -66,7 +66,7 @@ def attack(path: Path, *statements: str) -> None:
             connection.execute(statement)
 
 
-def look(path: Location, copy: Path | None = None, *anchors: str) -> Report:
+def look(path: Location, copy: Path | None = None, *anchors: str) -> Verification:
     with contextlib.closing(opened(path)) as store:
         return Check(store.audit).run(copy, anchors, is_used=True)
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from bodies_kit import contents, is_sound, record, turns
 from ccflare_cli.maintain.main import main
 from ccflare_cli.output import local
-from ccflare_core.audit.check import Check, Report
+from ccflare_core.audit.check import Check, Verification
 from ccflare_core.audit.entries import By
 from ccflare_core.db import sqlite
 from ccflare_core.errors import StoreError, VaultError
@@ -77,7 +77,7 @@ def entries(store: Store) -> list[tuple[str, str]]:
     return store.query("SELECT action, outcome FROM audit_log ORDER BY id")
 
 
-def look(path: Path, *anchors: str) -> Report:
+def look(path: Path, *anchors: str) -> Verification:
     """What `audit.py verify` finds."""
     with opened(path) as store:
         return Check(store.audit).run(path.with_suffix(".audit.jsonl"), anchors, is_used=True)

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ccflare_cli.accounts.credentials import Tokens, parse_api_key, parse_setup_token, parse_tokens
+from ccflare_cli.accounts.credentials import GivenTokens, parse_api_key, parse_setup_token, parse_tokens
 from ccflare_cli.console import OK, Console, Refused, open_store, read_settings
 from ccflare_cli.tables import kind
 from ccflare_core.accounts.account import Account, Kind, valid_name
@@ -63,7 +63,7 @@ def _read_account(console: Console, arguments: argparse.Namespace, name: str) ->
         return Account(new_id(), name, Kind.API_KEY, priority, api_key=key, created_at=now)
     if arguments.setup_token:
         token = parse_setup_token(console.secret(f"Setup token of {name}: "))
-        tokens, end = Tokens(token, None, now + _SETUP_SECONDS), now + _SETUP_SECONDS
+        tokens, end = GivenTokens(token, None, now + _SETUP_SECONDS), now + _SETUP_SECONDS
     else:
         tokens, end = parse_tokens(console.secret(f"Tokens of {name}, as JSON in one line: "), now), None
     return Account(

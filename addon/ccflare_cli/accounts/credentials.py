@@ -23,7 +23,7 @@ class BadSecret(CCFlareError):
     """What was handed over is no usable secret; the message says what is missing."""
 
 
-class Tokens(NamedTuple):
+class GivenTokens(NamedTuple):
     """What is needed of an OAuth login. `expires_at` is in epoch seconds, None if nobody said."""
 
     access_token: str
@@ -48,7 +48,7 @@ def parse_setup_token(text: str) -> str:
     return _checked(Kind.OAUTH, text)
 
 
-def parse_tokens(text: str, now: float) -> Tokens:
+def parse_tokens(text: str, now: float) -> GivenTokens:
     """The tokens in a JSON text, with the names of the OAuth standard or of Claude Code's own file.
 
     Raises BadSecret. `expires_in` counts from `now` (epoch seconds).
@@ -70,7 +70,7 @@ def parse_tokens(text: str, now: float) -> Tokens:
         raise BadSecret("This is an API key and no OAuth access token; give it with --api-key.")
     if refresh is not None:
         _checked(Kind.OAUTH, refresh)
-    return Tokens(_checked(Kind.OAUTH, access), refresh, _expiry(data, now))
+    return GivenTokens(_checked(Kind.OAUTH, access), refresh, _expiry(data, now))
 
 
 def _checked(kind: Kind, secret: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ccflare_cli.accounts.add import described, opened
 from ccflare_cli.accounts.credentials import parse_tokens
-from ccflare_cli.accounts.importers import Found, from_login_file, read_database, without_known
+from ccflare_cli.accounts.importers import FoundAccount, from_login_file, read_database, without_known
 from ccflare_cli.console import OK, SECRET_LIMIT, Console, Refused, read_settings
 from ccflare_cli.output import DASH, Column, Table, clip, render
 from ccflare_core.accounts.account import Account
@@ -58,7 +58,7 @@ def bring(console: Console, arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _read_login(path: Path, now: float) -> list[Found]:
+def _read_login(path: Path, now: float) -> list[FoundAccount]:
     try:
         with path.open("rb") as file:
             text = file.read(SECRET_LIMIT + 1)
@@ -88,10 +88,10 @@ def _warning(source: str) -> str:
     return _ONE_OWNER.format(other=other, remedy=_REMEDY[source])
 
 
-def _show(console: Console, arguments: argparse.Namespace, found: list[Found], done: str) -> None:
+def _show(console: Console, arguments: argparse.Namespace, found: list[FoundAccount], done: str) -> None:
     now = console.now()
 
-    def what(each: Found) -> str:
+    def what(each: FoundAccount) -> str:
         return done if each.account else f"left out: {each.problem}"
 
     table = Table(

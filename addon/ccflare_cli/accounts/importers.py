@@ -27,7 +27,7 @@ _LATEST_MS = 7_258_118_400_000  # the year 2200
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundAccount:
     """An account in a foreign place, and why it does not come over, if so."""
 
     name: str
@@ -35,7 +35,7 @@ class Found:
     problem: str = ""
 
 
-def read_database(path: Path, now: float) -> list[Found]:
+def read_database(path: Path, now: float) -> list[FoundAccount]:
     """Every account of such a database, also while its owner runs. Raises StoreError.
 
     No file of it is changed; only SQLite's locks in the -shm file are used if another program has the database open.
@@ -45,12 +45,12 @@ def read_database(path: Path, now: float) -> list[Found]:
 
 def from_login_file(
     name: str, access_token: str, refresh_token: str | None, expires_at: float | None, now: float
-) -> Found:
+) -> FoundAccount:
     """Tokens that another program keeps in a file."""
-    return Found(name, _login(name, access_token, refresh_token, expires_at, now))
+    return FoundAccount(name, _login(name, access_token, refresh_token, expires_at, now))
 
 
-def without_known(found: Iterable[Found], known: Iterable[Account]) -> list[Found]:
+def without_known(found: Iterable[FoundAccount], known: Iterable[Account]) -> list[FoundAccount]:
     """`found`, with an problem for each account that is there already, by its secret or by its name."""
     names: set[str] = set()
     owners: dict[str, str] = {}
@@ -70,7 +70,7 @@ def without_known(found: Iterable[Found], known: Iterable[Account]) -> list[Foun
     checked = []
     for each in found:
         if each.account is not None and (reason := problem(each.account)):
-            each = Found(each.name, problem=reason)
+            each = FoundAccount(each.name, problem=reason)
         if each.account is not None:
             note(each.account)
         checked.append(each)
@@ -101,24 +101,24 @@ def _login(name: str, access: str | None, refresh: str | None, expires_at: float
 # Rows
 
 
-def _read(row: Mapping[str, Any], now: float) -> Found:
+def _read(row: Mapping[str, Any], now: float) -> FoundAccount:
     name = _name(row["name"])
     if row.get("provider") not in _ANTHROPIC:
-        return Found(name, problem="it is another provider's account")
+        return FoundAccount(name, problem="it is another provider's account")
     if row.get("custom_endpoint"):
-        return Found(name, problem="it has an address of its own")
+        return FoundAccount(name, problem="it has an address of its own")
     access, refresh, key = (row.get(column) or None for column in ("access_token", "refresh_token", "api_key"))
     if key is not None and refresh == key:  # how older versions of the fork filled the column
         refresh = None
     if any(not is_token(secret) for secret in (access, refresh, key) if secret is not None):
-        return Found(name, problem="its secret has characters that none has")
+        return FoundAccount(name, problem="its secret has characters that none has")
     if refresh is None and access is None and key is None:
-        return Found(name, problem="it has neither token nor key")
+        return FoundAccount(name, problem="it has neither token nor key")
     if refresh is None and key is not None:
         account = Account(str(uuid.uuid4()), name, Kind.API_KEY, api_key=key, created_at=now)
     else:
         account = _dated(_login(name, access, refresh, _seconds(row.get("expires_at")), now), row, now)
-    return Found(name, replace(account, priority=_priority(row), paused=bool(row.get("paused"))))
+    return FoundAccount(name, replace(account, priority=_priority(row), paused=bool(row.get("paused"))))
 
 
 def _dated(account: Account, row: Mapping[str, Any], now: float) -> Account:

@@ -42,7 +42,7 @@ Moment = Callable[[float], float]
 """Epoch seconds, given what the time is now."""
 
 
-class Use(NamedTuple):
+class AccountUse(NamedTuple):
     """What one client has had of an account. Times are ms since the epoch."""
 
     client: str | None
@@ -100,14 +100,14 @@ def _who_used(console: Console, arguments: argparse.Namespace) -> int:
     return OK
 
 
-def find_uses(store: Store, account: str, begin: float, end: float) -> list[Use]:
+def find_uses(store: Store, account: str, begin: float, end: float) -> list[AccountUse]:
     """Who has used the account of this name; times are epoch seconds."""
     id_ = next((id_ for (id_,) in store.query("SELECT id FROM accounts WHERE name = ?", (account,))), account)
     it, period = (id_, account), (to_ms(begin), to_ms(end))
-    return [Use(*row) for row in store.query(_USES, (*it, *it, *period, *it, *it))]
+    return [AccountUse(*row) for row in store.query(_USES, (*it, *it, *period, *it, *it))]
 
 
-def use_table(uses: list[Use], now: float) -> Table[Use]:
+def use_table(uses: list[AccountUse], now: float) -> Table[AccountUse]:
     """The clients for people and programs."""
     return Table(
         key="uses",

@@ -12,7 +12,7 @@ from ccflare_cli.console import OK, REFUSED, Console, Refused, open_made_store, 
 from ccflare_cli.output import count, render
 from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script_parser, whole_number
 from ccflare_cli.periods import span
-from ccflare_core.audit.check import Check, Report
+from ccflare_core.audit.check import Check, Verification
 from ccflare_core.secrets.key_sources import choose
 
 _LIMIT = 50
@@ -100,7 +100,7 @@ def _verify(console: Console, arguments: argparse.Namespace) -> int:
         check = Check(store.audit, _teller(console))
         report = check.run(file, tuple(arguments.anchor), is_used=bool(used[0][0]))
     if arguments.format == "json":
-        told = {name: getattr(report, name) for name in Report.__dataclass_fields__}
+        told = {name: getattr(report, name) for name in Verification.__dataclass_fields__}
         console.say(json.dumps({"intact": report.problem is None, **told}, indent=2))
     elif report.problem is None:
         console.say(_summary(report, file))
@@ -122,7 +122,7 @@ def _teller(console: Console) -> Callable[[int, int], None]:
     return tell
 
 
-def _summary(report: Report, file: Path | None) -> str:
+def _summary(report: Verification, file: Path | None) -> str:
     if not report.rows:
         return "The audit log is empty."
     text = f"The audit log is whole: rows {report.first_id} to {report.last_id}."

@@ -111,7 +111,7 @@ def _add_fields(parser: Parser, again: str) -> None:
     option("--record", _record, f"how its requests are recorded: {', '.join(_RECORD)}{again}", metavar="MODE")
 
 
-class Span(NamedTuple):
+class FromNow(NamedTuple):
     """A time given as so many seconds from now."""
 
     seconds: float
@@ -140,7 +140,7 @@ def _given(arguments: argparse.Namespace, now: float) -> dict[str, Any]:
     given = {name: getattr(arguments, name) for name in _FIELDS if hasattr(arguments, name)}
     if "expires" in given:
         when = given.pop("expires")
-        given["expires_at"] = now + when.seconds if isinstance(when, Span) else when
+        given["expires_at"] = now + when.seconds if isinstance(when, FromNow) else when
         if given["expires_at"] is not None and given["expires_at"] <= now:
             raise Refused("That time is over: `revoke` ends a key at once.")
     return given
@@ -204,7 +204,7 @@ def _change(console: Console, arguments: argparse.Namespace) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ClientRow:
     """A key, and what it has used as far as that is recorded."""
 
     key: ClientKey
@@ -215,11 +215,11 @@ class Row:
 
 def _list(console: Console, arguments: argparse.Namespace) -> int:
     settings, now = read_settings(console, arguments.database), console.now()
-    rows: list[Row] = []
+    rows: list[ClientRow] = []
     if is_made(settings.database):
         with open_store(console, settings, None, read_only=True) as store:
             uses = store.clients.uses()
-            rows = [Row(key, *uses.get(key.id, (0, None, None))) for key in store.clients.all()]
+            rows = [ClientRow(key, *uses.get(key.id, (0, None, None))) for key in store.clients.all()]
     shown = [row for row in rows if arguments.all or row.key.revoked_at is None]
     table = client_table(shown, now)
     if rows and not shown:
@@ -228,7 +228,7 @@ def _list(console: Console, arguments: argparse.Namespace) -> int:
     return OK
 
 
-def client_table(rows: list[Row], now: float) -> Table[Row]:
+def client_table(rows: list[ClientRow], now: float) -> Table[ClientRow]:
     """The client keys for people and programs."""
     return Table(
         key="clients",
@@ -283,12 +283,12 @@ def limits(key: ClientKey) -> str:
     return ", ".join(text for is_set, text in told if is_set) or DASH
 
 
-def _field(name: str, row: Row) -> object:
+def _field(name: str, row: ClientRow) -> object:
     value = getattr(row.key, name)
     return float(value) if isinstance(value, Decimal) else list(value) if isinstance(value, tuple) else value
 
 
-def _time(name: str, row: Row) -> str | None:
+def _time(name: str, row: ClientRow) -> str | None:
     at: float | None = getattr(row.key, name)
     return iso(at)
 
@@ -321,12 +321,12 @@ def _span(text: str) -> float:
     return float(int(match[1]) * _UNITS[match[2]])
 
 
-def _moment(text: str) -> Span | float:
+def _moment(text: str) -> FromNow | float:
     """A span from now, or the beginning of a day in local time."""
     try:
         return time.mktime(time.strptime(text, "%Y-%m-%d"))
     except (ValueError, OverflowError):
-        return Span(_span(text))
+        return FromNow(_span(text))
 
 
 def _dollars(text: str) -> Decimal:

@@ -41,7 +41,7 @@ what clients authenticate with. Keys and passphrases are never arguments.
 """
 
 
-class Use(NamedTuple):
+class KeyUse(NamedTuple):
     """A row of `status`: a key and what needs it."""
 
     id: str
@@ -113,13 +113,13 @@ def _status(console: Console, arguments: argparse.Namespace) -> int:
         return OK  # or the sentence that says why the keys cannot be used
 
 
-def _uses(store: Store) -> list[Use]:
+def _uses(store: Store) -> list[KeyUse]:
     values = store.value_counts()
     rows = [
-        Use(key.id, "opens" if older else "seals", key.source, key.created_at, values.pop(key.id, 0))
+        KeyUse(key.id, "opens" if older else "seals", key.source, key.created_at, values.pop(key.id, 0))
         for older, key in enumerate(store.data_keys())
     ]
-    strays = [Use(id_, "clear" if id_ == CLEAR else "missing", None, None, number) for id_, number in values.items()]
+    strays = [KeyUse(id_, "clear" if id_ == CLEAR else "missing", None, None, number) for id_, number in values.items()]
     return rows + strays
 
 

@@ -16,7 +16,7 @@ from ccflare_core.store.store import Store
 _CODE = "Code from the app: "
 
 
-class Shown(NamedTuple):
+class FactorRow(NamedTuple):
     """The second factor as a person sees it."""
 
     state: str
@@ -39,9 +39,9 @@ def _status(console: Console, arguments: argparse.Namespace) -> int:
     with _store(console, arguments) as store:
         factor = store.factors.get()
     if factor is None:
-        shown = Shown("off", 0)
+        shown = FactorRow("off", 0)
     else:
-        shown = Shown("on" if factor.is_confirmed else "waits for `mfa confirm`", len(factor.recovery))
+        shown = FactorRow("on" if factor.is_confirmed else "waits for `mfa confirm`", len(factor.recovery))
     table = Table(
         key="mfa",
         title="",

@@ -47,7 +47,7 @@ class Doomed(NamedTuple):
     extent: Extent | None = None
 
 
-class Finding(NamedTuple):
+class CheckResult(NamedTuple):
     """What was looked at, and what is wrong with it."""
 
     what: str
@@ -257,18 +257,18 @@ def _check(console: Console, arguments: argparse.Namespace) -> int:
     return REFUSED if any(each.problems for each in findings) else OK
 
 
-def _findings(store: Store) -> Iterator[Finding]:
-    yield Finding("file", "pages, indexes, references", store.problems())
+def _findings(store: Store) -> Iterator[CheckResult]:
+    yield CheckResult("file", "pages, indexes, references", store.problems())
     orphans = store.transcripts.orphans()
-    yield Finding("blocks", "blocks that no body needs", [f"{count(orphans)} of them"] if orphans else [])
+    yield CheckResult("blocks", "blocks that no body needs", [f"{count(orphans)} of them"] if orphans else [])
     lost = store.transcripts.dangling()
-    yield Finding(
+    yield CheckResult(
         "bodies", "all manifests and their blocks", [f"the {part} of {id_} is not whole" for id_, part in lost]
     )
-    yield Finding("accounts", "all secrets", _trouble(store.accounts.all))
+    yield CheckResult("accounts", "all secrets", _trouble(store.accounts.all))
     sample = list(store.history.bodies(_SAMPLE))
     bad = [trouble for id_, part in sample for trouble in _trouble(partial(store.body, id_, part))]
-    yield Finding("sealed bodies", f"{count(len(sample))} of them", bad)
+    yield CheckResult("sealed bodies", f"{count(len(sample))} of them", bad)
 
 
 def _trouble(look: Callable[[], object]) -> list[str]:

@@ -7,8 +7,6 @@ own account), then affinity, then load and utilization.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-STRATEGIES = ("session", "least-used", "round-robin")
-
 IN_FLIGHT_WEIGHT = 0.05
 """A request in flight weighs as much as five points of 5h utilization, so new sessions spread at once
 although the utilization that they cause is learned only later."""

@@ -15,14 +15,14 @@ from typing import Any
 
 from peewee import Database, IntegrityError
 
-from ccflare_core.audit.entries import FIRST_HASH, By, Entry, Head, Row, Secret, stamp
+from ccflare_core.audit.entries import FIRST_HASH, By, ChainHead, Entry, Row, Secret, stamp
 from ccflare_core.audit.file import AuditFile
 from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import AuditHeadRow, AuditKeyRow, AuditRow
 from ccflare_core.errors import AuditError, VaultError
 from ccflare_core.secrets.vault import Vault, place
 
-__all__ = ["Audit", "By", "Entry", "Head", "Row", "Secret", "Signer"]
+__all__ = ["Audit", "By", "ChainHead", "Entry", "Row", "Secret", "Signer"]
 
 _PRUNED_AT_ONCE = 5000
 _TELL_SECONDS = 10.0
@@ -151,7 +151,7 @@ class Audit:
         if head := self.head():
             self._move(head)
 
-    def head(self) -> Head | None:
+    def head(self) -> ChainHead | None:
         """Where the chain ends, unchecked; None if nothing was ever written."""
         for row in AuditHeadRow.select().bind(self._database):
             return _head(row)
@@ -190,7 +190,7 @@ class Audit:
         with self._transaction():
             last = AuditRow.select().order_by(AuditRow.id.desc()).bind(self._database).first()
             end = (0, FIRST_HASH) if last is None else (last.id, last.hash)
-            old = self.head() or Head(0, FIRST_HASH, 0, FIRST_HASH, "")
+            old = self.head() or ChainHead(0, FIRST_HASH, 0, FIRST_HASH, "")
             if old.mac and not self._is_ours(old):
                 old = old._replace(pruned_hash=_UNKNOWN)  # nothing may follow what it says was deleted on purpose
             self._move(old._replace(last_id=max(end[0], old.last_id), hash=end[1]))
@@ -238,23 +238,23 @@ class Audit:
 
     # Pieces
 
-    def _begin(self) -> Head:
+    def _begin(self) -> ChainHead:
         """The head, checked; a new one where nothing was ever written."""
         head = self.head()
         if head is None:
             if AuditRow.select().bind(self._database).exists():
                 raise AuditError(_BROKEN)
-            return Head(0, FIRST_HASH, 0, FIRST_HASH, "")
+            return ChainHead(0, FIRST_HASH, 0, FIRST_HASH, "")
         if not self._is_ours(head):
             raise AuditError(_BROKEN)
         return head
 
-    def _is_ours(self, head: Head) -> bool:
+    def _is_ours(self, head: ChainHead) -> bool:
         # An older key may have leaked, and is no longer good enough to say where the chain ends.
         is_newest = head.key_id == self.signer.key_id
         return is_newest and hmac.compare_digest(head.mac.encode(), self.signer.mac(head.signed_text()).encode())
 
-    def _move(self, head: Head) -> None:
+    def _move(self, head: ChainHead) -> None:
         head = head._replace(key_id=self.signer.key_id)
         fields = head._replace(mac=self.signer.mac(head.signed_text()))._asdict()
         if not AuditHeadRow.update(fields).where(AuditHeadRow.id == 1).execute(self._database):
@@ -296,8 +296,8 @@ def anchor_text(last_id: int, hash_: str) -> bytes:
     return f"anchor{last_id}:{hash_}".encode()
 
 
-def _head(row: AuditHeadRow) -> Head:
-    return Head(row.last_id, row.hash, row.pruned_id, row.pruned_hash, row.key_id, row.mac)
+def _head(row: AuditHeadRow) -> ChainHead:
+    return ChainHead(row.last_id, row.hash, row.pruned_id, row.pruned_hash, row.key_id, row.mac)
 
 
 def _place(key_id: str) -> str:

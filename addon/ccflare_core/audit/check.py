@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ccflare_core.audit.chain import Audit, anchor_text, fault
-from ccflare_core.audit.entries import Head, Row
+from ccflare_core.audit.entries import ChainHead, Row
 from ccflare_core.errors import AuditError, VaultError
 
 _CHUNK = 5000
@@ -26,7 +26,7 @@ _MARK = 16  # hex digits of a hash that are kept for the comparison with the fil
 
 
 @dataclass(slots=True)
-class Report:
+class Verification:
     """What was found. `problem` is the first thing that is wrong, with the number of its row; None if nothing is."""
 
     problem: str | None = None
@@ -58,14 +58,14 @@ class Check:
         self._audit = audit
         self._progress = progress
         self._marks = array("Q")
-        self._report = Report()
+        self._report = Verification()
         self._key_ids: frozenset[str] = frozenset()
         self._restores: list[int] = []
         self._restored = 0  # the last restore that the file has come to
         self._strays: list[_Stray] = []
         self._replaced: set[tuple[int, int]] = set()
 
-    def run(self, file: Path | None = None, anchors: tuple[str, ...] = (), *, is_used: bool = False) -> Report:
+    def run(self, file: Path | None = None, anchors: tuple[str, ...] = (), *, is_used: bool = False) -> Verification:
         """Look at the table, then at the file (if it is there) and the anchors.
 
         `is_used` says that the database has content, which an empty log cannot be true of. Raises AuditError if an
@@ -80,7 +80,7 @@ class Check:
         self._report.problem = problem
         return self._report
 
-    def _table(self, head: Head | None, *, is_used: bool) -> str | None:
+    def _table(self, head: ChainHead | None, *, is_used: bool) -> str | None:
         if head is None:
             if is_used or self._audit.rows_after(0, 1):
                 return "the head of the log is missing, and with it the way to tell what else is"
@@ -111,14 +111,14 @@ class Check:
             after = rows[-1].id
             self._progress(self._report.rows, total)
 
-    def _head(self, head: Head) -> str | None:
+    def _head(self, head: ChainHead) -> str | None:
         signer = self._audit.signer
         if head.key_id != signer.key_id:
             return "the head of the log is not signed by the newest key: it was put back or made by someone else"
         is_signed = hmac.compare_digest(head.mac.encode(), signer.mac(head.signed_text()).encode())
         return None if is_signed else "the head of the log was changed"
 
-    def _anchor(self, text: str, head: Head) -> str | None:
+    def _anchor(self, text: str, head: ChainHead) -> str | None:
         try:
             last_id, hash_, key_id, mac = text.split(":")
             number = int(last_id)
@@ -134,7 +134,7 @@ class Check:
             return f"{problem}; or the anchor is from before a backup was restored, and the file has no such row"
         return problem
 
-    def _compare(self, number: int, hash_: str, head: Head) -> str | None:
+    def _compare(self, number: int, hash_: str, head: ChainHead) -> str | None:
         """What is wrong if there once was a row with this number and hash."""
         if number > head.last_id:
             return (
@@ -144,7 +144,7 @@ class Check:
             return f"row {number} is another one than there once was: the log was replaced"
         return None
 
-    def _file(self, file: Path, head: Head | None) -> str | None:
+    def _file(self, file: Path, head: ChainHead | None) -> str | None:
         self._key_ids = frozenset(self._audit.signer.key_ids())
         try:
             with file.open("rb") as lines:
@@ -157,7 +157,7 @@ class Check:
             self._forgive()  # the file could not be written when it was restored
         return self._strays[0].problem if self._strays else None
 
-    def _line(self, line: bytes, head: Head | None, place: str) -> str | None:
+    def _line(self, line: bytes, head: ChainHead | None, place: str) -> str | None:
         """What is wrong with the line, whatever comes behind it."""
         row = _read(line)
         if row is None:
@@ -181,7 +181,7 @@ class Check:
     def _stray(self, row: Row, problem: str) -> None:
         self._strays.append(_Stray(row.id, _mark(row.hash), "" if self._strays else problem))
 
-    def _in_both(self, row: Row, head: Head) -> None:
+    def _in_both(self, row: Row, head: ChainHead) -> None:
         """The table has the row too, or had it before its oldest rows were deleted on purpose."""
         self._report.in_file += row.id > head.pruned_id
         newest = row.id if row.is_restore else max((each for each in self._restores if each <= row.id), default=0)

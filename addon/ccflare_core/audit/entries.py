@@ -104,7 +104,7 @@ class Row(NamedTuple):
         return _json(self._asdict()).encode() + b"\n"
 
 
-class Head(NamedTuple):
+class ChainHead(NamedTuple):
     """Where the chain ends, and up to where it was deleted on purpose. `mac` signs it."""
 
     last_id: int

@@ -13,7 +13,7 @@ import hashlib
 import hmac
 import os
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeGuard
+from typing import Literal, TypeGuard, get_args
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -46,7 +46,7 @@ class _DataKey:
 
     def __init__(self, key: bytes) -> None:
         self.id = key_id(key)
-        self.macs = {purpose: _derive(key, purpose) for purpose in ("audit", "backup", "blocks", "pepper")}
+        self.macs = {purpose: _derive(key, purpose) for purpose in get_args(Purpose)}
         self._tokens = AESGCM(_derive(key, "tokens"))
         self._payloads = AESGCM(_derive(key, "payloads"))
 
@@ -118,9 +118,7 @@ class Vault:
         """The same secret for another place. Raises VaultError like `open`."""
         return self.seal(self.open(sealed, place), other)
 
-    def mac(
-        self, purpose: Literal["audit", "backup", "blocks", "pepper"], data: bytes, key_id: str | None = None
-    ) -> bytes:
+    def mac(self, purpose: Purpose, data: bytes, key_id: str | None = None) -> bytes:
         """HMAC-SHA256 of `data`, under the newest key's key for this purpose or that of another key.
 
         The key's id has to be stored with it. Raises VaultError if the ring has no such key.

@@ -38,7 +38,7 @@ _IS_THERE = "there is a file already: name another one"
 _DAMAGED = "it was changed, cut off or made with another key: use another backup"
 
 
-class Head(NamedTuple):
+class BackupHead(NamedTuple):
     """What a backup says of itself. `size` is that of the database in bytes."""
 
     key: Wrapped
@@ -72,7 +72,7 @@ class Head(NamedTuple):
 
 def make(
     database: Path, keys: DataKeys, target: Path, now: float, progress: Progress, entry: AbstractContextManager[None]
-) -> Head:
+) -> BackupHead:
     """Write a backup of the database as it is now; others may write meanwhile. Never over a file that is there.
 
     `entry` is the transaction with the audit entry about it. Raises StoreError or VaultError, and then there is neither
@@ -86,7 +86,7 @@ def make(
         with draft(database) as plain, draft(target) as sealed:
             sqlite.copy(database, plain, progress)
             made_at = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
-            head = Head(keys.newest(), secrets.token_bytes(32), made_at, plain.stat().st_size)
+            head = BackupHead(keys.newest(), secrets.token_bytes(32), made_at, plain.stat().st_size)
             with plain.open("rb") as source, sealed.open("wb") as out:
                 _seal(source, out, head, head.chunks(keys.vault))
                 os.fsync(out.fileno())
@@ -95,7 +95,7 @@ def make(
     return head
 
 
-def _seal(source: BinaryIO, out: BinaryIO, head: Head, chunks: Chunks) -> None:
+def _seal(source: BinaryIO, out: BinaryIO, head: BackupHead, chunks: Chunks) -> None:
     text = head.write()
     out.write(_MAGIC + len(text).to_bytes(_LENGTH, "big") + text)
     number, piece = 0, source.read(_PIECE)
@@ -107,7 +107,7 @@ def _seal(source: BinaryIO, out: BinaryIO, head: Head, chunks: Chunks) -> None:
         number, piece = number + 1, following
 
 
-def unpack(backup: Path, source: KeySource, target: Path, progress: Progress) -> Head:
+def unpack(backup: Path, source: KeySource, target: Path, progress: Progress) -> BackupHead:
     """Write the database in a backup into the empty file `target`. Raises StoreError or VaultError.
 
     Only what came out whole is a database: after an error throw `target` away.
@@ -124,7 +124,7 @@ def unpack(backup: Path, source: KeySource, target: Path, progress: Progress) ->
     return head
 
 
-def examine(backup: Path) -> Head:
+def examine(backup: Path) -> BackupHead:
     """What the file says of itself, unless it has another size than it should. It takes no key.
 
     Raises StoreError.
@@ -137,17 +137,17 @@ def examine(backup: Path) -> Head:
     return head
 
 
-def _read_head(sealed: BinaryIO) -> Head:
+def _read_head(sealed: BinaryIO) -> BackupHead:
     if sealed.read(len(_MAGIC)) != _MAGIC:
         raise StoreError("this is no backup: name a file that `scripts/maintain.py backup` has made")
     length = int.from_bytes(sealed.read(_LENGTH), "big")
     try:
-        return Head.read(sealed.read(min(length, _HEAD_LIMIT)))
+        return BackupHead.read(sealed.read(min(length, _HEAD_LIMIT)))
     except (ValueError, RecursionError) as error:
         raise StoreError(_DAMAGED) from error
 
 
-def _open(sealed: BinaryIO, out: BinaryIO, head: Head, vault: Vault, progress: Progress) -> None:
+def _open(sealed: BinaryIO, out: BinaryIO, head: BackupHead, vault: Vault, progress: Progress) -> None:
     chunks = head.chunks(vault)
     number, piece = 0, sealed.read(_PIECE + _TAG)
     while True:

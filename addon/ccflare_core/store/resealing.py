@@ -37,16 +37,16 @@ Key = tuple[Any, ...]
 Transaction = Callable[[], AbstractContextManager[None]]
 
 
-def _rewrap(column: "Column", key: Key, sealed: bytes, vault: Vault) -> dict[str, object]:
+def _rewrap(column: "SealedColumn", key: Key, sealed: bytes, vault: Vault) -> dict[str, object]:
     return {column.name: vault.rewrap(sealed, column.place(key))}
 
 
-def _rewrap_block(column: "Column", key: Key, sealed: bytes, vault: Vault) -> dict[str, object]:
+def _rewrap_block(column: "SealedColumn", key: Key, sealed: bytes, vault: Vault) -> dict[str, object]:
     at, resealed = packing.reseal_block(sealed, bytes(key[1]), vault)
     return {"address": at, column.name: resealed}
 
 
-class Column(NamedTuple):
+class SealedColumn(NamedTuple):
     """A column of sealed bytes; `keys` are the columns that name a row, `place` makes a value's place of theirs.
 
     `rewrap` gives what is to change in a row so that the newest key seals it.
@@ -56,7 +56,7 @@ class Column(NamedTuple):
     name: str
     keys: tuple[str, ...]
     place: Callable[[Key], str]
-    rewrap: Callable[["Column", Key, bytes, Vault], dict[str, object]] = _rewrap
+    rewrap: Callable[["SealedColumn", Key, bytes, Vault], dict[str, object]] = _rewrap
 
     @property
     def table(self) -> str:
@@ -94,22 +94,24 @@ def _rows(query: Any, database: Database) -> list[Key]:
     return list(query.bind(database).tuples())
 
 
-def _simple(model: type[Model], *names: str) -> Iterator[Column]:
+def _simple(model: type[Model], *names: str) -> Iterator[SealedColumn]:
     """Columns whose values are sealed for their table, column and row."""
     for name in names:
-        yield Column(model, name, ("id",), lambda key, n=name: place(str(model._meta.table_name), n, key[0]))  # type: ignore[misc]
+        yield SealedColumn(model, name, ("id",), lambda key, n=name: place(str(model._meta.table_name), n, key[0]))  # type: ignore[misc]
 
 
-_BLOCK = Column(BlockRow, "body", ("id", "address"), lambda key: packing.block_place(bytes(key[1])), _rewrap_block)
-_BODY = Column(PayloadRow, "body", ("request", "part"), lambda key: packing.body_place(key[1], key[0]))
+_BLOCK = SealedColumn(
+    BlockRow, "body", ("id", "address"), lambda key: packing.block_place(bytes(key[1])), _rewrap_block
+)
+_BODY = SealedColumn(PayloadRow, "body", ("request", "part"), lambda key: packing.body_place(key[1], key[0]))
 _SECRETS = (
     *_simple(AccountRow, "access_token", "refresh_token", "api_key"),
     *_simple(OAuthSessionRow, "state", "verifier"),
     *_simple(AuditKeyRow, "sealed"),
     *_simple(SecondFactorRow, "seed"),
 )
-COLUMNS: tuple[Column, ...] = (*_SECRETS, _BLOCK, _BODY)
-DIGESTS: tuple[Column, ...] = (*_simple(ClientKeyRow, "digest", "old_digest"),)
+COLUMNS: tuple[SealedColumn, ...] = (*_SECRETS, _BLOCK, _BODY)
+DIGESTS: tuple[SealedColumn, ...] = (*_simple(ClientKeyRow, "digest", "old_digest"),)
 """They need their key as sealed values do, but nobody can make one anew who does not know what it was made of."""
 
 
@@ -125,7 +127,7 @@ def count_values(database: Database) -> Counter[str]:
     return found
 
 
-def count_of(database: Database, key_id: str, columns: Iterable[Column] = COLUMNS) -> int:
+def count_of(database: Database, key_id: str, columns: Iterable[SealedColumn] = COLUMNS) -> int:
     """How many values in these columns this key has sealed."""
     with as_store_errors():
         return sum(
@@ -163,7 +165,7 @@ class Resealing:
                     break
                 yield done
 
-    def _rewrap_batch(self, column: Column, failed: set[Key]) -> tuple[int, set[Key]]:
+    def _rewrap_batch(self, column: SealedColumn, failed: set[Key]) -> tuple[int, set[Key]]:
         old = [head_of(key_id) for key_id in self._vault.key_ids[1:]]
         if not old:
             return 0, set()
@@ -189,7 +191,9 @@ class Resealing:
             yield from self._seal_where(column, is_clear, self._seal_secret)
         yield from self._seal_where(_BODY, PayloadRow.format == packing.CLEAR, self._seal_body)
 
-    def _seal_where(self, column: Column, condition: object, seal: Callable[[Column, Key], None]) -> Iterator[int]:
+    def _seal_where(
+        self, column: SealedColumn, condition: object, seal: Callable[[SealedColumn, Key], None]
+    ) -> Iterator[int]:
         while found := column.key(self._database, condition, _LOOK_AHEAD):
             for start in range(0, len(found), _BATCH):
                 keys = found[start : start + _BATCH]
@@ -198,7 +202,7 @@ class Resealing:
                         seal(column, key)
                 yield len(keys)
 
-    def _seal_secret(self, column: Column, key: Key) -> None:
+    def _seal_secret(self, column: SealedColumn, key: Key) -> None:
         value = column.get(self._database, key)
         plain = value.encode() if isinstance(value, str) else bytes(value or b"")
         if not plain:
@@ -208,7 +212,7 @@ class Resealing:
             _check(self._vault.open(sealed, column.place(key)) == plain)
             column.set(self._database, key, **{column.name: sealed})
 
-    def _seal_body(self, column: Column, key: Key) -> None:
+    def _seal_body(self, column: SealedColumn, key: Key) -> None:
         if not column.key(self._database, column.is_row(key) & (PayloadRow.format == packing.CLEAR), 1):
             return  # another process was here, or the row is gone
         value = column.get(self._database, key)

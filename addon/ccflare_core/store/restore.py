@@ -17,7 +17,7 @@ from ccflare_core.db.engine import naming
 from ccflare_core.errors import CCFlareError, StoreError
 from ccflare_core.files import draft, make_private_folder, publish
 from ccflare_core.secrets.key_sources import KeySource
-from ccflare_core.store.backup import Head, Progress, unpack
+from ccflare_core.store.backup import BackupHead, Progress, unpack
 from ccflare_core.store.store import Store
 
 _SAMPLE = 100
@@ -26,7 +26,7 @@ _SAMPLE = 100
 class Restored(NamedTuple):
     """What was put in place, and where the old database lies now, if there was one."""
 
-    head: Head
+    head: BackupHead
     aside: Path | None
 
 
@@ -70,7 +70,7 @@ class Restore:
             self._file.write(lines)
         return Restored(head, aside)
 
-    def _prepare(self, new: Path, backup: Path, head: Head) -> list[bytes]:
+    def _prepare(self, new: Path, backup: Path, head: BackupHead) -> list[bytes]:
         """Check that this is a sound database whose secrets open, and write the entry into it; its lines."""
         kept = self._old_audit_keys()
         with contextlib.closing(Store.open(new, self._source, by=self._by, wall=self._wall)) as store:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ccflare_cli.accounts.importers import Found, read_database, without_known
+from ccflare_cli.accounts.importers import FoundAccount, read_database, without_known
 from ccflare_cli.accounts.main import main
 from ccflare_core.accounts.account import Account, Kind
 from ccflare_core.errors import StoreError
@@ -75,7 +75,7 @@ def original(tmp_path: Path) -> Iterator[Foreign]:
     foreign.stop()
 
 
-def only(foreign: Foreign) -> Found:
+def only(foreign: Foreign) -> FoundAccount:
     (found,) = read_database(foreign.path, NOON)
     return found
 
@@ -236,7 +236,7 @@ class TestKnown:
     HERE = Account("1", "here", Kind.OAUTH, access_token="a", refresh_token="r")
 
     def obstacles(self, *accounts: Account) -> list[str]:
-        found = [Found(account.name, account) for account in accounts]
+        found = [FoundAccount(account.name, account) for account in accounts]
         return [each.problem for each in without_known(found, [self.HERE])]
 
     def test_by_refresh_token(self) -> None:
