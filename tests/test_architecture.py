@@ -133,7 +133,6 @@ TESTED_IN = {
     "ccflare_mitm.gate.header_masking": "e2e/test_secrets.py",
     "ccflare_mitm.gate.ingress": "gate/test_gate.py",
     "ccflare_mitm.gate.management": "security/test_access.py",
-    "ccflare_mitm.gate.tunnel_opener": "e2e/test_tunnel_targets.py",
     "ccflare_mitm.gate.tunnel_story": "e2e/test_tunnel_targets.py",
     "ccflare_mitm.gate.tunnels": "gate/test_gate.py",
     "ccflare_mitm.host.decisions": "security/test_guard.py",
@@ -355,13 +354,13 @@ def test_modules_have_no_circle() -> None:
             {
                 f"ccflare_mitm.{name}"
                 for name in (
-                    "wire.guarded_tunnel",
                     "host.contract",
                     "host.internals",
                     "host.peers",
                     "wire.attempt",
                     "wire.client_side",
                     "wire.course",
+                    "wire.guarded_tunnel",
                     "wire.layer",
                     "wire.reaper",
                     "wire.relay",

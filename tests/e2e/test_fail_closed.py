@@ -173,6 +173,7 @@ AFTER_UPSTREAM = (
     "ccflare_core.exchange.recorder:Recorder.finished",
     "ccflare_core.anthropic.pricing:PriceList.cost",
 )
+AIM = "ccflare_mitm.gate.tunnel_opener:TunnelOpener.aim"
 # What gives a lease back cannot do so when it fails itself.
 NEVER_GIVEN_BACK = ("ccflare_core.exchange.exchange:Exchange.finish", "ccflare_core.accounts.pool:AccountPool.release")
 
@@ -182,7 +183,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scripts")
     (folder / "saboteur.py").write_text(SABOTEUR)
     (folder / "meddler.py").write_text(MEDDLER)
-    (folder / "places").write_text("\n".join(BEFORE_UPSTREAM + AFTER_UPSTREAM + ("addon.error",)))
+    (folder / "places").write_text("\n".join(BEFORE_UPSTREAM + AFTER_UPSTREAM + ("addon.error", AIM)))
     (folder / "broken").write_text("")
     return folder
 
@@ -210,6 +211,15 @@ def is_whole(rig: Rig) -> bool:
 def leases_are_back(rig: Rig) -> bool:
     """Whether no account of this test is in use any more."""
     return not any(account["in_flight"] for account in rig.health().values())
+
+
+def test_a_server_that_nobody_could_look_at_is_not_connected_to(rig: Rig, folder: Path) -> None:
+    (folder / "broken").write_text(AIM)
+
+    reply = rig.ask()
+
+    assert (reply.status, rig.asked) == (502, [])
+    assert rig.row()["outcome"] == "upstream_error"
 
 
 @pytest.mark.parametrize("place", BEFORE_UPSTREAM)

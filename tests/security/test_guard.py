@@ -77,10 +77,16 @@ class House(NamedTuple):
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     with contextlib.ExitStack() as running:
         upstream = running.enter_context(FakeUpstream(tls=True, http2=True))
-        proxy = Proxy(upstream, folder=tmp_path_factory.mktemp("proxy"), ccflare_hold_seconds=0)
+        proxy = Proxy(
+            upstream,
+            folder=tmp_path_factory.mktemp("proxy"),
+            ccflare_hold_seconds=0,
+            ccflare_tunnel_targets="localhost",
+        )
         proxy.add_api_key("max", ACCOUNT)
         keys = {role.value: proxy.add_client_key(role.value, "--role", role.value) for role in Role}
         keys |= {"revoked": proxy.add_client_key("revoked"), "expired": proxy.add_client_key("expired")}
+        keys["tunnels"] = proxy.add_client_key("tunnels", "--tunnels")
         keys["haiku"] = proxy.add_client_key("haiku", "--models", "claude-haiku-*")
         proxy.run_script("keys.py", "client", "revoke", "revoked")
         with contextlib.closing(open_store(proxy)) as store:
@@ -130,7 +136,7 @@ def test_r01_a_tunnel_to_wherever_takes_a_key(house: House, host: str) -> None:
         assert refused.status in (407, 429)
         assert other.connections == 0
 
-        headers = (basic(house.keys["client"]),)
+        headers = (basic(house.keys["tunnels"]),)
         with via_connect(house.proxy, "localhost", other.port, other.ca_file, headers=headers) as tunnel:
             assert tunnel.request("GET", "/v1/models").status == 200
 

@@ -240,3 +240,14 @@ def test_deadline_is_told_by_the_state(state: State, told: bytes) -> None:
 
     assert told in to_client(kit, done)
     assert kit.stream.state in (State.ANSWERED, State.OVER, State.LINGERING)
+
+
+def test_a_tunnel_has_a_server_of_its_own() -> None:
+    """mitmproxy gives all of a client's tunnels over HTTP/2 the same one, and so the address of the last."""
+    kit = StreamKit().reach(State.PIPE)
+
+    own = kit.stream.context.server
+    assert own is not kit.layer.context.server
+    assert kit.stream.flow.server_conn is own
+    assert own.address is not None
+    assert kit.layer.context.server.address is None
