@@ -254,7 +254,7 @@ def _getter(name: str) -> Callable[[Recorded], object]:
     return lambda exchange: exchange.row[name]
 
 
-def _head_table(exchange: Exchange, now: float) -> Table[dict[str, Any]]:
+def _head_table(exchange: Recorded, now: float) -> Table[dict[str, Any]]:
     row, counts = exchange.row, exchange.counts
     return Table(
         key="request",
