@@ -1,4 +1,4 @@
-"""What every command needs of its surroundings: three streams, the environment, a clock, the database."""
+"""What every command works with: three streams, the environment, a clock, the database."""
 
 import getpass
 import importlib

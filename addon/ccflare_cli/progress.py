@@ -1,4 +1,4 @@
-"""How far long work has come, for a person at a terminal; nothing at all where none is."""
+"""A progress line for long work on a terminal; nothing where there is no terminal."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""`scripts/search.py`: where in the recorded conversations a text stands."""
+"""`scripts/search.py`: searches recorded conversations for a text."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence

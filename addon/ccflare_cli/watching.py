@@ -1,4 +1,4 @@
-"""A picture on a terminal that is drawn anew every few seconds."""
+"""A table on a terminal that is shown again every few seconds."""
 
 import shutil
 import time

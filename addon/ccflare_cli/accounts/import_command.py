@@ -1,4 +1,4 @@
-"""`accounts.py import`: take over the accounts of another program. Shows what would come; `--yes` does it."""
+"""`accounts.py import`: imports the accounts of another program. Without `--yes` it only lists them."""
 
 import argparse
 from pathlib import Path

@@ -218,5 +218,5 @@ def _write(path: Path, data: bytes) -> None:
 
 def _opened(settings: Settings) -> Store:
     if not is_made(settings.database):
-        raise Refused(f"Nobody has used anything: {settings.database} does not exist yet.")
+        raise Refused(f"There is nothing to show: {settings.database} does not exist yet.")
     return Store.open(settings.database, None, read_only=True)

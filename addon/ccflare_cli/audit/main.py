@@ -1,4 +1,4 @@
-"""`scripts/audit.py`: who did what, and whether that is still what was written down."""
+"""`scripts/audit.py`: shows and verifies the audit log, and collects evidence after an incident."""
 
 import argparse
 import json

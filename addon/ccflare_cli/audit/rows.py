@@ -1,4 +1,4 @@
-"""What `audit.py show` finds, and how it looks."""
+"""The entries that `audit.py show` finds, as a table."""
 
 import argparse
 import json

@@ -1,1 +1,1 @@
-"""`scripts/doctor.py`: is this installation well, and what to do if not."""
+"""`scripts/doctor.py`: checks the security and health of this installation."""

@@ -1,4 +1,4 @@
-"""`scripts/doctor.py`: a checklist of this installation's security and health, each point tried for real."""
+"""`scripts/doctor.py`: checks the security and health of this installation; each point is tried for real."""
 
 import argparse
 from collections.abc import Sequence

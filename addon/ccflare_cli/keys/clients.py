@@ -1,4 +1,4 @@
-"""`scripts/keys.py client …`: the keys that clients call with. A running proxy sees every change within a second."""
+"""`scripts/keys.py client …`: client keys, their roles and limits. A running proxy sees a change within a second."""
 
 import argparse
 import re

@@ -1,4 +1,4 @@
-"""`scripts/keys.py`: the keys that seal what is stored, and those that clients call with; also while the proxy runs."""
+"""`scripts/keys.py`: data keys, client keys and the second factor; also while the proxy runs."""
 
 import argparse
 import time

@@ -1,4 +1,4 @@
-"""`scripts/stats.py`: what was recorded, as answers. It only reads, also while the proxy runs."""
+"""`scripts/stats.py`: statistics of recorded requests. It only reads, also while the proxy runs."""
 
 import argparse
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Where an account's credential goes: one value says it, and no client has a word in it. Pure.
+"""Where an account's credential goes: one value, from the options, that no client can influence. Pure.
 
 `UpstreamTarget` is made of the owner's options alone. Code that sends a credential takes the address, the name that the
 certificate must carry, the protocol, the Host and the way there from it, and from nothing else; what a connection needs

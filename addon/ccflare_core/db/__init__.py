@@ -1,1 +1,1 @@
-"""The database's engines, tables and migrations. Who decides what stands in it are the rooms above."""
+"""The database's engines, tables and migrations. The rooms above decide what is stored."""

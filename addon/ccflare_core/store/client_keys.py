@@ -54,7 +54,7 @@ class Clients:
         raise NotFound(_UNKNOWN.format(name))
 
     def ring(self) -> KeyRing:
-        """What the guard needs to recognise the keys. Raises VaultError without a data key."""
+        """What authentication needs to recognise the keys. Raises VaultError without a data key."""
         vault = self._vaulted()
         keys: dict[str, ClientKey] = {}
         digests: dict[bytes, Digest] = {}

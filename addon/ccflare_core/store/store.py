@@ -232,7 +232,7 @@ class Store:
             self.audit.aside(Entry.of(self.by, "account.attention", record.account_id, "failed", reason=record.reason))
 
     def _is_written(self, batch: Sequence[Record]) -> bool:
-        """Whether the batch, which comes a second time because nobody knew what became of it, is there."""
+        """Whether the batch, which comes a second time because its commit was not acknowledged, is there."""
         if self._unknown is None:
             return False
         is_written = self._unknown[0] == batch and self._engine.was_committed(self._unknown[1])

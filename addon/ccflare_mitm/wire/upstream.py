@@ -1,4 +1,4 @@
-"""Connections to the upstream: they ask for the name that is ours to say, and are used only if they got it.
+"""Connections to the upstream: TLS for the configured name, used only if the certificate is for that name.
 
 `aim_tls` runs before mitmproxy makes the handshake, `UpstreamProof.flaw` before each request's first byte. The second
 trusts nothing of the first: another addon, or another version of mitmproxy, may have come between.
