@@ -24,6 +24,8 @@ from ccflare_core.exchange.records import (
     CooldownSet,
     ExchangeFinished,
     OutcomeCorrected,
+    TunnelEnded,
+    TunnelOpened,
     WindowRead,
     storable,
 )
@@ -203,6 +205,20 @@ def test_latest_window_of_each_name(store: Store) -> None:
     store.write([WindowRead("a", at, window) for at, window in enumerate((older, weekly, newer))])
     store.write([WindowRead("b", 0, older)])
     assert store.limits.latest_windows() == {"a": (newer, weekly), "b": (older,)}
+
+
+def test_tunnels_are_rows_that_end_and_are_deleted_by_age(store: Store) -> None:
+    who = ("ck_1", "laptop", "127.0.0.1", "name.test", 443, "1.1.1.1")
+    at = int(NOW * 1000)
+    store.write([TunnelOpened("old", *who, "r", at - 2000), TunnelEnded("old", at - 1000, 7, 9, "closed")])
+    store.write([TunnelOpened("cut", *who, "dead", at)])
+    columns = "SELECT id, ended_at, sent_bytes, received_bytes, ended FROM tunnels ORDER BY opened_at"
+    assert store.query(columns) == [("old", at - 1000, 7, 9, "closed"), ("cut", None, None, None, None)]
+
+    close_dead_runs(store)
+    assert store.history.delete_tunnels(NOW - 1) == 1
+
+    assert store.query(columns) == [("cut", None, None, None, "the proxy died")]
 
 
 def close_dead_runs(store: Store, *, alive: tuple[int, ...] = (), now: float = NOW) -> int:
