@@ -581,7 +581,8 @@ def test_account_that_is_disabled_is_told_in_words_of_the_list() -> None:
 def test_link_of_the_providers_own_is_told_if_it_can_hold_nothing_else(
     code: str, name: str, link: Any, told: str
 ) -> None:
-    body = verdict_cases.error("invalid_request_error", code=code, **{name: link})
+    details: dict[str, Any] = {name: link}
+    body = verdict_cases.error("invalid_request_error", code=code, **details)
 
     assert classify(400, [], body, NOW).reason.endswith(f" ({told})")
 

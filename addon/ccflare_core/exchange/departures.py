@@ -24,13 +24,13 @@ _MOST_BROKEN: Final = 4096
 
 
 class SameRequest(NamedTuple):
-    """What makes two requests the same. The body stands here by its length and by Python's own hash."""
+    """What makes two requests the same: of the body its length, and what Python's own hash makes of it."""
 
     client_key: str | None
     session: str
     target: tuple[str, str, str]
     size: int
-    body: int
+    content: int
 
     @classmethod
     def of(cls, opening: Opening, facts: Facts, body: bytes) -> "SameRequest":
