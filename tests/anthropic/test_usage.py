@@ -271,6 +271,14 @@ def test_words_that_must_not_be_stored_are_left_out_and_the_counts_stay() -> Non
     assert (reading.usage.service_tier, reading.usage.input_tokens) == (None, 3)
 
 
+def test_a_batch_is_not_known_by_an_id_that_must_not_be_stored() -> None:
+    listed = [{"type": "message_batch", "id": batch_id} for batch_id in ("a-secret", "msgbatch_1")]
+
+    reading = without(read_json({"data": listed}), lambda word: "secret" in word)
+
+    assert [batch.id for batch in reading.batches] == ["msgbatch_1"]
+
+
 @pytest.mark.parametrize("value", [-1, 1.5, "12", True, None, [], {}, 10**30, float("nan")])
 def test_a_value_that_is_no_count_is_not_taken(value: object) -> None:
     reading = read(event({**START, "message": {"model": "m", "usage": {"input_tokens": value}}}))

@@ -152,6 +152,7 @@ def without(reading: Reading, is_secret: Callable[[str], bool]) -> Reading:
         input_transformations=left(reading.input_transformations),
         extra=tuple(each._replace(model=left(each.model), usage=used(each.usage)) for each in reading.extra),
         handed_out=tuple(each for each in reading.handed_out if not is_secret(each.text)),
+        batches=tuple(each for each in reading.batches if not is_secret(each.id)),
     )
 
 
