@@ -25,7 +25,7 @@ HARMLESS = {
     ("ccflare_cli.console.Console", "ask_secret"): "a function",
     ("anthropic.answers.Answer", "body"): "an answer of our own",
     ("anthropic.answers.Answer", "headers"): "its headers",
-    ("secrets.redact.Redacted", "data"): "what is left when the secrets are out",
+    ("secrets.spans.Redacted", "data"): "what is left when the secrets are out",
     ("config.settings.Settings", "pkcs11_token"): "the label of a device",
 }
 

@@ -168,7 +168,7 @@ def test_r49_the_input_of_a_tool_too(size: int) -> None:
             for part in (b"a sk-ant-", b"PLANTED-0123456789 b")
         ),
         event({"type": "completion", "completion": " sk-ant-"})
-        + event({"type": "completion", "completion": "PLANTED-01"}),
+        + event({"type": "completion", "completion": "PLANTED-01234567"}),
         streamed("a sk-ant-", "PLANTED-0123456789 b")[:-12],
     ],
     ids=["spaces", "order", "completions", "cut"],
@@ -202,7 +202,7 @@ def test_r49_an_error_in_the_search_withholds(monkeypatch: pytest.MonkeyPatch) -
     def fail(*_: Any) -> Iterator[None]:
         raise RuntimeError
 
-    monkeypatch.setattr(redact, "_aws_keys", fail)
+    monkeypatch.setattr(redact, "_private_keys", fail)
     kept = without_secrets(payload(KEY.encode()))
     assert (kept.withheld, kept.body) == (True, b"")
 

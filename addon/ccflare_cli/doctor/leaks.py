@@ -5,7 +5,7 @@ real ones, say PLANTED or EXAMPLE, or stand in a line that says `allow-secret`.
 """
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable
 from itertools import accumulate
@@ -54,8 +54,12 @@ def _known(data: bytes, known: Iterable[bytes]) -> Iterable[tuple[int, str]]:
 
 
 def _unknown(data: bytes, *, is_source: bool) -> Iterable[tuple[int, str]]:
-    for start, end, label in redact.find(data):
-        if label not in ("", "number") and not (is_source and _is_made_up(label, data[start:end])):
+    spans = sorted(span for span in redact.find(data) if span.label not in ("", "number"))
+    formed = [span.start for span in spans if span.label not in _BITS]
+    for start, end, label in spans:
+        if label in _BITS and bisect_left(formed, end) > bisect_left(formed, start):
+            continue  # a name stands before it, but its form tells more
+        if not (is_source and _is_made_up(label, data[start:end])):
             yield start, label
 
 
@@ -63,6 +67,8 @@ def _is_made_up(label: str, text: bytes) -> bool:
     lower = text.lower()
     if any(word in lower for word in _MADE_UP) or len(text) < _LEAST.get(label, 20):
         return True
+    if label in _BITS and text.replace(b"_", b"").isalpha():
+        return True  # the name of a variable
     return _bits(text) < _BITS.get(label, 3.5) or (label in _BITS and len(text.split()) > 1)
 
 

@@ -12,7 +12,7 @@ from ccflare_core.secrets.redact import Redacted, Span
 from ccflare_core.transcripts import stream_text
 
 MOST_BYTES = 32 * 1024 * 1024
-"""How long a body may be, decoded, to be searched. That takes about 20 ms for each MB."""
+"""How long a body may be, decoded, to be searched. That takes 10 to 20 ms for each MB."""
 
 
 def without_secrets(payload: Payload) -> Payload:

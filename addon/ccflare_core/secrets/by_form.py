@@ -1,0 +1,159 @@
+"""Finds secrets that their form gives away, and passwords in the places where a command or a file has them.
+
+What all of them have is a long run of letters, digits, `_` and `-`. Such runs are few in what people and programs
+write, so only around them is looked for anything else.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+
+from ccflare_core.secrets.formats import AWS_ID, RULES, Rule
+from ccflare_core.secrets.spans import Budget, Span
+
+_SHORTEST = 18
+_IN_RUN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
+# To find a long needle of one letter takes two nanoseconds a byte or less, since what is too short is jumped over; an
+# expression that begins with a class takes thirty. Hence the search in a copy with one letter for the whole class.
+_CLASSES = bytes(0x61 if byte in _IN_RUN else 0x20 for byte in range(256))
+_NEEDLE = b"a" * _SHORTEST
+_SPACE = 0x20
+_DIGIT = re.compile(rb"[0-9]")
+
+_FAR = 64
+"""How deep in a run a literal is looked for."""
+_MIDDLE = 26
+_BLOB_START = 128
+_BACK = {
+    ord("/"): _BLOB_START,
+    ord("+"): _BLOB_START,
+    ord("."): _MIDDLE,
+    ord("~"): _MIDDLE,
+    ord(":"): _MIDDLE,
+    ord("$"): _MIDDLE,
+}
+_IN_BLOB = (b"+", b"/")
+_BLOB = re.compile(rb"[A-Za-z0-9+/]{200}")
+_BLOB_REST = re.compile(rb"[A-Za-z0-9+/]*+")
+_LONGEST = 700
+"""Of a secret with its literal in the middle."""
+
+_AWS_SECRET = re.compile(rb"(?<![\w+/])[A-Za-z0-9+/]{40}(?![\w+/=])")
+_AWS_NEAR = 160
+"""How far behind a key's id its secret half is looked for, in bytes."""
+
+_LEFT = 200
+"""How far back it is looked for what a run stands behind, in bytes."""
+_BREAK = rb"(?:^|[\s\"'=]|\\[nrt])"
+_AFTER_COLON = re.compile(
+    # curl -u user:secret, wget --user=…; ~/.pgpass (https://www.postgresql.org/docs/current/libpq-pgpass.html)
+    rb"(?:\s(?:-u|--user|--proxy-user)[\s=]{1,3}[\\\"']{0,8}[\w.@+-]{1,64}"
+    rb"|" + _BREAK + rb"[\w.*-]{1,100}:(?:\d{1,5}|\*):[\w.*-]{1,64}:[\w.*@-]{1,64}):\Z"
+)
+_JWK_MEMBER = re.compile(rb"\\*\"(?:d|p|q|dp|dq|qi|k)\\*\"\s{0,8}:\s{0,8}\\*\"\Z")
+_JWK_NEAR = 4096
+_REST = re.compile(rb"[^\s\"'\\<>]{0,512}+")
+_CREDENTIAL = re.compile(rb"[\w.~+/=-]{16,}+")
+
+
+def _expression(words: Iterable[str]) -> str:
+    """What finds any of the words, the longest first, letter by letter: a plain list takes three times as long."""
+    branches = []
+    for first, group in groupby(sorted(words, reverse=True), key=lambda word: word[:1]):
+        rest = {word[1:] for word in group}
+        branches.append(re.escape(first) + (f"(?:{_expression(rest)})" if rest != {""} else ""))
+    return "|".join(branches)
+
+
+_LITERALS = {literal for rule in RULES for literal in rule.literals}
+_INNER = {"sk-ant-", "ccf_", *(literal for rule in RULES for literal in rule.literals if rule.back)}
+"""Those that are looked for within words too: the keys that pass through here, and what has its literal inside."""
+_LITERAL = re.compile(_expression(_LITERALS).encode())
+_BORDERED = re.compile(f"(?<![A-Za-z0-9])(?:{_expression(_LITERALS)})|{_expression(_INNER)}".encode())
+_GLUE = b"\\%["
+"""What begins an escape in JSON, in a URL, in a terminal. That ends with letters or digits which are none of a word."""
+_GUARDS = b': \t"'
+# Of a literal also the rules for what it begins with: what is no `sk-ant-…` may still be an `sk-…`.
+_RULES = {
+    literal.encode(): [rule for rule in RULES for known in rule.literals if literal.startswith(known)]
+    for literal in _LITERALS
+}
+
+
+def find(view: bytes, budget: Budget) -> Iterator[Span]:
+    """The secrets in `view`. Raises TooMuch."""
+    classes = view.translate(_CLASSES) + b" "
+    done, start = 0, classes.find(_NEEDLE)
+    while start >= 0:
+        end = classes.find(b" ", start)
+        run = view[start:end]
+        if start >= done and not _is_plain(run):
+            for span in _in_run(view, run, start, done, budget):
+                yield span
+                done = span.end
+            if done <= start and view[end : end + 1] in _IN_BLOB and _BLOB.match(view, start):
+                end = _end(_BLOB_REST, view, start)  # a picture, a document
+        start = classes.find(_NEEDLE, end)
+
+
+def _in_run(view: bytes, run: bytes, start: int, done: int, budget: Budget) -> list[Span]:
+    """What has a vendor's literal in this run or reaches into it, or what stands in a secret's place."""
+    before = view[start - 1] if start else _SPACE
+    found = list(_around(view, run, start, before, done, budget))
+    if not found and before in _GUARDS and (guarded := _behind(view, start, before)):
+        found.append(guarded)
+    return found
+
+
+def _is_plain(run: bytes) -> bool:
+    """Whether it is a name: without a digit, and in one case. A key's id may be in capitals alone."""
+    if run.islower():
+        return not _DIGIT.search(run)
+    return run.isupper() and not run.isalpha() and not _DIGIT.search(run)
+
+
+def _around(view: bytes, run: bytes, start: int, before: int, done: int, budget: Budget) -> Iterator[Span]:
+    """What has a vendor's literal in a run, or reaches into it."""
+    back = _BACK.get(before, 0)
+    literal = _LITERAL if back == _MIDDLE or before in _GLUE else _BORDERED
+    if not back and literal is _BORDERED and run.isalnum() and not _LITERAL.match(view, start):
+        return  # one word has one beginning
+    position, end = max(start - back, done), start + min(len(run), _FAR)
+    while found := literal.search(view, position, end):
+        budget.spend()
+        position = found.start() + 1
+        for rule in _RULES[found[0]]:
+            if match := _match(rule, view, found.start(), done):
+                yield from _spans(rule, view, match)
+                position = match.end()
+                break
+
+
+def _match(rule: Rule, view: bytes, literal: int, done: int) -> re.Match[bytes] | None:
+    if rule.back:
+        return rule.pattern.search(view, max(literal - rule.back, done), literal + _LONGEST)
+    return rule.pattern.match(view, literal)
+
+
+def _spans(rule: Rule, view: bytes, match: re.Match[bytes]) -> Iterator[Span]:
+    yield Span(*match.span(), rule.label)
+    if rule is AWS_ID and (secret := _AWS_SECRET.search(view, match.end(), match.end() + _AWS_NEAR)):
+        yield Span(*secret.span(), "aws-secret")
+
+
+def _behind(view: bytes, start: int, before: int) -> Span | None:
+    """A run that nothing but its place gives away."""
+    left = max(start - _LEFT, 0)
+    if before == 0x3A and _AFTER_COLON.search(view, left, start):
+        return Span(start, _end(_REST, view, start), "password")
+    if before in b" \t" and view[max(start - 12, 0) : start].rstrip().lower().endswith(b"bearer"):
+        return Span(start, _end(_CREDENTIAL, view, start), "bearer-token")
+    if before == 0x22 and _JWK_MEMBER.search(view, max(start - 40, 0), start):
+        near = view[max(start - _JWK_NEAR, 0) : start + _JWK_NEAR]
+        return Span(start, _end(_REST, view, start), "jwk") if b'"kty' in near else None
+    return None
+
+
+def _end(pattern: re.Pattern[bytes], view: bytes, start: int) -> int:
+    match = pattern.match(view, start)
+    return match.end() if match else start
