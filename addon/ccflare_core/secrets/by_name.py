@@ -37,10 +37,11 @@ _SEPARATOR = (
     # --name …, password …
     rb"|(?P<blank>[ ])(?=\\*+[\"']|[^\s\"'\\]{12})"
 )
-# Nearly all that is no name fails here already.
+# Nearly all that is no name fails at these two already.
+_NO_PROSE = rb"(?![.,)s]|[ ][a-z]{1,11}+[ ,.])"
 _MAY_FOLLOW = rb"(?=[\\\"'`\]:=>,{\n]|[ ]{1,8}(?:[:={\"'\\]|[^\s\"'\\]{12}))"
 _NAMES = tuple(
-    (word, re.compile(word + rb"(?P<rest>[a-z0-9_]{0,32}+)" + _MAY_FOLLOW + rb"(?:" + _SEPARATOR + rb")"))
+    (word, re.compile(word + _NO_PROSE + rb"(?P<rest>[a-z0-9_]{0,32}+)" + _MAY_FOLLOW + rb"(?:" + _SEPARATOR + rb")"))
     for word in (b"token", b"secret", b"pass", b"key", b"auth", b"cookie", b"pwd")
 )
 

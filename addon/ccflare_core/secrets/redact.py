@@ -89,8 +89,11 @@ def _search(view: bytes) -> list[Span]:
 
 
 def _url_passwords(view: bytes) -> Iterator[Span]:
-    for match in _URL_PASSWORD.finditer(view):
-        yield Span(*match.span(1), "password")
+    position = view.find(b"://")
+    while position >= 0:
+        if match := _URL_PASSWORD.match(view, position):
+            yield Span(*match.span(1), "password")
+        position = view.find(b"://", match.end() if match else position + 3)
 
 
 def _private_keys(view: bytes) -> Iterator[Span]:
