@@ -10,38 +10,33 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ccflare_core.accounts.cooldowns import Cooldown
-from ccflare_core.accounts.pool import Exhausted, Lease
-from ccflare_core.anthropic import answers, usage, verdicts
+from ccflare_core.anthropic import answers, verdicts
 from ccflare_core.anthropic.answers import Answer
 from ccflare_core.anthropic.claude_code import Provenance
 from ccflare_core.anthropic.ids import NO_IDS, Named
-from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.anthropic.request import Facts
 from ccflare_core.anthropic.routes import BATCHES, CACHE_TOUCH, COUNT_TOKENS, MESSAGES, runs_model
 from ccflare_core.anthropic.usage import Ending, Reading
-from ccflare_core.anthropic.verdicts import Kind, Verdict
-from ccflare_core.exchange.aftermath import is_clients_limit, outcome_of, verdict_on_end
-from ccflare_core.exchange.binding import Binding
-from ccflare_core.exchange.capture import Capture
+from ccflare_core.anthropic.verdicts import Kind
+from ccflare_core.exchange.aftermath import outcome_of, verdict_on_end
 from ccflare_core.exchange.collaborators import Collaborators
-from ccflare_core.exchange.counted import AS_RECORDED, NOTHING, Counted, Demand, presumed, unanswered
-from ccflare_core.exchange.departures import SILENT_SECONDS, Departure, SameRequest
-from ccflare_core.exchange.failover import Deliver, Failover, NextAccount, RetrySame, all_agree
+from ccflare_core.exchange.counted import Counted
+from ccflare_core.exchange.failover import Deliver
 from ccflare_core.exchange.ownership import LOOK_SECONDS, Pending
-from ccflare_core.exchange.steps import Attempt, Opening, Outcome, PendingRenewal, Send, Step, Ticket, Wait
-from ccflare_core.exchange.story import End, Story, Used
+from ccflare_core.exchange.serving import BAD_GATEWAY, Serving
+from ccflare_core.exchange.silence import Silence, account_to_avoid
+from ccflare_core.exchange.steps import Opening, Outcome, Send, Step, Ticket, Wait
+from ccflare_core.exchange.story import End, Story
 from ccflare_core.http.headers import Header
 from ccflare_core.http.rejection import Rejection
 from ccflare_core.secrets import redact
-from ccflare_core.secrets.echo import Echo
 
 logger = logging.getLogger("ccflare")
 
 type Clearance = Callable[[], Wait | Rejection | Counted]
 """Says whether a request may go on, as soon as that is known."""
 
-BAD_GATEWAY, TIMED_OUT, LOOP = 502, 504, 508
+TIMED_OUT, LOOP = 504, 508
 
 _DISTRUST = {
     Kind.NOT_PINNED: "certificate not pinned, see ccflare_upstream_pins",
@@ -51,62 +46,20 @@ _DISTRUST = {
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,100}")
 """What an upstream's request id may look like to be kept."""
 
-HOLD_POLL = 0.25
-"""Seconds between two looks at the pool while a request is held."""
 
-RENEWAL_POLL, RENEWAL_SECONDS = 0.05, 12.0
-"""How often to ask whether a refused token has been replaced, and for how long at most."""
-
-
-class Exchange(Story):
+class Exchange(Serving):
     """See the module. Times of the clock are monotonic seconds, those of the wall epoch seconds."""
 
     def __init__(self, opening: Opening, shared: Collaborators, forget: Callable[[str], object]) -> None:
         """`forget` gets the id once it has ended."""
-        capture = Capture(shared.settings.capture_limit_bytes, shared.memory, shared.clock)
-        super().__init__(opening, capture, shared.wall())
-        self._shared = shared
+        super().__init__(opening, shared)
         self._started = shared.clock()
         self._forget = forget
         self._on_end: Callable[[Story], object] = lambda story: None
-        self._echo: Echo | None = None
-        """Knows the credential that was sent last."""
-        self._attempt_at = (0.0, 0.0)
-        self._under_way = False
-        self._sent_at: float | None = None
-        """When the request went out that nobody has answered yet."""
+        self._silence = Silence(self, shared, self._started)
         self._was_late = False
         self._clearance: Clearance | None = None
-        self._estimate: Counted | None = None
-        """What a batch may take that this exchange makes."""
-        self._may_be_made = False
-        """Whether the upstream may have made it, although it did not say so."""
-        self._tried: set[str] = set()
-        self._last_words: dict[str, Verdict] = {}
-        """The last verdict on each account that was asked."""
-        self._begun: list[Cooldown] = []
-        """What this exchange has made rest for refusals that may be about the request."""
-        self._avoided: str | None = None
-        """The account that this client has got nothing good out of, until another one is asked."""
-        self._hold_until: float | None = None
-        self._held_since: float | None = None
-        self._waited_before = 0.0
-        self._same_account = False
-        self._refused: PendingRenewal | None = None
-        self._binding = self._bind(NO_IDS)
         self._names: Pending[Named] | None = None
-        self._renewed: set[str] = set()
-        self._budgeted = False
-        self._failover = self._new_failover(shared.settings.retry_attempts)
-
-    def _new_failover(self, attempts: int) -> Failover:
-        settings = self._shared.settings
-        return Failover(
-            attempts=attempts,
-            delay=settings.retry_delay_ms / 1000,
-            backoff=settings.retry_backoff,
-            random=self._shared.random,
-        )
 
     def __repr__(self) -> str:
         account = self._lease.account.name if self._lease else "-"
@@ -146,19 +99,7 @@ class Exchange(Story):
         if self.opening.path == CACHE_TOUCH:
             self._failover = self._new_failover(0)
         self._ticket = Ticket.LEASE
-        self._avoided = self._bad_experience()
-
-    def _bad_experience(self) -> str | None:
-        """The account that another one is tried before, since this client has got nothing good out of it last."""
-        departures, now = self._shared.departures, self._shared.clock()
-        repeated = departures.take(self.opening, self._facts, self._request_body, now)
-        if repeated is None:
-            is_free = self.opening.path == MESSAGES and not self._facts.stays and self._named.continues is None
-            return departures.avoided(self.opening, self._facts, now) if is_free else None
-        if not repeated.is_blamed:
-            why = f"the upstream sent nothing for {repeated.silence:.1f} s, and the client asked again"
-            self._shared.recorder.corrected(repeated.exchange_id, Outcome.UPSTREAM_ERROR, why)
-        return repeated.account_id
+        self._avoided = account_to_avoid(self, self._shared)
 
     def await_clearance(self, clearance: Clearance) -> None:
         """Ask `clearance` before anything goes upstream, again and again until it is no Wait any more.
@@ -217,7 +158,7 @@ class Exchange(Story):
         if self._clearance is not None:
             match self._clearance():
                 case Counted() as estimate:
-                    self._clearance, self._estimate = None, estimate
+                    self._clearance, self._spending.estimate = None, estimate
                     if estimate.tokens:
                         self._shared.recorder.reserved(self, estimate)
                 case Rejection() as rejection:
@@ -240,11 +181,11 @@ class Exchange(Story):
 
     def sent(self) -> None:
         """The request goes out now. Until there is a verdict on it, the upstream may be at work on it."""
-        self._sent_at = self._shared.clock()
+        self._spending.sent()
 
     def unreachable(self, why: str) -> Step:
         """The upstream could not be reached, or broke off before its answer's head."""
-        self._may_be_made |= self._sent_at is not None
+        self._spending.broke_off(before_head=True)
         if self._ticket is Ticket.PASS:
             return self._bad_gateway(why)
         return self._after(verdicts.failed_to_connect(why), holding=False)
@@ -270,7 +211,7 @@ class Exchange(Story):
         answer says nothing about its limits.
         """
         if asked:
-            self._note_departure(is_blamed=True)
+            self._silence.note_departure(under_way=self._under_way, is_blamed=True)
         if self._under_way and self._lease is not None:
             self._note(self._lease, verdicts.failed_to_connect(why))
         answer = answers.error(TIMED_OUT, f"The request was given up: {why}.", request_id=self.id)
@@ -302,201 +243,8 @@ class Exchange(Story):
 
         A batch may have been made, and is not made twice.
         """
-        self._may_be_made = True
+        self._spending.broke_off(before_head=False)
         return self._after(verdicts.broken_off(status, why, may_retry=self.opening.path != BATCHES), holding=False)
-
-    def _bind(self, named: Named) -> Binding:
-        shared = self._shared
-        return Binding(named, self.opening, self.id, pool=shared.pool, ownership=shared.ownership)
-
-    @property
-    def binding(self) -> Binding:
-        """To which account it has to go because of what it names."""
-        return self._binding
-
-    def _acquire(self) -> Lease | Exhausted:
-        pool, tried, bound = self._shared.pool, frozenset(self._tried), self._binding.account_id
-        avoided, self._avoided = self._avoided, None
-        if avoided is not None and bound is None:
-            another = pool.acquire(self._facts, exclude=tried | {avoided}, key=self.opening.key)
-            if isinstance(another, Lease):
-                return another
-        return pool.acquire(
-            self._facts,
-            exclude=tried,
-            key=self.opening.key,
-            only=bound,
-            home=self._binding.thread_account_id,
-            patience=self._patience(),
-        )
-
-    def _patience(self) -> float:
-        """For how many seconds it rather waits for its session's account, or its thread's, than moves."""
-        held, settings = self._shared.held, self._shared.settings
-        has_room = self.id in held or len(held) < settings.max_waiting
-        stays = self._facts.stays or self._binding.thread_account_id is not None
-        if not stays or not has_room:
-            return 0.0
-        return settings.hold_seconds if self._hold_until is None else max(0.0, self._hold_until - self._shared.clock())
-
-    def _take_account(self) -> Step:
-        if (step := self._binding.step()) is not None:
-            return step
-        result = self._acquire()
-        if isinstance(result, Exhausted):
-            return self._without_account(result)
-        return self._send(result)
-
-    def _send(self, lease: Lease) -> Step:
-        self._lease = lease
-        self._shared.held.discard(self.id)
-        self._choice_reason = self._choice_reason or lease.choice.reason
-        self._attempt_at = (self._shared.clock(), self._shared.wall())
-        self._under_way = True
-        self._waited_before = self._end_hold()
-        try:
-            credential = lease.account.credential()
-            self._echo = Echo(credential.secret)
-            return Send(credential)
-        except ValueError as problem:  # nothing that could be sent: as good as an account that refuses
-            return self._move(lease, str(problem), or_deliver=False, holding=False)
-
-    def _without_account(self, result: Exhausted) -> Step:
-        settings = self._shared.settings
-        wanted = settings.passthrough == "always" or (settings.passthrough == "auto" and not result.configured)
-        own = self.opening.has_credential or self.opening.key is None
-        if wanted and self._binding.account_id is None and not result.is_for_one and own:
-            self._ticket = Ticket.PASS
-            self._choice_reason = "no account: the client's own credential"
-            return Send(None)
-        now = self._shared.clock()
-        if self._hold_until is None:
-            self._hold_until = now + settings.hold_seconds
-        is_soon = result.is_for_one or (result.wait is not None and now + result.wait <= self._hold_until)
-        if result.wait is not None and is_soon and self._may_wait():
-            self._tried.clear()
-            self._held_since = now if self._held_since is None else self._held_since
-            return Wait(min(max(result.wait, 0.02), HOLD_POLL))
-        return answers.exhausted(
-            result.reasons, result.wait, now=self._shared.wall(), request_id=self.id, bound=self._binding.why
-        )
-
-    def _end_hold(self) -> float:
-        """How long it was held since it was sent last."""
-        held = 0.0 if self._held_since is None else self._shared.clock() - self._held_since
-        self._held_since = None
-        self._waited += held
-        return held
-
-    def _may_wait(self) -> bool:
-        """Whether there is room among those that wait; if so, it has it."""
-        held = self._shared.held
-        if self.id not in held and len(held) >= self._shared.settings.max_waiting:
-            return False
-        held.add(self.id)
-        return True
-
-    # What an answer means for this exchange
-
-    def _after(self, verdict: Verdict, *, holding: bool, is_kept: bool = False) -> Step:
-        lease, self._sent_at = self._lease, None
-        if lease is None or self.outcome is not None:
-            return answers.error(500, "The proxy lost its lease for this request.", request_id=self.id)
-        self._note(lease, verdict)
-        self._give_back()
-        refused = self._ask_for_token(lease, verdict, is_kept=is_kept)
-        return self._await_token(refused) if refused else self._weigh(lease, verdict, holding=holding)
-
-    def _ask_for_token(self, lease: Lease, verdict: Verdict, *, is_kept: bool) -> PendingRenewal | None:
-        """A token that upstream refuses may be replaced by a new one, once for each account."""
-        account = lease.account
-        if verdict.kind is not Kind.CREDENTIAL_REJECTED or not account.is_renewable or account.id in self._renewed:
-            return None
-        if not self._shared.pool.may_be_the_token(lease):
-            return None
-        self._renewed.add(account.id)
-        renewal = self._shared.tokens.renew(account.id, rejected=account.access_token)
-        return PendingRenewal(lease, verdict, renewal, self._shared.clock() + RENEWAL_SECONDS, is_kept)
-
-    def _await_token(self, refused: PendingRenewal) -> Step:
-        """The same account again as soon as it has a new token; if it gets none, the refusal counts."""
-        if not refused.renewal.done and self._shared.clock() < refused.until:
-            self._refused = refused
-            return Wait(RENEWAL_POLL)
-        self._refused = None
-        if not refused.renewal.done:  # the account gets its token yet, so nothing rests for the old one
-            return self._move(refused.lease, "its token is being refreshed", or_deliver=False, holding=False)
-        lease = self._shared.pool.renewed(refused.lease) if refused.renewal.ok else None
-        return self._send(lease) if lease else self._weigh(refused.lease, refused.verdict, holding=refused.is_kept)
-
-    def _weigh(self, lease: Lease, verdict: Verdict, *, holding: bool) -> Step:
-        move = self._failover.after(verdict)
-        if isinstance(move, RetrySame) and self._may_repeat(verdict):
-            self._same_account = True
-            return Wait(move.delay)
-        # What is repeated in place has not failed yet; only the last word counts for the account.
-        report = self._shared.pool.report(lease, verdict)
-        self._shared.recorder.learned(lease.account.id, report)
-        self._last_words[lease.account.id] = verdict
-        if verdict.may_be_the_request:
-            self._begun += report.cooldowns
-        if isinstance(move, NextAccount) and self._may_repeat(verdict):
-            agreed = move.if_all_agree and holding and all_agree(tuple(self._last_words.values()))
-            return self._move(lease, verdict.reason, or_deliver=move.or_deliver or agreed, holding=holding)
-        return Deliver() if holding else self._bad_gateway(verdict.reason)
-
-    def _move(self, lease: Lease, why: str, *, or_deliver: bool, holding: bool) -> Step:
-        """To another account, if one is free; else what is in hand, or the pool's own answer."""
-        self._tried.add(lease.account.id)
-        result = self._acquire()
-        if isinstance(result, Lease):
-            self._shared.pool.release(lease)
-            return self._send(result)
-        if or_deliver and not result.is_for_one:
-            self._take_back()
-            return Deliver() if holding else self._bad_gateway(why)
-        self._shared.pool.release(lease)
-        self._lease = None
-        return self._without_account(result)
-
-    def _take_back(self) -> None:
-        """No account has served this request, so nobody can tell whether the refusals were about it: none rests."""
-        if self._begun:
-            self._shared.recorder.learned(self._begun[-1].account_id, self._shared.pool.take_back(self._begun))
-        self._begun.clear()
-
-    def _note(self, lease: Lease, verdict: Verdict) -> None:
-        self._under_way = False
-        started, started_at = self._attempt_at
-        attempt = Attempt(
-            number=len(self._attempts) + 1,
-            account_id=lease.account.id,
-            account_name=lease.account.name,
-            verdict=verdict,
-            started_at=started_at,
-            duration=self._shared.clock() - started,
-            waited=self._waited_before,
-        )
-        self._waited_before = 0.0
-        self._attempts += (attempt,)
-        self._shared.recorder.attempted(self, attempt)
-
-    def _may_repeat(self, verdict: Verdict) -> bool:
-        """Whether a repeat is within the budget that keeps a failing upstream from being multiplied."""
-        if verdict.kind not in (Kind.OVERLOADED, Kind.UPSTREAM_FAILURE) or self._budgeted:
-            return True
-        if self._shared.budget.allows(self._shared.pool.in_flight):
-            self._shared.budget.take()
-            self._budgeted = True
-        return self._budgeted
-
-    def _give_back(self) -> None:
-        if self._budgeted:
-            self._budgeted = False
-            self._shared.budget.give()
-
-    def _bad_gateway(self, why: str) -> Answer:
-        return answers.error(BAD_GATEWAY, f"The upstream could not be used: {why}.", request_id=self.id)
 
     # Delivery and the end
 
@@ -504,7 +252,8 @@ class Exchange(Story):
         """The upstream's head goes to the client now: nothing is retried from here on."""
         if self.outcome is not None:
             return
-        self._status, self._sent_at = status, None
+        self._status = status
+        self._spending.judged()
         content_type = content_encoding = ""
         for name, value in headers:
             match name.lower():
@@ -528,7 +277,7 @@ class Exchange(Story):
         if self.outcome is None:
             self._was_late = late
             if late:
-                self._note_departure(is_blamed=True)
+                self._silence.note_departure(under_way=self._under_way, is_blamed=True)
             self._status = status or self._status
             self.finish(Outcome.TRUNCATED, why)
 
@@ -538,12 +287,14 @@ class Exchange(Story):
             return
         duration = self._shared.clock() - self._started
         is_cut, has_left = outcome is not None, outcome is Outcome.CLIENT_ABORT
-        if outcome is Outcome.CLIENT_ABORT and (waited := self._waited_in_vain()) is not None:
+        waited = self._silence.waited_in_vain(under_way=self._under_way) if has_left else None
+        if waited is not None:
             outcome = Outcome.UPSTREAM_ERROR
             error = f"the upstream sent nothing for {waited:.0f} s, and the client gave up"
-        used = self._usage(cut=is_cut)
+        used = self._spending.used(self._shared.prices, self._echo, cut=is_cut)
         if has_left and not (used.reading and used.reading.ending in (Ending.COMPLETE, Ending.ERROR)):
-            self._note_departure(is_blamed=outcome is not Outcome.CLIENT_ABORT)
+            is_blamed = outcome is not Outcome.CLIENT_ABORT
+            self._silence.note_departure(under_way=self._under_way, is_blamed=is_blamed)
         if self._under_way and self._lease is not None:
             self._note(self._lease, verdicts.unanswered())
         self._end_hold()
@@ -564,70 +315,9 @@ class Exchange(Story):
             self._shared.pool.release(self._lease)
         self._shared.ownership.ended(self, self._named)
         self._forget(self.id)
-        self._shared.held.discard(self.id)
         self._on_end(self)
         self._shared.recorder.finished(self)
         self.capture.release()
-
-    def _usage(self, *, cut: bool) -> Used:
-        """What it used. A mistake in reading that must not cost the client its answer, nor the pool a lease."""
-        used = Used(self._shared.prices)
-        if not self._metered:
-            return used
-        try:
-            if not self.capture.content_type:  # also an empty one: a stream of no events was cut
-                return used._replace(counted=self._counted_unread(used.prices))
-            reading = self.capture.read(cut=cut)
-            reading = usage.without(reading, self._echo.is_in) if self._echo else reading
-            used = used._replace(reading=reading)
-            used = used._replace(cost=used.prices.cost_of(reading, self._facts.model))
-            return used._replace(counted=self._counted(reading, used.prices))
-        except Exception:
-            logger.exception("The usage of %s could not be read", self.id)
-            return used
-
-    def _counted(self, reading: Reading, prices: PriceList) -> Counted:
-        if self._estimate is not None:
-            is_made = self._status is not None and 200 <= self._status < 300
-            return self._estimate if is_made or self._may_be_made else NOTHING
-        return presumed(reading, prices, self._demand(), self._status)
-
-    def _counted_unread(self, prices: PriceList) -> Counted:
-        """What counts where nothing of an answer has gone to the client."""
-        if self._estimate is not None:
-            return self._estimate if self._sent_at is not None or self._may_be_made else NOTHING
-        if self._sent_at is None:
-            return AS_RECORDED
-        return unanswered(prices, self._demand(), self._shared.clock() - self._sent_at)
-
-    def _demand(self) -> Demand:
-        is_streamed = bool(self._facts.stream)
-        return Demand(
-            self.opening.path, self._facts.model, self._request_body, self._request_encoding, is_streamed=is_streamed
-        )
-
-    def _waited_in_vain(self) -> float | None:
-        """For how long a client that leaves now had nothing, if that is as long as clients wait for an upstream."""
-        silence, has_head = self._silence(), self._first_byte is not None
-        if silence is None or not is_clients_limit(silence, has_head=has_head, is_streamed=bool(self._facts.stream)):
-            return None
-        return silence
-
-    def _silence(self) -> float | None:
-        """For how many seconds the client has had nothing, while an upstream was at work on it; None if none is."""
-        if self._ticket is not Ticket.LEASE or not (self._first_byte is not None or self._under_way):
-            return None
-        since = self._started + (self._first_byte or 0.0) if self.capture.last_at is None else self.capture.last_at
-        return self._shared.clock() - since
-
-    def _note_departure(self, *, is_blamed: bool) -> None:
-        """Remember that it ends while the upstream is silent: the same request may come again."""
-        silence = self._silence()
-        if silence is None or self._lease is None or (self._first_byte is not None and silence < SILENT_SECONDS):
-            return
-        asked = SameRequest.of(self.opening, self._facts, self._request_body)
-        departure = Departure(self.id, self._lease.account.id, self._shared.clock(), silence, is_blamed)
-        self._shared.departures.note(asked, departure)
 
     def _learn_from_end(self, outcome: Outcome, reading: Reading | None) -> None:
         """Let the account rest for what broke its answer, so that the client's own repeat lands elsewhere."""

@@ -19,7 +19,8 @@ from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpResponseHeader
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 
 from ccflare_core.anthropic.answers import NO_REQUEST, Answer, error
-from ccflare_core.exchange.exchange import BAD_GATEWAY, TIMED_OUT
+from ccflare_core.exchange.exchange import TIMED_OUT
+from ccflare_core.exchange.serving import BAD_GATEWAY
 from ccflare_core.exchange.steps import Outcome
 from ccflare_core.http import headers
 from ccflare_mitm.host.messages import make_response, put_whole
