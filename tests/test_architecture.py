@@ -57,6 +57,7 @@ TESTED_IN = {
     "ccflare_cli.keys.rotate_all": "cli/audit/test_incident.py",
     "ccflare_cli.maintain.backup": "security/test_backup.py",
     "ccflare_cli.maintain.export": "cli/maintain/test_main.py",
+    "ccflare_cli.recorded": "e2e/test_show_live.py",
     "ccflare_cli.parsing": "cli/accounts/test_main.py",
     "ccflare_cli.progress": "security/test_backup.py",
     "ccflare_cli.search": "e2e/test_search_live.py",
