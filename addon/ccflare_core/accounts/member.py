@@ -15,7 +15,7 @@ from ccflare_core.accounts.cooldowns import (
     parts_of,
 )
 from ccflare_core.accounts.selection import Candidate
-from ccflare_core.accounts.states import AccountState, ScopeState, detail, holding, in_words, lasting_reason, shown
+from ccflare_core.accounts.states import AccountState, detail, holding, in_words, lasting_reason, shown
 from ccflare_core.anthropic import verdicts
 from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.anthropic.request import Facts
@@ -303,13 +303,6 @@ class PoolMember:
         if not self._served or path_class in self._served:
             return True
         return at.mono - max(self._served.values()) > SERVED_SECONDS
-
-    def scope_state(self, part: Part, at: Moment) -> ScopeState:
-        """What may pass through this scope now."""
-        found = self._cooldowns.get(part)
-        if found is None:
-            return ScopeState.READY
-        return ScopeState.COOLING if found.is_cooling(at) else ScopeState.HALF_OPEN
 
     def status(self, at: Moment) -> AccountStatus:
         """The account as it stands for messages of no particular model."""
