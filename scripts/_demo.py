@@ -113,7 +113,7 @@ def running(command: list[str], environment: Mapping[str, str], **options: objec
 def script(name: str, *arguments: str, environment: Mapping[str, str], stdin: str = "") -> str:
     """What one of our scripts prints."""
     command = [sys.executable, str(ROOT / "scripts" / name), *arguments]
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, env=dict(environment), timeout=15)  # noqa: S603
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, env=dict(environment), timeout=60)  # noqa: S603
     if done.returncode:
         raise RuntimeError(f"scripts/{name} {' '.join(arguments)}: {done.stderr.strip()}")
     return done.stdout

@@ -81,7 +81,7 @@ def test_claude_code_has_a_turn(visitor: Visitor) -> None:
     (request,) = visitor.arrived()
     assert request.credential == visitor.rig.secret("a")
     assert is_silent_about(OWN, [request])
-    assert [seen["body"] for seen in visitor.town.testimonies()] == bodies([request])
+    assert [seen["body"] for seen in visitor.town.testimonies(1)] == bodies([request])
     session = (request.header("x-claude-code-session-id"),)
     sql = "SELECT * FROM requests WHERE session_id = ? AND outcome IS NOT NULL"
     (row,) = visitor.rig.proxy.rows(sql, session, until=len)
@@ -100,7 +100,7 @@ def test_claude_code_uses_a_tool(visitor: Visitor) -> None:
     assert b"42 apples" in requests[1].body
     assert [request.credential for request in requests] == [visitor.rig.secret("a")] * 2
     assert is_silent_about(visitor.key, requests)
-    assert [seen["body"] for seen in visitor.town.testimonies()] == bodies(requests)
+    assert [seen["body"] for seen in visitor.town.testimonies(len(requests))] == bodies(requests)
 
 
 def not_flagged(answer: Answer) -> Answer:
@@ -133,7 +133,7 @@ def test_claude_code_in_auto_mode_asks_for_safeguards_and_goes_by_what_they_foun
     assert (said.code, said.lines[0]["permissionMode"], said.result) == (0, "auto", "It says so.")
     requests = visitor.arrived()
     assert all(request.json()["safeguards"][0]["type"] == "dangerous_tool_use" for request in requests)
-    assert [seen["body"] for seen in visitor.town.testimonies()] == bodies(requests)
+    assert [seen["body"] for seen in visitor.town.testimonies(len(requests))] == bodies(requests)
     assert bool(said.lines[-1]["permission_denials"]) is not is_told
     assert (b'"content":"42"' in requests[-1].body) is is_told
 
@@ -219,8 +219,10 @@ def test_our_cost_of_a_stream_that_broke_off_is_never_below_what_claude_code_say
     assert (said.code, len(visitor.arrived())) == (0, 2)
     broken, good = recorded_costs(visitor, said, 2)
     assert round(broken, 6) == round((4000 * 4 + 600 * 20) / 1e6, 6)
-    theirs = 0 if output is None else (4000 * 4 + output * 20) / 1e6
-    assert round(said.lines[-1]["total_cost_usd"], 6) == round(theirs + good, 6)
+    theirs = {0 if output is None else (4000 * 4 + output * 20) / 1e6}
+    if output is None:  # unless the rest of the stream was read before the end of the connection was seen
+        theirs.add(broken)
+    assert round(said.lines[-1]["total_cost_usd"], 6) in {round(each + good, 6) for each in theirs}
 
 
 def second_block(size: int) -> tuple[bytes, bytes]:
@@ -241,7 +243,7 @@ def test_claude_code_sees_nothing_of_a_failover(visitor: Visitor) -> None:
     first, second = visitor.arrived()
     assert (first.credential, second.credential) == (visitor.rig.secret("a"), visitor.rig.secret("b"))
     assert is_silent_about(LOGIN, [first, second])
-    (seen,) = visitor.town.testimonies()
+    (seen,) = visitor.town.testimonies(1)
     assert (seen["status"], [seen["body"]] * 2) == (200, bodies([first, second]))
 
 
@@ -288,7 +290,7 @@ def test_claude_code_gives_up_at_once_with_a_wrong_key(visitor: Visitor) -> None
 
     assert (said.code, said.lines[-1]["is_error"], said.retries) == (1, True, [])
     assert not visitor.rig.requests
-    statuses = [seen["status"] for seen in visitor.town.testimonies()]
+    statuses = [seen["status"] for seen in visitor.town.testimonies(1)]
     assert statuses == [403 if visitor.door is Door.HTTPS_PROXY else 401]
 
 
@@ -333,7 +335,7 @@ def test_the_sdk_makes_each_kind_of_call(visitor: Visitor) -> None:
     assert [request.path for request in requests] == paths
     assert {request.credential for request in requests} == {visitor.rig.secret("a")}
     assert is_silent_about(OWN, requests)
-    assert [seen["body"] for seen in visitor.town.testimonies()] == bodies(requests)
+    assert [seen["body"] for seen in visitor.town.testimonies(len(requests))] == bodies(requests)
 
 
 def test_the_sdk_sees_nothing_of_a_failover(visitor: Visitor) -> None:
@@ -345,7 +347,7 @@ def test_the_sdk_sees_nothing_of_a_failover(visitor: Visitor) -> None:
     first, second = visitor.rig.secret("a"), visitor.rig.secret("b")
     assert [request.credential for request in visitor.arrived()] == [first, second, second, second, second]
     assert is_silent_about(visitor.key, visitor.arrived())
-    assert [seen["status"] for seen in visitor.town.testimonies()] == [200] * 4
+    assert [seen["status"] for seen in visitor.town.testimonies(4)] == [200] * 4
 
 
 def test_the_sdk_is_told_of_a_wrong_key(visitor: Visitor) -> None:
@@ -355,4 +357,4 @@ def test_the_sdk_is_told_of_a_wrong_key(visitor: Visitor) -> None:
     elsewhere = {"error": "AuthenticationError", "status": 401}
     assert got == (in_a_tunnel if visitor.door is Door.HTTPS_PROXY else elsewhere)
     assert not visitor.rig.requests
-    assert len(visitor.town.testimonies()) == 1
+    assert len(visitor.town.testimonies(1)) == 1

@@ -21,7 +21,7 @@ from ccflare_core.store.client_keys import new_key
 from ccflare_core.store.store import Store
 from detour import HOST
 from fake_upstream import FakeUpstream, Request
-from harness import REPOSITORY, Port, Proxy
+from harness import REPOSITORY, Port, Proxy, eventually
 from rig import Rig
 from terminal import Terminal, running
 
@@ -119,11 +119,16 @@ class Town(NamedTuple):
             **credential,
         }
 
-    def testimonies(self) -> list[dict[str, Any]]:
-        """What the witness has seen of the API's paths, and no one asked for yet."""
-        lines = self.testimony.read_text().splitlines() if self.testimony.exists() else []
+    def testimonies(self, count: int = 0) -> list[dict[str, Any]]:
+        """What the witness has seen of the API's paths and no one asked for yet, as soon as that is so much."""
+        found = eventually(self._seen, lambda seen: len(seen) >= count)
         self.testimony.unlink(missing_ok=True)
-        return [seen for seen in map(json.loads, lines) if seen["path"].startswith("/v1/m")]
+        return found
+
+    def _seen(self) -> list[dict[str, Any]]:
+        lines = self.testimony.read_text().splitlines(keepends=True) if self.testimony.exists() else []
+        seen = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [each for each in seen if each["path"].startswith("/v1/m")]
 
 
 @contextmanager
