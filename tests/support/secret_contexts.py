@@ -28,7 +28,7 @@ _BY_NAME = {
     "go": 'cfg := Config{{Host: "db1", ClientSecret: "{}", Port: 1}}',
     "ruby": "config.client_secret = '{}'\nconfig.port = 1",
     "php": "$config['password'] = '{}';\n$config['port'] = 1;",
-    "npmrc": "registry=https://npm.example\n//npm.example/:_authToken={}\n",
+    "npmrc": "registry=https://packages.example\n//packages.example/:_authToken={}\n",
     "pypirc": "[shop]\nrepository = https://shop.example\nusername = __token__\npassword = {}\n",
     "netrc": "machine api.example login me password {}\nmachine other.example",
     "pgpass": "db1.example:5432:shop:app:{}\nlocalhost:*:*:me:nothing",
