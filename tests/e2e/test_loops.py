@@ -75,8 +75,9 @@ class ToItself(Proxy):
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
 def test_an_upstream_that_is_the_proxy_itself_is_answered_once(name: str) -> None:
-    with ToItself(name, ccflare_hold_seconds=0) as proxy:
-        proxy.add_api_key("work", "sk-ant-api03-work")
+    proxy = ToItself(name, ccflare_hold_seconds=0)
+    proxy.add_api_key("work", "sk-ant-api03-work")
+    with proxy:
         with RawClient("127.0.0.1", proxy.port) as client:
             client.authority = f"127.0.0.1:{proxy.port}"
             reply = client.request(*claude_request(300))

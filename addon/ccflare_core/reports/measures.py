@@ -101,7 +101,7 @@ def switched(dimensions: Iterable[str]) -> str:
                     SUM(CASE WHEN {_TIES_THINKING} THEN COALESCE(thinking_tokens, 0) ELSE 0 END)
                         OVER (PARTITION BY session_id, model, agent, account_used ORDER BY timestamp, id) AS thought
                 FROM requests WHERE timestamp >= ? AND timestamp < ?
-                AND session_id IS NOT NULL AND output_tokens IS NOT NULL) AS used
+                AND session_id IS NOT NULL AND output_tokens IS NOT NULL) AS turns
             WINDOW former AS (PARTITION BY session_id, model, agent ORDER BY timestamp, id)
         ) AS pairs
         WHERE timestamp >= ? AND account <> former_account
