@@ -102,3 +102,16 @@ def test_deleted_request_takes_its_own_ids_along(store: Store, account: str) -> 
     for _ in store.history.delete(["r"]):
         pass
     assert texts(store) == ["file_1", "req_2"]
+
+
+def test_account_that_is_added_while_others_things_are_deleted_keeps_its_own(store: Store) -> None:
+    store.write([made(f"{n:04}", "removed") for n in range(1200)])
+    deleting = store.owners.purge()
+    next(deleting)
+    store.accounts.add(an_account("b"))
+    store.write([made("mine", store.accounts.by_name("b").id)])
+
+    for _ in deleting:
+        pass
+
+    assert texts(store) == ["mine"]

@@ -53,11 +53,11 @@ class StoredOwners:
             is_old = (OwnerRow.kind == kind.value) & (since < round((self._wall() - seconds) * 1000))
             while done := self._delete(OwnerRow.select(OwnerRow.kind, OwnerRow.text).where(is_old).limit(_BATCH)):
                 yield done
-        accounts = [account for (account,) in self._rows(AccountRow.select(AccountRow.id))]
-        is_left = OwnerRow.account_id.not_in(accounts)  # written while its account was being removed
+        # Written while its account was being removed. Looked up each time: an account may be added meanwhile.
+        is_left = OwnerRow.account_id.not_in(AccountRow.select(AccountRow.id))
         while done := self._delete(OwnerRow.select(OwnerRow.kind, OwnerRow.text).where(is_left).limit(_BATCH)):
             yield done
-        for account_id in accounts:
+        for (account_id,) in self._rows(AccountRow.select(AccountRow.id)):
             count = OwnerRow.select(fn.COUNT(OwnerRow.text)).where(OwnerRow.account_id == account_id)
             yield 0
             yield from self._trim(account_id, int(self._rows(count)[0][0]) - self._most)
