@@ -39,7 +39,7 @@ _FIELD = re.compile(r"(\w+):[ \t]*(.*)")
 _KEYS: Final = {"file", "prompt", "model"}
 
 # A JSON text's tokens that tell where its top level is.
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]', re.DOTALL)
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\]]', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)

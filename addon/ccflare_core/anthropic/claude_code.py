@@ -19,7 +19,8 @@ CLAUDE_CODE = "claude-cli/"
 """How Claude Code's User-Agent begins, also under the agent SDK."""
 
 _SYSTEM = (b'"system":[', b'"system":"', b'"system": [', b'"system": "')
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[{}\[\]]', re.DOTALL)
+# In runs, not a byte at a time: that is twenty times as quick.
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\]]', re.DOTALL)
 _EARLY_MESSAGES = 6
 """Among so many messages the directory stands: in the second, and after a compaction in the fifth."""
 _TOKEN_LIMIT, _MESSAGE_LIMIT = 20_000, 256 * 1024
@@ -101,6 +102,8 @@ def _as_directory(text: str) -> str | None:
 
 def _system_messages(body: bytes) -> Iterator[str]:
     """The texts of those of the first messages whose own role is `system`."""
+    if b'"system"' not in body:
+        return
     for start, end in _early_messages(body):
         if end - start > _MESSAGE_LIMIT or body.find(b'"system"', start, end) < 0:
             continue

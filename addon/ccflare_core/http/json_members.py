@@ -12,7 +12,7 @@ VALUE_LIMIT = 1024 * 1024
 """A member whose value has more bytes is left out."""
 
 _MARK = re.compile(rb'["{}\[\],:]')
-_INSIDE: Final = re.compile(rb'(?:[^"\\]|\\.)*+', re.DOTALL)
+_INSIDE: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _OPENING, _CLOSING = b"{[", b"}]"
 
 
