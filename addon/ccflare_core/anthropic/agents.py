@@ -24,6 +24,7 @@ from ruamel.yaml.error import YAMLError
 
 from ccflare_core.anthropic.claude_code import system_text
 from ccflare_core.errors import ConfigError
+from ccflare_core.http.json_members import STRING_OR_BRACKET
 from ccflare_core.reading import read_text
 
 AGENT_LIMIT = 200
@@ -39,7 +40,6 @@ _FIELD = re.compile(r"(\w+):[ \t]*(.*)")
 _KEYS: Final = {"file", "prompt", "model"}
 
 # A JSON text's tokens that tell where its top level is.
-_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\]]', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def with_model(body: bytes, model: str) -> bytes | None:
 def _models(body: bytes) -> Iterator[tuple[int, int]]:
     """Where the string values of the key `model` of the outermost object stand."""
     depth, key_end = 0, -1
-    for token in _TOKEN.finditer(body):
+    for token in STRING_OR_BRACKET.finditer(body):
         mark = body[token.start()]
         if mark in b"{[":
             depth += 1

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from itertools import islice
 
 from ccflare_core.anthropic.routes import COUNT_TOKENS
+from ccflare_core.http.json_members import STRING_OR_BRACKET
 from ccflare_core.http.sse import parse_json
 
 CLAUDE_CODE = "claude-cli/"
 """How Claude Code's User-Agent begins, also under the agent SDK."""
 
 _SYSTEM = (b'"system":[', b'"system":"', b'"system": [', b'"system": "')
-# In runs, not a byte at a time: that is twenty times as quick.
-_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\]]', re.DOTALL)
 _EARLY_MESSAGES = 6
 """Among so many messages the directory stands: in the second, and after a compaction in the fifth."""
 _TOKEN_LIMIT, _MESSAGE_LIMIT = 20_000, 256 * 1024
@@ -118,7 +117,7 @@ def _early_messages(body: bytes) -> Iterator[tuple[int, int]]:
     """From where to where the first members of the body's own list `messages` go."""
     depth = start = found = 0
     key_end, is_messages = -1, False
-    for token in islice(_TOKEN.finditer(body), _TOKEN_LIMIT):
+    for token in islice(STRING_OR_BRACKET.finditer(body), _TOKEN_LIMIT):
         mark = body[token.start()]
         if mark in b"{[":
             if depth == 1:

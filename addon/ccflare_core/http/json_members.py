@@ -12,7 +12,12 @@ VALUE_LIMIT = 1024 * 1024
 """A member whose value has more bytes is left out."""
 
 _MARK = re.compile(rb'["{}\[\],:]')
-_INSIDE: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+IN_STRING: Final = rb'[^"\\]*+(?:\\.[^"\\]*+)*+'
+"""What is between a string's quotes. In runs, not a byte at a time: that is twenty times as quick."""
+STRING: Final = b'"' + IN_STRING + b'"'
+STRING_OR_BRACKET: Final = re.compile(STRING + rb"|[{}\[\]]", re.DOTALL)
+"""What a text has to be walked over by to know how deep one is in it."""
+_INSIDE: Final = re.compile(IN_STRING, re.DOTALL)
 _OPENING, _CLOSING = b"{[", b"}]"
 
 

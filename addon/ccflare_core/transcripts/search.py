@@ -12,12 +12,13 @@ from typing import NamedTuple, Protocol
 
 from ccflare_core.anthropic.blocks import Part
 from ccflare_core.anthropic.conversation import Turn, decoded, read_answer, read_request
+from ccflare_core.http.json_members import IN_STRING
 from ccflare_core.transcripts.read import Body
 
 ROLES = ("user", "assistant", "tool", "system")
 _PLAIN = re.compile(r"[0-9A-Za-z _.,:;!?()=+*#@$%&-]+")
 """Characters that every JSON text writes as they are, or as their other case."""
-_DELTA = re.compile(rb'"(?:text|thinking|partial_json|content)"\s*:\s*"((?:[^"\\]|\\.)*)"')
+_DELTA = re.compile(rb'"(?:text|thinking|partial_json|content)"\s*:\s*"(' + IN_STRING + rb')"')
 _AROUND = 60
 
 
