@@ -67,6 +67,9 @@ def _add_fields(parser: Parser, again: str) -> None:
     def option(name: str, kind: Callable[[str], Any], text: str, **more: Any) -> None:
         parser.add_argument(name, type=kind, default=argparse.SUPPRESS, help=text, **more)
 
+    def switch(name: str, text: str) -> None:
+        option(name, _switch, text, nargs="?", const=True, metavar="yes|no")
+
     option("--role", Role, "what it may do (default: client)", choices=list(Role))
     option(
         "--expires", _or_none(_moment), f"when it ends: 30d, 12h, or a date such as 2027-01-31{again}", metavar="WHEN"
@@ -84,30 +87,9 @@ def _add_fields(parser: Parser, again: str) -> None:
     option("--accounts", _words, f"only these accounts{again}", metavar="A,B")
     option("--not-accounts", _words, f"all accounts but these{again}", metavar="A,B")
     option("--concurrency", number, f"at most so many open requests at once{again}", metavar="N")
-    option(
-        "--low-priority",
-        _switch,
-        f"yes: leave accounts that are 80 %% full to others{again}",
-        nargs="?",
-        const=True,
-        metavar="yes|no",
-    )
-    option(
-        "--stateful",
-        _switch,
-        "yes: it may use Managed Agents (default: no)",
-        nargs="?",
-        const=True,
-        metavar="yes|no",
-    )
-    option(
-        "--tunnels",
-        _switch,
-        "yes: it may open tunnels to other hosts (default: no)",
-        nargs="?",
-        const=True,
-        metavar="yes|no",
-    )
+    switch("--low-priority", f"yes: leave accounts that are 80 %% full to others{again}")
+    switch("--stateful", "yes: it may use Managed Agents (default: no)")
+    switch("--tunnels", "yes: it may open tunnels to other hosts (default: no)")
     option("--record", _record, f"how its requests are recorded: {', '.join(_RECORD)}{again}", metavar="MODE")
 
 
