@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccflare_core.anthropic import batch_requests
-from ccflare_core.anthropic.batch_requests import MOST_OUTPUT, BatchSize, Unreadable, weigh
+from ccflare_core.anthropic.batch_requests import BatchSize, Unreadable, weigh
 from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.anthropic.prompt_size import IMAGE_TOKENS, estimated_tokens
+from ccflare_core.anthropic.request import MOST_OUTPUT
 
 PRICES = PriceList()
 OPUS, HAIKU = "claude-opus-4-8", "claude-haiku-4-5"

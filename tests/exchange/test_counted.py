@@ -7,8 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from ccflare_core.anthropic.request import PARSE_LIMIT, Facts, most_tokens
-from ccflare_core.exchange.counted import MOST_OUTPUT
+from ccflare_core.anthropic.request import MOST_OUTPUT, PARSE_LIMIT, Facts, most_tokens
 from ccflare_core.exchange.final_row import budgeted, final_columns
 from ccflare_core.exchange.steps import Outcome
 from exchange_kit import ASKED as ASKED_FOR

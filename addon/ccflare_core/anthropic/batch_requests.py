@@ -14,23 +14,22 @@ from typing import Any, Final, NamedTuple
 
 from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.anthropic.prompt_size import estimated_tokens
-from ccflare_core.anthropic.request import models_named, unambiguous
+from ccflare_core.anthropic.request import MOST_OUTPUT, models_named, unambiguous
 from ccflare_core.anthropic.usage import Usage
 from ccflare_core.errors import CCFlareError
 from ccflare_core.http.content_coding import Decoder
+from ccflare_core.http.json_members import STRING
 
 DECODED_LIMIT: Final = 64 * 1024 * 1024
 REQUEST_BYTES: Final = 32 * 1024 * 1024
 """Of one request; the API takes no larger one."""
 REQUEST_MARKS: Final = 1_000_000
 """Values in one request, roughly: parsed, they are some hundred megabytes."""
-MOST_OUTPUT: Final = 128_000
-"""Tokens of the longest answer, for a request without a limit of its own."""
 
 _SPACE = re.compile(rb"[ \t\n\r]*+")
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_STRING = re.compile(STRING, re.DOTALL)
 _SCALAR = re.compile(rb'[^"{}\[\],:\s]++')
-_TO_BRACKET = re.compile(rb'[^"{}\[\]]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"{}\[\]]*+)*+', re.DOTALL)
+_TO_BRACKET = re.compile(rb'[^"{}\[\]]*+(?:' + STRING + rb'[^"{}\[\]]*+)*+', re.DOTALL)
 _OPENING, _CLOSING = (b"{", b"["), (b"}", b"]")
 
 _NO_READING = "its body is not one JSON document with one reading"

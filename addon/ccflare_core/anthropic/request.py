@@ -8,6 +8,8 @@ from typing import Any
 
 from ccflare_core.http.content_coding import Decoder
 
+MOST_OUTPUT = 128_000
+"""Tokens of the longest answer, for a request whose own limit is not there or cannot be read."""
 PARSE_LIMIT = 4 * 1024 * 1024
 """Bodies longer than this (bytes, decoded) are not parsed: the event loop would stand still for them."""
 

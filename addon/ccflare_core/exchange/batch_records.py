@@ -8,6 +8,7 @@ from ccflare_core.exchange.counted import Counted
 from ccflare_core.exchange.records import BatchDropped, BatchEnded, BatchMade, BatchRead
 from ccflare_core.exchange.steps import Outcome
 from ccflare_core.exchange.story import Story
+from ccflare_core.text import to_ms
 
 
 def is_about_batches(exchange: Story) -> bool:
@@ -53,7 +54,7 @@ def reserved(exchange: Story, counted: Counted, batch_id: str = "") -> BatchMade
         id=batch_id or exchange.id,
         request_id=exchange.id,
         client_id=exchange.opening.client_key,
-        at_ms=int(exchange.started_at * 1000),
+        at_ms=to_ms(exchange.started_at),
         tokens=counted.tokens,
         usd=None if counted.dollars is None else float(counted.dollars),
     )

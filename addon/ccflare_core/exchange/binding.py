@@ -16,8 +16,8 @@ from ccflare_core.anthropic import answers
 from ccflare_core.anthropic.answers import Answer
 from ccflare_core.anthropic.ids import Id, Kind, Named
 from ccflare_core.clients.keys import ClientKey, Role
-from ccflare_core.exchange.ownership import AGAIN_SECONDS, LOOK_SECONDS, Ownership, Query, Search
-from ccflare_core.exchange.steps import Opening, Wait
+from ccflare_core.exchange.ownership import AGAIN_SECONDS, Ownership, Query, Search
+from ccflare_core.exchange.steps import LOOK_SECONDS, Opening, Wait
 
 _ABLE = frozenset({AccountState.SERVING, AccountState.REFRESHING})
 NOT_FOUND = 404

@@ -7,12 +7,9 @@ from typing import Final, NamedTuple
 from ccflare_core.anthropic.deltas import TOKENS_PER_SECOND
 from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.anthropic.prompt_size import MOST_PROMPT, estimated_tokens
-from ccflare_core.anthropic.request import decoded, most_tokens
+from ccflare_core.anthropic.request import MOST_OUTPUT, decoded, most_tokens
 from ccflare_core.anthropic.routes import COMPLETE, MESSAGES
 from ccflare_core.anthropic.usage import Ending, Reading, Usage
-
-MOST_OUTPUT = 128_000
-"""Tokens of the longest answer, for a request whose own limit cannot be read."""
 
 
 class Counted(NamedTuple):

@@ -22,10 +22,10 @@ from ccflare_core.exchange.aftermath import outcome_of, verdict_on_end
 from ccflare_core.exchange.collaborators import Collaborators
 from ccflare_core.exchange.counted import Counted
 from ccflare_core.exchange.failover import Deliver
-from ccflare_core.exchange.ownership import LOOK_SECONDS, Pending
+from ccflare_core.exchange.ownership import Pending
 from ccflare_core.exchange.serving import BAD_GATEWAY, Serving
 from ccflare_core.exchange.silence import Silence, account_to_avoid
-from ccflare_core.exchange.steps import Opening, Outcome, Send, Step, Ticket, Wait
+from ccflare_core.exchange.steps import LOOK_SECONDS, Opening, Outcome, Send, Step, Ticket, Wait
 from ccflare_core.exchange.story import End, Story
 from ccflare_core.http.headers import Header
 from ccflare_core.http.rejection import Rejection
@@ -211,7 +211,7 @@ class Exchange(Serving):
         answer says nothing about its limits.
         """
         if asked:
-            self._silence.note_departure(under_way=self._under_way, is_blamed=True)
+            self._silence.note_departure(is_blamed=True)
         if self._under_way and self._lease is not None:
             self._note(self._lease, verdicts.failed_to_connect(why))
         answer = answers.error(TIMED_OUT, f"The request was given up: {why}.", request_id=self.id)
@@ -277,7 +277,7 @@ class Exchange(Serving):
         if self.outcome is None:
             self._was_late = late
             if late:
-                self._silence.note_departure(under_way=self._under_way, is_blamed=True)
+                self._silence.note_departure(is_blamed=True)
             self._status = status or self._status
             self.finish(Outcome.TRUNCATED, why)
 
@@ -287,14 +287,14 @@ class Exchange(Serving):
             return
         duration = self._shared.clock() - self._started
         is_cut, has_left = outcome is not None, outcome is Outcome.CLIENT_ABORT
-        waited = self._silence.waited_in_vain(under_way=self._under_way) if has_left else None
+        waited = self._silence.waited_in_vain() if has_left else None
         if waited is not None:
             outcome = Outcome.UPSTREAM_ERROR
             error = f"the upstream sent nothing for {waited:.0f} s, and the client gave up"
         used = self._spending.used(self._shared.prices, self._echo, cut=is_cut)
         if has_left and not (used.reading and used.reading.ending in (Ending.COMPLETE, Ending.ERROR)):
             is_blamed = outcome is not Outcome.CLIENT_ABORT
-            self._silence.note_departure(under_way=self._under_way, is_blamed=is_blamed)
+            self._silence.note_departure(is_blamed=is_blamed)
         if self._under_way and self._lease is not None:
             self._note(self._lease, verdicts.unanswered())
         self._end_hold()

@@ -29,8 +29,6 @@ from ccflare_core.text import to_ms
 
 logger = logging.getLogger("ccflare")
 
-LOOK_SECONDS: Final = 0.02
-"""How often to ask whether the database has answered."""
 AGAIN_SECONDS: Final = 0.5
 """After this time what was not found is looked for once more: another proxy writes what it has made within it."""
 LOOKS: Final = 2
@@ -206,7 +204,7 @@ class Ownership:
         now = self._wall()
         for each in named.ids:
             if self.owners.use(each, now):
-                self._put(IdUsed(each.kind, each.text, to_ms(now) or 0))
+                self._put(IdUsed(each.kind, each.text, to_ms(now)))
         owner = Owner(story.lease.account.id, self._client(story, named), now, now)
         for each in handed_out(story, named):
             self._learn(each, owner)
@@ -218,7 +216,7 @@ class Ownership:
 
     def _learn(self, id: Id, owner: Owner) -> None:
         if self.owners.learn(id, owner):
-            self._put(IdMade(id.kind, id.text, owner.account_id, owner.client, to_ms(owner.made_at) or 0))
+            self._put(IdMade(id.kind, id.text, owner.account_id, owner.client, to_ms(owner.made_at)))
 
     def _client(self, story: Story, named: Named) -> str:
         """For whom the answer's ids are: who asked for them to be made, or whose the thing is that tells them."""

@@ -68,6 +68,11 @@ class Serving(Story):
         return Binding(named, self.opening, self.id, pool=shared.pool, ownership=shared.ownership)
 
     @property
+    def is_under_way(self) -> bool:
+        """Whether an attempt has begun on which there is no verdict yet."""
+        return self._under_way
+
+    @property
     def binding(self) -> Binding:
         """To which account it has to go because of what it names."""
         return self._binding

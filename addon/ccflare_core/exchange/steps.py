@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ccflare_core.accounts.account import Credential
 from ccflare_core.accounts.pool import Lease
@@ -46,6 +46,9 @@ class Wait(NamedTuple):
 
     seconds: float
 
+
+LOOK_SECONDS: Final = 0.02
+"""How long to wait until it is asked again whether another thread is done."""
 
 type Step = Send | Wait | Answer | Deliver
 

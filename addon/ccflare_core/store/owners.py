@@ -11,6 +11,7 @@ from ccflare_core.anthropic.ids import Id, Kind
 from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import AccountRow, OwnerRow
 from ccflare_core.store.context import StoreContext
+from ccflare_core.text import to_ms
 
 MOST = 100_000
 """How many ids of one account are remembered."""
@@ -50,7 +51,7 @@ class StoredOwners:
         """Delete, in small batches, what is too old and what is too much of one account; yields each batch's number."""
         for kind, seconds in LIFETIMES.items():
             since = OwnerRow.used_at if kind in FROM_LAST_USE else OwnerRow.made_at
-            is_old = (OwnerRow.kind == kind.value) & (since < round((self._wall() - seconds) * 1000))
+            is_old = (OwnerRow.kind == kind.value) & (since < to_ms(self._wall() - seconds))
             while done := self._delete(OwnerRow.select(OwnerRow.kind, OwnerRow.text).where(is_old).limit(_BATCH)):
                 yield done
         # Written while its account was being removed. Looked up each time: an account may be added meanwhile.

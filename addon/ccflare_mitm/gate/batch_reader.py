@@ -15,11 +15,8 @@ from ccflare_core.clients.keys import ClientKey
 from ccflare_core.exchange.counted import Counted
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.exchanges import Exchanges
-from ccflare_core.exchange.steps import Wait
+from ccflare_core.exchange.steps import LOOK_SECONDS, Wait
 from ccflare_core.http.rejection import Rejection
-
-LOOK_SECONDS = 0.02
-"""How long an exchange waits until it asks again."""
 
 _MODEL = "This client key may not use this model."
 MODEL_NOT_ALLOWED = Rejection(403, _MODEL, audit=_MODEL)

@@ -75,7 +75,7 @@ class Gate:
         self.decisions = Decisions()
         self.tunnels = Tunnels(authenticator)
         self._browsers = BrowserChecks(self.names, lambda: exchanges.settings)
-        self._names = ThreadPoolExecutor(1, thread_name_prefix="ccflare-names")
+        self._id_search = ThreadPoolExecutor(1, thread_name_prefix="ccflare-names")
         self._batches = BatchReader(rates.budgets, exchanges, self._deny)
         self._pages = AdminServer(admin, factor, self.decisions, auditor)
         self._has_told_of_stateful = False
@@ -296,7 +296,7 @@ class Gate:
         look = partial(ids.named_by, content_encoding=encoding, strict=key_of(exchange.opening) is not None)
         if len(body) <= PARSE_LIMIT or not routes.runs_model(asked[0], exchange.opening.path):
             return look(*asked)
-        exchange.await_names(self._names.submit(look, *asked))
+        exchange.await_names(self._id_search.submit(look, *asked))
         return NO_IDS
 
     def _may_run(self, key: ClientKey, rule: Rule, body: bytes, encoding: str) -> bool:

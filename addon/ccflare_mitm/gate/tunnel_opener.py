@@ -15,6 +15,7 @@ from ccflare_core.clients.rate_limits import RateLimits
 from ccflare_core.exchange.records import Record, TunnelEnded, TunnelOpened
 from ccflare_core.http import failure_words
 from ccflare_core.http.rejection import Rejection
+from ccflare_core.text import to_ms
 from ccflare_mitm.gate.destinations import Destinations, Target
 from ccflare_mitm.gate.gate import Gate
 from ccflare_mitm.gate.tunnel_story import TunnelStory
@@ -111,12 +112,12 @@ class TunnelOpener:
         is_recorded = self._records(key.record)
         where = (story.client_ip, story.host, story.port, address)
         if is_recorded:
-            self._put(TunnelOpened(id, key.id, key.name, *where, self._run_id, int(story.began.wall * 1000)))
+            self._put(TunnelOpened(id, key.id, key.name, *where, self._run_id, to_ms(story.began.wall)))
 
         def ended(story: TunnelStory, why: str) -> None:
             self._give_back(story, why)
             if is_recorded:
-                at = int(self._wall() * 1000)
+                at = to_ms(self._wall())
                 self._put(TunnelEnded(id, at, story.sent_bytes, story.received_bytes, why))
 
         story.on_end = ended
