@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from ccflare_core.anthropic.routes import COUNT_TOKENS
+from ccflare_core.anthropic.routes import COUNT_TOKENS, MESSAGES
 from ccflare_core.http.json_members import STRING_OR_BRACKET
 from ccflare_core.http.sse import parse_json
 
@@ -58,11 +58,14 @@ class Provenance:
 def read_provenance(method: str, path: str, header: Callable[[str], str | None], body: bytes) -> Provenance:
     """The provenance of a request with this `path` (no query), header fields and undecoded body."""
     directory = project = None
-    if (header("user-agent") or "").startswith(CLAUDE_CODE) and not header("content-encoding"):
-        directory = working_directory(body)
+    names_directory = (header("user-agent") or "").startswith(CLAUDE_CODE) and not header("content-encoding")
+    # Once for both who need it, and for nobody else's body: that is a walk through all of it.
+    system = system_text(body) if names_directory or path == MESSAGES else b""
+    if names_directory:
+        directory = working_directory(body, system)
         project = project_of(directory) if directory else None
     agent, parent = (_agent(header(f"x-claude-code-{name}")) for name in ("agent-id", "parent-agent-id"))
-    return Provenance(directory, project, _class(method, path, header, body), agent, parent)
+    return Provenance(directory, project, _class(method, path, header, body, system), agent, parent)
 
 
 def _agent(told: str | None) -> str | None:
@@ -81,9 +84,12 @@ def system_text(body: bytes) -> bytes:
     return body[start:] if start >= 0 else b""
 
 
-def working_directory(body: bytes) -> str | None:
-    """The directory that the system text or a message of the system's names: an absolute path that can be printed."""
-    if found := _DIRECTORY.search(system_text(body)):
+def working_directory(body: bytes, system: bytes | None = None) -> str | None:
+    """The directory that the system text or a message of the system's names: an absolute path that can be printed.
+
+    `system` is the body's system text, where that is known already.
+    """
+    if found := _DIRECTORY.search(system_text(body) if system is None else system):
         try:
             return _as_directory(json.loads(b'"%s"' % found[1]))
         except ValueError:
@@ -142,17 +148,17 @@ def project_of(directory: str) -> str | None:
     return name[:_PROJECT_LIMIT] if name and not name.endswith(":") else None
 
 
-def _class(method: str, path: str, header: Callable[[str], str | None], body: bytes) -> str | None:
+def _class(method: str, path: str, header: Callable[[str], str | None], body: bytes, system: bytes) -> str | None:
     if path == COUNT_TOKENS:
         return "count_tokens"
     if path.startswith("/v1/messages/batches"):
         return "batch"
-    if path != "/v1/messages" or method != "POST":
+    if path != MESSAGES or method != "POST":
         return None
     if len(body) < _SMALL and b'"quota"' in body and _QUOTA.search(body):
         return "quota"
     told = next((word for name in _CLASS_HEADERS if (word := header(name)) and _CLASS.fullmatch(word)), None)
-    system, tail = system_text(body), body[-2 * _SMALL :]
+    tail = body[-2 * _SMALL :]
     if _VERDICT_STOP in tail and b'"tools":[' not in system:
         return "classifier"
     if _NO_TOOLS in tail and told in (None, "auxiliary"):
