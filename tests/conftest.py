@@ -3,6 +3,7 @@
 import itertools
 import os
 import shutil
+import signal
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -54,7 +55,9 @@ def pytest_report_header() -> list[str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name our mark."""
+    """Name our mark, and have the programs that tests start heed SIGHUP, also where `nohup` started this one."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)  # which they do not inherit
     config.addinivalue_line("markers", "postgres: needs the programs of a PostgreSQL server")
 
 

@@ -107,7 +107,7 @@ def test_a_thousand_requests_on_an_expired_token_are_one_refresh(
     access, refresh = upstream.logins.new_login()
     request = claude_request(2000, stream=False)
     with contextlib.ExitStack() as clients:
-        held = [clients.enter_context(via_base_url(proxy)) for _ in range(1000)]
+        held = [clients.enter_context(via_base_url(proxy, 120.0)) for _ in range(1000)]
         proxy.add_tokens("max", access, refresh, expires_in=-60)
         wait_for_account(proxy)
         for client in held:

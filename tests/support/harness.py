@@ -674,9 +674,9 @@ def trusting(ca_file: Path, *protocols: str) -> ssl.SSLContext:
     return context
 
 
-def via_base_url(proxy: Proxy) -> RawClient:
+def via_base_url(proxy: Proxy, timeout: float = 30.0) -> RawClient:
     """Door (a): the proxy's own address is the base URL."""
-    return RawClient("127.0.0.1", proxy.port)
+    return RawClient("127.0.0.1", proxy.port, timeout=timeout)
 
 
 def via_reverse(proxy: Proxy) -> RawClient:

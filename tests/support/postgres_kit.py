@@ -175,6 +175,9 @@ default_pool_size = {size}
 """
 
 
+_pooled = itertools.count(1)
+
+
 class Pooler:
     """PgBouncer in front of a cluster. With `size` 1 all its clients share one connection to a database."""
 
@@ -205,7 +208,7 @@ class Pooler:
 
     def new(self) -> Server:
         """The location of a new and empty database behind it: a schema takes a parameter that it does not pass on."""
-        name = f"pooled_{self.port}"
+        name = f"pooled_{next(_pooled)}"  # not of its port, which another one may have had before
         self._cluster.execute(f"CREATE DATABASE {name}")
         return self._cluster.url(name, port=self.port)
 
