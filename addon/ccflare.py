@@ -101,13 +101,8 @@ class CCFlare:
     def client_connected(self, client: Client) -> None:
         """Hang up on addresses that may not connect, whatever the socket was bound to, and if there is no room."""
         client.error = "ccflare is not open"  # and so it stays if an error keeps us from looking
-        if (app := self._app) is None:
-            return
-        client.error = app.admission.access.objection(client.peername[0])
-        if client.error:
-            app.storage.auditor.denied(client.peername[0], client.error)
-        elif not app.wire.reaper.takes_more():
-            client.error = "ccflare has too many connections"
+        if self._app is not None:
+            client.error = self._app.objection(client)
 
     def next_layer(self, data: NextLayer) -> None:
         """Let mitmproxy decide on the protocol and put our HTTP layer in the place of its own."""
@@ -167,6 +162,7 @@ class CCFlare:
     def client_disconnected(self, client: Client) -> None:
         """A connection is over, and what was a tunnel in it."""
         if self._app is not None:
+            self._app.admission.strangers.leaves(client.id)
             self._app.admission.gate.tunnels.left(client)
 
     # A request

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mitmproxy import ctx, http
+from mitmproxy.connection import Client
 from mitmproxy.tls import TlsData
 
 from ccflare_core import __version__
@@ -29,8 +30,10 @@ from ccflare_core.config.permissions import check, guarded_files, require
 from ccflare_core.config.settings import Settings, config_file
 from ccflare_core.errors import ConfigError, StoreError
 from ccflare_core.exchange.steps import Outcome
+from ccflare_core.http.addresses import Address
 from ccflare_core.store.store import Store
 from ccflare_core.writer.news import Rules, StoreNews
+from ccflare_mitm import logs
 from ccflare_mitm.background import Background, follow_prices, follow_spending, spending, watch_memory
 from ccflare_mitm.builders import (
     build_accounts,
@@ -93,6 +96,7 @@ class App:
         self._poll = build_usage_poll(live, self.accounts, self.upstream, self.recording)
         self.admission = build_admission(live, self.storage, self.accounts, self.recording, self._run_id)
         self.wire = build_wire(live, self.storage, self.upstream, self.admission)
+        logs.hush(self._may_tell)
 
     @property
     def settings(self) -> Settings:
@@ -217,6 +221,26 @@ class App:
         return done
 
     # What the entry asks
+
+    def objection(self, client: Client) -> str | None:
+        """Why a new connection is hung up on; None if it may stay."""
+        admission, address = self.admission, client.peername[0]
+        if (objection := admission.access.objection(address)) is None and not admission.strangers.arrives(
+            client.id, Address.parse(address)
+        ):
+            objection = "this address has too many connections without a valid client key"
+        if objection is not None:
+            self.storage.auditor.denied(address, objection)
+        elif not self.wire.reaper.takes_more():
+            objection = "ccflare has too many connections"
+        return objection
+
+    def _may_tell(self, address: str) -> bool:
+        """Whether the log may have a line about a connection from there; what it may not have is counted."""
+        if self.admission.strangers.may_tell(Address.parse(address)):
+            return True
+        self.storage.auditor.denied(address, "a connection that came to nothing")
+        return False
 
     def greeting(self) -> str:
         """One line that tells a person what they have started."""

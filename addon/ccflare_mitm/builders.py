@@ -25,6 +25,7 @@ from ccflare_core.anthropic.price_files import PriceWatch
 from ccflare_core.clients.access import AccessLists
 from ccflare_core.clients.authentication import Authenticator, KeyRing
 from ccflare_core.clients.rate_limits import RateLimits
+from ccflare_core.clients.strangers import Strangers, share_of
 from ccflare_core.clients.totp import SecondFactor, Used, Wrong
 from ccflare_core.config.live import LiveSettings
 from ccflare_core.config.record_mode import Mode, record_mode
@@ -54,6 +55,7 @@ from ccflare_mitm.host.listener import own_names, ports
 from ccflare_mitm.wire.hooks import HookRunner
 from ccflare_mitm.wire.reaper import Reaper
 from ccflare_mitm.wire.services import Services
+from ccflare_mitm.wire.sockets import most_clients
 from ccflare_mitm.wire.upstream import UpstreamProof, target_for
 
 logger = getLogger("ccflare")
@@ -120,6 +122,7 @@ class Admission:
     gate: Gate
     authenticator: Authenticator
     access: AccessLists
+    strangers: Strangers
     rates: RateLimits
     mask: HeaderMask
     opener: TunnelOpener
@@ -256,6 +259,7 @@ def build_admission(
     admin = Admin(recording.exchanges, accounts.keeper.state, management)
     rates = RateLimits(warn)
     access = AccessLists(live())
+    strangers = Strangers(lambda: share_of(most_clients(live())), lambda: access.access.trusted)
     second_factor = SecondFactor(time.time, keep_try)  # noqa: TID251
     live.listen(access.change)
     news.client_keys.listen(authenticator.replace)
@@ -268,6 +272,7 @@ def build_admission(
         admin,
         second_factor,
         auditor=storage.auditor,
+        strangers=strangers,
         own_names=own_names,
     )
     opener = TunnelOpener(
@@ -279,7 +284,7 @@ def build_admission(
         wall=time.time,  # noqa: TID251
         records=records_tunnels(live, storage.retention),
     )
-    return Admission(gate, authenticator, access, rates, HeaderMask(), opener)
+    return Admission(gate, authenticator, access, strangers, rates, HeaderMask(), opener)
 
 
 def records_tunnels(live: LiveSettings, retention: Retention) -> Callable[[str | None], bool]:
@@ -295,7 +300,7 @@ def build_wire(live: LiveSettings, storage: Storage, upstream: Upstream, admissi
 
     gate = admission.gate
     connections = ctx.master.addons.get("proxyserver").connections
-    reaper = Reaper(connections, live, is_over=gate.tunnels.is_over)
+    reaper = Reaper(connections, live, is_over=gate.tunnels.is_over, strangers=admission.strangers)
     storage.news.client_keys.listen(sweep_soon)
     services = Services(
         find=gate.find,

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -45,6 +46,20 @@ def configure(level: str, form: str) -> None:
         terminal.logger.setFormatter(JsonFormatter())
     if level == "debug" and not verbose and not logger.handlers:
         _show_debug(logger, form)
+
+
+def hush(may_tell: Callable[[str], bool]) -> None:
+    """Leave lines about a client's connection out, mitmproxy's or ours, where `may_tell` says so of its address.
+
+    It is asked only of what would be shown.
+    """
+
+    def shows(record: logging.LogRecord) -> bool:
+        client = getattr(record, "client", None)
+        return not client or record.levelno < logging.WARNING or may_tell(str(client[0]))
+
+    for name in (OURS, _CONNECTIONS):
+        logging.getLogger(name).addFilter(shows)
 
 
 def _show_debug(logger: logging.Logger, form: str) -> None:

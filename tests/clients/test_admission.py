@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ccflare_core.clients import checks
 from ccflare_core.clients.access import AccessLists
-from ccflare_core.clients.admission import Count, Decision, admit
+from ccflare_core.clients.admission import Count, Decision, Ending, admit
 from ccflare_core.clients.authentication import LOCAL, Principal
 from ccflare_core.clients.checks import CHECKS, CONNECT_CHECKS, UNCOUNTED_CHECKS, Admitted, Way
 from ccflare_core.clients.keys import Permission, Role
@@ -115,10 +115,11 @@ class Spent(KeySpent):
         return Rejection(429, "too often")
 
 
+FORWARDED = (b"X-Forwarded-For", b"192.0.2.7")
 EVERYTHING_IS_WRONG: dict[str, Any] = {
     "fields": (
         EVIL,
-        (b"X-Forwarded-For", b"192.0.2.7"),
+        FORWARDED,
         (b"Forwarded", b"for=192.0.2.8"),
         (b"x", b"y" * HEAD_BYTES),
     ),
@@ -132,12 +133,19 @@ AGAINST_EVERYBODY: dict[str, Any] = {
     "rates": Spent(print),
     "audit_problem": "nothing can be audited",
     "open_requests": 1,
+    "has_room": lambda address: False,
 }
 MENDED: tuple[tuple[str, int, dict[str, Any], dict[str, Any]], ...] = (
     # The check that decides, its status, and what is then mended for the next row: in the head, in the state.
-    ("one_client", 400, {"fields": (EVIL, (b"x", b"y" * HEAD_BYTES))}, {}),
-    ("served_address", 403, {}, {"options": {"max_requests": 1, "allow_remote": True}}),
+    ("one_client", 400, {"fields": (EVIL, FORWARDED, (b"x", b"y" * HEAD_BYTES))}, {}),
+    (
+        "served_address",
+        403,
+        {},
+        {"options": {"max_requests": 1, "allow_remote": True, "trusted_proxies": "127.0.0.0/8"}},
+    ),
     ("rate_of_address", 429, {}, {"rates": RateLimits(print)}),
+    ("share_of_address", 429, {"fields": (EVIL, (b"x", b"y" * HEAD_BYTES))}, {}),
     ("key_in_its_place", 400, {"misplaced_key": ""}, {}),
     ("valid_key", 401, {"presented": (SECRET,)}, {"key": a_key(role=Role.VIEWER)}),
     ("permitted", 403, {}, {"key": KEY}),
@@ -442,6 +450,8 @@ def test_failures_are_told_the_same_whatever_their_reason_until_they_are_too_man
         (a_head(), {"rates": Spent(print)}, "", True),
         (a_head("", "CONNECT", is_connect=True), {"rates": Spent(print)}, "too often", True),
         (a_head(presented=()), {}, "no key", False),
+        (a_head(presented=(), peer="192.0.2.7"), {}, "Requests of this address are not served.", False),
+        (a_head(presented=()), {"rates": Spent(print)}, "too often", False),
         (a_head(), {"key": a_key(role=Role.VIEWER)}, "no permission api.request", False),
         (a_head("/ccflare/health", "GET", EVIL, page=HEALTH), {}, "", False),
         (a_head("/v1/messages", "POST", EVIL), {}, "A web page of another site may not use the accounts.", True),
@@ -453,6 +463,40 @@ def test_a_rejection_says_what_is_audited_and_recorded(
 ) -> None:
     rejected = rejection(admit(head, a_state(**state), NOW))
     assert (rejected.audit, rejected.is_recorded) == (audit, is_recorded)
+
+
+@pytest.mark.parametrize(
+    ("head", "state", "ending"),
+    [
+        (a_head(presented=()), {}, Ending.ANSWERED),
+        (a_head(presented=(WRONG,), is_connect=True), {}, Ending.ANSWERED),
+        (a_head(presented=()), {"rates": Spent(print)}, Ending.ANSWERED),
+        (a_head(presented=(), peer="192.0.2.7"), {}, Ending.ANSWERED),
+        (a_head("/", "HEAD", presented=()), {}, Ending.NONE),
+        (a_head("/ccflare/health", "GET", presented=(), page=HEALTH), {}, Ending.NONE),
+        (a_head(presented=(WRONG,), tunnel=OPENER), {}, Ending.NONE),
+        (a_head(), {"rates": Spent(print)}, Ending.NONE),
+        (a_head(), {"key": a_key(role=Role.VIEWER)}, Ending.NONE),
+        (a_head(), {}, Ending.NONE),
+    ],
+)
+def test_a_connection_ends_with_the_refusal_of_who_is_not_identified(
+    head: RequestHead, state: dict[str, Any], ending: Ending
+) -> None:
+    assert admit(head, a_state(**state), NOW).ending is ending
+
+
+def test_a_forwarded_client_without_a_key_needs_room_and_one_with_a_key_does_not() -> None:
+    options = {"trusted_proxies": "127.0.0.1", "allow_remote": True}
+    crowded = a_state(options=options, has_room=lambda address: str(address) != "192.0.2.7")
+
+    def ending(head: RequestHead) -> Ending:
+        return admit(head, crowded, NOW).ending
+
+    assert ending(a_head("/v1/messages", "POST", FORWARDED, presented=())) is Ending.AT_ONCE
+    assert ending(a_head("/v1/messages", "POST", FORWARDED)) is Ending.NONE
+    assert ending(a_head("/", "HEAD", (b"X-Forwarded-For", b"192.0.2.8"), presented=())) is Ending.NONE
+    assert ending(a_head("/", "HEAD", presented=(), peer="192.0.2.7")) is Ending.NONE  # counted when it connected
 
 
 def test_a_forwarded_client_is_asked_about_like_any_other() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ccflare_core.clients.throttle import CALM, FORGET, FREE, LONGEST_WAIT, Throttle, source_of
+from ccflare_core.clients.throttle import CALM, FORGET, FREE, LONGEST_WAIT, Throttle
 
 
 class Clock:
@@ -80,17 +80,3 @@ def test_memory_is_bounded(clock: Clock) -> None:
     for number in range(1000):
         throttle.count(f"10.0.{number // 250}.{number % 250}", clock.now)
     assert len(throttle._records) == 100
-
-
-@pytest.mark.parametrize(
-    ("address", "source"),
-    [
-        ("10.1.2.3", "10.1.2.3"),
-        ("::ffff:10.1.2.3", "10.1.2.3"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("", ""),
-    ],
-)
-def test_what_is_one_source(address: str, source: str) -> None:
-    assert source_of(address) == source

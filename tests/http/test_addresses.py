@@ -2,7 +2,7 @@
 
 import pytest
 
-from ccflare_core.http.addresses import Address, Network, Networks, are_networks
+from ccflare_core.http.addresses import Address, Network, Networks, are_networks, source_of
 
 
 def is_in(address: str, networks: str) -> bool:
@@ -63,3 +63,17 @@ def test_a_network_that_is_none_is_named(text: str) -> None:
 @pytest.mark.parametrize("text", ["10.0.0.0/8", "fe80::%eth0/64", "::1/128", "1.2.3.4/32"])
 def test_a_network_reads_as_it_is_written(text: str) -> None:
     assert str(Network.parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("address", "source"),
+    [
+        ("10.1.2.3", "10.1.2.3"),
+        ("::ffff:10.1.2.3", "10.1.2.3"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+    ],
+)
+def test_what_is_one_source(address: str, source: str) -> None:
+    assert source_of(Address.parse(address)) == source

@@ -544,11 +544,10 @@ def test_r05_ten_thousand_guesses_cost_little_and_one_report() -> None:
 
 def test_r05_a_throttled_source_still_serves_who_has_a_key(house: House) -> None:
     statuses = []
-    with via_base_url(house.proxy) as client:
-        for _ in range(15):
-            reply = client.request("GET", "/v1/models", ((b"x-api-key", WRONG.encode()),))
-            statuses.append(reply.status)
-            assert reply.header("x-should-retry") == "false"
+    for _ in range(15):
+        reply = house.ask("base-url", WRONG)
+        statuses.append(reply.status)
+        assert reply.header("x-should-retry") == "false"
     assert statuses[-1] == 429
     assert 1 <= int(reply.header("retry-after") or 0) <= 60
     assert reply.json()["error"]["type"] == "rate_limit_error"
@@ -702,5 +701,6 @@ def test_r82_the_reviews_curl_tests(house: House) -> None:
         b"www-authenticate",
         b"retry-after",
         b"x-should-retry",
+        b"connection",
         *dict(SECURITY),
     }

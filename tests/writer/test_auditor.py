@@ -99,7 +99,7 @@ def test_one_that_never_ends_is_told_now_and_then() -> None:
 def test_sources_and_reasons_are_bounded() -> None:
     bursts = Bursts()
     for number in range(3000):
-        bursts.add(By("", f"2001:db8::{number:x}"), "auth.denied", "/", f"reason {number}", 0.0)
+        bursts.add(By("", f"2001:db8:0:{number:x}::1"), "auth.denied", "/", f"reason {number}", 0.0)
         bursts.add(OTHER, "auth.denied", "/", f"reason {number}", 0.0)
     entries = {entry.ip: entry for entry in bursts.all()}
     assert len(entries) == 1001
@@ -107,6 +107,13 @@ def test_sources_and_reasons_are_bounded() -> None:
     assert isinstance(reasons, dict)
     assert len(reasons) == 11
     assert sum(reasons.values()) == 3000
+
+
+def test_the_addresses_of_a_household_are_one_source() -> None:
+    bursts = Bursts()
+    for number in range(1, 300):
+        bursts.add(By("", f"2001:db8::{number:x}"), "auth.denied", "/", "no key", 0.0)
+    assert [(entry.ip, entry.detail["count"]) for entry in bursts.all()] == [("2001:db8::1", 299)]
 
 
 def test_start_and_end_are_written_with_what_is_open(auditor: Auditor, store: Store) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ccflare_core.audit.entries import By, Entry
+from ccflare_core.http.addresses import Address, source_of
 
 QUIET_SECONDS = 10.0
 """A burst is over when its source has been quiet for so long …"""
@@ -40,7 +41,8 @@ class _Burst:
 class Bursts:
     """Counts refusals by who was refused and what; gives an entry for each burst that is over.
 
-    `now` is in monotonic seconds. Of very many sources at once only the first have entries of their own.
+    `now` is in monotonic seconds. The addresses of an IPv6 /64 are one source, and its entry has the first of them. Of
+    very many sources at once only the first have entries of their own.
     """
 
     def __init__(self) -> None:
@@ -48,10 +50,10 @@ class Bursts:
 
     def add(self, by: By, action: str, target: str, reason: str, now: float) -> None:
         """Count one. The burst's entry has the target and the request of its first."""
-        key = (action, by.actor, by.ip)
+        key = (action, by.actor, _source(by.ip))
         if key not in self._open and len(self._open) >= _SOURCES:
             by, target = By(by.actor, _OTHERS), ""
-            key = (action, by.actor, by.ip)
+            key = (action, by.actor, _source(by.ip))
         if key not in self._open:
             self._open[key] = _Burst(by, action, target, now, now)
         self._open[key].add(reason, now)
@@ -67,3 +69,7 @@ class Bursts:
         """The entries of all bursts, also those that go on."""
         while self._open:
             yield self._open.popitem()[1].entry()
+
+
+def _source(ip: str) -> str:
+    return source_of(Address.parse(ip)) or ip

@@ -4,6 +4,7 @@ The order in which a request is looked at is `checks.CHECKS`. Nothing is counted
 is limited is in its `counts`, for the gate to count in the same turn of the event loop.
 """
 
+from dataclasses import replace
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -27,6 +28,14 @@ class Count(StrEnum):
     KEY = "a request of the client key"
 
 
+class Ending(StrEnum):
+    """What becomes of the connection: who is refused and not identified does not get to keep it."""
+
+    NONE = "it stays"
+    ANSWERED = "it ends with the answer"
+    AT_ONCE = "it ends whether the answer arrives or not"
+
+
 class Decision(NamedTuple):
     """What was decided, of whom, and what has to be counted for it."""
 
@@ -34,6 +43,12 @@ class Decision(NamedTuple):
     identity: Identity
     outcome: Admitted | Rejection
     counts: frozenset[Count] = frozenset()
+    ending: Ending = Ending.NONE
+
+    @property
+    def is_identified(self) -> bool:
+        """Whether it is known who asks: by a valid client key, or as a program of this machine that needs none."""
+        return self.identity.principal is not None
 
 
 def admit(head: RequestHead, state: GateState, now: Moment) -> Decision:
@@ -46,7 +61,18 @@ def admit(head: RequestHead, state: GateState, now: Moment) -> Decision:
         counts.add(Count.FAILURE)
     if check is checks.go_on and (request.leads_elsewhere or not head.is_connect):
         counts.add(Count.KEY)
-    return Decision(request.caller, request.identity, outcome, frozenset(counts))
+    decision = Decision(request.caller, request.identity, outcome, frozenset(counts))
+    if decision.is_identified or not isinstance(outcome, Rejection):
+        return decision
+    ending = Ending.AT_ONCE if check is checks.share_of_address else Ending.ANSWERED
+    if head.tunnel is not None:  # which is its opener's, who was identified
+        ending = Ending.NONE
+    return decision._replace(outcome=of_stranger(outcome), ending=ending)
+
+
+def of_stranger(rejection: Rejection) -> Rejection:
+    """The rejection of who is not identified: no row and no line in the log, but counted in the audit log."""
+    return replace(rejection, is_recorded=False, audit=rejection.audit or rejection.message)
 
 
 def examine(head: RequestHead, state: GateState, now: Moment) -> Request:

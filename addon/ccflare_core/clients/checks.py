@@ -18,6 +18,7 @@ from ccflare_core.clients.browser import Asked
 from ccflare_core.clients.keys import Permission
 from ccflare_core.clients.rate_limits import SOON, Moment
 from ccflare_core.clients.request_head import GateState, RequestHead
+from ccflare_core.http.addresses import Address
 from ccflare_core.http.headers import refuse_request
 from ccflare_core.http.rejection import Rejection
 
@@ -68,6 +69,11 @@ class Request(NamedTuple):
     """What its path means; None for a path of another host, and for a CONNECT."""
 
     @property
+    def is_forwarded(self) -> bool:
+        """Whether a trusted proxy has named its client."""
+        return self.caller.address != Address.parse(self.head.peer)
+
+    @property
     def is_inside_tunnel(self) -> bool:
         """Whether it came through a tunnel, and does not ask for one."""
         return self.head.tunnel is not None and not self.head.is_connect
@@ -99,6 +105,13 @@ def rate_of_address(request: Request) -> Rejection | None:
     per_minute = request.state.settings.requests_per_minute_per_ip
     rejection = request.state.rates.for_address(request.caller.address, per_minute, request.now)
     return rejection and _of_address(request, rejection)
+
+
+def share_of_address(request: Request) -> Rejection | None:
+    """Whom a trusted proxy names must not have too many connections without a valid key. See strangers.py."""
+    if request.identity.principal is not None or not request.is_forwarded:
+        return None
+    return None if request.state.has_room(request.caller.address) else CROWDED
 
 
 def key_in_its_place(request: Request) -> Rejection | None:
@@ -282,7 +295,7 @@ def go_on(request: Request) -> Admitted:
     return Admitted(Way.STATEFUL if request.route is Route.STATEFUL else Way.UPSTREAM, principal)
 
 
-UNCOUNTED_CHECKS: tuple[Check, ...] = (one_client, served_address, rate_of_address)
+UNCOUNTED_CHECKS: tuple[Check, ...] = (one_client, served_address, rate_of_address, share_of_address)
 """The first ones, of the address. A request that they turn away does not count for it."""
 CHECKS: tuple[Check, ...] = (
     *UNCOUNTED_CHECKS,
@@ -339,6 +352,7 @@ PROXY_KEY_REQUIRED = _challenge(
 SLOW_DOWN = Rejection(
     429, "Too many requests without a valid client key; wait before the next one.", is_final=True
 )  # for a person, who may try again after that time; a program should not by itself
+CROWDED = Rejection(429, "This address has too many connections without a valid client key.", is_final=True)
 NO_PAGE = Rejection(404, "There is no such page; /ccflare/health is one.", is_recorded=False)
 CODE_REQUIRED = Rejection(
     403,

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import NamedTuple, Protocol
 
 from ccflare_core.clients.budgets import Budgeted, Budgets
-from ccflare_core.http.addresses import Address
+from ccflare_core.http.addresses import Address, source_of
 from ccflare_core.http.rejection import Rejection
 
 MINUTE = 60.0
@@ -20,9 +20,6 @@ MOST_SOURCES = 20_000
 
 SOON = 1
 """Seconds after which another try makes sense where nobody knows better."""
-
-_IPV6_BITS = 64
-"""A household has that many addresses to choose from, so they count as one."""
 
 
 class Limited(Budgeted, Protocol):
@@ -82,14 +79,14 @@ class RateLimits:
 
     def for_address(self, address: Address | None, per_minute: int, now: Moment) -> Rejection | None:
         """Why one more request from this address is not let in. 0 a minute is no limit."""
-        if not per_minute or not (wait := self._of_address.wait(_source(address), per_minute, now.clock)):
+        if not per_minute or not (wait := self._of_address.wait(source_of(address), per_minute, now.clock)):
             return None
         return Rejection(429, f"More than {per_minute} requests a minute came from this address.", wait)
 
     def count_address(self, address: Address | None, per_minute: int, now: Moment) -> None:
         """One more request from this address was let in."""
         if per_minute:
-            self._of_address.take(_source(address), per_minute, now.clock)
+            self._of_address.take(source_of(address), per_minute, now.clock)
 
     def for_key(self, key: Limited, now: Moment, *, spends: bool = True) -> Rejection | None:
         """Why one more request with this key is not let in. One that `spends` nothing needs no budget."""
@@ -117,9 +114,3 @@ class RateLimits:
         if self._open[key.id] <= 0:
             del self._open[key.id]
         self.budgets.add(key, began_at, tokens, dollars)
-
-
-def _source(address: Address | None) -> str:
-    if address is None or address.ip.version == 4:
-        return str(address)
-    return f"{int(address.ip) >> (128 - _IPV6_BITS):x}"

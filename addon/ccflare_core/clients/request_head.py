@@ -1,5 +1,6 @@
 """What the gate decides by: a request's head, and everything that changes between requests. Values only. Pure."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -97,5 +98,7 @@ class GateState:
     """Why no request is taken: nothing could be audited for too long."""
     needs_code: bool
     """Whether there is a second factor."""
+    has_room: Callable[[Address | None], bool] = lambda address: True
+    """Whether an address may have one more connection without a valid key."""
     own_names: frozenset[str] = frozenset()
     """This machine's own name, and those in certificates that are shown to clients."""

@@ -1,9 +1,10 @@
 """Slows down sources that fail to present a valid key, by address, in bounded memory. Pure."""
 
-import ipaddress
 from collections import OrderedDict
 from dataclasses import dataclass
 from math import ceil
+
+from ccflare_core.http.addresses import Address, source_of
 
 FREE = 10
 """Failures in a row that cost nothing: a person has to find out about a wrong setting."""
@@ -37,12 +38,12 @@ class Throttle:
 
     def wait(self, address: str, now: float) -> int:
         """How many seconds a failure from this address has to wait at `now`; 0: it gets its answer."""
-        record = self._records.get(source_of(address))
+        record = self._records.get(source_of(Address.parse(address)))
         return ceil(record.until - now) if record is not None and now < record.until else 0
 
     def count(self, address: str, now: float) -> int:
         """Count one more failure from this address. Gives the number since the last report if one is due, else 0."""
-        record = self._record(source_of(address), now)
+        record = self._record(source_of(Address.parse(address)), now)
         is_new = now - record.last >= CALM or record.reported_at == float("-inf")
         record.last = now
         record.unreported += 1
@@ -66,16 +67,3 @@ class Throttle:
             return 0
         number, record.unreported, record.reported_at = record.unreported, 0, now
         return number
-
-
-def source_of(address: str) -> str:
-    """What counts as one source: an IPv4 address, or the /64 that an IPv6 host can choose its addresses from."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return address
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.IPv6Network((parsed, 64), strict=False))

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import NamedTuple, Self
 
 MAPPED_BITS = 96
+HOUSEHOLD_BITS = 64
 
 _SEPARATORS = re.compile(r"[,\s]+")
 
@@ -103,6 +104,13 @@ def are_networks(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def source_of(address: Address | None) -> str:
+    """What counts as one client: an IPv4 address, or the /64 that an IPv6 host can choose its addresses from."""
+    if address is None or address.ip.version == 4:
+        return "" if address is None else str(address)
+    return str(IPv6Network((address.ip, HOUSEHOLD_BITS), strict=False))
 
 
 def read_hop(text: str) -> Address | None:

@@ -17,13 +17,14 @@ from ccflare_core.anthropic.ids import NO_IDS, Named
 from ccflare_core.anthropic.request import PARSE_LIMIT, Facts, models_asked, read_facts, repeatable, repeatable_query
 from ccflare_core.anthropic.routes import PathClass, Route, Rule
 from ccflare_core.clients.access import AccessLists
-from ccflare_core.clients.admission import Count, Decision, admit
+from ccflare_core.clients.admission import Count, Decision, Ending, admit
 from ccflare_core.clients.authentication import Authenticator
 from ccflare_core.clients.checks import OTP, Admitted, Way
 from ccflare_core.clients.credentials import has_credential
 from ccflare_core.clients.keys import ClientKey
 from ccflare_core.clients.rate_limits import Moment, RateLimits
 from ccflare_core.clients.request_head import GateState
+from ccflare_core.clients.strangers import Strangers
 from ccflare_core.clients.totp import SecondFactor
 from ccflare_core.exchange.batch_records import tells_of_batches
 from ccflare_core.exchange.binding import key_of
@@ -32,12 +33,13 @@ from ccflare_core.exchange.exchanges import Exchanges
 from ccflare_core.exchange.final_row import budgeted
 from ccflare_core.exchange.steps import Opening, Outcome
 from ccflare_core.exchange.story import Story
+from ccflare_core.http.addresses import Address
 from ccflare_core.http.rejection import Rejection
 from ccflare_core.writer.auditor import Auditor
 from ccflare_mitm.gate.admin_server import AdminServer
 from ccflare_mitm.gate.batch_reader import MODEL_NOT_ALLOWED, BatchReader, makes_batch
 from ccflare_mitm.gate.browser_checks import BrowserChecks
-from ccflare_mitm.gate.ingress import Names, aim, ingress_of, read_request_head
+from ccflare_mitm.gate.ingress import Names, address_of, aim, ingress_of, read_request_head
 from ccflare_mitm.gate.pages import Admin, AdminRequest, find_page
 from ccflare_mitm.gate.tunnels import AskedFor, Tunnels
 from ccflare_mitm.host.decisions import Decisions
@@ -62,6 +64,7 @@ class Gate:
         factor: SecondFactor,
         *,
         auditor: Auditor | None = None,
+        strangers: Strangers | None = None,
         own_names: Callable[[], frozenset[str]] = frozenset[str],
     ) -> None:
         self._exchanges = exchanges
@@ -70,6 +73,7 @@ class Gate:
         self._rates = rates
         self._factor = factor
         self._auditor = auditor
+        self._strangers = strangers or Strangers()
         self._own_names = own_names
         self.names = Names()
         self.decisions = Decisions()
@@ -107,6 +111,7 @@ class Gate:
             open_requests=len(self._exchanges.open),
             audit_problem=self._auditor.halted() if self._auditor else None,
             needs_code=self._factor.is_needed,
+            has_room=self._strangers.has_room,
             own_names=self._own_names(),
         )
 
@@ -115,12 +120,13 @@ class Gate:
     def apply(self, flow: http.HTTPFlow, decision: Decision, now: Moment, *, is_connect: bool) -> None:
         """Count what the decision uses up, and carry it out. Nothing is awaited in here."""
         self._count(decision, now)
+        self._place(flow, decision)
         match decision.outcome:
             case Rejection(is_recorded=is_recorded) as rejection:
                 if is_recorded and not is_connect:
                     self._open(flow, decision, now)
                 else:
-                    self.decisions.give(flow, rejected(rejection))
+                    self.decisions.give(flow, rejected(rejection), is_last=decision.ending is not Ending.NONE)
                     self._audit(flow, rejection, decision.caller.text, actor=decision.identity.actor)
             case Admitted(way=Way.WARM_UP):
                 self.decisions.give(flow, WARMED_UP)
@@ -144,6 +150,18 @@ class Gate:
             self._rates.count_address(caller.address, settings.requests_per_minute_per_ip, now)
         if Count.FAILURE in decision.counts:
             self._authenticator.count_failure(caller.text, decision.identity, now.clock)
+
+    def _place(self, flow: http.HTTPFlow, decision: Decision) -> None:
+        """Note whose the connection is by this request, and what becomes of it."""
+        strangers, connection, peer = self._strangers, flow.client_conn.id, Address.parse(address_of(flow))
+        if decision.is_identified:
+            strangers.identified(connection)
+        else:
+            strangers.asks(connection, peer, decision.caller.address)
+        if decision.ending is not Ending.NONE:
+            strangers.refused(connection, peer)
+        if decision.ending is Ending.AT_ONCE and not flow.request.is_http2:  # there others ask beside it
+            strangers.expel(connection)
 
     def _open(self, flow: http.HTTPFlow, decision: Decision, now: Moment) -> None:
         """Begin the exchange, and send it on or end it with the rejection."""

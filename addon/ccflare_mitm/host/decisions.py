@@ -19,9 +19,12 @@ class Decisions:
     def __init__(self) -> None:
         self._of_flow: WeakKeyDictionary[http.HTTPFlow, http.Response] = WeakKeyDictionary()
 
-    def give(self, flow: http.HTTPFlow, answer: Answer) -> None:
-        """This is what the client gets, and nothing else."""
-        self.keep(flow, make_response(answer))
+    def give(self, flow: http.HTTPFlow, answer: Answer, *, is_last: bool = False) -> None:
+        """This is what the client gets, and nothing else. With its last answer an HTTP/1 connection ends."""
+        response = make_response(answer)
+        if is_last and not flow.request.is_http2:
+            response.headers["connection"] = "close"
+        self.keep(flow, response)
 
     def keep(self, flow: http.HTTPFlow, response: http.Response) -> None:
         """The same for an answer that is a response already."""
@@ -29,6 +32,11 @@ class Decisions:
             response.raw_content = b""  # mitmproxy would send it over HTTP/2: an error that ends the connection
         self._of_flow[flow] = response.copy()
         flow.response = response
+
+    def is_last(self, flow: http.HTTPFlow) -> bool:
+        """Whether the connection ends with an answer that we have given."""
+        decided = self._of_flow.get(flow)
+        return decided is not None and decided.headers.get("connection") == "close"
 
     def uphold(self, flow: http.HTTPFlow) -> bool:
         """Put our answer back if there is one; whether there is."""

@@ -134,14 +134,18 @@ class ClientSide:
         self._parent.services.decisions.give(self._stream.flow, answer)
 
     def refuse_early(self, status: int, message: str) -> CommandGenerator[None]:
-        """Refuse a request whose body is still on its way; what comes of it is read and dropped."""
+        """Refuse a request whose body is still on its way."""
+        stream, course = self._stream, self._course
+        course.exchange = self._parent.services.find(stream.flow)
+        if course.exchange is not None and course.exchange.outcome is None:
+            stream.flow.response = make_response(course.exchange.refuse(status, message))
+        yield from self.answer_early()
+
+    def answer_early(self) -> CommandGenerator[None]:
+        """Answer a request whose body is still on its way; what comes of it is read and dropped."""
         stream, course, services = self._stream, self._course, self._parent.services
         stream.request_body_buf.clear()
-        course.exchange = services.find(stream.flow)
-        if course.exchange is not None and course.exchange.outcome is None:
-            response = make_response(course.exchange.refuse(status, message))
-        else:
-            response = stream.flow.response or make_response(NOT_ADMITTED)  # the gate has refused it, or failed
+        response = stream.flow.response or make_response(NOT_ADMITTED)  # the gate has refused it, or failed
         response.headers["connection"] = "close"
         yield from course.enter(State.LINGERING)
         services.decisions.keep(stream.flow, response)

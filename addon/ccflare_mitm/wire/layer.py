@@ -132,7 +132,8 @@ class FailoverLayer(HttpLayer):
             return
         if reader.state == reader.wait and len(reader.buf) <= UNREAD_BYTES + self.services.body_limit:
             return  # the next request, ahead of its time
-        logger.warning("A client sent %d bytes that are no request; its connection is closed", len(reader.buf))
+        told = "A client sent %d bytes that are no request; its connection is closed"
+        logger.warning(told, len(reader.buf), extra={"client": self.context.client.peername})
         if reader.state != reader.read_headers and (stream := self.streams.get(reader.stream_id)) is not None:
             gone = RequestProtocolError(reader.stream_id, failure_words.NO_REQUEST, ErrorCode.GENERIC_CLIENT_ERROR)
             yield from self.event_to_child(stream, gone)

@@ -17,17 +17,18 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from mitmproxy.connection import Client
 from mitmproxy.proxy import events
 from mitmproxy.proxy.layers.http import HttpLayer
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 
+from ccflare_core.clients.strangers import Strangers
 from ccflare_core.config.settings import Settings
 from ccflare_mitm.wire.deadlines import DeadlinePassed, ReaderStalled, TunnelOver
 from ccflare_mitm.wire.layer import FailoverLayer, LayerCommand
-from ccflare_mitm.wire.sockets import affordable_clients, reset, unread_bytes
+from ccflare_mitm.wire.sockets import most_clients, reset, unread_bytes
 from ccflare_mitm.wire.states import State
 
 logger = logging.getLogger("ccflare")
@@ -44,6 +45,10 @@ class Verdict(NamedTuple):
 
     why: str
     status: int | None = None
+
+
+UNTOLD: Final = Verdict("nobody was identified on it")
+"""Anybody could fill the log with these."""
 
 
 class Standstill:
@@ -86,7 +91,8 @@ UPSTREAM_CONNECTIONS = 100
 class Reaper:
     """See the module. `handlers` are mitmproxy's open connections, by the client's id.
 
-    `is_over` tells of a client's connection that it is a tunnel and its key is over.
+    `is_over` tells of a client's connection that it is a tunnel and its key is over; `strangers` which connections
+    nobody has been identified on.
     """
 
     def __init__(
@@ -95,18 +101,20 @@ class Reaper:
         settings: Callable[[], Settings],
         clock: Callable[[], float] = time.monotonic,
         is_over: Callable[[Client], bool] = lambda client: False,
+        strangers: Strangers | None = None,
     ) -> None:
         self._handlers = handlers
         self._settings = settings
         self._clock = clock
         self._watches: dict[Any, Watch] = {}
         self._is_over = is_over
+        self._strangers = strangers or Strangers()
         self._turned_away = 0
         self._hurried = asyncio.Event()
 
     def takes_more(self) -> bool:
         """Whether the newest of the open connections, which is among them already, is not one too many."""
-        fits = len(self._handlers) <= (self._settings().client_connections or affordable_clients())
+        fits = len(self._handlers) <= most_clients(self._settings())
         self._turned_away += not fits
         return fits
 
@@ -146,6 +154,9 @@ class Reaper:
             try:
                 if self._is_over(watch.handler.client):
                     verdict = await self._end_tunnel(watch)
+                elif self._strangers.is_overdue(watch.handler.client.id):
+                    watch.handler.close_connection(watch.handler.client)
+                    verdict = UNTOLD
                 elif not watch.is_foreign:
                     verdict = await self._look(watch, now, settings)
                 else:
@@ -153,7 +164,7 @@ class Reaper:
             except Exception:  # one connection's trouble is not that of the others
                 logger.exception("The deadlines of a connection could not be kept; it is tried again")
                 continue
-            if verdict is not None:
+            if verdict is not None and verdict is not UNTOLD:
                 closed[verdict.why] += 1
         if self._turned_away:
             logger.warning("%d client connections were refused: %d are open", self._turned_away, len(self._handlers))
@@ -204,6 +215,8 @@ class Reaper:
 
     def _idle(self, watch: Watch, layer: FailoverLayer, now: float, settings: Settings) -> Verdict | None:
         """Whether a connection without an open request has been waited for long enough."""
+        if self._strangers.is_refused(watch.handler.client.id):
+            return UNTOLD
         begun = self._head_begun(watch, layer, now)
         if begun is not None and now - begun >= settings.client_head_seconds:
             return Verdict(f"no whole head of a request within {settings.client_head_seconds} s", REQUEST_TIMEOUT)

@@ -10,6 +10,8 @@ import sys
 import termios
 from typing import Any
 
+from ccflare_core.config.settings import Settings
+
 OTHER_FILES = 100
 """Open files that are no client's: the database, the listener, the log, refreshes."""
 
@@ -18,6 +20,11 @@ def affordable_clients() -> int:
     """How many clients the limit of open files allows, each with a connection of its own to the upstream."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, (soft - OTHER_FILES) // 2) if soft != resource.RLIM_INFINITY else sys.maxsize
+
+
+def most_clients(settings: Settings) -> int:
+    """How many connections of clients there may be."""
+    return settings.client_connections or affordable_clients()
 
 
 def unread_bytes(handler: Any) -> int:

@@ -177,6 +177,8 @@ class FailoverStream(HttpStream):
             settings = services.settings()
             self.deadlines.wait_for(settings.client_body_idle_seconds)
             self.deadlines.end_after(settings.client_body_seconds)
+            if services.decisions.is_last(self.flow):  # nobody waits for the body of who is not identified
+                yield from self._client.answer_early()
 
     def check_body_size(self, request: bool) -> CommandGenerator[bool]:
         """Refuse a request that is too big before it is read. Answers are never limited: they only pass by."""
