@@ -4,9 +4,11 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bodies_kit import contents, is_sound, record, turns
+from ccflare_cli.audit.main import main as audit
 from ccflare_cli.maintain.main import main
 from ccflare_cli.output import local
 from ccflare_core.audit.check import Check, Verification
@@ -23,7 +26,7 @@ from ccflare_core.db import sqlite
 from ccflare_core.errors import StoreError, VaultError
 from ccflare_core.secrets.key_sources import GivenKey, KeyFile
 from ccflare_core.secrets.vault import Chunks
-from ccflare_core.store import backup, restore
+from ccflare_core.store import backup
 from ccflare_core.store.store import Store
 from database_kit import NOW, SECRETS, an_account, exchange, payload, started
 from desk import Desk
@@ -292,10 +295,10 @@ def test_r28_a_database_that_cannot_be_put_in_place_is_the_old_one(
 ) -> None:
     store.close()
 
-    def fail(draft: Path, target: Path) -> bool:
+    def fail(draft: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(restore, "publish", fail)
+    monkeypatch.setattr(Path, "replace", fail)
     before = look(path)
     assert "No space left" in run(path, "restore", str(made), code=1).complained
     assert is_complete(path)
@@ -303,43 +306,102 @@ def test_r28_a_database_that_cannot_be_put_in_place_is_the_old_one(
     assert sorted(file.name for file in path.parent.iterdir()) == ["ccflare.audit.jsonl", "ccflare.db", "ccflare.key"]
 
 
-STEPS = ("add", "killed", "rotate", "prune", "backup", "restore", "refused", "killed restore")
+def killed(work: Callable[[], object]) -> None:
+    """Have it done in another process, which kills itself (-9) on the way."""
+    child = os.fork()
+    if not child:
+        try:
+            work()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_and_die(path: Path, *, is_committed: bool) -> None:
+    with opened(path, copied=True) as store:
+        store.note("account.resume")
+        if is_committed:  # in the table, and not yet in the second copy
+            store.audit.file = None
+            store.note("account.resume")
+            kill()
+        with store.audited("account.resume"):
+            kill()
+
+
+def restore_and_die(path: Path, made: Path, number: int, *, is_in_place: bool) -> None:
+    if is_in_place:
+        sqlite.sync_folder = lambda folder: kill()  # type: ignore[attr-defined]
+    else:
+        Path.replace = lambda *names: kill()  # type: ignore[assignment, method-assign]
+    run(path, "restore", str(made), now=NOW + number)
+
+
+STEPS = (
+    *("add", "pause", "not copied", "rotate", "prune", "restart", "killed", "killed after"),
+    *("backup", "restore", "refused", "killed restore", "killed after restore", "not copied restore"),
+)
 
 
 def step(path: Path, what: str, number: int, backups: list[Path]) -> None:
     """One thing that happens to the database."""
-    newest = backups[-1] if backups else None
-    if what in ("add", "killed"):  # killed before the second copy has it
-        with opened(path, copied=what == "add") as store:
-            store.note("account.add", str(number))
-    elif what == "rotate":
-        with opened(path, copied=True) as store:
-            assert store.keys is not None
-            store.keys.rotate()
-    elif what == "prune":
-        with opened(path, copied=True) as store:
-            list(store.audit.prune(NOW + 1, By("cli:x")))
+    if what.startswith("killed") and "restore" not in what:
+        killed(lambda: write_and_die(path, is_committed=what == "killed after"))
+    elif what == "restart":  # of a log that holds together: refused
+        assert audit(["restart", "--yes", "--database", str(path)], Desk(now=NOW).console()) == 1
     elif what == "backup":
         backups.append(path.with_name(f"{number}.backup"))
         run(path, "backup", str(backups[-1]))
-    elif newest is not None and what == "refused":
-        run(path, "restore", str(path), code=1)
-    elif newest is not None:
-        copy = path.with_suffix(".audit.jsonl")
-        before = copy.read_bytes()
-        run(path, "restore", str(backups[number % len(backups)]), now=NOW + number)
-        if what == "killed restore":
-            copy.write_bytes(before)
+    elif what == "refused":
+        run(path, "restore", str(path.with_suffix(".key")), code=1)
+    elif "restore" in what:
+        if backups:
+            put_back(path, what, number, backups[number % len(backups)])
+    else:
+        with opened(path, copied=what != "not copied") as store:
+            change(store, what, number)
 
 
-@settings(max_examples=25, deadline=None)
+def change(store: Store, what: str, number: int) -> None:
+    if what in ("add", "not copied"):
+        store.accounts.add(an_account(f"max-{number}"))
+    elif what == "pause":
+        for account in store.accounts.all():
+            store.accounts.update(account.id, paused=not account.paused)
+    elif what == "rotate":
+        assert store.keys is not None
+        store.keys.rotate()
+    else:
+        list(store.audit.prune(NOW + 1, By("cli:x")))
+
+
+def put_back(path: Path, what: str, number: int, made: Path) -> None:
+    copy = path.with_suffix(".audit.jsonl")
+    before = copy.read_bytes()
+    if what.startswith("killed"):
+        killed(lambda: restore_and_die(path, made, number, is_in_place="after" in what))
+    else:
+        run(path, "restore", str(made), now=NOW + number)
+    if what == "not copied restore":
+        copy.write_bytes(before)
+
+
+@settings(max_examples=12, deadline=None)
 @given(st.lists(st.sampled_from(STEPS), max_size=12))
-def test_r35_whatever_happened_to_the_database_its_log_is_whole(steps: list[str]) -> None:
+def test_r35_whatever_happened_to_the_database_its_log_tells_the_truth(steps: list[str]) -> None:
     with TemporaryDirectory() as folder:
         path, backups = Path(folder) / "ccflare.db", list[Path]()
         for number, what in enumerate(["add", *steps, "add"]):
             step(path, what, number, backups)
-        assert look(path).problem is None
+        report = look(path)
+        assert report.problem is None
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as attacker:
+            attacker.execute("DROP TRIGGER audit_log_keep")
+            attacker.execute("UPDATE audit_log SET actor = 'cli:nobody' WHERE id = ?", (report.last_id,))
+        assert look(path).problem == f"row {report.last_id} was changed"
 
 
 @pytest.mark.parametrize("damage", [b"", b"no database at all" * 500, None])
@@ -352,7 +414,9 @@ def test_r28_a_damaged_or_missing_database_is_replaced(
     else:
         path.write_bytes(damage)
     run(path, "restore", str(made))
-    assert is_complete(path)
+    with opened(path) as again:
+        assert again.accounts.all() == [replace(an_account(), needs_login=damage is not None)]
+        assert contents(again, TURNS) == list(turns(TURNS))
 
 
 def test_r28_a_backup_under_load_is_of_one_moment(

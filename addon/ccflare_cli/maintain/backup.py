@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from ccflare_cli.console import OK, Console, Refused, open_store, operator, read_settings
@@ -13,6 +14,7 @@ from ccflare_core.config.location import Server
 from ccflare_core.config.settings import Settings
 from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store import backup
+from ccflare_core.store.carry_over import Carried
 from ccflare_core.store.restore import Restore
 
 
@@ -53,15 +55,56 @@ def _restore(console: Console, arguments: argparse.Namespace) -> int:
     file = AuditFile(settings.audit_path) if settings.audit_path else None
     with progress(console) as show:
         restore = Restore(database, source, word=word, by=operator(), file=file, wall=console.now, progress=show)
-        head, aside = restore.run(arguments.file)
+        head, aside, carried = restore.run(arguments.file)
     console.say(f"{database} is as it was at {head.made_at}.")
     if aside is not None:
         console.say(
             f"The database from before is {aside}, with the rows of the audit log that the backup does not have."
         )
+    for sentence in carried_over(carried):
+        console.say(sentence)
+    for sentence in not_carried_over(carried, head.made_at):
+        console.complain(sentence)
     if file is not None and file.trouble:
         console.complain(file.trouble)
     return OK
+
+
+def carried_over(carried: Carried) -> Iterator[str]:
+    """What of the database from before still counts, a sentence each."""
+    for names, what in (
+        (carried.tokens, "Newer credentials were carried over from it for {}."),
+        (carried.revoked, "Revoked since the backup, and still so: the client keys {}."),
+        (carried.clients, "Made or changed since the backup, and as they were last: the client keys {}."),
+        (carried.blocked, "Blocked since the backup, and still so: {}."),
+        (["as it was last"] if carried.factor else [], "The second factor is {}."),
+        (carried.paused, "Paused: {}. `scripts/accounts.py resume` ends that."),
+    ):
+        if names:
+            yield what.format(", ".join(sorted(names)))
+
+
+def not_carried_over(carried: Carried, made_at: str) -> Iterator[str]:
+    """What the backup has brought back, what is lost, and what nobody can know, a sentence each."""
+    if carried.unknown:
+        yield (
+            f"The database from before cannot be read ({carried.unknown}), so nothing of it was carried over: what was "
+            f"revoked, changed or blocked since {made_at} (client keys, addresses, the second factor) is as it was "
+            "then. Look at it with `scripts/keys.py client list`, `scripts/access.py list` and `scripts/keys.py mfa "
+            "status`."
+        )
+    elif not carried.has_old:
+        yield (
+            f"There was no database to carry anything over from: what was revoked, changed or blocked after {made_at} "
+            "is as it was then, and an account whose token was refreshed after that will need a login."
+        )
+    for kind, names in carried.back.items():
+        yield f"Gone since the backup, and back with it: {kind} ({', '.join(sorted(names))})."
+    if carried.missing:
+        yield f"Added since the backup, and not in it: the accounts {', '.join(sorted(carried.missing))}."
+    if carried.logins:
+        accounts = ", ".join(sorted(carried.logins))
+        yield f"Need a login, for their tokens may be used up: {accounts}. `scripts/accounts.py login NAME` does it."
 
 
 def _file_of(settings: Settings) -> Path:

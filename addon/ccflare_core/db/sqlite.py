@@ -20,7 +20,7 @@ import peewee
 from ccflare_core.db.engine import Space, as_store_errors, connected, explain, naming
 from ccflare_core.db.migrations import migrate, pending
 from ccflare_core.errors import Gone, StoreError
-from ccflare_core.files import beside, draft, make_private_folder, publish
+from ccflare_core.files import beside, draft, make_private_folder, publish, sync_folder
 
 APPLICATION_ID = 0x63636631
 """`ccf1`, in the file's header: this is a ccflare database and no other program's."""
@@ -242,10 +242,11 @@ def copy(path: Path, target: Path, progress: Callable[[int, int], None]) -> None
             connection.backup(new, pages=_COPIED_PAGES, progress=lambda _, left, all_: progress(all_ - left, all_))
 
 
-def set_aside(path: Path, word: str) -> Path | None:
-    """Give the database another name, with all that lies beside it; which one. None if there is no database.
+def replace(path: Path, new: Path, word: str) -> Path | None:
+    """Give the finished file `new` the database's name, and the database from before another; which one, if there was.
 
-    Raises StoreError while any process has it open.
+    At no moment is there none: a process that is killed in here leaves the one or the other. (Not so on a file system
+    without hard links.) Raises StoreError while any process has the database open, and then all is as before.
     """
     with naming(path):
         check_unused(path)
@@ -253,17 +254,41 @@ def set_aside(path: Path, word: str) -> Path | None:
             for suffix in ("-wal", "-shm"):  # a reader leaves them there, with nothing in them
                 beside(path, suffix).unlink(missing_ok=True)
         if not path.exists() and not beside(path, "-wal").exists():
+            if not publish(new, path):
+                raise StoreError("another program has just made a database here: move it away, and restore again")
             return None
         aside = beside(path, f".{word}")
-        rename(path, aside)
+        _keep_aside(path, aside)
+        try:
+            for suffix in ("-wal", "-shm"):  # SQLite would take them for those of the new file
+                beside(path, suffix).unlink(missing_ok=True)
+            new.replace(path)
+        except OSError:
+            _bring_back(aside, path)
+            raise
+        sync_folder(path.parent)
         return aside
 
 
-def rename(path: Path, target: Path) -> None:
-    """Give a database that nobody uses another name, with all that lies beside it."""
+def _keep_aside(path: Path, aside: Path) -> None:
+    """Give a database that nobody uses a second name, with all that lies beside it, or else another one."""
+    for suffix in ("", "-wal", "-shm"):
+        file, kept = beside(path, suffix), beside(aside, suffix)
+        try:
+            os.link(file, kept)
+        except FileNotFoundError:
+            continue
+        except FileExistsError:
+            raise
+        except OSError:  # no hard links here
+            file.rename(kept)
+
+
+def _bring_back(aside: Path, path: Path) -> None:
     for suffix in ("", "-wal", "-shm"):
         with contextlib.suppress(FileNotFoundError):
-            beside(path, suffix).rename(beside(target, suffix))
+            beside(aside, suffix).rename(beside(path, suffix))
+            beside(aside, suffix).unlink()  # two names of one file are left as they are
 
 
 def check_unused(path: Path) -> None:

@@ -6,7 +6,7 @@ late it hears of a change.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -123,6 +123,27 @@ class DataKeys:
             self.refresh()
             self._resign()
         return str(row["id"])
+
+    def adopt(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Take up the keys of another database, newest first, that this one has not: they are the newer ones here.
+
+        So what was sealed by them can be carried over, and a key that was replaced does not seal again. Raises
+        VaultError if the source cannot unwrap one of them.
+        """
+        new = [row for row in reversed(rows) if row["id"] not in self._ids()]
+        if not new:
+            return
+        found = {
+            row["id"]: unwrap(self._source, Wrapped(row["id"], row["source"], bytes(row["wrapped"]))) for row in new
+        }
+        with self._transaction():
+            newest = self._execute("SELECT MAX(number) FROM data_keys").fetchone()[0]
+            for number, row in enumerate(new, newest + 1):
+                DataKeyRow.insert({**row, "number": number}).execute(self._database)
+            self._record("key.adopt", "", keys=list(found))
+            self._keys |= found
+            self.refresh()
+            self._resign()
 
     def retire(self, wanted: str) -> None:
         """Delete a key, but for its audit key. Raises StoreError while it seals or any value needs it."""

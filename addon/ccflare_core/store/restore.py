@@ -3,10 +3,13 @@
 The entry about it is signed and already in the database that is put in place. The second copy of the log learns of it
 last: a restore that was refused, or that failed, leaves both as they were. `audit.py verify` takes what the second copy
 has from before that entry for what was replaced; see check.py.
+
+What must not come back with a backup is carried over from the database that is set aside; see carry_over.py.
 """
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,19 +18,29 @@ from ccflare_core.audit.file import AuditFile
 from ccflare_core.db import sqlite
 from ccflare_core.db.engine import naming
 from ccflare_core.errors import CCFlareError, StoreError
-from ccflare_core.files import draft, make_private_folder, publish
+from ccflare_core.files import beside, draft, make_private_folder
 from ccflare_core.secrets.key_sources import KeySource
 from ccflare_core.store.backup import BackupHead, Progress, unpack
+from ccflare_core.store.carry_over import Carried, Current, Row
 from ccflare_core.store.store import Store
 
 _SAMPLE = 100
 
 
 class Restored(NamedTuple):
-    """What was put in place, and where the old database lies now, if there was one."""
+    """What was put in place, where the old database lies now, if there was one, and what came over from it."""
 
     head: BackupHead
     aside: Path | None
+    carried: Carried
+
+
+class _Old(NamedTuple):
+    """What is to be known of the database that is set aside: None with the reason, if it cannot be read."""
+
+    current: Current | None
+    why: str = ""
+    is_there: bool = True
 
 
 class Restore:
@@ -62,17 +75,15 @@ class Restore:
             with naming(database):
                 new = stack.enter_context(draft(database))
             head = unpack(backup, self._source, new, self._progress)
-            lines = self._prepare(new, backup, head)
-            aside = sqlite.set_aside(database, self._word)
-            with naming(database):
-                self._publish(new, aside)
+            lines, carried = self._prepare(new, backup, head)
+            aside = sqlite.replace(database, new, self._word)
         if self._file is not None:
             self._file.write(lines)
-        return Restored(head, aside)
+        return Restored(head, aside, carried)
 
-    def _prepare(self, new: Path, backup: Path, head: BackupHead) -> list[bytes]:
-        """Check that this is a sound database whose secrets open, and write the entry into it; its lines."""
-        kept = self._old_audit_keys()
+    def _prepare(self, new: Path, backup: Path, head: BackupHead) -> tuple[list[bytes], Carried]:
+        """Check that this is a sound database whose secrets open, and write the entries into it; their lines."""
+        old = self._look_at_old()
         with contextlib.closing(Store.open(new, self._source, by=self._by, wall=self._wall)) as store:
             if problems := store.problems():
                 raise StoreError(f"what is in the backup is damaged ({problems[0]}): use another backup")
@@ -80,24 +91,41 @@ class Restore:
             for request_id, part in store.history.bodies(_SAMPLE):
                 store.body(request_id, part)
             before = store.audit.head()
-            with store.audited(RESTORE, str(backup.absolute()), made_at=head.made_at, replaced=self._word):
-                store.audit.adopt(kept)
-            return [row.line() for row in store.audit.rows_after(before.last_id if before else 0, 10)]
+            carried = self._carry(store, old, str(backup.absolute()), head)
+            return [row.line() for row in store.audit.rows_after(before.last_id if before else 0, 10)], carried
 
-    def _old_audit_keys(self) -> dict[str, bytes]:
-        """What checks the replaced rows in the second copy; nothing where the old database cannot be read."""
-        try:
-            with contextlib.closing(Store.open(self._database, self._source, read_only=True)) as old:
-                return old.audit.signer.keys()
-        except CCFlareError:
-            return {}
+    def _carry(self, store: Store, old: _Old, backup: str, head: BackupHead) -> Carried:
+        """Take up what the old database has, with the entry about the restore, which says what that was."""
+        current, carried, told = old.current, Carried(has_old=old.is_there), dict[str, object]()
+        is_related = current is not None and not current.key_ids.isdisjoint(store.audit.signer.key_ids())
+        returned = self._adopt_keys(store, current.data_keys) if current is not None else []
+        with store.audited(RESTORE, backup, made_at=head.made_at, replaced=self._word, carried=told):
+            if current is not None:
+                store.audit.adopt(current.audit_keys)
+                carried = store.carry_over.write(current, is_related=is_related)
+                carried.back |= {"data keys": returned} if is_related and returned else {}
+            elif old.is_there:
+                carried = store.carry_over.distrust(old.why)
+            told |= {name: value for name, value in asdict(carried).items() if value}
+        return carried
 
-    def _publish(self, new: Path, aside: Path | None) -> None:
+    def _adopt_keys(self, store: Store, theirs: list[Row]) -> list[str]:
+        """Have the data keys that the old database's rows need; the ids of those that only the backup has."""
+        mine = [key.id for key in store.data_keys()]
+        if store.keys is not None:
+            store.keys.adopt(theirs)
+        return [each for each in mine if each not in {row["id"] for row in theirs}]
+
+    def _look_at_old(self) -> _Old:
+        """The old database is brought up to date where that is needed to read it; nothing else in it is changed."""
+        database = self._database
+        if not database.exists() and not beside(database, "-wal").exists():
+            return _Old(None, is_there=False)
         try:
-            is_published = publish(new, self._database)
-        except OSError:
-            if aside is not None:
-                sqlite.rename(aside, self._database)
-            raise
-        if not is_published:
-            raise StoreError("another program has just made a database here: move it away, and restore again")
+            sqlite.check_unused(database)
+            if not database.exists():
+                raise StoreError("the file is missing although its -wal is there")
+            with contextlib.closing(Store.open(database, self._source, wall=self._wall)) as old:
+                return _Old(old.carry_over.read(old.audit.signer.keys()))
+        except (CCFlareError, ValueError, TypeError) as error:
+            return _Old(None, str(error))

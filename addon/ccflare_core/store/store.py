@@ -26,6 +26,7 @@ from ccflare_core.secrets.key_sources import KeySource
 from ccflare_core.secrets.vault import Vault
 from ccflare_core.store.accounts import Accounts
 from ccflare_core.store.blocklist import Blocklist
+from ccflare_core.store.carry_over import CarryOver
 from ccflare_core.store.client_keys import Clients
 from ccflare_core.store.context import StoreContext
 from ccflare_core.store.data_keys import DataKey, DataKeys, list_keys
@@ -103,6 +104,7 @@ class Store:
         self.blocklist = Blocklist(context)
         self.factors = Factors(context)
         self.owners = StoredOwners(context)
+        self.carry_over = CarryOver(context, self.accounts)
         self.history = History(context, self.transcripts)
         self.search_index = SearchIndex(
             database,
