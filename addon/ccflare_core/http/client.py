@@ -2,15 +2,17 @@
 
 One request, one connection, one bounded answer. It runs on the event loop without blocking it (a script uses
 `asyncio.run`). Certificates are verified with certifi, as mitmproxy does, plus an optional CA file, and pinned keys
-are asked for before a byte is sent. It goes only where it may. Proxy variables are never looked at: the user's shell
-may point them at ccflare itself. Redirects are handed back.
+are asked for before a byte is sent. It goes only where it may. Redirects are handed back.
+
+With a proxy on the way it asks that for a tunnel (CONNECT) and verifies the host at its end as it would without. Proxy
+variables are never looked at: the user's shell may point them at ccflare itself.
 """
 
 import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
@@ -18,6 +20,8 @@ import certifi
 import h11
 
 from ccflare_core.errors import ConfigError, TokenUnavailable
+from ccflare_core.http import failure_words
+from ccflare_core.http.egress import EgressProxy
 from ccflare_core.http.messages import MAX_ANSWER_BYTES, Request, Response
 from ccflare_core.http.origins import Origin
 from ccflare_core.http.pinning import NOT_PINNED, PinGuard, spki_pin
@@ -25,6 +29,8 @@ from ccflare_core.http.pinning import NOT_PINNED, PinGuard, spki_pin
 _READ_BYTES = 65_536
 _DER = 2  # _ssl.ENCODING_DER
 _MAX_HEAD_BYTES = 65_536
+
+type _Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class _Failure(Exception):
@@ -40,17 +46,20 @@ class Fetcher:
         ca_file: Path | None = None,
         pins: PinGuard | None = None,
         egress: Callable[[], Collection[Origin]] | None = None,
+        proxy: Callable[[], EgressProxy | None] = lambda: None,
         connect_seconds: float = 5.0,
         total_seconds: float = 10.0,
         max_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         """Raises ConfigError if `ca_file` (PEM, trusted besides certifi's) cannot be used.
 
-        `egress` names the only places that requests may go to; without it they go anywhere.
+        `egress` names the only places that requests may go to; without it they go anywhere. `proxy` is on the way of
+        those that have none of their own.
         """
         self._tls = _tls_context(ca_file)
         self._pins = pins
         self._egress = egress
+        self._proxy = proxy
         self._connect_seconds = connect_seconds
         self._total_seconds = total_seconds
         self._max_bytes = max_bytes
@@ -73,12 +82,16 @@ class Fetcher:
     async def _exchange(self, request: Request) -> Response:
         url = urlsplit(request.url)
         self._check_place(url)
-        async with self._connected(url) as (reader, writer):
+        async with self._connected(url, self._way(request, url)) as (reader, writer):
             self._check_key(url, writer)
             http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
             writer.write(_serialise(http, request, url))
             await writer.drain()
             return await self._read(http, reader)
+
+    def _way(self, request: Request, url: SplitResult) -> EgressProxy | None:
+        """The proxy that it goes by. Without TLS, so to this machine alone, it goes by none, which could read it."""
+        return (request.proxy or self._proxy()) if url.scheme == "https" else None
 
     def _check_place(self, url: SplitResult) -> None:
         place = Origin(url.scheme, url.hostname or "", _port(url))
@@ -93,27 +106,63 @@ class Fetcher:
             raise _Failure(f"has no key of ccflare_upstream_pins ({NOT_PINNED})")
 
     @contextlib.asynccontextmanager
-    async def _connected(self, url: SplitResult) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        reader, writer = await self._connect(url)
+    async def _connected(self, url: SplitResult, proxy: EgressProxy | None) -> AsyncIterator[_Streams]:
+        host, port = url.hostname or "", _port(url)
+        if proxy is None:
+            reader, writer = await self._open(host, port, is_tls=url.scheme == "https")
+        else:
+            with _said_of(proxy):
+                reader, writer = await self._open(proxy.host, proxy.port, is_tls=proxy.scheme == "https")
+        inner = writer
         try:
-            yield reader, writer
+            if proxy is not None:
+                reader, inner = await self._tunnel(proxy, host, port, reader, writer)
+            yield reader, inner
         finally:
             # Not close(): a peer that never answers TLS's goodbye would hold us for another 30 s.
+            inner.transport.abort()
             writer.transport.abort()
 
-    async def _connect(self, url: SplitResult) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _open(self, host: str, port: int, *, is_tls: bool) -> _Streams:
         """A connection by any address, or if that hangs by an IPv4 one: IPv6 may lead nowhere.
 
         asyncio's own way of trying both (`happy_eyeballs_delay`) fails on loops with eager tasks, such as mitmproxy's:
         https://github.com/python/cpython/issues/124309
         """
-        secure = url.scheme == "https"
-        port, tls = _port(url), self._tls if secure else None
+        tls = self._tls if is_tls else None
         for family in (socket.AF_UNSPEC, socket.AF_INET):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._connect_seconds / 2):
-                    return await asyncio.open_connection(url.hostname, port, ssl=tls, family=family)
+                    return await asyncio.open_connection(host, port, ssl=tls, family=family)
         raise _Failure(f"could not be connected to within {self._connect_seconds:g} s")
+
+    # With a proxy on the way
+
+    async def _tunnel(
+        self, proxy: EgressProxy, host: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> _Streams:
+        """TLS with the host itself, inside of a tunnel that the proxy opens."""
+        seconds = self._connect_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                with _said_of(proxy):
+                    await _ask_for_tunnel(proxy, host, port, reader, writer)
+                return await self._start_tls(writer, host)
+        except TimeoutError:
+            told = f"is behind the proxy {proxy}, which has opened no way to it within {seconds:g} s"
+            raise _Failure(told) from None
+
+    async def _start_tls(self, writer: asyncio.StreamWriter, host: str) -> _Streams:
+        """TLS inside of a tunnel. Its reader is a new one: what the proxy has sent in clear is no answer."""
+        loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport = await loop.start_tls(writer.transport, protocol, self._tls, server_hostname=host)
+        if transport is None:
+            raise _Failure("has closed the connection")
+        protocol.connection_made(transport)
+        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+    # The answer
 
     async def _read(self, http: h11.Connection, reader: asyncio.StreamReader) -> Response:
         head: h11.Response | None = None
@@ -132,6 +181,33 @@ class Fetcher:
                 return Response(head.status_code, _text(head.headers), bytes(body))
             elif not isinstance(event, h11.InformationalResponse):
                 raise _Failure("does not speak plain HTTP")
+
+
+@contextlib.contextmanager
+def _said_of(proxy: EgressProxy) -> Iterator[None]:
+    """What goes wrong in here is the proxy's doing."""
+    try:
+        yield
+    except (_Failure, OSError, UnicodeError, h11.ProtocolError) as error:
+        if isinstance(error, TimeoutError):
+            raise
+        raise _Failure(f"is behind the proxy {proxy}, which {_describe(error)}") from None
+
+
+async def _ask_for_tunnel(
+    proxy: EgressProxy, host: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    authority, allowed = f"{f'[{host}]' if ':' in host else host}:{port}", proxy.authorization
+    headers = [("Host", authority), *([("Proxy-Authorization", allowed)] if allowed else [])]
+    http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
+    writer.write(http.send(h11.Request(method="CONNECT", target=authority, headers=headers)) or b"")
+    await writer.drain()
+    while (event := http.next_event()) is h11.NEED_DATA or isinstance(event, h11.InformationalResponse):
+        if event is h11.NEED_DATA:
+            http.receive_data(await reader.read(_READ_BYTES))
+    status = event.status_code if isinstance(event, h11.Response) else 0
+    if not 200 <= status < 300:
+        raise _Failure(failure_words.tunnel_refused(status))
 
 
 def _port(url: SplitResult) -> int:

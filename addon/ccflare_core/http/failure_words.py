@@ -130,7 +130,16 @@ _CUT_BODY: Final = "the connection was closed in the middle of the body"
 _CUT_HEAD: Final = "the connection was closed in the middle of the head"
 _CLOSED: Final = "the connection was closed"
 _AGAINST_HTTP2: Final = "the rules of HTTP/2 were broken"
-_REFUSED_TUNNEL: Final = "the proxy on the way refused the tunnel"
+_REFUSES: Final = "refused the tunnel"
+_REFUSED_TUNNEL: Final = f"the proxy on the way {_REFUSES}"
+_WHY_NO_TUNNEL: Final = {
+    "403": "403: it forbids it",
+    "407": "407: it wants another user and password",
+    "502": "502: it does not reach the host",
+    "503": "503: it cannot serve now",
+    "504": "504: it does not reach the host in time",
+}
+"""By the status that a proxy answers a CONNECT with."""
 _SMUGGLING: Final = "the request's head can be read in two ways, as in request smuggling"
 _VERIFY: Final = re.compile(r"(?:Server TLS handshake failed\. )?Certificate verify failed: (.*)")
 
@@ -176,7 +185,12 @@ _SIGNS: Final = (
     _Sign("The remote server does not speak TLS", "it does not speak TLS"),
     _Sign("The remote server and mitmproxy cannot agree", "there is no version of TLS that both sides speak"),
     _Sign("OpenSSL", "the TLS handshake failed"),
-    _Sign("Upstream proxy", _REFUSED_TUNNEL),
+    _Sign(
+        "Upstream proxy",
+        _REFUSED_TUNNEL,
+        re.compile(r"Upstream proxy \S+ refused HTTP CONNECT request: (\d{3}) "),
+        _WHY_NO_TUNNEL,
+    ),
     _Sign("Error connecting to", _REFUSED_TUNNEL),
     _Sign(f"Connection killed: {COMES_BACK}", COMES_BACK),
     _Sign("Connection killed", "the connection was refused by an addon"),
@@ -194,6 +208,12 @@ def of(text: str) -> str:
     if text in PHRASES:
         return text
     return next((sign.said(text) for sign in _SIGNS if text.startswith(sign.begins)), UNKNOWN)
+
+
+def tunnel_refused(status: int) -> str:
+    """What a proxy has done that answers a CONNECT with this status, to be said of it."""
+    why = _WHY_NO_TUNNEL.get(str(status))
+    return f"{_REFUSES} ({why})" if why else _REFUSES
 
 
 def known(value: object, words: frozenset[str] = ERROR_TYPES) -> str:

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from ccflare_core.http.egress import EgressProxy
 from ccflare_core.http.origins import is_this_machine
 
 MAX_ANSWER_BYTES = 1_000_000
@@ -36,6 +37,8 @@ class Request:
     url: str
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     body: bytes = field(default=b"", repr=False)
+    proxy: EgressProxy | None = None
+    """The way that it has to go, whatever way others go; None: that of all others."""
 
     def __post_init__(self) -> None:
         check_url(self.url)
