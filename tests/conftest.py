@@ -138,9 +138,9 @@ def start_proxy(tmp_path: Path) -> Iterator[StartProxy]:
         ) -> Proxy:
             proxy = Proxy(upstream, folder=tmp_path / f"proxy-{next(numbers)}", **options)
             running.callback(proxy.close)
-            for priority, (name, secret) in enumerate((accounts or {}).items()):
+            for place, (name, secret) in enumerate((accounts or {}).items()):
                 add = proxy.add_api_key if secret.startswith("sk-ant-api") else proxy.add_tokens
-                add(name, secret, priority=priority if ranked else 0)
+                add(name, secret, priority=50 + place * ranked)
             return running.enter_context(proxy)
 
         yield start

@@ -20,12 +20,14 @@ from ccflare_cli.output import (
     short_model,
 )
 from ccflare_core.accounts.account import Account, Kind
+from ccflare_core.accounts.priority import FIRST, LAST
 from ccflare_core.accounts.status import StoredStatus
 from ccflare_core.accounts.validity import login_end, login_warning, token_state
 from ccflare_core.reports.queries import Exchange, Trouble, Use
 from ccflare_core.text import span
 
 _MAIN_WINDOWS = ("5h", "7d")
+_ORDER = f"Priority {FIRST} is used first, {LAST} last."
 
 
 def account_table(rows: Sequence[tuple[StoredStatus, Use]], now: float) -> Table[tuple[StoredStatus, Use]]:
@@ -65,7 +67,7 @@ def account_table(rows: Sequence[tuple[StoredStatus, Use]], now: float) -> Table
             Column("State", lambda row: describe(row[0], now, 40)),
         ),
         empty="No accounts yet: add one with `scripts/accounts.py add NAME`, or with `--api-key -` after the name.",
-        note=_warnings((row[0].account for row in rows), now),
+        note="\n".join(filter(None, (_ORDER, _warnings((row[0].account for row in rows), now)))),
     )
 
 

@@ -210,7 +210,7 @@ def test_sessions_of_models_that_tie_thinking_stay_under_every_strategy(strategy
 def test_home_goes_first_whatever_the_session_or_the_priorities_say() -> None:
     clock = Clock()
     pool = make_pool(clock)
-    pool.replace_accounts([account("a"), account("b", priority=9)])
+    pool.replace_accounts([account("a"), account("b", priority=59)])
     assert acquired(pool).account.id == "a"
 
     assert acquired(pool, home="b").account.id == "b"
@@ -245,7 +245,7 @@ NOBODYS = Facts(path_class="sessions")
 
 def test_the_only_account_for_it_is_taken_or_none() -> None:
     pool = make_pool(Clock(), "abc")
-    pool.replace_accounts([account("a"), account("b", priority=9), account("c", paused=True)])
+    pool.replace_accounts([account("a"), account("b", priority=59), account("c", paused=True)])
 
     assert [acquired(pool, NOBODYS, only="b").account.id for _ in "12"] == ["b", "b"]
     assert acquired(pool).account.id == "a"
@@ -766,7 +766,7 @@ def test_a_session_of_a_paused_account_moves_for_good() -> None:
 def test_a_returning_account_of_higher_priority_takes_the_session() -> None:
     clock = Clock()
     pool = make_pool(clock)
-    pool.replace_accounts([account("a"), account("b", priority=1)])
+    pool.replace_accounts([account("a"), account("b", priority=51)])
     serve(pool, spent(EPOCH + 60))
     assert serve(pool, good())[0] == "b"
 

@@ -58,7 +58,7 @@ def test_each_change_of_an_account_leaves_its_row(store: Store) -> None:
         ("login.done", "max-2", "ok"),
         ("account.remove", "max-2", "ok"),
     ]
-    assert json.loads(rows(store)[3].detail)["changes"] == {"priority": {"before": 0, "after": 7}}
+    assert json.loads(rows(store)[3].detail)["changes"] == {"priority": {"before": 50, "after": 7}}
     assert json.loads(rows(store)[0].detail)["imported_from"] == "claude-code"
 
 

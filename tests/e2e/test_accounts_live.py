@@ -55,12 +55,12 @@ def test_a_paused_account_gets_nothing_until_it_is_resumed(upstream: FakeUpstrea
     assert served_by(proxy, upstream) == ONE
 
 
-def test_a_lower_priority_number_takes_over_a_session(upstream: FakeUpstream, start_proxy: StartProxy) -> None:
+def test_a_priority_of_1_takes_over_a_session(upstream: FakeUpstream, start_proxy: StartProxy) -> None:
     proxy = start_proxy(upstream, accounts={"one": ONE, "two": TWO}, ranked=True)
     session = "the-same"
     with via_base_url(proxy) as client:
         client.request(*claude_request(session=session))
-        proxy.accounts("priority", "one", "5")
+        proxy.accounts("priority", "two", "1")
         time.sleep(1.2)
         client.request(*claude_request(session=session))
     assert [request.credential for request in upstream.requests] == [ONE, TWO]

@@ -74,8 +74,8 @@ def inspected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeUp
             ccflare_hold_seconds=0,
             ccflare_retry_delay_ms=1,
         )
-        proxy.add_api_key("one", ONE, priority=0)
-        proxy.add_api_key("two", TWO, priority=1)
+        proxy.add_api_key("one", ONE, priority=1)
+        proxy.add_api_key("two", TWO, priority=2)
         with proxy:
             yield upstream, proxy, Web(proxy)
 

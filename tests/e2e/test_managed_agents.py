@@ -41,7 +41,7 @@ def proxy(upstream: FakeUpstream) -> Iterator[Proxy]:
     quick: dict[str, Any] = {"ccflare_hold_seconds": 0, "ccflare_retry_attempts": 1, "ccflare_retry_delay_ms": 20}
     proxy = Proxy(upstream, ccflare_stateful_account="named", ccflare_passthrough="always", **quick)
     proxy.add_api_key("other", OTHER)
-    proxy.add_api_key("named", NAMED, priority=5)
+    proxy.add_api_key("named", NAMED, priority=60)
     with proxy:
         yield proxy
 

@@ -25,11 +25,11 @@ class Pool:
         self.rig = rig
         self.keys = keys
         rig.fresh("a", "b")
-        rig.change("b", priority=0)
+        rig.change("b", priority=1)
         self.a, self.b = self.workspaces = (Workspace("a"), Workspace("b"))
         for workspace in self.workspaces:
             rig.upstream.always(workspace.answer, credential=rig.secret(workspace.name))
-        eventually(lambda: [each["priority"] for each in rig.health().values()], lambda found: found == [0, 0])
+        eventually(lambda: [each["priority"] for each in rig.health().values()], lambda found: found == [1, 1])
 
     def ask(
         self,
@@ -407,7 +407,7 @@ def test_page_of_a_list_comes_from_the_account_of_the_page_before(pool: Pool) ->
 
 def test_list_of_nothing_comes_from_the_first_account(pool: Pool) -> None:
     pool.rig.change("a", priority=5)
-    eventually(lambda: [each["priority"] for each in pool.rig.health().values()], lambda found: found == [0, 5])
+    eventually(lambda: [each["priority"] for each in pool.rig.health().values()], lambda found: found == [1, 5])
     assert [pool.ask("GET", path).status for path in (FILES, SKILLS, BATCHES)] == [200] * 3
     assert pool.asked == ["b"] * 3
 

@@ -215,7 +215,7 @@ def test_a_login_that_has_ended_is_said_and_the_others_serve(upstream: FakeUpstr
     upstream.logins.end(refresh)
     accepting_only_new(upstream, access)
     proxy = start_proxy(upstream, accounts={"other": "sk-ant-oat01-other"})
-    proxy.add_tokens("max", access, refresh, priority=-1)
+    proxy.add_tokens("max", access, refresh, priority=1)
     wait_for_account(proxy)
 
     assert ask(proxy) == 200

@@ -32,8 +32,8 @@ def traffic(upstream: FakeUpstream, proxy: Proxy) -> None:
 
 
 def accounts(proxy: Proxy) -> None:
-    proxy.add_api_key("first", API_KEY, priority=0)
-    proxy.add_tokens("second", ACCESS, REFRESH, priority=1)
+    proxy.add_api_key("first", API_KEY, priority=1)
+    proxy.add_tokens("second", ACCESS, REFRESH, priority=2)
 
 
 def findings(artefact: bytes) -> list[str]:

@@ -152,14 +152,14 @@ def test_session_keeps_off_the_account_that_broke_its_answer_until_it_is_served(
     bench.clock.pass_(600)  # the rest is over, and the user is back
 
     assert names(bench.serve(Reply(200, STREAM, START + END))) == ["max-b"]
-    bench.pool.replace_accounts([account("a"), account("b", priority=1)])
+    bench.pool.replace_accounts([account("a"), account("b", priority=51)])
     assert names(bench.serve()) == ["max-a"]
 
 
 @pytest.mark.parametrize("other", [SONNET, replace(OPUS, session_id="session-2")], ids=["model", "session"])
 def test_others_are_not_kept_off_the_account(other: Facts) -> None:
     bench = Bench()
-    bench.pool.replace_accounts([account("a"), account("b", priority=1)])
+    bench.pool.replace_accounts([account("a"), account("b", priority=51)])
     broken(bench)
     bench.clock.pass_(6)
 

@@ -50,7 +50,7 @@ def test_health_of_a_pool_that_serves() -> None:
         >= {
             "name": "max-a",
             "kind": "oauth",
-            "priority": 0,
+            "priority": 50,
             "available": True,
             "reason": "serving",
             "available_at": None,

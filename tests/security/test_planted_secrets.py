@@ -114,9 +114,9 @@ class Search:
 
 def accounts(proxy: Proxy, upstream: FakeUpstream) -> None:
     """An account with a key, one with tokens, and one whose tokens are refreshed at once."""
-    proxy.add_api_key("key", PLANTED["API key"], priority=0)
-    proxy.add_tokens("tokens", PLANTED["access token"], PLANTED["refresh token"], priority=1)
-    proxy.add_tokens("renewed", *upstream.logins.new_login(), priority=2, expires_in=1)
+    proxy.add_api_key("key", PLANTED["API key"], priority=1)
+    proxy.add_tokens("tokens", PLANTED["access token"], PLANTED["refresh token"], priority=2)
+    proxy.add_tokens("renewed", *upstream.logins.new_login(), priority=3, expires_in=1)
 
 
 def asking(credential: Header, **options: Any) -> ClaudeRequest:

@@ -37,7 +37,7 @@ def open_store(location: Location | str, *, source: KeySource | None = KEY, now:
     return Store.open(where, source, wall=lambda: now)
 
 
-def an_account(name: str = "max-1", *, priority: int = 0) -> Account:
+def an_account(name: str = "max-1", *, priority: int = 50) -> Account:
     access_token, refresh_token, api_key = SECRETS
     return Account(
         id=f"id of {name}",

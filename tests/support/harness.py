@@ -406,7 +406,7 @@ class Proxy:
         pipe = subprocess.PIPE
         return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=self._environment)
 
-    def add_api_key(self, name: str, key: str, *, priority: int = 0) -> None:
+    def add_api_key(self, name: str, key: str, *, priority: int = 50) -> None:
         """Add an account with an API key."""
         self.accounts("add", name, "--api-key", "-", "--priority", str(priority), stdin=key)
 
@@ -421,7 +421,7 @@ class Proxy:
         refresh: str | None = None,
         *,
         expires_in: float = 28_800,
-        priority: int = 0,
+        priority: int = 50,
     ) -> None:
         """Add an account with OAuth tokens; `expires_in` in seconds."""
         tokens = {

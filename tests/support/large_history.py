@@ -99,7 +99,7 @@ def _fill(path: Path, requests: int) -> None:
         for number in range(1, 5):
             database.execute(
                 "INSERT INTO accounts (id, name, kind, priority, paused, created_at, updated_at, needs_login) "
-                f"VALUES ('MAX-{number}', 'max-{number}', 'oauth', 0, 0, 0, 0, 0)"
+                f"VALUES ('MAX-{number}', 'max-{number}', 'oauth', 50, 0, 0, 0, 0)"
             )
         database.execute("INSERT INTO usage_todo SELECT DISTINCT timestamp / 900000 FROM requests")
         for *_, sql in aside:

@@ -63,7 +63,7 @@ class Rig:
     def fresh(self, *names: str, kind: Kind = Kind.OAUTH, **fields: Any) -> None:
         """Let these be the only accounts, asked in this order, and forget what was before."""
         self.session = str(uuid.uuid4())
-        made = [self._make(name, kind, priority, fields) for priority, name in enumerate(names)]
+        made = [self._make(name, kind, priority, fields) for priority, name in enumerate(names, start=1)]
         self._accounts = dict(zip(names, made, strict=True))
         with contextlib.closing(self._store()) as store:
             for old in store.accounts.all():

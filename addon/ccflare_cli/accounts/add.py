@@ -9,6 +9,7 @@ from ccflare_cli.accounts.credentials import GivenTokens, parse_api_key, parse_s
 from ccflare_cli.console import OK, Console, Refused, open_store, read_settings
 from ccflare_cli.tables import kind
 from ccflare_core.accounts.account import Account, Kind, valid_name
+from ccflare_core.accounts.priority import DEFAULT
 from ccflare_core.accounts.validity import token_state
 from ccflare_core.config.settings import Settings
 from ccflare_core.secrets.key_sources import choose
@@ -57,7 +58,7 @@ def add(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _read_account(console: Console, arguments: argparse.Namespace, name: str) -> Account:
-    now, priority = console.now(), arguments.priority or 0
+    now, priority = console.now(), arguments.priority or DEFAULT
     if arguments.api_key:
         key = parse_api_key(console.secret(f"API key of {name}: "))
         return Account(new_id(), name, Kind.API_KEY, priority, api_key=key, created_at=now)

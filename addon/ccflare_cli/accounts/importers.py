@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ccflare_core.accounts.account import Account, Kind, valid_name
+from ccflare_core.accounts.priority import fitted
 from ccflare_core.anthropic.oauth import LOGIN_SECONDS, is_token
 from ccflare_core.db.sqlite import file_size
 from ccflare_core.errors import StoreError
@@ -40,7 +41,9 @@ def read_database(path: Path, now: float) -> list[FoundAccount]:
 
     No file of it is changed; only SQLite's locks in the -shm file are used if another program has the database open.
     """
-    return [_read(row, now) for row in _rows(path)]
+    rows = _rows(path)
+    fit = fitted(_priority(row) for row in rows)
+    return [_read(row, now, fit[_priority(row)]) for row in rows]
 
 
 def from_login_file(
@@ -101,7 +104,7 @@ def _login(name: str, access: str | None, refresh: str | None, expires_at: float
 # Rows
 
 
-def _read(row: Mapping[str, Any], now: float) -> FoundAccount:
+def _read(row: Mapping[str, Any], now: float, priority: int) -> FoundAccount:
     name = _name(row["name"])
     if row.get("provider") not in _ANTHROPIC:
         return FoundAccount(name, problem="it is another provider's account")
@@ -118,7 +121,7 @@ def _read(row: Mapping[str, Any], now: float) -> FoundAccount:
         account = Account(str(uuid.uuid4()), name, Kind.API_KEY, api_key=key, created_at=now)
     else:
         account = _dated(_login(name, access, refresh, _seconds(row.get("expires_at")), now), row, now)
-    return FoundAccount(name, replace(account, priority=_priority(row), paused=bool(row.get("paused"))))
+    return FoundAccount(name, replace(account, priority=priority, paused=bool(row.get("paused"))))
 
 
 def _dated(account: Account, row: Mapping[str, Any], now: float) -> Account:
@@ -137,7 +140,7 @@ def _name(value: object) -> str:
 
 def _priority(row: Mapping[str, Any]) -> int:
     value = row.get("priority")
-    return max(-1000, min(value, 1000)) if isinstance(value, int) else 0
+    return value if isinstance(value, int) else 0
 
 
 def _seconds(ms: object) -> float | None:

@@ -14,6 +14,7 @@ from ccflare_cli.accounts.add import checked_name, described, new_id, opened
 from ccflare_cli.console import OK, Console, Refused, read_settings, trusted_ca
 from ccflare_cli.output import local
 from ccflare_core.accounts.account import Account, Kind
+from ccflare_core.accounts.priority import DEFAULT
 from ccflare_core.anthropic import oauth
 from ccflare_core.anthropic.oauth import Mode, PendingLogin, Tokens
 from ccflare_core.config.settings import Settings
@@ -186,7 +187,8 @@ class _Login:
 
     def _store_account(self, kind: Kind, **fields: Any) -> Account:
         if self._account is None:
-            account = Account(new_id(), self._name, kind, self._priority or 0, created_at=self._console.now(), **fields)
+            priority = self._priority or DEFAULT
+            account = Account(new_id(), self._name, kind, priority, created_at=self._console.now(), **fields)
             with self._store.audited("login.done", self._name):
                 self._store.accounts.add(account)
             return account

@@ -13,6 +13,7 @@ from ccflare_cli.output import render
 from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script_parser, whole_number
 from ccflare_cli.tables import account_table
 from ccflare_core.accounts.account import Account
+from ccflare_core.accounts.priority import DEFAULT, FIRST, LAST
 from ccflare_core.accounts.status import StoredStatus, stored_status
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.reports.queries import Reports, Use
@@ -21,10 +22,11 @@ from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.store import Store
 
 _DAY = 86_400
+_ORDER = f"from {FIRST}, used first, to {LAST}, used last"
 _EXAMPLES = """\
 examples:
   scripts/accounts.py login max-1
-  scripts/accounts.py add key-1 --api-key - --priority 10
+  scripts/accounts.py add key-1 --api-key - --priority 90
   scripts/accounts.py import --from claude-code ~/.claude/.credentials.json
   scripts/accounts.py list
 
@@ -43,7 +45,7 @@ def _parser() -> Parser:
         "accounts.py", "Add, list, pause and remove the Claude accounts that the proxy uses.", _EXAMPLES
     )
     commands = add_group(parser)
-    priority = whole_number(-1000, 1000)
+    priority = whole_number(FIRST, LAST)
 
     login = _command(commands, "login", log_in, "log in to an account in the browser, for the first time or again")
     new = _command(
@@ -52,7 +54,7 @@ def _parser() -> Parser:
     add_secret_options(new)
     for command in (login, new):
         add_login_options(command)
-        command.add_argument("--priority", type=priority, metavar="N", help="lower numbers are used first (default: 0)")
+        command.add_argument("--priority", type=priority, metavar="N", help=f"{_ORDER} (default: {DEFAULT})")
     other = _command(commands, "import", bring, "import the accounts of another program", named=False)
     add_import_options(other)
     _command(commands, "list", _list, "list all accounts, with their limits and tokens", named=False)
@@ -62,8 +64,8 @@ def _parser() -> Parser:
     rename.add_argument("new", metavar="NEW", help="its new name")
     remove = _command(commands, "remove", _remove, "delete an account and its tokens; its recorded requests are kept")
     remove.add_argument("--yes", action="store_true", help="do not ask for confirmation")
-    change = _command(commands, "priority", _set_priority, "set an account's priority")
-    change.add_argument("priority", type=priority, metavar="N", help="lower numbers are used first")
+    change = _command(commands, "priority", _set_priority, "set an account's priority: which one is used first")
+    change.add_argument("priority", type=priority, metavar="N", help=_ORDER)
     return parser
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from ccflare_core.accounts.priority import DEFAULT
 from ccflare_core.http.headers import Header
 
 OAUTH_BETA = b"oauth-2025-04-20"
@@ -46,7 +47,8 @@ class Account:
     id: str
     name: str
     kind: Kind
-    priority: int = 0
+    priority: int = DEFAULT
+    """See priority.py."""
     paused: bool = False
     access_token: str | None = field(default=None, repr=False)
     refresh_token: str | None = field(default=None, repr=False)

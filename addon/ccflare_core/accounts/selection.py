@@ -1,6 +1,6 @@
 """Which account serves the next request, and why: a pure decision over a list of candidates.
 
-The order of what counts: availability, then priority (a lower number goes first, also before a session's
+The order of what counts: availability, then priority (the lowest number goes first, also before a session's
 own account), then affinity, then load and utilization.
 """
 

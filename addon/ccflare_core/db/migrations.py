@@ -348,6 +348,24 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE INDEX tunnels_opened_at ON tunnels (opened_at)",
         ),
     ),
+    Migration(
+        "0023_priorities",
+        (
+            # As accounts/priority.py has it. The table, since what is updated may be read only half old.
+            "CREATE TABLE old_priorities AS SELECT DISTINCT priority FROM accounts",
+            """UPDATE accounts SET priority = CASE
+                WHEN (SELECT COUNT(*) FROM old_priorities WHERE priority NOT BETWEEN -49 AND 49) = 0
+                    THEN 50 + priority
+                WHEN priority < 0
+                    THEN 50 - (SELECT COUNT(*) FROM old_priorities old
+                        WHERE old.priority < 0 AND old.priority >= accounts.priority)
+                ELSE 50 + (SELECT COUNT(*) FROM old_priorities old
+                    WHERE old.priority > 0 AND old.priority <= accounts.priority) END""",
+            "UPDATE accounts SET priority = 1 WHERE priority < 1",
+            "UPDATE accounts SET priority = 99 WHERE priority > 99",
+            "DROP TABLE old_priorities",
+        ),
+    ),
 )
 
 _BOOK = "CREATE TABLE IF NOT EXISTS migrations (name TEXT NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)"

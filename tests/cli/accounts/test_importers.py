@@ -92,7 +92,7 @@ class TestDatabases:
 
         found = account(fork)
 
-        assert (found.name, found.kind, found.priority, found.paused) == ("max", Kind.OAUTH, 7, True)
+        assert (found.name, found.kind, found.priority, found.paused) == ("max", Kind.OAUTH, 57, True)
         assert (found.access_token, found.refresh_token) == ("sk-ant-oat01-max", "sk-ant-ort01-max")
         assert (found.expires_at, found.needs_login) == (NOON + 3600, True)
         assert (found.login_at, found.login_expires_at) == (None, NOON + 28 * DAY)
@@ -102,8 +102,16 @@ class TestDatabases:
 
         found = account(original)
 
-        assert (found.priority, found.paused) == (0, False)
+        assert (found.priority, found.paused) == (50, False)
         assert (found.login_at, found.login_expires_at) == (NOON - 20 * DAY, NOON + 8 * DAY)
+
+    def test_priorities_keep_their_order_wherever_they_are(self, fork: Foreign) -> None:
+        for name, priority in (("a", 0), ("b", 100), ("c", 20), ("d", 100)):
+            fork.add(name, priority=priority)
+
+        found = read_database(fork.path, NOON)
+
+        assert [each.account and each.account.priority for each in found] == [50, 52, 51, 52]
 
     @pytest.mark.parametrize("refresh", [None, "", "sk-ant-api03-K"])
     def test_an_api_key_in_all_its_forms(self, fork: Foreign, refresh: str | None) -> None:
@@ -278,7 +286,7 @@ class TestCommand:
         assert code == 0
         _, _, glm, maximum = desk.said.splitlines()
         assert glm.endswith("left out: it is another provider's account")
-        assert maximum.split() == ["max-1", "OAuth,", "valid", "for", "1", "h", "2", "–", "would", "be", "added"]
+        assert maximum.split() == ["max-1", "OAuth,", "valid", "for", "1", "h", "52", "–", "would", "be", "added"]
         assert "must not refresh these accounts: stop it" in desk.complained
         assert "--yes adds them" in desk.complained
         assert not database.parent.exists()

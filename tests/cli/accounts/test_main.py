@@ -252,9 +252,20 @@ class TestChange:
         assert code == 1
         assert "max-2" in desk.complained
 
+    def test_priority_of_a_new_account_is_in_the_middle(self, database: Path) -> None:
+        call(database, "add", "key-1", "--api-key", "-", stdin="sk-ant-api03-K")
+        assert self.accounts(database)["key-1"].priority == 50
+
+    @pytest.mark.parametrize("number", ["0", "100", "-5", "first"])
+    def test_priority_goes_from_1_to_99(self, database: Path, number: str, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            call(database, "priority", "max-2", number)
+
+        assert "give a whole number from 1 to 99" in capsys.readouterr().err
+
     def test_priority(self, database: Path) -> None:
-        assert call(database, "priority", "max-2", "-5")[0] == 0
-        assert self.accounts(database)["max-2"].priority == -5
+        assert call(database, "priority", "max-2", "1")[0] == 0
+        assert self.accounts(database)["max-2"].priority == 1
 
     def test_remove_wants_the_name_typed(self, database: Path) -> None:
         code, desk = call(database, "remove", "max-1", stdin="yes\n")
@@ -296,14 +307,14 @@ class TestList:
     def test_shows_how_each_account_stands(self, database: Path) -> None:
         with History(database) as past:
             past.account("max-1")
-            past.account("max-2", expires_at=NOON - 1, priority=5)
+            past.account("max-2", expires_at=NOON - 1, priority=60)
             past.cooldown("max-1", at_local(24, 14, 20), "5h window spent")
             past.window("max-1", "5h", 1.01, at_local(24, 14, 20))
             past.exchange(NOON - 3600, "max-1")
 
         _, desk = call(database, "list")
 
-        head, _, first, second = desk.said.splitlines()
+        head, _, first, second, *_, note = desk.said.splitlines()
         assert head.split() == [
             *("Name", "Kind", "Priority", "Token", "Login", "Ends"),
             *("Last", "used", "Last", "24", "h", "5h", "7d", "State"),
@@ -313,6 +324,7 @@ class TestList:
         assert first.endswith("11:00              1  101 %   –  cooling until 14:20: 5h window spent")
         assert "expired" in second
         assert second.endswith("needs login: token expired")
+        assert note == "Priority 1 is used first, 99 last."
 
     def test_shows_what_needs_attention(self, database: Path) -> None:
         with History(database) as past:
@@ -342,7 +354,7 @@ class TestList:
 
         _, desk = call(database, "list")
 
-        _, _, first, second, third, _, *warnings = desk.said.splitlines()
+        _, _, first, second, third, _, _, *warnings = desk.said.splitlines()
         assert "valid for 6 h  3 days ago   in 25 days  " in first
         assert "valid for 6 h  25 days ago  in 3 days   " in second
         assert "needs login    ?            ?  " in third
@@ -372,7 +384,7 @@ class TestList:
 
         _, desk = call(database, "list")
 
-        _, _, first, second = desk.said.splitlines()
+        _, _, first, second, *_ = desk.said.splitlines()
         assert "token expired, back-off until 12:20" in first
         assert "refreshing" in second
 
