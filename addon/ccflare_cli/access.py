@@ -4,8 +4,9 @@ import argparse
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
+from ccflare_cli.cells import wrapped
 from ccflare_cli.console import OK, Console, open_made_store, open_store, read_settings
-from ccflare_cli.output import Column, Table, iso, moment, render
+from ccflare_cli.output import DASH, Column, Table, iso, moment
 from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script_parser
 from ccflare_core.http.addresses import Network
 from ccflare_core.secrets.key_sources import choose
@@ -63,13 +64,13 @@ def _list(console: Console, arguments: argparse.Namespace) -> int:
             ("reason", lambda block: block.reason),
         ),
         columns=(
-            Column("Network", lambda block: str(block.network)),
-            Column("Since", lambda block: moment(block.created_at, now)),
-            Column("Reason", lambda block: block.reason or "–"),
+            Column("Network", lambda block: str(block.network), way=wrapped(20)),
+            Column("Since", lambda block: moment(block.created_at, now), way=wrapped(10)),
+            Column("Reason", lambda block: block.reason or DASH, way=wrapped(20)),
         ),
         empty="Nothing is blocked.",
     )
-    console.say(render([table], arguments.format))
+    console.show(arguments, table)
     return OK
 
 

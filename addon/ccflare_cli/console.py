@@ -1,5 +1,6 @@
 """What every command works with: three streams, the environment, a clock, the database."""
 
+import argparse
 import getpass
 import importlib
 import os
@@ -10,10 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 from ccflare_cli import ROOT
-from ccflare_cli.output import printable
+from ccflare_cli.output import Table, printable, render
+from ccflare_cli.page import Page, page_of
 from ccflare_core.audit.entries import By
 from ccflare_core.config import settings
 from ccflare_core.config.settings import Settings
@@ -57,11 +59,22 @@ class Console:
 
     def say(self, text: str) -> None:
         """A line for the reader of the output."""
-        print(text, file=self.stdout)
+        print(self._page(self.stdout).plain(text), file=self.stdout)
+
+    def show(self, arguments: argparse.Namespace, *tables: Table[Any]) -> None:
+        """Tables in the format that was asked for, as wide as the output is."""
+        print(render(tables, arguments.format, self.page(arguments)), file=self.stdout)
+
+    def page(self, arguments: argparse.Namespace) -> Page:
+        """The page that the output is, with --wide one without an edge."""
+        return self._page(self.stdout, wide=arguments.wide)
 
     def complain(self, text: str) -> None:
         """A line for the person at the keyboard, apart from the output."""
-        print(text, file=self.stderr)
+        print(self._page(self.stderr).plain(text), file=self.stderr)
+
+    def _page(self, stream: TextIO, *, wide: bool = False) -> Page:
+        return page_of(stream, self.environ, wide=wide)
 
     def ask(self, question: str) -> str:
         """The line that is typed in answer; empty at the end of input."""

@@ -11,11 +11,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from operator import attrgetter
-from typing import Any, NamedTuple
+from operator import attrgetter, itemgetter
+from typing import Any
 
 from tabulate import tabulate
 
+from ccflare_cli.cells import shorten, wrap, wrapped
+from ccflare_cli.layout import Column as Column
+from ccflare_cli.layout import Grid, lay_out
+from ccflare_cli.page import WHOLE, Page, Tone
 from ccflare_core.text import iso as iso
 
 FORMATS = ("table", "json", "csv", "markdown")
@@ -23,14 +27,6 @@ DASH = "–"
 """Stands where there is nothing to tell. Never where something is unknown: that is `?`."""
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
-
-
-class Column[Row](NamedTuple):
-    """What people see of a row under one heading."""
-
-    heading: str
-    show: Callable[[Row], str]
-    right: bool = False
 
 
 def named(*names: str) -> tuple[tuple[str, Callable[[Any], object]], ...]:
@@ -56,25 +52,20 @@ class Table[Row]:
         """The rows as JSON-ready dicts."""
         return [{name: get(row) for name, get in self.fields} for row in self.rows]
 
-    def cells(self) -> list[list[str]]:
-        """The rows as text that is safe to print."""
-        return [[printable(column.show(row)) for column in self.columns] for row in self.rows]
 
-
-def render(tables: Sequence[Table[Any]], form: str) -> str:
+def render(tables: Sequence[Table[Any]], form: str, page: Page = WHOLE) -> str:
     """All tables as one text in one of FORMATS, without a line end.
 
     JSON is a list for one table and an object of lists for several. CSV has one header, so it holds the
-    first table only.
+    first table only. A table of the form "table" fits the page; all others are whole.
     """
     if form == "json":
         records = {table.key: table.records()[0] if table.upright else table.records() for table in tables}
         value = records if len(tables) > 1 else records[tables[0].key]
-        return json.dumps(value, indent=2, ensure_ascii=False)
+        return json.dumps(value, indent=2, ensure_ascii=page.is_ascii)
     if form == "csv":
         return _csv(tables[0])
-    draw = _markdown if form == "markdown" else _text
-    return "\n\n".join(draw(table) for table in tables)
+    return "\n\n".join(_markdown(table) if form == "markdown" else _text(table, page) for table in tables)
 
 
 def _csv(table: Table[Any]) -> str:
@@ -85,43 +76,50 @@ def _csv(table: Table[Any]) -> str:
     return out.getvalue().rstrip("\n")
 
 
-def _text(table: Table[Any]) -> str:
-    return _joined(table.title, _grid(table, table.cells(), _lines), table.note)
+def _text(table: Table[Any], page: Page) -> str:
+    grid = _grid(table, page)
+    notes = [table.note] if table.note else []
+    if grid.left_out:
+        notes.append(f"Left out for want of room: {', '.join(grid.left_out)}; --wide shows all.")
+    title = [page.tinted(line, Tone.TITLE) for line in _lines(table.title, page)]
+    return "\n".join([*title, *grid.lines, *(_lines("\n" + "\n".join(notes), page) if notes else ())])
+
+
+def _grid(table: Table[Any], page: Page) -> Grid:
+    if not table.rows:
+        return Grid(_lines(table.empty, page), [])
+    if not table.upright:
+        return lay_out(table.columns, table.rows, page, printable)
+    pairs = [(column.heading, column.show(table.rows[0])) for column in table.columns]
+    return lay_out((Column("", itemgetter(0)), Column("", itemgetter(1), way=wrapped(20))), pairs, page, printable)
+
+
+def _lines(text: str, page: Page) -> list[str]:
+    """Text around a table, broken where the page ends."""
+    lines = page.plain(text).splitlines()
+    return lines if page.width is None else [each for line in lines for each in wrap(line, page.width)]
 
 
 def _markdown(table: Table[Any]) -> str:
-    cells = [[cell.replace("\\", "\\\\").replace("|", "\\|") for cell in row] for row in table.cells()]
-    return _joined(table.title and f"### {table.title}\n", _grid(table, cells, _github), table.note)
+    title = [f"### {table.title}\n"] if table.title else []
+    return "\n".join(
+        [*title, _github(table) if table.rows else table.empty, *([f"\n{table.note}"] if table.note else [])]
+    )
 
 
-def _joined(title: str, body: str, note: str) -> str:
-    return "\n".join(part for part in (title, body, note and f"\n{note}") if part)
-
-
-_Draw = Callable[[list[str], list[list[str]], list[str]], str]
-
-
-def _grid(table: Table[Any], cells: list[list[str]], draw: _Draw) -> str:
-    if not cells:
-        return table.empty
+def _github(table: Table[Any]) -> str:
     headings = [column.heading for column in table.columns]
     align = ["right" if column.right else "left" for column in table.columns]
+    cells = [[_escaped(column.show(row)) for column in table.columns] for row in table.rows]
     if table.upright:
         cells, align = [[heading, cell] for heading, cell in zip(headings, cells[0], strict=True)], ["left"] * 2
-        headings = []
-    return "\n".join(line.rstrip() for line in draw(headings, cells, align).splitlines())
+        headings = ["", ""]
+    text = tabulate(cells, headings, tablefmt="github", disable_numparse=True, colalign=align, headersalign=align)
+    return "\n".join(line.rstrip() for line in text.splitlines())
 
 
-def _lines(headings: list[str], cells: list[list[str]], align: list[str]) -> str:
-    # As rows, for tabulate makes every column two wider than its heading, and numbers are narrow.
-    rule = ["-" * max(map(len, column)) for column in zip(headings, *cells, strict=True)] if headings else []
-    rows = [headings, rule, *cells] if headings else cells
-    return tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=align)
-
-
-def _github(headings: list[str], cells: list[list[str]], align: list[str]) -> str:
-    headings = headings or [""] * len(align)
-    return tabulate(cells, headings, tablefmt="github", disable_numparse=True, colalign=align, headersalign=align)
+def _escaped(text: str) -> str:
+    return printable(text).replace("\\", "\\\\").replace("|", "\\|")
 
 
 def printable(text: str) -> str:
@@ -137,6 +135,11 @@ def clip(text: str | None, width: int) -> str:
     if not text:
         return DASH
     return text if len(text) <= width else text[: width - 1].rstrip() + "…"
+
+
+def short_id(text: str | None) -> str:
+    """An id by its two ends, which are enough to find it again; a dash for nothing."""
+    return shorten(text, 13)[0] if text else DASH
 
 
 def count(number: int | None) -> str:

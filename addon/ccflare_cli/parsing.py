@@ -57,6 +57,12 @@ def _add_common(parser: Parser, *, again: bool) -> None:
         "--database", metavar="PATH|URL", default=database, help="the database to use (default: the proxy's)"
     )
     parser.add_argument("--format", choices=FORMATS, default=form, help="how to print (default: table)")
+    parser.add_argument(
+        "--wide",
+        action="store_true",
+        default=argparse.SUPPRESS if again else False,
+        help="show tables in full, also where the terminal is narrower",
+    )
 
 
 def add_command(

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from ccflare_cli.cells import shortened, wrapped
 from ccflare_cli.console import OK, Console, Refused, read_settings, trusted_ca
-from ccflare_cli.output import DASH, Column, Table, named, render
+from ccflare_cli.output import DASH, Column, Table, named
 from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script_parser
 from ccflare_core.anthropic import price_files
 from ccflare_core.anthropic.price_files import CATALOG_LIMIT, PriceFile
@@ -77,7 +78,7 @@ def _show(console: Console, arguments: argparse.Namespace) -> int:
     note = f"The built-in prices were read in {TABLE_DATE}."
     if path:
         note += f" Those of {path} are " + (f"dated {own.dated}." if own.dated else "not dated.")
-    console.say(render([_price_table(rows, note)], arguments.format))
+    console.show(arguments, _price_table(rows, note))
     return OK
 
 
@@ -103,11 +104,11 @@ def _price_table(rows: Sequence[PriceRow], note: str) -> Table[PriceRow]:
             ("source", lambda row: row.source),
         ),
         columns=(
-            Column("Model", lambda row: row.model),
+            Column("Model", lambda row: row.model, way=shortened(18)),
             *map(amount, Price._fields),
-            Column("Long prompts", _long),
-            Column("Fast", lambda row: _in_and_out(row.tariff.fast)),
-            Column("From", lambda row: row.source),
+            Column("Long prompts", _long, rank=1, way=wrapped(14)),
+            Column("Fast", lambda row: _in_and_out(row.tariff.fast), rank=2, way=wrapped(9)),
+            Column("From", lambda row: row.source, rank=3),
         ),
         note=note,
     )
@@ -129,7 +130,7 @@ def _update(console: Console, arguments: argparse.Namespace) -> int:
     new = _read(console, arguments.source)
     own = price_files.read_file(target) if target.exists() else PriceFile({})
     changes = _changes({**TABLE, **own.tariffs}, new.tariffs)
-    console.say(render([_change_table(changes, new)], arguments.format))
+    console.show(arguments, _change_table(changes, new))
     if not changes:
         return OK
     if not arguments.yes:
@@ -200,8 +201,8 @@ def _change_table(changes: Sequence[PriceChange], new: PriceFile) -> Table[Any]:
         rows=changes,
         fields=named(*PriceChange._fields),
         columns=(
-            Column("Model", lambda change: change.model),
-            Column("Price", lambda change: change.price.replace("_", " ")),
+            Column("Model", lambda change: change.model, way=shortened(18)),
+            Column("Price", lambda change: change.price.replace("_", " "), way=wrapped(10)),
             Column("Before", lambda change: change.before, right=True),
             Column("After", lambda change: change.after, right=True),
         ),

@@ -4,8 +4,9 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
+from ccflare_cli.cells import wrapped
 from ccflare_cli.console import OK, Console, Refused, open_store, read_settings
-from ccflare_cli.output import DASH, Column, Table, clip, iso, moment, named, render
+from ccflare_cli.output import DASH, Column, Table, iso, moment, named, short_id
 from ccflare_cli.parsing import Parser, dispatch, script_parser, whole_number
 from ccflare_cli.progress import progress
 from ccflare_core.db.engine_choice import is_made
@@ -64,7 +65,7 @@ def _run(console: Console, arguments: argparse.Namespace) -> int:
             search = Search(index or store.transcripts, _moments(store), lambda done: show(done, total))
             hits = search.run(query, limit=arguments.limit, session=arguments.session, role=arguments.role)
             threads = _threads(store, hits)
-    console.say(render([_table(hits, threads, arguments.limit, console.now())], arguments.format))
+    console.show(arguments, _table(hits, threads, arguments.limit, console.now()))
     return OK if hits else 1
 
 
@@ -108,12 +109,14 @@ def _table(hits: Sequence[Hit], threads: Mapping[str, str], limit: int, now: flo
             *named("role", "kind", "start", "end", "text"),
         ),
         columns=(
-            Column("At", lambda hit: moment(hit.at, now)),
-            Column("Session", lambda hit: clip(hit.session, 14)),
+            Column("At", lambda hit: moment(hit.at, now), way=wrapped(10)),
+            Column(
+                "Session", lambda hit: hit.session or DASH, under="Request", brief=lambda hit: short_id(hit.session)
+            ),
             Column("Role", lambda hit: hit.role),
-            Column("Request", lambda hit: hit.request_id),
+            Column("Request", lambda hit: hit.request_id, brief=lambda hit: short_id(hit.request_id)),
             *_thread_column(threads),
-            Column("Text", _snippet),
+            Column("Text", _snippet, way=wrapped(24)),
         ),
         empty="Nothing was found.",
         note=f"The latest {limit}; --limit N shows more." if len(hits) == limit else "",
@@ -122,7 +125,7 @@ def _table(hits: Sequence[Hit], threads: Mapping[str, str], limit: int, now: flo
 
 def _thread_column(threads: Mapping[str, str]) -> tuple[Column[Hit], ...]:
     """The beginning of the conversation, if a hit is in a later part of one."""
-    return (Column("Thread", lambda hit: threads.get(hit.request_id) or DASH),) if threads else ()
+    return (Column("Thread", lambda hit: short_id(threads.get(hit.request_id)), rank=1),) if threads else ()
 
 
 def _snippet(hit: Hit) -> str:

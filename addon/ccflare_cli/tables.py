@@ -1,14 +1,15 @@
 """The tables of accounts, limits, single requests and failures: what people see, and what programs get."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
+from ccflare_cli.cells import shortened, wrapped
 from ccflare_cli.output import (
     DASH,
     Column,
     Table,
     bar,
-    clip,
     count,
     duration,
     iso,
@@ -17,10 +18,13 @@ from ccflare_cli.output import (
     named,
     percent,
     printable,
+    short_id,
     short_model,
 )
+from ccflare_cli.page import Tone
 from ccflare_core.accounts.account import Account, Kind
 from ccflare_core.accounts.priority import FIRST, LAST
+from ccflare_core.accounts.states import AccountState
 from ccflare_core.accounts.status import StoredStatus
 from ccflare_core.accounts.validity import login_end, login_warning, token_state
 from ccflare_core.reports.queries import Exchange, Trouble, Use
@@ -28,6 +32,8 @@ from ccflare_core.text import span
 
 _MAIN_WINDOWS = ("5h", "7d")
 _ORDER = f"Priority {FIRST} is used first, {LAST} last."
+_NEARLY = 0.8
+"""How full a limit is that should be looked at."""
 
 
 def account_table(rows: Sequence[tuple[StoredStatus, Use]], now: float) -> Table[tuple[StoredStatus, Use]]:
@@ -54,17 +60,17 @@ def account_table(rows: Sequence[tuple[StoredStatus, Use]], now: float) -> Table
             ("utilization_7d", lambda row: row[0].utilization("7d")),
         ),
         columns=(
-            Column("Name", lambda row: clip(row[0].account.name, 24)),
-            Column("Kind", lambda row: kind(row[0].account)),
-            Column("Priority", lambda row: str(row[0].account.priority), right=True),
-            Column("Token", lambda row: token(row[0], now)),
-            Column("Login", lambda row: _login_age(row[0].account, now)),
-            Column("Ends", lambda row: _login_end(row[0].account, now)),
-            Column("Last used", lambda row: moment(row[1].last_at, now)),
-            Column("Last 24 h", lambda row: count(row[1].requests), right=True),
+            Column("Name", lambda row: row[0].account.name, way=shortened(14)),
+            Column("Kind", lambda row: kind(row[0].account), under="Name"),
+            Column("Priority", lambda row: str(row[0].account.priority), right=True, rank=1),
+            Column("Token", lambda row: token(row[0], now), way=wrapped(12), under="State"),
+            Column("Login", lambda row: _login_age(row[0].account, now), rank=5),
+            Column("Ends", lambda row: _login_end(row[0].account, now), rank=4),
+            Column("Last used", lambda row: moment(row[1].last_at, now), rank=3, way=wrapped(10)),
+            Column("Last 24 h", lambda row: count(row[1].requests), right=True, rank=2),
             Column("5h", lambda row: percent(row[0].utilization("5h"), 0), right=True),
             Column("7d", lambda row: percent(row[0].utilization("7d"), 0), right=True),
-            Column("State", lambda row: describe(row[0], now, 40)),
+            Column("State", lambda row: row[0].in_words(now), way=wrapped(20), tone=lambda row: _tone(row[0])),
         ),
         empty="No accounts yet: add one with `scripts/accounts.py add NAME`, or with `--api-key -` after the name.",
         note="\n".join(filter(None, (_ORDER, _warnings((row[0].account for row in rows), now)))),
@@ -87,10 +93,10 @@ def login_table(statuses: Sequence[StoredStatus], now: float) -> Table[StoredSta
             ("warning", lambda s: login_warning(s.account, now)),
         ),
         columns=(
-            Column("Account", lambda s: clip(s.account.name, 20)),
-            Column("Kind", lambda s: kind(s.account)),
-            Column("Token", lambda s: token(s, now)),
-            Column("Login", lambda s: _login_age(s.account, now)),
+            Column("Account", lambda s: s.account.name, way=shortened(14)),
+            Column("Kind", lambda s: kind(s.account), rank=2),
+            Column("Token", lambda s: token(s, now), way=wrapped(14)),
+            Column("Login", lambda s: _login_age(s.account, now), rank=1),
             Column("Ends", lambda s: _login_end(s.account, now)),
         ),
         empty="No accounts yet: scripts/accounts.py adds one.",
@@ -110,10 +116,10 @@ def window_table(statuses: Sequence[StoredStatus], now: float) -> Table[StoredSt
             ("windows", lambda s: [{**w._asdict(), "resets_at": iso(w.resets_at)} for w in s.windows]),
         ),
         columns=(
-            Column("Account", lambda s: clip(s.account.name, 20)),
+            Column("Account", lambda s: s.account.name, way=shortened(14)),
             *(column for name in _MAIN_WINDOWS for column in _window_columns(name, now)),
-            Column("Others", lambda s: clip(_other_windows(s), 24)),
-            Column("State", lambda s: describe(s, now, 40)),
+            Column("Others", lambda s: _other_windows(s) or DASH, way=wrapped(10), under="State"),
+            Column("State", lambda s: s.in_words(now), way=wrapped(16), tone=_tone),
         ),
         empty="No accounts yet: scripts/accounts.py adds one.",
     )
@@ -127,20 +133,30 @@ def exchange_table(exchanges: Sequence[Exchange], title: str, now: float) -> Tab
         rows=exchanges,
         fields=tuple((name, _exchange_field(name)) for name in Exchange._fields),
         columns=(
-            Column("Time", lambda e: moment(e.at, now, seconds=True)),
-            Column("Account", lambda e: clip(e.account, 16)),
-            Column("Model or path", lambda e: clip(short_model(e.model) or e.path.partition("?")[0], 26)),
-            Column("Status", lambda e: DASH if e.status is None else str(e.status), right=True),
-            Column("Outcome", lambda e: _words(e.outcome or "open")),
-            Column("In", lambda e: count(_prompt(e)), right=True),
-            Column("Out", lambda e: f"{'~' * e.estimated}{count(e.output_tokens)}", right=True),
-            Column("Cost", _cost, right=True),
-            Column("First", lambda e: duration(e.first_byte_seconds), right=True),
-            Column("Total", lambda e: duration(e.seconds), right=True),
-            Column("Moved", lambda e: str(e.failovers or ""), right=True),
+            Column("Time", lambda e: moment(e.at, now, seconds=True), way=wrapped(10)),
+            Column("Request", lambda e: e.id, way=shortened(12), brief=lambda e: short_id(e.id)),
+            Column("Session", lambda e: e.session or DASH, under="Request", brief=lambda e: short_id(e.session)),
+            Column("Account", lambda e: e.account or DASH, way=shortened(10)),
+            Column("Client", lambda e: e.client_name or e.client or DASH, way=shortened(10), under="Account"),
+            Column("Model or path", _model_or_path, way=shortened(9)),
+            Column("Status", lambda e: DASH if e.status is None else str(e.status), right=True, under="Model or path"),
+            Column("Outcome", lambda e: _words(e.outcome or "open"), way=wrapped(8), under="Time", tone=_end),
+            Column("In", lambda e: count(_prompt(e)), right=True, rank=1),
+            Column("New", lambda e: count(e.input_tokens), right=True, rank=7),
+            Column("Read", lambda e: count(e.cache_read_tokens), right=True, rank=7),
+            Column("Write", lambda e: count(e.cache_creation_tokens), right=True, rank=7),
+            Column("Out", lambda e: f"{'~' * e.estimated}{count(e.output_tokens)}", right=True, rank=2),
+            Column("Cost", _cost, right=True, under="In"),
+            Column("First", lambda e: duration(e.first_byte_seconds), right=True, rank=6),
+            Column("Total", lambda e: duration(e.seconds), right=True, rank=4),
+            Column("Moved", lambda e: str(e.failovers or ""), right=True, rank=5),
         ),
         empty="No requests.",
     )
+
+
+def _model_or_path(exchange: Exchange) -> str:
+    return short_model(exchange.model) or exchange.path.partition("?")[0]
 
 
 def _cost(exchange: Exchange) -> str:
@@ -158,21 +174,16 @@ def trouble_table(key: str, troubles: Sequence[Trouble], title: str, now: float)
             *named("number", "kind", "status", "account", "message", "path"),
         ),
         columns=(
-            Column("Last", lambda t: moment(t.last_at, now)),
+            Column("Last", lambda t: moment(t.last_at, now), way=wrapped(10)),
             Column("Times", lambda t: count(t.number), right=True),
-            Column("What", lambda t: _words(t.kind)),
-            Column("Status", lambda t: str(t.status or DASH), right=True),
-            Column("Account", lambda t: clip(t.account, 20)),
-            Column("Path", lambda t: clip((t.path or "").partition("?")[0], 24)),
-            Column("Message", lambda t: clip(t.message, 40)),
+            Column("What", lambda t: _words(t.kind), way=wrapped(10)),
+            Column("Status", lambda t: str(t.status or DASH), under="What"),
+            Column("Account", lambda t: t.account or DASH, way=shortened(10)),
+            Column("Path", lambda t: (t.path or DASH).partition("?")[0], way=shortened(10), under="Account"),
+            Column("Message", lambda t: t.message or DASH, way=wrapped(16, most=4)),
         ),
         empty="None.",
     )
-
-
-def describe(status: StoredStatus, now: float, width: int) -> str:
-    """`serving, cooling for opus until 14:20`, `cooling until 14:20: 5h window spent`, `needs login`."""
-    return clip(status.in_words(now), width)
 
 
 def kind(account: Account) -> str:
@@ -188,7 +199,7 @@ def token(status: StoredStatus, now: float) -> str:
 def _login_age(account: Account, now: float) -> str:
     if account.kind is Kind.API_KEY:
         return DASH
-    return "?" if account.login_at is None else f"{span(now - account.login_at)} ago"
+    return "unknown" if account.login_at is None else f"{span(now - account.login_at)} ago"
 
 
 def _login_end(account: Account, now: float) -> str:
@@ -196,7 +207,7 @@ def _login_end(account: Account, now: float) -> str:
     end = login_end(account)
     if account.kind is Kind.API_KEY:
         return DASH
-    return "?" if end is None else f"in {span(end - now)}" if end > now else "due"
+    return "unknown" if end is None else f"in {span(end - now)}" if end > now else "due"
 
 
 def _warnings(accounts: Iterable[Account], now: float) -> str:
@@ -206,15 +217,18 @@ def _warnings(accounts: Iterable[Account], now: float) -> str:
 
 
 def _window_columns(name: str, now: float) -> tuple[Column[StoredStatus], ...]:
-    def used(status: StoredStatus) -> str:
+    def used(status: StoredStatus, cells: int = 10) -> str:
         fraction = status.utilization(name)
-        return DASH if fraction is None else f"{bar(fraction)} {percent(fraction, 0):>5}"
+        return DASH if fraction is None else f"{bar(fraction, cells)} {percent(fraction, 0):>5}"
 
-    def resets(status: StoredStatus) -> str:
+    def resets(status: StoredStatus, written: Callable[[float], str] = duration) -> str:
         window = status.window(name)
-        return DASH if window is None or window.resets_at is None else duration(window.resets_at - now)
+        return DASH if window is None or window.resets_at is None else written(window.resets_at - now)
 
-    return Column(f"{name} used", used), Column("Resets in", resets)
+    return (
+        Column(f"{name} used", used, brief=partial(used, cells=4), tone=lambda s: _fill(s.utilization(name))),
+        Column("Resets in", resets, rank=1, brief=partial(resets, written=span)),
+    )
 
 
 def _other_windows(status: StoredStatus) -> str:
@@ -232,6 +246,21 @@ def _prompt(exchange: Exchange) -> int | None:
     kinds = (exchange.input_tokens, exchange.cache_read_tokens, exchange.cache_creation_tokens)
     known = [kind for kind in kinds if kind is not None]
     return sum(known) if known else None
+
+
+def _fill(fraction: float | None) -> Tone | None:
+    return None if fraction is None or fraction < _NEARLY else Tone.BAD if fraction >= 1 else Tone.CARE
+
+
+def _tone(status: StoredStatus) -> Tone:
+    """Whether the account serves, will again by itself, or needs a person."""
+    if status.state is AccountState.SERVING:
+        return Tone.CARE if status.cooldown or status.scope_cooldowns else Tone.GOOD
+    return Tone.CARE if status.state is AccountState.REFRESHING else Tone.BAD
+
+
+def _end(exchange: Exchange) -> Tone | None:
+    return {"ok": Tone.GOOD, None: None, "client_abort": Tone.CARE}.get(exchange.outcome, Tone.BAD)
 
 
 def _words(name: str) -> str:

@@ -41,8 +41,8 @@ class History:
 
     def account(self, name: str, **fields: Any) -> Account:
         """An account whose id is its name in capitals."""
-        fields = {"access_token": f"token-of-{name}", "expires_at": NOON + 6 * 3600, **fields}
-        account = Account(id=name.upper(), name=name, kind=Kind.OAUTH, **fields)
+        token = {"kind": Kind.OAUTH, "access_token": f"token-of-{name}", "expires_at": NOON + 6 * 3600}
+        account = Account(id=name.upper(), name=name, **{**token, **fields})
         self.store.accounts.add(account)
         return account
 

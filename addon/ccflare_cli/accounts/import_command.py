@@ -6,8 +6,9 @@ from pathlib import Path
 from ccflare_cli.accounts.add import described, opened
 from ccflare_cli.accounts.credentials import parse_tokens
 from ccflare_cli.accounts.importers import FoundAccount, from_login_file, read_database, without_known
+from ccflare_cli.cells import shortened, wrapped
 from ccflare_cli.console import OK, SECRET_LIMIT, Console, Refused, read_settings
-from ccflare_cli.output import DASH, Column, Table, clip, render
+from ccflare_cli.output import DASH, Column, Table
 from ccflare_core.accounts.account import Account
 from ccflare_core.config.settings import Settings
 from ccflare_core.db.engine_choice import is_made
@@ -107,12 +108,12 @@ def _show(console: Console, arguments: argparse.Namespace, found: list[FoundAcco
             ("reason", lambda each: each.problem or None),
         ),
         columns=(
-            Column("Name", lambda each: clip(each.name, 24)),
-            Column("Kind", lambda each: described(each.account, now) if each.account else DASH),
-            Column("Priority", lambda each: str(each.account.priority) if each.account else DASH, right=True),
-            Column("Paused", lambda each: "paused" if each.account and each.account.paused else DASH),
-            Column("Result", what),
+            Column("Name", lambda each: each.name, way=shortened(14)),
+            Column("Kind", lambda each: described(each.account, now) if each.account else DASH, way=wrapped(14)),
+            Column("Priority", lambda each: str(each.account.priority) if each.account else DASH, right=True, rank=2),
+            Column("Paused", lambda each: "paused" if each.account and each.account.paused else DASH, rank=1),
+            Column("Result", what, way=wrapped(20)),
         ),
         empty="There are no accounts in it.",
     )
-    console.say(render([table], arguments.format))
+    console.show(arguments, table)

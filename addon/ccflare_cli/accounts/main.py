@@ -9,7 +9,6 @@ from ccflare_cli.accounts.add import add, add_secret_options, checked_name, has_
 from ccflare_cli.accounts.import_command import add_import_options, bring
 from ccflare_cli.accounts.login import add_login_options, log_in
 from ccflare_cli.console import OK, Console, Refused, open_store, read_settings
-from ccflare_cli.output import render
 from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script_parser, whole_number
 from ccflare_cli.tables import account_table
 from ccflare_core.accounts.account import Account
@@ -145,7 +144,7 @@ def _list(console: Console, arguments: argparse.Namespace) -> int:
             rows = _rows(store, now)
         finally:
             store.close()
-    console.say(render([account_table(rows, now)], arguments.format))
+    console.show(arguments, account_table(rows, now))
     return OK
 
 

@@ -10,8 +10,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ccflare_cli.cells import shortened, wrapped
 from ccflare_cli.console import OK, Console, Refused, open_store, read_settings
-from ccflare_cli.output import Column, Table, clip, count, iso, moment, money, named, render
+from ccflare_cli.output import DASH, Column, Table, count, iso, moment, money, named
 from ccflare_cli.parsing import Parser, add_command
 from ccflare_cli.periods import span
 from ccflare_core import __version__
@@ -96,7 +97,7 @@ def _who_used(console: Console, arguments: argparse.Namespace) -> int:
     begin, end = _period(arguments, now)
     with closing(_opened(settings)) as store:
         uses = find_uses(store, arguments.account, begin, end)
-    console.say(render([use_table(uses, now)], arguments.format))
+    console.show(arguments, use_table(uses, now))
     return OK
 
 
@@ -120,14 +121,14 @@ def use_table(uses: list[AccountUse], now: float) -> Table[AccountUse]:
             *named("tokens", "cost_usd"),
         ),
         columns=(
-            Column("Key", lambda use: clip(use.client, 24)),
-            Column("From", lambda use: clip(use.ip, 39)),
-            Column("Program", lambda use: clip(use.user_agent, 30)),
+            Column("Key", lambda use: use.client or DASH, way=shortened(12)),
+            Column("From", lambda use: use.ip, way=wrapped(15)),
+            Column("Program", lambda use: use.user_agent or DASH, way=wrapped(12), under="From"),
             Column("Requests", lambda use: count(use.requests), right=True),
-            Column("Sessions", lambda use: count(use.sessions), right=True),
-            Column("First", lambda use: moment(use.first_at / 1000, now, seconds=True)),
-            Column("Last", lambda use: moment(use.last_at / 1000, now, seconds=True)),
-            Column("Tokens", lambda use: count(use.tokens), right=True),
+            Column("Sessions", lambda use: count(use.sessions), right=True, rank=2),
+            Column("First", lambda use: moment(use.first_at / 1000, now, seconds=True), way=wrapped(10)),
+            Column("Last", lambda use: moment(use.last_at / 1000, now, seconds=True), way=wrapped(10), under="First"),
+            Column("Tokens", lambda use: count(use.tokens), right=True, rank=1),
             Column("Cost", lambda use: money(use.cost_usd), right=True),
         ),
         empty="Nobody has used that account in that time; `scripts/accounts.py list` shows the names.",

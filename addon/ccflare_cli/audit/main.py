@@ -9,7 +9,7 @@ from pathlib import Path
 from ccflare_cli.audit import incident
 from ccflare_cli.audit.rows import find_rows, row_table
 from ccflare_cli.console import OK, REFUSED, Console, Refused, open_made_store, open_store, read_settings
-from ccflare_cli.output import count, render
+from ccflare_cli.output import count
 from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script_parser, whole_number
 from ccflare_cli.periods import span
 from ccflare_core.audit.check import Check, Verification
@@ -83,7 +83,7 @@ def _show(console: Console, arguments: argparse.Namespace) -> int:
         secret = console.secret("Secret: ") if arguments.secret else ""
         marks = [store.audit.signer.digest(secret, key) for key in store.audit.signer.key_ids()] if secret else []
         rows = find_rows(store, arguments, now, marks)
-    console.say(render([row_table(rows, now)], arguments.format))
+    console.show(arguments, row_table(rows, now))
     return OK
 
 

@@ -5,9 +5,13 @@ import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from ccflare_cli.output import Column, Table, clip, moment
+from ccflare_cli.cells import shortened, wrapped
+from ccflare_cli.output import DASH, Column, Table, moment
+from ccflare_cli.page import Tone
 from ccflare_core.audit.entries import Row, stamp
 from ccflare_core.store.store import Store
+
+_TONES = {"denied": Tone.CARE, "failed": Tone.BAD}
 
 
 def find_rows(store: Store, arguments: argparse.Namespace, now: float, marks: Sequence[str]) -> list[Row]:
@@ -54,17 +58,21 @@ def row_table(rows: list[Row], now: float) -> Table[Row]:
         rows=rows,
         fields=(*((name, getter(name)) for name in names), ("detail", lambda row: json.loads(row.detail))),
         columns=(
-            Column("Row", lambda row: str(row.id), right=True),
-            Column("When", lambda row: moment(datetime.fromisoformat(row.ts_utc).timestamp(), now, seconds=True)),
-            Column("Who", lambda row: clip(row.actor, 24)),
-            Column("From", lambda row: clip(row.ip, 39)),
-            Column("Action", lambda row: row.action),
-            Column("Target", lambda row: clip(row.target, 24)),
-            Column("Outcome", lambda row: row.outcome),
-            Column("Detail", lambda row: clip(_brief(json.loads(row.detail)), 60)),
+            Column("Row", lambda row: str(row.id), right=True, rank=1),
+            Column("When", lambda row: _when(row, now), way=wrapped(10)),
+            Column("Who", lambda row: row.actor or DASH, way=shortened(10)),
+            Column("From", lambda row: row.ip or DASH, way=shortened(10), under="Who"),
+            Column("Action", lambda row: row.action, way=wrapped(12)),
+            Column("Target", lambda row: row.target or DASH, way=shortened(12), under="Action"),
+            Column("Outcome", lambda row: row.outcome, under="When", tone=lambda row: _TONES.get(row.outcome)),
+            Column("Detail", lambda row: _brief(json.loads(row.detail)) or DASH, way=wrapped(20, most=6)),
         ),
         empty="Nothing that fits is in the audit log.",
     )
+
+
+def _when(row: Row, now: float) -> str:
+    return moment(datetime.fromisoformat(row.ts_utc).timestamp(), now, seconds=True)
 
 
 def _brief(detail: dict[str, object]) -> str:

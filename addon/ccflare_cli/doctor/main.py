@@ -4,11 +4,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from ccflare_cli.cells import wrapped
 from ccflare_cli.console import OK, REFUSED, Console, read_settings, trusted_ca
 from ccflare_cli.doctor import host_checks, installation, proxy_checks, store_checks
 from ccflare_cli.doctor.installation import Ingress
 from ccflare_cli.doctor.results import AREAS, Level, Result, Results, fail, worst
-from ccflare_cli.output import Column, Table, clip, named, render
+from ccflare_cli.output import Column, Table, named
+from ccflare_cli.page import Tone
 from ccflare_cli.parsing import Parser, dispatch, script_parser
 from ccflare_core.config.settings import Settings
 from ccflare_core.errors import CCFlareError
@@ -54,8 +56,15 @@ def _run(console: Console, arguments: argparse.Namespace) -> int:
     results = [result for result in Examination(console, arguments).all(wanted) if result.area in wanted]
     shown = [result for result in results if not arguments.quiet or result.level is not Level.OK]
     if shown or arguments.format == "json":
-        console.say(render([_table(shown, results)], arguments.format))
+        console.show(arguments, _table(shown, results))
     return REFUSED if worst(results) is Level.FAIL else OK
+
+
+_TONES = {Level.OK: Tone.GOOD, Level.WARN: Tone.CARE, Level.FAIL: Tone.BAD}
+
+
+def _remedy(result: Result) -> str:
+    return f"→ {result.remedy}" if result.remedy else ""
 
 
 def _table(shown: list[Result], all_: list[Result]) -> Table[Result]:
@@ -71,9 +80,9 @@ def _table(shown: list[Result], all_: list[Result]) -> Table[Result]:
         ),
         columns=(
             Column("Check", lambda result: result.check),
-            Column("", lambda result: result.level.value),
-            Column("Found", lambda result: clip(result.found, 200)),
-            Column("What to do", lambda result: result.remedy),
+            Column("", lambda result: result.level.value, tone=lambda result: _TONES[result.level]),
+            Column("Found", lambda result: result.found, way=wrapped(24)),
+            Column("What to do", lambda result: result.remedy, way=wrapped(24), brief=_remedy, under="Found"),
         ),
         note=", ".join(counts),
     )

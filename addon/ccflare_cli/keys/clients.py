@@ -10,8 +10,9 @@ from decimal import Decimal, InvalidOperation
 from functools import partial
 from typing import Any, NamedTuple
 
+from ccflare_cli.cells import shortened, wrapped
 from ccflare_cli.console import OK, Console, Refused, open_made_store, open_store, read_settings
-from ccflare_cli.output import DASH, Column, Table, count, iso, moment, money, named, render
+from ccflare_cli.output import DASH, Column, Table, count, iso, moment, money, named
 from ccflare_cli.parsing import Parser, add_command, add_group, whole_number
 from ccflare_core.clients.keys import ClientKey, Role, valid_key_name
 from ccflare_core.db.engine_choice import is_made
@@ -206,7 +207,7 @@ def _list(console: Console, arguments: argparse.Namespace) -> int:
     table = client_table(shown, now)
     if rows and not shown:
         table = replace(table, empty="Every client key is revoked, so nobody is served: add another one.")
-    console.say(render([table], arguments.format))
+    console.show(arguments, table)
     return OK
 
 
@@ -225,12 +226,12 @@ def client_table(rows: list[ClientRow], now: float) -> Table[ClientRow]:
             *named("requests", "cost_usd"),
         ),
         columns=(
-            Column("Key", lambda row: row.key.name),
+            Column("Key", lambda row: row.key.name, way=shortened(14)),
             Column("Role", lambda row: row.key.role.value),
-            Column("State", lambda row: state(row.key, now)),
-            Column("Limits", lambda row: limits(row.key)),
-            Column("Last used", lambda row: moment(row.used_at, now)),
-            Column("Requests", lambda row: count(row.requests), right=True),
+            Column("State", lambda row: state(row.key, now), way=wrapped(10)),
+            Column("Limits", lambda row: limits(row.key), way=wrapped(18)),
+            Column("Last used", lambda row: moment(row.used_at, now), rank=2, way=wrapped(10)),
+            Column("Requests", lambda row: count(row.requests), right=True, rank=1),
             Column("Spent", lambda row: money(row.cost_usd) if row.requests else DASH, right=True),
         ),
         empty="There is no client key: programs on this machine need none until the first one is made.",

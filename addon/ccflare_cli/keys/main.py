@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ccflare_cli.console import OK, REFUSED, Console, Refused, open_made_store, read_settings
 from ccflare_cli.keys import mfa, rotate_all
 from ccflare_cli.keys.clients import add_commands
-from ccflare_cli.output import Column, Table, count, iso, moment, named, render
+from ccflare_cli.output import Column, Table, count, iso, moment, named
 from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script_parser
 from ccflare_core.config.settings import Settings
 from ccflare_core.errors import VaultError
@@ -108,7 +108,7 @@ def _status(console: Console, arguments: argparse.Namespace) -> int:
         ),
         empty="There is no key yet: the first start of the proxy makes one.",
     )
-    console.say(render([table], arguments.format))
+    console.show(arguments, table)
     with open_made_store(console, settings, choose(settings, console.environ), _NOTHING, read_only=True):
         return OK  # or the sentence that says why the keys cannot be used
 
@@ -135,7 +135,7 @@ def _rotate_all(console: Console, arguments: argparse.Namespace) -> int:
     with _changing(console, arguments) as (store, keys):
         keys.rotate()
         renewed = rotate_all.renew_clients(store)
-        console.say(render([rotate_all.secret_table(renewed)], arguments.format))
+        console.show(arguments, rotate_all.secret_table(renewed))
         done = _drained(store.resealing().rewrap())
         old = rotate_all.retire_old(keys)
         store.note("key.rotate_all", "", clients=len(renewed), values=done, retired=old)

@@ -7,12 +7,13 @@ from functools import partial
 from typing import NamedTuple
 
 from ccflare_cli.console import OK, REFUSED, Console, Refused, open_store, read_settings
-from ccflare_cli.output import Column, Table, count, named, render
+from ccflare_cli.output import DASH, Column, Table, count, named
 from ccflare_cli.parsing import Parser, add_command, add_group
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.store import Store
 
+_ON = "on"
 _CODE = "Code from the app: "
 
 
@@ -41,7 +42,7 @@ def _status(console: Console, arguments: argparse.Namespace) -> int:
     if factor is None:
         shown = FactorRow("off", 0)
     else:
-        shown = FactorRow("on" if factor.is_confirmed else "waits for `mfa confirm`", len(factor.recovery))
+        shown = FactorRow(_ON if factor.is_confirmed else "waits for `mfa confirm`", len(factor.recovery))
     table = Table(
         key="mfa",
         title="",
@@ -49,11 +50,13 @@ def _status(console: Console, arguments: argparse.Namespace) -> int:
         fields=named("state", "recovery_codes"),
         columns=(
             Column("Second factor", lambda row: row.state),
-            Column("Recovery codes left", lambda row: count(row.recovery_codes), right=True),
+            Column(
+                "Recovery codes left", lambda row: count(row.recovery_codes) if row.state == _ON else DASH, right=True
+            ),
         ),
         empty="",
     )
-    console.say(render([table], arguments.format))
+    console.show(arguments, table)
     return OK
 
 

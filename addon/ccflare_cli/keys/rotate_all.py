@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from ccflare_cli.cells import shortened
 from ccflare_cli.console import Console
 from ccflare_cli.output import Column, Table, named
 from ccflare_core.accounts.account import Kind
@@ -38,7 +39,10 @@ def secret_table(renewed: list[Renewed]) -> Table[Renewed]:
         title="",
         rows=renewed,
         fields=named("name", "secret"),
-        columns=(Column("Key", lambda each: each.name), Column("New secret", lambda each: each.secret)),
+        columns=(
+            Column("Key", lambda each: each.name, way=shortened(8)),
+            Column("New secret", lambda each: each.secret),
+        ),
         empty="There is no client key.",
     )
 

@@ -7,9 +7,10 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import NamedTuple
 
+from ccflare_cli.cells import wrapped
 from ccflare_cli.console import OK, REFUSED, Console, Refused, open_made_store, read_settings
 from ccflare_cli.maintain import backup, export
-from ccflare_cli.output import DASH, Column, Table, count, iso, moment, render, size
+from ccflare_cli.output import DASH, Column, Table, count, iso, moment, size
 from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script_parser
 from ccflare_cli.periods import Since, span
 from ccflare_cli.progress import progress
@@ -105,7 +106,7 @@ def _cleanup(console: Console, arguments: argparse.Namespace) -> int:
     settings = read_settings(console, arguments.database)
     with _opened(console, settings) as store:
         plan = [_doomed(store, kind, before) for kind, before in _cutoffs(console, arguments, settings)]
-        console.say(render([_plan_table(plan, console.now(), done=arguments.force)], arguments.format))
+        console.show(arguments, _plan_table(plan, console.now(), done=arguments.force))
         if not arguments.force:
             console.complain("Nothing was deleted; --force does it.")
             return OK
@@ -156,7 +157,7 @@ def _purge(console: Console, arguments: argparse.Namespace) -> int:
     with _opened(console, settings) as store:
         extent = store.history.extent(selection)
         plan = [Doomed("requests", console.now(), extent.requests, extent)]
-        console.say(render([_plan_table(plan, console.now(), done=arguments.force)], arguments.format))
+        console.show(arguments, _plan_table(plan, console.now(), done=arguments.force))
         if not arguments.force:
             console.complain("Nothing was deleted; --force does it.")
             return OK
@@ -249,11 +250,11 @@ def _check(console: Console, arguments: argparse.Namespace) -> int:
         ),
         columns=(
             Column("Check", lambda each: each.what),
-            Column("Looked at", lambda each: each.looked),
-            Column("Result", lambda each: "; ".join(each.problems[:3]) or "fine"),
+            Column("Looked at", lambda each: each.looked, way=wrapped(14)),
+            Column("Result", lambda each: "; ".join(each.problems[:3]) or "fine", way=wrapped(20)),
         ),
     )
-    console.say(render([table], arguments.format))
+    console.show(arguments, table)
     return REFUSED if any(each.problems for each in findings) else OK
 
 

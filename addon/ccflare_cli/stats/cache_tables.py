@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from ccflare_cli.output import Column, Table, clip, count, iso, moment, money, named, percent, short_model
+from ccflare_cli.cells import shortened, wrapped
+from ccflare_cli.output import Column, Table, count, iso, moment, money, named, percent, short_model
 from ccflare_core.reports.prompt_cache import METHOD, CacheUse
 from ccflare_core.reports.traffic import By
 
@@ -31,15 +32,16 @@ def cache_table(uses: Sequence[CacheUse], by: Sequence[By], title: str, note: st
             ("last_at", lambda use: iso(use.last_at)),
         ),
         columns=(
-            *(Column(split.capitalize(), _shown(index, split)) for index, split in enumerate(by)),
+            *(Column(split.capitalize(), _shown(index, split), way=shortened(12)) for index, split in enumerate(by)),
             Column("Requests", lambda use: count(use.requests), right=True),
             Column("Hits", lambda use: percent(use.hit_rate), right=True),
-            Column("In", lambda use: count(use.uncached_tokens), right=True),
-            Column("Read", lambda use: count(use.read_tokens), right=True),
-            Column("Write", lambda use: count(use.written_tokens), right=True),
-            Column("Switches", lambda use: count(use.switches), right=True),
+            Column("In", lambda use: count(_prompt(use)), right=True),
+            Column("New", lambda use: count(use.uncached_tokens), right=True, rank=4),
+            Column("Read", lambda use: count(use.read_tokens), right=True, rank=4),
+            Column("Write", lambda use: count(use.written_tokens), right=True, rank=4),
+            Column("Switches", lambda use: count(use.switches), right=True, rank=1),
             Column("Re-billed", lambda use: count(use.rebilled_tokens), right=True),
-            Column("Thinking lost", lambda use: count(use.lost_thinking_tokens), right=True),
+            Column("Thinking lost", lambda use: count(use.lost_thinking_tokens), right=True, rank=2),
             Column("Cost", lambda use: money(use.cost_usd, use.unpriced_tokens), right=True),
             *([_last(now)] if By.SESSION in by else []),
         ),
@@ -50,7 +52,11 @@ def cache_table(uses: Sequence[CacheUse], by: Sequence[By], title: str, note: st
 
 
 def _last(now: float) -> Column[CacheUse]:
-    return Column("Last", lambda use: moment(use.last_at, now))
+    return Column("Last", lambda use: moment(use.last_at, now), rank=3, way=wrapped(10))
+
+
+def _prompt(use: CacheUse) -> int:
+    return use.uncached_tokens + use.read_tokens + use.written_tokens
 
 
 def total_note(uses: Sequence[CacheUse]) -> str:
@@ -67,6 +73,6 @@ def _shown(index: int, split: By) -> Callable[[CacheUse], str]:
         key = use.keys[index]
         if key is None:
             return _NONE
-        return clip(short_model(key) if split is By.MODEL else key, 14 if split is By.SESSION else 22)
+        return short_model(key) if split is By.MODEL else key
 
     return show

@@ -135,7 +135,7 @@ def _answer(settings: Settings, arguments: argparse.Namespace, console: Console)
             if arguments.plot:
                 views.plot(asked, arguments.plot)
                 return f"{arguments.plot} is written."
-            return render(views.tables(asked), arguments.format)
+            return render(views.tables(asked), arguments.format, console.page(arguments))
     finally:
         store.close()
 

@@ -1,14 +1,15 @@
 """The tables that go along time: traffic hour by hour, limits with their forecast, two periods side by side."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
+from ccflare_cli.cells import shortened, wrapped
 from ccflare_cli.output import (
     DASH,
     Column,
     Table,
     bar,
-    clip,
     count,
     duration,
     iso,
@@ -18,18 +19,23 @@ from ccflare_cli.output import (
     named,
     percent,
 )
-from ccflare_cli.stats.within_tables import about
+from ccflare_cli.stats.within_tables import about, cost
 from ccflare_core.reports.forecast import Course, Forecast
 from ccflare_core.reports.limit_history import WindowPast
 from ccflare_core.reports.traffic import By, Period, Traffic
 
 _BARS = "▁▂▃▄▅▆▇█"
-_SPARKS = 48
+_NO_CHANGE = 0.0005
+_SPARKS, _FEW_SPARKS = 48, 16
 
 
 def timeline_table(groups: Sequence[Traffic], by: By, title: str, note: str) -> Table[Traffic]:
     """One row for each hour or day, also for those without a request."""
     most = max((group.requests for group in groups), default=0)
+
+    def share(traffic: Traffic, cells: int) -> str:
+        return bar(traffic.requests / most, cells) if most else ""
+
     return Table(
         key="timeline",
         title=title,
@@ -44,12 +50,15 @@ def timeline_table(groups: Sequence[Traffic], by: By, title: str, note: str) -> 
         columns=(
             Column(by.capitalize(), lambda t: t.keys[0] or ""),
             Column("Requests", lambda t: count(t.requests), right=True),
-            Column("", lambda t: bar(t.requests / most, 20) if most else ""),
-            Column("Prompt", lambda t: count(t.prompt_tokens), right=True),
+            Column("", partial(share, cells=20), rank=1, brief=partial(share, cells=8)),
+            Column("In", lambda t: count(t.prompt_tokens), right=True),
+            Column("New", lambda t: count(t.input_tokens), right=True, rank=4),
+            Column("Read", lambda t: count(t.cache_read_tokens), right=True, rank=4),
+            Column("Write", lambda t: count(t.cache_creation_tokens), right=True, rank=4),
             Column("Out", lambda t: about(t.estimated) + count(t.output_tokens), right=True),
-            Column("Cost", lambda t: about(t.estimated) + money(t.cost_usd, t.unknown_costs), right=True),
-            Column("Failovers", lambda t: count(t.failovers), right=True),
-            Column("Errors", lambda t: count(t.errors), right=True),
+            Column("Cost", lambda t: cost(t.estimated, t.cost_usd, t.unknown_costs), right=True),
+            Column("Failovers", lambda t: count(t.failovers), right=True, rank=3),
+            Column("Errors", lambda t: count(t.errors), right=True, rank=2),
         ),
         empty="No requests.",
         note=note,
@@ -73,11 +82,15 @@ def forecast_table(pasts: Sequence[WindowPast], labels: Sequence[str], title: st
             ("history", lambda past: [{"at": at, "peak": peak} for at, peak in past.peaks.items()]),
         ),
         columns=(
-            Column("Account", lambda past: clip(past.account, 20)),
-            Column("Window", lambda past: clip(past.name, 10)),
+            Column("Account", lambda past: past.account, way=shortened(11)),
+            Column("Window", lambda past: past.name, way=shortened(8)),
             Column("Now", lambda past: percent(past.forecast.utilization if past.forecast else None, 0), right=True),
-            Column("Peaks", lambda past: sparkline(past.peaks, labels)),
-            Column("Forecast", lambda past: foretell(past.forecast, now)),
+            Column(
+                "Peaks",
+                lambda past: sparkline(past.peaks, labels),
+                brief=lambda past: sparkline(past.peaks, labels, _FEW_SPARKS),
+            ),
+            Column("Forecast", lambda past: foretell(past.forecast, now), way=wrapped(14)),
         ),
         empty="No limits were read yet.",
         note="The forecast takes the pace of the last two hours. Peaks run from the oldest to now; a dot: no reading.",
@@ -102,9 +115,9 @@ def foretell(found: Forecast | None, now: float) -> str:
             return f"too few readings{resets}"
 
 
-def sparkline(peaks: Mapping[str, float], labels: Sequence[str]) -> str:
+def sparkline(peaks: Mapping[str, float], labels: Sequence[str], most: int = _SPARKS) -> str:
     """A bar for each label, or for each few of them where they are many: the highest value; a dot for none."""
-    size = -(-len(labels) // _SPARKS) or 1
+    size = -(-len(labels) // most) or 1
     lots = [labels[start : start + size] for start in range(0, len(labels), size)]
     highest = [max((peaks[name] for name in lot if name in peaks), default=None) for lot in lots]
     return "".join("·" if peak is None else _BARS[min(int(peak * len(_BARS)), len(_BARS) - 1)] for peak in highest)
@@ -127,7 +140,7 @@ class Measure(NamedTuple):
 
 def compare_table(before: Traffic, after: Traffic, periods: tuple[Period, Period]) -> Table[Measure]:
     """A row for each measure, the two periods side by side."""
-    titles = [" – ".join(f"{local(at):%Y-%m-%d %H:%M}" for at in period) for period in periods]
+    titles = [" – ".join(f"{local(round(at)):%Y-%m-%d %H:%M}" for at in period) for period in periods]
     return Table(
         key="compare",
         title=f"{titles[1]}, compared with {titles[0]}",
@@ -157,9 +170,10 @@ _MEASURES: tuple[tuple[str, str, Callable[[Traffic], float | None], Callable[[fl
     ("latency_p50_seconds", "Latency p50", lambda t: t.latency.p50, duration),
     ("latency_p95_seconds", "Latency p95", lambda t: t.latency.p95, duration),
     ("first_byte_p50_seconds", "First byte p50", lambda t: t.first_byte.p50, duration),
-    ("input_tokens", "Tokens in", lambda t: t.input_tokens, _count),
-    ("cache_read_tokens", "Cache read", lambda t: t.cache_read_tokens, _count),
-    ("cache_creation_tokens", "Cache write", lambda t: t.cache_creation_tokens, _count),
+    ("prompt_tokens", "Tokens in", lambda t: t.prompt_tokens, _count),
+    ("input_tokens", "of it new", lambda t: t.input_tokens, _count),
+    ("cache_read_tokens", "of it cache read", lambda t: t.cache_read_tokens, _count),
+    ("cache_creation_tokens", "of it cache write", lambda t: t.cache_creation_tokens, _count),
     ("output_tokens", "Tokens out", lambda t: t.output_tokens, _count),
     ("cache_hit_rate", "Cache hits", lambda t: t.cache_hit_rate, percent),
     ("cost_usd", "Cost", lambda t: round(t.cost_usd, 8), money),
@@ -168,7 +182,7 @@ _MEASURES: tuple[tuple[str, str, Callable[[Traffic], float | None], Callable[[fl
 
 
 def _change(fraction: float | None) -> str:
-    return DASH if fraction is None else f"{fraction * 100:+,.1f} %"
+    return DASH if fraction is None or abs(fraction) < _NO_CHANGE else f"{fraction * 100:+,.1f} %"
 
 
 def _unknown(before: Traffic, after: Traffic) -> str:

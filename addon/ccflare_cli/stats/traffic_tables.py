@@ -2,25 +2,27 @@
 
 from collections.abc import Callable, Sequence
 
+from ccflare_cli.cells import shortened, wrapped
 from ccflare_cli.output import (
     DASH,
     Column,
     Table,
-    clip,
     count,
     duration,
     iso,
     moment,
-    money,
     named,
     percent,
     short_model,
 )
-from ccflare_cli.stats.within_tables import about
+from ccflare_cli.page import Tone
+from ccflare_cli.stats.within_tables import TOKENS, about, cost
 from ccflare_core.reports.traffic import By, Period, Spread, Traffic
 
-_TOKENS = "Tokens: In is not from the cache, Read and Write are the cache's. First is the time to the first byte."
+_TOKENS = f"{TOKENS} First is the time to the first byte."
 _NONE = "(none)"
+_WELL, _HALF = 0.9, 0.5
+"""Shares of requests that end ok, as the doctor judges them."""
 
 
 def total_table(total: Traffic, others: int, period: Period, title: str) -> Table[Traffic]:
@@ -57,17 +59,21 @@ def traffic_table(groups: Sequence[Traffic], by: Sequence[By], title: str, note:
         rows=groups,
         fields=_traffic_fields(by),
         columns=(
-            *(Column(split.capitalize(), _key(index, split)) for index, split in enumerate(by)),
+            *(
+                Column(split.capitalize(), _key(index, split), way=shortened(12 // len(by) + 4))
+                for index, split in enumerate(by)
+            ),
             Column("Requests", lambda t: count(t.requests), right=True),
-            Column("Success", lambda t: percent(t.success_rate), right=True),
+            Column("Success", lambda t: percent(t.success_rate), right=True, rank=1, tone=_health),
             *(_seen(now) if By.SESSION in by else _SPEED),
-            Column("In", lambda t: count(t.input_tokens), right=True),
-            Column("Read", lambda t: count(t.cache_read_tokens), right=True),
-            Column("Write", lambda t: count(t.cache_creation_tokens), right=True),
-            Column("Out", lambda t: about(t.estimated) + count(t.output_tokens), right=True),
+            Column("In", lambda t: count(t.prompt_tokens), right=True),
+            Column("New", lambda t: count(t.input_tokens), right=True, rank=9),
+            Column("Read", lambda t: count(t.cache_read_tokens), right=True, rank=9),
+            Column("Write", lambda t: count(t.cache_creation_tokens), right=True, rank=9),
+            Column("Out", lambda t: about(t.estimated) + count(t.output_tokens), right=True, rank=2),
             *(() if len(by) > 1 else _SHARE),
-            Column("Cost", lambda t: about(t.estimated) + money(t.cost_usd, t.unknown_costs), right=True),
-            Column("Moved", lambda t: count(t.moved), right=True),
+            Column("Cost", lambda t: cost(t.estimated, t.cost_usd, t.unknown_costs), right=True),
+            Column("Moved", lambda t: count(t.moved), right=True, rank=6),
         ),
         empty="No requests.",
         note="\n".join(part for part in (note, _TOKENS if groups else "") if part),
@@ -103,19 +109,24 @@ def _traffic_fields(by: Sequence[By]) -> tuple[tuple[str, Callable[[Traffic], ob
 
 
 _SPEED: tuple[Column[Traffic], ...] = (
-    Column("p50", lambda t: duration(t.latency.p50), right=True),
-    Column("p95", lambda t: duration(t.latency.p95), right=True),
-    Column("First", lambda t: duration(t.first_byte.p50), right=True),
+    Column("p50", lambda t: duration(t.latency.p50), right=True, rank=4),
+    Column("p95", lambda t: duration(t.latency.p95), right=True, rank=5),
+    Column("First", lambda t: duration(t.first_byte.p50), right=True, rank=8),
 )
 
-_SHARE: tuple[Column[Traffic], ...] = (Column("Hits", lambda t: percent(t.cache_hit_rate, 0), right=True),)
+_SHARE: tuple[Column[Traffic], ...] = (Column("Hits", lambda t: percent(t.cache_hit_rate, 0), right=True, rank=3),)
 
 
 def _seen(now: float) -> tuple[Column[Traffic], ...]:
     return (
-        Column("First seen", lambda t: moment(t.first_at, now)),
-        Column("Last seen", lambda t: moment(t.last_at, now)),
+        Column("First seen", lambda t: moment(t.first_at, now), rank=7, way=wrapped(10)),
+        Column("Last seen", lambda t: moment(t.last_at, now), way=wrapped(10)),
     )
+
+
+def _health(traffic: Traffic) -> Tone | None:
+    rate = traffic.success_rate
+    return None if rate is None or rate > _WELL else Tone.CARE if rate > _HALF else Tone.BAD
 
 
 def _key(index: int, split: By) -> Callable[[Traffic], str]:
@@ -123,9 +134,7 @@ def _key(index: int, split: By) -> Callable[[Traffic], str]:
         key = traffic.keys[index]
         if key is None:
             return _NONE
-        if split is By.SESSION:
-            return clip(key, 14)
-        return clip(short_model(key) if split is By.MODEL else key, 22)
+        return short_model(key) if split is By.MODEL else key
 
     return show
 
@@ -148,19 +157,18 @@ def _spread(spread: Spread) -> str:
 
 
 def _tokens(total: Traffic) -> str:
-    parts = [
-        f"{count(total.input_tokens)} in",
+    split = (
+        f"{count(total.input_tokens)} new",
         f"{count(total.cache_read_tokens)} cache read",
         f"{count(total.cache_creation_tokens)} cache write",
-        f"{about(total.estimated)}{count(total.output_tokens)} out",
-    ]
-    if total.thinking_tokens:
-        parts.append(f"{count(total.thinking_tokens)} of them thinking")
-    return ", ".join(parts)
+    )
+    out = about(total.estimated) + count(total.output_tokens)
+    told = f"{count(total.prompt_tokens)} in ({', '.join(split)}), {out} out"
+    return f"{told}, {count(total.thinking_tokens)} of them thinking" if total.thinking_tokens else told
 
 
 def _cost(total: Traffic) -> str:
-    text = about(total.estimated) + money(total.cost_usd, total.unknown_costs)
+    text = cost(total.estimated, total.cost_usd, total.unknown_costs)
     notes = (
         f"{count(total.unknown_costs)} without a known price" if total.unknown_costs else "",
         f"{count(total.estimated)} broken off and estimated" if total.estimated else "",

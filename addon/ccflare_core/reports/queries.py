@@ -83,6 +83,8 @@ class Exchange(NamedTuple):
     request_class: str | None
     agent_id: str | None
     waited_seconds: float | None
+    client_name: str | None
+    """Of its key, if it has one."""
 
 
 class Trouble(NamedTuple):
@@ -186,7 +188,7 @@ class Reports:
                   error_message, response_time_ms / 1000.0, first_byte_ms / 1000.0, input_tokens,
                   output_tokens, cache_read_input_tokens, cache_creation_input_tokens, cost_usd,
                   COALESCE(failover_attempts, 0), session_id, client_ip, choice_reason, COALESCE(estimated, FALSE),
-                  stop_reason, refusal, request_class, agent_id, waited_ms / 1000.0
+                  stop_reason, refusal, request_class, agent_id, waited_ms / 1000.0, client_name
                   FROM requests WHERE {_IN_PERIOD}{_kinds(others)} ORDER BY timestamp DESC LIMIT ?"""  # noqa: S608
         rows = (Exchange(*row) for row in self._query(sql, (*period.bounds_ms(), limit)))
         return [

@@ -357,7 +357,7 @@ class TestList:
         _, _, first, second, third, _, _, *warnings = desk.said.splitlines()
         assert "valid for 6 h  3 days ago   in 25 days  " in first
         assert "valid for 6 h  25 days ago  in 3 days   " in second
-        assert "needs login    ?            ?  " in third
+        assert "needs login    unknown      unknown     " in third
         assert warnings == [
             "max-2: the login is expected to end in 3 days: log in again before that",
             "max-3: the provider has ended this login: log in again",

@@ -110,7 +110,7 @@ class TestCache:
 
         lines = ask(past, "cache").splitlines()
 
-        shown = [line.split() for line in lines[6:10]]
+        shown = [line.split() for line in lines[7:11]]
         assert shown == [["Switches", "1"], ["Re-billed", "100k"], ["Thinking", "lost", "0"], ["Cost", "$0.5750"]]
         assert lines[-2].startswith("Re-billed: written again because")
         assert lines[-1].startswith("Thinking lost: what the former account had thought")
