@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccflare_core.anthropic.answers import SECURITY, Answer, error, exhausted, json_answer
-from ccflare_core.text import local_time
+from ccflare_core.anthropic.answers import SECURITY, Answer, Bound, error, exhausted, json_answer
+from ccflare_core.text import iso, local_time
 from exchange_kit import EPOCH
 
 REASONS = (("max-1", "5h window spent until 14:20", EPOCH + 90.0), ("max-2", "paused", None))
+BACK = local_time(EPOCH + 90, EPOCH)
 
 
 def content(answer: Answer) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def test_one_account_that_alone_could_is_told_with_its_end(wait: float | None, e
         wait,
         now=EPOCH,
         request_id="req_1",
-        bound="This request is about Managed Agents, which live in account max-1",
+        bound=Bound("This request is about Managed Agents, which live in", "max-1"),
     )
 
     why = "max-1: 5h window spent until 14:20"
@@ -101,6 +102,49 @@ def test_one_account_that_alone_could_is_told_with_its_end(wait: float | None, e
         503,
         "This request is about Managed Agents, which live in account max-1, and that account cannot serve it now "
         f"({why}). {end}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("named", "wait", "message", "accounts"),
+    [
+        (
+            {"max-1"},
+            90.0,
+            f"No account can serve this request (max-1: away). The first one is back at {BACK}.",
+            [{"name": "max-1", "reason": "away", "available_at": iso(REASONS[0][2])}],
+        ),
+        (set(), 90.0, f"No account can serve this request. The first one is back at {BACK}.", []),
+        (
+            {"max-2"},
+            None,
+            "No account can serve this request (max-2: out of use). Whoever runs this proxy has to see to it.",
+            [{"name": "max-2", "reason": "out of use", "available_at": None}],
+        ),
+    ],
+)
+def test_who_may_not_look_at_the_accounts_is_told_the_kind_and_the_time(
+    named: set[str], wait: float | None, message: str, accounts: list[object]
+) -> None:
+    answer = exhausted(REASONS, wait, now=EPOCH, request_id="req_1", may_name=named.__contains__)
+
+    problem = content(answer)["error"]
+    assert (problem["message"], problem["accounts"]) == (message, accounts)
+    assert answer.reason == exhausted_for(wait).reason  # the record has it all
+    assert dict(answer.headers) | {b"content-length": b""} == dict(exhausted_for(wait).headers) | {
+        b"content-length": b""
+    }
+
+
+@pytest.mark.parametrize(("named", "who"), [({"max-1"}, "account max-1"), (set(), "one account")])
+def test_the_one_account_that_could_is_named_to_whom_it_concerns(named: set[str], who: str) -> None:
+    bound = Bound("This request names file_1, which", "max-1", " has made")
+    answer = exhausted(REASONS[:1], None, now=EPOCH, request_id="req_1", bound=bound, may_name=named.__contains__)
+
+    away = " (max-1: away)" if named else ""
+    assert content(answer)["error"]["message"] == (
+        f"This request names file_1, which {who} has made, and that account cannot serve it now{away}. "
+        "It is back when somebody sees to it."
     )
 
 

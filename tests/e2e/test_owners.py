@@ -427,7 +427,7 @@ def test_list_is_for_administrators_once_there_is_something_of_others(pool: Pool
     reply = pool.ask("GET", FILES, key="two", extra=extra)
 
     told = (
-        f"Account {name} has files that this client key has not made, so its list is for administrators; "
+        "The account has files that this client key has not made, so its list is for administrators; "
         "each of your own can be asked for by its id."
     )
     assert error_of(reply) == (403, "permission_error", told)

@@ -172,6 +172,29 @@ def test_id_widens_no_keys_accounts(bench: OwnersBench) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("key", "names"),
+    [
+        (ClientKey("key-1", "one"), False),
+        (ClientKey("key-1", "one", not_accounts=("max-x",)), False),
+        (ClientKey("key-1", "one", accounts=("max-b", "max-c")), True),
+        (ClientKey("key-3", "boss", role=Role.ADMIN), True),
+        (None, True),
+    ],
+)
+def test_accounts_are_named_to_keys_that_are_limited_to_them_or_may_look_at_all(
+    bench: OwnersBench, key: ClientKey | None, names: bool
+) -> None:
+    for id, holder in ((OTHER, "c"), (Id(Kind.FILE, "file_3"), "b")):
+        bench.ownership.owners.learn(id, Owner(holder, ONE.id, EPOCH, EPOCH))
+
+    sentences = [told(step_of(bench, replace(ASKED, key=key), Named((FILE, OTHER))))[1]]
+    bench.pool.replace_accounts([account("b", paused=True), account("c", paused=True)])
+    sentences.append(told(step_of(bench, replace(GET, key=key), NAMED))[1])
+
+    assert ["max-" in sentence for sentence in sentences] == [names] * 2
+
+
 def test_problem_of_a_body_counts_for_keys_alone(bench: OwnersBench) -> None:
     named = Named(problem="its body is odd")
     assert told(step_of(bench, replace(ASKED, key=ONE), named)) == (
@@ -266,11 +289,12 @@ def test_list_counts_what_was_made_a_moment_ago(bench: OwnersBench) -> None:
 def test_list_with_something_of_others_is_refused_to_a_key(others: list[Holding]) -> None:
     bench = OwnersBench("ab")
     bench.store.holding = [holding("a", "key-1"), *others]
-    assert told(step_of(bench, replace(LIST, key=ONE), LISTED)) == (
-        403,
-        "Account max-a has files that this client key has not made, so its list is for administrators; "
-        "each of your own can be asked for by its id.",
-    )
+    for key, whose in ((ONE, "The account"), (replace(ONE, accounts=("max-*",)), "Account max-a")):
+        assert told(step_of(bench, replace(LIST, key=key), LISTED)) == (
+            403,
+            f"{whose} has files that this client key has not made, so its list is for administrators; "
+            "each of your own can be asked for by its id.",
+        )
     assert account_of(step_of(bench, LIST, LISTED)) == "a"
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
 from ccflare_core.http.rejection import Rejection
@@ -45,7 +45,7 @@ class Answer(NamedTuple):
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
     reason: str
-    """For the log and the record, never more than the client is told."""
+    """For the log and the record, which the owner reads: it may say more of the accounts than the client is told."""
 
     def allowing(self, methods: Sequence[str]) -> Self:
         """The same, naming the methods that would do, as a 405 has to (RFC 9110, 15.5.6)."""
@@ -110,17 +110,32 @@ def error_event(kind: str, message: str, request_id: str) -> bytes:
     return b"event: error\ndata: " + json.dumps(content).encode() + b"\n\n"
 
 
+class Bound(NamedTuple):
+    """Why one account alone will do: a beginning of a sentence, in three parts."""
+
+    before: str
+    account: str
+    after: str = ""
+
+    def told(self, may_name: Callable[[str], bool]) -> str:
+        """The sentence so far, with the account's name if it may be named."""
+        who = f"account {self.account}" if may_name(self.account) else "one account"
+        return f"{self.before} {who}{self.after}"
+
+
 def exhausted(
     reasons: Sequence[tuple[str, str, float | None]],
     wait: float | None,
     *,
     now: float,
     request_id: str,
-    bound: str = "",
+    bound: Bound | None = None,
+    may_name: Callable[[str], bool] | None = None,
 ) -> Answer:
     """503: no account can serve this; names each with its reason and says when the first one is back.
 
-    `bound` begins the sentence if there is but one account that will do, and says why.
+    `bound` says why there is but one account that will do. With `may_name` the client is told no reasons, and no other
+    names than that allows; the answer's own `reason` has them all the same.
 
     `reasons` holds (account, reason, recovery in epoch seconds or None); `wait` is in seconds. The status is one
     that every client waits on, and there are no unified rate-limit headers: with them Claude Code would end the
@@ -128,21 +143,34 @@ def exhausted(
     """
     seconds = UNKNOWN_RETRY_AFTER if wait is None else min(max(1, math.ceil(wait)), LONGEST_RETRY_AFTER)
     back = None if wait is None else now + wait
-    told = "; ".join(f"{name}: {reason}" for name, reason, _ in reasons) or "no account is configured"
-    message = (
-        f"{bound}, and that account cannot serve it now ({told})."
-        if bound
-        else f"No account can serve this request ({told})."
-    )
-    if back is not None:
-        message += f" {'It' if bound else 'The first one'} is back at {local_time(back, now)}."
-    elif bound:
-        message += " It is back when somebody sees to it: `scripts/accounts.py list` says what it lacks."
+    known = "; ".join(f"{name}: {reason}" for name, reason, _ in reasons) or "no account is configured"
+    remedy = "`scripts/accounts.py list` says what it lacks"
+    full = _none_can(bound and bound.told(lambda account: True), known, remedy, back=back, now=now)
+    message, seen = full, list(reasons)
+    if may_name is not None:
+        seen = [(name, "away" if until else "out of use", until) for name, _, until in reasons if may_name(name)]
+        known = "; ".join(f"{name}: {kind}" for name, kind, _ in seen)
+        message = _none_can(bound and bound.told(may_name), known, "", back=back, now=now)
     return error(
         503,
         message,
         request_id=request_id,
         retry_after=seconds,
         next_available_at=iso(back),
-        accounts=[{"name": name, "reason": reason, "available_at": iso(until)} for name, reason, until in reasons],
+        accounts=[{"name": name, "reason": reason, "available_at": iso(until)} for name, reason, until in seen],
+    )._replace(reason=full)
+
+
+def _none_can(bound: str | None, known: str, remedy: str, *, back: float | None, now: float) -> str:
+    """The sentences of a 503: `known` is what may be told of accounts, `remedy` what to do if one stays away."""
+    told = f" ({known})" if known else ""
+    message = (
+        f"{bound}, and that account cannot serve it now{told}."
+        if bound
+        else f"No account can serve this request{told}."
     )
+    if back is not None:
+        return f"{message} {'It' if bound else 'The first one'} is back at {local_time(back, now)}."
+    if bound:
+        return f"{message} It is back when somebody sees to it{f': {remedy}' if remedy else ''}."
+    return message if remedy else f"{message} Whoever runs this proxy has to see to it."

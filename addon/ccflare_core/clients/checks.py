@@ -242,8 +242,12 @@ def served_host(request: Request) -> Rejection | None:
 
 
 def audited(request: Request) -> Rejection | None:
-    """The audit log has to be writable."""
-    return Rejection(503, request.state.audit_problem) if request.state.audit_problem else None
+    """The audit log has to be writable. That it is not is for those to know who may look behind the proxy."""
+    problem, principal = request.state.audit_problem, request.identity.principal
+    if problem is None:
+        return None
+    is_told = principal is not None and principal.may(Permission.DASHBOARD_VIEW)
+    return Rejection(503, problem if is_told else "No request is taken at the moment; try again later.")
 
 
 def own_site(request: Request) -> Rejection | None:

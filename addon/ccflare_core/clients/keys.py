@@ -94,6 +94,15 @@ class ClientKey:
         return not _matches(name, self.not_accounts) and (not self.accounts or _matches(name, self.accounts))
 
     @property
+    def sees_accounts(self) -> bool:
+        """Whether its holder may be told of all accounts, and of what goes on with them and the upstream."""
+        return Permission.DASHBOARD_VIEW in self.role.permissions
+
+    def may_hear_of(self, account: str) -> bool:
+        """Whether its holder may be told this account's name: if it is limited to that one, at least."""
+        return self.sees_accounts or (bool(self.accounts) and self.may_use_account(account))
+
+    @property
     def counts_models(self) -> bool:
         """Whether it has a limit that what a managed agent runs would not count for: nobody here sees that."""
         budgets = (self.tokens_per_day, self.dollars_per_day, self.dollars_per_month)

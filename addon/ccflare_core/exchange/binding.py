@@ -13,7 +13,7 @@ from ccflare_core.accounts.owners import Holding
 from ccflare_core.accounts.pool import AccountPool
 from ccflare_core.accounts.states import AccountState
 from ccflare_core.anthropic import answers
-from ccflare_core.anthropic.answers import Answer
+from ccflare_core.anthropic.answers import Answer, Bound
 from ccflare_core.anthropic.ids import Id, Kind, Named
 from ccflare_core.clients.keys import ClientKey, Role
 from ccflare_core.exchange.ownership import AGAIN_SECONDS, Ownership, Query, Search
@@ -32,8 +32,8 @@ class Binding:
     ) -> None:
         self.account_id: str | None = None
         """The only account that will do; None: any."""
-        self.why = ""
-        """What binds it to that one, as the beginning of a sentence."""
+        self.why: Bound | None = None
+        """What binds it to that one."""
         self.thread_account_id: str | None = None
         """The account that has the message thread which it goes on with; it is not bound to that one."""
         self._named = named
@@ -49,8 +49,8 @@ class Binding:
         self._not_found_at: float | None = None
         self._is_settled = not (self._wanted or named.listed or named.problem)
 
-    def bind(self, account_id: str, why: str) -> None:
-        """Let it be this account, whatever it names; `why` begins a sentence."""
+    def bind(self, account_id: str, why: Bound) -> None:
+        """Let it be this account, whatever it names."""
         self.account_id, self.why = account_id, why
 
     def step(self) -> Wait | Answer | None:
@@ -111,13 +111,14 @@ class Binding:
 
     def _bind_to(self, owned: list[tuple[Account, Id]]) -> Answer | None:
         if len(owned) > 1:
-            told = " and ".join(f"{id.shown} of account {account.name}" for account, id in owned)
-            return self._refuse(400, f"This request names {told}: no account has both.")
+            known = all(self._opening.may_hear_of(account.name) for account, _ in owned)
+            each = [f"{id.shown} of account {account.name}" if known else id.shown for account, id in owned]
+            return self._refuse(400, f"This request names {' and '.join(each)}: no account has both.")
         for account, id in owned:
             if self._opening.key is not None and not self._opening.key.may_use_account(account.name):
                 return self._refuse(403, f"This client key may not use the account that has made {id.shown}.")
             self.account_id = account.id
-            self.why = f"This request names {id.shown}, which account {account.name} has made"
+            self.why = Bound(f"This request names {id.shown}, which", account.name, " has made")
         return None
 
     # A thread
@@ -152,12 +153,13 @@ class Binding:
                 400, f"x-ccflare-account names no account that is here for this client: {self._opening.account}."
             )
         if self._limited is not None and _has_others(account, holdings, self._limited):
+            whose = f"Account {account.name}" if self._opening.may_hear_of(account.name) else "The account"
             return self._refuse(
                 403,
-                f"Account {account.name} has {PLURALS[kind]} that this client key has not made, so its list is for "
-                "administrators; each of your own can be asked for by its id.",
+                f"{whose} has {PLURALS[kind]} that this client key has not made, so its list is for administrators; "
+                "each of your own can be asked for by its id.",
             )
-        self.account_id, self.why = account.id, f"This request lists the {PLURALS[kind]} of account {account.name}"
+        self.account_id, self.why = account.id, Bound(f"This request lists the {PLURALS[kind]} of", account.name)
         return None
 
     def _choose(self, usable: Sequence[Account], holdings: Sequence[Holding]) -> Account | None:

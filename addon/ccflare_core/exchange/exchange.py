@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from ccflare_core.anthropic import answers, verdicts
-from ccflare_core.anthropic.answers import Answer
+from ccflare_core.anthropic.answers import Answer, Bound
 from ccflare_core.anthropic.claude_code import Provenance
 from ccflare_core.anthropic.ids import NO_IDS, Named
 from ccflare_core.anthropic.request import Facts
@@ -118,7 +118,7 @@ class Exchange(Serving):
         self._facts = facts
         name = self.opening.stateful_account
         self._binding.bind(
-            self._shared.pool.id_of(name) or "", f"This request is about Managed Agents, which live in account {name}"
+            self._shared.pool.id_of(name) or "", Bound("This request is about Managed Agents, which live in", name)
         )
         if self.opening.method != "GET":
             self._failover = self._new_failover(0)
@@ -195,7 +195,8 @@ class Exchange(Serving):
         if self._lease is not None:
             self._note(self._lease, verdicts.unsent(kind))
         what = _DISTRUST[kind]
-        return self._bad_gateway(f"{what} ({why}); nothing was sent" if why else f"{what}; nothing was sent")
+        told = f"{what} ({why}); nothing was sent" if why else f"{what}; nothing was sent"
+        return self._bad_gateway(told, kind="nothing was sent, for it could not prove who it is")
 
     def comes_back(self) -> Answer:
         """Where it would go is this proxy. It is answered once, instead of again and again until nothing is left."""

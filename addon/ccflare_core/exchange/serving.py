@@ -20,6 +20,7 @@ from ccflare_core.exchange.story import Story
 from ccflare_core.secrets.echo import Echo
 
 BAD_GATEWAY = 502
+NO_ANSWER = "no answer came that could be passed on"
 
 RENEWAL_POLL, RENEWAL_SECONDS = 0.05, 12.0
 """How often to ask whether a refused token has been replaced, and for how long at most."""
@@ -127,7 +128,12 @@ class Serving(Story):
             self._tried.clear()
             return wait
         return answers.exhausted(
-            result.reasons, result.wait, now=self._shared.wall(), request_id=self.id, bound=self._binding.why
+            result.reasons,
+            result.wait,
+            now=self._shared.wall(),
+            request_id=self.id,
+            bound=self._binding.why,
+            may_name=None if self.opening.sees_accounts else self.opening.may_hear_of,
         )
 
     def _end_hold(self) -> float:
@@ -236,5 +242,8 @@ class Serving(Story):
             self._budgeted = False
             self._shared.budget.give()
 
-    def _bad_gateway(self, why: str) -> Answer:
-        return answers.error(BAD_GATEWAY, f"The upstream could not be used: {why}.", request_id=self.id)
+    def _bad_gateway(self, why: str, *, kind: str = NO_ANSWER) -> Answer:
+        """The upstream is of no use for this. Whose key may not look behind the proxy is told the `kind` alone."""
+        full, told = (f"The upstream could not be used: {each}." for each in (why, kind))
+        answer = answers.error(BAD_GATEWAY, full if self.opening.sees_accounts else told, request_id=self.id)
+        return answer._replace(reason=full)

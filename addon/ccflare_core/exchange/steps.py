@@ -82,6 +82,15 @@ class Opening:
         return self.key.id if self.key else None
 
     @property
+    def sees_accounts(self) -> bool:
+        """Whether its client may be told of all accounts: with a key that may look at them, or here without one."""
+        return self.key is None or self.key.sees_accounts
+
+    def may_hear_of(self, account: str) -> bool:
+        """Whether its client may be told this account's name."""
+        return self.key is None or self.key.may_hear_of(account)
+
+    @property
     def record(self) -> str | None:
         """The mode beyond which the client's key lets nothing be recorded; None: as everybody's."""
         return self.key.record if self.key else None
