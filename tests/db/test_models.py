@@ -112,3 +112,15 @@ def test_client_keys_keep_the_tunnels_that_they_had(database: peewee.SqliteDatab
     ClientKeyRow.insert({**row, "id": "ck_2", "name": "new", "tunnels": False}).execute(database)
     query = ClientKeyRow.select(ClientKeyRow.name, ClientKeyRow.tunnels).order_by(ClientKeyRow.name)
     assert list(query.tuples().bind(database)) == [("new", False), ("old", True)]
+
+
+def test_what_was_sealed_before_it_was_counted_is_estimated_from_above(database: peewee.SqliteDatabase) -> None:
+    names = [migration.name for migration in MIGRATIONS]
+    migrate(database, 1, MIGRATIONS[: names.index("0019_sealed_counts")])
+    run: Callable[..., Any] = database.execute_sql
+    run("INSERT INTO data_keys VALUES ('k1', 1, x'00', 'file', 1, 1)")
+    run("INSERT INTO blocks (id, address, body) VALUES (70, x'00', x'00')")  # others before it are deleted by now
+
+    migrate(database, 2)
+
+    assert run("SELECT key_id, sealed FROM sealed_counts").fetchall() == [("k1", 4 * 70)]

@@ -92,7 +92,15 @@ def test_r78_the_doctor_tries_each_box_of_the_checklist(findings: dict[str, set[
     """The review's deployment checklist, box by box, on a proxy that runs."""
     boxes = {
         "network": {"access.address", "proxy.host", "options.web_host"},
-        "tokens": {"keys.source", "keys.place", "keys.sealed", "keys.age", "files.private", "accounts.token"},
+        "tokens": {
+            "keys.source",
+            "keys.place",
+            "keys.sealed",
+            "keys.age",
+            "keys.wear",
+            "files.private",
+            "accounts.token",
+        },
         "access": {"access.keys", "access.review", "proxy.changes", "database.audit"},
         "data": {"database.backup", "database.growth", "database.disk", "database.whole"},
         "monitoring": {f"activity.{name}" for name in ("denied", "refreshes", "changes", "failures", "addresses")},

@@ -8,9 +8,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from ccflare_cli.doctor.results import DAY, GIB, MIB, Result, Results, fail, ok, warn
+from ccflare_cli.output import count
 from ccflare_core.accounts.account import Account, Kind
 from ccflare_core.accounts.validity import login_warning, token_state
 from ccflare_core.http.origins import is_this_machine
+from ccflare_core.store.sealed_counts import LIMIT, ROTATE_AT
 from ccflare_core.text import span
 
 
@@ -62,6 +64,15 @@ def key_age(age: float, *, is_old: bool) -> Result:
     if is_old:
         return warn("keys.age", "older data keys are kept: what they sealed can be read with them", remedy)
     return ok("keys.age", f"the data key is {span(age)} old")
+
+
+def key_wear(sealed: int) -> Result:
+    """How many values the data key that seals has sealed."""
+    told = f"the data key has sealed {count(sealed)} of the {count(LIMIT)} values that its nonces are safe for"
+    remedy = "run `scripts/keys.py rotate`"
+    if sealed >= LIMIT:
+        return fail("keys.wear", told, remedy)
+    return warn("keys.wear", told, remedy) if sealed >= ROTATE_AT else ok("keys.wear", told)
 
 
 # Accounts

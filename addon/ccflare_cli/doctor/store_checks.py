@@ -116,12 +116,13 @@ def _server(server: Server) -> Result:
 
 
 def keys(store: Store, now: float) -> Results:
-    """Whether all is sealed, by a key that is not too old."""
+    """Whether all is sealed, by a key that is not too old and has not sealed too much."""
     values, all_ = store.value_counts(), store.data_keys()
     clear = [f"{values[CLEAR]} values are stored in clear"] if values.get(CLEAR) else []
     yield from checked("keys.sealed", clear, "every secret is sealed", "run `scripts/keys.py migrate-plaintext`")
     if all_:
         yield judgements.key_age(now - all_[0].created_at, is_old=len(all_) > 1)
+        yield judgements.key_wear(all_[0].sealed)
 
 
 def accounts(store: Store, now: float) -> Results:

@@ -49,6 +49,7 @@ class KeyUse(NamedTuple):
     source: str | None
     created_at: float | None
     values: int
+    sealed: int | None
 
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
@@ -98,6 +99,7 @@ def _status(console: Console, arguments: argparse.Namespace) -> int:
             *named("id", "state", "source"),
             ("created_at", lambda use: iso(use.created_at)),
             ("values", lambda use: use.values),
+            *named("sealed"),
         ),
         columns=(
             Column("Key", lambda use: use.id),
@@ -105,6 +107,7 @@ def _status(console: Console, arguments: argparse.Namespace) -> int:
             Column("Wrapped by", lambda use: use.source or "–"),
             Column("Made", lambda use: moment(use.created_at, now)),
             Column("Values", lambda use: count(use.values), right=True),
+            Column("Ever sealed", lambda use: "–" if use.sealed is None else count(use.sealed), right=True),
         ),
         empty="There is no key yet: the first start of the proxy makes one.",
     )
@@ -116,10 +119,12 @@ def _status(console: Console, arguments: argparse.Namespace) -> int:
 def _uses(store: Store) -> list[KeyUse]:
     values = store.value_counts()
     rows = [
-        KeyUse(key.id, "opens" if older else "seals", key.source, key.created_at, values.pop(key.id, 0))
+        KeyUse(key.id, "opens" if older else "seals", key.source, key.created_at, values.pop(key.id, 0), key.sealed)
         for older, key in enumerate(store.data_keys())
     ]
-    strays = [KeyUse(id_, "clear" if id_ == CLEAR else "missing", None, None, number) for id_, number in values.items()]
+    strays = [
+        KeyUse(id_, "clear" if id_ == CLEAR else "missing", None, None, number, None) for id_, number in values.items()
+    ]
     return rows + strays
 
 

@@ -349,6 +349,19 @@ MIGRATIONS: tuple[Migration, ...] = (
         ),
     ),
     Migration(
+        "0019_sealed_counts",
+        (
+            "CREATE TABLE sealed_counts (key_id TEXT NOT NULL PRIMARY KEY, sealed BIGINT NOT NULL)",
+            # What was sealed before nobody has counted: at most four values for each block, request and entry there
+            # has been, with what was sealed anew.
+            """INSERT INTO sealed_counts SELECT id, 4 * (
+                    (SELECT COALESCE(MAX(id), 0) FROM blocks) + (SELECT COALESCE(MAX(id), 0) FROM audit_log)
+                    + (SELECT COUNT(*) FROM requests)
+                    + (SELECT CAST(COALESCE(SUM(requests), 0) AS BIGINT) FROM usage_slots))
+                FROM data_keys""",
+        ),
+    ),
+    Migration(
         "0023_priorities",
         (
             # As accounts/priority.py has it. The table, since what is updated may be read only half old.

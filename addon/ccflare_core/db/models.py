@@ -88,6 +88,16 @@ class DataKeyRow(Model):
         table_name = "data_keys"
 
 
+class SealedCountRow(Model):
+    """How many values a data key has sealed, and some more; see sealed_counts.py."""
+
+    key_id = TextField(primary_key=True)
+    sealed = BigIntegerField()
+
+    class Meta:
+        table_name = "sealed_counts"
+
+
 class ClientKeyRow(Model):
     """What lets a client use this proxy; see client_keys.py. `digest` is NULL once the key is revoked.
 
@@ -566,6 +576,7 @@ TABLES: tuple[type[Model], ...] = (
     RefreshLeaseRow,
     OAuthSessionRow,
     DataKeyRow,
+    SealedCountRow,
     ClientKeyRow,
     BlockedAddressRow,
     SecondFactorRow,

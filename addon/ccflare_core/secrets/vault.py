@@ -2,7 +2,8 @@
 
 Sealed bytes are `version (1) | key id (8) | nonce (12) | ciphertext and tag`. The version, the key id and the
 place (table, column and row) are authenticated with the ciphertext, so what was moved to another row or
-column does not open there. Nonces are random: NIST SP 800-38D allows 2**32 values for one key.
+column does not open there. Nonces are random: NIST SP 800-38D allows 2**32 values for one key, so they are counted
+(sealed_counts.py).
 
 No data key encrypts by itself. HKDF-SHA256 makes one key for each purpose out of it, so bodies that anyone can send
 never meet the key of the tokens. The data keys lie in the database, each wrapped by a key from outside of it: see
@@ -12,6 +13,7 @@ data_keys.py and key_sources.py.
 import hashlib
 import hmac
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeGuard, get_args
 
@@ -63,6 +65,7 @@ class Vault:
         Raises VaultError if there is no key or one has not 32 bytes.
         """
         self._look = look
+        self._sealed: Counter[bytes] = Counter()
         self.replace(keys)
 
     def __repr__(self) -> str:
@@ -88,8 +91,14 @@ class Vault:
     def seal(self, plain: bytes, place: str) -> bytes:
         """`plain`, readable only with the newest key and only at `place`."""
         head = _VERSION + self._newest.id
+        self._sealed[self._newest.id] += 1
         nonce = os.urandom(_NONCE)
         return head + nonce + self._newest.cipher(place).encrypt(nonce, plain, _bound(head, place))
+
+    @property
+    def sealed(self) -> dict[str, int]:
+        """How many values each key has sealed here, by its id in hex."""
+        return {each.hex(): number for each, number in self._sealed.items()}
 
     def open(self, sealed: bytes, place: str) -> bytes:
         """What was sealed for `place`. Raises one VaultError whatever the reason: it teaches nothing."""

@@ -15,11 +15,12 @@ from peewee import Database
 from ccflare_core.audit.chain import keep_key
 from ccflare_core.audit.entries import Record
 from ccflare_core.db.engine import as_store_errors
-from ccflare_core.db.models import DataKeyRow, RunRow
+from ccflare_core.db.models import DataKeyRow, RunRow, SealedCountRow
 from ccflare_core.errors import StoreError, VaultError
 from ccflare_core.secrets.key_sources import KeySource
 from ccflare_core.secrets.vault import KEY_BYTES, Vault, key_id
 from ccflare_core.store.resealing import DIGESTS, count_of
+from ccflare_core.store.sealed_counts import sealed_counts
 from ccflare_core.text import to_ms
 
 _ALIVE_MS = 60_000
@@ -33,6 +34,8 @@ class DataKey(NamedTuple):
     number: int
     created_at: float
     source: str
+    sealed: int
+    """How many values it has sealed at most, those that are no longer stored too."""
 
 
 class Wrapped(NamedTuple):
@@ -163,6 +166,7 @@ class DataKeys:
             if self.vault is not None:
                 keep_key(self._database, self.vault, wanted)
             DataKeyRow.delete().where(DataKeyRow.id == wanted).execute(self._database)
+            SealedCountRow.delete().where(SealedCountRow.key_id == wanted).execute(self._database)
             self._record("key.retire", wanted)
         self.refresh()
 
@@ -244,7 +248,8 @@ def list_keys(database: Database) -> list[DataKey]:
     """All keys of a database, newest first. It takes no key to see them."""
     with as_store_errors():
         rows = DataKeyRow.select().order_by(DataKeyRow.number.desc()).bind(database)
-        return [DataKey(row.id, row.number, row.created_at / 1000, row.source) for row in rows]
+        counts = sealed_counts(database)
+        return [DataKey(row.id, row.number, row.created_at / 1000, row.source, counts.get(row.id, 0)) for row in rows]
 
 
 def unwrap(source: KeySource, key: Wrapped) -> bytes:

@@ -38,6 +38,7 @@ from ccflare_core.store.owners import StoredOwners
 from ccflare_core.store.pending_logins import Sessions
 from ccflare_core.store.resealing import Resealing, count_values
 from ccflare_core.store.runs import Runs
+from ccflare_core.store.sealed_counts import ROTATE_AT, SealedCounts
 from ccflare_core.store.second_factor import Factors
 from ccflare_core.text import to_ms
 from ccflare_core.transcripts.read import Body, Transcripts
@@ -68,6 +69,7 @@ class Store:
         second = AuditFile(audit_file) if audit_file else None
         self.vault: Vault | None = None
         self.audit = Audit(self._database, lambda: self.vault, transaction=self._transaction, wall=wall, file=second)
+        self._sealed = SealedCounts(self._database)
         self.keys: DataKeys | None = None
         """The ring of keys; None without a key source."""
         if source is not None:
@@ -270,6 +272,11 @@ class Store:
         """The keys, newest first; it takes no key to see them."""
         return list_keys(self._database)
 
+    def worn_key(self) -> DataKey | None:
+        """The key that seals, if it has sealed so much that another one should take its place."""
+        newest = next(iter(self.data_keys()), None)
+        return newest if newest is not None and newest.sealed >= ROTATE_AT else None
+
     def value_counts(self) -> Counter[str]:
         """How many values each key has sealed, see resealing.py."""
         return count_values(self._database)
@@ -313,11 +320,16 @@ class Store:
                 if self.keys is not None:
                     self.keys.refresh()
                 yield
+                if self.vault is not None:
+                    self._sealed.write(self.vault.sealed)
         except BaseException as error:
             self.audit.rewind(mark)
+            self._sealed.rolled_back()
             if isinstance(error, Unusable | AuditError):
                 self.audit.stumbled(self.by, str(error))
             raise
+        if not self._database.in_transaction():  # else it was the inner one of two
+            self._sealed.committed()
         self.audit.worked()
         self.audit.publish()
 

@@ -42,6 +42,7 @@ class Watch:
         self._clock = clock
         self._accounts: list[Account] | None = None
         self._ring: KeyRing | None = None
+        self._has_told_of_wear = False
         self._looked_at = self._beat_at = self._sum_at = self._index_at = float("-inf")
         self._check_at = clock() + _CHECK_SECONDS
         self.is_stale = True
@@ -109,5 +110,10 @@ class Watch:
     def _beat(self) -> None:
         if (run := self._store.runs.current) is not None:
             self._store.heartbeat(run)
+        if not self._has_told_of_wear and (key := self._store.worn_key()) is not None:
+            self._has_told_of_wear = True
+            self._warnings.warn(
+                "wear", f"the data key {key.id} has sealed {key.sealed} values: run `scripts/keys.py rotate` soon"
+            )
         if self._store.log_bytes() > _LOG_BYTES:
             self._warnings.warn("log", "the database's -wal file is very large: end the program that keeps reading it")

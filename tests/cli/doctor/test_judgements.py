@@ -318,6 +318,15 @@ def test_keys_that_are_old() -> None:
     assert judgements.key_age(DAY, is_old=False).level is Level.OK
 
 
+@pytest.mark.parametrize(
+    ("sealed", "level"),
+    [(0, Level.OK), (2**30 - 1, Level.OK), (2**30, Level.WARN), (2**32 - 1, Level.WARN), (2**32, Level.FAIL)],
+)
+def test_a_key_that_has_sealed_much_is_to_be_replaced_long_before_its_limit(sealed: int, level: Level) -> None:
+    found = judgements.key_wear(sealed)
+    assert (found.level, "rotate" in found.remedy) == (level, level is not Level.OK)
+
+
 def test_accounts_that_cannot_be_used(run: Run, history: History) -> None:
     history.account("max-2", access_token="token-of-max-1")
     history.account("max-3", needs_login=True)

@@ -11,6 +11,7 @@ import pytest
 from ccflare_cli.keys.main import main
 from ccflare_core.secrets.key_sources import KeyFile, KeySource
 from ccflare_core.secrets.passphrase import Passphrase
+from ccflare_core.store.sealed_counts import AHEAD
 from ccflare_core.store.store import Store
 from database_kit import SECRETS, an_account
 from desk import Desk
@@ -48,7 +49,8 @@ def status(run: Run, **environ: str) -> list[dict[str, object]]:
 
 def test_status_shows_keys_and_what_needs_them(run: Run) -> None:
     [row] = status(run)
-    assert (row["state"], row["source"], row["values"]) == ("seals", "file", 3)
+    assert (row["state"], row["source"], row["values"], row["sealed"]) == ("seals", "file", 3, 3 + AHEAD)
+    assert "1,027" in run("status").said
     assert str(row["id"]) in run("status").said
 
 
