@@ -20,8 +20,8 @@ FILES = {
 }
 GROUND = {"errors", "files", "process", "reading", "text"}
 WINGS = {"ccflare_mitm", "ccflare_cli"}
-MITM_ORDER = ("host", "wire", "gate")
-"""The packages of the mitmproxy wing; wire and gate use host, and not each other."""
+MITM_ORDER = ("host", "wire", "gate", "inspector")
+"""The packages of the mitmproxy wing; the others use host, and not each other."""
 
 # What may do I/O, or needs a library that does. Everything else in the core is a pure decision.
 WITH_IO = {

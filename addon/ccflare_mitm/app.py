@@ -47,7 +47,7 @@ from ccflare_mitm.builders import (
 )
 from ccflare_mitm.host.options import current, in_use
 from ccflare_mitm.host.tls import ClientAuthority, prefer_http1
-from ccflare_mitm.inspector import Inspector
+from ccflare_mitm.inspector.inspector import Inspector
 from ccflare_mitm.wire.layer import is_outer_tls
 
 logger = logging.getLogger("ccflare")

@@ -145,7 +145,7 @@ CUT_OFF = (  # so early that there is nobody to say why
 AFTER_UPSTREAM = (
     "addon.response",
     "ccflare_mitm.app:App.show",
-    "ccflare_mitm.inspector:Inspector.show",
+    "ccflare_mitm.inspector.inspector:Inspector.show",
     "ccflare_mitm.wire.upstream_side:UpstreamSide.hold_head",
     "ccflare_mitm.wire.upstream_side:UpstreamSide.hold_body",
     "ccflare_mitm.wire.upstream_side:UpstreamSide.judge",

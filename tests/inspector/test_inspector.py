@@ -10,7 +10,7 @@ from mitmproxy.test import taddons, tflow
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.log_line import comment
 from ccflare_core.exchange.steps import Outcome
-from ccflare_mitm.inspector import FAILED, FAILED_OVER, LIMITED, SHOWN_BYTES, Inspector, marker
+from ccflare_mitm.inspector.inspector import FAILED, FAILED_OVER, LIMITED, SHOWN_BYTES, Inspector, marker
 from exchange_kit import JSON, OK, OVERLOADED, STREAM, Bench, Reply, limited, refusal
 
 
