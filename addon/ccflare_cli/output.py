@@ -21,6 +21,7 @@ from ccflare_cli.layout import Column as Column
 from ccflare_cli.layout import Grid, lay_out
 from ccflare_cli.page import WHOLE, Page, Tone
 from ccflare_core.text import iso as iso
+from ccflare_core.text import size as size
 
 FORMATS = ("table", "json", "csv", "markdown")
 DASH = "–"
@@ -152,14 +153,6 @@ def count(number: int | None) -> str:
         if number >= size * 0.9995:
             return f"{number / size:.2f}{unit}"
     return f"{number / 1e3:.0f}k"
-
-
-def size(number: int) -> str:
-    """`340 bytes`, `4.2 kB`, `12.0 MB`, `3.1 GB`, by powers of 1000."""
-    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if number >= limit:
-            return f"{number / limit:.1f} {unit}"
-    return f"{number} bytes"
 
 
 def money(usd: float | None, unknown: int = 0) -> str:

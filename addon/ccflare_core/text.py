@@ -1,4 +1,4 @@
-"""How times and durations are written: for people, for programs, and in the database."""
+"""How times, durations and sizes are written: for people, for programs, and in the database."""
 
 from datetime import UTC, datetime
 from typing import overload
@@ -49,3 +49,11 @@ def span(seconds: float) -> str:
         if seconds >= (2 if unit == _DAY else 1) * unit:
             return f"{seconds / unit:.0f} {name}"
     return f"{max(0.0, seconds):.0f} s"
+
+
+def size(number: int) -> str:
+    """`340 bytes`, `4.2 kB`, `12.0 MB`, `3.1 GB`, by powers of 1000."""
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= limit:
+            return f"{number / limit:.1f} {unit}"
+    return f"{number} bytes"

@@ -59,13 +59,21 @@ def test_a_request_is_its_system_text_and_its_turns() -> None:
         ),
         (
             {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "QUJD"}},
-            Part("image", "[image/png, 3 bytes]"),
+            Part("image", "[image/png, 3 bytes]", about="image/png, 3 bytes"),
         ),
         (
             {"type": "image", "source": {"type": "url", "url": "https://a.example/b.png"}},
-            Part("image", "https://a.example/b.png"),
+            Part("image", "https://a.example/b.png", about="https://a.example/b.png"),
         ),
-        ({"type": "document", "source": {"type": "text", "data": "All of it."}}, Part("document", "All of it.")),
+        (
+            {"type": "document", "title": "T", "source": {"type": "text", "data": "All of it."}},
+            Part("document", "T\nAll of it.", about="10 bytes, T"),
+        ),
+        (
+            {"type": "text", "text": "x", "cache_control": {"type": "ephemeral", "ttl": "1h"}},
+            Part("text", "x", cached="1h"),
+        ),
+        ({"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}, Part("text", "x", cached="5m")),
         ({"type": "novelty", "value": 7, "cache_control": {}}, Part("novelty", '{\n  "value": 7\n}')),
     ],
 )
@@ -101,6 +109,17 @@ def test_a_cut_stream_gives_what_had_come() -> None:
     (turn,) = read_answer(b"".join(events[:8]) + events[8][:30], SSE)
 
     assert turn.parts[-1].text.startswith('{"command": ')
+
+
+def test_a_cut_document_gives_what_had_come() -> None:
+    asked = request(messages=[{"role": "user", "content": "A long question"}])
+    answer = json.dumps(message(COUNTS[0])).encode()
+
+    (turn,) = read_request(asked[: asked.index(b"question")]).turns
+    (told,) = read_answer(answer[: answer.index(b"Hello") + 4], JSON)
+
+    assert turn == Turn("user", (Part("text", "A long "),))
+    assert told == Turn("assistant", (Part("text", "Hell"),))
 
 
 def test_an_error_in_the_stream_is_a_turn_of_its_own() -> None:

@@ -10,6 +10,8 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
+from ccflare_core.text import size
+
 Block = Mapping[str, Any]
 
 
@@ -17,7 +19,8 @@ class Part(NamedTuple):
     """A piece of a turn.
 
     `kind` is the API's own word: text, thinking, tool_use, tool_result, image and so on. `name` is a tool's name (one
-    of an MCP server has the server's in front), `id` what connects its call with its result.
+    of an MCP server has the server's in front), `id` what connects its call with its result. `about` is what a file is
+    in one line (kind, size, title), `cached` for how long the prompt's cache keeps all up to here: `5m`, `1h`.
     """
 
     kind: str
@@ -25,7 +28,12 @@ class Part(NamedTuple):
     name: str = ""
     id: str = ""
     is_error: bool = False
+    about: str = ""
+    cached: str = ""
 
+
+LAID_OUT = 64 * 1024
+"""Characters of JSON up to which its lines are set apart: that takes twenty times as long as to write it in one."""
 
 DELTAS: Final = {
     "text_delta": "text",
@@ -37,6 +45,7 @@ DELTAS: Final = {
 }
 """What adds to a block, and the field in which its text is; a citation is an object, a signature is not shown."""
 
+_FILES: Final = frozenset({"image", "document"})
 _SECRET: Final = frozenset({"signature", "encrypted_content", "encrypted_index", "encrypted_stdout"})
 _DULL: Final = frozenset({"type", "cache_control"})
 
@@ -50,7 +59,14 @@ def parts(content: object) -> Iterator[Part]:
     for block in objects(content):
         kind = text_of(block.get("type")) or "?"
         id_ = text_of(block.get("id")) or text_of(block.get("tool_use_id"))
-        yield Part(kind, shown(kind, block), _name(block), id_, block.get("is_error") is True)
+        about = _about(block) if kind in _FILES else ""
+        yield Part(kind, shown(kind, block), _name(block), id_, block.get("is_error") is True, about, cached(block))
+
+
+def cached(block: Block) -> str:
+    """How long the prompt's cache keeps all up to this block; "" if nothing is said of that."""
+    marker = object_of(block.get("cache_control"))
+    return (text_of(marker.get("ttl")) or "5m") if marker else ""
 
 
 def shown(kind: str, block: Block) -> str:
@@ -74,11 +90,12 @@ def citation(cited: Block) -> str:
 
 
 def as_json(value: object) -> str:
-    """JSON with its lines apart; "" for None."""
+    """JSON, with its lines apart unless it is long; "" for None."""
     if value is None:
         return ""
     try:
-        return json.dumps(value, ensure_ascii=False, indent=None if value in ({}, []) else 2)
+        text = json.dumps(value, ensure_ascii=False)
+        return text if value in ({}, []) or len(text) > LAID_OUT else json.dumps(value, ensure_ascii=False, indent=2)
     except (ValueError, RecursionError):
         return ""
 
@@ -123,8 +140,21 @@ def _source(source: Block) -> str:
         return _result(source.get("content"))
     if text := text_of(source.get("text")) or (text_of(source.get("data")) if source.get("type") == "text" else ""):
         return text
-    size = len(text_of(source.get("data"))) * 3 // 4
-    return f"[{text_of(source.get('media_type')) or 'file'}, {size:,} bytes]"
+    return f"[{text_of(source.get('media_type')) or 'file'}, {_bytes_in(source):,} bytes]"
+
+
+def _bytes_in(source: Block) -> int:
+    data = text_of(source.get("data"))
+    return len(data) * 3 // 4 if source.get("type") == "base64" else len(data.encode("utf-8", "replace"))
+
+
+def _about(block: Block) -> str:
+    """What an image or a document is, in one line."""
+    source = object_of(block.get("source"))
+    where = text_of(source.get("url")) or text_of(source.get("file_id"))
+    held = _bytes_in(source) or len(shown("document", {"source": source}).encode("utf-8", "replace"))
+    told = (text_of(source.get("media_type")), where or size(held), text_of(block.get("title")))
+    return ", ".join(filter(None, told))
 
 
 def _found(block: Block) -> str:

@@ -1,17 +1,19 @@
 """Recorded bodies as a conversation: who said what, which tools were called, what they gave. Pure, and never raises.
 
 Both bodies come from outside, and nothing in them is taken for granted: what has an unknown type is shown as such, what
-has a wrong one is left out. A stream that was cut gives what had come.
+has a wrong one is left out. What was cut, a stream or a document, gives what had come.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ccflare_core.anthropic.blocks import DELTAS, Part, as_json, citation, object_of, objects, parts, text_of, unknown
+from ccflare_core.anthropic.blocks import DELTAS, Block, Part, as_json, citation, object_of, objects, parts, text_of, unknown
 from ccflare_core.http.content_coding import Decoder
+from ccflare_core.http.cut_json import parse_cut
 from ccflare_core.http.sse import BLANK, Splitter, parse_event, parse_json
 
 CONTENT_LIMIT = 64 * 1024 * 1024
@@ -28,23 +30,32 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was asked. `tools` are names."""
+    """What was asked. `tools` are names; `tools_size` is in characters of JSON."""
 
     model: str | None
     turns: tuple[Turn, ...]
     tools: tuple[str, ...]
+    tools_size: int = 0
 
 
 def read_request(body: bytes, content_encoding: str = "") -> Request:
     """The conversation in a request's body; empty if there is none in it."""
-    content = object_of(parse_json(decoded(body, content_encoding)))
+    content = object_of(parse_cut(decoded(body, content_encoding)))
     turns = [Turn("system", said)] if (said := tuple(parts(content.get("system")))) else []
     turns += [
         Turn(text_of(message.get("role")) or "?", tuple(parts(message.get("content"))))
         for message in objects(content.get("messages"))
     ]
-    tools = (text_of(tool.get("name")) for tool in objects(content.get("tools")))
-    return Request(text_of(content.get("model")) or None, tuple(turns), tuple(name for name in tools if name))
+    tools = objects(content.get("tools"))
+    names = tuple(name for tool in tools if (name := text_of(tool.get("name"))))
+    return Request(text_of(content.get("model")) or None, tuple(turns), names, _size(tools))
+
+
+def _size(tools: list[Block]) -> int:
+    try:
+        return len(json.dumps(tools, ensure_ascii=False)) if tools else 0
+    except RecursionError:
+        return 0
 
 
 def read_answer(body: bytes, content_type: str, content_encoding: str = "") -> tuple[Turn, ...]:
@@ -52,7 +63,7 @@ def read_answer(body: bytes, content_type: str, content_encoding: str = "") -> t
     text = decoded(body, content_encoding)
     if content_type.startswith("text/event-stream"):
         return tuple(_stream(text))
-    return tuple(_document(object_of(parse_json(text))))
+    return tuple(_document(object_of(parse_cut(text))))
 
 
 def decoded(body: bytes, content_encoding: str) -> bytes:
