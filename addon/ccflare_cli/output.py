@@ -149,9 +149,9 @@ def count(number: int | None) -> str:
         return DASH
     if number < 100_000:
         return f"{number:,}"
-    for size, unit in ((1e9, "G"), (1e6, "M")):
-        if number >= size * 0.9995:
-            return f"{number / size:.2f}{unit}"
+    for limit, unit in ((1e9, "G"), (1e6, "M")):
+        if number >= limit * 0.9995:
+            return f"{number / limit:.2f}{unit}"
     return f"{number / 1e3:.0f}k"
 
 

@@ -116,6 +116,8 @@ def objects(value: object) -> list[Block]:
 
 
 def _name(block: Block) -> str:
+    if "name" not in block and "mcp_server_name" not in block:
+        return ""
     names = (text_of(block.get("server_name")) or text_of(block.get("mcp_server_name")), text_of(block.get("name")))
     return "/".join(filter(None, names))
 
@@ -125,7 +127,8 @@ def _lines(*texts: str) -> str:
 
 
 def _text(block: Block) -> str:
-    return _lines(text_of(block.get("text")), *map(citation, objects(block.get("citations"))))
+    text, citations = text_of(block.get("text")), objects(block.get("citations"))
+    return _lines(text, *map(citation, citations)) if citations else text
 
 
 def _document(block: Block) -> str:

@@ -11,7 +11,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ccflare_core.anthropic.blocks import DELTAS, Block, Part, as_json, citation, object_of, objects, parts, text_of, unknown
+from ccflare_core.anthropic.blocks import (
+    DELTAS,
+    Block,
+    Part,
+    as_json,
+    citation,
+    object_of,
+    objects,
+    parts,
+    text_of,
+    unknown,
+)
 from ccflare_core.http.content_coding import Decoder
 from ccflare_core.http.cut_json import parse_cut
 from ccflare_core.http.sse import BLANK, Splitter, parse_event, parse_json

@@ -1,0 +1,223 @@
+"""A conversation as people read it: the question first, then what came of it; what is long and dull is a line. Pure.
+
+This is the one rendering for all who show a conversation: the inspector's view, `show.py` and the dashboard lay out the
+same sections, each in its own way. Nothing here raises, whatever the bodies hold.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from ccflare_core.anthropic.blocks import LAID_OUT, Part, as_json
+from ccflare_core.anthropic.conversation import Request, Turn
+from ccflare_core.http.sse import parse_json
+from ccflare_core.text import size
+from ccflare_core.transcripts.visible import visible
+
+TURNS = 12
+"""How many are shown of those before the question, and of those between it and the answer."""
+PARTS = 5000
+"""How many of one turn are shown: far more than any client sends."""
+ROOM = 128 * 1024
+"""Characters that a conversation takes at most, unless somebody asks for all of it."""
+
+_PREVIEW, _NAME = 80, 100
+_REMINDER: Final = re.compile(r"<system-reminder>(.*?)(?:</system-reminder>|\Z)", re.DOTALL)
+"""What Claude Code says to the model in the user's name."""
+
+
+class Passage(NamedTuple):
+    """Something that was said: its text, with a label of one line unless it is plain speech.
+
+    Where it is folded the label stands for the text, unless somebody asks for that.
+    """
+
+    label: str
+    text: str = ""
+    is_folded: bool = False
+
+
+class Section(NamedTuple):
+    """What one role says at a time; `note` tells which turn that is. Without a role the note is all there is."""
+
+    role: str
+    note: str
+    passages: tuple[Passage, ...] = ()
+
+
+def sections_of(request: Request, answer: Sequence[Turn] = (), turns: int | None = TURNS) -> Iterator[Section]:
+    """The question, what came since, the answer, the system's text, the tools, and the turns before the question.
+
+    `turns` is how many of those before and since are shown, the last ones; None: all.
+    """
+    names = {part.id: part.name for turn in request.turns for part in turn.parts if part.id and part.name}
+    system, said = _without_system(request.turns)
+    at = _question(said)
+    if at is not None:
+        yield _section(said[at], names, "the question")
+        yield from _last(said[at + 1 :], names, turns, "since the question")
+    for turn in answer:
+        yield _section(turn, names, "the answer")
+    yield from (_section(turn, names) for turn in system)
+    if request.tools:
+        yield Section("tools", "", (_tools(request),))
+    yield from _last(said[:at], names, turns, "before the question")
+
+
+def within(sections: Iterable[Section], room: int = ROOM) -> Iterator[Section]:
+    """The same in so many characters: no passage takes more than half of what is left, and the last ones are left out.
+
+    What is cut or left out is said.
+    """
+    for section in sections:
+        if room <= 0:
+            yield Section("", "and more, for which there is no room here")
+            return
+        fitting: list[Passage] = []
+        for passage in section.passages:
+            if room <= 0:
+                fitting.append(Passage("and more, for which there is no room here"))
+                break
+            kept, most = passage, room // 2
+            if not passage.is_folded and len(passage.text) > most:
+                kept = passage._replace(text=passage.text[:most])
+                fitting.append(kept)
+                kept = Passage(f"and {size(len(passage.text) - most)} more")
+                room -= most
+            fitting.append(kept)
+            room -= _PREVIEW if kept.is_folded else len(kept.text) + len(kept.label) + 1
+        yield section._replace(passages=tuple(fitting))
+
+
+def lines(sections: Iterable[Section], heading: str = "# ", *, unfolded: bool = False) -> Iterator[str]:
+    """The sections as lines of plain text, as long as they were written: who shows them wraps them."""
+    title = ""
+    for section in sections:
+        if title:
+            yield ""
+        title = f"{section.role} ({section.note})" if section.role and section.note else section.role or section.note
+        yield f"{heading}{title}"
+        for passage in section.passages:
+            if passage.is_folded and not unfolded:
+                yield f"[{passage.label}{_preview(passage.text)}]"
+                continue
+            if passage.label:
+                yield f"[{passage.label}]"
+            if passage.text:
+                yield from passage.text.split("\n")
+
+
+def _preview(text: str) -> str:
+    """The beginning of what is folded."""
+    first = " ".join(text[: 4 * _PREVIEW].split())
+    return f": {_clipped(first, _PREVIEW)}" if first else ""
+
+
+def _clipped(text: str, most: int) -> str:
+    """At most so many characters, with `…` where something was cut."""
+    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
+
+
+def _without_system(turns: Sequence[Turn]) -> tuple[list[Turn], list[Turn]]:
+    """The system's own text, which stands in front, and what was said."""
+    is_first = bool(turns) and turns[0].role == "system"
+    return list(turns[:is_first]), list(turns[is_first:])
+
+
+def _question(turns: Sequence[Turn]) -> int | None:
+    """Where the user's last own words are; else the last turn that is the user's."""
+    theirs = [number for number, turn in enumerate(turns) if turn.role == "user"]
+    with_words = (number for number in reversed(theirs) if any(map(_is_spoken, turns[number].parts)))
+    return next(with_words, theirs[-1] if theirs else None)
+
+
+def _is_spoken(part: Part) -> bool:
+    if part.kind in ("image", "document"):
+        return True
+    return part.kind == "text" and bool(_REMINDER.sub("", part.text).strip())
+
+
+def _last(turns: Sequence[Turn], names: Mapping[str, str], most: int | None, where: str) -> Iterator[Section]:
+    """The last of these turns in brief, and how many there are in front of them."""
+    left = turns[: -most or None] if most is not None else []
+    if left:
+        length = sum(len(part.text) for turn in left for part in turn.parts)
+        yield Section("", f"{len(left)} more turn{'s' * (len(left) > 1)} {where}, {size(length)}")
+    yield from (_section(turn, names, where, is_brief=most is not None) for turn in turns[len(left) :])
+
+
+def _section(turn: Turn, names: Mapping[str, str], note: str = "", *, is_brief: bool = False) -> Section:
+    is_system = turn.role == "system"
+    passages: list[Passage] = []
+    for part in turn.parts[:PARTS]:
+        if part.kind == "text" and not is_system:
+            passages += _spoken(part)
+        else:
+            passages.append(_labelled(part, names, is_folded=is_brief or is_system))
+    if (left := len(turn.parts) - PARTS) > 0:
+        passages.append(Passage(f"and {left} more parts"))
+    return Section(_word(turn.role), note, tuple(passages))
+
+
+def _labelled(part: Part, names: Mapping[str, str], *, is_folded: bool) -> Passage:
+    """What is no speech, under a label that says what it is. Results and files always fold."""
+    is_call, is_result = part.kind.endswith("tool_use"), part.kind.endswith("tool_result")
+    text = visible(_laid_out(part.text) if is_call and len(part.text) < LAID_OUT else part.text)
+    if part.about and not _says_more(text):
+        text = ""
+    is_folded = bool(text) and (is_folded or is_result or bool(part.about))
+    label = " ".join(map(_word, filter(None, (part.kind, part.name or names.get(part.id, ""), part.id))))
+    about = _word(part.about) or (_size(text) if is_folded else "")
+    told = filter(None, (label, about, "an error" if part.is_error else "", _cached(part)))
+    return Passage(", ".join(told), text, is_folded)
+
+
+def _cached(part: Part) -> str:
+    return f"cache_control {_word(part.cached)}" if part.cached else ""
+
+
+def _says_more(text: str) -> bool:
+    """Whether there is more to read of a file than what it is."""
+    return "\n" in text or not text.startswith(("[", "http"))
+
+
+def _spoken(part: Part) -> Iterator[Passage]:
+    """Plain text, with what was put into it by Claude Code folded."""
+    text, at = part.text, 0
+    for found in _REMINDER.finditer(text):
+        if before := text[at : found.start()].strip("\n"):
+            yield Passage("", visible(before))
+        yield Passage(f"reminder, {_size(found[1])}", visible(found[1].strip("\n")), is_folded=True)
+        at = found.end()
+    if rest := text[at:].strip("\n"):
+        yield Passage("", visible(rest))
+    if part.cached:
+        yield Passage(_cached(part))
+
+
+def _tools(request: Request) -> Passage:
+    count, names = len(request.tools), visible(", ".join(request.tools))
+    label = f"{count} tool{'s' * (count != 1)}, {size(request.tools_size)}"
+    return Passage(label, names, is_folded=True)
+
+
+def _laid_out(text: str) -> str:
+    """A call's input with a line for each of its values, whose own lines are apart; as it came if it is not whole."""
+    values = parse_json(text.encode("utf-8", "replace")) if text.startswith("{") else None
+    if not isinstance(values, dict):
+        return text
+    return "\n".join(f"{name}:{_value(each)}" for name, each in values.items())
+
+
+def _value(value: object) -> str:
+    text = value if isinstance(value, str) else as_json(value)
+    return f"\n{text}" if "\n" in text else f" {text}"
+
+
+def _size(text: str) -> str:
+    return size(len(text.encode("utf-8", "replace")))
+
+
+def _word(text: str) -> str:
+    """A name of somebody else's in a line of ours."""
+    return _clipped(visible(" ".join(text.split())), _NAME)
