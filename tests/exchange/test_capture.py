@@ -2,11 +2,12 @@
 
 import itertools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ccflare_core.anthropic.usage import Ending
-from ccflare_core.exchange.capture import Capture
+from ccflare_core.exchange.capture import TICK, Capture
 from exchange_kit import END, START
 
 DELTA = b'event: content_block_delta\ndata: {"type":"content_block_delta","delta":{"text":"Hello"}}\n\n'
@@ -67,3 +68,29 @@ def test_any_pieces_and_any_limit_tell_the_same(cuts: list[int], limit: int) -> 
     assert capture.body == STREAM[:limit]
     assert capture.size == len(STREAM)
     assert capture.truncated is (limit < len(STREAM))
+
+
+def test_when_the_bytes_came_is_known_since_the_head() -> None:
+    now = [100.0]
+    capture = Capture(2, clock=lambda: now[0])
+    now[0] = 101.0
+    capture.start("text/event-stream", "")
+
+    for seconds, chunk in ((0.5, b"ab"), (TICK / 2, b"c"), (1.0, b"de")):
+        now[0] += seconds
+        capture.add(chunk)
+
+    sizes, times = zip(*capture.arrivals, strict=True)
+    assert sizes == (3, 5)
+    assert times == pytest.approx((0.5, 1.5), abs=TICK)
+
+
+def test_so_many_moments_are_noted_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ccflare_core.exchange.capture.MOMENTS", 2)
+    now = iter(range(100))
+    capture = Capture(0, clock=lambda: float(next(now)))
+
+    for _ in range(5):
+        capture.add(b"x")
+
+    assert [size for size, _ in capture.arrivals] == [1, 2]

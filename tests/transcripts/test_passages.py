@@ -38,7 +38,7 @@ def asked(*turns: object, **more: Any) -> Request:
 
 
 def shown(request: Request, answer: Sequence[Turn] = (), *, unfolded: bool = False, turns: int | None = TURNS) -> str:
-    return "\n".join(lines(sections_of(request, answer, turns), unfolded=unfolded))
+    return "\n".join(lines(sections_of(request, answer, since=turns, before=turns), unfolded=unfolded))
 
 
 def told(*blocks: dict[str, Any]) -> str:
@@ -83,6 +83,7 @@ def test_the_question_is_the_last_that_the_user_has_said_and_not_what_a_tool_gav
         "",
         "# assistant (since the question)",
         "I look.",
+        "",
         "[tool_use Bash t1, 11 bytes: command: ls]",
         "",
         "# user (since the question)",
@@ -113,13 +114,13 @@ def test_an_error_is_a_section_of_its_own() -> None:
 
 def test_reminders_fold_and_what_is_around_them_does_not() -> None:
     found = told(text(f"Please\n{REMINDER}\nhelp."))
-    assert found == "Please\n[reminder, 14 bytes: Do not tell.]\nhelp."
+    assert found == "Please\n\n[reminder, 14 bytes: Do not tell.]\nhelp."
 
 
 def test_what_is_folded_is_there_for_who_asks() -> None:
     request = asked([text(REMINDER + "Hi")], system="Be brief.")
     found = shown(request, unfolded=True)
-    assert "[reminder, 14 bytes]\nDo not tell.\nHi" in found
+    assert "[reminder, 14 bytes]\nDo not tell.\n\n[text]\nHi\n" in found
     assert "[text, 9 bytes]\nBe brief." in found
 
 
@@ -139,7 +140,15 @@ def test_a_calls_input_has_its_lines_apart() -> None:
             {"type": "document", "title": "T", "source": {"type": "text", "media_type": "text/plain", "data": "All."}},
             "[document, text/plain, 4 bytes, T: T All.]",
         ),
-        (text("x", cache_control={"type": "ephemeral", "ttl": "1h"}), "x\n[cache_control 1h]"),
+        (
+            {
+                "type": "document",
+                "title": "T",
+                "source": {"type": "base64", "media_type": "application/pdf", "data": "QUJD"},
+            },
+            "[document, application/pdf, 3 bytes, T]",
+        ),
+        (text("x", cache_control={"type": "ephemeral", "ttl": "1h"}), "x\n\n[cache_control 1h]"),
         (result(1, cache_control={"type": "ephemeral"}), "[tool_result t1, 4 bytes, cache_control 5m: done]"),
         ({"type": "thinking", "thinking": "Hm."}, "[thinking]\nHm."),
         ({"type": "redacted_thinking", "data": "xx"}, "[redacted_thinking]"),

@@ -1,6 +1,7 @@
 """Captures an answer's body within a bound, and reads its usage as it passes."""
 
 import time
+from array import array
 from collections.abc import Callable
 
 from ccflare_core.anthropic.usage import Reading
@@ -10,6 +11,9 @@ from ccflare_core.exchange.memory import MemoryBudget
 PORTION = 16 * 1024
 PAUSE = 0.2
 """The reader gets what has come once it is so many bytes, or once so many seconds have gone since it got the last."""
+
+TICK, MOMENTS = 0.001, 20_000
+"""When chunks came is noted to so many seconds, and for so many moments: 16 bytes each."""
 
 
 class Capture:
@@ -26,6 +30,8 @@ class Capture:
         """Bytes that passed."""
         self.last_at: float | None = None
         """When the last of them did."""
+        self.begun_at: float | None = None
+        """When the head was there."""
         self.content_type = ""
         self.content_encoding = ""
         self._limit = limit
@@ -38,10 +44,13 @@ class Capture:
         self._unread: list[bytes] = []
         self._unread_size = 0
         self._read_at = 0.0
+        self._came_at = array("d")
+        self._sizes = array("Q")
 
     def start(self, content_type: str, content_encoding: str, *, metered: bool = True) -> None:
         """Say what kind of body comes, and whether it can tell usage."""
         self.content_type, self.content_encoding = content_type, content_encoding
+        self.begun_at = self._clock()
         if metered:
             self._reader = UsageReader(content_type, content_encoding)
 
@@ -49,6 +58,11 @@ class Capture:
         """Note one chunk. Never raises."""
         self.size += len(chunk)
         self.last_at = now = self._clock()
+        if self._came_at and now - self._came_at[-1] < TICK:
+            self._sizes[-1] = self.size
+        elif len(self._came_at) < MOMENTS:
+            self._came_at.append(now)
+            self._sizes.append(self.size)
         if self._reader is not None:
             self._unread.append(chunk)
             self._unread_size += len(chunk)
@@ -88,6 +102,12 @@ class Capture:
         if len(self._chunks) > 1:
             self._chunks = [b"".join(self._chunks)]
         return self._chunks[0] if self._chunks else b""
+
+    @property
+    def arrivals(self) -> list[tuple[int, float]]:
+        """How many bytes had passed at each moment, in seconds since the head; the last one may be some time ago."""
+        begun = self.begun_at or 0.0
+        return [(size, at - begun) for size, at in zip(self._sizes.tolist(), self._came_at.tolist(), strict=False)]
 
     def read(self, *, cut: bool) -> Reading:
         """What the whole body says of usage; `cut` means that the upstream did not get to end it."""

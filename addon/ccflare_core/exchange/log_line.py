@@ -96,7 +96,7 @@ def comment(exchange: Story) -> str:
 def _parts(exchange: Story) -> list[str]:
     key = exchange.opening.key
     parts = [f"for {key.name}"] if key else []
-    parts.append(_account(exchange))
+    parts.append(served_by(exchange))
     reading = exchange.reading
     if model := (reading.model if reading else None) or exchange.facts.model:
         parts.append(model.removeprefix("claude-"))
@@ -114,7 +114,8 @@ def _parts(exchange: Story) -> list[str]:
     return parts
 
 
-def _account(exchange: Story) -> str:
+def served_by(exchange: Story) -> str:
+    """The account's name, or whose credential it was else."""
     if exchange.lease is not None:
         return exchange.lease.account.name
     return "client's own credential" if exchange.ticket is Ticket.PASS else "no account"

@@ -45,23 +45,25 @@ class Section(NamedTuple):
     passages: tuple[Passage, ...] = ()
 
 
-def sections_of(request: Request, answer: Sequence[Turn] = (), turns: int | None = TURNS) -> Iterator[Section]:
+def sections_of(
+    request: Request, answer: Sequence[Turn] = (), *, since: int | None = TURNS, before: int | None = TURNS
+) -> Iterator[Section]:
     """The question, what came since, the answer, the system's text, the tools, and the turns before the question.
 
-    `turns` is how many of those before and since are shown, the last ones; None: all.
+    `since` and `before` are how many of those turns are shown, the last ones; None: all.
     """
     names = {part.id: part.name for turn in request.turns for part in turn.parts if part.id and part.name}
     system, said = _without_system(request.turns)
     at = _question(said)
     if at is not None:
         yield _section(said[at], names, "the question")
-        yield from _last(said[at + 1 :], names, turns, "since the question")
+        yield from _last(said[at + 1 :], names, since, "since the question")
     for turn in answer:
         yield _section(turn, names, "the answer")
     yield from (_section(turn, names) for turn in system)
     if request.tools:
         yield Section("tools", "", (_tools(request),))
-    yield from _last(said[:at], names, turns, "before the question")
+    yield from _last(said[:at], names, before, "before the question")
 
 
 def within(sections: Iterable[Section], room: int = ROOM) -> Iterator[Section]:
@@ -97,14 +99,17 @@ def lines(sections: Iterable[Section], heading: str = "# ", *, unfolded: bool = 
             yield ""
         title = f"{section.role} ({section.note})" if section.role and section.note else section.role or section.note
         yield f"{heading}{title}"
+        is_open = False
         for passage in section.passages:
-            if passage.is_folded and not unfolded:
-                yield f"[{passage.label}{_preview(passage.text)}]"
-                continue
-            if passage.label:
-                yield f"[{passage.label}]"
-            if passage.text:
+            is_line = not passage.text or (passage.is_folded and not unfolded)
+            if is_open:  # what follows a text stands apart from it
+                yield ""
+            if passage.label or is_open:
+                preview = _preview(passage.text) if is_line else ""
+                yield f"[{passage.label or 'text'}{preview}]"
+            if not is_line:
                 yield from passage.text.split("\n")
+            is_open = not is_line
 
 
 def _preview(text: str) -> str:
@@ -163,7 +168,7 @@ def _labelled(part: Part, names: Mapping[str, str], *, is_folded: bool) -> Passa
     """What is no speech, under a label that says what it is. Results and files always fold."""
     is_call, is_result = part.kind.endswith("tool_use"), part.kind.endswith("tool_result")
     text = visible(_laid_out(part.text) if is_call and len(part.text) < LAID_OUT else part.text)
-    if part.about and not _says_more(text):
+    if part.about and not _says_more(part):
         text = ""
     is_folded = bool(text) and (is_folded or is_result or bool(part.about))
     label = " ".join(map(_word, filter(None, (part.kind, part.name or names.get(part.id, ""), part.id))))
@@ -176,9 +181,9 @@ def _cached(part: Part) -> str:
     return f"cache_control {_word(part.cached)}" if part.cached else ""
 
 
-def _says_more(text: str) -> bool:
+def _says_more(part: Part) -> bool:
     """Whether there is more to read of a file than what it is."""
-    return "\n" in text or not text.startswith(("[", "http"))
+    return not all(line in part.about or line.startswith("[") for line in part.text.split("\n"))
 
 
 def _spoken(part: Part) -> Iterator[Passage]:

@@ -1,0 +1,71 @@
+"""An exchange in a few lines above its conversation: who served it, what came of it, what it took, its attempts."""
+
+from collections.abc import Iterator
+
+from ccflare_core.anthropic.usage import Reading, Usage
+from ccflare_core.exchange.log_line import money, served_by, waited
+from ccflare_core.exchange.steps import Attempt
+from ccflare_core.exchange.story import Story
+from ccflare_core.text import local_time
+
+ATTEMPTS = 3
+"""How many are shown, the last ones."""
+
+_COUNTS = {
+    "input_tokens": "in",
+    "cache_read_input_tokens": "cache read",
+    "cache_creation_input_tokens": "cache write",
+    "output_tokens": "out",
+}
+
+
+def summary(story: Story, reading: Reading | None, now: float) -> Iterator[str]:
+    """`name: value`, a line each. `reading` is what its answer says, as far as it has come; `now` in epoch seconds."""
+    why = f" ({story.choice_reason})" if story.choice_reason else ""
+    yield f"account: {served_by(story)}{why}"
+    yield f"client: {story.opening.key.name if story.opening.key else story.opening.client}"
+    model = (reading.model if reading else None) or story.facts.model or "?"
+    replaced = f" (for {story.agent} in place of {story.original_model})" if story.original_model else ""
+    yield f"model: {model}{replaced}"
+    yield f"outcome: {_outcome(story, now)}"
+    if reading is not None:
+        cost = "" if story.cost is None else f", {money(story.cost)}"
+        yield from usage_lines(reading, cost)
+    left = len(story.attempts) - ATTEMPTS
+    if left > 0:
+        yield f"attempts: {left} more before these"
+    for attempt in story.attempts[-ATTEMPTS:]:
+        yield f"attempt {attempt.number}: {_attempt(attempt)}"
+
+
+def usage_lines(reading: Reading, cost: str = "") -> Iterator[str]:
+    """What an answer says of its tokens, and why it stopped."""
+    if told := _usage(reading.usage, "~" * reading.is_estimated):
+        yield f"usage: {told}{cost}"
+    if reading.stop_reason:
+        refused = f" ({reading.refusal})" if reading.refusal else ""
+        yield f"stopped: {reading.stop_reason}{refused}"
+
+
+def _usage(usage: Usage, about: str) -> str:
+    counts = [(getattr(usage, name), word) for name, word in _COUNTS.items()]
+    told = [f"{about if word == 'out' else ''}{count:,} {word}" for count, word in counts if count is not None]
+    thinking = f" ({usage.thinking_tokens:,} thinking)" if usage.thinking_tokens else ""
+    return ", ".join(told) + thinking
+
+
+def _outcome(story: Story, now: float) -> str:
+    if story.outcome is None:
+        status = "no answer yet" if story.status is None else f"{story.status}, and it still comes"
+        return f"{status}, after {max(0.0, now - story.started_at):.1f} s"
+    status = "" if story.status is None else f" ({story.status})"
+    error = f": {story.error}" if story.error else ""
+    wait = waited(story.waited, ", with ")
+    return f"{story.outcome}{status} after {story.duration:.1f} s{wait}{error}"
+
+
+def _attempt(attempt: Attempt) -> str:
+    verdict = attempt.verdict
+    until = f" until {local_time(verdict.until, attempt.started_at)}" if verdict.until else ""
+    wait = waited(attempt.waited, ", after ")
+    return f"{attempt.account_name}, {verdict.reason}{until}, {attempt.duration:.1f} s{wait}"
