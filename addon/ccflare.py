@@ -177,7 +177,9 @@ class CCFlare:
 
     def request(self, flow: http.HTTPFlow) -> None:
         """Read what it needs and issue its ticket. The wire takes it from here."""
-        self._open_app().admission.gate.issue_ticket(flow)
+        app = self._open_app()
+        app.admission.gate.issue_ticket(flow)
+        app.follow(flow)
 
     # Its end
 

@@ -153,6 +153,7 @@ TESTED_IN = {
     "ccflare_mitm.host.peers": "e2e/test_bad_input.py",
     "ccflare_mitm.host.tls": "security/test_network.py",
     "ccflare_mitm.host.unsafe_options": "security/test_network.py",
+    "ccflare_mitm.inspector.web": "e2e/test_inspector_live.py",
     "ccflare_mitm.wire.attempt": "wire/test_stream.py",
     "ccflare_mitm.wire.client_side": "wire/test_stream.py",
     "ccflare_mitm.wire.course": "wire/test_stream.py",

@@ -86,7 +86,6 @@ class App:
         self._client_authority = client_authority(settings)
         self._running_with = self._options = current()
         self._background = Background()
-        self._inspector = Inspector()
         self.live = live = LiveSettings(settings)
         self.target = target_of(live)
         self.upstream = build_upstream(live)
@@ -97,6 +96,7 @@ class App:
         self.admission = build_admission(live, self.storage, self.accounts, self.recording, self._run_id)
         self.wire = build_wire(live, self.storage, self.upstream, self.admission)
         logs.hush(self._may_tell)
+        self._inspector = Inspector(self.admission.gate.find)
 
     @property
     def settings(self) -> Settings:
@@ -122,6 +122,7 @@ class App:
             logger.warning("%d exchanges of an earlier run that crashed were closed as crashed", known.crashed)
         for host in self.settings.upstream_pins.without_backup():
             logger.warning("%s has one pin only: if its key is replaced, nothing can be sent to it", host)
+        self._inspector.open()
         self._start_background()
 
     def _begin(self, store: Store) -> Known:
@@ -157,6 +158,7 @@ class App:
         start("audit", self.storage.auditor.run())
         start("reaper", self.wire.reaper.run())
         start("memory", watch_memory(recording.memory))
+        start("inspector", self._inspector.live.run())
 
     async def close(self, hurry: asyncio.Event) -> None:
         """Wait for open answers (a second signal shortens it), record the rest as cut, write everything down."""
@@ -260,6 +262,11 @@ class App:
         else:
             ctx.master.addons.get("tlsconfig").tls_start_client(data)
         prefer_http1(data)
+
+    def follow(self, flow: http.HTTPFlow) -> None:
+        """Show in the inspector what becomes of a flow that has been let in."""
+        if self.admission.gate.find(flow):
+            self._inspector.follow(flow)
 
     def show(self, flow: http.HTTPFlow) -> None:
         """Show a finished flow's exchange in the inspector, and bound the inspector's list."""

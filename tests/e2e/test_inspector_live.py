@@ -1,19 +1,25 @@
 """mitmweb as a user sees it: each flow's story, its body, and the commands; never more flows than asked for."""
 
 import json
+import re
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.cookies import SimpleCookie
 from typing import Any
 
 import pytest
 
-from fake_upstream import FakeUpstream, limited_5h, overloaded
-from harness import Proxy, RawClient, claude_request, eventually, via_base_url
+from corpus import COUNTS, end_events, event, start_event
+from fake_upstream import FakeUpstream, Gate, limited_5h, overloaded, sse, sse_answer
+from harness import CLIENT_CREDENTIAL, Proxy, RawClient, claude_request, eventually, via_base_url
 
 ONE, TWO = "sk-ant-api03-one", "sk-ant-api03-two"
 KEPT = 4
+START = start_event(COUNTS[0], "claude-opus-4-8") + event(
+    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+)
+END = (event({"type": "content_block_stop", "index": 0}), *end_events(COUNTS[0], "end_turn"))
 
 
 class Web:
@@ -43,6 +49,12 @@ class Web:
         request = urllib.request.Request(self._address + path, headers={"Authorization": f"Bearer {self._token}"})
         with urllib.request.urlopen(request, timeout=60) as answer:
             return bytes(answer.read())
+
+    def text(
+        self, flow: dict[str, Any], part: str = "response", view: str = "auto", lines: int = 500
+    ) -> dict[str, Any]:
+        """What is shown of it."""
+        return dict(json.loads(self.get(f"/flows/{flow['id']}/{part}/content/{view}.json?lines={lines}")))
 
     def flows(self) -> list[dict[str, Any]]:
         return list(json.loads(self.get("/flows")))
@@ -80,6 +92,14 @@ def inspected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeUp
             yield upstream, proxy, Web(proxy)
 
 
+def has(part: str) -> Callable[[str], bool]:
+    return lambda text: part in text
+
+
+def words(said: str) -> bytes:
+    return event({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": said}})
+
+
 def last_flow(proxy: Proxy, web: Web, **what: Any) -> dict[str, Any]:
     """Send a request and return its flow, once its story is told."""
     known = {flow["id"] for flow in web.flows()}
@@ -102,6 +122,89 @@ def test_the_body_of_an_answer_can_be_read(inspected: tuple[FakeUpstream, Proxy,
     body = web.get(f"/flows/{flow['id']}/response/content.data")
     assert (b"message_stop" in body) is stream
     assert b"output_tokens" in body
+
+
+def test_an_answer_is_shown_as_a_conversation_with_who_served_it(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
+    upstream, proxy, web = inspected
+    upstream.answer(sse(["Hello from here."]))
+
+    shown = web.text(last_flow(proxy, web))
+
+    assert shown["view_name"] == "Claude"
+    assert shown["text"].startswith("account: one (")
+    assert "\nattempt 1: one, ok, " in shown["text"]
+    assert "\n# user (the question)\nSay hello.\n" in shown["text"]
+    assert "\n# assistant (the answer)\nHello from here." in shown["text"]
+
+
+def test_a_request_is_shown_with_its_question_first(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
+    _, proxy, web = inspected
+    shown = web.text(last_flow(proxy, web), "request")
+    assert shown["text"].startswith("# user (the question)\nSay hello.\n")
+    assert "\n# tools\n[8 tools, " in shown["text"]
+
+
+def test_events_are_shown_one_a_line(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
+    _, proxy, web = inspected
+    shown = web.text(last_flow(proxy, web), view="claude%20events", lines=2)
+    assert shown["view_name"] == "Claude events"
+    assert re.fullmatch(r" +\d\.\d{3} s  +\+\d\.\d{3} s  message_start msg_\S+ .*\n.*\n", shown["text"])
+
+
+def test_other_views_and_other_flows_are_mitmwebs_own(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
+    _, proxy, web = inspected
+    flow = last_flow(proxy, web)
+    assert web.text(flow, view="raw")["text"].startswith("event: message_start\n")
+    with via_base_url(proxy) as client:
+        client.request("GET", "/v1/models", (CLIENT_CREDENTIAL,))
+    other = eventually(lambda: [f for f in web.flows() if f["request"]["method"] == "GET" and f["comment"]])[0]
+    assert web.text(other)["view_name"] == "JSON"
+
+
+def test_the_page_has_our_stylesheet_and_nothing_of_ours_is_there_without_a_login(
+    inspected: tuple[FakeUpstream, Proxy, Web],
+) -> None:
+    _, proxy, web = inspected
+    flow = last_flow(proxy, web)["id"]
+    assert b'<link rel="stylesheet" href="/ccflare/inspector.css"></head>' in web.get("/")
+    assert b"pre-wrap" in web.get("/ccflare/inspector.css")
+
+    ours = (
+        "/",
+        "/ccflare/inspector.css",
+        f"/flows/{flow}/response/content/auto",
+        f"/flows/{flow}/request/content/claude",
+    )
+    with RawClient("127.0.0.1", proxy.web_port) as client:
+        found = {path: client.request("GET", path) for path in ours}
+    assert {path: reply.status for path, reply in found.items()} == dict.fromkeys(ours, 403)
+    assert not [path for path, reply in found.items() if b"pre-wrap" in reply.body or b"hello" in reply.body.lower()]
+
+
+def test_an_answer_grows_while_it_is_looked_at_and_ends_whole(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
+    upstream, proxy, web = inspected
+    first, second, end = Gate(), Gate(), Gate()
+    upstream.answer(sse_answer(START, words("One. "), first, words("Two. "), second, words("Three. "), end, *END))
+    known = {flow["id"] for flow in web.flows()}
+
+    def running() -> dict[str, Any]:
+        return next((flow for flow in web.flows() if flow["id"] not in known), {})
+
+    with via_base_url(proxy) as client:
+        client.send_request(*claude_request())
+        flow = eventually(
+            running, lambda found: found.get("comment") and found.get("response", {}).get("contentLength")
+        )
+        assert flow["comment"].startswith("one · opus-4-8")
+        for gate, said in ((first, "One. "), (second, "One. Two. "), (end, "One. Two. Three. ")):
+            text = eventually(lambda: str(web.text(flow)["text"]), has(f"\n{said}\n"))
+            assert "and it still comes" in text
+            gate.open()
+        client.read_head()
+        body = client.read_body()
+
+    eventually(lambda: "outcome: ok" in web.text(flow)["text"])
+    assert web.get(f"/flows/{flow['id']}/response/content.data") == body
 
 
 def test_a_failover_is_told_and_marked(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:

@@ -1,43 +1,87 @@
-"""What mitmweb and the console show of a flow: a comment, a marker, the body that streamed by; within bounds."""
+"""What mitmweb and the console show of a flow: a comment, a marker, the body that streamed by, and views; in bounds."""
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from mitmproxy import ctx, http
+from mitmproxy import contentviews, ctx, hooks, http
+from mitmproxy.contentviews import Contentview
 
 from ccflare_core.exchange.log_line import comment
 from ccflare_core.exchange.steps import Outcome
 from ccflare_core.exchange.story import Story
-
-SHOWN_BYTES = 1024 * 1024
-"""How much of a streamed body a flow keeps for show; the database keeps more."""
+from ccflare_mitm.inspector.live import SHOWN_BYTES, Live
+from ccflare_mitm.inspector.page import STYLES, warn_of_page
+from ccflare_mitm.inspector.views import ConversationView, EventsView, Sources
 
 FAILED_OVER, LIMITED, FAILED = ":twisted_rightwards_arrows:", ":hourglass:", ":x:"
 
 
 class Inspector:
-    """Annotates finished flows and keeps the list of them short."""
+    """Annotates flows while they run and when they have finished, and keeps the list of them short."""
 
-    def __init__(self) -> None:
+    def __init__(self, find: Callable[[http.HTTPFlow], Story | None]) -> None:
+        """`find` knows the exchange of a flow."""
+        self.live = Live(find, renew)
+        self._find = find
         self._finished: deque[http.HTTPFlow] = deque()
 
+    def open(self) -> None:
+        """Give mitmproxy our views, and mitmweb's page what makes them readable."""
+        sources = Sources(self._find, self.live.asked)
+        views = ConversationView(sources), EventsView(sources)
+        for view in views:
+            contentviews.add(view)
+        extend_page(ctx.master, views)
+
+    def follow(self, flow: http.HTTPFlow) -> None:
+        """Show what becomes of this flow, if there is anything to show it in."""
+        if _view() is not None:
+            self.live.follow(flow)
+
     def show(self, flow: http.HTTPFlow, exchange: Story) -> None:
-        """Show the exchange beside its flow."""
+        """Show the exchange beside its flow, which has finished."""
         flow.comment = comment(exchange)
         flow.marked = marker(exchange)
+        is_beginning = self.live.forget(flow)
         response = flow.response
-        if response is not None and response.raw_content is None:
+        if response is not None and (is_beginning or response.raw_content is None):
             response.raw_content = exchange.capture.body[:SHOWN_BYTES]
 
     def bound(self, flow: http.HTTPFlow, most: int) -> None:
         """Count this flow as finished and let go of the oldest ones over `most`."""
-        view: Any = ctx.master.addons.get("view")
+        view = _view()
         if view is None:
             return
         self._finished.append(flow)
         surplus = len(self._finished) - most
         if surplus > 0:
             view.remove([self._finished.popleft() for _ in range(surplus)])
+
+
+def _view() -> Any:
+    """The list of flows that mitmweb and the console have; None in mitmdump."""
+    return ctx.master.addons.get("view")
+
+
+def renew(flow: http.HTTPFlow) -> None:
+    """Let everybody who shows this flow know that it has changed."""
+    ctx.master.addons.trigger(hooks.UpdateHook([flow]))
+
+
+def extend_page(master: Any, views: Sequence[Contentview]) -> None:
+    """Put our handlers in front of mitmweb's own; nothing happens in mitmdump and the console.
+
+    Nothing of this is needed to serve a request, so what does not fit is a warning.
+    """
+    if (application := getattr(master, "app", None)) is None:
+        return
+    try:
+        from ccflare_mitm.inspector.web import rules  # which imports mitmweb
+
+        application.add_handlers(r".*", rules(views, STYLES.read_bytes()))
+    except Exception as error:
+        warn_of_page(str(error))
 
 
 def marker(exchange: Story) -> str:
