@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from ccflare_cli.output import DASH, Column, Table, clip, count, duration, moment, money, printable
-from ccflare_core.anthropic.blocks import Part
+from ccflare_cli.output import DASH, Column, Table, count, duration, moment, money
 from ccflare_core.anthropic.conversation import Request, Turn
 from ccflare_core.reports.within import Counts, PartUse, Subagent
+from ccflare_core.transcripts.passages import lines, sections_of, whole_of, within
 
-_TURNS, _LINES, _WIDTH = 12, 30, 300
-"""How many of the last turns are shown, and how many lines and characters of each part, without --full."""
+_ROOM = 40_000
+"""Characters of a conversation that are shown without --full."""
+_HEADING = "── "
 
 FACTS = (
     *("id", "timestamp", "method", "path", "outcome", "status_code", "error_message", "account_name", "model"),
@@ -26,7 +27,7 @@ FACTS = (
         "input_transformations",
         "agent_id",
     ),
-    *("parent_agent_id", "waited_ms", "query", "api_version", "betas"),
+    *("parent_agent_id", "waited_ms", "query", "api_version", "betas", "client_name", "client_ip", "user_agent"),
 )
 """The columns of the request that are read."""
 
@@ -46,7 +47,7 @@ class Recorded(NamedTuple):
     request: Request
     answer: tuple[Turn, ...]
     missing: str
-    """Why there is nothing to read, as a sentence; "" if there is."""
+    """Why there is nothing to read, or not all, as a sentence; "" if it is all there."""
     agents: list[Subagent]
     """Of the session, as a tree; none if it had no subagents."""
     parts: list[PartUse]
@@ -94,6 +95,7 @@ def head_table(exchange: Recorded, now: float) -> Table[dict[str, Any]]:
         fields=tuple((name, itemgetter(name)) for name in FACTS),
         columns=(
             Column("Request", lambda each: f"{each['id']}, {moment(each['timestamp'] / 1000, now, seconds=True)}"),
+            Column("Asked", _asked),
             Column("Outcome", _outcome),
             Column("Account", lambda each: _with(each["account_name"], each["choice_reason"])),
             Column("Model", lambda each: each["model"] or DASH),
@@ -155,6 +157,12 @@ def _with(one: str | None, other: str | None) -> str:
     return f"{one} ({other})" if one and other else one or other or DASH
 
 
+def _asked(row: dict[str, Any]) -> str:
+    """`POST /v1/messages by laptop (claude-cli/2.1.330)`."""
+    program = row["user_agent"].partition(" ")[0]
+    return f"{row['method']} {row['path']} by {_with(row['client_name'] or row['client_ip'], program)}"
+
+
 def _outcome(row: dict[str, Any]) -> str:
     status = "" if row["status_code"] is None else f" ({row['status_code']})"
     error = f": {row['error_message']}" if row["error_message"] else ""
@@ -202,27 +210,8 @@ def attempt_table(attempts: Sequence[dict[str, Any]], now: float) -> Table[dict[
     )
 
 
-def conversation_lines(exchange: Recorded, *, full: bool) -> Iterator[str]:
-    turns = [*exchange.request.turns, *exchange.answer]
-    if exchange.request.tools:
-        yield f"\nTools: {printable(', '.join(exchange.request.tools))}"
-    first = 0 if full else max(0, len(turns) - _TURNS)
-    if first:
-        yield f"\n… {first} earlier turns; --full shows all."
-    for number, turn in enumerate(turns[first:], first + 1):
-        is_answer = number > len(exchange.request.turns)
-        yield f"\n── {printable(turn.role)}{' (the answer)' if is_answer else ''}"
-        for part in turn.parts:
-            yield from _part(part, full=full)
-
-
-def _part(part: Part, *, full: bool) -> Iterator[str]:
-    """The part's lines, with nothing in them that steers a terminal."""
-    if part.kind != "text":
-        name = " ".join(filter(None, (part.name, part.id)))
-        yield f"[{printable(part.kind)}{f' {printable(name)}' if name else ''}{', an error' if part.is_error else ''}]"
-    lines = part.text.splitlines()
-    shown = lines if full else [clip(line, _WIDTH) if line else "" for line in lines[:_LINES]]
-    yield from (printable(line.replace("\t", "    ")) for line in shown)
-    if len(shown) < len(lines):
-        yield f"… {len(lines) - len(shown)} more lines; --full shows all."
+def conversation_lines(exchange: Recorded, *, full: bool, unfolded: bool) -> Iterator[str]:
+    """The question, the answer and what belongs to them; `full`: all turns in their order, and nothing cut."""
+    bodies = exchange.request, exchange.answer
+    sections = whole_of(*bodies) if full else within(sections_of(*bodies, before=0), _ROOM)
+    yield from lines(sections, _HEADING, unfolded=unfolded)

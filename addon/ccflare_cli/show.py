@@ -13,6 +13,7 @@ from ccflare_cli.parsing import Parser, dispatch, script_parser
 from ccflare_cli.recorded import FACTS, Recorded, attempt_table, conversation_lines, head_table, json_table
 from ccflare_cli.stats.within_tables import part_table, subagent_table
 from ccflare_core.anthropic.conversation import Request, decoded, read_answer, read_request
+from ccflare_core.anthropic.routes import MESSAGES
 from ccflare_core.config.settings import Settings
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.reports.threads import earlier_parts
@@ -23,12 +24,16 @@ from ccflare_core.store.store import Store
 _VERSION = "2023-06-01"
 """Of the API, for requests that were recorded without theirs."""
 
+_CHORES = ("quota", "title", "classifier", "auxiliary", "compaction")
+"""What Claude Code asks a model for itself: whether there is room, what to call a session, whether a tool may run."""
+
 _ID = re.compile(r"[\w-]{4,100}", re.ASCII)
 _PARTS = ("request", "response")
 _EXAMPLES = """\
 examples:
   scripts/show.py last
   scripts/show.py last --session 4f1c --full
+  scripts/show.py last --all
   scripts/show.py req_0199c1 --raw request > body.json
   scripts/show.py req_0199c1 --curl
 """
@@ -41,11 +46,18 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
 
 def _parser() -> Parser:
     parser = script_parser("show.py", "Show a recorded request and its answer.", _EXAMPLES)
-    parser.add_argument("request", metavar="REQUEST_ID|last", help="the id of the request, or its beginning, or `last`")
     parser.add_argument(
-        "--session", metavar="ID", help="with `last`: the last request of this session (its id, or the beginning)"
+        "request",
+        metavar="REQUEST_ID|last",
+        help="the id of the request, or its beginning; `last`: that of the last conversation",
     )
-    parser.add_argument("--full", action="store_true", help="show all turns, in full")
+    parser.add_argument(
+        "--session", metavar="ID", help="with `last`: the last conversation of this session (its id, or the beginning)"
+    )
+    parser.add_argument("--full", action="store_true", help="show all turns in their order, and nothing cut")
+    parser.add_argument(
+        "--all", action="store_true", help="the same, and show what is a line else: system text, reminders, results"
+    )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--raw", choices=_PARTS, help="print the bytes of this body as they were sent")
     how.add_argument("--curl", action="store_true", help="print a curl command that sends the same request")
@@ -74,11 +86,7 @@ def _find(store: Store, name: str, session: str | None) -> dict[str, Any]:
     """The row of the request that is meant. Raises Refused if there is none, or more than one."""
     columns = ", ".join(FACTS)
     if name == "last":
-        condition, values = ("substr(session_id, 1, ?) = ?", (len(session), session)) if session else ("1 = 1", ())
-        found = store.query(
-            f"SELECT {columns} FROM requests WHERE {condition} ORDER BY timestamp DESC, id DESC LIMIT 1",  # noqa: S608
-            values,
-        )
+        found = _last(store, columns, session)
     elif _ID.fullmatch(name):
         sql = f"SELECT {columns} FROM requests WHERE substr(id, 1, ?) = ? LIMIT 2"  # noqa: S608
         found = store.query(sql, (len(name), name))
@@ -91,6 +99,20 @@ def _find(store: Store, name: str, session: str | None) -> dict[str, Any]:
     return dict(zip(FACTS, found[0], strict=True))
 
 
+def _last(store: Store, columns: str, session: str | None) -> list[Any]:
+    """The newest request that somebody asked a model, and that no client made for itself."""
+    marks = ", ".join("?" for _ in _CHORES)
+    condition = f"path = ? AND (request_class IS NULL OR request_class NOT IN ({marks}))"
+    values: list[object] = [MESSAGES, *_CHORES]
+    if session:
+        condition += " AND substr(session_id, 1, ?) = ?"
+        values += [len(session), session]
+    sql = f"SELECT {columns} FROM requests WHERE {condition} ORDER BY timestamp DESC, id DESC LIMIT 1"  # noqa: S608
+    if not (found := store.query(sql, values)):
+        raise Refused("There is no conversation yet: `scripts/stats.py requests` shows what there is.")
+    return list(found)
+
+
 def _read(store: Store, row: dict[str, Any]) -> Recorded:
     names = ("number", "account_name", "status_code", "verdict", "reason", "started_at", "duration_ms")
     sql = f"SELECT {', '.join(names)} FROM attempts WHERE request_id = ? ORDER BY number"  # noqa: S608
@@ -98,6 +120,8 @@ def _read(store: Store, row: dict[str, Any]) -> Recorded:
     asked, answered = (store.body(row["id"], part) for part in _PARTS)
     earlier = earlier_parts(store.query, row["previous_message_id"])
     missing = "" if asked or answered else "No body is kept of it: its recording was off, or they were deleted by now."
+    if any(body and body.truncated for body in (asked, answered)):
+        missing = "Only the beginning is kept of what is longer than ccflare_capture_limit_bytes."
     request = read_request(asked.content, asked.content_encoding) if asked else Request(None, (), ())
     answer = read_answer(answered.content, answered.content_type, answered.content_encoding) if answered else ()
     agents = subagents_of(store.query, row["session_id"]) if row["session_id"] else []
@@ -170,12 +194,16 @@ def _show(console: Console, exchange: Recorded, arguments: argparse.Namespace) -
     console.say(render([head_table(exchange, now)], arguments.format))
     if exchange.parts:
         console.say("\n" + render([part_table(exchange.parts, "Within this answer")], arguments.format))
-    if len(exchange.attempts) > 1:
+    if exchange.attempts:
         console.say("\n" + render([attempt_table(exchange.attempts, now)], arguments.format))
     if exchange.agents:
         title = "Agents of the session"
         console.say("\n" + render([subagent_table(exchange.agents, title, now)], arguments.format))
-    for line in conversation_lines(exchange, full=arguments.full):
+    console.say("")
+    for line in conversation_lines(exchange, full=arguments.full or arguments.all, unfolded=arguments.all):
         console.say(line)
+    if not arguments.all:
+        turns = "" if arguments.full else "--full shows all turns, "
+        console.say(f"\n… {turns}--all {'also' if turns else 'shows'} what is a line here.")
     if exchange.missing:
         console.complain(exchange.missing)

@@ -1,6 +1,7 @@
 """`scripts/show.py` on what a real proxy has recorded."""
 
 import json
+import re
 import shlex
 import time
 from collections.abc import Iterator
@@ -37,11 +38,49 @@ def show(rig: Rig, *arguments: str) -> str:
 def test_the_conversation_is_readable(shown: tuple[Rig, bytes]) -> None:
     text = show(shown[0])
 
-    assert "Say hello." in text
-    assert "Tools: Bash, Edit" in text
-    assert "── assistant (the answer)\nI look.\n[tool_use Bash toolu_01]\n" in text
+    assert "── user (the question)\nSay hello.\n" in text
+    assert "── assistant (the answer)\nI look.\n\n[tool_use Bash toolu_01]\ncommand: echo " in text
+    assert "── tools\n[8 tools, 1.2 kB: Bash, Edit, " in text
     assert "window_spent" in text
     assert "12 in, 310 out" in text
+    assert "POST /v1/messages by 127.0.0.1 (claude-cli/" in text
+
+
+def test_the_system_text_is_a_line_unless_all_is_asked_for(shown: tuple[Rig, bytes]) -> None:
+    rig, body = shown
+    (*_, system) = json.loads(body)["system"]
+
+    text, all_of_it = show(rig), show(rig, "--all")
+
+    assert system["text"] not in text
+    assert f"kB, cache_control 5m: {system['text'][:40]}" in text
+    assert text.endswith("\n… --full shows all turns, --all also what is a line here.\n")
+    assert system["text"] in all_of_it
+    assert "--full" not in all_of_it
+
+
+def test_an_only_attempt_is_shown(rig: Rig, client: RawClient) -> None:
+    client.request(*claude_request(3000, session=rig.session))
+    rig.row()
+    assert re.search(r"^Attempts\n.*\n.*\n +1 .* 200  ok: ", show(rig), re.MULTILINE)
+
+
+def test_the_last_is_the_last_conversation(shown: tuple[Rig, bytes], client: RawClient) -> None:
+    """Not what Claude Code asks for itself in between."""
+    rig, _ = shown
+    chore = (b"x-claude-code-request-class", b"title")
+    client.request(*claude_request(3000, session=rig.session, extra=(chore,)))
+    client.request(*claude_request(3000, session=rig.session, target="/v1/messages/count_tokens"))
+    rig.rows(3)
+
+    found = json.loads(show(rig, "--format", "json"))
+
+    assert (found["path"], found["request_class"], found["stop_reason"]) == ("/v1/messages", "main", "tool_use")
+
+
+def test_a_session_without_a_conversation_says_so(rig: Rig) -> None:
+    with pytest.raises(AssertionError, match="There is no conversation yet"):
+        show(rig)
 
 
 def test_a_subagents_request_shows_its_place_among_the_sessions_agents(rig: Rig, client: RawClient) -> None:
@@ -117,6 +156,8 @@ def test_for_programs_it_is_json(shown: tuple[Rig, bytes]) -> None:
         "name": "",
         "id": "",
         "is_error": False,
+        "about": "",
+        "cached": "",
     }
     assert [attempt["verdict"] for attempt in found["attempts_made"]] == ["window_spent", "ok"]
 

@@ -196,7 +196,7 @@ def test_show_and_search_join_the_parts(talk: Talk) -> None:
         talk.say(text)
         ids.append(row_of(talk, talk.last)["id"])
 
-    text = talk.rig.proxy.run_script("show.py", ids[2])
+    text = talk.rig.proxy.run_script("show.py", ids[2], "--full")
     shown = json.loads(talk.rig.proxy.run_script("show.py", ids[2], "--format", "json"))
     hits = json.loads(
         talk.rig.proxy.run_script("search.py", "heron", "--session", talk.rig.session, "--format", "json")
@@ -211,7 +211,7 @@ def test_show_and_search_join_the_parts(talk: Talk) -> None:
     ]
     places = [text.index(each) for each in said]
     assert places == sorted(places)
-    assert "Tools: Grep" in text
+    assert "── tools\n[1 tool, " in text
     assert shown["thread"] == ids[:2]
     assert [turn["role"] for turn in shown["turns"]] == ["system", *["user", "assistant"] * 2, "user"]
     assert [(hit["request_id"], hit["thread"], hit["session_id"]) for hit in hits] == [

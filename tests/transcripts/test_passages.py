@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccflare_core.anthropic.conversation import Request, Turn, read_answer, read_request
-from ccflare_core.transcripts.passages import ROOM, TURNS, lines, sections_of, within
+from ccflare_core.transcripts.passages import ROOM, TURNS, lines, sections_of, whole_of, within
 from corpus import COUNTS, SSE, event, stream
 
 JSON = "application/json"
@@ -37,8 +37,8 @@ def asked(*turns: object, **more: Any) -> Request:
     return read_request(json.dumps({"model": "m", "messages": messages, **more}).encode())
 
 
-def shown(request: Request, answer: Sequence[Turn] = (), *, unfolded: bool = False, turns: int | None = TURNS) -> str:
-    return "\n".join(lines(sections_of(request, answer, since=turns, before=turns), unfolded=unfolded))
+def shown(request: Request, answer: Sequence[Turn] = (), *, unfolded: bool = False) -> str:
+    return "\n".join(lines(sections_of(request, answer), unfolded=unfolded))
 
 
 def told(*blocks: dict[str, Any]) -> str:
@@ -100,8 +100,21 @@ def test_turns_before_the_last_ones_are_counted() -> None:
     assert f"# {TURNS} more turns before the question, 74 bytes\n" in found
     assert f"turn {TURNS - 1}\n" not in found
     assert f"turn {TURNS}\n" in found
-    assert "turn 0\n" in shown(request, turns=None)
-    assert "more turns" not in shown(request, turns=None)
+
+
+def test_the_whole_is_all_turns_in_their_order() -> None:
+    request = asked(
+        *(f"turn {number}" for number in range(2 * TURNS + 1)), system="Be brief.", tools=[{"name": "Bash"}]
+    )
+    answer = read_answer(b"".join(stream(COUNTS[0], "text")), SSE)
+
+    found = "\n".join(lines(whole_of(request, answer)))
+
+    assert found.startswith(
+        "# system\n[text, 9 bytes: Be brief.]\n\n# tools\n[1 tool, 18 bytes: Bash]\n\n# user\nturn 0"
+    )
+    assert found.endswith(f"# user (the question)\nturn {2 * TURNS}\n\n# assistant (the answer)\nHello, world.")
+    assert found.count("turn ") == 2 * TURNS + 1
 
 
 def test_an_error_is_a_section_of_its_own() -> None:

@@ -21,6 +21,7 @@ PARTS = 5000
 ROOM = 128 * 1024
 """Characters that a conversation takes at most, unless somebody asks for all of it."""
 
+_QUESTION, _ANSWER = "the question", "the answer"
 _PREVIEW, _NAME = 80, 100
 _REMINDER: Final = re.compile(r"<system-reminder>(.*?)(?:</system-reminder>|\Z)", re.DOTALL)
 """What Claude Code says to the model in the user's name."""
@@ -29,7 +30,8 @@ _REMINDER: Final = re.compile(r"<system-reminder>(.*?)(?:</system-reminder>|\Z)"
 class Passage(NamedTuple):
     """Something that was said: its text, with a label of one line unless it is plain speech.
 
-    Where it is folded the label stands for the text, unless somebody asks for that.
+    Where it is folded the label stands for the text, unless somebody asks for that. The text is as it was written until
+    `within` or `lines` has shown what would hide in it: looking through all of a long one takes its time.
     """
 
     label: str
@@ -46,24 +48,31 @@ class Section(NamedTuple):
 
 
 def sections_of(
-    request: Request, answer: Sequence[Turn] = (), *, since: int | None = TURNS, before: int | None = TURNS
+    request: Request, answer: Sequence[Turn] = (), *, since: int = TURNS, before: int = TURNS
 ) -> Iterator[Section]:
     """The question, what came since, the answer, the system's text, the tools, and the turns before the question.
 
-    `since` and `before` are how many of those turns are shown, the last ones; None: all.
+    `since` and `before` are how many of those turns are shown, the last ones.
     """
-    names = {part.id: part.name for turn in request.turns for part in turn.parts if part.id and part.name}
-    system, said = _without_system(request.turns)
-    at = _question(said)
+    names = _names(request)
+    system, said, at = _parted(request.turns)
     if at is not None:
-        yield _section(said[at], names, "the question")
+        yield _section(said[at], names, _QUESTION)
         yield from _last(said[at + 1 :], names, since, "since the question")
-    for turn in answer:
-        yield _section(turn, names, "the answer")
+    yield from (_section(turn, names, _ANSWER) for turn in answer)
     yield from (_section(turn, names) for turn in system)
-    if request.tools:
-        yield Section("tools", "", (_tools(request),))
+    yield from _tools(request)
     yield from _last(said[:at], names, before, "before the question")
+
+
+def whole_of(request: Request, answer: Sequence[Turn] = ()) -> Iterator[Section]:
+    """All turns in their order, with the system's text and the tools in front."""
+    names = _names(request)
+    system, said, at = _parted(request.turns)
+    yield from (_section(turn, names) for turn in system)
+    yield from _tools(request)
+    yield from (_section(turn, names, _QUESTION if number == at else "") for number, turn in enumerate(said))
+    yield from (_section(turn, names, _ANSWER) for turn in answer)
 
 
 def within(sections: Iterable[Section], room: int = ROOM) -> Iterator[Section]:
@@ -82,11 +91,10 @@ def within(sections: Iterable[Section], room: int = ROOM) -> Iterator[Section]:
                 break
             kept, most = passage, room // 2
             if not passage.is_folded and len(passage.text) > most:
-                kept = passage._replace(text=passage.text[:most])
-                fitting.append(kept)
+                fitting.append(passage._replace(text=visible(passage.text[:most])))
                 kept = Passage(f"and {size(len(passage.text) - most)} more")
                 room -= most
-            fitting.append(kept)
+            fitting.append(kept._replace(text=visible(_clipped(kept.text, ROOM))))
             room -= _PREVIEW if kept.is_folded else len(kept.text) + len(kept.label) + 1
         yield section._replace(passages=tuple(fitting))
 
@@ -108,14 +116,14 @@ def lines(sections: Iterable[Section], heading: str = "# ", *, unfolded: bool = 
                 preview = _preview(passage.text) if is_line else ""
                 yield f"[{passage.label or 'text'}{preview}]"
             if not is_line:
-                yield from passage.text.split("\n")
+                yield from visible(passage.text).split("\n")
             is_open = not is_line
 
 
 def _preview(text: str) -> str:
     """The beginning of what is folded."""
-    first = " ".join(text[: 4 * _PREVIEW].split())
-    return f": {_clipped(first, _PREVIEW)}" if first else ""
+    first = _clipped(" ".join(text[: 4 * _PREVIEW].split()), _PREVIEW)
+    return f": {visible(first)}" if first else ""
 
 
 def _clipped(text: str, most: int) -> str:
@@ -123,10 +131,16 @@ def _clipped(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
 
 
-def _without_system(turns: Sequence[Turn]) -> tuple[list[Turn], list[Turn]]:
-    """The system's own text, which stands in front, and what was said."""
+def _names(request: Request) -> dict[str, str]:
+    """The names of the tools that were called, by the calls' ids."""
+    return {part.id: part.name for turn in request.turns for part in turn.parts if part.id and part.name}
+
+
+def _parted(turns: Sequence[Turn]) -> tuple[Sequence[Turn], Sequence[Turn], int | None]:
+    """The system's own text, which stands in front, what was said, and where the question is in that."""
     is_first = bool(turns) and turns[0].role == "system"
-    return list(turns[:is_first]), list(turns[is_first:])
+    said = turns[is_first:]
+    return turns[:is_first], said, _question(said)
 
 
 def _question(turns: Sequence[Turn]) -> int | None:
@@ -139,16 +153,15 @@ def _question(turns: Sequence[Turn]) -> int | None:
 def _is_spoken(part: Part) -> bool:
     if part.kind in ("image", "document"):
         return True
-    return part.kind == "text" and bool(_REMINDER.sub("", part.text).strip())
+    return part.kind == "text" and any(not text.isspace() for text in _REMINDER.split(part.text)[::2] if text)
 
 
-def _last(turns: Sequence[Turn], names: Mapping[str, str], most: int | None, where: str) -> Iterator[Section]:
+def _last(turns: Sequence[Turn], names: Mapping[str, str], most: int, where: str) -> Iterator[Section]:
     """The last of these turns in brief, and how many there are in front of them."""
-    left = turns[: -most or None] if most is not None else []
-    if left:
+    if left := turns[: -most or None]:
         length = sum(len(part.text) for turn in left for part in turn.parts)
         yield Section("", f"{len(left)} more turn{'s' * (len(left) > 1)} {where}, {size(length)}")
-    yield from (_section(turn, names, where, is_brief=most is not None) for turn in turns[len(left) :])
+    yield from (_section(turn, names, where, is_brief=True) for turn in turns[len(left) :])
 
 
 def _section(turn: Turn, names: Mapping[str, str], note: str = "", *, is_brief: bool = False) -> Section:
@@ -167,7 +180,7 @@ def _section(turn: Turn, names: Mapping[str, str], note: str = "", *, is_brief: 
 def _labelled(part: Part, names: Mapping[str, str], *, is_folded: bool) -> Passage:
     """What is no speech, under a label that says what it is. Results and files always fold."""
     is_call, is_result = part.kind.endswith("tool_use"), part.kind.endswith("tool_result")
-    text = visible(_laid_out(part.text) if is_call and len(part.text) < LAID_OUT else part.text)
+    text = _laid_out(part.text) if is_call and len(part.text) < LAID_OUT else part.text
     if part.about and not _says_more(part):
         text = ""
     is_folded = bool(text) and (is_folded or is_result or bool(part.about))
@@ -191,19 +204,19 @@ def _spoken(part: Part) -> Iterator[Passage]:
     text, at = part.text, 0
     for found in _REMINDER.finditer(text):
         if before := text[at : found.start()].strip("\n"):
-            yield Passage("", visible(before))
-        yield Passage(f"reminder, {_size(found[1])}", visible(found[1].strip("\n")), is_folded=True)
+            yield Passage("", before)
+        yield Passage(f"reminder, {_size(found[1])}", found[1].strip("\n"), is_folded=True)
         at = found.end()
     if rest := text[at:].strip("\n"):
-        yield Passage("", visible(rest))
+        yield Passage("", rest)
     if part.cached:
         yield Passage(_cached(part))
 
 
-def _tools(request: Request) -> Passage:
-    count, names = len(request.tools), visible(", ".join(request.tools))
-    label = f"{count} tool{'s' * (count != 1)}, {size(request.tools_size)}"
-    return Passage(label, names, is_folded=True)
+def _tools(request: Request) -> Iterator[Section]:
+    if count := len(request.tools):
+        label = f"{count} tool{'s' * (count != 1)}, {size(request.tools_size)}"
+        yield Section("tools", "", (Passage(label, ", ".join(request.tools), is_folded=True),))
 
 
 def _laid_out(text: str) -> str:
