@@ -9,9 +9,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mitmproxy import command, ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
@@ -30,7 +30,7 @@ try:
     from ccflare_mitm import logs
     from ccflare_mitm.app import CONSOLE, App
     from ccflare_mitm.gate import ingress
-    from ccflare_mitm.host import contract, dumps, listener, options, tls, tuning, unsafe_options
+    from ccflare_mitm.host import contract, dumps, listener, opening, options, tls, tuning, unsafe_options
     from ccflare_mitm.wire import layer, upstream
 except ModuleNotFoundError as missing:
     # mitmproxy would go on without an addon that it cannot load, and listen, and forward whatever comes.
@@ -47,6 +47,7 @@ class CCFlare:
     def __init__(self) -> None:
         self._settings: Settings | None = None
         self._app: App | None = None
+        self._opening = opening.Opening()
 
     # The start
 
@@ -75,17 +76,19 @@ class CCFlare:
         logs.configure(self._settings.log_level, self._settings.log_format)
 
     async def running(self) -> None:
-        """Open the app, and only then listen."""
+        """Open the app, and only then listen; who is here already waits for that."""
         if self._settings is None:
             give_up(ConfigError("The options could not be read."))
+        self._opening.hold(listener.open_servers())
         stop_reloading()
         heed((signal.SIGHUP,), ctx.master.shutdown)  # mitmproxy heeds the other two; its terminal's end is a stop too
         if not (self._settings.debuggable or hide_memory()):
             logger.warning("core dumps cannot be switched off here: one would hold the accounts' credentials")
         await tuning.forbid_replay(self._replay_refused)
         try:
-            self._app = App(self._settings, os.environ, asyncio.get_running_loop())
-            self._app.open()
+            app = App(self._settings, os.environ, asyncio.get_running_loop())
+            await unless_stopped(app.open())
+            self._app = app
             listener.check_addresses(self._settings, self._has_client_keys)
         except CCFlareError as error:
             give_up(error)
@@ -94,19 +97,28 @@ class CCFlare:
         if self._settings.tuning:
             tuning.apply()
         await listener.listen()
+        self._opening.ready()
         logger.info("%s", self._app.greeting())
 
     # A connection
 
-    def client_connected(self, client: Client) -> None:
-        """Hang up on addresses that may not connect, whatever the socket was bound to, and if there is no room."""
+    async def client_connected(self, client: Client) -> None:
+        """Hang up on addresses that may not connect, whatever the socket was bound to, and if there is no room.
+
+        Who comes before the proxy is ready waits for it here; who has waited for too long is told so in `next_layer`.
+        """
         client.error = "ccflare is not open"  # and so it stays if an error keeps us from looking
-        if self._app is not None:
-            client.error = self._app.objection(client)
+        if not await self._opening.wait(client):
+            client.error = None
+            return
+        client.error = self._open_app().objection(client)
 
     def next_layer(self, data: NextLayer) -> None:
         """Let mitmproxy decide on the protocol and put our HTTP layer in the place of its own."""
         try:
+            if self._opening.has_put_off(data.context.client):
+                layer.put_off(data)
+                return
             app = self._open_app()
             if app.settings.requires_client_tls and layer.refuse_plaintext(data):
                 return
@@ -275,6 +287,16 @@ def heed(numbers: Sequence[signal.Signals], action: Callable[[], None]) -> None:
     for number in numbers:
         if signal.getsignal(number) is not signal.SIG_IGN:
             asyncio.get_running_loop().add_signal_handler(number, action)
+
+
+async def unless_stopped(start: Coroutine[Any, Any, None]) -> None:
+    """Wait for a part of the start. Raises ConfigError if the proxy is to stop meanwhile."""
+    starting, stop = asyncio.ensure_future(start), asyncio.ensure_future(ctx.master.should_exit.wait())
+    await asyncio.wait({starting, stop}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        raise ConfigError("stopped before it was ready")
+    stop.cancel()
+    starting.result()
 
 
 def give_up(error: CCFlareError) -> NoReturn:

@@ -1,7 +1,6 @@
 """The running proxy: it opens and closes in order, and takes up new settings. Its parts are made in builders.py."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import secrets
@@ -26,10 +25,9 @@ from ccflare_core.clients.authentication import KeyRing
 from ccflare_core.clients.budgets import Use
 from ccflare_core.config.live import LiveSettings
 from ccflare_core.config.options import waits_for_restart
-from ccflare_core.config.permissions import check, guarded_files, require
+from ccflare_core.config.permissions import Guarded, check, guarded_files, require
 from ccflare_core.config.settings import Settings, config_file
 from ccflare_core.errors import ConfigError, StoreError
-from ccflare_core.exchange.steps import Outcome
 from ccflare_core.http.addresses import Address
 from ccflare_core.store.store import Store
 from ccflare_core.writer.news import Rules, StoreNews
@@ -48,12 +46,10 @@ from ccflare_mitm.builders import (
 from ccflare_mitm.host.options import current, in_use
 from ccflare_mitm.host.tls import ClientAuthority, prefer_http1
 from ccflare_mitm.inspector.inspector import Inspector
+from ccflare_mitm.stopping import drain, write_down
 from ccflare_mitm.wire.layer import is_outer_tls
 
 logger = logging.getLogger("ccflare")
-
-FLUSH_SECONDS = 10.0
-DRAIN_POLL = 0.05
 
 CONSOLE = By("console")
 """Who gives commands inside of mitmproxy, as the audit log calls them."""
@@ -105,17 +101,18 @@ class App:
 
     # Start and end
 
-    def open(self) -> None:
+    async def open(self) -> None:
         """Look at the files, start the writer, close what a dead run left open, and take up what it knew.
 
-        From then on tokens are kept alive, and memory is watched.
+        From then on tokens are kept alive, and memory is watched. The event loop goes on meanwhile, as a large
+        database may take a while to be brought up to date.
         """
-        files = guarded_files(self.settings, Path(ctx.options.confdir).expanduser(), self._config)
+        files = self._guarded_files()
         require(files)
-        self.storage.writer.start()
+        await asyncio.to_thread(self.storage.writer.start)
         for finding in check(files):
             logger.warning("%s", finding)
-        known = self.storage.writer.call(self._begin).result(timeout=FLUSH_SECONDS)
+        known = await self.storage.call(self._begin)
         self._take_up(known)
         self._check_stateful_account(self.settings)
         if known.crashed:
@@ -124,6 +121,9 @@ class App:
             logger.warning("%s has one pin only: if its key is replaced, nothing can be sent to it", host)
         self._inspector.open()
         self._start_background()
+
+    def _guarded_files(self) -> list[Guarded]:
+        return guarded_files(self.settings, Path(ctx.options.confdir).expanduser(), self._config)
 
     def _begin(self, store: Store) -> Known:
         """Note that this run begins, and read what is known. The writer's thread calls it."""
@@ -162,26 +162,15 @@ class App:
 
     async def close(self, hurry: asyncio.Event) -> None:
         """Wait for open answers (a second signal shortens it), record the rest as cut, write everything down."""
-        exchanges = self.recording.exchanges
-        deadline = self._loop.time() + self.settings.drain_seconds
-        while exchanges.open and self._loop.time() < deadline and not hurry.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(hurry.wait(), DRAIN_POLL)
-        cut = exchanges.finish_all(Outcome.SHUTDOWN)
-        if cut:
-            logger.warning("%d open exchanges were cut by the shutdown", cut)
+        await drain(self.recording.exchanges, self.settings.drain_seconds, hurry)
         self.admission.gate.tunnels.close()
         self._background.stop()
         await self.accounts.keeper.close(ANSWER_SECONDS, hurry)
-        await asyncio.to_thread(self._end_run)
+        await asyncio.to_thread(write_down, self.storage.writer, self._end_run)
 
     def _end_run(self) -> None:
-        """Blocks until all is written, or for as long as that may take."""
-        writer = self.storage.writer
-        if writer.flush(FLUSH_SECONDS / 2):
-            writer.call(lambda store: self.storage.auditor.end(store, scope()))
-            writer.call(lambda store: store.runs.end(self._run_id))
-        writer.close(FLUSH_SECONDS / 2)
+        self.storage.writer.call(lambda store: self.storage.auditor.end(store, scope()))
+        self.storage.writer.call(lambda store: store.runs.end(self._run_id))
 
     # Settings
 

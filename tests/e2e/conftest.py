@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness import RawClient
+from harness import Port, RawClient
 from rig import Rig
 
 
@@ -20,3 +20,11 @@ def client(rig: Rig) -> Iterator[RawClient]:
     """A connection to it."""
     with rig.client() as client:
         yield client
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port that nobody else gets meanwhile."""
+    reserved = Port()
+    yield reserved.number
+    reserved.release()

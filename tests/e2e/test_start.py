@@ -2,49 +2,17 @@
 
 import contextlib
 import json
-import os
 import signal
 import socket
 import sqlite3
 import stat
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from fake_upstream import FakeUpstream
-from harness import ADDON, Port, Proxy, eventually, listening, serves
-
-MITMDUMP = Path(sys.executable).with_name("mitmdump")
-
-
-class Started(subprocess.Popen[bytes]):
-    """A mitmdump started as a user would, with nothing but what the test says."""
-
-    def __init__(self, folder: Path, *arguments: str, **variables: str) -> None:
-        folder.mkdir(exist_ok=True)
-        self.log_file = folder / "log"
-        environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONUNBUFFERED": "1", **variables}
-        with self.log_file.open("wb") as log:
-            super().__init__(
-                [str(MITMDUMP), "-s", str(ADDON), *arguments],
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                env=environment,
-                cwd=folder,
-            )
-
-    @property
-    def log(self) -> str:
-        return self.log_file.read_text()
-
-    def __exit__(self, *_: object) -> None:
-        if self.poll() is None:
-            self.terminate()
-        self.wait(60)
+from harness import Proxy, Started, eventually, listening, serves
 
 
 def refusal(folder: Path, *arguments: str, **variables: str) -> list[str]:
@@ -62,14 +30,6 @@ def addresses(folder: Path, *arguments: str, **variables: str) -> set[tuple[str,
         eventually(lambda: "listening at" in process.log or process.poll() is not None, timeout=60)
         assert process.poll() is None, process.log
         return listening(process.pid)
-
-
-@pytest.fixture
-def port() -> Iterator[int]:
-    """A port that nobody else gets meanwhile."""
-    reserved = Port()
-    yield reserved.number
-    reserved.release()
 
 
 def test_it_listens_on_loopback_alone(tmp_path: Path, port: int) -> None:

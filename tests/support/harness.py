@@ -435,6 +435,33 @@ class Proxy:
 StartProxy = Callable[..., Proxy]  # the fixture of conftest.py
 
 
+class Started(subprocess.Popen[bytes]):
+    """A mitmdump started as a user would, with nothing but what the test says."""
+
+    def __init__(self, folder: Path, *arguments: str, **variables: str) -> None:
+        folder.mkdir(exist_ok=True)
+        self.log_file = folder / "log"
+        environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONUNBUFFERED": "1", **variables}
+        with self.log_file.open("wb") as log:
+            super().__init__(
+                [str(Path(sys.executable).with_name("mitmdump")), "-s", str(ADDON), *arguments],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                cwd=folder,
+            )
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+    def __exit__(self, *_: object) -> None:
+        if self.poll() is None:
+            self.terminate()
+        self.wait(60)
+
+
 def _rows_of_server(server: Server, sql: str, parameters: Sequence[object]) -> list[dict[str, Any]]:
     import psycopg
     from psycopg.rows import dict_row

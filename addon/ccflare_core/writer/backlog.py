@@ -36,6 +36,12 @@ class Backlog:
         return len(self._line)
 
     @property
+    def records(self) -> int:
+        """How many wait, without the markers between them."""
+        with self._lock:
+            return sum(not isinstance(waiting, Future) for waiting in self._line)
+
+    @property
     def has_full_batch(self) -> bool:
         """Whether waiting for more would make no larger batch."""
         return len(self._line) >= _BATCH_ROWS or self._payload_bytes >= _BATCH_BYTES

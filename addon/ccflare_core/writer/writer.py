@@ -96,6 +96,11 @@ class Writer:
         return self._backlog.dropped_rows
 
     @property
+    def waiting_rows(self) -> int:
+        """How much is still to be written."""
+        return self._backlog.records + len(self._batch)
+
+    @property
     def is_alive(self) -> bool:
         """Whether its thread runs."""
         return self._thread is not None and self._thread.is_alive()

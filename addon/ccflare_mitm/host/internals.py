@@ -6,6 +6,7 @@ mitmproxy's own classes, private or not; words are those that only mitmproxy's m
 
 import dis
 import inspect
+from asyncio import base_events
 from collections.abc import Callable, Iterator
 from operator import attrgetter
 from types import CodeType, FunctionType, ModuleType
@@ -135,7 +136,7 @@ ATTRIBUTES: Final[dict[type | ModuleType, str]] = {
     optmanager._Option: "current default has_changed typespec value",
     optmanager: "unset",
     typecheck: "check_option_type typespec_to_str",
-    master.Master: "_legacy_log_events addons commands event_loop options",
+    master.Master: "_legacy_log_events addons commands event_loop options should_exit",
     log.LegacyLogEvents: "uninstall",
     addonmanager.AddonManager: "chain get lookup remove",
     script.ScriptLoader: "addons",
@@ -158,6 +159,8 @@ ATTRIBUTES: Final[dict[type | ModuleType, str]] = {
     http1: "assemble_response expected_http_body_size",
     status_codes: "RESPONSES",
     validate: "validate_headers",
+    # asyncio has no word for a pause in listening.
+    base_events.Server: "_serving _start_serving",
     # pyOpenSSL does not tell whether a connection's peer was verified.
     SSL: "_lib _lib.SSL_get_verify_result",
     SSL.Connection: "_ssl",

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from mitmproxy import ctx
@@ -12,11 +12,9 @@ from mitmproxy.proxy import mode_specs
 from ccflare_core.config.settings import Settings
 from ccflare_core.errors import ConfigError
 from ccflare_core.http.origins import is_loopback
+from ccflare_mitm.host.opening import BACKLOG
 
 logger = logging.getLogger("ccflare")
-
-BACKLOG = 4096
-"""asyncio's own 100 makes a thousand clients that come at once wait for seconds (measured)."""
 
 
 def postpone() -> None:
@@ -24,7 +22,8 @@ def postpone() -> None:
 
     mitmproxy begins to bind to its own defaults, every interface and port 8080, one turn of the event loop before it
     loads scripts. Without an address to bind to it has got no further than looking up what "every interface" is, so
-    that turn can be called off. With one it is bound already, as the user has asked for, and is left to finish.
+    that turn can be called off. With one it listens already, as the user has asked for, and is left to finish: what
+    comes by it waits, see opening.py.
     """
     if any(hosts()):
         return
@@ -78,33 +77,47 @@ def modes() -> list[Any]:
     return [mode_specs.ProxyMode.parse(spec) for spec in ctx.options.mode]
 
 
+def open_servers() -> list[asyncio.Server]:
+    """Those that listen already."""
+    server: Any = ctx.master.addons.get("proxyserver")
+    return [one for instance in server.servers for one in getattr(instance, "_servers", ()) if is_tcp(one)]
+
+
 async def listen() -> bool:
-    """Listen as the options say; False if that failed, which mitmproxy has logged then."""
+    """Listen as the options say; False if that failed, which mitmproxy has logged then.
+
+    What listens already, and where it should, goes on with all that is in its queue.
+    """
     server: Any = ctx.master.addons.get("proxyserver")
     for mode in modes():
         mode.transport_protocol = mode_specs.TCP  # it is kept by mitmproxy's parser, and so the one that it starts
-    if not all(instance.is_running and is_where_it_should_be(instance) for instance in server.servers):
-        if any(instance.is_running for instance in server.servers):
-            udp = [one for instance in server.servers for one in instance._servers if not is_tcp(one)]
-            await server.servers.update([])
-            await asyncio.gather(*(one.wait_closed() for one in udp))
-        server.servers._instances.clear()  # what was called off looks as if it had been started
+    known = server.servers._instances
+    await close_udp(known.values())
+    for spec in [spec for spec, instance in known.items() if not instance.is_running]:
+        del known[spec]  # what was called off looks as if it had been started
+    kept = [spec for spec, instance in known.items() if is_where_it_should_be(instance)]
+    if len(kept) < len(known):
+        await server.servers.update(kept)
     done: bool = await server.setup_servers()
-    for instance in server.servers:
-        for listening in getattr(instance, "_servers", ()):
-            for shared in getattr(listening, "sockets", ()):
-                shared._sock.listen(BACKLOG)
+    for listening in open_servers():
+        for shared in listening.sockets:
+            shared._sock.listen(BACKLOG)  # type: ignore[attr-defined]
     return done
 
 
-def is_where_it_should_be(instance: Any) -> bool:
-    """Whether a running server has the address that the options name by now, and no UDP.
+async def close_udp(instances: Iterable[Any]) -> None:
+    """Leave TCP alone: mitmproxy opens UDP too for `reverse:https://…` (HTTP/3), without our TLS, and for no need."""
+    for instance in instances:
+        udp = [one for one in instance._servers if not is_tcp(one)]
+        instance._servers = [one for one in instance._servers if is_tcp(one)]
+        for one in udp:
+            one.close()
+        await asyncio.gather(*(one.wait_closed() for one in udp))
 
-    mitmproxy opens UDP too for `reverse:https://…` (HTTP/3), where there is neither our TLS nor any need.
-    """
+
+def is_where_it_should_be(instance: Any) -> bool:
+    """Whether a running server has the address that the options name by now."""
     host, port = instance.mode.listen_host(ctx.options.listen_host), instance.mode.listen_port(ctx.options.listen_port)
-    if not all(map(is_tcp, instance._servers)):
-        return False
     return any(host in ("", address[0]) and port in (0, address[1]) for address in instance.listen_addrs)
 
 

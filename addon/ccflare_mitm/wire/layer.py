@@ -265,7 +265,11 @@ def fork(context: Context) -> Context:
 
 
 class Refused(layer.Layer):
-    """Stands where a raw TCP tunnel would be, and hangs up, with a last word if there is one."""
+    """Stands where a raw TCP tunnel would be, and hangs up, with a last word if there is one.
+
+    Who gets a word may be sending still, and would not read it if the connection were reset: what comes is dropped
+    until the client ends its side, or the reaper does.
+    """
 
     def __init__(self, context: Context, answer: Answer | None = None) -> None:
         super().__init__(context)
@@ -273,12 +277,21 @@ class Refused(layer.Layer):
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
         if isinstance(event, events.Start):
-            if self._answer is not None:
+            if self._answer is None:
+                yield commands.CloseConnection(self.context.client)
+            else:
                 yield commands.SendData(self.context.client, http1.assemble_response(make_response(self._answer)))
-            yield commands.CloseConnection(self.context.client)
+                yield commands.CloseTcpConnection(self.context.client, half_close=True)
 
 
 PLAIN_HTTP = error(400, "This port speaks TLS only: use https:// in the address of the proxy.")
+STARTING = error(503, "The proxy is still starting: try again in some seconds.", retry_after=5)
+
+
+def put_off(place: layer.NextLayer) -> None:
+    """Hang up on a client that the proxy is not ready for, once it has begun to speak: over HTTP it is told so."""
+    if begun := place.data_client():
+        place.layer = Refused(place.context, None if starts_like_tls_record(begun) else STARTING)
 
 
 def refuse_plaintext(place: layer.NextLayer) -> bool:

@@ -1,0 +1,51 @@
+"""How the proxy stops: what is open may go on for a while, and the log says what is waited for and for how long."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+from ccflare_core.exchange.exchanges import Exchanges
+from ccflare_core.exchange.steps import Outcome
+from ccflare_core.writer.writer import Writer
+
+logger = logging.getLogger("ccflare")
+
+WRITE_SECONDS = 10.0
+"""How long it may take until all is written down."""
+UNTOLD_SECONDS = 0.5
+"""What takes no longer needs no word."""
+DRAIN_POLL = 0.05
+
+
+async def drain(exchanges: Exchanges, seconds: float, hurry: asyncio.Event) -> None:
+    """Wait for open exchanges until `hurry` shortens it, and record the rest as cut."""
+    if exchanges.open and seconds:
+        logger.info(
+            "stopping: %s may go on for up to %.0f s; a second Ctrl-C, or signal, cuts them",
+            open_ones(exchanges),
+            seconds,
+        )
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while exchanges.open and loop.time() < deadline and not hurry.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(hurry.wait(), DRAIN_POLL)
+    if cut := exchanges.finish_all(Outcome.SHUTDOWN):
+        logger.warning("%d open exchanges were cut by the shutdown", cut)
+
+
+def open_ones(exchanges: Exchanges) -> str:
+    """How many requests there are, and in how many the client has a part of the answer."""
+    total = len(exchanges.open)
+    answered = sum(exchange.status is not None for exchange in exchanges.open.values())
+    return f"{total} open request{'s' * (total > 1)}, {answered} of them in the midst of an answer,"
+
+
+def write_down(writer: Writer, last: Callable[[], object]) -> None:
+    """Block until all is written, or for as long as that may take. `last` gives the writer what comes at the end."""
+    if not writer.flush(UNTOLD_SECONDS) and (waiting := writer.waiting_rows):
+        logger.info("stopping: waiting up to %.0f s for the database to take %d rows", WRITE_SECONDS, waiting)
+    if writer.flush(WRITE_SECONDS / 2):
+        last()
+    writer.close(WRITE_SECONDS / 2)

@@ -1,0 +1,63 @@
+"""How the proxy stops: it says what it waits for and for how long, and a second signal ends that."""
+
+import contextlib
+import os
+import signal
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from fake_upstream import FakeUpstream, Gate, sse, stall_before_head
+from harness import Proxy, StartProxy, claude_request, eventually, via_base_url
+
+ONE = "sk-ant-api03-one"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_says_what_it_waits_for_and_for_how_long(
+    upstream: FakeUpstream, start_proxy: StartProxy, number: signal.Signals
+) -> None:
+    proxy = start_proxy(upstream, accounts={"one": ONE}, ccflare_drain_seconds=60)
+    whole = Gate()
+    upstream.answer(sse(gate=whole, gate_at=1), stall_before_head(600))
+    with via_base_url(proxy) as streaming, via_base_url(proxy) as waiting:
+        streaming.send_request(*claude_request())
+        streaming.read_head()
+        waiting.send_request(*claude_request())
+        upstream.wait_for(2)
+
+        os.kill(proxy.pid, number)
+        told = proxy.wait_for_log("stopping: ")
+
+        assert "stopping: 2 open requests, 1 of them in the midst of an answer, may go on for up to 60 s" in told
+        assert "a second Ctrl-C, or signal, cuts them" in told
+        os.kill(proxy.pid, number)
+        eventually(lambda: proxy.returncode, until=lambda code: code == 0)
+    assert "2 open exchanges were cut by the shutdown" in proxy.log()
+
+
+def test_a_stop_with_nothing_open_says_nothing_of_waiting(upstream: FakeUpstream, start_proxy: StartProxy) -> None:
+    proxy = start_proxy(upstream, accounts={"one": ONE})
+    with via_base_url(proxy) as client:
+        assert client.request(*claude_request()).status == 200
+
+    assert proxy.stop() == 0
+
+    assert "stopping: " not in proxy.log()
+
+
+def test_a_stop_says_that_it_waits_for_the_database(upstream: FakeUpstream, tmp_path: Path) -> None:
+    with contextlib.closing(Proxy(upstream, folder=tmp_path)) as proxy:
+        proxy.add_api_key("one", ONE)
+        proxy.start()
+        with contextlib.closing(sqlite3.connect(proxy.database, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with via_base_url(proxy) as client:
+                assert client.request(*claude_request()).status == 200
+            os.kill(proxy.pid, signal.SIGTERM)
+            told = proxy.wait_for_log("stopping: ")
+            other.execute("ROLLBACK")
+        assert "stopping: waiting up to 10 s for the database to take " in told
+        eventually(lambda: proxy.returncode, until=lambda code: code == 0)
+        assert proxy.rows("SELECT outcome FROM requests") == [{"outcome": "ok"}]
