@@ -31,6 +31,7 @@ try:
     from ccflare_mitm.app import CONSOLE, App
     from ccflare_mitm.gate import ingress
     from ccflare_mitm.host import contract, dumps, listener, opening, options, tls, tuning, unsafe_options
+    from ccflare_mitm.log_file import LogFile
     from ccflare_mitm.wire import layer, upstream
 except ModuleNotFoundError as missing:
     # mitmproxy would go on without an addon that it cannot load, and listen, and forward whatever comes.
@@ -48,6 +49,7 @@ class CCFlare:
         self._settings: Settings | None = None
         self._app: App | None = None
         self._opening = opening.Opening()
+        self._log_file: LogFile | None = None
 
     # The start
 
@@ -69,6 +71,8 @@ class CCFlare:
             listener.check_addresses(self._settings, self._has_client_keys)
             if self._app is not None:
                 self._app.change(self._settings)
+            elif self._log_file is None:
+                self._log_file = logs.open_file(self._settings)
         except ConfigError as error:
             if self._app is None:
                 give_up(error)

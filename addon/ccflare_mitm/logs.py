@@ -1,4 +1,4 @@
-"""How messages reach the terminal: as text or as one JSON object a line, ours at the level that was asked for."""
+"""How messages reach the terminal, and a file: as text or as one JSON object a line, ours at the level asked for."""
 
 import json
 import logging
@@ -8,6 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mitmproxy import ctx
+
+from ccflare_core.config.settings import Settings
+from ccflare_mitm.log_file import Bounds, LineFormatter, LogFile
 
 OURS = "ccflare"
 _CONNECTIONS = "mitmproxy.proxy.server"
@@ -68,3 +71,21 @@ def _show_debug(logger: logging.Logger, form: str) -> None:
     handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter("[debug] %(message)s"))
     handler.addFilter(lambda record: record.levelno < logging.INFO)
     logger.addHandler(handler)
+
+
+def open_file(settings: Settings) -> LogFile | None:
+    """Begin to write ccflare_log_file, if it is set. Raises ConfigError if it cannot be written."""
+    if settings.log_file is None:
+        return None
+    bounds = Bounds(settings.log_file_bytes, settings.log_file_days, settings.log_file_count)
+    formatter = JsonFormatter() if settings.log_format == "json" else LineFormatter()
+    file = LogFile(settings.log_file, bounds, formatter, is_shown)
+    file.start()
+    return file
+
+
+def is_shown(record: logging.LogRecord) -> bool:
+    """Whether the terminal shows it, or would if there were no console in its place."""
+    terminal = ctx.master.addons.get("termlog")
+    lowest = terminal.logger.level if terminal is not None else logging.INFO
+    return record.levelno >= lowest or record.name == OURS  # ours has its level at its logger

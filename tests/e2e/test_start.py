@@ -184,6 +184,41 @@ def test_a_log_in_json(tmp_path: Path, port: int) -> None:
     assert json.loads(lines[0])["level"] == "INFO"
 
 
+def test_a_log_file_has_what_the_terminal_shows(tmp_path: Path, port: int) -> None:
+    path = tmp_path / "logs" / "ccflare.log"
+    path.parent.mkdir()
+    with Started(tmp_path, "-p", str(port), "--set", f"ccflare_log_file={path}") as process:
+        eventually(lambda: "ccflare has no account" in process.log)
+    assert process.returncode == 0
+    written = path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    for told in ("listening at 127.0.0.1", "INFO ccflare: ccflare has no account yet", "stopped."):
+        assert told in written
+        assert told.removeprefix("INFO ccflare: ") in process.log
+    assert "client connect" not in written
+
+
+def test_a_log_file_can_be_in_json(tmp_path: Path, port: int) -> None:
+    path = tmp_path / "ccflare.log"
+    with Started(tmp_path, "-p", str(port), "--set", f"ccflare_log_file={path}", LOG_FORMAT="json") as process:
+        eventually(lambda: "ccflare has no account" in process.log)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert any(line["level"] == "INFO" and "ccflare has no account" in line["msg"] for line in lines)
+
+
+def test_a_log_file_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
+    [sentence] = refusal(tmp_path, "--set", f"ccflare_log_file={tmp_path / 'nowhere' / 'ccflare.log'}")
+    assert sentence.startswith("ccflare_log_file: ")
+    assert "cannot be written (No such file or directory); name a file in a folder" in sentence
+
+
+def test_a_log_file_that_is_another_file_stops_the_start(tmp_path: Path) -> None:
+    said = ("--set", f"ccflare_log_file={tmp_path / 'x.db'}", "--set", f"ccflare_database={tmp_path / 'x.db'}")
+    assert refusal(tmp_path, *said) == [
+        "ccflare_log_file: this is the database too; allowed is the path of another file"
+    ]
+
+
 def test_started_with_nohup_it_outlives_its_terminal(tmp_path: Path, port: int) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does; children inherit it
     try:

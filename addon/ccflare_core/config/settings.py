@@ -132,6 +132,10 @@ class Settings:
     scopes: str
     log_level: str
     log_format: str
+    log_file: Path | None
+    log_file_bytes: int
+    log_file_days: int
+    log_file_count: int
 
     @classmethod
     def build(cls, values: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> Self:
@@ -158,6 +162,7 @@ class Settings:
         fields["allowed_origins"] = Origins.parse(fields["allowed_origins"])
         fields["allowed_hosts"] = HostNames.parse(fields["allowed_hosts"])
         fields["tunnel_targets"] = TunnelTargets.parse(fields["tunnel_targets"])
+        fields["log_file"] = _log_file(_absolute(fields["log_file"]), fields)
         fields["client_ca"] = _absolute(fields["client_ca"])
         fields["upstream_pins"] = Pins.parse(fields["upstream_pins"])
         if fields["search_index"] == "plain" and isinstance(fields["database"], location.Server):
@@ -248,6 +253,14 @@ def _audit_path(text: str, database: Location, environ: Mapping[str, str]) -> Pa
         return database.with_suffix(".audit.jsonl")
     # One file a database: rows of two in one file would look like tampering.
     return _folder(environ) / f"ccflare-{hashlib.sha256(str(database).encode()).hexdigest()[:8]}.audit.jsonl"
+
+
+def _log_file(path: Path | None, fields: Mapping[str, object]) -> Path | None:
+    taken = {"database": "the database", "key_path": "the key file", "audit_path": "the audit file"}
+    for name, what in taken.items():
+        if path is not None and fields[name] == path:
+            raise ConfigError(f"ccflare_log_file: this is {what} too; allowed is the path of another file")
+    return path
 
 
 def defaults(environ: Mapping[str, str], folder: Path) -> dict[str, object]:
