@@ -56,6 +56,7 @@ SIGNATURES: Final[dict[Callable[..., Any], str]] = {
     _http1.make_error_response: "status_code message",
     _http1.Http1Client.read_headers: "self event",
     _http1.Http1Server.read_headers: "self event",
+    _http1.Http1Server.send: "self event",
     _http1.Http1Connection.mark_done: "self request response",
     _http1.Http1Connection.read_body: "self event",
     _http2.Http2Connection._handle_event: "self event",
@@ -156,7 +157,7 @@ ATTRIBUTES: Final[dict[type | ModuleType, str]] = {
     certs.CertStore: "dhparams",
     certs.CertStoreEntry: "cert chain_certs privatekey",
     net_tls: "INSECURE_TLS_MIN_VERSIONS Method Version get_curve starts_like_tls_record",
-    http1: "assemble_response expected_http_body_size",
+    http1: "assemble_response connection_close expected_http_body_size",
     status_codes: "RESPONSES",
     validate: "validate_headers",
     # asyncio has no word for a pause in listening.

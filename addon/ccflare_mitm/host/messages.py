@@ -4,6 +4,7 @@ import json
 from typing import Any, NamedTuple
 
 from mitmproxy import http
+from mitmproxy.net.http.url import hostport
 
 from ccflare_core.accounts.account import Credential, inject
 from ccflare_core.anthropic.answers import Answer, error
@@ -14,6 +15,7 @@ from ccflare_core.http.content_coding import Decoder
 from ccflare_core.http.headers import Header, toward_upstream
 from ccflare_core.secrets.echo import Echo
 
+HTTP10, HTTP11 = b"HTTP/1.0", b"HTTP/1.1"
 COLLECTED_BYTES = 1024 * 1024
 """Up to this size a complete answer is cheaper to collect first than to stream."""
 
@@ -80,13 +82,16 @@ def with_credential(
 
     With one it says the target's Host, whatever it said before.
 
-    The body stays aside, and so do fields that were meant for us, or that tell of the client.
+    The body stays aside, and so do fields that were meant for us, or that tell of the client. A request of HTTP/1.0
+    goes on in the version that we speak ourselves (RFC 9112, 2.3).
     """
     data = request.data
     fields = toward_upstream(fields, leased=credential is not None)
     authority = data.authority
     if credential is None:
         fields = without_taken(fields)
+        if data.http_version == HTTP10 and not request.host_header:
+            fields = _with_host(fields, hostport(request.scheme, data.host, data.port).encode())
     else:
         fields = _with_host(inject(fields, credential), target.authority.encode())
         authority = b""  # a head of HTTP/1 would have an absolute target by it
@@ -100,7 +105,7 @@ def with_credential(
         scheme=data.scheme,
         authority=authority,
         path=data.path,
-        http_version=data.http_version,
+        http_version=HTTP11 if data.http_version == HTTP10 else data.http_version,
         headers=http.Headers(fields),
         content=None,
         trailers=None,

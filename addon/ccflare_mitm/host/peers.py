@@ -2,16 +2,19 @@
 
 - `Http1Client` (toward an upstream) takes the first head for the answer, be it a "100 Continue"; has no limit for a
   head; and fails at trailers, as `Http1Server` (toward a client) does.
+- `Http1Server` sends chunks to a client of HTTP/1.0 too, and keeps the connection as the upstream's answer says.
 - `Http2Server` (toward a client) answers errors of its own in HTML, and has no limit for frames that cost it work and
   the client nothing: resets, pings, settings, priorities, empty data.
 """
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import h2.errors
 import h2.events
-from mitmproxy.net.http import status_codes
+from mitmproxy import http
+from mitmproxy.net.http import http1, status_codes
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layer import CommandGenerator
@@ -26,8 +29,12 @@ from mitmproxy.proxy.layers.http._events import (
 from ccflare_core.anthropic.answers import error
 from ccflare_core.http.failure_words import HEAD_TOO_LARGE
 from ccflare_core.http.headers import HEAD_BYTES
+from ccflare_mitm.host.messages import HTTP10, HTTP11
 
-SWITCHING = 101
+CONTINUE, SWITCHING = 100, 101
+UNTIL_THE_END = -1
+"""The size, to mitmproxy, of a body that ends with its connection."""
+_OF_CONNECTION = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"trailer"})
 HEAD_WITH_LINES = 2 * HEAD_BYTES
 """What the head of an HTTP/1 answer may have on the wire before it is whole."""
 FRAMES_AT_ONCE, FRAMES_PER_SECOND = 200.0, 20.0
@@ -57,8 +64,43 @@ class WithoutTrailers(_http1.Http1Connection):
             yield from self.mark_done(request=is_request, response=not is_request)
 
 
+def is_of_http10(request: http.Request | None) -> bool:
+    """Whether who asks knows no chunks and no interim answers (RFC 9112, 2.3 and 6.1)."""
+    return request is not None and request.data.http_version == HTTP10
+
+
 class Http1Server(WithoutTrailers, _http1.Http1Server):
     """See the module."""
+
+    def send(self, event: events.Event) -> CommandGenerator[None]:
+        """As mitmproxy's, in a framing that the client knows."""
+        if isinstance(event, ResponseHeaders) and self.request is not None and is_of_http10(self.request):
+            if event.response.status_code == CONTINUE:
+                return
+            event = replace(event, response=framed_for_http10(self.request, event.response))
+        yield from super().send(event)
+
+
+def framed_for_http10(request: http.Request, response: http.Response) -> http.Response:
+    """The head of an answer whose body ends with its length, or else with the connection.
+
+    A connection goes on only if the client has asked for that, and is told so.
+    """
+    fields = [field for field in response.headers.fields if field[0].lower() not in _OF_CONNECTION]
+    framed = http.Response(
+        http_version=HTTP11,
+        status_code=response.status_code,
+        reason=response.data.reason,
+        headers=http.Headers(fields),
+        content=None,
+        trailers=None,
+        timestamp_start=response.timestamp_start,
+        timestamp_end=None,
+    )
+    has_end = http1.expected_http_body_size(request, framed) != UNTIL_THE_END
+    keeps = has_end and not http1.connection_close(request.http_version, request.headers)
+    framed.headers["connection"] = "keep-alive" if keeps else "close"
+    return framed
 
 
 class Http1Client(WithoutTrailers, _http1.Http1Client):

@@ -14,6 +14,7 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server
 
 from ccflare_core.anthropic.answers import error_event
 from ccflare_core.exchange.capture import Capture
+from ccflare_mitm.host.peers import is_of_http10
 from ccflare_mitm.wire.attempt import Attempt, Parent
 
 
@@ -73,6 +74,7 @@ class Relay:
             and response.stream is unchanged
             and not response.is_http2
             and self._attempt.facts.transfer_encoding == "chunked"
+            and not is_of_http10(stream.flow.request)
             and not stream.context.options.store_streamed_bodies
             and self._search is None
         )
