@@ -151,6 +151,7 @@ TESTED_IN = {
     "ccflare_mitm.host.listener": "e2e/test_start.py",
     "ccflare_mitm.host.opening": "e2e/test_first_connections.py",
     "ccflare_mitm.stopping": "e2e/test_stop.py",
+    "ccflare_mitm.wire.upload": "wire/test_states.py",
     "ccflare_mitm.host.messages": "security/test_echoes.py",
     "ccflare_mitm.host.peers": "e2e/test_bad_input.py",
     "ccflare_mitm.host.tls": "security/test_network.py",

@@ -314,6 +314,7 @@ def build_wire(live: LiveSettings, storage: Storage, upstream: Upstream, admissi
         watch=reaper.watch,
         tunnel=lambda flow: gate.tunnels.story(flow.server_conn),
         let_go=reaper.let_go,
+        leave_unread=reaper.leave_unread,
     )
     return Wire(services, reaper)
 

@@ -21,7 +21,7 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseProtocolError,
     ResponseTrailers,
 )
-from mitmproxy.proxy.layers.http._hooks import HttpConnectHook
+from mitmproxy.proxy.layers.http._hooks import HttpConnectHook, HttpRequestHeadersHook
 from mitmproxy.test import tutils
 
 from ccflare_core.config.target import UpstreamTarget
@@ -42,9 +42,15 @@ CONTENT = b'event: content_block_start\ndata: {"type":"content_block_start"}\n\n
 class StreamKit:
     """A client's request and what its stream does. `sent` has all commands, hooks run without handlers."""
 
-    def __init__(self, *, admitted: bool = True, store_streamed_bodies: bool = False) -> None:
-        self.bench = Bench(upstream="http://127.0.0.1:9")
+    def __init__(self, *, admitted: bool = True, store_streamed_bodies: bool = False, uploads: bool = False) -> None:
+        self.bench = Bench(upstream="http://127.0.0.1:9", upload_limit_bytes=4 * 1024 * 1024)
+        self.uploads = uploads
+        """Whether it brings a large file, which goes up as it comes."""
+        self.unread: list[bool] = []
+        """What was said of reading from the client."""
         self.exchange: Exchange | None = self.bench.begin() if admitted else None
+        if self.exchange is not None and uploads:
+            self.exchange.admit_upload(self.exchange.facts, "multipart/form-data")
         self.settings = self.bench.exchanges.settings
         self.sent: list[commands.Command] = []
         self.killed_in: type[commands.StartHook] | None = None
@@ -75,6 +81,7 @@ class StreamKit:
             hooks=SimpleNamespace(run=anything),  # type: ignore[arg-type]
             watch=anything,
             let_go=anything,
+            leave_unread=lambda _, is_left: self.unread.append(is_left),
             tunnel=anything,
         )
 
@@ -91,6 +98,8 @@ class StreamKit:
             for command in layer.handle_event(todo.pop(0)):
                 done.append(command)
                 if isinstance(command, commands.StartHook):
+                    if self.uploads and isinstance(command, HttpRequestHeadersHook):
+                        self.stream.flow.request.stream = True
                     if type(command) is self.killed_in:
                         self.stream.flow.kill()
                     todo.append(events.HookCompleted(command))
@@ -110,6 +119,7 @@ class StreamKit:
         timer = self.last(commands.RequestWakeup) or commands.RequestWakeup(0)
         made: dict[Event, events.Event] = {
             Event.REQUEST: RequestData(1, b"more"),
+            Event.UPLOAD: RequestData(1, b"more"),
             Event.CLIENT_LEFT: RequestProtocolError(1, "gone", ErrorCode.CLIENT_DISCONNECTED),
             Event.CONNECTED: GetHttpConnectionCompleted(connect, (self.server, None)),
             Event.TIMER: events.Wakeup(timer),
@@ -142,7 +152,7 @@ class StreamKit:
             scheme=b"http",
             host="127.0.0.1",
             port=9,
-            path=b"/v1/messages",
+            path=b"/v1/files" if self.uploads else b"/v1/messages",
             headers=http.Headers(((b"Host", b"127.0.0.1:9"), (b"content-length", b"%d" % length))),
             content=None,
         )
@@ -158,18 +168,31 @@ class StreamKit:
         self.feed(RequestEndOfMessage(1))
 
     def _reach_waiting(self) -> None:
+        if self.uploads:
+            self._begin(length=2 * 1024 * 1024)
+            return
         self.layer.is_inside_upstream = True
         self.ask()
 
     def _reach_connecting(self) -> None:
-        self.ask()
+        if self.uploads:
+            self._reach_waiting()
+            self.feed(self.event(Event.TIMER))
+        else:
+            self.ask()
 
-    def _reach_sent(self) -> None:
-        self.ask()
+    def _reach_uploading(self) -> None:
+        """Into SENT, unless there is an upload."""
+        self._reach_connecting()
         self.feed(self.event(Event.CONNECTED))
 
+    def _reach_sent(self) -> None:
+        self._reach_uploading()
+        if self.uploads:
+            self.feed(RequestEndOfMessage(1))
+
     def _reach_judging(self) -> None:
-        self._reach_sent()
+        self._reach_uploading()
         self.feed(self.event(Event.HEAD))
 
     def _reach_relaying(self) -> None:
@@ -188,5 +211,5 @@ class StreamKit:
         assert self.last(HttpConnectHook)
 
     def _reach_over(self) -> None:
-        self._reach_sent()
+        self._reach_uploading()
         self.feed(self.event(Event.CLIENT_LEFT))

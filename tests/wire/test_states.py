@@ -7,35 +7,49 @@ from typing import Any
 import pytest
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.layers.http import DropStream, SendHttp
-from mitmproxy.proxy.layers.http._events import RequestProtocolError, ResponseHeaders, ResponseProtocolError
+from mitmproxy.proxy.layers.http._events import (
+    RequestData,
+    RequestEndOfMessage,
+    RequestHeaders,
+    RequestProtocolError,
+    ResponseHeaders,
+    ResponseProtocolError,
+)
 
 from ccflare_core.exchange.steps import Outcome
 from ccflare_mitm.wire import states
-from ccflare_mitm.wire.course import MEANINGS
+from ccflare_mitm.wire.course import LINGER_SECONDS, MEANINGS
 from ccflare_mitm.wire.states import TABLE, UNANSWERED, Event, IllegalState, Machine, Part, State
+from ccflare_mitm.wire.upload import HELD_BYTES
 from stream_kit import StreamKit
 
 # h: handled, l: late and dropped, -: illegal. In the order of Event.
-EVENTS = "REQUEST CLIENT_LEFT CONNECTED TIMER HEAD BODY TRAILERS END BROKEN DEADLINE STALLED TUNNEL_OVER"
+EVENTS = "REQUEST UPLOAD CLIENT_LEFT CONNECTED TIMER HEAD BODY TRAILERS END BROKEN DEADLINE STALLED TUNNEL_OVER"
 PLACES = {
-    State.READING: "h h - - - - - - - h h h",
-    State.WAITING: "- h l h - - - - - h h h",
-    State.CONNECTING: "- h h - - - - - - h h h",
-    State.SENT: "- h l - h - - - h h h h",
-    State.JUDGING: "- h l - - h h h h h h h",
-    State.RELAYING: "- h l - - h h h h h h h",
-    State.ANSWERED: "l h l l l l l l l h h h",
-    State.LINGERING: "h h - - - - - - - h h h",
-    State.PIPE: "l h l l l l l l l l l l",
-    State.OVER: "l h l l l l l l l l l l",
+    State.READING: "h - h - - - - - - - h h h",
+    State.WAITING: "- h h l h - - - - - h h h",
+    State.CONNECTING: "- h h h - - - - - - h h h",
+    State.UPLOADING: "- h h l - h - - - h h h h",
+    State.SENT: "- - h l - h - - - h h h h",
+    State.JUDGING: "- h h l - - h h h h h h h",
+    State.RELAYING: "- h h l - - h h h h h h h",
+    State.ANSWERED: "l h h l l l l l l l h h h",
+    State.LINGERING: "h - h - - - - - - - h h h",
+    State.PIPE: "l - h l l l l l l l l l l",
+    State.OVER: "l l h l l l l l l l l l l",
 }
 PAIRS = [
     (state, Event[name], place)
     for state, places in PLACES.items()
     for name, place in zip(EVENTS.split(), places.split(), strict=True)
 ]
-BY_TABLE = [pair for pair in PAIRS if pair[0] is not State.PIPE]
-"""In a pipe mitmproxy takes the events."""
+NEVER = {State.PIPE: set(Event), State.UPLOADING: {Event.REQUEST}}
+"""What no stream is told: in a pipe mitmproxy takes the events, and while there is an upload, parts are parts of it."""
+BY_TABLE = [
+    pair
+    for pair in PAIRS
+    if pair[1] not in NEVER.get(pair[0], ()) and pair[1:] != (Event.UPLOAD, "-")  # without one it is a REQUEST
+]
 
 
 def named(value: Any) -> str:
@@ -48,7 +62,7 @@ def named(value: Any) -> str:
 def test_table_has_all_states_and_events() -> None:
     assert set(TABLE) == set(PLACES) == set(State)
     assert set(EVENTS.split()) == {event.name for event in Event}
-    assert set(MEANINGS.values()) == set(Event)
+    assert set(MEANINGS.values()) | {Event.UPLOAD} == set(Event)
 
 
 def test_table_says_nothing_twice() -> None:
@@ -123,13 +137,18 @@ def test_repr_names_the_state() -> None:
 # --- the stream -------------------------------------------------------------------------------------------------------
 
 
+def stream_in(state: State, event: Event | None = None) -> StreamKit:
+    """A stream in this state, with an upload if the event, or the state, is about one."""
+    return StreamKit(uploads=Event.UPLOAD is event or state is State.UPLOADING).reach(state)
+
+
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 @pytest.mark.parametrize(("state", "event"), [pair[:2] for pair in BY_TABLE if pair[2] == "h"], ids=named)
 def test_stream_handles_what_is_legal(state: State, event: Event, caplog: pytest.LogCaptureFixture) -> None:
-    kit = StreamKit().reach(state)
+    kit = stream_in(state, event)
 
     kit.feed(kit.event(event))
 
@@ -138,7 +157,7 @@ def test_stream_handles_what_is_legal(state: State, event: Event, caplog: pytest
 
 @pytest.mark.parametrize(("state", "event"), [pair[:2] for pair in BY_TABLE if pair[2] == "l"], ids=named)
 def test_stream_drops_what_is_late(state: State, event: Event, caplog: pytest.LogCaptureFixture) -> None:
-    kit = StreamKit().reach(state)
+    kit = stream_in(state, event)
 
     assert kit.feed(kit.event(event)) == []
     assert (kit.stream.state, errors(caplog)) == (state, [])
@@ -146,7 +165,7 @@ def test_stream_drops_what_is_late(state: State, event: Event, caplog: pytest.Lo
 
 @pytest.mark.parametrize(("state", "event"), [pair[:2] for pair in BY_TABLE if pair[2] == "-"], ids=named)
 def test_stream_fails_closed_on_what_is_illegal(state: State, event: Event, caplog: pytest.LogCaptureFixture) -> None:
-    kit = StreamKit().reach(state)
+    kit = stream_in(state)
 
     done = kit.feed(kit.event(event))
 
@@ -164,7 +183,7 @@ def test_stream_fails_closed_on_what_is_illegal(state: State, event: Event, capl
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.PIPE], ids=named)
 def test_stream_fails_closed_on_an_event_that_nobody_knows(state: State, caplog: pytest.LogCaptureFixture) -> None:
-    kit = StreamKit().reach(state)
+    kit = stream_in(state)
 
     kit.feed(events.ConnectionClosed(kit.server))
 
@@ -181,9 +200,9 @@ def test_pipe_is_not_told_what_is_about_requests(event: Event) -> None:
     assert kit.feed(kit.event(event)) == []
 
 
-@pytest.mark.parametrize("state", [State.SENT, State.JUDGING, State.RELAYING], ids=named)
+@pytest.mark.parametrize("state", [State.UPLOADING, State.SENT, State.JUDGING, State.RELAYING], ids=named)
 def test_leaving_a_state_with_an_open_upstream_cancels_it(state: State) -> None:
-    kit = StreamKit().reach(state)
+    kit = stream_in(state)
 
     done = kit.feed(kit.event(Event.CLIENT_LEFT))
 
@@ -193,3 +212,56 @@ def test_leaving_a_state_with_an_open_upstream_cancels_it(state: State) -> None:
     assert kit.exchange.outcome is Outcome.CLIENT_ABORT
     assert [type(each) for each in done].count(DropStream) == 1
     assert not [each for each in done if isinstance(each, commands.SendData)]
+
+
+# --- uploads ----------------------------------------------------------------------------------------------------------
+
+
+def test_upload_goes_up_as_it_comes() -> None:
+    kit = StreamKit(uploads=True).reach(State.CONNECTING)
+    kit.feed(RequestData(1, b"before "))
+    kit.feed(kit.event(Event.CONNECTED))
+
+    for part in (b"and ", b"after"):
+        (sent,) = kit.feed(RequestData(1, part))
+        assert isinstance(sent, SendHttp)
+        assert sent.event == RequestData(2, part)
+    kit.feed(RequestEndOfMessage(1))
+
+    up = [each.event for each in kit.sent if isinstance(each, SendHttp) and each.connection is kit.server]
+    assert [type(each) for each in up] == [RequestHeaders, RequestData, RequestData, RequestData, RequestEndOfMessage]
+    assert isinstance(up[1], RequestData)
+    assert up[1].data == b"before "
+    assert (kit.stream.state, kit.exchange and kit.exchange.streamed_bytes) == (State.SENT, 16)
+
+
+def test_upload_that_waits_is_left_unread_until_there_is_an_upstream() -> None:
+    kit = StreamKit(uploads=True).reach(State.CONNECTING)
+
+    kit.feed(RequestData(1, bytes(HELD_BYTES - 1)))
+    assert kit.unread == []
+    kit.feed(RequestData(1, b"x"))
+    kit.feed(RequestData(1, b"x"))
+    assert kit.unread == [True]
+    kit.feed(kit.event(Event.CONNECTED))
+    assert kit.unread == [True, False]
+
+
+def test_upload_that_is_answered_early_is_dropped_and_its_upstream_closed() -> None:
+    kit = StreamKit(uploads=True).reach(State.ANSWERED)
+
+    up = [each.event for each in kit.sent if isinstance(each, SendHttp) and each.connection is kit.server]
+    assert isinstance(up[-1], RequestProtocolError)
+    assert kit.feed(RequestData(1, b"more")) == []
+    assert kit.stream.deadlines.seconds == LINGER_SECONDS
+    assert isinstance(kit.feed(RequestEndOfMessage(1))[-1], DropStream)
+
+
+@pytest.mark.parametrize("state", [State.WAITING, State.CONNECTING, State.UPLOADING], ids=named)
+def test_upload_above_its_limit_is_refused(state: State) -> None:
+    kit = StreamKit(uploads=True).reach(state)
+
+    kit.feed(RequestData(1, bytes(kit.settings.upload_limit_bytes + 1)))
+
+    assert kit.last(ResponseHeaders).response.status_code == 413
+    assert kit.stream.state is State.ANSWERED

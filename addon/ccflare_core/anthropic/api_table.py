@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 MESSAGES: Final = "/v1/messages"
 COUNT_TOKENS: Final = "/v1/messages/count_tokens"
 BATCHES: Final = "/v1/messages/batches"
+FILES: Final = "/v1/files"
 CACHE_TOUCH: Final = "/v1/messages/cache_touch"
 RESULTS: Final = "/v1/messages/batches/{id}/results"
 COMPLETE: Final = "/v1/complete"
@@ -57,7 +58,7 @@ API: Final = (
     Rule(_POST, COMPLETE, _MODEL, "messages"),
     Rule(_GET, "/v1/models", _RESOURCE, "models"),
     Rule(_GET, "/v1/models/{id}", _RESOURCE, "models"),
-    Rule(_GET_POST, "/v1/files", _RESOURCE, "files"),
+    Rule(_GET_POST, FILES, _RESOURCE, "files"),
     Rule(_GET_DELETE, "/v1/files/{id}", _RESOURCE, "files"),
     Rule(_GET, "/v1/files/{id}/content", _RESOURCE, "files"),
     Rule(_GET_POST, "/v1/skills", _RESOURCE, "skills"),

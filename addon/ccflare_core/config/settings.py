@@ -83,6 +83,7 @@ class Settings:
     record_paths: tuple[Rule, ...]
     search_index: str
     body_limit_bytes: int
+    upload_limit_bytes: int
     client_connections: int
     client_head_seconds: int
     client_body_idle_seconds: int

@@ -101,6 +101,15 @@ class Exchange(Serving):
         self._ticket = Ticket.LEASE
         self._avoided = account_to_avoid(self, self._shared)
 
+    def admit_upload(self, facts: Facts, content_type: str) -> None:
+        """As `admit`, for a body that goes upstream as it comes: one account gets it, once, and nobody keeps it."""
+        self.admit(facts, b"", "")
+        self._streamed_bytes, self._request_type = 0, content_type[:200]
+
+    def streamed(self, size: int) -> None:
+        """So much of such a body has come."""
+        self._streamed_bytes = size
+
     def await_clearance(self, clearance: Clearance) -> None:
         """Ask `clearance` before anything goes upstream, again and again until it is no Wait any more.
 
@@ -182,6 +191,7 @@ class Exchange(Serving):
     def sent(self) -> None:
         """The request goes out now. Until there is a verdict on it, the upstream may be at work on it."""
         self._spending.sent()
+        self._is_given_away = self.is_streamed
 
     def unreachable(self, why: str) -> Step:
         """The upstream could not be reached, or broke off before its answer's head."""

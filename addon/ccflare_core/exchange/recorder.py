@@ -167,6 +167,20 @@ class Recorder:
                     redact=redact,
                 )
             )
+        elif exchange.streamed_bytes:
+            self._sink.put(
+                Payload(
+                    request_id=exchange.id,
+                    part="request",
+                    content_type=exchange.request_type,
+                    content_encoding="",
+                    body=b"",
+                    size=exchange.streamed_bytes,
+                    truncated=True,
+                    session_id=exchange.facts.session_id,
+                    redact=redact,
+                )
+            )
         capture = exchange.capture
         if capture.size:
             self._sink.put(

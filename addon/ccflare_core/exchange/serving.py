@@ -3,6 +3,8 @@
 The half of an exchange that looks at accounts; `exchange` has the half that looks at the client.
 """
 
+from dataclasses import replace
+
 from ccflare_core.accounts.cooldowns import Cooldown
 from ccflare_core.accounts.pool import Exhausted, Lease
 from ccflare_core.anthropic import answers
@@ -21,6 +23,8 @@ from ccflare_core.secrets.echo import Echo
 
 BAD_GATEWAY = 502
 NO_ANSWER = "no answer came that could be passed on"
+STREAMED = " (body streamed: for one account, once)"
+"""What is noted of an attempt that another account could not take over."""
 
 RENEWAL_POLL, RENEWAL_SECONDS = 0.05, 12.0
 """How often to ask whether a refused token has been replaced, and for how long at most."""
@@ -54,6 +58,8 @@ class Serving(Story):
         self._refused: PendingRenewal | None = None
         self._renewed: set[str] = set()
         self._budgeted = False
+        self._is_given_away = False
+        """Whether what went upstream is here no more, so that nothing can be repeated."""
 
     def _new_failover(self, attempts: int) -> Failover:
         settings = self._shared.settings
@@ -152,6 +158,8 @@ class Serving(Story):
         self._note(lease, verdict)
         self._give_back()
         refused = self._ask_for_token(lease, verdict, is_kept=is_kept)
+        if refused and self._is_given_away:
+            return self._ask_again("its token was refused, and is being refreshed")
         return self._await_token(refused) if refused else self._weigh(lease, verdict, holding=holding)
 
     def _ask_for_token(self, lease: Lease, verdict: Verdict, *, is_kept: bool) -> PendingRenewal | None:
@@ -187,6 +195,8 @@ class Serving(Story):
         self._last_words[lease.account.id] = verdict
         if verdict.may_be_the_request:
             self._begun += report.cooldowns
+        if isinstance(move, NextAccount) and self._is_given_away:
+            return self._hand_back(lease, verdict.reason, holding=holding)
         if isinstance(move, NextAccount) and self._may_repeat(verdict):
             agreed = move.if_all_agree and holding and all_agree(tuple(self._last_words.values()))
             return self._move(lease, verdict.reason, or_deliver=move.or_deliver or agreed, holding=holding)
@@ -219,7 +229,7 @@ class Serving(Story):
             number=len(self._attempts) + 1,
             account_id=lease.account.id,
             account_name=lease.account.name,
-            verdict=verdict,
+            verdict=replace(verdict, reason=f"{verdict.reason}{STREAMED}") if self._is_given_away else verdict,
             started_at=started_at,
             duration=self._shared.clock() - started,
             waited=self._waited_before,
@@ -229,7 +239,9 @@ class Serving(Story):
         self._shared.recorder.attempted(self, attempt)
 
     def _may_repeat(self, verdict: Verdict) -> bool:
-        """Whether a repeat is within the budget that keeps a failing upstream from being multiplied."""
+        """Whether it can be repeated, and within the budget that keeps a failing upstream from being multiplied."""
+        if self._is_given_away:
+            return False
         if verdict.kind not in (Kind.OVERLOADED, Kind.UPSTREAM_FAILURE) or self._budgeted:
             return True
         if self._shared.budget.allows(self._shared.pool.in_flight):
@@ -241,6 +253,22 @@ class Serving(Story):
         if self._budgeted:
             self._budgeted = False
             self._shared.budget.give()
+
+    def _hand_back(self, lease: Lease, why: str, *, holding: bool) -> Step:
+        """What is not here any more can go to another account only if the client sends it again."""
+        self._tried.add(lease.account.id)
+        another = self._acquire()
+        if isinstance(another, Exhausted):
+            return Deliver() if holding else self._bad_gateway(why)
+        self._shared.pool.release(another)
+        self._begun.clear()  # what rests now goes on resting, so that the next one does not come here
+        return self._ask_again(why)
+
+    def _ask_again(self, why: str) -> Answer:
+        """Another account may take what this one did not, if the client sends it once more."""
+        kind = why if self.opening.sees_accounts else NO_ANSWER
+        told = f"This upload was not taken ({kind}), and it was not kept to be repeated: send it again."
+        return answers.error(503, told, request_id=self.id, retry_after=1)
 
     def _bad_gateway(self, why: str, *, kind: str = NO_ANSWER) -> Answer:
         """The upstream is of no use for this. Whose key may not look behind the proxy is told the `kind` alone."""

@@ -57,6 +57,8 @@ class Story:
         self._facts = Facts(client=opening.client)
         self._request_body = b""
         self._request_encoding = ""
+        self._streamed_bytes: int | None = None
+        self._request_type = ""
         self._provenance = Provenance()
         self._agent: str | None = None
         self._original_model: str | None = None
@@ -108,6 +110,21 @@ class Story:
     def request_encoding(self) -> str:
         """The body's Content-Encoding."""
         return self._request_encoding
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the body goes upstream as it comes, so that nothing of it is kept."""
+        return self._streamed_bytes is not None
+
+    @property
+    def streamed_bytes(self) -> int:
+        """How much of such a body has come."""
+        return self._streamed_bytes or 0
+
+    @property
+    def request_type(self) -> str:
+        """The Content-Type of such a body."""
+        return self._request_type
 
     @property
     def provenance(self) -> Provenance:

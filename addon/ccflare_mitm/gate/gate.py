@@ -15,7 +15,7 @@ from ccflare_core.anthropic.answers import Answer, rejected
 from ccflare_core.anthropic.claude_code import read_provenance
 from ccflare_core.anthropic.ids import NO_IDS, Named
 from ccflare_core.anthropic.request import PARSE_LIMIT, Facts, models_asked, read_facts, repeatable, repeatable_query
-from ccflare_core.anthropic.routes import PathClass, Route, Rule
+from ccflare_core.anthropic.routes import FILES, PathClass, Route, Rule
 from ccflare_core.clients.access import AccessLists
 from ccflare_core.clients.admission import Count, Decision, Ending, admit
 from ccflare_core.clients.authentication import Authenticator
@@ -43,7 +43,7 @@ from ccflare_mitm.gate.ingress import Names, address_of, aim, ingress_of, read_r
 from ccflare_mitm.gate.pages import Admin, AdminRequest, find_page
 from ccflare_mitm.gate.tunnels import AskedFor, Tunnels
 from ccflare_mitm.host.decisions import Decisions
-from ccflare_mitm.host.messages import method_of, route_of
+from ccflare_mitm.host.messages import is_streamed_upload, method_of, route_of
 
 logger = logging.getLogger("ccflare")
 
@@ -98,6 +98,24 @@ class Gate:
         head = read_request_head(flow, self.names, opener, is_connect=is_connect)
         now = Moment(self._exchanges.clock(), self._exchanges.wall())
         self.apply(flow, admit(head, self.state(), now), now, is_connect=is_connect)
+        if not is_connect and is_streamed_upload(flow.request):
+            self._begin_upload(flow)
+
+    def _begin_upload(self, flow: http.HTTPFlow) -> None:
+        """A large file goes up as it comes, so its ticket is issued by the head alone."""
+        exchange, request = self.find(flow), flow.request
+        rule = routes.rule_of(method_of(request), FILES)
+        if exchange is None or flow.response is not None or exchange.outcome is not None or rule is None:
+            return
+        if not self._is_aimed(request) or route_of(request) is not Route.INFERENCE:
+            return
+        exchange.identified(read_provenance(request.method, exchange.opening.path, request.headers.get, b""))
+        facts = replace(self._facts(flow, b"", "", exchange.opening.client), path_class=rule.resource)
+        exchange.admit_upload(facts, request.headers.get("content-type", ""))
+        request.stream = True
+
+    def _is_aimed(self, request: http.Request) -> bool:
+        return (request.scheme, request.host, request.port) == self._exchanges.settings.upstream
 
     def state(self) -> GateState:
         """What a decision depends on beside the head, as it is now."""
@@ -266,10 +284,10 @@ class Gate:
     def issue_ticket(self, flow: http.HTTPFlow) -> None:
         """The whole request is here: say what may go upstream for it."""
         exchange = self.find(flow)
-        if exchange is None or flow.response is not None or exchange.outcome is not None:
+        if exchange is None or flow.response is not None or exchange.outcome is not None or exchange.is_streamed:
             return
-        request, settings = flow.request, self._exchanges.settings
-        is_ours = (request.scheme, request.host, request.port) == settings.upstream
+        request = flow.request
+        is_ours = self._is_aimed(request)
         rule = routes.rule_of(method_of(request), request.path.partition("?")[0]) if is_ours else None
         route = route_of(request, stateful=exchange.is_stateful) if is_ours else Route.UPSTREAM
         if rule is None or route not in (Route.INFERENCE, Route.STATEFUL):

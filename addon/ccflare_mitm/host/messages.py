@@ -4,11 +4,12 @@ import json
 from typing import Any, NamedTuple
 
 from mitmproxy import http
+from mitmproxy.net.http import http1
 from mitmproxy.net.http.url import hostport
 
 from ccflare_core.accounts.account import Credential, inject
 from ccflare_core.anthropic.answers import Answer, error
-from ccflare_core.anthropic.routes import Route, classify
+from ccflare_core.anthropic.routes import FILES, Route, classify
 from ccflare_core.clients.credentials import without_taken
 from ccflare_core.config.target import UpstreamTarget
 from ccflare_core.http.content_coding import Decoder
@@ -75,6 +76,19 @@ def route_of(request: http.Request, *, stateful: bool = False) -> Route:
     return classify(method_of(request), request.path, stateful=stateful)
 
 
+def is_file_upload(request: http.Request) -> bool:
+    """Whether a request for the upstream's API brings a file."""
+    return method_of(request) == "POST" and request.path.partition("?")[0] == FILES
+
+
+def is_streamed_upload(request: http.Request) -> bool:
+    """Whether its body goes up as it comes: a file that is large, or may be, as nobody says how large it is."""
+    if not is_file_upload(request):
+        return False
+    size = http1.expected_http_body_size(request)
+    return size is None or size > COLLECTED_BYTES
+
+
 def with_credential(
     request: http.Request, fields: tuple[Header, ...], credential: Credential | None, target: UpstreamTarget
 ) -> http.Request:
@@ -95,9 +109,12 @@ def with_credential(
     else:
         fields = _with_host(inject(fields, credential), target.authority.encode())
         authority = b""  # a head of HTTP/1 would have an absolute target by it
-    if data.content and request.is_http2 and "content-length" not in data.headers:
+    if request.is_http2 and "content-length" not in data.headers:
         # HTTP/2 needs none, but an HTTP/1 upstream would take a body without one for the next request.
-        fields = (*fields, (b"content-length", b"%d" % len(data.content)))
+        if data.content:
+            fields = (*fields, (b"content-length", b"%d" % len(data.content)))
+        elif request.stream:
+            fields = (*fields, (b"transfer-encoding", b"chunked"))
     return http.Request(
         host=data.host,
         port=data.port,

@@ -36,6 +36,7 @@ from ccflare_core.secrets.echo import Echo
 from ccflare_mitm.host.messages import NO_HEAD, parse_error, read_head, screen_error, screen_head, with_credential
 from ccflare_mitm.wire.services import Services
 from ccflare_mitm.wire.states import IllegalState
+from ccflare_mitm.wire.upload import Upload
 
 HOLD_BYTES = STREAM_BYTES
 """How much of an error is held back at most before it is judged."""
@@ -118,25 +119,40 @@ class Attempt:
         self._parent.used.add(connection)
         self.stream_id = self._parent.open_attempt(stream)
 
-    def send(self, flow: http.HTTPFlow, target: UpstreamTarget) -> CommandGenerator[None]:
-        """Send the request of `flow`, of which only the copy that is sent gets the credential."""
+    def send(self, flow: http.HTTPFlow, target: UpstreamTarget, upload: Upload | None = None) -> CommandGenerator[None]:
+        """Send the request of `flow`, of which only the copy that is sent gets the credential.
+
+        Of an `upload` that is what has come of it so far.
+        """
         fields = self._parent.services.unmask(flow.request)
         request = with_credential(flow.request, fields, self.credential, target)
-        body, trailers = flow.request.raw_content, flow.request.trailers
+        body, trailers = flow.request.raw_content if upload is None else upload.held, flow.request.trailers
+        is_open = upload is not None and upload.is_open
         if self.connection.alpn != b"h2" or self.credential is not None:
             # mitmproxy's HTTP/1 cannot send any, and nobody has looked at what is in them. They may be left out
             # (RFC 9110, 6.5.1).
             trailers = None
-        parts: list[Any] = [RequestHeaders(self.stream_id, request, end_stream=not (body or trailers))]  # type: ignore[arg-type]
+        parts: list[Any] = [RequestHeaders(self.stream_id, request, end_stream=not (body or trailers or is_open))]  # type: ignore[arg-type]
         if body:
             parts.append(RequestData(self.stream_id, body))  # type: ignore[arg-type]
         if trailers:
             parts.append(RequestTrailers(self.stream_id, trailers))  # type: ignore[arg-type]
-        parts.append(RequestEndOfMessage(self.stream_id))  # type: ignore[arg-type]
+        if not is_open:
+            parts.append(RequestEndOfMessage(self.stream_id))  # type: ignore[arg-type]
         for part in parts:
             # The upstream may break off while it is handed one, and the stream be somewhere else when this goes on.
             if self.stream_id is not None:
                 yield SendHttp(part, self.connection)
+
+    def send_part(self, data: bytes) -> CommandGenerator[None]:
+        """Send this part of an upload."""
+        if self.stream_id is not None:
+            yield SendHttp(RequestData(self.stream_id, data), self.connection)
+
+    def send_end(self) -> CommandGenerator[None]:
+        """Say that this was all of an upload."""
+        if self.stream_id is not None:
+            yield SendHttp(RequestEndOfMessage(self.stream_id), self.connection)
 
     def cancel(self) -> CommandGenerator[None]:
         """Let go of the upstream. An answer that has not ended is cancelled, which costs an HTTP/1 connection."""

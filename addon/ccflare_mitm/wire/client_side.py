@@ -25,12 +25,9 @@ from ccflare_core.exchange.steps import Outcome
 from ccflare_core.http import headers
 from ccflare_mitm.host.messages import make_response, put_whole
 from ccflare_mitm.wire.attempt import SWITCHING, Attempt, Parent
-from ccflare_mitm.wire.course import Course
+from ccflare_mitm.wire.course import LINGER_SECONDS, Course
 from ccflare_mitm.wire.relay import Relay
 from ccflare_mitm.wire.states import State
-
-LINGER_SECONDS = 5.0
-"""How long a client that was answered early may go on sending before its connection is closed."""
 
 NOT_ADMITTED = error(500, "The proxy did not admit this request.")
 
@@ -86,7 +83,9 @@ class ClientSide:
         """The answer is whole. Only after a switch to another protocol is the upstream still needed."""
         stream, course, attempt = self._stream, self._course, self._course.current
         relay, is_switch = course.relaying, attempt.status == SWITCHING
-        if not is_switch:
+        if course.is_uploading:
+            yield from attempt.cancel()  # its connection is in the middle of a request that nobody sends on
+        elif not is_switch:
             attempt.close()
         yield from relay.flush()
         if stream.server_state != stream.state_errored:

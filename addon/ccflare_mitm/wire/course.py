@@ -29,6 +29,7 @@ from ccflare_mitm.wire.attempt import Attempt
 from ccflare_mitm.wire.deadlines import DeadlinePassed, Deadlines, ReaderStalled, TunnelOver
 from ccflare_mitm.wire.relay import Relay
 from ccflare_mitm.wire.states import Event, IllegalState, Machine, Part, State
+from ccflare_mitm.wire.upload import Upload
 
 MEANINGS: Final[dict[type[events.Event], Event]] = {
     events.Start: Event.REQUEST,
@@ -48,9 +49,16 @@ MEANINGS: Final[dict[type[events.Event], Event]] = {
     ReaderStalled: Event.STALLED,
     TunnelOver: Event.TUNNEL_OVER,
 }
-"""What mitmproxy's events, and the reaper's, mean to the machine. Any other is illegal in all states."""
+"""What mitmproxy's events, and the reaper's, mean to the machine. Any other is illegal in all states.
+
+A part of the request is one of an upload, while there is one.
+"""
 
 OF_UPSTREAM: Final = (ResponseHeaders, ResponseData, ResponseTrailers, ResponseEndOfMessage, ResponseProtocolError)
+
+
+LINGER_SECONDS = 5.0
+"""How long a client that was answered early may go on sending before its connection is closed."""
 
 
 class Timer(NamedTuple):
@@ -73,6 +81,8 @@ class Course:
         self.timer: Timer | None = None
         self.attempt: Attempt | None = None
         self.relay: Relay | None = None
+        self.upload: Upload | None = None
+        """The request's body, if it goes up as it comes."""
 
     def __repr__(self) -> str:
         return f"{self.state.name}, attempt={self.attempt}"
@@ -103,11 +113,18 @@ class Course:
             raise IllegalState(f"there is no relay in the state {self.state.name}")
         return self.relay
 
+    @property
+    def is_uploading(self) -> bool:
+        """Whether more of an upload is to come."""
+        return self.upload is not None and self.upload.is_open
+
     def takes(self, event: events.Event) -> Event | None:
         """What this event means here; None: it is late. Raises IllegalState if it cannot be."""
         meaning = MEANINGS.get(type(event))
         if meaning is None:
             raise IllegalState(f"{type(event).__name__} came in the state {self.state.name}")
+        if meaning is Event.REQUEST and self.is_uploading:
+            meaning = Event.UPLOAD
         return meaning if self.machine.handles(meaning) and self._is_ours(event) else None
 
     def _is_ours(self, event: events.Event) -> bool:
@@ -143,6 +160,10 @@ class Course:
             self.deadlines.pause()
         else:
             self.deadlines.wait_for(seconds)
+        if self.upload is not None and state not in (State.WAITING, State.CONNECTING):
+            self.upload.flow()
+            if state is State.ANSWERED and self.upload.is_open:
+                self.deadlines.wait_for(LINGER_SECONDS)
         if dropped is not None:
             yield from dropped.cancel()
         self.machine.check(self._held())
@@ -165,5 +186,6 @@ class Course:
             Part.UPSTREAM: attempt is not None and attempt.stream_id is not None,
             Part.HEAD: attempt is not None and attempt.head is not None,
             Part.RELAY: self.relay is not None,
+            Part.UPLOAD: self.is_uploading,
         }
         return {part for part, is_held in parts.items() if is_held}

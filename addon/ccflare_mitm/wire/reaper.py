@@ -28,7 +28,7 @@ from ccflare_core.clients.strangers import Strangers
 from ccflare_core.config.settings import Settings
 from ccflare_mitm.wire.deadlines import DeadlinePassed, ReaderStalled, TunnelOver
 from ccflare_mitm.wire.layer import FailoverLayer, LayerCommand
-from ccflare_mitm.wire.sockets import most_clients, reset, unread_bytes
+from ccflare_mitm.wire.sockets import most_clients, pause_reading, reset, unread_bytes
 from ccflare_mitm.wire.states import State
 
 logger = logging.getLogger("ccflare")
@@ -128,6 +128,11 @@ class Reaper:
         if watch := self._watch(client.id):
             watch.is_foreign = True
             watch.handler.timeout_watchdog.timeout = watch.tcp_timeout
+
+    def leave_unread(self, client: Client, is_left: bool) -> None:
+        """Stop reading a client's connection, so that it cannot send faster than its data can go on; or read again."""
+        if handler := self._handlers.get(client.id):
+            pause_reading(handler, is_left)
 
     async def run(self) -> None:
         """Sweep for ever."""

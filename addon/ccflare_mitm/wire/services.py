@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mitmproxy import http
 from mitmproxy.connection import Client
@@ -12,6 +12,7 @@ from ccflare_core.config.target import UpstreamTarget
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.http.headers import Header
 from ccflare_mitm.host.decisions import Decisions
+from ccflare_mitm.host.messages import is_file_upload
 from ccflare_mitm.wire.guarded_tunnel import Watched
 from ccflare_mitm.wire.hooks import HookRunner
 from ccflare_mitm.wire.upstream import UpstreamProof
@@ -42,8 +43,28 @@ class Services:
     """What is told of the tunnel that a CONNECT makes; None: it is not looked after."""
     let_go: Callable[[Client], None]
     """Told of a client whose connection is passed on unopened."""
+    leave_unread: Callable[[Client, bool], None]
+    """Has a client's connection not read for now (True), or read again."""
 
     @property
     def body_limit(self) -> int:
-        """Bytes that a request body may have."""
+        """Bytes that a request body may have that is read before it is sent on."""
         return self.settings().body_limit_bytes
+
+    def body_bounds(self, request: http.Request) -> "BodyBounds":
+        """How large the body of this request may be."""
+        if is_file_upload(request):
+            return BodyBounds(self.settings().upload_limit_bytes, "ccflare_upload_limit_bytes")
+        return BodyBounds(self.body_limit, "ccflare_body_limit_bytes")
+
+
+class BodyBounds(NamedTuple):
+    """How many bytes a body may have, and by which option."""
+
+    limit: int
+    option: str
+
+    @property
+    def told(self) -> str:
+        """What the client is told of a larger one."""
+        return f"The request body is larger than the {self.limit} bytes that {self.option} allows."

@@ -45,6 +45,14 @@ def unacknowledged_bytes(peer: Any) -> int:
     return 0
 
 
+def pause_reading(handler: Any, is_paused: bool) -> None:
+    """Leave what a client sends in the kernel, or take it again. asyncio's reader does the same by itself."""
+    connection = handler.transports.get(handler.client)
+    transport = getattr(connection.writer, "transport", None) if connection else None
+    if transport is not None and not transport.is_closing():
+        (transport.pause_reading if is_paused else transport.resume_reading)()
+
+
 def reset(writer: asyncio.StreamWriter) -> None:
     """Close a connection with what waits in it, here and in the kernel."""
     if (peer := writer.get_extra_info("socket")) is not None:

@@ -13,8 +13,13 @@ Rule 2: this module knows neither mitmproxy nor the pool, so that the table can 
       |  ^  for an account, or a retry  |                    |            |
       v  |                              |                    |            |
     CONNECTING ---- no way upstream ----|--- no account, ----|            |
-      |  (again: the next account)      |    too late        |            |
-      v                                 |                    |            |
+      |  |  (again: the next account)   |    too late        |            |
+      |  |                              |                    |            |
+      |  |  a large file                |                    |            |
+      |  `---> UPLOADING -- broken off -|--- too large, -----|            |
+      |          |  `--- head --> JUDGING    too late        |            |
+      |  .-------'  the request is whole                     |            |
+      v  v                              |                    |            |
     SENT ----- broken off, unfit -------|--- too late -------|            |
       |                                 |                    |            |
       |  the answer's head              |                    |            |
@@ -29,6 +34,10 @@ Rule 2: this module knows neither mitmproxy nor the pool, so that the table can 
       `--- 101 ---> PIPE <--- CONNECT (from READING)                      |
                                                                           |
     any state --- the client left, the proxy failed inside, an illegal event
+
+The body of a large file is not read before it goes up: with its head alone the request leaves READING, and what comes
+of the body is an event of its own. While there is no upstream a little of it is held, and the client's connection is
+not read; what comes when there is nobody to send it to any more is dropped.
 
 An event has one of three places in each state.
 
@@ -58,6 +67,7 @@ class State(Enum):
     READING = "reading the request"
     WAITING = "waiting for an account or a retry"
     CONNECTING = "connecting to the upstream"
+    UPLOADING = "sending the request as it comes"
     SENT = "waiting for the answer's head"
     JUDGING = "judging the answer"
     RELAYING = "relaying the answer"
@@ -71,6 +81,7 @@ class Event(Enum):
     """What may happen to a stream, by what it means here: mitmproxy has several types for some."""
 
     REQUEST = "a part of the request"
+    UPLOAD = "a part of an upload"
     CLIENT_LEFT = "the client's leaving"
     CONNECTED = "the end of connecting"
     TIMER = "the end of a wait"
@@ -93,6 +104,7 @@ class Part(Enum):
     UPSTREAM = "an open upstream stream"
     HEAD = "an answer's head"
     RELAY = "a relay"
+    UPLOAD = "an upload that has not ended"
 
 
 class Rule(NamedTuple):
@@ -134,18 +146,26 @@ TABLE: Final[dict[State, Rule]] = {
     State.WAITING: Rule(
         leads_to={State.WAITING, State.CONNECTING, State.ANSWERED},
         needs={Part.EXCHANGE, Part.TIMER},
-        allows=_NOTHING,
-        handles=_ANY_TIME | {Event.TIMER},
+        allows={Part.UPLOAD},
+        handles=_ANY_TIME | {Event.TIMER, Event.UPLOAD},
         late={Event.CONNECTED},  # it took too long, and came after all
     ),
     State.CONNECTING: Rule(
-        leads_to={State.WAITING, State.CONNECTING, State.SENT, State.ANSWERED},
+        leads_to={State.WAITING, State.CONNECTING, State.UPLOADING, State.SENT, State.ANSWERED},
         needs={Part.EXCHANGE, Part.ATTEMPT},
-        allows=_NOTHING,
-        handles=_ANY_TIME | {Event.CONNECTED},
+        allows={Part.UPLOAD},
+        handles=_ANY_TIME | {Event.CONNECTED, Event.UPLOAD},
         late=frozenset(),
     ),
-    # The only state in which a request goes upstream, and it does so at its beginning.
+    # What has gone up of it is nowhere else, so it goes to one account, once.
+    State.UPLOADING: Rule(
+        leads_to={State.WAITING, State.SENT, State.JUDGING, State.ANSWERED},
+        needs={Part.EXCHANGE, Part.ATTEMPT, Part.UPSTREAM, Part.UPLOAD},
+        allows=_NOTHING,
+        handles=_ANY_TIME | {Event.UPLOAD, Event.HEAD, Event.BROKEN},
+        late={Event.CONNECTED},
+    ),
+    # Here and in UPLOADING alone a request goes upstream, and here it does so at the state's beginning.
     State.SENT: Rule(
         leads_to={State.WAITING, State.JUDGING, State.ANSWERED},
         needs={Part.EXCHANGE, Part.ATTEMPT, Part.UPSTREAM},
@@ -158,25 +178,26 @@ TABLE: Final[dict[State, Rule]] = {
     State.JUDGING: Rule(
         leads_to={State.WAITING, State.RELAYING, State.ANSWERED},
         needs={Part.EXCHANGE, Part.ATTEMPT, Part.UPSTREAM, Part.HEAD},
-        allows=_NOTHING,
-        handles=_ANY_TIME | {Event.BODY, Event.TRAILERS, Event.END, Event.BROKEN},
+        allows={Part.UPLOAD},
+        handles=_ANY_TIME | {Event.UPLOAD, Event.BODY, Event.TRAILERS, Event.END, Event.BROKEN},
         late={Event.CONNECTED},
     ),
     # There is no way back to another account from here on. The upstream is gone already if the answer came as a whole.
     State.RELAYING: Rule(
         leads_to={State.ANSWERED, State.PIPE},
         needs={Part.EXCHANGE, Part.ATTEMPT, Part.HEAD, Part.RELAY},
-        allows={Part.UPSTREAM},
-        handles=_ANY_TIME | {Event.BODY, Event.TRAILERS, Event.END, Event.BROKEN},
+        allows={Part.UPSTREAM, Part.UPLOAD},
+        handles=_ANY_TIME | {Event.UPLOAD, Event.BODY, Event.TRAILERS, Event.END, Event.BROKEN},
         late={Event.CONNECTED},
     ),
     # mitmproxy has all of the answer, the upstream's or ours. It may still wait for a hook. Of a request that another
-    # addon has sent on before it was read (`flow.request.stream`) the rest comes now, and goes nowhere.
+    # addon has sent on before it was read (`flow.request.stream`) the rest comes now, and goes nowhere. So does that of
+    # an upload, for as long as a client may linger.
     State.ANSWERED: Rule(
         leads_to=frozenset(),
         needs=_NOTHING,
-        allows={Part.EXCHANGE},
-        handles=_ANY_TIME,
+        allows={Part.EXCHANGE, Part.UPLOAD},
+        handles=_ANY_TIME | {Event.UPLOAD},
         late=_LET_GO | _UPSTREAM | {Event.REQUEST},
         is_timed=False,
     ),
@@ -203,14 +224,16 @@ TABLE: Final[dict[State, Rule]] = {
     State.OVER: Rule(
         leads_to=frozenset(),
         needs=_NOTHING,
-        allows={Part.EXCHANGE},
+        allows={Part.EXCHANGE, Part.UPLOAD},
         handles={Event.CLIENT_LEFT},
-        late=(_ANY_TIME - {Event.CLIENT_LEFT}) | _LET_GO | _UPSTREAM | {Event.REQUEST},
+        late=(_ANY_TIME - {Event.CLIENT_LEFT}) | _LET_GO | _UPSTREAM | {Event.REQUEST, Event.UPLOAD},
         is_timed=False,
     ),
 }
 
-UNANSWERED: Final = frozenset({State.READING, State.WAITING, State.CONNECTING, State.SENT, State.JUDGING})
+UNANSWERED: Final = frozenset(
+    {State.READING, State.WAITING, State.CONNECTING, State.UPLOADING, State.SENT, State.JUDGING}
+)
 """Where the client has nothing of an answer yet, so that it can still be told what went wrong."""
 
 

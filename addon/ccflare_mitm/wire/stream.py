@@ -24,6 +24,9 @@ good, and in `client_side` from there on. An `attempt` is one request upstream, 
       |<-- chunk ------------------------------ |<--- chunk -----------------------------------|
       |<-- the end --------------------ANSWERED |<--- the end ---------------------------------|
 
+A large file is not read first: after its head alone the exchange is asked for the next step, and while the stream is in
+UPLOADING its body goes up as it comes, in place of the body at the beginning of SENT.
+
 Commands are handled while they are yielded: what one leads to may come back to this stream before the `yield` returns.
 So a state is entered before the command that begins it is yielded, never after.
 
@@ -32,6 +35,7 @@ All of these, `layer` and `hooks` stand on mitmproxy's inside; `contract` checks
 
 import contextlib
 import logging
+import time
 from typing import Any
 
 from mitmproxy.connection import Server
@@ -40,8 +44,15 @@ from mitmproxy.proxy import events
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layer import CommandGenerator
 from mitmproxy.proxy.layers.http import DropStream, HttpStream, SendHttp
-from mitmproxy.proxy.layers.http._events import ErrorCode, RequestData, RequestHeaders, ResponseData
-from mitmproxy.proxy.layers.http._hooks import HttpRequestHeadersHook
+from mitmproxy.proxy.layers.http._events import (
+    ErrorCode,
+    RequestData,
+    RequestEndOfMessage,
+    RequestHeaders,
+    ResponseData,
+    ResponseEndOfMessage,
+)
+from mitmproxy.proxy.layers.http._hooks import HttpRequestHeadersHook, HttpRequestHook
 
 from ccflare_core.exchange.steps import Outcome
 from ccflare_core.http import failure_words
@@ -52,6 +63,7 @@ from ccflare_mitm.wire.course import Course
 from ccflare_mitm.wire.deadlines import DeadlinePassed, Deadlines, ReaderStalled, TunnelOver
 from ccflare_mitm.wire.guarded_tunnel import GuardedTunnel
 from ccflare_mitm.wire.states import UNANSWERED, Event, IllegalState, State
+from ccflare_mitm.wire.upload import Upload
 from ccflare_mitm.wire.upstream_side import UpstreamSide
 
 logger = logging.getLogger("ccflare")
@@ -106,6 +118,8 @@ class FailoverStream(HttpStream):
         match course.takes(event):
             case Event.REQUEST:
                 yield from self._read(event)
+            case Event.UPLOAD:
+                yield from self.client_state(event)
             case Event.CLIENT_LEFT:
                 yield from client.left(event.message)
             case Event.CONNECTED:
@@ -185,14 +199,13 @@ class FailoverStream(HttpStream):
         if not request:
             return False
         size = len(self.request_body_buf) or http1.expected_http_body_size(self.flow.request) or 0
+        bounds = self._parent.services.body_bounds(self.flow.request)
         # Who has an answer already, a refusal, need not send more than a proxy would have in its buffers anyway.
-        limit = HOLD_BYTES if self.flow.response else self._parent.services.body_limit
-        if size <= limit:
+        if size <= (HOLD_BYTES if self.flow.response else bounds.limit):
             return False
         if not self.request_body_buf:  # the hook has not seen this flow yet
             yield HttpRequestHeadersHook(self.flow)
-        told = f"The request body is larger than the {limit} bytes that ccflare_body_limit_bytes allows."
-        yield from self._client.refuse_early(413, told)
+        yield from self._client.refuse_early(413, bounds.told)
         return True
 
     def check_invalid(self, request: bool) -> CommandGenerator[bool]:
@@ -209,6 +222,52 @@ class FailoverStream(HttpStream):
         else:
             yield from self._upstream.begin()
         return False
+
+    # An upload: the head alone goes through mitmproxy's states, the body through ours
+
+    def start_request_stream(self) -> CommandGenerator[None]:
+        """Where mitmproxy would send a request on that is not read yet: only the gate can have wanted that."""
+        exchange = self._parent.services.find(self.flow)
+        if exchange is None or not exchange.is_streamed:
+            yield from super().start_request_stream()
+            return
+        services, client = self._parent.services, self.context.client
+        limit = services.body_bounds(self.flow.request).limit
+        self._course.upload = Upload(limit, lambda paused: services.leave_unread(client, paused))
+        self._course.exchange = exchange
+        self.client_state = self.state_upload
+        self.deadlines.end_after(services.settings().client_body_seconds)
+        yield from self._upstream.begin()
+
+    def state_upload(self, event: events.Event) -> CommandGenerator[None]:
+        """A part of the body, or its end."""
+        course, upload = self._course, self._course.upload
+        if upload is None:
+            raise IllegalState(f"there is no upload in the state {course.state.name}")
+        if isinstance(event, RequestData):
+            if upload.take(event.data):
+                course.admitted.streamed(upload.size)
+                yield from self._upstream.upload(upload, event.data)
+            elif course.state in UNANSWERED:
+                told = self._parent.services.body_bounds(self.flow.request).told
+                yield from self._client.answer(course.admitted.refuse(413, told))
+        elif isinstance(event, RequestEndOfMessage):
+            yield from self._end_upload(upload)
+
+    def _end_upload(self, upload: Upload) -> CommandGenerator[None]:
+        upload.is_open = False
+        self.client_state = self.state_done
+        self.flow.request.timestamp_end = time.time()  # noqa: TID251
+        if self._course.state in UNANSWERED:
+            yield HttpRequestHook(self.flow)
+            if (yield from self.check_killed(True)):
+                yield from self._course.enter(State.OVER)
+                yield DropStream(self.stream_id)
+            else:
+                yield from self._upstream.upload_ended()
+        elif self.server_state == self.state_done:
+            self.flow.live = False
+            yield DropStream(self.stream_id)
 
     def note_progress(self) -> None:
         """Count what has been relayed since the last look as a sign of life."""
@@ -253,6 +312,9 @@ class FailoverStream(HttpStream):
         if self.flow.response is not None and self.flow.request.method == "HEAD":
             self.flow.response.raw_content = b""
         yield from super().send_response(already_streamed)
+        if self._course.is_uploading and self.server_state == self.state_done:
+            # mitmproxy would end the answer once the request has ended, for which the client may not wait.
+            yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
 
     # What goes wrong
 
@@ -264,13 +326,17 @@ class FailoverStream(HttpStream):
         settings, seconds, is_at_end = self._parent.services.settings(), deadlines.seconds, deadlines.is_at_end(now)
         deadlines.pause()
         match self._course.state:
-            case State.LINGERING:
+            case State.LINGERING | State.ANSWERED:
                 yield from self._client.hang_up()
             case State.READING if is_at_end:
                 whole = settings.client_body_seconds
                 yield from self._client.refuse_early(408, f"The request's body took longer than {whole} s.")
             case State.READING:
                 yield from self._client.refuse_early(408, f"Nothing came of the request's body for {seconds} s.")
+            case State.UPLOADING if not is_at_end:
+                yield from self._refuse_upload(f"Nothing of the request's body went on for {seconds} s.")
+            case _ if is_at_end and self._course.is_uploading:
+                yield from self._refuse_upload(f"The request's body took longer than {settings.client_body_seconds} s.")
             case _ if is_at_end:
                 yield from self._too_late(f"the exchange took longer than {settings.exchange_seconds} s")
             case State.CONNECTING:
@@ -281,6 +347,12 @@ class FailoverStream(HttpStream):
                 yield from self._too_late(f"the upstream sent no answer within {seconds} s")
             case _:
                 yield from self._too_late(f"the upstream sent nothing for {seconds} s")
+
+    def _refuse_upload(self, told: str) -> CommandGenerator[None]:
+        if self._course.relay is not None:  # what goes on is the answer
+            yield from self._client.break_off(told, ErrorCode.GENERIC_SERVER_ERROR, late=True)
+        else:
+            yield from self._client.answer(self._course.admitted.refuse(408, told))
 
     def _too_late(self, why: str) -> CommandGenerator[None]:
         if self._course.relay is not None:

@@ -29,6 +29,7 @@ from ccflare_mitm.wire.attempt import Attempt, Parent
 from ccflare_mitm.wire.client_side import ClientSide
 from ccflare_mitm.wire.course import Course, Timer
 from ccflare_mitm.wire.states import IllegalState, State
+from ccflare_mitm.wire.upload import Upload
 
 PEEK_SECONDS = 10.0
 """How long the first event of a stream may take before its head alone decides."""
@@ -59,8 +60,9 @@ class UpstreamSide:
 
     def begin(self) -> CommandGenerator[None]:
         """Take the first step of an admitted exchange."""
-        if self._parent.is_inside_upstream:
-            # A pipelined request, read at the end of the answer before it. That one's connection is not free yet.
+        if self._parent.is_inside_upstream or self._course.is_uploading:
+            # A pipelined request, read at the end of the answer before it: that one's connection is not free yet. Or
+            # mitmproxy is still inside the head of an upload, and not in a state for an answer.
             yield from self._later(0, self.next_step)
         else:
             yield from self.next_step()
@@ -128,9 +130,12 @@ class UpstreamSide:
             return
         self._stream.context.server = self._stream.flow.server_conn = connection  # type: ignore[assignment]
         attempt.open(connection, self._stream)
-        yield from self._course.enter(State.SENT, self._settings.first_byte_seconds)
+        if self._course.is_uploading:
+            yield from self._course.enter(State.UPLOADING, self._settings.client_body_idle_seconds)
+        else:
+            yield from self._course.enter(State.SENT, self._settings.first_byte_seconds)
         self._course.admitted.sent()
-        yield from attempt.send(self._stream.flow, target)
+        yield from attempt.send(self._stream.flow, target, self._course.upload)
 
     def unreachable(self, why: str) -> CommandGenerator[None]:
         """There was no way to the upstream."""
@@ -142,6 +147,25 @@ class UpstreamSide:
         else:
             step = self._course.admitted.unreachable(why)
         yield from self._perform(step)
+
+    # UPLOADING
+
+    def upload(self, upload: Upload, data: bytes) -> CommandGenerator[None]:
+        """A part of an upload has come: send it on, or hold it while there is nobody to send it to."""
+        match self._course.state:
+            case State.UPLOADING:
+                upload.pass_on()
+                self._course.deadlines.heard()
+                yield from self._course.current.send_part(data)
+            case State.WAITING | State.CONNECTING:
+                upload.hold(data)
+
+    def upload_ended(self) -> CommandGenerator[None]:
+        """All of an upload has come. Without an upstream it goes there as a whole, once there is one."""
+        self._course.deadlines.end_after(self._settings.exchange_seconds)
+        if self._course.state is State.UPLOADING:
+            yield from self._course.enter(State.SENT, self._settings.first_byte_seconds)
+            yield from self._course.current.send_end()
 
     # SENT, JUDGING
 
@@ -177,6 +201,8 @@ class UpstreamSide:
     def ended(self) -> CommandGenerator[None]:
         """Judge by all of the answer."""
         attempt = self._course.current
+        if self._course.is_uploading:
+            yield from attempt.cancel()
         attempt.close()
         attempt.end()
         yield from self.judge()
@@ -198,9 +224,10 @@ class UpstreamSide:
 
     def broke(self, why: str) -> CommandGenerator[None]:
         """The upstream has broken off before there was anything to deliver."""
-        attempt = self._course.current
+        attempt, upload = self._course.current, self._course.upload
         attempt.close()
-        if attempt.is_reused and attempt.head is None and not attempt.connection.connected and not attempt.is_repeat:
+        is_unread = attempt.is_reused and attempt.head is None and not attempt.connection.connected
+        if is_unread and not attempt.is_repeat and (upload is None or upload.is_whole):
             # The server closed a kept connection just as we took it. That says nothing about the server; a second
             # time does, and so does a reset of just this stream on a connection that goes on.
             yield from self._later(0, lambda: self._connect(attempt.credential, is_repeat=True))
