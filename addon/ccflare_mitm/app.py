@@ -30,9 +30,18 @@ from ccflare_core.config.settings import Settings, config_file
 from ccflare_core.errors import ConfigError, StoreError
 from ccflare_core.http.addresses import Address
 from ccflare_core.store.store import Store
+from ccflare_core.writer.lookout import Lookout
 from ccflare_core.writer.news import Rules, StoreNews
 from ccflare_mitm import logs
-from ccflare_mitm.background import Background, follow_prices, follow_spending, spending, watch_memory
+from ccflare_mitm.background import (
+    Background,
+    follow_anomalies,
+    follow_prices,
+    follow_spending,
+    log_notice,
+    spending,
+    watch_memory,
+)
 from ccflare_mitm.builders import (
     build_accounts,
     build_admission,
@@ -156,6 +165,8 @@ class App:
         start("spending", follow_spending(self.storage.call, flush, budgets, self._run_id))
         start("prices", follow_prices(recording.prices, recording.exchanges))
         start("audit", self.storage.auditor.run())
+        is_wanted = self.live.reader("anomaly_notices")
+        start("anomalies", follow_anomalies(self.storage.call, Lookout(), is_wanted, log_notice))
         start("reaper", self.wire.reaper.run())
         start("memory", watch_memory(recording.memory))
         start("inspector", self._inspector.live.run())

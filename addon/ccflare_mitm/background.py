@@ -13,12 +13,18 @@ from ccflare_core.clients.budgets import Budgets, Use, month_start
 from ccflare_core.errors import CCFlareError
 from ccflare_core.exchange.exchanges import Exchanges
 from ccflare_core.exchange.memory import MemoryWatch
+from ccflare_core.reports.anomalies import Notice
 from ccflare_core.store.client_usage import batches_since, has_other_runs, uses_since
 from ccflare_core.store.store import Store
+from ccflare_core.writer.lookout import Look, Lookout
 from ccflare_core.writer.news import StoreCalls
 
 logger = logging.getLogger("ccflare")
 
+ANOMALY_SECONDS = 120.0
+"""How often to look for what is unusual."""
+STEP_SECONDS = 0.1
+"""How long to pause between two steps through the past."""
 MEMORY_SECONDS = 1.0
 PRICES_SECONDS = 2.0
 """How often the price file is looked at."""
@@ -59,6 +65,31 @@ async def follow_prices(prices: PriceWatch, exchanges: Exchanges, seconds: float
         if found := await asyncio.to_thread(prices.look):
             exchanges.prices = found
             logger.info("new prices are in force, for answers that end from now on")
+
+
+async def follow_anomalies(
+    call: StoreCalls,
+    lookout: Lookout,
+    is_wanted: Callable[[], bool],
+    tell: Callable[[Notice], object],
+    seconds: float = ANOMALY_SECONDS,
+) -> None:
+    """Tell of what is unusual for a client key or an account, each once over all proxies on this database."""
+    while True:
+        found = Look([], goes_on=False)
+        if is_wanted():
+            try:
+                found = await call(lookout.step)
+            except CCFlareError as error:
+                logger.warning("whether anything is unusual is not known: %s", error)
+        for notice in found.notices:
+            tell(notice)
+        await asyncio.sleep(STEP_SECONDS if found.goes_on else seconds)
+
+
+def log_notice(notice: Notice) -> None:
+    """Have it in the log."""
+    logger.warning("unusual: %s", notice.text)
 
 
 class Spending(NamedTuple):

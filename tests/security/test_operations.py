@@ -22,6 +22,7 @@ from ccflare_cli.audit import main as audit
 from ccflare_cli.doctor import host_checks, judgements
 from ccflare_cli.doctor.judgements import Activity
 from ccflare_cli.doctor.results import Level
+from ccflare_core.reports.anomalies import Cause, Notice
 from desk import Desk
 from fake_upstream import FakeUpstream
 from harness import Proxy, via_base_url
@@ -75,6 +76,18 @@ def test_r69_the_doctor_warns_of_what_is_unusual() -> None:
     }
 
 
+def test_r70_the_doctor_shows_what_was_unusual_by_what_was_learned() -> None:
+    notices = [Notice(Cause.VOLUME, "ck_1", "office", NOON - n, f"{n} requests") for n in range(7)]
+
+    shown = list(judgements.unusual(notices, is_wanted=True))
+
+    assert [result.level for result in shown] == [Level.WARN] * 6
+    assert shown[0].found == "client key office: 2 requests"
+    assert shown[-1].found == "2 more notices in 24 hours of what is unusual"
+    assert [result.level for result in judgements.unusual([], is_wanted=True)] == [Level.OK]
+    assert "ccflare_anomaly_notices" in next(judgements.unusual([], is_wanted=False)).found
+
+
 def test_r74_a_tracked_or_readable_env_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_checks, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -103,7 +116,9 @@ def test_r78_the_doctor_tries_each_box_of_the_checklist(findings: dict[str, set[
         },
         "access": {"access.keys", "access.review", "proxy.changes", "database.audit"},
         "data": {"database.backup", "database.growth", "database.disk", "database.whole"},
-        "monitoring": {f"activity.{name}" for name in ("denied", "refreshes", "changes", "failures", "addresses")},
+        "monitoring": {
+            f"activity.{name}" for name in ("denied", "refreshes", "changes", "failures", "addresses", "unusual")
+        },
     }
     assert {box: checks - findings.keys() for box, checks in boxes.items() if checks - findings.keys()} == {}
 

@@ -77,6 +77,8 @@ def _when(row: Row, now: float) -> str:
 
 def _brief(detail: dict[str, object]) -> str:
     """The details for people; who needs all of them takes JSON."""
+    if set(detail) == {"what"}:
+        return _value(detail["what"])  # a sentence
     return ", ".join(f"{name} {_value(value)}" for name, value in detail.items() if name != "id")
 
 

@@ -4,7 +4,7 @@ The facts are gathered in store_checks.py.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ccflare_cli.doctor.results import DAY, GIB, MIB, Result, Results, fail, ok, warn
@@ -12,6 +12,7 @@ from ccflare_cli.output import count
 from ccflare_core.accounts.account import Account, Kind
 from ccflare_core.accounts.validity import login_warning, token_state
 from ccflare_core.http.origins import is_this_machine
+from ccflare_core.reports.anomalies import Notice
 from ccflare_core.store.sealed_counts import LIMIT, ROTATE_AT
 from ccflare_core.text import span
 
@@ -134,6 +135,19 @@ class Activity(NamedTuple):
         return sum(
             n for (name, how), n in self.events.items() if how == outcome and f"{name}.".startswith(f"{action}.")
         )
+
+
+def unusual(notices: Sequence[Notice], *, is_wanted: bool) -> Results:
+    """What was told in 24 hours because it was unusual for a client key or an account."""
+    check, most = "activity.unusual", 5
+    see = "ask who has the key; `scripts/audit.py show --action anomaly --since 24h` shows all"
+    yield from (warn(check, notice.text, see) for notice in notices[-most:])
+    if len(notices) > most:
+        yield warn(check, f"{len(notices) - most} more notices in 24 hours of what is unusual", see)
+    if not notices and is_wanted:
+        yield ok(check, "nothing was unusual in 24 hours for any client key or account")
+    elif not notices:
+        yield ok(check, "nobody looks for what is unusual: ccflare_anomaly_notices is off")
 
 
 def activity(day: Activity, *, is_remote: bool) -> Results:

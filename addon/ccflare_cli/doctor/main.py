@@ -144,7 +144,7 @@ class Examination:
             store_checks.keys(store, now),
             store_checks.accounts(store, now),
             self._access(store, settings),
-            store_checks.activity(store, now, is_remote=settings.allow_remote),
+            store_checks.activity(store, settings, now),
             proxy_checks.proxies(store, now),
         )
         results: list[Result] = []

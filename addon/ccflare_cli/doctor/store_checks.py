@@ -148,7 +148,7 @@ def audit(store: Store, settings: Settings) -> Results:
         yield ok("database.audit_file", f"a second copy is in {settings.audit_path}")
 
 
-def activity(store: Store, now: float, *, is_remote: bool) -> Results:
+def activity(store: Store, settings: Settings, now: float) -> Results:
     """The last day."""
     since = to_ms(now - DAY)
     total, failed = store.query(
@@ -160,7 +160,8 @@ def activity(store: Store, now: float, *, is_remote: bool) -> Results:
     sql = "SELECT action, outcome, COUNT(*) FROM audit_log WHERE ts_utc >= ? GROUP BY action, outcome"
     events = Counter({(action, outcome): n for action, outcome, n in store.query(sql, (stamp(now - DAY),))})
     day = Activity(total, failed or 0, tuple(address for (address,) in addresses), events)
-    yield from judgements.activity(day, is_remote=is_remote)
+    yield from judgements.activity(day, is_remote=settings.allow_remote)
+    yield from judgements.unusual(store.notices.since(now - DAY), is_wanted=settings.anomaly_notices)
 
 
 def secrets(store: Store) -> list[bytes]:

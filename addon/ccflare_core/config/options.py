@@ -339,6 +339,9 @@ _LOGGING = _in(
           "or for a server a file for each URL in the data folder; off: none."),
     _number("ccflare_audit_stop_after_seconds", AT_ONCE, 60, 0, DAY,
             "How long nothing can be audited before new requests get a 503. 0: they never do."),
+    _switch("ccflare_anomaly_notices", AT_ONCE, True,
+            "Whether the log and the audit log tell of what is unusual for a client key or an account. Nothing is "
+            "blocked for it."),
 )
 OPTIONS: tuple[Option, ...] = (
     *_UPSTREAM, *_ACCOUNTS, *_RECORDING, *_NETWORK, *_LIMITS, *_KEYS, *_OAUTH, *_LOGGING,

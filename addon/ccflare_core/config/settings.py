@@ -69,6 +69,7 @@ class Settings:
     pkcs11_token: str
     audit_path: Path | None
     audit_stop_after_seconds: int
+    anomaly_notices: bool
     prices_path: Path | None
     agents_path: Path | None
     strategy: str

@@ -362,6 +362,15 @@ MIGRATIONS: tuple[Migration, ...] = (
         ),
     ),
     Migration(
+        "0021_notices",
+        (
+            """CREATE TABLE notices (
+                cause TEXT NOT NULL, subject TEXT NOT NULL, name TEXT NOT NULL, at BIGINT NOT NULL, what TEXT NOT NULL,
+                PRIMARY KEY (cause, subject, at))""",
+            "CREATE INDEX audit_log_time ON audit_log (ts_utc)",
+        ),
+    ),
+    Migration(
         "0023_priorities",
         (
             # As accounts/priority.py has it. The table, since what is updated may be read only half old.

@@ -561,6 +561,20 @@ class ConfigurationRow(Model):
         table_name = "configurations"
 
 
+class NoticeRow(Model):
+    """Something unusual that was told, see anomalies.py: by it no proxy tells it a second time."""
+
+    cause = TextField()
+    subject = TextField()
+    name = TextField()
+    at = BigIntegerField()
+    what = TextField()
+
+    class Meta:
+        table_name = "notices"
+        primary_key = CompositeKey("cause", "subject", "at")
+
+
 class MigrationRow(Model):
     """A migration that this database has been through."""
 
@@ -600,5 +614,6 @@ TABLES: tuple[type[Model], ...] = (
     AuditHeadRow,
     AuditKeyRow,
     ConfigurationRow,
+    NoticeRow,
     MigrationRow,
 )

@@ -33,6 +33,7 @@ from ccflare_core.store.data_keys import DataKey, DataKeys, list_keys
 from ccflare_core.store.history import History
 from ccflare_core.store.ledger import Ledger
 from ccflare_core.store.limits import Limits
+from ccflare_core.store.notices import Notices
 from ccflare_core.store.oauth_tokens import Logins
 from ccflare_core.store.owners import StoredOwners
 from ccflare_core.store.pending_logins import Sessions
@@ -108,6 +109,7 @@ class Store:
         self.owners = StoredOwners(context)
         self.carry_over = CarryOver(context, self.accounts)
         self.history = History(context, self.transcripts)
+        self.notices = Notices(context)
         self.search_index = SearchIndex(
             database,
             self.transcripts,

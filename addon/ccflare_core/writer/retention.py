@@ -122,6 +122,7 @@ class Retention:
             yield from store.history.delete(ids)
         yield from self._thin(store, _WINDOW_DAYS * DAY, days * DAY)
         yield store.history.delete_tunnels(now - days * DAY)
+        yield store.notices.purge(now - days * DAY)
         yield from store.owners.purge()
         while store.transcripts.collect_garbage():
             yield 1
