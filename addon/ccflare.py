@@ -154,7 +154,9 @@ class CCFlare:
     def tls_start_server(self, data: TlsData) -> None:
         """Ask the upstream for the name that is its own, before mitmproxy asks for the client's."""
         try:
-            upstream.aim_tls(data, self._open_app().target(data.context.client))
+            app = self._open_app()
+            app.upstream.proof.reached(data)
+            upstream.aim_tls(data, app.target(data.context.client))
         except Exception:
             upstream.refuse_server_handshake(data)  # mitmproxy would go on with a handshake of its own
             raise

@@ -30,7 +30,7 @@ WITH_IO = {
     "clients": {"totp"},
     "config": {"permissions"},
     "http": {"client", "pinning"},
-    "secrets": {"key_sources", "os_keyring", "passphrase", "pkcs11", "references", "vault"},
+    "secrets": {"egress_proxy", "key_sources", "os_keyring", "passphrase", "pkcs11", "references", "vault"},
     "reports": {"queries", "rollup"},
     "transcripts": {"exports", "packing", "read", "search", "search_index", "write"},
 } | {room: set[str]() for room in ("db", "store", "writer")}
@@ -114,6 +114,7 @@ TESTED_IN = {
     "ccflare_core.reports.within": "cli/stats/test_views.py",
     "ccflare_core.secrets.by_form": "secrets/test_redact.py",
     "ccflare_core.secrets.by_name": "secrets/test_redact.py",
+    "ccflare_core.secrets.egress_proxy": "cli/accounts/test_proxies.py",
     "ccflare_core.secrets.escapes": "secrets/test_redact.py",
     "ccflare_core.secrets.formats": "secrets/test_redact.py",
     "ccflare_core.secrets.os_keyring": "secrets/test_key_sources.py",
@@ -169,6 +170,7 @@ TESTED_IN = {
     "ccflare_mitm.wire.sockets": "wire/test_reaper.py",
     "ccflare_mitm.wire.upstream": "e2e/test_failover.py",
     "ccflare_mitm.wire.upstream_side": "wire/test_stream.py",
+    "ccflare_mitm.wire.way_out": "e2e/test_egress_proxy.py",
 }
 
 

@@ -21,7 +21,9 @@ from ccflare_core.config import settings
 from ccflare_core.config.settings import Settings
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.errors import CCFlareError
+from ccflare_core.http.client import Fetcher
 from ccflare_core.process import hide_memory
+from ccflare_core.secrets import egress_proxy
 from ccflare_core.secrets.key_sources import KeySource
 from ccflare_core.store.store import Store
 
@@ -163,10 +165,20 @@ def read_settings(console: Console, database: str | None) -> Settings:
     return Settings.build(values, console.environ)
 
 
-def trusted_ca(console: Console) -> Path | None:
-    """The file that the configuration names for mitmproxy, with authorities to trust besides the usual ones."""
-    named = settings.defaults(console.environ, ROOT).get("ssl_verify_upstream_trusted_ca")
-    return Path(str(named)).expanduser() if named else None
+def fetcher(console: Console, settings_: Settings, **limits: Any) -> Fetcher:
+    """Our own client, as the proxy has it: the authorities that it trusts, and the proxy on its way.
+
+    What is mitmproxy's to say of them is known as far as the configuration file says it, not what `mitmdump` was told
+    on its command line. Raises ConfigError if one of the two cannot be used.
+    """
+    found = settings.defaults(console.environ, ROOT)
+    trusted = found.get("ssl_verify_upstream_trusted_ca")
+    proxy = egress_proxy.configured(settings_.egress_proxy)
+    if proxy is None:
+        modes, auth = found.get("mode"), found.get("upstream_auth")
+        named = modes if isinstance(modes, list) else [modes]
+        proxy = egress_proxy.of_modes(map(str, named), str(auth) if auth else None)
+    return Fetcher(ca_file=Path(str(trusted)).expanduser() if trusted else None, proxy=lambda: proxy, **limits)
 
 
 def guarded(console: Console, command: Callable[[], int]) -> int:

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from ccflare_cli.cells import shortened, wrapped
-from ccflare_cli.console import OK, Console, Refused, read_settings, trusted_ca
+from ccflare_cli.console import OK, Console, Refused, fetcher, read_settings
 from ccflare_cli.output import DASH, Column, Table, named
 from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script_parser
 from ccflare_core.anthropic import price_files
 from ccflare_core.anthropic.price_files import CATALOG_LIMIT, PriceFile
 from ccflare_core.anthropic.pricing import TABLE, TABLE_DATE, Price, Tariff
+from ccflare_core.config.settings import Settings
 from ccflare_core.files import draft, sync_folder
-from ccflare_core.http.client import Fetcher
 from ccflare_core.http.messages import Request, check_url
 
 _FETCH_SECONDS = 60.0
@@ -124,10 +124,11 @@ def _long(row: PriceRow) -> str:
 
 def _update(console: Console, arguments: argparse.Namespace) -> int:
     target = arguments.to.expanduser().absolute() if arguments.to else None
-    target = target or read_settings(console, arguments.database).prices_path
+    settings = read_settings(console, arguments.database)
+    target = target or settings.prices_path
     if target is None:
         raise Refused("Set ccflare_prices to the file that holds your prices, or name one with --to.")
-    new = _read(console, arguments.source)
+    new = _read(console, settings, arguments.source)
     own = price_files.read_file(target) if target.exists() else PriceFile({})
     changes = _changes({**TABLE, **own.tariffs}, new.tariffs)
     console.show(arguments, _change_table(changes, new))
@@ -144,15 +145,15 @@ def _update(console: Console, arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _read(console: Console, source: str) -> PriceFile:
+def _read(console: Console, settings: Settings, source: str) -> PriceFile:
     if "://" not in source:
         return price_files.read_source(Path(source).expanduser())
     try:
         check_url(source)
     except ValueError as error:
         raise Refused(f"This address cannot be used: {error}.") from None
-    fetcher = Fetcher(ca_file=trusted_ca(console), total_seconds=_FETCH_SECONDS, max_bytes=CATALOG_LIMIT)
-    answer = asyncio.run(fetcher.send(Request("GET", source, (), b"")))
+    client = fetcher(console, settings, total_seconds=_FETCH_SECONDS, max_bytes=CATALOG_LIMIT)
+    answer = asyncio.run(client.send(Request("GET", source, (), b"")))
     if answer.status != 200:
         raise Refused(f"{_shown(source)} answered {answer.status}: give the address of the file itself.")
     return price_files.parse_source(answer.body, _shown(source))

@@ -158,7 +158,7 @@ def _content_coding(store: Store, request_id: str) -> str:
 def curl(row: dict[str, Any], settings: Settings, content_encoding: str) -> str:
     """Shell commands that send the body again, with the credential in a variable that the shell fills in."""
     query = f"?{row['query']}" if row["query"] else ""
-    url = f"{str(settings.upstream).removesuffix(':443')}{row['path']}{query}"
+    url = f"{str(settings.upstream).removesuffix(':443')}{settings.upstream_path}{row['path']}{query}"
     headers = ["content-type: application/json", f"anthropic-version: {row['api_version'] or _VERSION}"]
     if row["betas"]:
         headers.append(f"anthropic-beta: {row['betas']}")

@@ -92,8 +92,8 @@ class App:
         self._running_with = self._options = current()
         self._background = Background()
         self.live = live = LiveSettings(settings)
-        self.target = target_of(live)
         self.upstream = build_upstream(live)
+        self.target = target_of(live, self.upstream)
         self.storage = build_storage(live, environ, StoreNews(loop))
         self.accounts = build_accounts(live, self.storage, self.upstream, self._run_id)
         self.recording = build_recording(live, self.storage, self.accounts, self._run_id)
@@ -248,7 +248,7 @@ class App:
         """One line that tells a person what they have started."""
         accounts = len(self.accounts.pool.accounts())
         origin, passthrough = self.settings.upstream, self.settings.passthrough
-        target = f"{origin.scheme}://{origin.host}:{origin.port}"
+        target = f"{origin.scheme}://{origin.host}:{origin.port}{self.settings.upstream_path}"
         if accounts:
             return f"ccflare pools {accounts} account{'s' * (accounts > 1)} for {target}"
         if passthrough == "never":

@@ -6,6 +6,7 @@ None of them does anything yet: the app starts the writer and the tasks, and fro
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from logging import getLogger
 from pathlib import Path
 
@@ -37,8 +38,10 @@ from ccflare_core.exchange.recorder import Recorder
 from ccflare_core.exchange.records import CooldownCleared
 from ccflare_core.exchange.steps import Opening
 from ccflare_core.http.client import Fetcher
+from ccflare_core.http.egress import EgressProxy
 from ccflare_core.http.pinning import PinGuard
 from ccflare_core.process import resident_bytes
+from ccflare_core.secrets import egress_proxy
 from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.store import Store
 from ccflare_core.writer.auditor import Auditor
@@ -69,6 +72,8 @@ class Upstream:
     fetcher: Fetcher
     refresh_fetcher: Fetcher
     """It waits longer for an answer: one that nobody reads is a lost login."""
+    proxy: EgressProxy | None
+    """What `ccflare_egress_proxy` has led to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +142,17 @@ class Wire:
 
 
 def build_upstream(live: LiveSettings) -> Upstream:
-    """Raises ConfigError if the file of authorities that are trusted upstream cannot be used."""
+    """Raises ConfigError if the file of authorities that are trusted upstream, or the proxy, cannot be used."""
+    named = egress_proxy.configured(live().egress_proxy)
+
+    def proxy() -> EgressProxy | None:
+        return named or egress_proxy.of_modes(ctx.options.mode, ctx.options.upstream_auth)
+
     trusted = ctx.options.ssl_verify_upstream_trusted_ca
     pins = PinGuard(live.reader("upstream_pins"), enforced=lambda: live().pins_mode == "enforce")
     ca_file = Path(trusted).expanduser() if trusted else None
-    fetcher = Fetcher(ca_file=ca_file, pins=pins, egress=live.reader("egress"))
-    refresh_fetcher = Fetcher(ca_file=ca_file, pins=pins, egress=live.reader("egress"), total_seconds=ANSWER_SECONDS)
-    return Upstream(UpstreamProof(pins), fetcher, refresh_fetcher)
+    fetch = partial(Fetcher, ca_file=ca_file, pins=pins, egress=live.reader("egress"), proxy=proxy)
+    return Upstream(UpstreamProof(pins), fetch(), fetch(total_seconds=ANSWER_SECONDS), named)
 
 
 def build_storage(live: LiveSettings, environ: Mapping[str, str], news: StoreNews) -> Storage:
@@ -230,7 +239,7 @@ def build_usage_poll(live: LiveSettings, accounts: Accounts, upstream: Upstream,
     return UsagePoll(
         accounts.pool,
         send=upstream.fetcher.send,
-        url=lambda: f"{live().upstream}{PATH}",
+        url=lambda: f"{live().upstream}{live().upstream_path}{PATH}",
         seconds=live.reader("usage_poll_seconds"),
         learned=recording.recorder.learned,
     )
@@ -304,7 +313,7 @@ def build_wire(live: LiveSettings, storage: Storage, upstream: Upstream, admissi
     storage.news.client_keys.listen(sweep_soon)
     services = Services(
         find=gate.find,
-        target=target_of(live),
+        target=target_of(live, upstream),
         proof=upstream.proof,
         settings=live,
         claim=gate.names.note,
@@ -319,9 +328,9 @@ def build_wire(live: LiveSettings, storage: Storage, upstream: Upstream, admissi
     return Wire(services, reaper)
 
 
-def target_of(live: LiveSettings) -> Callable[[Client], UpstreamTarget]:
+def target_of(live: LiveSettings, upstream: Upstream) -> Callable[[Client], UpstreamTarget]:
     """Where credentials go, for a client of this ingress."""
-    return lambda client: target_for(live(), client)
+    return lambda client: target_for(live(), client, upstream.proxy, ctx.options.upstream_auth)
 
 
 def mode_of(live: LiveSettings, budget: MemoryBudget, retention: Retention) -> Callable[[Opening], Mode]:

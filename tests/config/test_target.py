@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccflare_core.config.target import EgressProxy, UpstreamTarget
+from ccflare_core.config.target import UpstreamTarget, parse_upstream
+from ccflare_core.http.egress import EgressProxy
 from ccflare_core.http.origins import Origin
 from ccflare_core.http.pins import Pins
 
@@ -22,7 +23,8 @@ def test_the_target_is_what_the_options_say() -> None:
     made = UpstreamTarget.of(
         Origin("https", "api.example", 8443),
         Pins.parse(f"api.example={PIN},other.example=sha256/{'B' * 42}A="),
-        EgressProxy("http", ("proxy.example", 3128)),
+        EgressProxy(Origin("http", "proxy.example", 3128)),
+        "/anthropic",
     )
 
     assert made == UpstreamTarget(
@@ -30,9 +32,36 @@ def test_the_target_is_what_the_options_say() -> None:
         address=("api.example", 8443),
         tls_name="api.example",
         alpn=(b"http/1.1",),
-        egress_proxy=EgressProxy("http", ("proxy.example", 3128)),
+        egress_proxy=EgressProxy(Origin("http", "proxy.example", 3128)),
         pins=frozenset({PIN}),
+        prefix="/anthropic",
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "origin", "path"),
+    [
+        ("https://api.anthropic.com", ("https", "api.anthropic.com", 443), ""),
+        ("https://gateway/anthropic", ("https", "gateway", 443), "/anthropic"),
+        ("https://gateway:8443/llm/anthropic-v1/", ("https", "gateway", 8443), "/llm/anthropic-v1"),
+        ("http://[::1]:80/a_b~c.d", ("http", "::1", 80), "/a_b~c.d"),
+    ],
+)
+def test_the_upstream_may_have_a_path(text: str, origin: tuple[str, str, int], path: str) -> None:
+    assert parse_upstream(text) == (origin, path)
+
+
+@pytest.mark.parametrize(
+    "path", ["a//b", "/a", "..", ".", "a/..", ".hidden", "%61", "a?b", "a#b", "a;b", "a b", "a\\b", "a/", "ä"]
+)
+def test_an_upstreams_path_is_read_by_all_servers_alike(path: str) -> None:
+    assert parse_upstream(f"https://gateway/{path}/") is None
+
+
+def test_an_accounts_own_proxy_is_on_its_way_alone() -> None:
+    own = EgressProxy(Origin("http", "own.example", 3128))
+
+    assert (API.by(own).egress_proxy, API.by(None)) == (own, API)
 
 
 def test_the_target_without_tls_asks_for_no_name() -> None:

@@ -12,6 +12,7 @@ from ccflare_core.errors import TokenUnavailable
 from ccflare_core.http.client import Fetcher
 from ccflare_core.http.egress import EgressProxy, is_open_proxy
 from ccflare_core.http.messages import Request, Response
+from ccflare_core.http.origins import Origin
 from ccflare_core.http.pinning import PinGuard
 from ccflare_core.http.pins import Pins
 from connect_proxy import ConnectProxy
@@ -39,7 +40,7 @@ def test_a_proxy_is_shown_without_its_login(text: str, shown: str) -> None:
 
 
 def test_a_proxys_url_is_read_as_it_was_written() -> None:
-    proxy = EgressProxy("http", "proxy.example", 3128, "somebody", PASSWORD)
+    proxy = EgressProxy(Origin("http", "proxy.example", 3128), "somebody", PASSWORD)
 
     assert EgressProxy.parse(proxy.url) == proxy
     assert EgressProxy.parse("http://me@proxy.example:3128").authorization == b"Basic bWU6"

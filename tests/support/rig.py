@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -60,10 +60,15 @@ class Rig:
 
     # -- the accounts
 
-    def fresh(self, *names: str, kind: Kind = Kind.OAUTH, **fields: Any) -> None:
-        """Let these be the only accounts, asked in this order, and forget what was before."""
-        self.session = str(uuid.uuid4())
-        made = [self._make(name, kind, priority, fields) for priority, name in enumerate(names, start=1)]
+    def fresh(
+        self, *names: str, kind: Kind = Kind.OAUTH, each: Mapping[str, Mapping[str, Any]] | None = None, **fields: Any
+    ) -> None:
+        """Let these be the only accounts, asked in this order, and forget what was before.
+
+        `fields` are those of all, `each` has some of single ones.
+        """
+        self.session, own = str(uuid.uuid4()), each or {}
+        made = [self._make(name, kind, at, {**fields, **own.get(name, {})}) for at, name in enumerate(names, start=1)]
         self._accounts = dict(zip(names, made, strict=True))
         with contextlib.closing(self._store()) as store:
             for old in store.accounts.all():

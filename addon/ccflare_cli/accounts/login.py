@@ -8,10 +8,11 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from ccflare_cli.accounts.add import checked_name, described, new_id, opened
-from ccflare_cli.console import OK, Console, Refused, read_settings, trusted_ca
+from ccflare_cli.console import OK, Console, Refused, fetcher, read_settings
 from ccflare_cli.output import local
 from ccflare_core.accounts.account import Account, Kind
 from ccflare_core.accounts.priority import DEFAULT
@@ -46,12 +47,12 @@ def log_in(console: Console, arguments: argparse.Namespace, *, may_renew: bool =
     name = checked_name(arguments.name)
     settings = read_settings(console, arguments.database)
     pins = PinGuard(lambda: settings.upstream_pins, enforced=lambda: settings.pins_mode == "enforce")
-    fetcher = Fetcher(ca_file=trusted_ca(console), pins=pins, egress=lambda: settings.egress)
+    client = fetcher(console, settings, pins=pins, egress=lambda: settings.egress)
     with opened(console, settings) as store:
         account = _find(store, name)
         if account and not may_renew:
             raise Refused(f"There is an account called {name} already: `login` renews its login.")
-        login = _Login(console, settings.endpoints, fetcher, store, name, account, arguments.priority)
+        login = _Login(console, settings.endpoints, client, store, name, account, arguments.priority)
         mode, browse = _mode(arguments, account), not arguments.no_browser
         try:
             stored = login.redeem(*_allowed(console, settings, store, name, mode, browse))
@@ -198,4 +199,5 @@ class _Login:
         return self._store.accounts.by_name(self._name)
 
     def _send(self, request: Request) -> Response:
-        return asyncio.run(self._fetcher.send(request))
+        proxy = self._account.proxy if self._account is not None else None
+        return asyncio.run(self._fetcher.send(replace(request, proxy=proxy)))

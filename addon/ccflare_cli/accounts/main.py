@@ -8,6 +8,7 @@ from functools import partial
 from ccflare_cli.accounts.add import add, add_secret_options, checked_name, has_secret
 from ccflare_cli.accounts.import_command import add_import_options, bring
 from ccflare_cli.accounts.login import add_login_options, log_in
+from ccflare_cli.accounts.proxies import proxy_argument, read_proxy
 from ccflare_cli.console import OK, Console, Refused, open_store, read_settings
 from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script_parser, whole_number
 from ccflare_cli.tables import account_table
@@ -65,6 +66,14 @@ def _parser() -> Parser:
     remove.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     change = _command(commands, "priority", _set_priority, "set an account's priority: which one is used first")
     change.add_argument("priority", type=priority, metavar="N", help=_ORDER)
+    setting = _command(commands, "set", _set, "set which proxy an account goes by")
+    setting.add_argument(
+        "--proxy",
+        type=proxy_argument,
+        required=True,
+        metavar="URL",
+        help="for an organization that demands it; -: on standard input, with USER:PASSWORD@; none: as all others go",
+    )
     return parser
 
 
@@ -122,6 +131,18 @@ def _set_priority(console: Console, arguments: argparse.Namespace) -> int:
     with _found(console, arguments) as (store, account):
         store.accounts.update(account.id, priority=arguments.priority)
         console.say(f"{account.name} has priority {arguments.priority} now.")
+    return OK
+
+
+def _set(console: Console, arguments: argparse.Namespace) -> int:
+    settings = read_settings(console, arguments.database)
+    proxy = read_proxy(console, arguments.proxy)
+    if proxy is not None and settings.upstream.scheme == "http":
+        raise Refused("The proxy could read the credential: ccflare_upstream has to be an https:// address.")
+    with _found(console, arguments) as (store, account):
+        store.accounts.update(account.id, proxy=proxy)
+        way = f"by {proxy}" if proxy else "as all other accounts do"
+        console.say(f"Everything of {account.name} goes {way} now.")
     return OK
 
 

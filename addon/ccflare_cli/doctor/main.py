@@ -1,11 +1,12 @@
 """`scripts/doctor.py`: checks the security and health of this installation; each point is tried for real."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from ccflare_cli.cells import wrapped
-from ccflare_cli.console import OK, REFUSED, Console, read_settings, trusted_ca
+from ccflare_cli.console import OK, REFUSED, Console, fetcher, read_settings
 from ccflare_cli.doctor import host_checks, installation, proxy_checks, store_checks
 from ccflare_cli.doctor.installation import Ingress
 from ccflare_cli.doctor.results import AREAS, Level, Result, Results, fail, worst
@@ -109,11 +110,23 @@ class Examination:
         ]
         if "code" in wanted:
             results += host_checks.code()
-        if wanted & {"keys", "database", "accounts", "access", "activity", "proxy"} or self._arguments.log:
+        stored = {"keys", "database", "accounts", "access", "activity", "proxy"}
+        if self._arguments.online:
+            stored.add("upstream")
+        if wanted & stored or self._arguments.log:
             results += self._stored(settings)
         if settings is not None and self._arguments.online:
-            results += proxy_checks.upstream(settings, trusted_ca(self._console), self._now)
+            results += self._online(settings)
         return results
+
+    def _online(self, settings: Settings) -> list[Result]:
+        try:
+            return list(proxy_checks.upstream(settings, self._fetch(settings), self._now))
+        except CCFlareError as error:
+            return [fail("upstream.tls", str(error), "correct the option")]
+
+    def _fetch(self, settings: Settings) -> proxy_checks.Fetch:
+        return partial(fetcher, self._console, settings)
 
     def _settings(self) -> Settings | None:
         try:
@@ -138,7 +151,7 @@ class Examination:
 
     def _in_store(self, store: Store, settings: Settings) -> list[Result]:
         now = self._now
-        parts = (
+        parts: tuple[Iterable[Result], ...] = (
             store_checks.database(store, settings, now),
             store_checks.audit(store, settings),
             store_checks.keys(store, now),
@@ -146,6 +159,7 @@ class Examination:
             self._access(store, settings),
             store_checks.activity(store, settings, now),
             proxy_checks.proxies(store, now),
+            proxy_checks.ways(store, settings, self._fetch(settings)) if self._arguments.online else (),
         )
         results: list[Result] = []
         for part in parts:

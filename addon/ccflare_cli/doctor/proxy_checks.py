@@ -6,7 +6,8 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from ccflare_cli.doctor.results import Result, Results, fail, ok, warn
 from ccflare_core.config.settings import Settings
 from ccflare_core.errors import CCFlareError
 from ccflare_core.http.client import Fetcher
+from ccflare_core.http.egress import EgressProxy
 from ccflare_core.http.messages import Request, Response
 from ccflare_core.http.origins import is_this_machine
 from ccflare_core.http.pinning import PinGuard
@@ -261,7 +263,11 @@ class _PinReader(PinGuard):
         return True
 
 
-def upstream(settings: Settings, ca_file: Path | None, now: float) -> Results:
+type Fetch = Callable[..., Fetcher]
+"""Makes our own client, with pins to look at."""
+
+
+def upstream(settings: Settings, fetch: Fetch, now: float) -> Results:
     """Whether each host that gets credentials is reached with verified TLS, its pins, and how the clocks differ."""
     reader, skews = _PinReader(), []
     for origin in sorted(settings.egress):
@@ -269,7 +275,7 @@ def upstream(settings: Settings, ca_file: Path | None, now: float) -> Results:
             yield fail("upstream.tls", f"{origin} gets credentials without TLS", "use an https:// address")
             continue
         try:
-            answer = _head(f"{origin}/", ca_file, reader)
+            answer = _head(f"{origin}/", fetch(pins=reader))
         except CCFlareError as error:
             yield fail("upstream.tls", str(error), "check the network, and who answers in that name")
             continue
@@ -277,6 +283,22 @@ def upstream(settings: Settings, ca_file: Path | None, now: float) -> Results:
         skews += [now - at for at in [_date(answer)] if at]
         yield from _pins(settings, origin.host, reader.pins.get(origin.host, ()))
     yield installation.clock(min(skews, key=abs)) if skews else installation.clock(None)
+
+
+def ways(store: Store, settings: Settings, fetch: Fetch) -> Results:
+    """Whether the proxies of single accounts lead to the upstream."""
+    names: dict[EgressProxy, list[str]] = defaultdict(list)
+    for account in store.accounts.all():
+        if account.proxy is not None:
+            names[account.proxy].append(account.name)
+    for proxy, used_by in names.items():
+        told = f"the proxy of {' and '.join(used_by)}"
+        try:
+            _head(f"{settings.upstream}/", fetch(), proxy)
+        except CCFlareError as error:
+            yield fail("upstream.proxy", f"{told}: {error}", "try it by hand, or set another with `accounts.py set`")
+        else:
+            yield ok("upstream.proxy", f"{told}, {proxy}, leads to {settings.upstream}")
 
 
 def _pins(settings: Settings, host: str, chain: tuple[str, ...]) -> Iterator[Result]:
@@ -290,8 +312,8 @@ def _pins(settings: Settings, host: str, chain: tuple[str, ...]) -> Iterator[Res
         yield level("upstream.pins", f"{told}: none of them is pinned", 'see "Pinned keys" in SECURITY.md')
 
 
-def _head(url: str, ca_file: Path | None, reader: PinGuard) -> Response:
-    return asyncio.run(Fetcher(ca_file=ca_file, pins=reader).send(Request("HEAD", url, (), b"")))
+def _head(url: str, fetcher: Fetcher, proxy: EgressProxy | None = None) -> Response:
+    return asyncio.run(fetcher.send(Request("HEAD", url, proxy=proxy)))
 
 
 def _date(answer: Response) -> float | None:

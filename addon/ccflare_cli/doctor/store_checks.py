@@ -170,7 +170,7 @@ def secrets(store: Store) -> list[bytes]:
         found = store.accounts.all()
     except CCFlareError:
         return []
-    each = (secret for a in found for secret in (a.access_token, a.refresh_token, a.api_key))
+    each = (secret for a in found for secret in (a.access_token, a.refresh_token, a.api_key, a.proxy and a.proxy.url))
     return [secret.encode() for secret in each if secret]
 
 

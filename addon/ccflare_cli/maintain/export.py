@@ -60,7 +60,7 @@ def _export(console: Console, arguments: argparse.Namespace) -> int:
         extent = store.history.extent(selection)
         told = {name: value for name, value in selection._asdict().items() if value is not None}
         detail = {"format": arguments.format, "requests": extent.requests, **told}
-        upstream = str(settings.upstream).removesuffix(":443")
+        upstream = str(settings.upstream).removesuffix(":443") + settings.upstream_path
         with store.stages("data.export", str(target or "stdout"), **detail) as results, progress(console) as show:
             pieces = _pieces(store, selection, arguments.format, upstream)
             results["requests"] = number = _write(console, target, _counted(pieces, extent.requests, show))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ccflare_core.accounts.priority import DEFAULT
+from ccflare_core.http.egress import EgressProxy
 from ccflare_core.http.headers import Header
 
 OAUTH_BETA = b"oauth-2025-04-20"
@@ -60,6 +61,8 @@ class Account:
     login_expires_at: float | None = None
     """When the OAuth login as a whole ends, however often its token was refreshed."""
     needs_login: bool = False
+    proxy: EgressProxy | None = None
+    """The proxy that its organization demands for all that is sent with it; None: it goes as all others do."""
     attention: str | None = None
     """Why nothing is sent with it until somebody resumes it or logs in anew; None if nothing is."""
 

@@ -15,7 +15,7 @@ from ccflare_core.accounts.member import AccountStatus, PoolMember
 from ccflare_core.accounts.selection import Choice, choose
 from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.anthropic.request import Facts
-from ccflare_core.anthropic.verdicts import Verdict
+from ccflare_core.anthropic.verdicts import Scope, Verdict
 from ccflare_core.clients.keys import ClientKey
 
 __all__ = ["AccountPool", "AccountStatus", "Cooldown", "Exhausted", "Lease", "Report"]
@@ -252,11 +252,30 @@ class AccountPool:
                 # The session's prompt cache is here now, wherever it was before.
                 self._pins.put(self._session_of(lease.facts), lease.account.id, at.mono)
         cooldowns = member.cool(verdict, lease.account, number, lease.facts, at, self._leases)
+        if verdict.scope is Scope.WAY:
+            for other in self._on_the_same_way(lease.account):
+                cooldowns += other.cool(verdict, other.account, number, lease.facts, at, self._leases)
         member.end_half_open(number, parts, at, spends=spends)
         attention = member.disable(verdict, lease.account)
         if not (cooldowns or cleared or windows or attention):
             return _NOTHING
         return Report(cooldowns, tuple((lease.account.id, name) for name in cleared), windows, attention)
+
+    def _on_the_same_way(self, account: Account) -> list[PoolMember]:
+        """The others that go by the same proxy, or like it by the one that all others go by."""
+        others = (member for id, member in self._members.items() if id != account.id)
+        return [member for member in others if member.account.proxy == account.proxy]
+
+    def has_another_way(self, lease: Lease, *, exclude: frozenset[str], key: ClientKey | None) -> bool:
+        """Whether an account that goes by another proxy could serve the lease's request now."""
+        at, facts = self._now(), lease.facts
+        parts = parts_of(facts)
+        return any(
+            _reserved(member, key, at, None) is None
+            and member.unavailable(parts, at, exclude, spends=facts.spends) is None
+            for member in self._members.values()
+            if member.account.proxy != lease.account.proxy
+        )
 
     def take_back(self, cooldowns: Iterable[Cooldown]) -> Report:
         """Undo these cooldowns where they are still the last word: what they were for was the request's own fault."""

@@ -209,7 +209,8 @@ class Refresher:
 
     async def _spend(self, account: Account, spent: str) -> Refreshed:
         try:
-            answer = await self._answer(account.id, oauth.refresh_request(self._endpoints(), spent))
+            request = replace(oauth.refresh_request(self._endpoints(), spent), proxy=account.proxy)
+            answer = await self._answer(account.id, request)
             tokens = oauth.read_answer(
                 answer.status, answer.content_type, answer.body, self._wall(), login_at=account.login_at
             )

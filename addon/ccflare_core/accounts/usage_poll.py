@@ -10,6 +10,7 @@ import logging
 import random as random_module
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -120,7 +121,8 @@ class UsagePoll:
     async def _ask(self, account: Account, interval: float) -> float:
         """Seconds until the account may be asked again."""
         try:
-            answer = await self._send(usage_request(self._url(), account.access_token or ""))
+            request = replace(usage_request(self._url(), account.access_token or ""), proxy=account.proxy)
+            answer = await self._send(request)
         except (CCFlareError, ValueError) as error:
             logger.debug("%s: its usage could not be queried: %s", account.name, error)
             return self._back_off(account, interval, 0.0)

@@ -50,6 +50,8 @@ class Kind(StrEnum):
     """Elsewhere: a client that follows takes its key along."""
     BROKEN_OFF = "broken_off"
     """Nothing more came of an answer that had begun."""
+    PROXY_FAILURE = "proxy_failure"
+    """Nothing was sent: the proxy on the way has let nothing through."""
     NOT_PINNED = "not_pinned"
     """Nothing was sent: the upstream has shown no pinned key."""
     NOT_TRUSTED = "not_trusted"
@@ -74,6 +76,8 @@ class Scope(StrEnum):
     BETA = "beta"
     """The account, for one beta, or each of those that are named."""
     UPSTREAM = "upstream"
+    WAY = "way"
+    """The account, and all others that go by the same proxy."""
 
 
 class Backoff(NamedTuple):
@@ -144,6 +148,7 @@ _LAW = {
     Kind.CLIENT_ERROR: _Rule(Scope.REQUEST, None, "{status} passed on"),
     Kind.REDIRECTED: _Rule(Scope.REQUEST, None, "a redirect to {host}"),
     Kind.BROKEN_OFF: _Rule(Scope.UPSTREAM, Backoff(5.0, "fixed", 5.0), "the answer broke off"),
+    Kind.PROXY_FAILURE: _Rule(Scope.WAY, Backoff(5.0, "add", 60.0), "no way through the proxy"),
     Kind.NOT_PINNED: _Rule(Scope.UPSTREAM, None, "certificate not pinned"),
     Kind.NOT_TRUSTED: _Rule(Scope.UPSTREAM, None, "certificate not trusted"),
     Kind.COMES_BACK: _Rule(Scope.UPSTREAM, None, "leads back to this proxy"),
@@ -225,6 +230,12 @@ def failed_to_connect(reason: str) -> Verdict:
     """The verdict when upstream gave no head at all: no connection, or it was lost before one."""
     scope, rest, _ = _LAW[Kind.UPSTREAM_FAILURE]
     return Verdict(Kind.UPSTREAM_FAILURE, 0, _shown(reason) or "no connection", scope, rest)
+
+
+def no_way(reason: str, kind: Kind = Kind.PROXY_FAILURE) -> Verdict:
+    """The verdict when the proxy on the way let nothing through, or (`kind`) led to somebody else than the upstream."""
+    scope, rest, told = _LAW[Kind.PROXY_FAILURE]
+    return Verdict(kind, 0, _shown(reason) or told, scope, rest)
 
 
 def no_answer(status: int, reason: str) -> Verdict:

@@ -12,12 +12,16 @@ from pathlib import Path
 from ccflare_core.anthropic import oauth
 from ccflare_core.config import location, record_mode
 from ccflare_core.config.option import Applies, Group, Option
+from ccflare_core.config.target import FORM as UPSTREAM
+from ccflare_core.config.target import parse_upstream
 from ccflare_core.http import pins
 from ccflare_core.http.addresses import are_networks
+from ccflare_core.http.egress import FORM as PROXY
+from ccflare_core.http.egress import is_open_proxy
 from ccflare_core.http.hosts import FORM as HOSTS
 from ccflare_core.http.hosts import are_hosts
 from ccflare_core.http.messages import check_url
-from ccflare_core.http.origins import Origin, are_origins
+from ccflare_core.http.origins import are_origins
 from ccflare_core.http.targets import FORM as TARGETS
 from ccflare_core.http.targets import are_targets
 
@@ -45,8 +49,14 @@ def _is_location(text: str) -> bool:
     return location.is_location_of_server(text) if location.is_server(text) else is_path(text)
 
 
-def _is_origin(text: str) -> bool:
-    return Origin.parse(text.removesuffix("/")) is not None
+def _is_upstream(text: str) -> bool:
+    return parse_upstream(text) is not None
+
+
+def _is_egress(text: str) -> bool:
+    if text.startswith(("file:", "cmd:")):
+        return bool(text.partition(":")[2].strip())
+    return not text or is_open_proxy(text)
 
 
 def _is_account(text: str) -> bool:
@@ -139,8 +149,12 @@ _TODAY = oauth.Endpoints()
 _UPSTREAM = _in(
     Group.UPSTREAM,
     Option("ccflare_upstream", NEW, str, "https://api.anthropic.com",
-           "The API that requests are sent to.", check=_is_origin,
-           form="http:// or https:// with a host and maybe a port, without path, query or credentials"),
+           "The API that requests are sent to, or a gateway to it, whose path goes before theirs.",
+           check=_is_upstream, form=UPSTREAM),
+    Option("ccflare_egress_proxy", RESTART, str, "",
+           "The proxy on the way to the upstream, and to where tokens come from. Empty: as --mode upstream:… says, or "
+           "none.", environment="ccflare_EGRESS_PROXY", check=_is_egress,
+           form=f"{PROXY}, or file:PATH or cmd:PROGRAM for one with USER:PASSWORD@"),
     Option("ccflare_upstream_pins", AT_ONCE, str, "",
            "The public keys that upstream hosts may have: HOST=sha256/BASE64, separated by commas.",
            check=pins.are_pins, form=pins.FORM),

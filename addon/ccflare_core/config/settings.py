@@ -31,6 +31,7 @@ from ccflare_core.config.options import (
 )
 from ccflare_core.config.record_mode import Rule, parse_rules
 from ccflare_core.config.spelling import unknown, unknown_variables
+from ccflare_core.config.target import parse_upstream
 from ccflare_core.errors import ConfigError
 from ccflare_core.http.addresses import Networks
 from ccflare_core.http.hosts import HostNames
@@ -62,6 +63,8 @@ class Settings:
     """The options after all checks, without their prefix; paths are absolute and a ~ is resolved."""
 
     upstream: Origin
+    upstream_path: str
+    egress_proxy: str
     database: Location
     key_path: Path
     key_source: str
@@ -151,7 +154,7 @@ class Settings:
         if problems:
             raise ConfigError(*problems)
         fields = {name.removeprefix("ccflare_"): value for name, value in merged.items()}
-        fields["upstream"] = Origin.parse(fields["upstream"].removesuffix("/"))
+        fields["upstream"], fields["upstream_path"] = parse_upstream(fields["upstream"]) or (None, "")
         fields["database"] = _database(fields["database"], environ)
         fields["key_path"] = _key_path(fields.pop("key_file"), fields["database"], environ)
         fields["audit_path"] = _audit_path(fields.pop("audit_file"), fields["database"], environ)

@@ -2,7 +2,8 @@
 
 `UpstreamTarget` is made of the owner's options alone. Code that sends a credential takes the address, the name that the
 certificate must carry, the protocol, the Host and the way there from it, and from nothing else; what a connection needs
-besides becomes another field of it. There is none for a prefix of the path, since `ccflare_upstream` can have no path.
+besides becomes another field of it. The path that `ccflare_upstream` may have is put before a request's own when that
+goes out; what is admitted and recorded is the client's.
 
 What comes from a client, or by what it does, and could steer a connection to the upstream if one let it:
 
@@ -21,14 +22,17 @@ What comes from a client, or by what it does, and could steer a connection to th
 - its Proxy-Authorization: what another proxy on the way could be told.
 
 The owner decides on the rest, and that steers no credential either: what `--mode reverse:` names is where mitmproxy's
-own layer would connect to, `--mode upstream:` names the proxy on the way, `upstream_auth` what that one is told.
+own layer would connect to; the proxy on the way is the account's own, or that of `ccflare_egress_proxy`, or else that
+of `--mode upstream:`.
 """
 
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
-from typing import NamedTuple, Self
+from typing import Self
 
+from ccflare_core.http.egress import EgressProxy
 from ccflare_core.http.origins import Origin
 from ccflare_core.http.pins import Pins
 
@@ -43,11 +47,18 @@ request: mitmproxy puts none of them on an HTTP/1 connection that has carried an
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-class EgressProxy(NamedTuple):
-    """Another proxy on the way to the upstream, as mitmproxy's `--mode upstream:` names it."""
+FORM = "http:// or https:// with a host and maybe a port and a path, without query or credentials"
 
-    scheme: str
-    address: tuple[str, int]
+_PATH = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*")
+"""No dot segment, no empty one, nothing escaped: what no two servers read differently."""
+
+
+def parse_upstream(text: str) -> tuple[Origin, str] | None:
+    """The origin that `ccflare_upstream` names, and the path before every path ("" for none); None if it is no such."""
+    scheme, mark, rest = text.removesuffix("/").partition("://")
+    place, slash, path = rest.partition("/")
+    origin = Origin.parse(f"{scheme}{mark}{place}")
+    return (origin, slash + path) if origin and _PATH.fullmatch(slash + path) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +74,11 @@ class UpstreamTarget:
     egress_proxy: EgressProxy | None
     pins: frozenset[str]
     """The keys of which its verified chain must have one; none: any will do."""
+    prefix: str = ""
+    """What stands before the path of each request there."""
 
     @classmethod
-    def of(cls, origin: Origin, pins: Pins, egress_proxy: EgressProxy | None = None) -> Self:
+    def of(cls, origin: Origin, pins: Pins, egress_proxy: EgressProxy | None = None, prefix: str = "") -> Self:
         """The target that `ccflare_upstream` and its pins make."""
         is_tls = origin.scheme == "https"
         return cls(
@@ -75,7 +88,12 @@ class UpstreamTarget:
             alpn=(HTTP1,) if is_tls else (),
             egress_proxy=egress_proxy,
             pins=pins.of_host.get(origin.host, frozenset()),
+            prefix=prefix,
         )
+
+    def by(self, proxy: EgressProxy | None) -> Self:
+        """The same by an account's own proxy, if it has one."""
+        return self if proxy is None else replace(self, egress_proxy=proxy)
 
     @property
     def authority(self) -> str:

@@ -348,6 +348,7 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE INDEX tunnels_opened_at ON tunnels (opened_at)",
         ),
     ),
+    Migration("0022_proxies", ("ALTER TABLE accounts ADD COLUMN proxy {blob}",)),
     Migration(
         "0019_sealed_counts",
         (

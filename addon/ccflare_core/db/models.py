@@ -20,7 +20,7 @@ from peewee import (
 
 
 class AccountRow(Model):
-    """A Claude account. The three secrets are sealed for their column and this row's id."""
+    """A Claude account. The three secrets, and `proxy`, are sealed for their column and this row's id."""
 
     id = TextField(primary_key=True)
     name = TextField(unique=True)
@@ -39,6 +39,8 @@ class AccountRow(Model):
     attention = TextField(null=True)
     refresh_digest = TextField(null=True)
     """Tells which refresh token is stored, see oauth_tokens.py; NULL also where nobody has needed it yet."""
+    proxy = BlobField(null=True)
+    """The URL, sealed as the secrets are, of the proxy that everything of this account goes by."""
     refresh_retry_at = BigIntegerField(null=True)
     """After a refresh that failed: when the next one is tried. For people only."""
 

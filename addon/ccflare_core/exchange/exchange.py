@@ -200,8 +200,21 @@ class Exchange(Serving):
             return self._bad_gateway(why)
         return self._after(verdicts.failed_to_connect(why), holding=False)
 
-    def distrust(self, kind: Kind, why: str = "") -> Answer:
-        """The upstream has no pinned key, or no certificate for its name. Another account would meet the same."""
+    def no_way(self, why: str) -> Step:
+        """The proxy on the way has let nothing through."""
+        self._spending.broke_off(before_head=True)
+        if self._ticket is Ticket.PASS:
+            return self._bad_gateway(why)
+        return self._after(verdicts.no_way(why), holding=False)
+
+    def distrust(self, kind: Kind, why: str = "") -> Step:
+        """The upstream has no pinned key, or no certificate for its name.
+
+        Another account would meet the same, unless this one's own proxy is what has led to somebody else.
+        """
+        if self._lease is not None and self._lease.account.proxy is not None:
+            told = f"{_DISTRUST[kind]} ({why})" if why else _DISTRUST[kind]
+            return self._after(verdicts.no_way(f"its proxy leads to {told}; nothing was sent", kind), holding=False)
         if self._lease is not None:
             self._note(self._lease, verdicts.unsent(kind))
         what = _DISTRUST[kind]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from ccflare_core.anthropic.verdicts import Kind, Verdict
+from ccflare_core.anthropic.verdicts import Kind, Scope, Verdict
 
 MOST_ATTEMPTS = 20  # upstream requests for one exchange, whatever the verdicts are
 OVERLOADED_RETRIES = 2  # in place: overload is upstream's state, another account meets the same
@@ -86,10 +86,12 @@ class Failover:
             return Deliver()
         if kind in _OF_THE_ACCOUNT:
             return self._move(or_deliver=False, if_all_agree=verdict.may_be_the_request)
-        if kind is Kind.UPSTREAM_FAILURE:
+        if kind in (Kind.UPSTREAM_FAILURE, Kind.PROXY_FAILURE):
             return self._retry_failure() if self._retries < self._attempts else self._move(or_deliver=True)
         if kind is Kind.OVERLOADED and self._retries < OVERLOADED_RETRIES:
             return self._retry(0.5 + self._random())
+        if verdict.scope is Scope.WAY:
+            return self._move(or_deliver=True)
         if kind in _ONE_HOP and not self._hopped:
             self._hopped = True
             return self._move(or_deliver=kind is not Kind.SHORT_THROTTLE)

@@ -121,7 +121,7 @@ class Recorder:
             self._sink.put(CooldownCleared(account, part))
         for cooldown in report.cooldowns:
             self._sink.put(CooldownSet(cooldown))
-            warn_of_cooldown(self._account_name(account_id), cooldown, self._wall())
+            warn_of_cooldown(self._account_name(cooldown.account_id), cooldown, self._wall())
         if report.attention:
             self._sink.put(AttentionNeeded(account_id, report.attention))
             warn_of_attention(self._account_name(account_id), report.attention)

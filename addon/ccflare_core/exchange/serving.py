@@ -10,7 +10,7 @@ from ccflare_core.accounts.pool import Exhausted, Lease
 from ccflare_core.anthropic import answers
 from ccflare_core.anthropic.answers import Answer
 from ccflare_core.anthropic.ids import NO_IDS, Named
-from ccflare_core.anthropic.verdicts import Kind, Verdict
+from ccflare_core.anthropic.verdicts import Kind, Scope, Verdict
 from ccflare_core.exchange.binding import Binding
 from ccflare_core.exchange.capture import Capture
 from ccflare_core.exchange.collaborators import Collaborators
@@ -118,7 +118,7 @@ class Serving(Story):
         try:
             credential = lease.account.credential()
             self._echo = Echo(credential.secret)
-            return Send(credential)
+            return Send(credential, lease.account.proxy)
         except ValueError as problem:  # nothing that could be sent: as good as an account that refuses
             return self._move(lease, str(problem), or_deliver=False, holding=False)
 
@@ -186,6 +186,8 @@ class Serving(Story):
 
     def _weigh(self, lease: Lease, verdict: Verdict, *, holding: bool) -> Step:
         move = self._failover.after(verdict)
+        if isinstance(move, RetrySame) and verdict.scope is Scope.WAY and self._has_another_way(lease):
+            move = NextAccount(or_deliver=True)
         if isinstance(move, RetrySame) and self._may_repeat(verdict):
             self._same_account = True
             return Wait(move.delay)
@@ -201,6 +203,12 @@ class Serving(Story):
             agreed = move.if_all_agree and holding and all_agree(tuple(self._last_words.values()))
             return self._move(lease, verdict.reason, or_deliver=move.or_deliver or agreed, holding=holding)
         return Deliver() if holding else self._bad_gateway(verdict.reason)
+
+    def _has_another_way(self, lease: Lease) -> bool:
+        """Whether an account that goes by another proxy, or by none, could serve this now."""
+        if self._binding.account_id is not None:
+            return False
+        return self._shared.pool.has_another_way(lease, exclude=frozenset(self._tried), key=self.opening.key)
 
     def _move(self, lease: Lease, why: str, *, or_deliver: bool, holding: bool) -> Step:
         """To another account, if one is free; else what is in hand, or the pool's own answer."""
@@ -242,7 +250,7 @@ class Serving(Story):
         """Whether it can be repeated, and within the budget that keeps a failing upstream from being multiplied."""
         if self._is_given_away:
             return False
-        if verdict.kind not in (Kind.OVERLOADED, Kind.UPSTREAM_FAILURE) or self._budgeted:
+        if verdict.kind not in (Kind.OVERLOADED, Kind.UPSTREAM_FAILURE, Kind.PROXY_FAILURE) or self._budgeted:
             return True
         if self._shared.budget.allows(self._shared.pool.in_flight):
             self._shared.budget.take()

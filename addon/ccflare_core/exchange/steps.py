@@ -11,6 +11,7 @@ from ccflare_core.anthropic.answers import Answer
 from ccflare_core.anthropic.verdicts import Verdict
 from ccflare_core.clients.keys import ClientKey
 from ccflare_core.exchange.failover import Deliver
+from ccflare_core.http.egress import EgressProxy
 
 
 class Outcome(StrEnum):
@@ -39,6 +40,8 @@ class Send(NamedTuple):
     """Open an attempt: send the request, with this credential or (None) with the client's own."""
 
     credential: Credential | None
+    proxy: EgressProxy | None = None
+    """The account's own proxy; None: it goes as all others do."""
 
 
 class Wait(NamedTuple):

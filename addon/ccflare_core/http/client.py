@@ -112,7 +112,7 @@ class Fetcher:
             reader, writer = await self._open(host, port, is_tls=url.scheme == "https")
         else:
             with _said_of(proxy):
-                reader, writer = await self._open(proxy.host, proxy.port, is_tls=proxy.scheme == "https")
+                reader, writer = await self._open(*proxy.origin[1:], is_tls=proxy.origin.scheme == "https")
         inner = writer
         try:
             if proxy is not None:
@@ -198,7 +198,7 @@ async def _ask_for_tunnel(
     proxy: EgressProxy, host: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
     authority, allowed = f"{f'[{host}]' if ':' in host else host}:{port}", proxy.authorization
-    headers = [("Host", authority), *([("Proxy-Authorization", allowed)] if allowed else [])]
+    headers = [(b"Host", authority.encode()), *([(b"Proxy-Authorization", allowed)] if allowed else [])]
     http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
     writer.write(http.send(h11.Request(method="CONNECT", target=authority, headers=headers)) or b"")
     await writer.drain()

@@ -14,16 +14,14 @@ FORM = "http:// or https:// with a host and maybe a port, such as http://proxy.e
 class EgressProxy:
     """See the module. Two that are told of different users are different ways out."""
 
-    scheme: str
-    """How the proxy itself is reached; what goes through its tunnels is TLS of its own in any case."""
-    host: str
-    port: int
+    origin: Origin
+    """Where it is, and how the proxy itself is reached: what goes through its tunnels is TLS in any case."""
     user: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
 
     def __str__(self) -> str:
         """For people, without user and password."""
-        return str(Origin(self.scheme, self.host, self.port))
+        return str(self.origin)
 
     @property
     def url(self) -> str:
@@ -51,7 +49,7 @@ class EgressProxy:
         user, password = _decoded(login)
         if origin is None or (at and not user):
             raise ValueError(f"a proxy is {FORM}")
-        return cls(*origin, user, password)
+        return cls(origin, user, password)
 
     @classmethod
     def of_mode(cls, spec: str, auth: str | None = None) -> Self | None:
@@ -62,7 +60,7 @@ class EgressProxy:
             return None
         origin = Origin.parse((place if "://" in place else f"http://{place}").removesuffix("/"))
         user, _, password = (auth or "").partition(":")
-        return origin and cls(*origin, user, password)
+        return origin and cls(origin, user, password)
 
 
 def _decoded(login: str) -> tuple[str, str]:

@@ -13,6 +13,8 @@ UNKNOWN: Final = "a failure of another kind"
 HEAD_TOO_LARGE: Final = "the answer's head is too large"
 COMES_BACK: Final = "it leads back to this proxy"
 NO_REQUEST: Final = "the client sends what is no request"
+ON_THE_WAY: Final = "no way through the proxy: "
+"""Before what the proxy on the way has failed with, so that the upstream does not get the blame."""
 NOT_VERIFIED: Final = "the certificate cannot be verified"
 """What follows in brackets, if anything, is the flaw."""
 
@@ -131,7 +133,7 @@ _CUT_HEAD: Final = "the connection was closed in the middle of the head"
 _CLOSED: Final = "the connection was closed"
 _AGAINST_HTTP2: Final = "the rules of HTTP/2 were broken"
 _REFUSES: Final = "refused the tunnel"
-_REFUSED_TUNNEL: Final = f"the proxy on the way {_REFUSES}"
+_REFUSED_TUNNEL: Final = f"it {_REFUSES}"
 _WHY_NO_TUNNEL: Final = {
     "403": "403: it forbids it",
     "407": "407: it wants another user and password",
@@ -200,7 +202,8 @@ _SIGNS: Final = (
 )
 """The first that fits counts."""
 
-PHRASES: Final = frozenset({UNKNOWN, HEAD_TOO_LARGE, NO_REQUEST}.union(*(sign.sayings() for sign in _SIGNS)))
+_PHRASES: Final = {UNKNOWN, HEAD_TOO_LARGE, NO_REQUEST}.union(*(sign.sayings() for sign in _SIGNS))
+PHRASES: Final = frozenset(_PHRASES | {f"{ON_THE_WAY}{phrase}" for phrase in _PHRASES})
 
 
 def of(text: str) -> str:
@@ -208,6 +211,11 @@ def of(text: str) -> str:
     if text in PHRASES:
         return text
     return next((sign.said(text) for sign in _SIGNS if text.startswith(sign.begins)), UNKNOWN)
+
+
+def on_the_way(text: str) -> str:
+    """What of a failure's text is told if it is that of the proxy on the way."""
+    return f"{ON_THE_WAY}{of(text)}"
 
 
 def tunnel_refused(status: int) -> str:

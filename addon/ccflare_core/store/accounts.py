@@ -12,11 +12,13 @@ from ccflare_core.audit.entries import Secret
 from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import AccountRow, CooldownRow, OwnerRow, RefreshLeaseRow, WindowRow
 from ccflare_core.errors import NotFound, StoreError, VaultError
+from ccflare_core.http.egress import EgressProxy
 from ccflare_core.secrets.vault import is_sealed, place
 from ccflare_core.store.context import StoreContext
 from ccflare_core.text import to_ms, to_seconds
 
 _SECRETS = ("access_token", "refresh_token", "api_key")
+_SEALED = (*_SECRETS, "proxy")
 _TIMES = ("expires_at", "created_at", "login_at", "login_expires_at")
 _PLAIN = ("name", "kind", "priority", "paused", "needs_login", "attention")
 _GONE = "the account is no longer there: another process has removed it"
@@ -50,7 +52,7 @@ class Accounts:
 
     def add(self, account: Account, **detail: object) -> None:
         """Insert it; `detail` goes into the audit log. Raises StoreError if its name (or id) is taken."""
-        names = (*_PLAIN, *_SECRETS, *_TIMES)
+        names = (*_PLAIN, *_SEALED, *_TIMES)
         fields = {name: getattr(account, name) for name in names}
         with self._changing(account.name):
             AccountRow.insert({**self.columns(account.id, fields), "id": account.id}).execute(self._database)
@@ -112,8 +114,9 @@ class Accounts:
         """Fields of Account as columns: secrets sealed for their place, times in ms."""
         row: dict[str, Any] = {"updated_at": to_ms(self._context.wall())}
         for name, value in fields.items():
-            if name in _SECRETS:
-                row[name] = self._seal(value, place("accounts", name, account_id))
+            if name in _SEALED:
+                secret = value.url if isinstance(value, EgressProxy) else value
+                row[name] = self._seal(secret, place("accounts", name, account_id))
                 if name == "access_token":
                     row["refresh_retry_at"] = None
                 if name == "api_key":
@@ -142,7 +145,9 @@ class Accounts:
         values = {name: getattr(row, name) for name in _PLAIN}
         values |= {name: to_seconds(getattr(row, name)) for name in _TIMES}
         values |= {name: self._unseal(row, name) if secrets else None for name in _SECRETS}
-        return Account(id=row.id, **{**values, "kind": Kind(row.kind)})
+        url = self._unseal(row, "proxy") if secrets else None
+        proxy = EgressProxy.parse(url) if url else None
+        return Account(id=row.id, proxy=proxy, **{**values, "kind": Kind(row.kind)})
 
     def _unseal(self, row: AccountRow, column: str) -> str | None:
         sealed: bytes | str | None = getattr(row, column)
@@ -168,16 +173,19 @@ def _action(fields: Mapping[str, Any]) -> str:
     if "paused" in fields and set(fields) <= {"paused", "attention"}:
         return "account.pause" if fields["paused"] else "account.resume"
     only = next(iter(fields)) if len(fields) == 1 else ""
-    return {"name": "account.rename", "priority": "account.priority"}.get(only, "account.change")
+    named = {"name": "account.rename", "priority": "account.priority", "proxy": "account.proxy"}
+    return named.get(only, "account.change")
 
 
 def _told(name: str, value: object) -> object:
     """A field's value as the audit log has it."""
-    return Secret(str(value)) if name in _SECRETS and value is not None else value
+    if value is None or name not in _SEALED:
+        return value
+    return Secret(value.url if isinstance(value, EgressProxy) else str(value))
 
 
 def _change(name: str, before: object, after: object) -> dict[str, object]:
-    if name in _SECRETS:
+    if name in _SEALED:
         return {"after": _told(name, after)}
     return {"before": to_seconds(before) if name in _TIMES and isinstance(before, int) else before, "after": after}
 

@@ -105,7 +105,7 @@ _BLOCK = SealedColumn(
 )
 _BODY = SealedColumn(PayloadRow, "body", ("request", "part"), lambda key: packing.body_place(key[1], key[0]))
 _SECRETS = (
-    *_simple(AccountRow, "access_token", "refresh_token", "api_key"),
+    *_simple(AccountRow, "access_token", "refresh_token", "api_key", "proxy"),
     *_simple(OAuthSessionRow, "state", "verifier"),
     *_simple(AuditKeyRow, "sealed"),
     *_simple(SecondFactorRow, "seed"),

@@ -40,6 +40,7 @@ SIGNATURES: Final[dict[Callable[..., Any], str]] = {
     HttpLayer._handle_event: "self event",
     HttpLayer.make_stream: "self stream_id",
     HttpLayer.event_to_child: "self child event",
+    HttpLayer.register_connection: "self command",
     HttpStream.__init__: "self context stream_id",
     HttpStream._handle_event: "self event",
     HttpStream.check_body_size: "self request",
@@ -112,8 +113,9 @@ ATTRIBUTES: Final[dict[type | ModuleType, str]] = {
     h2.stream.H2Stream: "state_machine",
     h2.stream.H2StreamStateMachine: "headers_sent",
     ReceiveBuffer: "__bool__ __len__ maybe_extract_at_most",
-    http: "DropStream GetHttpConnection Http1Client Http1Server Http2Server HTTPMode SendHttp",
-    _hooks: "HttpErrorHook HttpRequestHeadersHook HttpResponseHeadersHook HttpResponseHook",
+    http: ("DropStream GetHttpConnection Http1Client Http1Server Http2Server HTTPMode RegisterHttpConnection SendHttp"),
+    http.RegisterHttpConnection: "connection err",
+    _hooks: ("HttpConnectUpstreamHook HttpErrorHook HttpRequestHeadersHook HttpResponseHeadersHook HttpResponseHook"),
     _events: "RequestData RequestEndOfMessage RequestTrailers ResponseData ResponseEndOfMessage ResponseTrailers",
     _events.ErrorCode: (
         "CANCEL CLIENT_DISCONNECTED CONNECT_FAILED GENERIC_CLIENT_ERROR GENERIC_SERVER_ERROR http_status_code"

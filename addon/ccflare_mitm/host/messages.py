@@ -94,7 +94,8 @@ def with_credential(
 ) -> http.Request:
     """A copy of `request` to send, its header `fields` with an account's credential in place of the client's.
 
-    With one it says the target's Host, whatever it said before.
+    With one it says the target's Host, whatever it said before. The target's prefix comes before the path of what goes
+    there.
 
     The body stays aside, and so do fields that were meant for us, or that tell of the client. A request of HTTP/1.0
     goes on in the version that we speak ourselves (RFC 9112, 2.3).
@@ -121,7 +122,7 @@ def with_credential(
         method=data.method,
         scheme=data.scheme,
         authority=authority,
-        path=data.path,
+        path=_path_at(request, target),
         http_version=HTTP11 if data.http_version == HTTP10 else data.http_version,
         headers=http.Headers(fields),
         content=None,
@@ -129,6 +130,12 @@ def with_credential(
         timestamp_start=data.timestamp_start,
         timestamp_end=data.timestamp_end,
     )
+
+
+def _path_at(request: http.Request, target: UpstreamTarget) -> bytes:
+    path = request.data.path
+    is_there = (request.scheme, (request.host, request.port)) == (target.scheme, target.address)
+    return target.prefix.encode() + path if is_there and path.startswith(b"/") else path
 
 
 def _with_host(fields: tuple[Header, ...], host: bytes) -> tuple[Header, ...]:

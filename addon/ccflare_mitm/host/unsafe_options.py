@@ -30,7 +30,7 @@ def check(options: Any, environ: Mapping[str, str]) -> None:
     if not options.validate_inbound_headers:
         problems.append("validate_inbound_headers: without it requests can be smuggled past the gate; leave it on.")
     problems += [f"{name}: nobody has tried this option of mitmproxy here; leave it out." for name in _untried(options)]
-    problems += [*_modes(options), *_weak_tls(options), *_trust(options), *_private_keys(options)]
+    problems += [*_modes(options), *_egress(options), *_weak_tls(options), *_trust(options), *_private_keys(options)]
     problems += dumps.problems(options)
     if problems:
         raise ConfigError(*problems)
@@ -55,6 +55,20 @@ def _declared(options: Any) -> tuple[list[str], list[str]]:
 
 def _changed(options: Any, names: Iterable[str]) -> list[str]:
     return [name for name in names if options._options[name].has_changed()]
+
+
+def _egress(options: Any) -> Iterator[str]:
+    """A proxy on the way that would see requests in clear, or be left out by mitmproxy."""
+    if options.ccflare_egress_proxy and options.ccflare_upstream.startswith("http:"):
+        yield (
+            "ccflare_egress_proxy: it would show the accounts' credentials to that proxy; use an https:// "
+            "ccflare_upstream."
+        )
+    if options.ccflare_egress_proxy and options.connection_strategy != "lazy":
+        yield (
+            "connection_strategy: with ccflare_egress_proxy it has to be lazy, since eager connections go past that "
+            "proxy; set it to lazy."
+        )
 
 
 def _modes(options: Any) -> Iterator[str]:

@@ -28,15 +28,16 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseHeaders,
 )
 
-from ccflare_core.accounts.account import Credential
 from ccflare_core.anthropic.first_content import STREAM_BYTES, Held, Progress, held_for
 from ccflare_core.config.target import UpstreamTarget
+from ccflare_core.exchange.steps import Send
 from ccflare_core.http import headers
 from ccflare_core.secrets.echo import Echo
 from ccflare_mitm.host.messages import NO_HEAD, parse_error, read_head, screen_error, screen_head, with_credential
 from ccflare_mitm.wire.services import Services
 from ccflare_mitm.wire.states import IllegalState
 from ccflare_mitm.wire.upload import Upload
+from ccflare_mitm.wire.way_out import via
 
 HOLD_BYTES = STREAM_BYTES
 """How much of an error is held back at most before it is judged."""
@@ -62,12 +63,12 @@ class Parent(Protocol):
 
 
 class Attempt:
-    """See the module. `credential` is the account's; None: the client's own is in the request, and stays there."""
+    """See the module. `step` is what it was made for."""
 
-    def __init__(
-        self, credential: Credential | None, parent: Parent, asked: tuple[str, str], *, is_repeat: bool = False
-    ) -> None:
-        self.credential = credential
+    def __init__(self, step: Send, parent: Parent, asked: tuple[str, str], *, is_repeat: bool = False) -> None:
+        self.step = step
+        self.credential = credential = step.credential
+        """The account's; None: the client's own is in the request, and stays there."""
         self.asked = asked
         """The method and the path."""
         self.is_repeat = is_repeat
@@ -105,8 +106,8 @@ class Attempt:
 
     def connect(self, request: http.Request, target: UpstreamTarget) -> GetHttpConnection:
         """The command that gets a connection for `request`."""
-        via: Any = target.egress_proxy and tuple(target.egress_proxy)
-        self.command = GetHttpConnection((request.host, request.port), request.scheme == "https", via)
+        way = via(target.egress_proxy)
+        self.command = GetHttpConnection((request.host, request.port), request.scheme == "https", way)
         # "Blocking, and already taken care of": the answer comes to the stream as an event. If mitmproxy paused the
         # stream instead, neither a deadline nor a client that leaves would be seen while it connects.
         self.command.blocking = self  # type: ignore[assignment]

@@ -17,8 +17,9 @@ from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layer import CommandGenerator
 from mitmproxy.proxy.layers import ClientTLSLayer, DNSLayer, TCPLayer, UDPLayer
-from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode, HttpStream
+from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode, HttpStream, RegisterHttpConnection
 from mitmproxy.proxy.layers.http._events import ErrorCode, RequestProtocolError, ResponseProtocolError
+from mitmproxy.proxy.layers.http._hooks import HttpConnectUpstreamHook
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.http._http2 import Http2Server
 
@@ -31,6 +32,7 @@ from ccflare_mitm.wire.deadlines import ReaderStalled
 from ccflare_mitm.wire.hooks import ResumeHook, subject_of
 from ccflare_mitm.wire.services import Services
 from ccflare_mitm.wire.stream import FailoverStream
+from ccflare_mitm.wire.way_out import introduce
 
 logger = logging.getLogger("ccflare")
 
@@ -119,6 +121,8 @@ class FailoverLayer(HttpLayer):
             event = events.HookCompleted(self._intercepted.pop(event.command.flow))
         if isinstance(event, events.HookCompleted) and isinstance(subject := subject_of(event.command), http.HTTPFlow):
             self.services.decisions.uphold(subject)
+            if isinstance(event.command, HttpConnectUpstreamHook):
+                introduce(subject)
         if isinstance(event, events.DataReceived) and event.connection is self.context.client:
             return self._read_client(event)
         handled: CommandGenerator[None] = super()._handle_event(event)
@@ -170,6 +174,12 @@ class FailoverLayer(HttpLayer):
         stream = FailoverStream(fork(self.context), stream_id, self)
         self.streams[stream_id] = stream
         yield from self.event_to_child(stream, events.Start())
+
+    def register_connection(self, command: RegisterHttpConnection) -> CommandGenerator[None]:
+        """As mitmproxy's; of a failure it is told whether it is the proxy's on the way."""
+        if command.err and self.services.proof.is_on_the_way(command.connection):
+            command.err = failure_words.on_the_way(command.err)
+        yield from super().register_connection(command)
 
     def open_attempt(self, stream: HttpStream) -> int:
         """A fresh stream id whose upstream events go to `stream`."""

@@ -340,7 +340,7 @@ class FailoverStream(HttpStream):
             case _ if is_at_end:
                 yield from self._too_late(f"the exchange took longer than {settings.exchange_seconds} s")
             case State.CONNECTING:
-                yield from self._upstream.unreachable(f"no connection within {seconds} s")
+                yield from self._upstream.took_too_long(seconds)
             case State.JUDGING if not self._course.current.is_document:
                 yield from self._upstream.judge()
             case State.SENT:

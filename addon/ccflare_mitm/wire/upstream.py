@@ -7,7 +7,7 @@ trusts nothing of the first: another addon, or another version of mitmproxy, may
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from cryptography import x509
 from mitmproxy.connection import Client, Connection
@@ -17,18 +17,28 @@ from OpenSSL import SSL
 
 from ccflare_core.anthropic.verdicts import Kind
 from ccflare_core.config.settings import Settings
-from ccflare_core.config.target import EgressProxy, UpstreamTarget
+from ccflare_core.config.target import UpstreamTarget
+from ccflare_core.http.egress import EgressProxy
+from ccflare_core.http.origins import Origin
 from ccflare_core.http.pinning import PinGuard, spki_pin
 
 VERIFIED = 0
 """OpenSSL's X509_V_OK."""
 
 
-def target_for(settings: Settings, client: Client) -> UpstreamTarget:
-    """Where credentials go. The only thing of the client that counts is its ingress, which the owner has configured."""
+def target_for(
+    settings: Settings, client: Client, proxy: EgressProxy | None = None, login: str | None = None
+) -> UpstreamTarget:
+    """Where credentials go. The only thing of the client that counts is its ingress, which the owner has configured.
+
+    `proxy` is on the way whatever the ingress is. Without it that of the ingress is, if there is one; `login`
+    (`user:password`) is what that one is told.
+    """
     mode = client.proxy_mode
-    egress = EgressProxy(mode.scheme, mode.address) if isinstance(mode, UpstreamMode) else None
-    return UpstreamTarget.of(settings.upstream, settings.upstream_pins, egress)
+    if proxy is None and isinstance(mode, UpstreamMode):
+        user, _, password = (login or "").partition(":")
+        proxy = EgressProxy(Origin(mode.scheme, *mode.address), user, password)
+    return UpstreamTarget.of(settings.upstream, settings.upstream_pins, proxy, settings.upstream_path)
 
 
 def aim_tls(data: TlsData, target: UpstreamTarget) -> None:
@@ -70,7 +80,16 @@ class UpstreamProof:
 
     def __init__(self, guard: PinGuard) -> None:
         self._guard = guard
+        self._reached: WeakSet[Connection] = WeakSet()
         self._shown: WeakKeyDictionary[Connection, Shown] = WeakKeyDictionary()
+
+    def reached(self, data: TlsData) -> None:
+        """TLS with a server begins, so that there is a way to it."""
+        self._reached.add(data.conn)
+
+    def is_on_the_way(self, connection: Any) -> bool:
+        """Whether a connection that has failed did so at the proxy that it was to go through."""
+        return connection.via is not None and connection not in self._reached
 
     def note(self, data: TlsData) -> None:
         """TLS to a server is established: remember by which chain it was verified, and for which names."""

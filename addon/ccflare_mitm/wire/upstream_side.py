@@ -13,7 +13,6 @@ from mitmproxy.proxy.layer import CommandGenerator
 from mitmproxy.proxy.layers.http import GetHttpConnectionCompleted, HttpStream
 from mitmproxy.proxy.layers.http._events import ResponseHeaders
 
-from ccflare_core.accounts.account import Credential
 from ccflare_core.anthropic.answers import Answer, error
 from ccflare_core.anthropic.first_content import BEGUN_SECONDS, Progress
 from ccflare_core.anthropic.routes import Route
@@ -31,6 +30,7 @@ from ccflare_mitm.wire.course import Course, Timer
 from ccflare_mitm.wire.states import IllegalState, State
 from ccflare_mitm.wire.upload import Upload
 
+NO_TLS = "its proxy could read the credential, since ccflare_upstream is an http:// address"
 PEEK_SECONDS = 10.0
 """How long the first event of a stream may take before its head alone decides."""
 COLLECT_SECONDS = 5.0
@@ -74,7 +74,7 @@ class UpstreamSide:
     def _perform(self, step: Step) -> CommandGenerator[None]:
         match step:
             case Send():
-                yield from self._connect(step.credential)
+                yield from self._connect(step)
             case Wait():
                 yield from self._later(step.seconds, self.next_step, self._kept)
             case Answer():
@@ -97,17 +97,21 @@ class UpstreamSide:
 
     # CONNECTING
 
-    def _connect(self, credential: Credential | None, *, is_repeat: bool = False) -> CommandGenerator[None]:
-        request = self._stream.flow.request
+    def _connect(self, step: Send, *, is_repeat: bool = False) -> CommandGenerator[None]:
+        request, credential = self._stream.flow.request, step.credential
         if credential is not None and not self._may_carry_credential(request):
             # Another addon has changed the destination after the gate had set it.
             id = self._course.admitted.id
             yield from self._client.answer(error(500, "The request is not aimed at the upstream's API.", request_id=id))
             return
+        target = self._target.by(step.proxy)
+        if credential is not None and target.egress_proxy is not None and not target.tls_name:
+            yield from self._perform(self._course.admitted.no_way(NO_TLS))
+            return
         opening = self._course.admitted.opening
-        attempt = Attempt(credential, self._parent, (opening.method, opening.path), is_repeat=is_repeat)
+        attempt = Attempt(step, self._parent, (opening.method, opening.path), is_repeat=is_repeat)
         self.echo = attempt.echo
-        command = attempt.connect(request, self._target)
+        command = attempt.connect(request, target)
         yield from self._course.enter(State.CONNECTING, self._settings.connect_seconds, attempt=attempt)
         yield command
 
@@ -137,6 +141,12 @@ class UpstreamSide:
         self._course.admitted.sent()
         yield from attempt.send(self._stream.flow, target, self._course.upload)
 
+    def took_too_long(self, seconds: float | None) -> CommandGenerator[None]:
+        """There is no connection yet. With a proxy on the way nobody can tell whose fault that is."""
+        why = f"no connection within {seconds} s"
+        has_proxy = self._target.by(self._course.current.step.proxy).egress_proxy is not None
+        yield from self.unreachable(f"{failure_words.ON_THE_WAY}{why}" if has_proxy else why)
+
     def unreachable(self, why: str) -> CommandGenerator[None]:
         """There was no way to the upstream."""
         if why.startswith(failure_words.NOT_VERIFIED):
@@ -144,6 +154,8 @@ class UpstreamSide:
             step: Step = self._course.admitted.distrust(Kind.NOT_TRUSTED, flaw)
         elif why == failure_words.COMES_BACK:
             step = self._course.admitted.comes_back()
+        elif why.startswith(failure_words.ON_THE_WAY):
+            step = self._course.admitted.no_way(why)
         else:
             step = self._course.admitted.unreachable(why)
         yield from self._perform(step)
@@ -230,7 +242,7 @@ class UpstreamSide:
         if is_unread and not attempt.is_repeat and (upload is None or upload.is_whole):
             # The server closed a kept connection just as we took it. That says nothing about the server; a second
             # time does, and so does a reset of just this stream on a connection that goes on.
-            yield from self._later(0, lambda: self._connect(attempt.credential, is_repeat=True))
+            yield from self._later(0, lambda: self._connect(attempt.step, is_repeat=True))
         elif attempt.is_document:
             step = self._course.admitted.cut_while_held(why, attempt.status)
             yield from self._later(0, lambda: self._perform(step))
