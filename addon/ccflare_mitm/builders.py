@@ -239,7 +239,7 @@ def build_usage_poll(live: LiveSettings, accounts: Accounts, upstream: Upstream,
     return UsagePoll(
         accounts.pool,
         send=upstream.fetcher.send,
-        url=lambda: f"{live().upstream}{live().upstream_path}{PATH}",
+        url=lambda: live().api_url(PATH),
         seconds=live.reader("usage_poll_seconds"),
         learned=recording.recorder.learned,
     )

@@ -15,9 +15,10 @@ from ccflare_core.accounts.cooldowns import HALF_OPEN, WHOLE, Part
 from ccflare_core.accounts.pool import AccountPool, Cooldown, Exhausted, Lease, Report
 from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.anthropic.request import Facts
-from ccflare_core.anthropic.verdicts import Backoff, Scope, Verdict
+from ccflare_core.anthropic.verdicts import Backoff, Scope, Verdict, no_way
 from ccflare_core.anthropic.verdicts import Kind as Answer
 from ccflare_core.clients.keys import ClientKey
+from ccflare_core.http.egress import EgressProxy
 
 EPOCH = 1_800_000_000.0
 OPUS = Part(Scope.FAMILY, "opus")
@@ -1026,3 +1027,28 @@ class Machine(RuleBasedStateMachine):
 
 TestMachine = Machine.TestCase
 TestMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+# --- proxies on the way
+
+
+def test_accounts_that_go_by_the_same_proxy_rest_together() -> None:
+    """Others do not, and those without a proxy of their own have one way in common."""
+    clock = Clock()
+    pool = AccountPool(clock=lambda: clock.mono, wall=lambda: clock.wall)
+    one, other = (EgressProxy.parse(f"http://{user}@proxy.example:3128") for user in ("me", "you"))
+    ways = {"a": one, "b": one, "c": other, "d": None, "e": None}
+    pool.replace_accounts([account(id, proxy=way) for id, way in ways.items()])
+
+    def resting(lease: Lease) -> set[str]:
+        report = pool.report(lease, no_way("away"))
+        pool.release(lease)
+        return {cooldown.account_id for cooldown in report.cooldowns}
+
+    first = acquired(pool, only="a")
+    assert pool.has_another_way(first, exclude=frozenset("a"), key=None)
+    assert resting(first) == {"a", "b"}
+    last = acquired(pool, only="d")
+    assert not pool.has_another_way(last, exclude=frozenset("dc"), key=None)
+    assert resting(last) == {"d", "e"}
+    assert acquired(pool).account.id == "c"

@@ -18,6 +18,7 @@ from ccflare_core.anthropic.request import Facts
 from ccflare_core.anthropic.verdicts import Backoff, Scope, Verdict
 from ccflare_core.anthropic.verdicts import Kind as Answered
 from ccflare_core.errors import TokenUnavailable
+from ccflare_core.http.egress import EgressProxy
 from ccflare_core.http.messages import Request, Response
 from database_kit import NOW
 from fake_upstream import oauth_usage
@@ -37,6 +38,7 @@ class Desk:
     def __init__(self, *, seconds: float = 60.0, **fields: Any) -> None:
         self.clock = Clock()
         self.asked: list[float] = []
+        self.ways: list[EgressProxy | None] = []
         self.learned: list[tuple[str, Report]] = []
         self.answer: Response | Exception = Response(200, (), usage(five_hour=(20, None), seven_day=(30, None)))
         self.pool = AccountPool(clock=lambda: self.clock.mono, wall=lambda: self.clock.wall)
@@ -55,6 +57,7 @@ class Desk:
 
     async def send(self, request: Request) -> Response:
         self.asked.append(self.clock.mono)
+        self.ways.append(request.proxy)
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
@@ -244,3 +247,13 @@ def test_a_full_window_without_a_reset_excludes_nobody() -> None:
 
 def test_an_account_that_is_gone_learns_nothing() -> None:
     assert Desk().pool.learn("z", [Window("5h", None, 0.0, None)]) == Report()
+
+
+async def test_an_account_is_asked_about_by_its_own_proxy() -> None:
+    way = EgressProxy.parse("http://me:pw@proxy.example:3128")
+    desk = Desk(proxy=way)
+
+    await desk.go_on(200)
+
+    assert desk.ways
+    assert set(desk.ways) == {way}

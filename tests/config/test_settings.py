@@ -58,6 +58,14 @@ def test_each_option_has_its_field() -> None:
     assert fields == {renamed.get(noun, noun) for noun in nouns} | {"upstream_path"}
 
 
+def test_a_gateways_path_goes_before_the_apis() -> None:
+    settings = Settings.build({"ccflare_upstream": "https://gateway.example/anthropic/"})
+
+    assert (settings.upstream, settings.upstream_path) == (("https", "gateway.example", 443), "/anthropic")
+    assert settings.api_url("/api/oauth/usage") == "https://gateway.example:443/anthropic/api/oauth/usage"
+    assert settings.endpoints == Endpoints()
+
+
 def test_logins_go_where_the_options_say_and_by_default_where_claude_codes_go() -> None:
     assert Settings.build({}).endpoints == Endpoints()
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccflare_core.anthropic.verdicts import Kind, Scope, Verdict, classify, failed_to_connect
+from ccflare_core.anthropic.verdicts import Kind, Scope, Verdict, classify, failed_to_connect, no_way
 from ccflare_core.exchange.failover import (
     LONGEST_DELAY,
     MOST_ATTEMPTS,
@@ -99,6 +99,14 @@ def test_a_failure_is_retried_with_growing_delays_and_afresh_on_the_next_account
 
 def test_a_failure_without_an_answer_is_retried_too() -> None:
     assert failover().after(failed_to_connect("connection refused")) == RetrySame(1.0)
+
+
+def test_a_proxy_that_fails_is_retried_as_an_upstream_is() -> None:
+    assert failover().after(no_way("refused")) == RetrySame(1.0)
+
+
+def test_a_proxy_that_leads_to_somebody_else_is_not_asked_again() -> None:
+    assert failover().after(no_way("an impostor", Kind.NOT_TRUSTED)) == MOVE_OR_DELIVER
 
 
 def test_jitter_halves_a_delay_at_most() -> None:

@@ -181,6 +181,10 @@ class Settings:
         """Whether plain HTTP is refused on our port."""
         return self.client_tls == "required" or self.client_ca is not None
 
+    def api_url(self, path: str) -> str:
+        """Where this path of the API is."""
+        return f"{self.upstream}{self.upstream_path}{path}"
+
     @property
     def egress(self) -> frozenset[Origin]:
         """The only places that ccflare sends requests of its own to, or an account's credential."""
