@@ -155,6 +155,12 @@ def count(number: int | None) -> str:
     return f"{number / 1e3:.0f}k"
 
 
+def some(number: int, noun: str) -> str:
+    """`1 request`, `2 requests`, `1,204 entries`."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2] not in "aeiou" else f"{noun}s"
+    return f"{count(number)} {noun if number == 1 else plural}"
+
+
 def money(usd: float | None, unknown: int = 0) -> str:
     """`$12.34`, below a dollar `$0.0123`; `?` for an unknown amount, `$1.23 + ?` if a part is known."""
     if usd is None or (unknown and not usd):

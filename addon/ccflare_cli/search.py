@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from ccflare_cli.cells import wrapped
 from ccflare_cli.console import OK, Console, Refused, open_store, read_settings
+from ccflare_cli.ids import find_session
 from ccflare_cli.output import DASH, Column, Table, iso, moment, named, short_id
 from ccflare_cli.parsing import Parser, dispatch, script_parser, whole_number
 from ccflare_cli.progress import progress
@@ -20,7 +21,7 @@ _EXAMPLES = """\
 examples:
   scripts/search.py "connection pool"
   scripts/search.py "TODO" --role tool --limit 5
-  scripts/search.py --regex "E[0-9]{4}" --session 4f1c0a3e-…
+  scripts/search.py --regex "E[0-9]{4}" --session 4f1c0a3e
 """
 
 
@@ -36,7 +37,7 @@ def _parser() -> Parser:
         _EXAMPLES,
     )
     parser.add_argument("text", metavar="TEXT", help="the text to search for")
-    parser.add_argument("--session", metavar="ID", help="only in this session")
+    parser.add_argument("--session", metavar="ID", help="only in this session: its id, or the beginning")
     parser.add_argument(
         "--role", choices=ROLES, help="only what this role said; calls and results of tools belong to `tool`"
     )
@@ -58,12 +59,13 @@ def _run(console: Console, arguments: argparse.Namespace) -> int:
     if not is_made(settings.database):
         raise Refused("There is no database yet: start the proxy and send a request first.")
     with open_store(console, settings, choose(settings, console.environ)) as store:
-        store.note("data.read", arguments.session or "", part="search")  # or nothing is read
+        session = find_session(store, arguments.session) if arguments.session else None
+        store.note("data.read", session or "", part="search")  # or nothing is read
         with progress(console) as show:
             index = store.search_index.candidates(query.literal)
             total = index.total if index else _total(store)
             search = Search(index or store.transcripts, _moments(store), lambda done: show(done, total))
-            hits = search.run(query, limit=arguments.limit, session=arguments.session, role=arguments.role)
+            hits = search.run(query, limit=arguments.limit, session=session, role=arguments.role)
             threads = _threads(store, hits)
     console.show(arguments, _table(hits, threads, arguments.limit, console.now()))
     return OK if hits else 1

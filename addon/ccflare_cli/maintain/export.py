@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ccflare_cli.console import OK, Console, Refused, open_store, read_settings
+from ccflare_cli.ids import find_session
+from ccflare_cli.output import some
 from ccflare_cli.parsing import Parser
 from ccflare_cli.periods import span
 from ccflare_cli.progress import progress
@@ -39,7 +41,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
         type=Path,
         help="the file to write, which only you can read (default: standard output)",
     )
-    export.add_argument("--session", metavar="ID", help="only this session")
+    export.add_argument("--session", metavar="ID", help="only this session: its id, or the beginning")
     export.add_argument("--client", metavar="CLIENT", help="only this client")
     for name, what in (("since", "from"), ("until", "up to")):
         export.add_argument(
@@ -52,12 +54,15 @@ def _export(console: Console, arguments: argparse.Namespace) -> int:
     if not is_made(settings.database):
         raise Refused("There is no database yet: start the proxy and send a request first.")
     since, until = (each and each.period(now).since for each in (arguments.since, arguments.until))
-    selection = Selection(since, until, arguments.session, arguments.client)
     target: Path | None = arguments.output
     if target is not None and target.exists():
         raise Refused(f"{target}: there is a file already; name another one.")
     with open_store(console, settings, choose(settings, console.environ)) as store:
+        session = find_session(store, arguments.session) if arguments.session else None
+        selection = Selection(since, until, session, arguments.client)
         extent = store.history.extent(selection)
+        if not extent.requests:
+            raise Refused("Nothing was exported: no recorded request fits.")
         told = {name: value for name, value in selection._asdict().items() if value is not None}
         detail = {"format": arguments.format, "requests": extent.requests, **told}
         upstream = str(settings.upstream).removesuffix(":443") + settings.upstream_path
@@ -65,7 +70,7 @@ def _export(console: Console, arguments: argparse.Namespace) -> int:
             pieces = _pieces(store, selection, arguments.format, upstream)
             results["requests"] = number = _write(console, target, _counted(pieces, extent.requests, show))
     if target is not None:
-        console.say(f"{target}: {number} requests.")
+        console.say(f"{target}: {some(number, 'request')}.")
     return OK
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ccflare_cli.cells import wrapped
 from ccflare_cli.console import OK, REFUSED, Console, Refused, open_made_store, read_settings
+from ccflare_cli.ids import find_session
 from ccflare_cli.maintain import backup, export
 from ccflare_cli.output import DASH, Column, Table, count, iso, moment, size
 from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script_parser
@@ -80,7 +81,7 @@ def _parser() -> Parser:
         commands, "purge", _purge, "delete all records of a session or a client; without --force only count them"
     )
     whose = purge.add_mutually_exclusive_group(required=True)
-    whose.add_argument("--session", metavar="ID", help="everything of this session")
+    whose.add_argument("--session", metavar="ID", help="everything of this session: its id, or the beginning")
     whose.add_argument("--client", metavar="CLIENT", help="everything of this client")
     for command in (cleanup, purge):
         command.add_argument("--force", action="store_true", help="delete, and do not only show what would be deleted")
@@ -153,17 +154,20 @@ def _delete_old(store: Store, what: Doomed) -> Iterator[int]:
 
 def _purge(console: Console, arguments: argparse.Namespace) -> int:
     settings = read_settings(console, arguments.database)
-    selection = Selection(session=arguments.session, client=arguments.client)
     with _opened(console, settings) as store:
+        session = find_session(store, arguments.session) if arguments.session is not None else None
+        selection = Selection(session=session, client=arguments.client)
         extent = store.history.extent(selection)
+        if not extent.requests:
+            raise Refused("Nothing was deleted: no recorded request is of this client.")
         plan = [Doomed("requests", console.now(), extent.requests, extent)]
         console.show(arguments, _plan_table(plan, console.now(), done=arguments.force))
         if not arguments.force:
             console.complain("Nothing was deleted; --force does it.")
             return OK
-        whose = "session" if arguments.session is not None else "client"
+        whose = "session" if session is not None else "client"
         detail = {"by": whose, "requests": extent.requests, "bodies": extent.bodies}
-        with store.stages("data.purge", getattr(arguments, whose), **detail), progress(console) as show:
+        with store.stages("data.purge", session or arguments.client, **detail), progress(console) as show:
             _drain(_delete(store, selection), extent.requests, show)
         _wipe(console, store)
     return OK

@@ -295,6 +295,31 @@ def test_nothing_is_written_over(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "mine").read_text() == "mine"
 
 
+@pytest.mark.parametrize("whose", [("--session", "nobody"), ("--client", "nobody"), ("--since", "2031-01-01")])
+def test_an_export_of_nothing_is_an_exit_code_and_leaves_no_file(
+    run: Run, tmp_path: Path, whose: tuple[str, str]
+) -> None:
+    target = tmp_path / "nothing.jsonl"
+
+    desk = run("export", *whose, "--output", str(target), code=1)
+
+    assert desk.complained.count("\n") == 1
+    assert not target.exists()
+
+
+def test_sessions_may_be_shortened(run: Run, store: Store, tmp_path: Path) -> None:
+    run("export", "--session", "newe", "--output", str(tmp_path / "newest.jsonl"))
+    run("purge", "--session", "midd", "--force")
+
+    assert (tmp_path / "newest.jsonl").read_text().count('"session_id": "newest"') == 2
+    assert store.query("SELECT DISTINCT session_id FROM requests ORDER BY 1") == [("newest",), ("oldest",)]
+
+
+@pytest.mark.parametrize("whose", [("--session", "nobody"), ("--client", "nobody")])
+def test_a_purge_of_nothing_is_an_exit_code(run: Run, whose: tuple[str, str]) -> None:
+    assert run("purge", *whose, "--force", code=1).complained.count("\n") == 1
+
+
 def test_what_does_not_open_ends_an_export_and_leaves_no_file(run: Run, store: Store, tmp_path: Path) -> None:
     store.query("UPDATE payloads SET body = zeroblob(80)")
     run("export", "--output", str(tmp_path / "x"), code=1)
