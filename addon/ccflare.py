@@ -102,7 +102,8 @@ class CCFlare:
             tuning.apply()
         await listener.listen()
         self._opening.ready()
-        logger.info("%s", self._app.greeting())
+        for sentence in (self._app.greeting(), *self._app.next_steps()):
+            logger.info("%s", sentence)
 
     # A connection
 
@@ -176,6 +177,10 @@ class CCFlare:
         except Exception:
             data.server.error = "nobody could look where it leads"  # mitmproxy would connect
             raise
+
+    def server_connect_error(self, data: ServerConnectionHookData) -> None:
+        """A server cannot be connected to: of a tunnel nothing else tells that."""
+        self._open_app().admission.opener.failed(data)
 
     def client_disconnected(self, client: Client) -> None:
         """A connection is over, and what was a tunnel in it."""

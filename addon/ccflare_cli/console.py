@@ -181,6 +181,13 @@ def fetcher(console: Console, settings_: Settings, **limits: Any) -> Fetcher:
     return Fetcher(ca_file=Path(str(trusted)).expanduser() if trusted else None, proxy=lambda: proxy, **limits)
 
 
+def proxy_address(console: Console) -> str:
+    """Host and port by which programs on this machine reach the proxy, as it is configured."""
+    values = settings.defaults(console.environ, ROOT)
+    host, port = str(values.get("listen_host") or "127.0.0.1"), values.get("listen_port") or 8080
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def guarded(console: Console, command: Callable[[], int]) -> int:
     """The command's exit code, with every expected error turned into one sentence on stderr."""
     try:

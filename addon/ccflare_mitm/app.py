@@ -52,6 +52,7 @@ from ccflare_mitm.builders import (
     build_wire,
     target_of,
 )
+from ccflare_mitm.host import listener
 from ccflare_mitm.host.options import current, in_use
 from ccflare_mitm.host.tls import ClientAuthority, prefer_http1
 from ccflare_mitm.inspector.inspector import Inspector
@@ -248,12 +249,23 @@ class App:
         """One line that tells a person what they have started."""
         accounts = len(self.accounts.pool.accounts())
         origin, passthrough = self.settings.upstream, self.settings.passthrough
-        target = f"{origin.scheme}://{origin.host}:{origin.port}{self.settings.upstream_path}"
+        target = f"{origin.scheme}://{origin.host}:{origin.port}".removesuffix(":443") + self.settings.upstream_path
         if accounts:
             return f"ccflare pools {accounts} account{'s' * (accounts > 1)} for {target}"
         if passthrough == "never":
-            return "ccflare has no account yet and refuses requests: add one with scripts/accounts.py"
+            return "ccflare has no account yet and refuses requests"
         return f"ccflare has no account yet: requests pass to {target} with the client's own credential"
+
+    def next_steps(self) -> list[str]:
+        """What a person does after the first start; nothing once there is an account."""
+        if self.accounts.pool.accounts():
+            return []
+        scheme = "https" if self.settings.requires_client_tls else "http"
+        return [
+            "next, in another terminal: add an account with `./scripts/accounts.py login NAME`",
+            f"then connect a client: ANTHROPIC_BASE_URL={scheme}://{listener.local_address()} and "
+            "ANTHROPIC_AUTH_TOKEN=unused for Claude Code, ANTHROPIC_API_KEY=unused for SDKs",
+        ]
 
     def start_client_tls(self, data: TlsData) -> None:
         """Begin TLS with a client. If there is an authority for them, it shows its certificate to the proxy."""

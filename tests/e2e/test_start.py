@@ -5,6 +5,7 @@ import json
 import signal
 import socket
 import sqlite3
+import ssl
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +35,29 @@ def addresses(folder: Path, *arguments: str, **variables: str) -> set[tuple[str,
 
 def test_it_listens_on_loopback_alone(tmp_path: Path, port: int) -> None:
     assert addresses(tmp_path, "-p", str(port)) == {("127.0.0.1", port)}
+
+
+def test_a_first_start_says_what_comes_next_and_nothing_that_needs_an_explanation(tmp_path: Path, port: int) -> None:
+    with Started(tmp_path, "-p", str(port)) as process:
+        eventually(lambda: "ANTHROPIC_BASE_URL" in process.log or process.poll() is not None, timeout=60)
+        with socket.create_connection(("127.0.0.1", port), 60) as client:
+            client.sendall(b"CONNECT no-such-host.invalid:443 HTTP/1.1\r\nhost: no-such-host.invalid:443\r\n\r\n")
+            assert b" 200 " in client.recv(200)
+            with pytest.raises(OSError):
+                ssl.create_default_context().wrap_socket(client, server_hostname="no-such-host.invalid")
+        eventually(lambda: "no tunnel to" in process.log, timeout=60)
+        lines = [line.partition("] ")[2] for line in process.log.splitlines()]
+
+    assert lines[:5] == [
+        f"Loading script {ADDON}",
+        f"HTTP(S) proxy listening at 127.0.0.1:{port}.",
+        "ccflare has no account yet: requests pass to https://api.anthropic.com with the client's own credential",
+        "next, in another terminal: add an account with `./scripts/accounts.py login NAME`",
+        f"then connect a client: ANTHROPIC_BASE_URL=http://127.0.0.1:{port} and ANTHROPIC_AUTH_TOKEN=unused for Claude "
+        "Code, ANTHROPIC_API_KEY=unused for SDKs",
+    ]
+    assert lines[5].startswith("no tunnel to no-such-host.invalid:443 for 127.0.0.1: ")
+    assert len(lines) == 6
 
 
 def test_variables_say_where_and_the_command_line_wins(tmp_path: Path, port: int) -> None:

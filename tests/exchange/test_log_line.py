@@ -259,3 +259,11 @@ def test_passed_requests_of_ever_new_kinds_do_not_fill_the_log() -> None:
 )
 def test_path_class_has_no_id(path: str, path_class: str) -> None:
     assert path_class_of(path) == path_class
+
+
+def test_the_first_failure_of_a_kind_that_passed_is_told_too() -> None:
+    requests = PassedRequests(lambda: 0.0)
+
+    told = [requests.is_first("/api/oauth/…", "127.0.0.1", failed=failed) for failed in (False, True, True, False)]
+
+    assert told == [True, True, False, False]

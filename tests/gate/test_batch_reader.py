@@ -101,7 +101,10 @@ def test_a_batch_waits_until_it_is_read_and_goes_on() -> None:
 
 @pytest.mark.parametrize("body", [ONE, batch(request("claude-haiku-4-5"), request())])
 def test_a_batch_is_refused_for_a_model_that_the_key_may_not_use(body: bytes) -> None:
-    assert Desk(models=("claude-haiku-*",)).refusal(body) == (403, "This client key may not use this model.")
+    assert Desk(models=("claude-haiku-*",)).refusal(body) == (
+        403,
+        "This client key may not use this model. It may use claude-haiku-*.",
+    )
 
 
 def test_a_batch_of_any_size_is_looked_at_for_its_models() -> None:

@@ -333,7 +333,7 @@ def test_a_key_may_be_for_some_models_only(method: str, path: str, body: bytes, 
 
     assert with_key(flow, models=("claude-haiku-*",)).outcome == outcome
     if outcome:
-        assert refusal(flow) == (403, "This client key may not use this model.")
+        assert refusal(flow) == (403, "This client key may not use this model. It may use claude-haiku-*.")
 
 
 @pytest.mark.parametrize(

@@ -121,3 +121,18 @@ async def test_no_server_connection_leads_back_here() -> None:
     flow.server_conn.address = ("name.test", 8080)
 
     assert await desk.aim(flow) == ("name.test", 8080, "it leads back to this proxy")
+
+
+async def test_a_tunnel_that_could_not_be_opened_is_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk("1.1.1.1", "10.0.0.1")
+    flow = await desk.connect()
+    flow.server_conn.error = "[Errno -2] Name or service not known"
+    desk.opener.failed(ServerConnectionHookData(server=flow.server_conn, client=flow.client_conn))
+    desk.gate.tunnels.left(flow.client_conn)
+    await desk.connect()
+
+    assert caplog.messages == [
+        "no tunnel to name.test:443 for 127.0.0.1: no connection (its name is not known)",
+        "no tunnel for 127.0.0.1: name.test is on this machine or in a private network, where the tunnels of client "
+        "keys do not lead; ccflare_tunnel_targets can name it.",
+    ]

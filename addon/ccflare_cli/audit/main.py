@@ -68,7 +68,7 @@ def _parser() -> Parser:
         metavar="TEXT",
         action="append",
         default=[],
-        help="an `audit anchor` from the proxy's log; repeatable",
+        help="an anchor that the second copy of the log had; repeatable",
     )
     incident.add_commands(commands)
     restart = add_command(commands, "restart", _restart, "continue a broken log; `verify` goes on reporting the break")

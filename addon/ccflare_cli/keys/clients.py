@@ -11,10 +11,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ccflare_cli.cells import shortened, wrapped
-from ccflare_cli.console import OK, Console, Refused, open_made_store, open_store, read_settings
+from ccflare_cli.console import OK, Console, Refused, open_made_store, open_store, proxy_address, read_settings
 from ccflare_cli.output import DASH, Column, Table, count, iso, moment, money, named
 from ccflare_cli.parsing import Parser, add_command, add_group, whole_number
-from ccflare_core.clients.keys import ClientKey, Role, valid_key_name
+from ccflare_core.clients.keys import ClientKey, Permission, Role, valid_key_name
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.client_keys import new_key
@@ -26,6 +26,17 @@ _NONE = "none"
 _NEEDS_TUNNELS = (
     "It opens no tunnels to other hosts. Claude Code with HTTPS_PROXY needs them, for its git, npm and Bash tools use "
     "the proxy too: --tunnels allows them."
+)
+
+
+_HOW_TO_USE = """\
+To use it, with the key in the place of KEY:
+  Claude Code  ANTHROPIC_BASE_URL=http://{address} ANTHROPIC_AUTH_TOKEN=KEY
+  SDKs         ANTHROPIC_BASE_URL=http://{address} ANTHROPIC_API_KEY=KEY
+  HTTPS proxy  HTTPS_PROXY=http://key:KEY@{address}"""
+_NOBODY = (
+    "It was the last one that was valid, so nobody is served now: add another key, or set ccflare_open_loopback to "
+    "serve this machine's own programs without one."
 )
 
 
@@ -142,8 +153,10 @@ def _add(console: Console, arguments: argparse.Namespace) -> int:
         secret = store.clients.add(_consistent(new_key(arguments.name, now, **given)))
     console.say(secret)
     console.complain(f"That is the key {arguments.name}. It is not shown again: only a digest of it is kept.")
-    if not given.get("tunnels"):
-        console.complain(_NEEDS_TUNNELS)
+    if Permission.API_REQUEST in given.get("role", Role.CLIENT).permissions:
+        console.complain(_HOW_TO_USE.format(address=proxy_address(console)))
+        if not given.get("tunnels"):
+            console.complain(_NEEDS_TUNNELS)
     if is_first:
         console.complain("It is the first one: from now on every request needs a key.")
     return OK
@@ -162,8 +175,15 @@ def _consistent(key: ClientKey) -> ClientKey:
 def _revoke(console: Console, arguments: argparse.Namespace) -> int:
     with _opened(console, arguments) as store:
         store.clients.revoke(arguments.name)
+        is_anybody_served = any(_is_served(key, console.now()) for key in store.clients.all())
     console.say(f"Revoked the key {arguments.name}.")
+    if not is_anybody_served and not read_settings(console, arguments.database).open_loopback:
+        console.complain(_NOBODY)
     return OK
+
+
+def _is_served(key: ClientKey, now: float) -> bool:
+    return key.is_valid(now) and Permission.API_REQUEST in key.role.permissions
 
 
 def _rotate(console: Console, arguments: argparse.Namespace) -> int:

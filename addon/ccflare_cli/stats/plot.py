@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ccflare_cli.console import Refused
+from ccflare_cli.output import local
 from ccflare_core.reports.limit_history import WindowPast
-from ccflare_core.reports.traffic import By, Traffic
+from ccflare_core.reports.traffic import By, Period, Traffic
 
 FORMATS = (".svg", ".png")
 _LOOKS = {
@@ -28,20 +29,22 @@ _PANELS: tuple[tuple[str, Callable[[Traffic], float]], ...] = (
 )
 
 
-def plot_timeline(groups: Sequence[Traffic], by: By, title: str, path: Path) -> None:
-    """Write bars of requests, tokens, cost and trouble along time. Raises Refused."""
-    figure, panels = _figure(title, len(_PANELS))
+def draw_timeline(groups: Sequence[Traffic], by: By, period: Period, title: str) -> Any:
+    """A figure with bars of requests, tokens, cost and trouble along the period. Raises Refused."""
+    figure, panels = _figure(title, len(_PANELS), period)
     times = [_time(group.keys[0] or "", by) for group in groups]
     for panel, (name, get) in zip(panels, _PANELS, strict=True):
         panel.bar(times, [get(group) for group in groups], width=0.9 * by.seconds / 86_400, align="edge")
         panel.set_ylabel(name)
-    _save(figure, path)
+    if not any(group.requests for group in groups):
+        _say(panels[0], "No requests in this period.")
+    return figure
 
 
-def plot_windows(pasts: Sequence[WindowPast], by: By, title: str, path: Path) -> None:
-    """Write a line for each window of each account, a panel for each account. Raises Refused."""
+def draw_windows(pasts: Sequence[WindowPast], by: By, period: Period, title: str) -> Any:
+    """A figure with a line for each window of each account, a panel for each account. Raises Refused."""
     accounts = list(dict.fromkeys(past.account for past in pasts))
-    figure, panels = _figure(title, max(len(accounts), 1))
+    figure, panels = _figure(title, max(len(accounts), 1), period)
     for panel, account in zip(panels, accounts, strict=False):
         for past in pasts:
             if past.account == account:
@@ -50,19 +53,27 @@ def plot_windows(pasts: Sequence[WindowPast], by: By, title: str, path: Path) ->
         panel.set_ylabel(f"{account}, %")
         panel.set_ylim(0, max(105, panel.get_ylim()[1]))
         panel.legend(loc="upper left")
-    _save(figure, path)
+    if not any(past.peaks for past in pasts):
+        _say(panels[0], "No limits were read in this period: each answer of an account brings them.")
+    return figure
 
 
-def _figure(title: str, panels: int) -> tuple[Any, Sequence[Any]]:
+def _figure(title: str, panels: int, period: Period) -> tuple[Any, Sequence[Any]]:
     with _library("matplotlib").rc_context(_LOOKS):
         figure = _library("matplotlib.figure").Figure(figsize=(11, 1 + 2.2 * panels), layout="constrained")
         axes = figure.subplots(panels, sharex=True, squeeze=False)[:, 0]
     figure.suptitle(title)
     axes[-1].tick_params(axis="x", rotation=30)
+    axes[-1].set_xlim(*(local(at).replace(tzinfo=None) for at in period))
     return figure, axes
 
 
-def _save(figure: Any, path: Path) -> None:
+def _say(panel: Any, text: str) -> None:
+    panel.text(0.5, 0.5, text, transform=panel.transAxes, horizontalalignment="center")
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write the figure. Raises Refused."""
     # Without a date and a version, the same figures give the same file.
     metadata = {"Date": None} if path.suffix.lower() == ".svg" else {"Software": None}
     try:
@@ -77,7 +88,9 @@ def _library(module: str) -> Any:
     try:
         return import_module(module)
     except ImportError:
-        raise Refused("A plot needs matplotlib: run `pip install '.[plot]'`.") from None
+        raise Refused(
+            "A plot needs matplotlib: `./scripts/run --with plot` installs it and starts the proxy."
+        ) from None
 
 
 def _time(label: str, by: By) -> datetime:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ccflare_cli.output import Table
 from ccflare_cli.stats.cache_tables import cache_table, total_note
-from ccflare_cli.stats.plot import plot_timeline, plot_windows
+from ccflare_cli.stats.plot import draw_timeline, draw_windows, save
 from ccflare_cli.stats.time_tables import compare_table, forecast_table, timeline_table
 from ccflare_cli.stats.traffic_tables import total_table, traffic_table
 from ccflare_cli.stats.within_tables import part_table, subagent_table
@@ -34,6 +34,7 @@ TIMES = ("windows", "timeline")
 UNSPLIT = ("requests", "errors", "compare")
 LIMIT = 20
 _MANY = {By.SESSION, By.ADDRESS}
+_LEAST_AXIS = 3600.0
 _HOURS = 3 * 86_400
 """Up to a period of this many seconds, time goes by the hour, and else by the day."""
 
@@ -99,12 +100,16 @@ class Views:
 
     def plot(self, asked: Question, path: Path) -> None:
         """Write the answer as a picture, for one of TIMES. Raises Refused."""
-        clock = _clock(asked)
+        clock, period = _clock(asked), asked.period
+        if not period.since:  # of everything the beginning is that of the record
+            since = min(self._reports.recorded(period).since, period.until - _LEAST_AXIS)
+            period = period._replace(since=since)
         if asked.view == "windows":
             pasts = LimitHistory(self._store.query).windows(asked.period, clock, asked.now)
-            plot_windows(pasts, clock, f"Limits, {asked.when}", path)
+            figure = draw_windows(pasts, clock, period, f"Limits, {asked.when}")
         else:
-            plot_timeline(self._along_time(asked, clock), clock, f"Requests, {asked.when}", path)
+            figure = draw_timeline(self._along_time(asked, clock), clock, period, f"Requests, {asked.when}")
+        save(figure, path)
 
     def _summary(self, asked: Question) -> list[Table[Any]]:
         total, accounts = self._reports.total_and_split(asked.period, (By.ACCOUNT,))

@@ -8,6 +8,7 @@ An entry is added in the transaction of the change that it is about: neither is 
 """
 
 import hmac
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -24,6 +25,8 @@ from ccflare_core.secrets.vault import Vault, place
 
 __all__ = ["Audit", "By", "ChainHead", "Entry", "Row", "Secret", "Signer"]
 
+ANCHOR = "anchor"
+"""The one member of a line of the second sink that has an anchor in it."""
 _PRUNED_AT_ONCE = 5000
 _TELL_SECONDS = 10.0
 _BROKEN = "the audit log does not hold together: see `scripts/audit.py verify`, then restore a backup or `restart` it"
@@ -170,6 +173,11 @@ class Audit:
             return ""
         key_id, text = self.signer.key_id, anchor_text(head.last_id, head.hash)
         return f"{head.last_id}:{head.hash}:{key_id}:{self.signer.mac(text, key_id)}"
+
+    def keep(self, anchor: str) -> None:
+        """Write the anchor into the second sink, from where it goes wherever that is shipped."""
+        if self.file is not None:
+            self.file.write([json.dumps({ANCHOR: anchor}).encode() + b"\n"])
 
     def prune(self, before: float, by: By) -> Iterator[int]:
         """Delete the oldest rows, those from before `before` (epoch seconds); yields each batch's number.

@@ -20,21 +20,22 @@ KINDS = 1000
 class PassedRequests:
     """Tells the first request of each hour, path class and client that passes with the client's own credential.
 
-    Claude Code sends telemetry and account queries all day; the first of a kind is news, the others are noise.
+    Claude Code sends telemetry and account queries all day; the first of a kind is news, the others are noise. So is
+    the first one that fails.
     """
 
     def __init__(self, wall: Callable[[], float]) -> None:
         self._wall = wall
         self._hour = 0
-        self._told: set[tuple[str, str]] = set()
+        self._told: set[tuple[str, str, bool]] = set()
 
-    def is_first(self, path_class: str, client: str) -> bool:
+    def is_first(self, path_class: str, client: str, *, failed: bool = False) -> bool:
         """Whether this is the hour's first such request. Beyond `KINDS` of them in an hour, none is."""
         hour = int(self._wall() // 3600)
         if hour != self._hour:
             self._hour = hour
             self._told.clear()
-        kind = (path_class, client)
+        kind = (path_class, client, failed)
         if kind in self._told or len(self._told) >= KINDS:
             return False
         self._told.add(kind)
@@ -55,8 +56,9 @@ def _log_passed(exchange: Story, passed: PassedRequests) -> None:
     opening = exchange.opening
     client = opening.key.name if opening.key else opening.client
     path_class = path_class_of(opening.path)
-    if passed.is_first(path_class, client):
-        logger.info("%s · first of %s from %s this hour", line(exchange), path_class, client)
+    level = _LOUD.get(exchange.outcome or Outcome.CRASHED, logging.WARNING)
+    if passed.is_first(path_class, client, failed=level is logging.WARNING):
+        logger.log(level, "%s · first of %s from %s this hour", line(exchange), path_class, client)
     else:
         logger.debug("%s", line(exchange))
 

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol
 
 from ccflare_core.audit.bursts import Bursts
+from ccflare_core.audit.chain import Audit
 from ccflare_core.audit.entries import By, Entry, Secret
 from ccflare_core.store.store import Store
 
@@ -60,14 +61,14 @@ class Auditor:
         self._failing_since = lambda: store.audit.failing_since
         store.configurations.take(scope, options)
         store.note("proxy.start", scope, "ok", options=digest(options), **detail)
-        self._log_anchor(store.audit.anchor())
+        self._keep_anchor(store.audit)
 
     def end(self, store: Store, scope: str) -> None:
         """Write what is still open, and that the proxy stops."""
         for entry in self._bursts.all():
             store.report(entry)
         store.report(Entry.of(PROXY, "proxy.stop", scope))
-        self._log_anchor(store.audit.anchor())
+        self._keep_anchor(store.audit)
 
     def note(self, entry: Entry) -> None:
         """Have an entry written about what has happened already. Any thread may call it."""
@@ -99,7 +100,7 @@ class Auditor:
         return "Nothing can be audited at the moment, so no request is taken; try again later." if is_halted else None
 
     async def run(self) -> None:
-        """Write the bursts that are over, and log where the chain ends now and then, until cancelled."""
+        """Write the bursts that are over, and keep where the chain ends now and then, until cancelled."""
         anchored_at = self._clock()
         while True:
             await self._sleep(_LOOK_SECONDS)
@@ -107,7 +108,7 @@ class Auditor:
                 self.note(entry)
             if self._clock() - anchored_at >= _ANCHOR_SECONDS:
                 anchored_at = self._clock()
-                self._writer.call(lambda store: self._log_anchor(store.audit.anchor()))
+                self._writer.call(lambda store: self._keep_anchor(store.audit))
 
     def _since(self) -> float | None:
         if self._writer.is_alive:
@@ -117,10 +118,12 @@ class Auditor:
             self._dead_since = self._clock()
         return self._dead_since
 
-    def _log_anchor(self, anchor: str) -> None:
+    def _keep_anchor(self, audit: Audit) -> None:
+        anchor = audit.anchor()
         if anchor and anchor != self._anchored:
             self._anchored = anchor
-            logger.info("audit anchor %s", anchor)
+            audit.keep(anchor)
+            logger.debug("audit anchor %s", anchor)
 
 
 def digest(options: Options) -> str:

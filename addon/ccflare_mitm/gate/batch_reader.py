@@ -19,9 +19,13 @@ from ccflare_core.exchange.steps import LOOK_SECONDS, Wait
 from ccflare_core.http.rejection import Rejection
 
 _MODEL = "This client key may not use this model."
-MODEL_NOT_ALLOWED = Rejection(403, _MODEL, audit=_MODEL)
 
 type Denied = Callable[[http.HTTPFlow, Exchange, Rejection], None]
+
+
+def model_not_allowed(key: ClientKey) -> Rejection:
+    """What is asked of a model that is not on the key's list."""
+    return Rejection(403, f"{_MODEL} It may use {', '.join(key.models)}.", audit=_MODEL)
 
 
 def makes_batch(request: http.Request) -> bool:
@@ -64,7 +68,7 @@ class BatchReader:
         except Unreadable as problem:
             return _unreadable(key, str(problem)) or Counted()
         if not all(key.may_use_model(model) for model in batch.models):
-            return MODEL_NOT_ALLOWED
+            return model_not_allowed(key)
         size = (batch.tokens, batch.dollars)
         if rejection := self._budgets.too_large(key, batch.requests, *size, self._exchanges.wall()):
             return rejection

@@ -37,7 +37,7 @@ from ccflare_core.http.addresses import Address
 from ccflare_core.http.rejection import Rejection
 from ccflare_core.writer.auditor import Auditor
 from ccflare_mitm.gate.admin_server import AdminServer
-from ccflare_mitm.gate.batch_reader import MODEL_NOT_ALLOWED, BatchReader, makes_batch
+from ccflare_mitm.gate.batch_reader import BatchReader, makes_batch, model_not_allowed
 from ccflare_mitm.gate.browser_checks import BrowserChecks
 from ccflare_mitm.gate.ingress import Names, address_of, aim, ingress_of, read_request_head
 from ccflare_mitm.gate.pages import Admin, AdminRequest, find_page
@@ -321,7 +321,7 @@ class Gate:
             if makes_batch(request):
                 self._batches.weigh(flow, exchange, key, body, encoding)
             elif not self._may_run(key, rule, body, encoding):
-                self._reject(flow, exchange, MODEL_NOT_ALLOWED)
+                self._reject(flow, exchange, model_not_allowed(key))
                 return
         facts = replace(self._facts(flow, body, encoding, exchange.opening.client), path_class=rule.resource)
         exchange.admit(facts, body, encoding, named)

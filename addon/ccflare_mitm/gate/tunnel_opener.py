@@ -3,6 +3,7 @@
 A connection to a server passes here too, whoever it is for, so that none leads back to this proxy.
 """
 
+import logging
 import secrets
 from collections.abc import Callable
 from typing import Final
@@ -20,6 +21,8 @@ from ccflare_mitm.gate.destinations import Destinations, Target
 from ccflare_mitm.gate.gate import Gate
 from ccflare_mitm.gate.tunnel_story import TunnelStory
 from ccflare_mitm.gate.tunnels import AskedFor
+
+logger = logging.getLogger("ccflare")
 
 NOT_LOOKED_AT: Final = "nobody could look where it leads"
 
@@ -85,6 +88,7 @@ class TunnelOpener:
     def _refuse(self, flow: http.HTTPFlow, asked: AskedFor, story: TunnelStory | None, why: Rejection) -> None:
         self._gate.refuse_tunnel(flow, asked, why)
         self._end(story)
+        logger.warning("no tunnel for %s: %s", asked.client_ip, why.message)
 
     def _end(self, story: TunnelStory | None) -> None:
         if story is not None:
@@ -103,6 +107,13 @@ class TunnelOpener:
                 server.error = NOT_LOOKED_AT
         elif await self._destinations.comes_back(*server.address[:2]):
             server.error = failure_words.COMES_BACK
+
+    def failed(self, data: ServerConnectionHookData) -> None:
+        """A server could not be connected to. An exchange tells that in its own line; a tunnel gets one here."""
+        if self._gate.tunnels.is_open(data.server) and data.server.address:
+            host, port = data.server.address[:2]
+            why = failure_words.of(data.server.error or "")
+            logger.warning("no tunnel to %s:%d for %s: %s", host[:255], port, data.client.peername[0], why)
 
     # The record
 

@@ -66,6 +66,15 @@ def ports() -> frozenset[int]:
     return frozenset(address[1] for instance in server.servers for address in instance.listen_addrs)
 
 
+def local_address() -> str:
+    """Host and port by which programs on this machine reach the proxy, as in an address."""
+    server: Any = ctx.master.addons.get("proxyserver")
+    found = [address[:2] for instance in server.servers for address in instance.listen_addrs]
+    host, port = next((each for each in found if ":" not in each[0]), found[0] if found else ("127.0.0.1", 8080))
+    host = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host  # noqa: S104
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def own_names() -> frozenset[str]:
     """This machine's name, and the names that the option `certs` has certificates for."""
     certificates = (spec.rpartition("=")[0].lower() for spec in ctx.options.certs)

@@ -180,3 +180,22 @@ def test_what_is_misuse(run: Run, argv: tuple[str, ...], capsys: pytest.CaptureF
     with pytest.raises(SystemExit) as exit_:
         run(*argv)
     assert exit_.value.code == 2
+
+
+def test_a_new_key_says_how_it_is_used(run: Run) -> None:
+    told = run("add", "laptop").complained
+
+    assert "ANTHROPIC_BASE_URL=http://127.0.0.1:8080 ANTHROPIC_AUTH_TOKEN=KEY" in told
+    assert "HTTPS_PROXY=http://key:KEY@127.0.0.1:8080" in told
+    assert "BASE_URL" not in run("add", "boss", "--role", "viewer").complained
+
+
+def test_who_revokes_the_last_key_that_is_served_hears_that_nobody_is(run: Run) -> None:
+    for name, role in (("one", "client"), ("two", "client"), ("boss", "viewer")):
+        run("add", name, "--role", role)
+
+    assert run("revoke", "one").complained == ""
+    told = run("revoke", "two").complained
+
+    assert "nobody is served now" in told
+    assert "ccflare_open_loopback" in told

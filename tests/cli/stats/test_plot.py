@@ -1,12 +1,18 @@
 """Pictures; left out where matplotlib is missing."""
 
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from matplotlib import dates
 
+from ccflare_cli.output import local
 from ccflare_cli.stats.main import main
+from ccflare_cli.stats.plot import draw_timeline, draw_windows
+from ccflare_core.reports.traffic import By, Period
 from desk import Desk
 from history import NOON, History
 
@@ -53,6 +59,18 @@ def test_nothing_recorded_is_a_picture_too(tmp_path: Path) -> None:
         past.exchange(NOON - 30 * 86_400)
         for view in ("timeline", "windows"):
             draw(past, view, tmp_path / f"{view}.svg")
+
+
+as_date: Callable[[float], datetime] = dates.num2date
+
+
+@pytest.mark.parametrize("draw", [draw_timeline, draw_windows])
+def test_the_axis_is_the_period_that_was_asked_for_and_day_one_says_something(draw: Callable[..., Any]) -> None:
+    figure = draw([], By.HOUR, Period(NOON - 86_400, NOON), "Day one")
+
+    begin, end = (as_date(at).replace(tzinfo=None) for at in figure.axes[-1].get_xlim())
+    assert (begin, end) == (local(NOON - 86_400).replace(tzinfo=None), local(NOON).replace(tzinfo=None))
+    assert [text.get_text().partition(" ")[0] for text in figure.axes[0].texts] == ["No"]
 
 
 def test_a_file_that_cannot_be_written_is_one_sentence(past: History, tmp_path: Path) -> None:
