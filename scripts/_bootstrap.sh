@@ -2,6 +2,7 @@
 # POSIX sh, run by dash too. The caller has set `root` (the repository) and `set -eu`.
 #
 #   bootstrap GROUP    GROUP is "run" (the program alone) or a dependency group of pyproject.toml
+#   use_extra NAME     before it: install that extra too
 #   use_mitmproxy N    before it: a second environment, .venv-N, with version N of mitmproxy (12.2: any 12.2.x)
 #
 # .venv/.ccflare/ is what this file knows about .venv: NAME.stamp for each group that is installed, `root` (where),
@@ -20,6 +21,35 @@ use_mitmproxy() {
     mitmproxy="mitmproxy==$1.*"
     venv=$root/.venv-$1
     state=$venv/.ccflare
+}
+
+# --with plot: an extra of pyproject.toml. Once asked for it is installed whenever anything is; with-NAME remembers it.
+extras=
+use_extra() {
+    case $1 in
+        completion | hsm | keyring | plot | postgres) extras="$extras $1" ;;
+        *) fail "--with takes completion, hsm, keyring, plot or postgres" ;;
+    esac
+}
+
+# Whether all that --with asks for is installed.
+has_extras() {
+    for extra in $extras; do
+        [ -e "$state/with-$extra" ] || return 1
+    done
+}
+
+# Prints what --with asks for or has asked for before, as pip takes it: [plot,postgres]
+wanted_extras() {
+    names=
+    for extra in $extras "$state"/with-*; do
+        extra=${extra##*/with-}
+        case ,$names, in
+            *",$extra,"*) ;;
+            *) [ "$extra" = '*' ] || names=${names:+$names,}$extra ;;
+        esac
+    done
+    printf '%s' "${names:+[$names]}"
 }
 
 say() {
@@ -189,7 +219,7 @@ install_packages() (
     [ "$1" = run ] || requirements "$1" >"$state/requirements.txt" || exit
     "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$venv/bin/python" -m ensurepip || exit
     "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
-        --editable "$root" --requirement "$state/requirements.txt" "$set_of_authorities" "$mitmproxy"
+        --editable "$root$(wanted_extras)" --requirement "$state/requirements.txt" "$set_of_authorities" "$mitmproxy"
 )
 
 install() {
@@ -206,6 +236,7 @@ install() {
         install_packages "$1" >>"$state/install.log" 2>&1 || give_up
     fi
     stamp >"$state/$1.stamp"
+    for extra in $extras; do true >"$state/with-$extra"; done
     rm -f "$state/unfinished"
 }
 
@@ -215,8 +246,8 @@ give_up() {
 }
 
 bootstrap() {
-    ! is_sound || ! is_current "$1" || return 0
+    ! is_sound || ! is_current "$1" || ! has_extras || return 0
     lock
-    { is_sound && is_current "$1"; } || install "$1"
+    { is_sound && is_current "$1" && has_extras; } || install "$1"
     unlock
 }

@@ -315,6 +315,38 @@ def test_another_mitmproxy_gets_an_environment_of_its_own(ready: Checkout) -> No
     assert ready.installed() == []
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+def test_an_extra_is_installed_once_and_brought_along_from_then_on(ready: Checkout, shell: str) -> None:
+    asked = ready.root / ".venv" / "asked"
+
+    status, output, _ = ready.run("run", "--with", "plot", "--with", "hsm", "web", "-q", shell=shell)
+
+    assert (status, ready.installed()) == (0, ["pip"])
+    assert output == f"mitmweb -O=1 -s {ready.root}/addon/ccflare.py -q\n"
+    assert f" --editable {ready.root}[plot,hsm] " in asked.read_text()
+    assert ready.run("run", "--with", "plot", shell=shell)[2] == ""
+    assert ready.installed() == []
+    ready.pyproject.write_text("[project]\n# changed\n")
+    ready.run("run", "--with", "keyring", shell=shell)
+    assert f" --editable {ready.root}[keyring,hsm,plot] " in asked.read_text()
+
+
+def test_an_extra_whose_installation_failed_is_tried_again(ready: Checkout) -> None:
+    assert ready.run("run", "--with", "plot", PIP_FAILS="1")[0] == 1
+    ready.installed()
+
+    ready.run("run", "--with", "plot")
+
+    assert ready.installed() == ["pip"]
+
+
+@pytest.mark.parametrize("extra", [(), ("everything",), ("../plot",), ("",)])
+def test_an_extra_that_there_is_not_is_refused(ready: Checkout, extra: tuple[str, ...]) -> None:
+    status, _, errors = ready.run("run", "--with", *extra)
+
+    assert (status, errors) == (1, "ccflare: --with takes completion, hsm, keyring, plot or postgres\n")
+
+
 @pytest.mark.parametrize("version", ["", "../x", "12.2;x", "new"])
 def test_a_mitmproxy_that_is_no_version_is_refused(ready: Checkout, version: str) -> None:
     status, _, errors = ready.run("test", "--mitmproxy", version)

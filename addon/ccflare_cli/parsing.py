@@ -1,9 +1,13 @@
 """The command line of every script: its parsers, with one set of common options, and how a command is run."""
 
 import argparse
-from collections.abc import Callable, Sequence
+import difflib
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from pathlib import Path
 
+from ccflare_cli.completion import complete
 from ccflare_cli.console import Console, guarded
 from ccflare_cli.output import FORMATS
 
@@ -33,13 +37,32 @@ class Parser(argparse.ArgumentParser):
             message = "there are arguments that do not belong here"
         super().error(message)
 
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        """As argparse does, with what may have been meant, and all that may be."""
+        if action.choices is not None and value not in action.choices:
+            names = [str(choice) for choice in action.choices]
+            hint = near(str(value), names)
+            raise argparse.ArgumentError(action, f"there is no such one{hint}; give one of {', '.join(names)}")
+
+
+def near(word: str, names: Iterable[str]) -> str:
+    """`, did you mean list?` for a word that is much like one of the names; else nothing."""
+    found = difflib.get_close_matches(word, list(names), 1)
+    return f", did you mean {found[0]}?" if found else ""
+
+
+def _program(script: str) -> str:
+    """How the command was called: by its script, or as `ccflare accounts`."""
+    name = Path(sys.argv[0]).name
+    return name if name.startswith("ccflare ") else script
+
 
 def script_parser(prog: str, description: str, examples: str) -> Parser:
     """The parser of a script whose help ends with `examples`, with the options that every command has.
 
     Of `examples` the paragraphs that begin with a heading ("examples:") keep their lines.
     """
-    parser = Parser(prog=prog, description=description, epilog=examples, formatter_class=_HelpFormatter)
+    parser = Parser(prog=_program(prog), description=description, epilog=examples, formatter_class=_HelpFormatter)
     _add_common(parser, again=False)
     return parser
 
@@ -93,6 +116,7 @@ def dispatch(
     parser: Parser, argv: Sequence[str] | None, console: Console | None, command: Command | None = None
 ) -> int:
     """The exit code of `command`, or else of the subcommand that was given; 2 if the arguments are wrong."""
+    complete(parser)
     arguments = parser.parse_args(argv)
     console = console or Console.real()
     return guarded(console, partial(command or arguments.command, console, arguments))

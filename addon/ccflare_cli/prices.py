@@ -27,9 +27,23 @@ examples:
   scripts/prices.py update prices.yaml
   scripts/prices.py update https://example.com/prices.yaml --yes
 
-The source is a YAML file in the form of ccflare_prices, or the catalog of all
-models that LiteLLM publishes. Costs that are recorded already do not change. A
-running proxy uses new prices within seconds.
+format of ccflare_prices, in USD per million tokens:
+  dated: 2026-11-24       # optional: when these prices were read
+  claude-opus-6:          # a model's name, without its date
+    input: 5              # all five are needed
+    output: 25
+    cache_write_5m: 6.25
+    cache_write_1h: 10
+    cache_read: 0.5
+    long:                 # optional: for prompts of more tokens than `above`
+      above: 200000
+      input: 10           # and the other four
+    fast:                 # optional: fast mode
+      input: 30           # and the other four
+
+The source is a YAML file of this format, or the catalog of all models that
+LiteLLM publishes. Costs that are recorded already do not change. A running
+proxy uses new prices within seconds.
 """
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from ccflare_cli.completion import complete
 from ccflare_cli.console import OK, Console, Refused, guarded, read_settings
 from ccflare_cli.output import render
 from ccflare_cli.parsing import Parser, script_parser, whole_number
@@ -44,6 +45,7 @@ views:
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
     """Answer one question and give the exit code: 0 answered, 1 no database to ask, 2 misused."""
     parser = _parser()
+    complete(parser)
     arguments = parser.parse_args(argv)
     if mistake := _mistake(arguments):
         parser.error(mistake)

@@ -29,5 +29,5 @@ def _postgres() -> ModuleType:
     try:
         from ccflare_core.db import postgres
     except ImportError as error:
-        raise StoreError("a PostgreSQL database needs psycopg: run `pip install '.[postgres]'`") from error
+        raise StoreError("a PostgreSQL database needs psycopg: `./scripts/run --with postgres` installs it") from error
     return postgres

@@ -236,7 +236,10 @@ def test_a_plot_without_matplotlib_says_what_is_missing(
 
     code = main(["--database", str(past.location), "timeline", "--plot", str(file)], desk.console())
 
-    assert (code, desk.complained) == (1, "A plot needs matplotlib: run `pip install '.[plot]'`.\n")
+    assert (code, desk.complained) == (
+        1,
+        "A plot needs matplotlib: `./scripts/run --with plot` installs it and starts the proxy.\n",
+    )
     assert not file.exists()
 
 

@@ -1,0 +1,92 @@
+# PYTHON_ARGCOMPLETE_OK
+"""The one command that an installation brings: `ccflare accounts list` is `scripts/accounts.py list`, and so on."""
+
+import importlib
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
+
+from ccflare_cli import MODULES
+from ccflare_cli.completion import complete, first_word
+from ccflare_cli.parsing import Parser, near
+
+ENTRY = Path(__file__).resolve().parents[1] / "ccflare.py"
+"""The addon, beside the packages in a clone as in an installation."""
+
+COMMANDS = {
+    "proxy": "start the proxy; `proxy web` and `proxy console` with mitmproxy's inspector",
+    "accounts": "add, list, pause and remove the accounts that the proxy uses",
+    "stats": "tokens, costs, limits, failures: see `stats --help` for its views",
+    "show": "a recorded request with its answer",
+    "search": "search recorded conversations",
+    "keys": "data keys, client keys, the second factor",
+    "access": "block client addresses",
+    "audit": "show and verify the audit log",
+    "doctor": "check the security and health of this installation",
+    "maintain": "retention, backups, exports",
+    "prices": "what tokens cost",
+}
+_PROGRAMS = {"web": "mitmweb", "console": "mitmproxy"}
+_KEPT = "ccflare: `run` is no command here: `ccflare proxy` starts the proxy."
+
+
+def main() -> int:
+    """Run what the first word names and give its exit code: 2 if it names nothing."""
+    if (word := first_word()) in COMMANDS and word != "proxy":
+        complete(_module(word)._parser(), skip=1)
+    parser = _parser()
+    complete(parser)
+    words = sys.argv[1:]
+    if not words or words[0].startswith("-"):
+        parser.parse_args(words)
+        parser.print_help()
+        return 2
+    name, rest = words[0], words[1:]
+    if name == "run":
+        sys.stderr.write(f"{_KEPT}\n")
+        return 2
+    if name not in COMMANDS:
+        sys.stderr.write(f"ccflare: there is no such command{near(name, COMMANDS)}; `ccflare --help` has all.\n")
+        return 2
+    if name == "proxy":
+        _start_proxy(rest)
+    return _run(name, rest)
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="ccflare", description="Pool your own Claude accounts behind one local proxy.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for name, text in COMMANDS.items():
+        commands.add_parser(name, help=text, add_help=False)
+    return parser
+
+
+def _run(name: str, words: Sequence[str]) -> int:
+    sys.argv[0] = f"ccflare {name}"  # what its usage begins with
+    try:
+        return int(_module(name).main(words))
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")
+        return 130
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(MODULES.get(name, f"ccflare_cli.{name}"))
+
+
+def _start_proxy(words: Sequence[str]) -> NoReturn:
+    """Become mitmproxy with the addon, as `scripts/run` does."""
+    program = "mitmdump"
+    if words and words[0] in _PROGRAMS:
+        program, words = _PROGRAMS[words[0]], words[1:]
+    beside = Path(sys.executable).with_name(program)
+    path = str(beside) if beside.exists() else shutil.which(program)
+    if path is None:
+        sys.exit(f"ccflare: there is no {program}: install mitmproxy where ccflare is.")
+    os.environ.setdefault("PYTHONOPTIMIZE", "1")  # see scripts/run
+    sys.stdout.flush()
+    os.execv(path, [path, "-s", str(ENTRY), *words])  # noqa: S606
