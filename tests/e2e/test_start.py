@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fake_upstream import FakeUpstream
-from harness import Proxy, Started, eventually, listening, serves
+from harness import ADDON, Proxy, Started, eventually, listening, serves
 
 
 def refusal(folder: Path, *arguments: str, **variables: str) -> list[str]:
