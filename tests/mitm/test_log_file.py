@@ -186,7 +186,12 @@ def test_who_logs_never_waits_for_the_disk(logged: LogFile, path: Path, monkeypa
     for number in range(log_file.WAITING_MESSAGES + 50):
         LOGGER.info("message %d", number)
     opened.set()
-    eventually(lambda: LOGGER.info("and on") or "messages are missing here: the disk was slow" in path.read_text())
+
+    def tells_of_it() -> bool:
+        LOGGER.info("and on")
+        return "messages are missing here: the disk was slow" in path.read_text()
+
+    eventually(tells_of_it)
     logged.close()
 
     kept = sum(" message " in each for each in path.read_text().splitlines())

@@ -13,7 +13,7 @@ from ipaddress import ip_address, ip_network
 from math import inf
 from typing import NamedTuple
 
-from ccflare_core.clients.throttle import source_of
+from ccflare_core.http.addresses import Address, source_of
 from ccflare_core.http.origins import is_this_machine
 from ccflare_core.reports.habits import LOOK_BACK_DAYS, SLOT_SECONDS, SLOTS_A_DAY, Names, Numbers, limit, middle
 from ccflare_core.secrets import redact
@@ -246,7 +246,7 @@ def slot_of(moment: float) -> int:
 @lru_cache(_REMEMBERED)
 def exact(address: str) -> str:
     """An address as it is told: an IPv6 /64 is one, and this machine is."""
-    return "this machine" if is_this_machine(address) else source_of(address)
+    return "this machine" if is_this_machine(address) else source_of(Address.parse(address)) or address
 
 
 @lru_cache(_REMEMBERED)

@@ -6,7 +6,7 @@ sealed and not stored, as a transaction was rolled back, counts with the next on
 """
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from peewee import Database
 
@@ -58,4 +58,5 @@ class SealedCounts:
 def sealed_counts(database: Database) -> dict[str, int]:
     """The counts by key id."""
     with as_store_errors():
-        return dict(SealedCountRow.select(SealedCountRow.key_id, SealedCountRow.sealed).bind(database).tuples())
+        rows: Any = SealedCountRow.select(SealedCountRow.key_id, SealedCountRow.sealed).bind(database).tuples()
+        return dict(rows)

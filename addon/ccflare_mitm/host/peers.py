@@ -19,7 +19,7 @@ from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layer import CommandGenerator
 from mitmproxy.proxy.layers.http import _http1, _http2
-from mitmproxy.proxy.layers.http._base import ReceiveHttp
+from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
     ResponseHeaders,
@@ -72,7 +72,7 @@ def is_of_http10(request: http.Request | None) -> bool:
 class Http1Server(WithoutTrailers, _http1.Http1Server):
     """See the module."""
 
-    def send(self, event: events.Event) -> CommandGenerator[None]:
+    def send(self, event: HttpEvent) -> CommandGenerator[None]:
         """As mitmproxy's, in a framing that the client knows."""
         if isinstance(event, ResponseHeaders) and self.request is not None and is_of_http10(self.request):
             if event.response.status_code == CONTINUE:
