@@ -348,7 +348,6 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE INDEX tunnels_opened_at ON tunnels (opened_at)",
         ),
     ),
-    Migration("0022_proxies", ("ALTER TABLE accounts ADD COLUMN proxy {blob}",)),
     Migration(
         "0019_sealed_counts",
         (
@@ -371,6 +370,7 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE INDEX audit_log_time ON audit_log (ts_utc)",
         ),
     ),
+    Migration("0022_proxies", ("ALTER TABLE accounts ADD COLUMN proxy {blob}",)),
     Migration(
         "0023_priorities",
         (
