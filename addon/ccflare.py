@@ -21,6 +21,7 @@ from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from mitmproxy.tls import ClientHelloData, TlsData
 
 try:
+    from ccflare_core.config import environment
     from ccflare_core.config.settings import Settings
     from ccflare_core.errors import CCFlareError, ConfigError, StoreError
     from ccflare_core.exchange.steps import Outcome
@@ -47,6 +48,7 @@ class CCFlare:
 
     def __init__(self) -> None:
         self._settings: Settings | None = None
+        self._places: dict[str, str] = {}
         self._app: App | None = None
         self._opening = opening.Opening()
         self._log_file: LogFile | None = None
@@ -59,7 +61,7 @@ class CCFlare:
         dumps.keep_private()
         try:
             contract.install()
-            options.declare(loader, os.environ, Path(__file__).resolve().parent.parent)
+            self._places = options.declare(loader, os.environ, Path(__file__).resolve().parent.parent)
         except ConfigError as error:
             give_up(error)
 
@@ -90,17 +92,22 @@ class CCFlare:
             logger.warning("core dumps cannot be switched off here: one would hold the accounts' credentials")
         await tuning.forbid_replay(self._replay_refused)
         try:
-            app = App(self._settings, os.environ, asyncio.get_running_loop())
+            app = App(self._settings, os.environ, asyncio.get_running_loop(), self._places)
             await unless_stopped(app.open())
             self._app = app
             listener.check_addresses(self._settings, self._has_client_keys)
         except CCFlareError as error:
             give_up(error)
+        if foreign := environment.told(environment.read_environment(os.environ).foreign):
+            logger.warning("%s", foreign)
         for name in unsafe_options.of_other_addons(ctx.options):
             logger.warning("%s is an option of another addon: ccflare does not know what that does to requests", name)
         if self._settings.tuning:
             tuning.apply()
-        await listener.listen()
+        if not await listener.listen():
+            logger.warning(
+                "where it was to listen: %s", options.told_places(self._places, "listen_host", "listen_port")
+            )
         self._opening.ready()
         for sentence in (self._app.greeting(), *self._app.next_steps()):
             logger.info("%s", sentence)
@@ -312,7 +319,7 @@ async def unless_stopped(start: Coroutine[Any, Any, None]) -> None:
 
 def give_up(error: CCFlareError) -> NoReturn:
     """Say why the proxy cannot start, and leave before it listens."""
-    for sentence in str(error).splitlines():
+    for sentence in environment.all_explained(str(error).splitlines(), os.environ):
         print(f"ccflare: {sentence}", file=sys.stderr)  # noqa: T201
     raise SystemExit(1)
 

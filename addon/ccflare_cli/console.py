@@ -18,6 +18,7 @@ from ccflare_cli.output import Table, printable, render
 from ccflare_cli.page import Page, page_of
 from ccflare_core.audit.entries import By
 from ccflare_core.config import settings
+from ccflare_core.config.environment import all_explained
 from ccflare_core.config.settings import Settings
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.errors import CCFlareError
@@ -194,7 +195,8 @@ def guarded(console: Console, command: Callable[[], int]) -> int:
         code = command()
         console.stdout.flush()
     except CCFlareError as error:
-        console.complain("\n".join(printable(line) for line in str(error).splitlines()))
+        lines = all_explained(str(error).splitlines(), console.environ)
+        console.complain("\n".join(printable(line) for line in lines))
         return REFUSED
     except BrokenPipeError:
         # The reader (`| head`) has enough. Python would complain once more when it flushes at exit.

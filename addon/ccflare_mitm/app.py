@@ -85,12 +85,20 @@ class App:
     does `open` if a file that holds a secret is open to other users.
     """
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        loop: asyncio.AbstractEventLoop,
+        places: Mapping[str, str],
+    ) -> None:
+        """`places` tells where each option that is set comes from."""
         self._loop = loop
         self._run_id = secrets.token_hex(8)
         self._config = config_file(environ, Path(__file__).resolve().parents[2])
         self._client_authority = client_authority(settings)
         self._running_with = self._options = current()
+        self._places = places
         self._background = Background()
         self.live = live = LiveSettings(settings)
         self.upstream = build_upstream(live)
@@ -139,7 +147,10 @@ class App:
         """Note that this run begins, and read what is known. The writer's thread calls it."""
         crashed = store.runs.close_dead(socket.gethostname(), is_alive, time.time())  # noqa: TID251
         store.search_index.begin(plain=self.settings.search_index == "plain")
-        self.storage.auditor.begin(store, scope(), in_use(), version=__version__, run=self._run_id, pid=os.getpid())
+        used = in_use()
+        came_from = {name: place for name, place in self._places.items() if name in used}
+        who = {"version": __version__, "run": self._run_id, "pid": os.getpid()}
+        self.storage.auditor.begin(store, scope(), used, **who, sources=came_from)
         store.runs.start(self._run_id, socket.gethostname(), os.getpid())
         return Known(
             crashed,

@@ -310,10 +310,10 @@ def test_what_is_no_list_of_options_is_refused(tmp_path: Path, text: str | bytes
 
 
 def test_a_file_that_is_named_has_to_be_there(tmp_path: Path) -> None:
-    named = config_file({"ccflare_CONFIG_PATH": str(tmp_path / "gone.yaml")}, ROOT)
-
+    with pytest.raises(ConfigError, match=r"^ccflare_CONFIG_PATH: there is no file .*gone\.yaml"):
+        config_file({"ccflare_CONFIG_PATH": str(tmp_path / "gone.yaml")}, ROOT)
     with pytest.raises(ConfigError, match=r"gone\.yaml: the file cannot be read"):
-        file_defaults(named)
+        file_defaults(tmp_path / "gone.yaml")
 
 
 def test_the_file_beside_the_addon_may_be_missing(tmp_path: Path) -> None:

@@ -114,6 +114,31 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     assert "did you mean ccflare_database?" in told[0]
 
 
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"HOST": "0.0.0.0"}, "listen_host (variable HOST): 0.0.0.0 can be reached from other machines"),
+        ({"ccflare_DB_PATH": "/proc/nothing/here.db"}, "(variable ccflare_DB_PATH)"),
+        ({"ccflare_EGRESS_PROXY": "file:/nowhere"}, "ccflare_egress_proxy (variable ccflare_EGRESS_PROXY)"),
+        ({"ccflare_CONFIG_PATH": "/nowhere.yaml"}, "ccflare_CONFIG_PATH: there is no file /nowhere.yaml"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_value_that_is_rejected_is_told_with_its_variable(
+    tmp_path: Path, variables: dict[str, str], told: str
+) -> None:
+    [sentence] = refusal(tmp_path, **variables)
+    assert told in sentence
+
+
+def test_a_port_that_is_taken_is_told_with_its_variable(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with Started(tmp_path, PORT=port) as process:
+            eventually(lambda: process.poll() is not None or f"listen_port is {port}" in process.log)
+    assert f"listen_port is {port} (variable PORT)" in process.log
+
+
 def test_what_was_said_on_the_command_line_wins_over_environment_and_file(tmp_path: Path, port: int) -> None:
     config = tmp_path / "mine.yaml"
     config.write_text("ccflare_passthrough: never\nccflare_database: file.db\n")

@@ -14,7 +14,8 @@ from ccflare_cli.doctor import installation, leaks
 from ccflare_cli.doctor.installation import MINIMA
 from ccflare_cli.doctor.results import Results, checked, fail, ok, warn
 from ccflare_core.config import settings
-from ccflare_core.config.options import ENCRYPTION_KEY, PASSPHRASE, PKCS11_PIN
+from ccflare_core.config.environment import read_environment, told
+from ccflare_core.config.options import ENCRYPTION_KEY, LISTEN, OPTIONS, PASSPHRASE, PKCS11_PIN
 from ccflare_core.config.permissions import check, guarded_files
 from ccflare_core.config.settings import Settings
 from ccflare_core.errors import ConfigError
@@ -82,6 +83,20 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return ""
+
+
+def sources(environ: Mapping[str, str]) -> Results:
+    """Where the options that are not at their defaults come from here, and which variables are not counted."""
+    try:
+        values, places = settings.defaults(environ, ROOT), settings.places(environ, ROOT)
+        foreign = told(read_environment(environ).foreign)
+    except ConfigError:
+        return  # it is told already
+    usual = {option.name: option.default for option in (*OPTIONS, *LISTEN)}
+    set_ = {name: place for name, place in places.items() if values[name] != usual.get(name)}
+    yield from installation.option_places("here, ", set_)
+    if foreign:
+        yield warn("options.variables", foreign, "unset it for ccflare, if you like")
 
 
 def options(sources: Mapping[str, Options], problems: Iterable[str], merged: Options) -> Results:

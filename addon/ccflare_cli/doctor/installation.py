@@ -104,6 +104,17 @@ def option_hazards(source: str, options: Mapping[str, object]) -> list[Result]:
     return found
 
 
+def option_places(whose: str, places: Mapping[str, str]) -> Results:
+    """Where the options that are set come from, by place; `whose` begins each line."""
+    names: dict[str, list[str]] = {}
+    for name, place in places.items():
+        names.setdefault(place, []).append(name)
+    if not names:
+        yield ok("options.sources", f"{whose}all options have their defaults")
+    for place, found in sorted(names.items()):
+        yield ok("options.sources", f"{whose}from {place}: {', '.join(sorted(found))}")
+
+
 RISKS: tuple[tuple[str, object, str, str], ...] = (
     ("ccflare_record", "full", "bodies are kept with the secrets in them", "set it to redacted"),
     ("ccflare_payload_days", 0, "bodies are kept for ever", "set a number of days"),

@@ -106,6 +106,7 @@ class Examination:
         results = [
             *host_checks.host(self._console.environ, self._merged),
             *host_checks.options(self._sources, self._problems, self._merged),
+            *host_checks.sources(self._console.environ),
             *host_checks.files(settings, self._merged, self._console.environ),
         ]
         if "code" in wanted:

@@ -39,7 +39,7 @@ _TELLING = ("traceback", 'file "/', "site-packages")
 
 _PATIENCE = 5
 """Seconds that a throttled probe waits for its turn."""
-_STARTED = """SELECT DISTINCT c.scope, c.options FROM audit_log a JOIN configurations c ON c.scope = a.target
+_STARTED = """SELECT DISTINCT c.scope, c.options, a.detail FROM audit_log a JOIN configurations c ON c.scope = a.target
     WHERE a.action = 'proxy.start' AND a.detail LIKE ?"""
 
 
@@ -52,6 +52,8 @@ class Proxy(NamedTuple):
     tls: bool
     asks_for_certificate: bool
     options: Mapping[str, object]
+    sources: Mapping[str, str]
+    """Where those that are set came from when it started."""
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
@@ -88,24 +90,25 @@ def running(store: Store, now: float) -> list[Proxy]:
     here = socket.gethostname()
     sql = "SELECT id, pid FROM runs WHERE host = ? AND ended_at IS NULL AND heartbeat_at > ? ORDER BY started_at"
     alive = [row for row in store.query(sql, (here, to_ms(now) - _ALIVE_MS)) if Path(f"/proc/{row[1]}").exists()]
-    found = [_proxy(scope, json.loads(options), pid) for run, pid in alive for scope, options in _started(store, run)]
+    found = [_proxy(started, pid) for run, pid in alive for started in _started(store, run)]
     return [proxy for proxy in found if _accepts(proxy)]
 
 
-def _started(store: Store, run: str) -> list[tuple[str, str]]:
-    """The scope (host:port) that a run has started with, and its options."""
+def _started(store: Store, run: str) -> list[tuple[str, str, str]]:
+    """The scope (host:port) that a run has started with, its options, and what the audit log tells of its start."""
     return [
-        (scope, options)
-        for scope, options in store.query(_STARTED, (f'%"run":"{run}"%',))
+        (scope, options, detail)
+        for scope, options, detail in store.query(_STARTED, (f'%"run":"{run}"%',))
         if scope.rpartition(":")[2].isdecimal()
     ]
 
 
-def _proxy(scope: str, options: Mapping[str, object], pid: int) -> Proxy:
+def _proxy(started: tuple[str, str, str], pid: int) -> Proxy:
+    scope, options, detail = started[0], json.loads(started[1]), json.loads(started[2])
     asks = bool(options.get("ccflare_client_ca"))
     tls = asks or options.get("ccflare_client_tls") == "required"
     host = str(options.get("listen_host") or "127.0.0.1")
-    return Proxy(host, int(scope.rpartition(":")[2]), pid, tls, asks, options)
+    return Proxy(host, int(scope.rpartition(":")[2]), pid, tls, asks, options, detail.get("sources", {}))
 
 
 def _accepts(proxy: Proxy) -> bool:
@@ -129,6 +132,7 @@ def proxies(store: Store, now: float) -> Results:
     for proxy in found:
         yield from _memory(proxy)
         yield from installation.option_hazards(f"the proxy on {proxy}", proxy.options)
+        yield from installation.option_places(f"the proxy on {proxy}: ", proxy.sources)
         try:
             yield from _unauthenticated(proxy, has_keys=has_keys)
         except (OSError, http.client.HTTPException) as error:

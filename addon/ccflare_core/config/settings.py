@@ -17,11 +17,11 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from ccflare_core.anthropic.oauth import Endpoints
 from ccflare_core.config import location
+from ccflare_core.config.environment import read_environment
 from ccflare_core.config.location import Location
 from ccflare_core.config.option import Option, shown
 from ccflare_core.config.options import (
     CONFIG_PATH,
-    DEBUG,
     ENCRYPTION_KEY,
     LISTEN,
     OPTIONS,
@@ -30,7 +30,7 @@ from ccflare_core.config.options import (
     option_table,
 )
 from ccflare_core.config.record_mode import Rule, parse_rules
-from ccflare_core.config.spelling import unknown, unknown_variables
+from ccflare_core.config.spelling import unknown
 from ccflare_core.config.target import parse_upstream
 from ccflare_core.errors import ConfigError
 from ccflare_core.http.addresses import Networks
@@ -52,6 +52,7 @@ __all__ = [
     "environment_defaults",
     "file_defaults",
     "option_table",
+    "places",
     "unknown",
 ]
 
@@ -292,24 +293,16 @@ def defaults(environ: Mapping[str, str], folder: Path) -> dict[str, object]:
     return found
 
 
-def environment_defaults(environ: Mapping[str, str]) -> dict[str, object]:
-    """The options that variables set, PORT and HOST as listen_port and listen_host.
+def places(environ: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """Where each of the `defaults` comes from: the name of a file, or `variable NAME`."""
+    file = config_file(environ, folder)
+    found = dict.fromkeys(file_defaults(file), file.name if file else "")
+    return found | {option: f"variable {name}" for option, name in read_environment(environ).variables.items()}
 
-    An empty variable sets nothing. ConfigError with all mistakes, misspelt ccflare_... names among them.
-    """
-    found: dict[str, object] = {}
-    problems = unknown_variables(environ)
-    for option in (*OPTIONS, *LISTEN, DEBUG):
-        if option.environment and (text := environ.get(option.environment, "").strip()):
-            try:
-                found[option.name] = option.read(text)
-            except ValueError as error:
-                problems.append(f"{option.environment}: {error}")
-    if problems:
-        raise ConfigError(*problems)
-    if found.pop(DEBUG.name, False):
-        found["ccflare_log_level"] = "debug"
-    return found
+
+def environment_defaults(environ: Mapping[str, str]) -> dict[str, object]:
+    """The options that variables set, PORT and HOST as listen_port and listen_host; see `read_environment`."""
+    return read_environment(environ).values
 
 
 def config_file(environ: Mapping[str, str], folder: Path) -> Path | None:
@@ -317,7 +310,10 @@ def config_file(environ: Mapping[str, str], folder: Path) -> Path | None:
     if named := environ.get(CONFIG_PATH, "").strip():
         if not is_path(named):
             raise ConfigError(f"{CONFIG_PATH}: {shown(named)} cannot be used; allowed is the path of a YAML file")
-        return Path(named).expanduser()
+        path = Path(named).expanduser()
+        if not path.exists():
+            raise ConfigError(f"{CONFIG_PATH}: there is no file {path}; name one, or unset the variable")
+        return path
     beside = folder / FILE_NAME
     return beside if beside.exists() else None
 

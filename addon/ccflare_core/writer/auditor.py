@@ -53,7 +53,7 @@ class Auditor:
         self._is_halted = False
         self._anchored = ""
 
-    def begin(self, store: Store, scope: str, options: Options, **detail: str | int) -> None:
+    def begin(self, store: Store, scope: str, options: Options, **detail: object) -> None:
         """Write that the proxy starts, in the writer's thread, with what changed in its options since the last time.
 
         Raises StoreError if that cannot be written: a proxy that cannot audit does not start.

@@ -1,5 +1,6 @@
 """Our options inside mitmproxy: declared, filled from the environment and the file, checked all at once."""
 
+import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,11 +29,14 @@ _LOOKS = ("view_", "console_", "web_columns")
 _WHOLE = re.compile(r"-?\d{1,18}", re.ASCII)
 
 
-def declare(loader: Loader, environ: Mapping[str, str], folder: Path) -> None:
+COMMAND_LINE = "command line"
+
+
+def declare(loader: Loader, environ: Mapping[str, str], folder: Path) -> dict[str, str]:
     """Declare the options of ccflare with the defaults that hold here; `folder` has the mitm-config.yaml.
 
-    What the command line or mitmproxy's own config.yaml says stands. Raises ConfigError with all mistakes in the
-    command line, the environment and the file.
+    What the command line or mitmproxy's own config.yaml says stands. Returns where each option that is set comes from.
+    Raises ConfigError with all mistakes in the command line, the environment and the file.
     """
     problems: list[str] = []
     defaults: dict[str, object] = {"listen_host": "127.0.0.1", "ciphers_client": CLIENT_CIPHERS}
@@ -51,6 +55,12 @@ def declare(loader: Loader, environ: Mapping[str, str], folder: Path) -> None:
         ctx.options.update_defer(**{name: value for name, value in defaults.items() if name not in said})
     except exceptions.OptionsError as error:  # one of mitmproxy's addons cannot do what the file says
         raise ConfigError(f"{settings.FILE_NAME}: {error}") from error
+    return settings.places(environ, folder) | _places_of(said)
+
+
+def told_places(places: Mapping[str, str], *names: str) -> str:
+    """What these options are and where that comes from, in words."""
+    return ", ".join(f"{name} is {getattr(ctx.options, name)} ({places.get(name, 'default')})" for name in names)
 
 
 def current() -> dict[str, Any]:
@@ -78,6 +88,17 @@ def _said() -> set[str]:
     """The names of all options that somebody has set before this addon was loaded."""
     ours = {name for name in ctx.options.deferred if name.startswith("ccflare")}
     return ours | {name for name, option in ctx.options._options.items() if option.value is not optmanager.unset}
+
+
+def _places_of(said: set[str]) -> dict[str, str]:
+    """Where these come from: mitmproxy's own file, or else its command line."""
+    places = dict.fromkeys(said, COMMAND_LINE)
+    for name in ("config.yaml", "config.yml"):
+        path = Path(ctx.options.confdir).expanduser() / name
+        if path.is_file():
+            with contextlib.suppress(ConfigError):  # mitmproxy has understood it
+                places |= {option: name for option in settings.file_defaults(path) if option in said}
+    return places
 
 
 def _unfit(values: Mapping[str, object]) -> list[str]:
