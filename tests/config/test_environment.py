@@ -66,6 +66,14 @@ def test_beside_a_variable_of_ours_it_is_a_mistake_that_names_its_variable(name:
     assert problem.startswith(f"{name}: ")
 
 
+@pytest.mark.parametrize("text", ["0", "1"])
+def test_each_value_has_its_variable(text: str) -> None:
+    found = read_environment({"ccflare_DEBUG": text, "LOG_LEVEL": "error", "PORT": "80"})
+
+    assert found.values.keys() == found.variables.keys() == {"ccflare_log_level", "listen_port"}
+    assert found.variables["ccflare_log_level"] == ("ccflare_DEBUG" if text == "1" else "LOG_LEVEL")
+
+
 def test_nothing_foreign_is_no_sentence() -> None:
     assert told(read_environment({"PORT": "9000", "LOG_LEVEL": "debug"}).foreign) == ""
 

@@ -62,6 +62,8 @@ def test_an_accounts_own_proxy_is_on_its_way_alone() -> None:
     own = EgressProxy(Origin("http", "own.example", 3128))
 
     assert (API.by(own).egress_proxy, API.by(None)) == (own, API)
+    assert API.by(own).way("https", API.address) == own
+    assert API.by(own).way("http", API.address) is API.by(own).way("https", ("other.example", 443)) is None
 
 
 def test_the_target_without_tls_asks_for_no_name() -> None:

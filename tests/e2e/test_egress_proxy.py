@@ -244,3 +244,12 @@ def test_an_account_with_a_proxy_gets_no_upstream_without_tls() -> None:
 
         assert (rig.asked, reader.heads, rig.row()["account"]) == (["b"], [], "b")
         assert "its proxy could read the credential" in rig.rests("a")[0].reason
+
+
+def test_an_accounts_proxy_that_is_this_proxy_itself_is_left_after_one_try(bench: Rig) -> None:
+    here = EgressProxy.parse(f"http://127.0.0.1:{bench.proxy.port}")
+    bench.fresh("a", "b", each={"a": {"proxy": here}})
+
+    assert (bench.ask().status, bench.asked, bench.row()["account"]) == (200, ["b"], "b")
+    assert bench.kinds() == ["comes_back", "ok"]
+    assert bench.rests("a")[0].reason == "its proxy leads back to this one"

@@ -5,9 +5,10 @@ must neither stop the start nor end every login, so what is meant for somebody e
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
+from ccflare_core.config.option import Option
 from ccflare_core.config.options import DEBUG, LISTEN, OPTIONS
 from ccflare_core.config.spelling import unknown_variables
 from ccflare_core.errors import ConfigError
@@ -44,10 +45,7 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
     foreign: list[str] = []
     problems = unknown_variables(environ)
     means_us = has_ours(environ)
-    for option in (*OPTIONS, *LISTEN, DEBUG):
-        name, text = option.environment or "", environ.get(option.environment or "", "").strip()
-        if not text:
-            continue
+    for option, name, text in _set(environ):
         if why := _foreign(name, text, means_us=means_us):
             foreign.append(f"{name} {why}")
             continue
@@ -61,9 +59,17 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
                 foreign.append(f"{name} is nothing that {option.name} can be")
     if problems:
         raise ConfigError(*problems)
+    variables.pop(DEBUG.name, None)
     if values.pop(DEBUG.name, False):
         values["ccflare_log_level"], variables["ccflare_log_level"] = "debug", DEBUG.name
     return Environment(values, variables, tuple(foreign))
+
+
+def _set(environ: Mapping[str, str]) -> Iterator[tuple[Option, str, str]]:
+    """Each option whose variable is set, that variable and its text."""
+    for option in (*OPTIONS, *LISTEN, DEBUG):
+        if option.environment and (text := environ.get(option.environment, "").strip()):
+            yield option, option.environment, text
 
 
 def has_ours(environ: Mapping[str, str]) -> bool:

@@ -76,6 +76,8 @@ class UpstreamTarget:
     """The keys of which its verified chain must have one; none: any will do."""
     prefix: str = ""
     """What stands before the path of each request there."""
+    elsewhere_by: EgressProxy | None = None
+    """The proxy on the way to other hosts."""
 
     @classmethod
     def of(cls, origin: Origin, pins: Pins, egress_proxy: EgressProxy | None = None, prefix: str = "") -> Self:
@@ -94,6 +96,10 @@ class UpstreamTarget:
     def by(self, proxy: EgressProxy | None) -> Self:
         """The same by an account's own proxy, if it has one."""
         return self if proxy is None else replace(self, egress_proxy=proxy)
+
+    def way(self, scheme: str, address: tuple[str, int]) -> EgressProxy | None:
+        """The proxy on the way to this place, the target or another one."""
+        return self.egress_proxy if (scheme, address) == (self.scheme, self.address) else self.elsewhere_by
 
     @property
     def authority(self) -> str:

@@ -221,8 +221,13 @@ class Exchange(Serving):
         told = f"{what} ({why}); nothing was sent" if why else f"{what}; nothing was sent"
         return self._bad_gateway(told, kind="nothing was sent, for it could not prove who it is")
 
-    def comes_back(self) -> Answer:
-        """Where it would go is this proxy. It is answered once, instead of again and again until nothing is left."""
+    def comes_back(self) -> Step:
+        """Where it would go is this proxy. It is answered once, instead of again and again until nothing is left.
+
+        If that is only so by the account's own proxy, another one is asked.
+        """
+        if self._lease is not None and self._lease.account.proxy is not None:
+            return self._after(verdicts.no_way("its proxy leads back to this one", Kind.COMES_BACK), holding=False)
         if self._lease is not None:
             self._note(self._lease, verdicts.unsent(Kind.COMES_BACK))
         where = "to what ccflare_upstream names" if self._lease is not None else "to the address that was asked for"

@@ -214,8 +214,9 @@ def of(text: str) -> str:
 
 
 def on_the_way(text: str) -> str:
-    """What of a failure's text is told if it is that of the proxy on the way."""
-    return f"{ON_THE_WAY}{of(text)}"
+    """What of a failure's text is told if it is that of the proxy on the way; a way back to here stays one."""
+    told = of(text)
+    return told if told == COMES_BACK else f"{ON_THE_WAY}{told}"
 
 
 def tunnel_refused(status: int) -> str:

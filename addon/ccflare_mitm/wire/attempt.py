@@ -106,8 +106,9 @@ class Attempt:
 
     def connect(self, request: http.Request, target: UpstreamTarget) -> GetHttpConnection:
         """The command that gets a connection for `request`."""
-        way = via(target.egress_proxy)
-        self.command = GetHttpConnection((request.host, request.port), request.scheme == "https", way)
+        address = (request.host, request.port)
+        way = via(target.way(request.scheme, address))
+        self.command = GetHttpConnection(address, request.scheme == "https", way)
         # "Blocking, and already taken care of": the answer comes to the stream as an event. If mitmproxy paused the
         # stream instead, neither a deadline nor a client that leaves would be seen while it connects.
         self.command.blocking = self  # type: ignore[assignment]

@@ -5,7 +5,7 @@ trusts nothing of the first: another addon, or another version of mitmproxy, may
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -34,11 +34,12 @@ def target_for(
     `proxy` is on the way whatever the ingress is. Without it that of the ingress is, if there is one; `login`
     (`user:password`) is what that one is told.
     """
-    mode = client.proxy_mode
-    if proxy is None and isinstance(mode, UpstreamMode):
+    mode, modes_proxy = client.proxy_mode, None
+    if isinstance(mode, UpstreamMode):
         user, _, password = (login or "").partition(":")
-        proxy = EgressProxy(Origin(mode.scheme, *mode.address), user, password)
-    return UpstreamTarget.of(settings.upstream, settings.upstream_pins, proxy, settings.upstream_path)
+        modes_proxy = EgressProxy(Origin(mode.scheme, *mode.address), user, password)
+    target = UpstreamTarget.of(settings.upstream, settings.upstream_pins, proxy or modes_proxy, settings.upstream_path)
+    return replace(target, elsewhere_by=modes_proxy)
 
 
 def aim_tls(data: TlsData, target: UpstreamTarget) -> None:
