@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ccflare_core.text import iso, local_time, span
+from ccflare_core.text import iso, local_time, some, span
 
 NOW = 1_800_000_000.0  # Friday, 2027-01-15 08:00:00 UTC
 
@@ -59,3 +59,18 @@ def test_people_are_told_local_times_as_short_as_can_be(ahead: float, text: str)
 )
 def test_spans_have_one_unit(seconds: float, text: str) -> None:
     assert span(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "text"),
+    [
+        (0, "row", "0 rows"),
+        (1, "row", "1 row"),
+        (1204, "entry", "1,204 entries"),
+        (2, "key", "2 keys"),
+        (2, "address", "2 addresses"),
+        (1, "address", "1 address"),
+    ],
+)
+def test_some_is_one_or_many(number: int, noun: str, text: str) -> None:
+    assert some(number, noun) == text

@@ -22,6 +22,7 @@ from ccflare_cli.layout import Grid, lay_out
 from ccflare_cli.page import WHOLE, Page, Tone
 from ccflare_core.text import iso as iso
 from ccflare_core.text import size as size
+from ccflare_core.text import some as some
 
 FORMATS = ("table", "json", "csv", "markdown")
 DASH = "–"
@@ -153,12 +154,6 @@ def count(number: int | None) -> str:
         if number >= limit * 0.9995:
             return f"{number / limit:.2f}{unit}"
     return f"{number / 1e3:.0f}k"
-
-
-def some(number: int, noun: str) -> str:
-    """`1 request`, `2 requests`, `1,204 entries`."""
-    plural = f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2] not in "aeiou" else f"{noun}s"
-    return f"{count(number)} {noun if number == 1 else plural}"
 
 
 def money(usd: float | None, unknown: int = 0) -> str:

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
@@ -40,9 +41,24 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: object) -> None:
         """As argparse does, with what may have been meant, and all that may be."""
         if action.choices is not None and value not in action.choices:
-            names = [str(choice) for choice in action.choices]
-            hint = near(str(value), names)
-            raise argparse.ArgumentError(action, f"there is no such one{hint}; give one of {', '.join(names)}")
+            raise argparse.ArgumentError(action, _no_such(str(value), map(str, action.choices)))
+
+
+def one_of[E: StrEnum](kind: type[E]) -> Callable[[str], E]:
+    """An argparse type for the members of an enumeration."""
+
+    def read(text: str) -> E:
+        if text in list(kind):
+            return kind(text)
+        raise argparse.ArgumentTypeError(_no_such(text, kind))
+
+    return read
+
+
+def _no_such(word: str, names: Iterable[str]) -> str:
+    """Without the word itself, which may be a secret."""
+    known = list(names)
+    return f"there is no such one{near(word, known)}; give one of {', '.join(known)}"
 
 
 def near(word: str, names: Iterable[str]) -> str:

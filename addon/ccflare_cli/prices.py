@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from ccflare_cli.cells import shortened, wrapped
 from ccflare_cli.console import OK, Console, Refused, fetcher, read_settings
-from ccflare_cli.output import DASH, Column, Table, named
+from ccflare_cli.output import DASH, Column, Table, named, some
 from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script_parser
 from ccflare_core.anthropic import price_files
 from ccflare_core.anthropic.price_files import CATALOG_LIMIT, PriceFile
@@ -207,7 +207,7 @@ def _amounts(tariff: Tariff | None) -> dict[str, str]:
 
 
 def _change_table(changes: Sequence[PriceChange], new: PriceFile) -> Table[Any]:
-    parts = [f"{len(new.tariffs)} models read."]
+    parts = [f"{some(len(new.tariffs), 'model')} read."]
     if new.left_out:
         parts.append(f"{new.left_out} were left out: their prices are incomplete.")
     return Table(

@@ -57,3 +57,10 @@ def size(number: int) -> str:
         if number >= limit:
             return f"{number / limit:.1f} {unit}"
     return f"{number} bytes"
+
+
+def some(number: int, noun: str) -> str:
+    """`1 request`, `2 requests`, `1,204 entries`, `2 addresses`."""
+    ends = ("es" if noun.endswith(("ss", "sh", "ch", "x")) else "s") if number != 1 else ""
+    stem = f"{noun[:-1]}ie" if ends and noun.endswith("y") and noun[-2] not in "aeiou" else noun
+    return f"{number:,} {stem}{ends}"

@@ -30,6 +30,7 @@ from ccflare_core.config.settings import Settings, config_file
 from ccflare_core.errors import ConfigError, StoreError
 from ccflare_core.http.addresses import Address
 from ccflare_core.store.store import Store
+from ccflare_core.text import some
 from ccflare_core.writer.lookout import Lookout
 from ccflare_core.writer.news import Rules, StoreNews
 from ccflare_mitm import logs
@@ -134,7 +135,7 @@ class App:
         self._take_up(known)
         self._check_stateful_account(self.settings)
         if known.crashed:
-            logger.warning("%d exchanges of an earlier run that crashed were closed as crashed", known.crashed)
+            logger.warning("%s of an earlier run that crashed closed as crashed", some(known.crashed, "exchange"))
         for host in self.settings.upstream_pins.without_backup():
             logger.warning("%s has one pin only: if its key is replaced, nothing can be sent to it", host)
         self._inspector.open()

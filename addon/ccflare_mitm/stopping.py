@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from ccflare_core.exchange.exchanges import Exchanges
 from ccflare_core.exchange.steps import Outcome
+from ccflare_core.text import some
 from ccflare_core.writer.writer import Writer
 
 logger = logging.getLogger("ccflare")
@@ -32,7 +33,7 @@ async def drain(exchanges: Exchanges, seconds: float, hurry: asyncio.Event) -> N
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(hurry.wait(), DRAIN_POLL)
     if cut := exchanges.finish_all(Outcome.SHUTDOWN):
-        logger.warning("%d open exchanges were cut by the shutdown", cut)
+        logger.warning("%s cut by the shutdown", some(cut, "open exchange"))
 
 
 def open_ones(exchanges: Exchanges) -> str:

@@ -82,13 +82,6 @@ class TestWords:
         assert output.count(number) == text
 
     @pytest.mark.parametrize(
-        ("number", "noun", "text"),
-        [(0, "row", "0 rows"), (1, "row", "1 row"), (1204, "entry", "1,204 entries"), (2, "key", "2 keys")],
-    )
-    def test_some_is_one_or_many(self, number: int, noun: str, text: str) -> None:
-        assert output.some(number, noun) == text
-
-    @pytest.mark.parametrize(
         ("fraction", "text"),
         [(None, "–"), (0, "0 %"), (0.29, "29 %"), (0.9931, "99.3 %"), (0.99999, "99.9 %"), (1, "100 %")],
     )

@@ -11,7 +11,7 @@ from ccflare_cli.audit.rows import find_rows, row_table
 from ccflare_cli.console import OK, REFUSED, Console, Refused, open_made_store, open_store, read_settings
 from ccflare_cli.output import count
 from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script_parser, whole_number
-from ccflare_cli.periods import span
+from ccflare_cli.periods import WHEN, span
 from ccflare_core.audit.check import Check, Verification
 from ccflare_core.secrets.key_sources import choose
 
@@ -52,7 +52,10 @@ def _parser() -> Parser:
     show.add_argument("--secret", choices=("-",), help="about the secret that is given on standard input")
     for name, text in (("since", "from"), ("until", "up to")):
         show.add_argument(
-            f"--{name}", type=span, metavar="WHEN", help=f"{text} this time: 24h, 7d, or a date such as 2026-11-01"
+            f"--{name}",
+            type=span,
+            metavar="WHEN",
+            help=f"{text} this time: {WHEN}",
         )
     show.add_argument(
         "--limit", type=whole_number(1, 1_000_000), default=_LIMIT, metavar="N", help="at most N entries (default: 50)"

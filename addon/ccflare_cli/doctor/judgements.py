@@ -14,7 +14,7 @@ from ccflare_core.accounts.validity import login_warning, token_state
 from ccflare_core.http.origins import is_this_machine
 from ccflare_core.reports.anomalies import Notice
 from ccflare_core.store.sealed_counts import LIMIT, ROTATE_AT
-from ccflare_core.text import span
+from ccflare_core.text import some, span
 
 
 def room(free: int, size: int, days: float, minimum: int) -> Results:
@@ -152,19 +152,20 @@ def unusual(notices: Sequence[Notice], *, is_wanted: bool) -> Results:
 
 def activity(day: Activity, *, is_remote: bool) -> Results:
     """What an owner should look at. Little of it fails: only a person can say whether it was meant."""
-    looks: tuple[tuple[str, int, int, str, str], ...] = (
-        ("denied", day.how_often("auth", "denied"), 10, "bursts of refused requests", "--action auth"),
+    looks: tuple[tuple[str, int, int, str, str, str], ...] = (
+        ("denied", day.how_often("auth", "denied"), 10, "burst", "of refused requests", "--action auth"),
         (
             "refreshes",
             day.how_often("token", "failed"),
             3,
-            "token refreshes that failed",
+            "token refresh",
+            "that failed",
             "--action token --outcome failed",
         ),
-        ("changes", day.how_often("config", "ok"), 20, "changes of options", "--action config"),
+        ("changes", day.how_often("config", "ok"), 20, "change", "of options", "--action config"),
     )
-    for name, number, limit, what, how in looks:
-        told = f"{number} {what} in 24 hours"
+    for name, number, limit, noun, which, how in looks:
+        told = f"{some(number, noun)} {which} in 24 hours"
         see = f"look: `scripts/audit.py show {how} --since 24h`"
         yield warn(f"activity.{name}", told, see) if number >= limit else ok(f"activity.{name}", told)
     yield _failures(day)
@@ -175,12 +176,12 @@ def activity(day: Activity, *, is_remote: bool) -> Results:
             "activity.addresses", told, "see `scripts/audit.py who-used ACCOUNT`, then `scripts/access.py block`"
         )
     else:
-        yield ok("activity.addresses", f"requests came from {len(day.addresses)} addresses")
+        yield ok("activity.addresses", f"requests came from {some(len(day.addresses), 'address')}")
 
 
 def _failures(day: Activity) -> Result:
     share = day.failures / day.requests if day.requests else 0.0
-    check, told = "activity.failures", f"{day.failures} of {day.requests} requests failed in 24 hours"
+    check, told = "activity.failures", f"{day.failures} of {some(day.requests, 'request')} failed in 24 hours"
     if share < 0.1:
         return ok(check, told)
     level = fail if share >= 0.5 and day.requests >= 20 else warn

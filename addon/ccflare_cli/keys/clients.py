@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ccflare_cli.cells import shortened, wrapped
 from ccflare_cli.console import OK, Console, Refused, open_made_store, open_store, proxy_address, read_settings
 from ccflare_cli.output import DASH, Column, Table, count, iso, moment, money, named
-from ccflare_cli.parsing import Parser, add_command, add_group, whole_number
+from ccflare_cli.parsing import Parser, add_command, add_group, one_of, whole_number
 from ccflare_core.clients.keys import ClientKey, Permission, Role, valid_key_name
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.secrets.key_sources import choose
@@ -82,7 +82,7 @@ def _add_fields(parser: Parser, again: str) -> None:
     def switch(name: str, text: str) -> None:
         option(name, _switch, text, nargs="?", const=True, metavar="yes|no")
 
-    option("--role", Role, "what it may do (default: client)", choices=list(Role))
+    option("--role", one_of(Role), "what it may do (default: client)", choices=list(Role))
     option(
         "--expires", _or_none(_moment), f"when it ends: 30d, 12h, or a date such as 2027-01-31{again}", metavar="WHEN"
     )

@@ -13,7 +13,7 @@ from ccflare_cli.console import OK, Console, Refused, open_store, read_settings
 from ccflare_cli.ids import find_session
 from ccflare_cli.output import some
 from ccflare_cli.parsing import Parser
-from ccflare_cli.periods import span
+from ccflare_cli.periods import WHEN, span
 from ccflare_cli.progress import progress
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.db.models import RequestRow
@@ -45,7 +45,10 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     export.add_argument("--client", metavar="CLIENT", help="only this client")
     for name, what in (("since", "from"), ("until", "up to")):
         export.add_argument(
-            f"--{name}", type=span, metavar="WHEN", help=f"{what} this time: 24h, 7d, or a date such as 2026-11-01"
+            f"--{name}",
+            type=span,
+            metavar="WHEN",
+            help=f"{what} this time: {WHEN}",
         )
 
 

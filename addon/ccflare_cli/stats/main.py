@@ -8,8 +8,8 @@ from pathlib import Path
 from ccflare_cli.completion import complete
 from ccflare_cli.console import OK, Console, Refused, guarded, read_settings
 from ccflare_cli.output import render
-from ccflare_cli.parsing import Parser, script_parser, whole_number
-from ccflare_cli.periods import span
+from ccflare_cli.parsing import Parser, one_of, script_parser, whole_number
+from ccflare_cli.periods import WHEN, span
 from ccflare_cli.stats.plot import FORMATS
 from ccflare_cli.stats.views import LIMIT, SPLITS, TIMES, UNSPLIT, VIEWS, Question, Views
 from ccflare_cli.watching import watch
@@ -31,8 +31,12 @@ examples:
 
 views:
   summary    accounts, models and what failed, at a glance
-  accounts, models, sessions, projects, agents, clients
-             requests, tokens and costs, split by these
+  accounts   requests, tokens and costs of each account, and its limits and login
+  models     the same of each model, and what others did within its answers
+  sessions   the same of each session
+  projects   the same of each project, which Claude Code's requests name
+  agents     the same of each agent, and the sessions' subagents as a tree
+  clients    the same of each client key
   cache      what prompt caching saved, and what moving a session cost
   windows    how full the limits of the accounts are, and until when they last
   timeline   requests, tokens and costs over time
@@ -85,10 +89,10 @@ def _parser() -> Parser:
         type=span,
         default="24h",
         metavar="WHEN",
-        help="from this time: 24h, 7d, 30m, 2w, a date such as 2026-11-01, or all (default: 24h)",
+        help=f"from this time: {WHEN}, or all (default: 24h)",
     )
     parser.add_argument("--until", type=span, metavar="WHEN", help="up to this time (default: now)")
-    parser.add_argument("--by", type=By, choices=list(By), metavar="WHAT", help=f"split by {', '.join(By)}")
+    parser.add_argument("--by", type=one_of(By), choices=list(By), metavar="WHAT", help=f"split by {', '.join(By)}")
     parser.add_argument(
         "--limit",
         type=whole_number(1, 100_000),

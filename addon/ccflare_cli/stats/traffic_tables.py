@@ -14,6 +14,7 @@ from ccflare_cli.output import (
     named,
     percent,
     short_model,
+    some,
 )
 from ccflare_cli.page import Tone
 from ccflare_cli.stats.within_tables import TOKENS, about, cost
@@ -180,5 +181,5 @@ def _cost(total: Traffic) -> str:
 def _failovers(total: Traffic) -> str:
     if not total.moved:
         return "none"
-    more = f", {count(total.failovers)} moves in all" if total.failovers > total.moved else ""
-    return f"{count(total.moved)} of {count(total.requests)} requests moved to another account{more}"
+    more = f", {some(total.failovers, 'move')} in all" if total.failovers > total.moved else ""
+    return f"{count(total.moved)} of {some(total.requests, 'request')} moved to another account{more}"

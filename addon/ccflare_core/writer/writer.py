@@ -18,6 +18,7 @@ from ccflare_core.clients.authentication import KeyRing
 from ccflare_core.errors import CCFlareError, Gone, StoreError
 from ccflare_core.exchange.records import Record, storable
 from ccflare_core.store.store import Store
+from ccflare_core.text import some
 from ccflare_core.writer.backlog import Backlog, Marker
 from ccflare_core.writer.warnings import RateLimitedWarnings
 from ccflare_core.writer.watch import LOOK_SECONDS, Watch
@@ -292,7 +293,7 @@ class Writer:
         self._trouble, self._is_gone = None, False
         self._retry_at = 0.0
         self._retry_seconds = _RETRY_SECONDS[0]
-        self._warnings.say(f"recording works again; {len(self._backlog)} rows still wait")
+        self._warnings.say(f"recording works again; left to write: {some(len(self._backlog), 'row')}")
 
     def _warn_of_drops(self) -> None:
         dropped = (self.dropped_payloads, self.dropped_rows)

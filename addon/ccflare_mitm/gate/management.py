@@ -9,6 +9,7 @@ from ccflare_core.accounts.account import Account
 from ccflare_core.audit.entries import By
 from ccflare_core.clients.authentication import Identity, KeyRing
 from ccflare_core.store.store import Store
+from ccflare_core.text import some
 from ccflare_core.writer.writer import Writer
 from ccflare_mitm.gate.pages import AdminRequest
 
@@ -65,4 +66,4 @@ def _renewed(change: Future[None]) -> None:
 def report_failures(source: str, identity: Identity, number: int) -> None:
     """Log that requests were refused for their key, once for each burst."""
     key = f" ({identity.key.name})" if identity.key else ""
-    logger.warning("%d requests from %s were refused for %s%s", number, source, identity.why, key)
+    logger.warning("%s from %s refused for %s%s", some(number, "request"), source, identity.why, key)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ccflare_cli.stats.main import main
+from ccflare_cli.stats.views import VIEWS
 from ccflare_core.config.location import Location
 from desk import Desk
 from history import NOON, History, at_local
@@ -201,7 +202,7 @@ class TestOptions:
         "words",
         [
             ("nonsense",),
-            ("--since", "yesterday"),
+            ("--since", "tomorrow"),
             ("--since", "0h"),
             ("--since", "2026-13-01"),
             ("--by", "moon"),
@@ -254,3 +255,28 @@ def test_it_only_reads(past: History) -> None:
     ask(past)
 
     assert not past.store.changed()
+
+
+def test_help_has_a_line_for_each_view(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+
+    said = capsys.readouterr().out
+    assert [view for view in VIEWS if f"\n  {view} " not in said] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["windws"], "did you mean windows?"),
+        (["--by", "dya"], "did you mean day?"),
+        (["--by", "x"], "give one of hour, day"),
+    ],
+)
+def test_a_word_that_there_is_not_gets_the_one_that_was_meant(
+    capsys: pytest.CaptureFixture[str], words: list[str], hint: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main(words)
+
+    assert hint in capsys.readouterr().err
