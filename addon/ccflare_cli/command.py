@@ -50,7 +50,8 @@ def main() -> int:
         sys.stderr.write(f"{_KEPT}\n")
         return 2
     if name not in COMMANDS:
-        sys.stderr.write(f"ccflare: there is no such command{near(name, COMMANDS)}; `ccflare --help` has all.\n")
+        hint = near(name, COMMANDS) or "`ccflare --help` has all."
+        sys.stderr.write(f"ccflare: there is no such command: {hint}\n")
         return 2
     if name == "proxy":
         _start_proxy(rest)

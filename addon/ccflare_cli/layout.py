@@ -58,7 +58,7 @@ class _Layer:
     @cached_property
     def width(self) -> int:
         """What it takes if nothing of it gives way."""
-        return max(self._heading, *map(width, self.cells))
+        return max([self._heading, *map(width, self.cells)])
 
     @cached_property
     def least(self) -> int:

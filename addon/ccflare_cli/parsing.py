@@ -58,13 +58,14 @@ def one_of[E: StrEnum](kind: type[E]) -> Callable[[str], E]:
 def _no_such(word: str, names: Iterable[str]) -> str:
     """Without the word itself, which may be a secret."""
     known = list(names)
-    return f"there is no such one{near(word, known)}; give one of {', '.join(known)}"
+    hint = near(word, known)
+    return f"there is no such one: {f'{hint} Give' if hint else 'give'} one of {', '.join(known)}"
 
 
 def near(word: str, names: Iterable[str]) -> str:
-    """`, did you mean list?` for a word that is much like one of the names; else nothing."""
+    """`did you mean list?` for a word that is much like one of the names; else nothing."""
     found = difflib.get_close_matches(word, list(names), 1)
-    return f", did you mean {found[0]}?" if found else ""
+    return f"did you mean {found[0]}?" if found else ""
 
 
 def _program(script: str) -> str:
