@@ -34,7 +34,7 @@ def test_a_stop_says_what_it_waits_for_and_for_how_long(
         assert "a second Ctrl-C, or signal, cuts them" in told
         os.kill(proxy.pid, number)
         eventually(lambda: proxy.returncode, until=lambda code: code == 0)
-    assert "2 open exchanges were cut by the shutdown" in proxy.log()
+    assert "2 open exchanges cut by the shutdown" in proxy.log()
 
 
 def test_a_stop_with_nothing_open_says_nothing_of_waiting(upstream: FakeUpstream, start_proxy: StartProxy) -> None:

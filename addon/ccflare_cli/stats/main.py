@@ -30,7 +30,7 @@ examples:
   scripts/stats.py compare --since 7d       this week beside the one before
 
 views:
-  summary    accounts, models and what failed, at a glance
+  summary    totals, limits and accounts, at a glance
   accounts   requests, tokens and costs of each account, and its limits and login
   models     the same of each model, and what others did within its answers
   sessions   the same of each session
