@@ -3,6 +3,8 @@
 None of them does anything yet: the app starts the writer and the tasks, and from then on events come in.
 """
 
+import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +45,7 @@ from ccflare_core.http.pinning import PinGuard
 from ccflare_core.process import resident_bytes
 from ccflare_core.secrets import egress_proxy
 from ccflare_core.secrets.key_sources import choose
+from ccflare_core.store.spool import Spool, SpoolRoom
 from ccflare_core.store.store import Store
 from ccflare_core.writer.auditor import Auditor
 from ccflare_core.writer.news import Rules, StoreCalls, StoreNews
@@ -324,8 +327,27 @@ def build_wire(live: LiveSettings, storage: Storage, upstream: Upstream, admissi
         tunnel=lambda flow: gate.tunnels.story(flow.server_conn),
         let_go=reaper.let_go,
         leave_unread=reaper.leave_unread,
+        unsent_bytes=reaper.unsent_bytes,
+        open_spool=spools_of(live, reaper),
     )
     return Wire(services, reaper)
+
+
+def spools_of(live: LiveSettings, reaper: Reaper) -> Callable[[Client], Spool]:
+    """Where large batches are kept until they are sent on: beside the database, or the key if that is on a server."""
+
+    def folder() -> Path:
+        settings = live()
+        return settings.database.parent if isinstance(settings.database, Path) else settings.key_path.parent
+
+    room = SpoolRoom(folder, live.reader("minimum_free_bytes"))
+    loop = asyncio.get_running_loop()
+
+    def read_on(client: Client) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(reaper.leave_unread, client, False)
+
+    return lambda client: room.open(lambda: read_on(client))
 
 
 def target_of(live: LiveSettings, upstream: Upstream) -> Callable[[Client], UpstreamTarget]:

@@ -4,6 +4,7 @@ import gzip
 import json
 import time
 import tracemalloc
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -12,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccflare_core.anthropic import batch_requests
-from ccflare_core.anthropic.batch_requests import BatchSize, Unreadable, weigh
+from ccflare_core.anthropic.batch_requests import BatchSize, Unreadable, requests_of, weigh
+from ccflare_core.anthropic.ids import named_by, named_in_batch
 from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.anthropic.prompt_size import IMAGE_TOKENS, estimated_tokens
 from ccflare_core.anthropic.request import MOST_OUTPUT
@@ -185,3 +187,56 @@ def test_the_time_grows_with_the_size_alone() -> None:
 
     seconds(100)
     assert seconds(8_000) < 40 * max(seconds(1_000), 0.005)
+
+
+@pytest.mark.parametrize("step", [1, 2, 7, 64])
+def test_body_reads_the_same_in_whatever_pieces_it_comes(step: int) -> None:
+    text = (
+        b' { "a\\"b" : [1, {"x": "]}"}], "n": -1.5e3 , "requests" : '
+        b'[ {"custom_id":"1","params":{"model":"m","max_tokens":5}}'
+        b' , {"params":{"model":"n\\\\","max_tokens":7,"x":"\\u0022[{"}} ] , "z": null } '
+    )
+    pieces = [text[start : start + step] for start in range(0, len(text), step)]
+
+    assert weigh(iter(pieces), "", PRICES) == weigh(text, "", PRICES)
+    assert list(requests_of(iter(pieces))) == list(requests_of(text))
+
+
+@given(st.data())
+def test_body_with_one_reading_less_has_none_in_pieces_either(data: st.DataObject) -> None:
+    whole = batch(one(), one())
+    text = whole[: data.draw(st.integers(0, len(whole) - 1))]
+    step = data.draw(st.integers(1, 50))
+
+    with pytest.raises(Unreadable):
+        weigh((text[start : start + step] for start in range(0, len(text), step)), "", PRICES)
+
+
+def test_batch_of_any_size_takes_no_more_memory_than_a_request() -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b'{"requests":['
+        for number in range(200):
+            yield (b"," if number else b"") + json.dumps(one(text="y" * 500_000)).encode()
+        yield b"]}"
+
+    tracemalloc.start()
+    try:
+        found = weigh(pieces(), "", PRICES)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert found.requests == 200
+    assert peak < 16 * 1024**2
+
+
+def test_requests_of_a_batch_name_what_they_name_in_one_body() -> None:
+    texts = [
+        b'{"params":{"model":"m","messages":[{"role":"user","content":[{"type":"document","source":{"type":"file",'
+        b'"file_id":"file_%d"}}]}]}}' % number
+        for number in (1, 2, 1)
+    ]
+    body = b'{"requests":[' + b",".join(texts) + b"]}"
+
+    assert named_in_batch(iter(texts)) == named_by("POST", "/v1/messages/batches", body)
+    assert named_in_batch([b'{"params":{"container":"c","container":"d"}}'], strict=True).problem

@@ -1,9 +1,11 @@
-"""Large files: they go up as they come, to one account, once, and cost no memory to speak of."""
+"""Large files go up as they come, large batches by the disk; neither costs memory to speak of."""
 
 import contextlib
 import hashlib
+import json
 import os
 import re
+import stat
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from fake_upstream import Header
-from harness import RawClient, eventually
+from harness import Proxy, RawClient, eventually, via_base_url
 from rig import Rig
-from sink import Sink
+from sink import GOOD, Sink
 
 MIB = 1024**2
 IS_LONG = bool(os.environ.get("CCFLARE_LONG_TESTS"))
@@ -35,7 +37,8 @@ def sink() -> Iterator[Sink]:
 
 @pytest.fixture(scope="module")
 def bench(sink: Sink) -> Iterator[Rig]:
-    with Rig.running(sink.url, ccflare_upload_limit_bytes=max(SIZE, 64 * MIB), ccflare_body_limit_bytes=MIB) as rig:
+    limits = {"ccflare_upload_limit_bytes": max(SIZE, 64 * MIB), "ccflare_body_limit_bytes": MIB}
+    with Rig.running(sink.url, ccflare_debuggable=True, **limits) as rig:  # else root alone may reset its peak
         yield rig
 
 
@@ -235,3 +238,171 @@ def test_a_large_file_costs_no_memory_and_goes_no_faster_than_the_upstream_takes
 
     assert sink.requests[0].digest == digest(SIZE)
     assert memory(rig, "VmHWM") - before < MOST_MEMORY
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+MARK = b"what-the-batch-is-about"
+BATCH: tuple[int, dict[str, object]] = (
+    200,
+    {"id": "msgbatch_013Zva2CMHLNnXjNJJKqJ2EF", "type": "message_batch", "processing_status": "in_progress"},
+)
+
+
+def batch(size: int, *, model: str = "claude-opus-4-8", file_id: str = "") -> Iterator[bytes]:
+    """The body of a batch of about so many bytes, a request after the other."""
+    yield b'{"requests": ['
+    for number in range(max(1, size // 100_000)):
+        content = [{"type": "text", "text": f"{MARK.decode()} {number} " + "word " * 19_900}]
+        named = (
+            [{"type": "document", "source": {"type": "file", "file_id": file_id}}] if number == 3 and file_id else []
+        )
+        params = {"model": model, "max_tokens": 16, "messages": [{"role": "user", "content": [*content, *named]}]}
+        yield (b"," if number else b"") + json.dumps({"custom_id": str(number), "params": params}).encode()
+    yield b"]}"
+
+
+def send_batch(
+    client: RawClient, parts: Sequence[bytes], *, chunked: bool = False, headers: Sequence[Header] = ()
+) -> str:
+    """Send it; the hash of what was sent."""
+    length = (b"transfer-encoding", b"chunked") if chunked else (b"content-length", b"%d" % sum(map(len, parts)))
+    fields = (length, (b"content-type", b"application/json"), (b"anthropic-version", b"2023-06-01"), *headers)
+    client.send_request("POST", "/v1/messages/batches", fields)
+    hashed = hashlib.sha256()
+    for part in parts:
+        client.send(b"%x\r\n%s\r\n" % (len(part), part) if chunked else part)
+        hashed.update(part)
+    if chunked:
+        client.send(b"0\r\n\r\n")
+    return hashed.hexdigest()
+
+
+def spools(rig: Rig) -> list[Path]:
+    """The open files of the proxy that have no name any more."""
+    found = []
+    for link in Path(f"/proc/{rig.proxy.pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if "(deleted)" in str(link.readlink()):
+                found.append(link)
+    return found
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+def test_a_large_batch_goes_up_whole_and_from_account_to_account(rig: Rig, sink: Sink, chunked: bool) -> None:
+    sink.answers[:] = [(401, {"type": "error", "error": {"type": "authentication_error", "message": "invalid"}}), BATCH]
+
+    with rig.client() as client:
+        sent = send_batch(client, list(batch(18 * MIB)), chunked=chunked)
+        assert client.read_head().status == 200
+
+    assert [(each.is_whole, each.digest) for each in sink.requests] == [(True, sent)] * 2
+    used = [each.header(b"authorization") for each in sink.requests]
+    assert used == [f"Bearer {rig.secret(name)}".encode() for name in "ab"]
+
+
+def test_a_batch_on_the_disk_is_sealed_has_no_name_and_is_gone_at_the_end(rig: Rig, sink: Sink) -> None:
+    sink.answers[:] = [BATCH]
+    sink.gate.clear()
+    before = {path.name for path in rig.proxy.database.parent.iterdir()}
+
+    with rig.client() as client:
+        send_batch(client, list(batch(18 * MIB)))
+        eventually(lambda: bool(sink.requests))
+        (spool,) = spools(rig)
+        assert stat.S_IMODE(spool.stat().st_mode) == 0o600
+        content = spool.read_bytes()
+        assert len(content) > 18 * MIB * 9 // 10
+        assert MARK not in content
+        assert {path.name for path in rig.proxy.database.parent.iterdir()} == before
+        sink.gate.set()
+        assert client.read_head().status == 200
+    eventually(lambda: spools(rig), until=lambda found: not found)
+
+
+def test_a_large_batch_goes_to_the_account_whose_file_it_names(rig: Rig, sink: Sink) -> None:
+    with rig.client() as client:
+        send(client, 2 * MIB)
+        assert client.read_head().status == 200
+        client.read_body()
+        rig.change("a", priority=9)
+        eventually(lambda: list(rig.health()), lambda names: names == ["b", "a"])
+        sink.answers[:] = [BATCH]
+        send_batch(client, list(batch(18 * MIB, file_id=str(GOOD[1]["id"]))))
+        assert client.read_head().status == 200
+
+    assert sink.requests[-1].header(b"authorization") == f"Bearer {rig.secret('a')}".encode()
+
+
+def test_what_was_not_kept_of_a_batch_is_recorded(rig: Rig, sink: Sink) -> None:
+    sink.answers[:] = [BATCH]
+    parts = list(batch(18 * MIB))
+    with rig.client() as client:
+        send_batch(client, parts)
+        assert client.read_head().status == 200
+        client.read_body()
+
+    sql = "SELECT size, truncated FROM payloads WHERE part = 'request' ORDER BY rowid DESC LIMIT 1"
+    expected = {"size": sum(map(len, parts)), "truncated": 1}
+    assert rig.proxy.rows(sql, until=lambda rows: rows == [expected])
+
+
+def test_a_batch_above_the_limit_is_refused_before_it_is_sent(rig: Rig, sink: Sink) -> None:
+    limit = min(max(SIZE, 64 * MIB), 256 * MIB)
+    with rig.client() as client:
+        client.send_request("POST", "/v1/messages/batches", ((b"content-length", b"%d" % (limit + 1)),))
+        assert client.read_head().status == 413
+        assert f"larger than the {limit} bytes" in client.read_body().decode()
+    assert sink.requests == []
+
+
+def test_a_large_batch_costs_no_memory(rig: Rig, sink: Sink) -> None:
+    sink.answers[:] = [BATCH]
+    size = min(SIZE, 250 * MIB)
+    parts = list(batch(size))
+    before = memory(rig, "VmRSS")
+    Path(f"/proc/{rig.proxy.pid}/clear_refs").write_text("5")
+    with rig.client() as client:
+        sent = send_batch(client, parts)
+        assert client.read_head().status == 200
+
+    assert sink.requests[-1].digest == sent
+    assert memory(rig, "VmHWM") - before < MOST_MEMORY + 16 * MIB  # up to so much it is in memory before
+
+
+def test_client_keys_models_and_budgets_hold_for_a_large_batch(sink: Sink) -> None:
+    sink.requests.clear()
+    with contextlib.closing(Proxy(sink.url, ccflare_hold_seconds=0)) as proxy:
+        models = proxy.add_client_key("models", "--models", "claude-haiku-4-5")
+        budget = proxy.add_client_key("budget", "--tokens-per-day", "1000000")
+        proxy.add_api_key("a", "sk-ant-api03-a")
+        proxy.start()
+        asked = (
+            (models, "claude-opus-4-8", ""),
+            (models, "claude-haiku-4-5", ""),
+            (models, "claude-haiku-4-5", "file_of_somebody_else"),
+            (budget, "claude-opus-4-8", ""),
+        )
+        statuses = []
+        for key, model, file_id in asked:
+            sink.answers[:] = [BATCH]
+            with via_base_url(proxy) as client:
+                parts = list(batch(18 * MIB, model=model, file_id=file_id))
+                send_batch(client, parts, headers=[(b"x-api-key", key.encode())])
+                statuses.append(client.read_head().status)
+
+    assert statuses == [403, 200, 404, 429]
+    assert len(sink.requests) == 1
+
+
+def test_a_disk_without_room_takes_no_batch(sink: Sink) -> None:
+    sink.requests.clear()
+    with contextlib.closing(Proxy(sink.url, ccflare_minimum_free_bytes=2**50)) as proxy:
+        proxy.add_api_key("a", "sk-ant-api03-a")
+        proxy.start()
+        with via_base_url(proxy) as client:
+            with contextlib.suppress(OSError):
+                send_batch(client, list(batch(18 * MIB)))
+            assert client.read_head().status == 503
+            assert "ccflare_minimum_free_bytes" in client.read_body().decode()
+    assert sink.requests == []

@@ -187,11 +187,11 @@ def test_who_logs_never_waits_for_the_disk(logged: LogFile, path: Path, monkeypa
         LOGGER.info("message %d", number)
     opened.set()
 
-    def tells_of_it() -> bool:
+    def is_told() -> bool:
         LOGGER.info("and on")
         return "messages are missing here: the disk was slow" in path.read_text()
 
-    eventually(tells_of_it)
+    eventually(is_told)
     logged.close()
 
     kept = sum(" message " in each for each in path.read_text().splitlines())

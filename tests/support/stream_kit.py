@@ -82,6 +82,8 @@ class StreamKit:
             watch=anything,
             let_go=anything,
             leave_unread=lambda _, is_left: self.unread.append(is_left),
+            unsent_bytes=lambda *_: 0,
+            open_spool=anything,
             tunnel=anything,
         )
 

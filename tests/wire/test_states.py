@@ -2,6 +2,8 @@
 
 import logging
 import re
+from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -28,11 +30,11 @@ EVENTS = "REQUEST UPLOAD CLIENT_LEFT CONNECTED TIMER HEAD BODY TRAILERS END BROK
 PLACES = {
     State.READING: "h - h - - - - - - - h h h",
     State.WAITING: "- h h l h - - - - - h h h",
-    State.CONNECTING: "- h h h - - - - - - h h h",
-    State.UPLOADING: "- h h l - h - - - h h h h",
-    State.SENT: "- - h l - h - - - h h h h",
-    State.JUDGING: "- h h l - - h h h h h h h",
-    State.RELAYING: "- h h l - - h h h h h h h",
+    State.CONNECTING: "- h h h l - - - - - h h h",
+    State.UPLOADING: "- h h l h h - - - h h h h",
+    State.SENT: "- - h l l h - - - h h h h",
+    State.JUDGING: "- h h l l - h h h h h h h",
+    State.RELAYING: "- h h l l - h h h h h h h",
     State.ANSWERED: "l h h l l l l l l l h h h",
     State.LINGERING: "h - h - - - - - - - h h h",
     State.PIPE: "l - h l l l l l l l l l l",
@@ -232,7 +234,7 @@ def test_upload_goes_up_as_it_comes() -> None:
     assert [type(each) for each in up] == [RequestHeaders, RequestData, RequestData, RequestData, RequestEndOfMessage]
     assert isinstance(up[1], RequestData)
     assert up[1].data == b"before "
-    assert (kit.stream.state, kit.exchange and kit.exchange.streamed_bytes) == (State.SENT, 16)
+    assert (kit.stream.state, kit.exchange and kit.exchange.unkept_bytes) == (State.SENT, 16)
 
 
 def test_upload_that_waits_is_left_unread_until_there_is_an_upstream() -> None:
@@ -265,3 +267,64 @@ def test_upload_above_its_limit_is_refused(state: State) -> None:
 
     assert kit.last(ResponseHeaders).response.status_code == 413
     assert kit.stream.state is State.ANSWERED
+
+
+class OnDisk:
+    """A body on the disk, in pieces that are there at once."""
+
+    size, trouble, is_written = 6, "", True
+
+    def __init__(self) -> None:
+        self.is_closed = False
+
+    def add(self, data: bytes) -> bool:
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        raise NotImplementedError
+
+    def pieces(self) -> Iterator[bytes]:
+        raise NotImplementedError
+
+    def read(self, number: int) -> Future[bytes | None]:
+        done: Future[bytes | None] = Future()
+        done.set_result((b"one", b"two", None)[number])
+        return done
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def spooling() -> tuple[StreamKit, OnDisk]:
+    """A stream that has begun to send a body from the disk."""
+    kit, spool = StreamKit(), OnDisk()
+    assert kit.exchange is not None
+    kit.exchange.spool_body(spool)
+    return kit.reach(State.CONNECTING), spool
+
+
+def test_batch_on_the_disk_goes_up_piece_by_piece() -> None:
+    kit, spool = spooling()
+
+    kit.feed(kit.event(Event.CONNECTED))
+    while kit.stream.state is State.UPLOADING:
+        kit.feed(kit.event(Event.TIMER))
+
+    up = [each.event for each in kit.sent if isinstance(each, SendHttp) and each.connection is kit.server]
+    assert [each.data for each in up if isinstance(each, RequestData)][-2:] == [b"one", b"two"]
+    assert isinstance(up[-1], RequestEndOfMessage)
+    assert kit.stream.state is State.SENT
+    kit.feed(kit.event(Event.CLIENT_LEFT))
+    assert spool.is_closed
+
+
+def test_timer_of_a_batch_that_was_answered_early_is_late_on_the_way_to_another_account() -> None:
+    kit, _ = spooling()
+    kit.feed(kit.event(Event.CONNECTED))
+    timer = kit.event(Event.TIMER)
+
+    kit.feed(ResponseHeaders(2, kit.head(401, ((b"content-length", b"0"),)), end_stream=True))
+    kit.feed(kit.event(Event.TIMER))
+    assert kit.stream.state is State.CONNECTING
+    assert kit.feed(timer) == []
+    assert kit.stream.state is State.CONNECTING

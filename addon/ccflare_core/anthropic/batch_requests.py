@@ -1,13 +1,13 @@
 """What the requests of a batch may take, read from its body one request at a time. Pure.
 
-A batch may have 100,000 requests, and its body hundreds of megabytes. So no more than one of them is parsed at once,
-and what is in between is only walked over; it is meant for a thread of its own. A body that two parsers could read
-differently is not read at all: a limit depends on it.
+A batch may have 100,000 requests, and its body hundreds of megabytes. So the body comes in pieces, no more than one
+request is parsed at once, and what is in between is only walked over; it is meant for a thread of its own. A body that
+two parsers could read differently is not read at all: a limit depends on it.
 """
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
@@ -25,6 +25,8 @@ REQUEST_BYTES: Final = 32 * 1024 * 1024
 """Of one request; the API takes no larger one."""
 REQUEST_MARKS: Final = 1_000_000
 """Values in one request, roughly: parsed, they are some hundred megabytes."""
+
+PIECE_BYTES: Final = 128 * 1024
 
 _SPACE = re.compile(rb"[ \t\n\r]*+")
 _STRING = re.compile(STRING, re.DOTALL)
@@ -50,12 +52,12 @@ class BatchSize(NamedTuple):
     """All that it names."""
 
 
-def weigh(body: bytes, content_encoding: str, prices: PriceList) -> BatchSize:
+def weigh(body: bytes | Iterable[bytes], content_encoding: str, prices: PriceList) -> BatchSize:
     """The prompts and the `max_tokens` of all requests of a batch together. Raises Unreadable."""
     requests = tokens = 0
     dollars = Decimal()
     models: set[str] = set()
-    for text in _requests(_decoded(body, content_encoding)):
+    for text in requests_of(body, content_encoding):
         params = _params(text)
         models |= _models(params)
         usage = _most(params, text)
@@ -65,14 +67,21 @@ def weigh(body: bytes, content_encoding: str, prices: PriceList) -> BatchSize:
     return BatchSize(requests, tokens, dollars, frozenset(models))
 
 
-def _decoded(body: bytes, content_encoding: str) -> bytes:
+def _decoded(body: Iterable[bytes], content_encoding: str) -> Iterator[bytes]:
     decoder = Decoder(content_encoding, limit=DECODED_LIMIT)
     if decoder.coding == "identity":
-        return body
-    text = decoder.feed(body)
+        yield from body
+        return
+    for piece in body:
+        yield from decoder.pieces(piece)
+        if decoder.trouble is not None:
+            break
     if decoder.trouble is not None:
         raise Unreadable(f"its body is {decoder.trouble}: send it without a content coding")
-    return text
+
+
+def _slices(body: bytes) -> Iterator[bytes]:
+    return (body[start : start + PIECE_BYTES] for start in range(0, len(body), PIECE_BYTES))
 
 
 def _params(text: bytes) -> dict[str, Any]:
@@ -111,9 +120,10 @@ def _most(params: dict[str, Any], text: bytes) -> Usage:
     return replace(usage, input_tokens=0, cache_creation_input_tokens=prompt, cache_creation_1h_input_tokens=prompt)
 
 
-def _requests(text: bytes) -> Iterator[bytes]:
-    """Each element of the document's list `requests`."""
-    walker = _Walker(text)
+def requests_of(body: bytes | Iterable[bytes], content_encoding: str = "") -> Iterator[bytes]:
+    """Each element of the document's list `requests`, of a body as a whole or in pieces. Raises Unreadable."""
+    pieces = _slices(body) if isinstance(body, bytes) else body
+    walker = _Walker(_decoded(pieces, content_encoding))
     has_requests = False
     for name in walker.members():
         if name != "requests":
@@ -127,10 +137,14 @@ def _requests(text: bytes) -> Iterator[bytes]:
 
 
 class _Walker:
-    """Goes over a JSON text value by value. All of it raises Unreadable where there is no JSON."""
+    """Goes over a JSON text value by value, as it comes. All of it raises Unreadable where there is no JSON.
 
-    def __init__(self, text: bytes) -> None:
-        self._text = text
+    What is behind is dropped between two values, so that there is never more of the text than one value and a piece.
+    """
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._text = b""
         self._at = 0
 
     def members(self) -> Iterator[str]:
@@ -160,18 +174,35 @@ class _Walker:
     def value(self) -> bytes:
         """A whole value, not looked into."""
         begin = self._skip_space()
-        if self._text[begin : begin + 1] in _OPENING:
-            self._at = self._behind_brackets(begin)
-        elif found := _STRING.match(self._text, begin) or _SCALAR.match(self._text, begin):
-            self._at = found.end()
-        else:
-            raise Unreadable(_NO_READING)
+        mark = self._text[begin : begin + 1]
+        self._at = self._behind_brackets(begin) if mark in _OPENING else self._behind_plain(begin)
         return self._text[begin : self._at]
 
     def end(self) -> None:
         """There is no more."""
         if self._skip_space() != len(self._text):
             raise Unreadable(_NO_READING)
+
+    def _more(self) -> bool:
+        """Whether there was more of the text, which is in reach now."""
+        if len(self._text) - self._at > 2 * REQUEST_BYTES:
+            raise Unreadable("one of its requests is too large to be read")
+        piece = next(self._pieces, None)
+        if piece is None:
+            return False
+        self._text += piece
+        return True
+
+    def _behind_plain(self, begin: int) -> int:
+        """The place behind a string or another value without brackets."""
+        while True:
+            found = _STRING.match(self._text, begin) or _SCALAR.match(self._text, begin)
+            if found is not None and (found.end() < len(self._text) or self._text[found.end() - 1 :] == b'"'):
+                return found.end()
+            if not self._more():
+                if found is None:
+                    raise Unreadable(_NO_READING)
+                return found.end()
 
     def _behind_brackets(self, at: int) -> int:
         """The place behind the bracket that closes the one here; whether they are of a kind, a parser tells."""
@@ -182,15 +213,23 @@ class _Walker:
                 depth += 1
             elif mark in _CLOSING:
                 depth -= 1
+            elif self._more():  # the text ends here, or within a string that begins here
+                at = self._to_bracket(at)
+                continue
             else:
                 raise Unreadable(_NO_READING)
             if depth == 0:
                 return at + 1
-            found = _TO_BRACKET.match(self._text, at + 1)
-            at = found.end() if found else len(self._text)
+            at = self._to_bracket(at + 1)
+
+    def _to_bracket(self, at: int) -> int:
+        found = _TO_BRACKET.match(self._text, at)
+        return found.end() if found else len(self._text)
 
     def _string(self) -> str:
-        found = _STRING.match(self._text, self._skip_space())
+        begin = self._skip_space()
+        while (found := _STRING.match(self._text, begin)) is None and self._more():
+            pass
         try:
             name: str = json.loads(found[0]) if found else ""
         except ValueError as error:
@@ -212,6 +251,11 @@ class _Walker:
         return True
 
     def _skip_space(self) -> int:
-        if found := _SPACE.match(self._text, self._at):
-            self._at = found.end()
-        return self._at
+        """The place of what comes next, with what is behind dropped if that is much."""
+        if self._at > PIECE_BYTES:
+            self._text, self._at = self._text[self._at :], 0
+        while True:
+            if found := _SPACE.match(self._text, self._at):
+                self._at = found.end()
+            if self._at < len(self._text) or not self._more():
+                return self._at

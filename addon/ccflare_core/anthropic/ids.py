@@ -8,7 +8,7 @@ says about ids, or gives a tool as its input, names nothing.
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl
@@ -187,6 +187,19 @@ def _named_in(body: bytes, content_encoding: str, *, strict: bool) -> Named:
     except (ValueError, RecursionError):
         return Named(problem="its body is no JSON that has one reading only")
     return _named_in_object(parsed)
+
+
+def named_in_batch(requests: Iterable[bytes], *, strict: bool = False) -> Named:
+    """As `named_by`, for the requests of a batch one after the other, as they stand in its body. It is for a thread."""
+    ids: dict[Id, None] = {}
+    problem = ""
+    for text in requests:
+        named = _named_in(b'{"requests":[%s]}' % text, "", strict=strict)
+        ids.update(dict.fromkeys(named.ids))
+        problem = problem or named.problem
+        if len(ids) > IDS_LIMIT:
+            return Named(tuple(ids)[:IDS_LIMIT], problem="it names too many")
+    return Named(tuple(ids), problem=problem)
 
 
 def _named_in_long(data: bytes, *, is_utf8: bool) -> Named:

@@ -270,9 +270,9 @@ _LIMITS = _in(
     _number("ccflare_requests_per_minute_per_ip", AT_ONCE, 0, 0, 1_000_000,
             "How many requests a minute one client address may send; an IPv6 /64 counts as one address. 0: no limit."),
     _number("ccflare_body_limit_bytes", NEW, 64 * MIB, 1, 1024 * MIB,
-            "The largest request body but for files; a larger one gets a 413."),
+            "The largest body of other requests; a larger one gets a 413."),
     _number("ccflare_upload_limit_bytes", NEW, 500 * MIB, 1, 64 * 1024 * MIB,
-            "The largest file of POST /v1/files; a larger one gets a 413. Above 1 MiB it is sent on as it comes."),
+            "The largest file (POST /v1/files), and up to 256 MiB the largest batch; larger ones get a 413."),
     _number("ccflare_client_connections", AT_ONCE, 0, 0, 100_000,
             "How many client connections may be open; further ones are closed at once. 0: as many as open files "
             "allow."),

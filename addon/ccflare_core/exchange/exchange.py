@@ -26,7 +26,7 @@ from ccflare_core.exchange.ownership import Pending
 from ccflare_core.exchange.serving import BAD_GATEWAY, Serving
 from ccflare_core.exchange.silence import Silence, account_to_avoid
 from ccflare_core.exchange.steps import LOOK_SECONDS, Opening, Outcome, Send, Step, Ticket, Wait
-from ccflare_core.exchange.story import End, Story
+from ccflare_core.exchange.story import End, Spooled, Story
 from ccflare_core.http.headers import Header
 from ccflare_core.http.rejection import Rejection
 from ccflare_core.secrets import redact
@@ -104,11 +104,15 @@ class Exchange(Serving):
     def admit_upload(self, facts: Facts, content_type: str) -> None:
         """As `admit`, for a body that goes upstream as it comes: one account gets it, once, and nobody keeps it."""
         self.admit(facts, b"", "")
-        self._streamed_bytes, self._request_type = 0, content_type[:200]
+        self._is_streamed, self._request_type = True, content_type[:200]
 
     def streamed(self, size: int) -> None:
         """So much of such a body has come."""
-        self._streamed_bytes = size
+        self._unkept_bytes = size
+
+    def spool_body(self, spool: Spooled) -> None:
+        """Its body goes to the disk, which it leaves when this ends."""
+        self._spool, self._request_type = spool, "application/json"
 
     def await_clearance(self, clearance: Clearance) -> None:
         """Ask `clearance` before anything goes upstream, again and again until it is no Wait any more.
@@ -343,6 +347,8 @@ class Exchange(Serving):
         if self._lease is not None:
             self._shared.pool.release(self._lease)
         self._shared.ownership.ended(self, self._named)
+        if self._spool is not None:
+            self._spool.close()
         self._forget(self.id)
         self._on_end(self)
         self._shared.recorder.finished(self)

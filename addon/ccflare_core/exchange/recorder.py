@@ -167,15 +167,15 @@ class Recorder:
                     redact=redact,
                 )
             )
-        elif exchange.streamed_bytes:
+        elif exchange.unkept_bytes:
             self._sink.put(
                 Payload(
                     request_id=exchange.id,
                     part="request",
                     content_type=exchange.request_type,
-                    content_encoding="",
+                    content_encoding=exchange.request_encoding,
                     body=b"",
-                    size=exchange.streamed_bytes,
+                    size=exchange.unkept_bytes,
                     truncated=True,
                     session_id=exchange.facts.session_id,
                     redact=redact,

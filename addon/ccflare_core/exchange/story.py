@@ -6,9 +6,11 @@ once it has ended.
 
 import itertools
 import secrets
+from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from ccflare_core.accounts.pool import Lease
 from ccflare_core.anthropic.claude_code import Provenance
@@ -30,6 +32,33 @@ class Used(NamedTuple):
     reading: Reading | None = None
     cost: Decimal | None = None
     counted: Counted = AS_RECORDED
+
+
+class Spooled(Protocol):
+    """A body on the disk."""
+
+    size: int
+    trouble: str
+    """Why it cannot be kept, as a sentence."""
+
+    def add(self, data: bytes) -> bool:
+        """Keep this part; whether more may come at once."""
+
+    def finish(self) -> None:
+        """That was all of it."""
+
+    @property
+    def is_written(self) -> bool:
+        """Whether all of it is on the disk, or there is `trouble`."""
+
+    def pieces(self) -> Iterator[bytes]:
+        """The body. Waits for the disk, so it is for a thread. Raises StoreError."""
+
+    def read(self, number: int) -> Future[bytes | None]:
+        """One piece of it, None behind the last."""
+
+    def close(self) -> None:
+        """It is not needed any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +86,10 @@ class Story:
         self._facts = Facts(client=opening.client)
         self._request_body = b""
         self._request_encoding = ""
-        self._streamed_bytes: int | None = None
+        self._is_streamed = False
+        self._unkept_bytes = 0
         self._request_type = ""
+        self._spool: Spooled | None = None
         self._provenance = Provenance()
         self._agent: str | None = None
         self._original_model: str | None = None
@@ -114,12 +145,17 @@ class Story:
     @property
     def is_streamed(self) -> bool:
         """Whether the body goes upstream as it comes, so that nothing of it is kept."""
-        return self._streamed_bytes is not None
+        return self._is_streamed
 
     @property
-    def streamed_bytes(self) -> int:
-        """How much of such a body has come."""
-        return self._streamed_bytes or 0
+    def spool(self) -> Spooled | None:
+        """The body, if it is on the disk."""
+        return self._spool
+
+    @property
+    def unkept_bytes(self) -> int:
+        """How large a body was that was not in memory, and so is not recorded."""
+        return self._spool.size if self._spool is not None else self._unkept_bytes
 
     @property
     def request_type(self) -> str:

@@ -3,19 +3,21 @@
 That takes seconds for a large one, so it is done in a thread, one batch after the other, while the exchange waits.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from mitmproxy import http
 
-from ccflare_core.anthropic.batch_requests import BatchSize, Unreadable, weigh
-from ccflare_core.anthropic.routes import BATCHES
+from ccflare_core.anthropic.batch_requests import BatchSize, Unreadable, requests_of, weigh
+from ccflare_core.anthropic.ids import Named, named_in_batch
 from ccflare_core.clients.budgets import Budgets, has_budget
 from ccflare_core.clients.keys import ClientKey
+from ccflare_core.errors import StoreError
 from ccflare_core.exchange.counted import Counted
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.exchanges import Exchanges
 from ccflare_core.exchange.steps import LOOK_SECONDS, Wait
+from ccflare_core.exchange.story import Spooled
 from ccflare_core.http.rejection import Rejection
 
 _MODEL = "This client key may not use this model."
@@ -28,11 +30,6 @@ def model_not_allowed(key: ClientKey) -> Rejection:
     return Rejection(403, f"{_MODEL} It may use {', '.join(key.models)}.", audit=_MODEL)
 
 
-def makes_batch(request: http.Request) -> bool:
-    """Whether a request for the upstream's API makes a batch."""
-    return request.method == "POST" and request.path.partition("?")[0] == BATCHES
-
-
 class BatchReader:
     """See the module. `denied` is told of what is refused."""
 
@@ -42,7 +39,19 @@ class BatchReader:
         self._denied = denied
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ccflare-batches")
 
-    def weigh(self, flow: http.HTTPFlow, exchange: Exchange, key: ClientKey, body: bytes, encoding: str) -> None:
+    def await_spool(self, exchange: Exchange, spool: Spooled) -> None:
+        """Let the exchange of a batch that nobody has to read wait until it is on the disk."""
+
+        def clearance() -> Wait | Rejection | Counted:
+            if not spool.is_written:
+                return Wait(LOOK_SECONDS)
+            return Rejection(503, spool.trouble) if spool.trouble else Counted()
+
+        exchange.await_clearance(clearance)
+
+    def weigh(
+        self, flow: http.HTTPFlow, exchange: Exchange, key: ClientKey, body: bytes | Iterator[bytes], encoding: str
+    ) -> None:
         """Begin to read the batch, and let the exchange wait until that is done."""
 
         def read() -> BatchSize:
@@ -67,6 +76,8 @@ class BatchReader:
             batch = reading.result()
         except Unreadable as problem:
             return _unreadable(key, str(problem)) or Counted()
+        except StoreError as problem:
+            return Rejection(503, str(problem))
         if not all(key.may_use_model(model) for model in batch.models):
             return model_not_allowed(key)
         size = (batch.tokens, batch.dollars)
@@ -82,3 +93,11 @@ def _unreadable(key: ClientKey, why: str) -> Rejection | None:
     if key.models:
         told = f"The models of this batch cannot be compared with those of the client key {key.name}, for {why}."
     return Rejection(400, told, is_final=True, audit=told) if key.models or has_budget(key) else None
+
+
+def named_on_disk(spool: Spooled, encoding: str, *, strict: bool) -> Named:
+    """What the batch names, as `ids.named_by` says it of a body. Waits for the disk, so it is for a thread."""
+    try:
+        return named_in_batch(requests_of(spool.pieces(), encoding), strict=strict)
+    except (Unreadable, StoreError):
+        return Named(problem="its body is no JSON that has one reading only")

@@ -32,18 +32,18 @@ from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.exchanges import Exchanges
 from ccflare_core.exchange.final_row import budgeted
 from ccflare_core.exchange.steps import Opening, Outcome
-from ccflare_core.exchange.story import Story
+from ccflare_core.exchange.story import Spooled, Story
 from ccflare_core.http.addresses import Address
 from ccflare_core.http.rejection import Rejection
 from ccflare_core.writer.auditor import Auditor
 from ccflare_mitm.gate.admin_server import AdminServer
-from ccflare_mitm.gate.batch_reader import BatchReader, makes_batch, model_not_allowed
+from ccflare_mitm.gate.batch_reader import BatchReader, model_not_allowed, named_on_disk
 from ccflare_mitm.gate.browser_checks import BrowserChecks
 from ccflare_mitm.gate.ingress import Names, address_of, aim, ingress_of, read_request_head
 from ccflare_mitm.gate.pages import Admin, AdminRequest, find_page
 from ccflare_mitm.gate.tunnels import AskedFor, Tunnels
 from ccflare_mitm.host.decisions import Decisions
-from ccflare_mitm.host.messages import is_streamed_upload, method_of, route_of
+from ccflare_mitm.host.messages import is_batch_upload, is_streamed_upload, method_of, route_of
 
 logger = logging.getLogger("ccflare")
 
@@ -312,19 +312,37 @@ class Gate:
         """Read the body, and let the request go with an account if its key may run what it asks for."""
         request = flow.request
         encoding = request.headers.get("content-encoding", "")
+        if exchange.spool is not None:
+            self._admit_spooled(flow, exchange, exchange.spool, rule, encoding)
+            return
         named = self._named(request, exchange, request.raw_content or b"", encoding)
         if not encoding:
             self._look_for_agent(request, exchange, in_thread=named.thread)
         body = request.raw_content or b""
         exchange.identified(read_provenance(request.method, exchange.opening.path, request.headers.get, body))
         if (key := exchange.opening.key) is not None:
-            if makes_batch(request):
+            if is_batch_upload(request):
                 self._batches.weigh(flow, exchange, key, body, encoding)
             elif not self._may_run(key, rule, body, encoding):
                 self._reject(flow, exchange, model_not_allowed(key))
                 return
         facts = replace(self._facts(flow, body, encoding, exchange.opening.client), path_class=rule.resource)
         exchange.admit(facts, body, encoding, named)
+
+    def _admit_spooled(
+        self, flow: http.HTTPFlow, exchange: Exchange, spool: Spooled, rule: Rule, encoding: str
+    ) -> None:
+        """The same for a batch that is on the disk: what is in it is found out meanwhile."""
+        request, opening = flow.request, exchange.opening
+        exchange.identified(read_provenance(request.method, opening.path, request.headers.get, b""))
+        if opening.key is None:
+            self._batches.await_spool(exchange, spool)
+        else:
+            self._batches.weigh(flow, exchange, opening.key, spool.pieces(), encoding)
+        facts = replace(self._facts(flow, b"", encoding, opening.client), path_class=rule.resource)
+        exchange.admit(facts, b"", encoding)
+        strict = key_of(opening) is not None
+        exchange.await_names(self._id_search.submit(named_on_disk, spool, encoding, strict=strict))
 
     def _named(self, request: http.Request, exchange: Exchange, body: bytes, encoding: str) -> Named:
         """What the request names. For a long body that is found out meanwhile, and the exchange waits for it."""

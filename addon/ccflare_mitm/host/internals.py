@@ -52,6 +52,8 @@ SIGNATURES: Final[dict[Callable[..., Any], str]] = {
     HttpStream.make_server_connection: "self",
     HttpStream.passthrough: "self event",
     HttpStream.send_response: "self already_streamed",
+    HttpStream.start_request_stream: "self",
+    HttpStream.state_consume_request_body: "self event",
     HttpStream.state_wait_for_request_headers: "self event",
     HttpStream.state_wait_for_response_headers: "self event",
     _http1.make_error_response: "status_code message",

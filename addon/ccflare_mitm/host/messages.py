@@ -9,7 +9,7 @@ from mitmproxy.net.http.url import hostport
 
 from ccflare_core.accounts.account import Credential, inject
 from ccflare_core.anthropic.answers import Answer, error
-from ccflare_core.anthropic.routes import FILES, Route, classify
+from ccflare_core.anthropic.routes import BATCHES, FILES, Route, classify
 from ccflare_core.clients.credentials import without_taken
 from ccflare_core.config.target import UpstreamTarget
 from ccflare_core.http.content_coding import Decoder
@@ -79,6 +79,11 @@ def route_of(request: http.Request, *, stateful: bool = False) -> Route:
 def is_file_upload(request: http.Request) -> bool:
     """Whether a request for the upstream's API brings a file."""
     return method_of(request) == "POST" and request.path.partition("?")[0] == FILES
+
+
+def is_batch_upload(request: http.Request) -> bool:
+    """Whether a request for the upstream's API makes a batch."""
+    return method_of(request) == "POST" and request.path.partition("?")[0] == BATCHES
 
 
 def is_streamed_upload(request: http.Request) -> bool:

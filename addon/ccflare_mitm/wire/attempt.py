@@ -91,6 +91,8 @@ class Attempt:
         """Whether that is all of it."""
         self.heard_at = 0.0
         """When the last of the answer came, head or body, by the clock of the deadlines."""
+        self.is_partial = False
+        """Whether the request is still on its way up."""
         self.is_searched = False
         """Whether the credential has to be looked for in what is still to come of the body."""
         self._held_bytes = 0
@@ -121,25 +123,27 @@ class Attempt:
         self._parent.used.add(connection)
         self.stream_id = self._parent.open_attempt(stream)
 
-    def send(self, flow: http.HTTPFlow, target: UpstreamTarget, upload: Upload | None = None) -> CommandGenerator[None]:
+    def send(
+        self, flow: http.HTTPFlow, target: UpstreamTarget, upload: Upload | None = None, *, is_partial: bool = False
+    ) -> CommandGenerator[None]:
         """Send the request of `flow`, of which only the copy that is sent gets the credential.
 
-        Of an `upload` that is what has come of it so far.
+        Of an `upload` that is what has come of it so far. With `is_partial` more follows, by `send_part`.
         """
+        self.is_partial = is_partial
         fields = self._parent.services.unmask(flow.request)
         request = with_credential(flow.request, fields, self.credential, target)
         body, trailers = flow.request.raw_content if upload is None else upload.held, flow.request.trailers
-        is_open = upload is not None and upload.is_open
         if self.connection.alpn != b"h2" or self.credential is not None:
             # mitmproxy's HTTP/1 cannot send any, and nobody has looked at what is in them. They may be left out
             # (RFC 9110, 6.5.1).
             trailers = None
-        parts: list[Any] = [RequestHeaders(self.stream_id, request, end_stream=not (body or trailers or is_open))]  # type: ignore[arg-type]
+        parts: list[Any] = [RequestHeaders(self.stream_id, request, end_stream=not (body or trailers or is_partial))]  # type: ignore[arg-type]
         if body:
             parts.append(RequestData(self.stream_id, body))  # type: ignore[arg-type]
         if trailers:
             parts.append(RequestTrailers(self.stream_id, trailers))  # type: ignore[arg-type]
-        if not is_open:
+        if not is_partial:
             parts.append(RequestEndOfMessage(self.stream_id))  # type: ignore[arg-type]
         for part in parts:
             # The upstream may break off while it is handed one, and the stream be somewhere else when this goes on.
@@ -153,6 +157,7 @@ class Attempt:
 
     def send_end(self) -> CommandGenerator[None]:
         """Say that this was all of an upload."""
+        self.is_partial = False
         if self.stream_id is not None:
             yield SendHttp(RequestEndOfMessage(self.stream_id), self.connection)
 

@@ -83,7 +83,7 @@ class ClientSide:
         """The answer is whole. Only after a switch to another protocol is the upstream still needed."""
         stream, course, attempt = self._stream, self._course, self._course.current
         relay, is_switch = course.relaying, attempt.status == SWITCHING
-        if course.is_uploading:
+        if attempt.is_partial:
             yield from attempt.cancel()  # its connection is in the middle of a request that nobody sends on
         elif not is_switch:
             attempt.close()

@@ -28,7 +28,7 @@ from ccflare_core.clients.strangers import Strangers
 from ccflare_core.config.settings import Settings
 from ccflare_mitm.wire.deadlines import DeadlinePassed, ReaderStalled, TunnelOver
 from ccflare_mitm.wire.layer import FailoverLayer, LayerCommand
-from ccflare_mitm.wire.sockets import most_clients, pause_reading, reset, unread_bytes
+from ccflare_mitm.wire.sockets import most_clients, pause_reading, reset, unread_bytes, unsent_bytes
 from ccflare_mitm.wire.states import State
 
 logger = logging.getLogger("ccflare")
@@ -133,6 +133,11 @@ class Reaper:
         """Stop reading a client's connection, so that it cannot send faster than its data can go on; or read again."""
         if handler := self._handlers.get(client.id):
             pause_reading(handler, is_left)
+
+    def unsent_bytes(self, client: Client, server: Any) -> int:
+        """How much waits in this process for a server of the client's."""
+        handler = self._handlers.get(client.id)
+        return unsent_bytes(handler, server) if handler else 0
 
     async def run(self) -> None:
         """Sweep for ever."""

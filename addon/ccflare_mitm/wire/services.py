@@ -10,12 +10,16 @@ from mitmproxy.connection import Client
 from ccflare_core.config.settings import Settings
 from ccflare_core.config.target import UpstreamTarget
 from ccflare_core.exchange.exchange import Exchange
+from ccflare_core.exchange.story import Spooled
 from ccflare_core.http.headers import Header
 from ccflare_mitm.host.decisions import Decisions
-from ccflare_mitm.host.messages import is_file_upload
+from ccflare_mitm.host.messages import is_batch_upload, is_file_upload
 from ccflare_mitm.wire.guarded_tunnel import Watched
 from ccflare_mitm.wire.hooks import HookRunner
 from ccflare_mitm.wire.upstream import UpstreamProof
+
+BATCH_BYTES = 256 * 1024 * 1024
+"""What a batch may have at the API."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,11 @@ class Services:
     leave_unread: Callable[[Client, bool], None]
     """Has a client's connection not read for now (True), or read again."""
 
+    unsent_bytes: Callable[[Client, Any], int]
+    """How much waits in a client's connection to a server."""
+    open_spool: Callable[[Client], Spooled]
+    """A place on the disk for the body that this client sends."""
+
     @property
     def body_limit(self) -> int:
         """Bytes that a request body may have that is read before it is sent on."""
@@ -55,6 +64,9 @@ class Services:
         """How large the body of this request may be."""
         if is_file_upload(request):
             return BodyBounds(self.settings().upload_limit_bytes, "ccflare_upload_limit_bytes")
+        if is_batch_upload(request):
+            limit = max(self.body_limit, min(BATCH_BYTES, self.settings().upload_limit_bytes))
+            return BodyBounds(limit, "ccflare_upload_limit_bytes")
         return BodyBounds(self.body_limit, "ccflare_body_limit_bytes")
 
 

@@ -53,6 +53,13 @@ def pause_reading(handler: Any, is_paused: bool) -> None:
         (transport.pause_reading if is_paused else transport.resume_reading)()
 
 
+def unsent_bytes(handler: Any, server: Any) -> int:
+    """How much a server has not taken yet of what waits for it in this process."""
+    connection = handler.transports.get(server)
+    transport = getattr(connection.writer, "transport", None) if connection else None
+    return int(transport.get_write_buffer_size()) if transport is not None else 0
+
+
 def reset(writer: asyncio.StreamWriter) -> None:
     """Close a connection with what waits in it, here and in the kernel."""
     if (peer := writer.get_extra_info("socket")) is not None:

@@ -15,7 +15,7 @@ Rule 2: this module knows neither mitmproxy nor the pool, so that the table can 
     CONNECTING ---- no way upstream ----|--- no account, ----|            |
       |  |  (again: the next account)   |    too late        |            |
       |  |                              |                    |            |
-      |  |  a large file                |                    |            |
+      |  |  a large file or batch       |                    |            |
       |  `---> UPLOADING -- broken off -|--- too large, -----|            |
       |          |  `--- head --> JUDGING    too late        |            |
       |  .-------'  the request is whole                     |            |
@@ -37,7 +37,8 @@ Rule 2: this module knows neither mitmproxy nor the pool, so that the table can 
 
 The body of a large file is not read before it goes up: with its head alone the request leaves READING, and what comes
 of the body is an event of its own. While there is no upstream a little of it is held, and the client's connection is
-not read; what comes when there is nobody to send it to any more is dropped.
+not read; what comes when there is nobody to send it to any more is dropped. A large batch is read as a whole, onto the
+disk, and goes up from there.
 
 An event has one of three places in each state.
 
@@ -155,14 +156,15 @@ TABLE: Final[dict[State, Rule]] = {
         needs={Part.EXCHANGE, Part.ATTEMPT},
         allows={Part.UPLOAD},
         handles=_ANY_TIME | {Event.CONNECTED, Event.UPLOAD},
-        late=frozenset(),
+        late={Event.TIMER},  # of an upload by another connection
     ),
-    # What has gone up of it is nowhere else, so it goes to one account, once.
+    # What has gone up of a file is nowhere else, so it goes to one account, once.
+    # A batch on the disk goes up from there, piece by piece: between two of them there is a timer.
     State.UPLOADING: Rule(
-        leads_to={State.WAITING, State.SENT, State.JUDGING, State.ANSWERED},
-        needs={Part.EXCHANGE, Part.ATTEMPT, Part.UPSTREAM, Part.UPLOAD},
-        allows=_NOTHING,
-        handles=_ANY_TIME | {Event.UPLOAD, Event.HEAD, Event.BROKEN},
+        leads_to={State.WAITING, State.UPLOADING, State.SENT, State.JUDGING, State.ANSWERED},
+        needs={Part.EXCHANGE, Part.ATTEMPT, Part.UPSTREAM},
+        allows={Part.UPLOAD, Part.TIMER},
+        handles=_ANY_TIME | {Event.UPLOAD, Event.TIMER, Event.HEAD, Event.BROKEN},
         late={Event.CONNECTED},
     ),
     # Here and in UPLOADING alone a request goes upstream, and here it does so at the state's beginning.
@@ -171,7 +173,7 @@ TABLE: Final[dict[State, Rule]] = {
         needs={Part.EXCHANGE, Part.ATTEMPT, Part.UPSTREAM},
         allows=_NOTHING,
         handles=_ANY_TIME | {Event.HEAD, Event.BROKEN},
-        late={Event.CONNECTED},
+        late=_LET_GO,
     ),
     # Nothing of the answer has left the proxy: another account can still be asked. So neither the client nor another
     # addon may have seen anything of it.
@@ -180,7 +182,7 @@ TABLE: Final[dict[State, Rule]] = {
         needs={Part.EXCHANGE, Part.ATTEMPT, Part.UPSTREAM, Part.HEAD},
         allows={Part.UPLOAD},
         handles=_ANY_TIME | {Event.UPLOAD, Event.BODY, Event.TRAILERS, Event.END, Event.BROKEN},
-        late={Event.CONNECTED},
+        late=_LET_GO,
     ),
     # There is no way back to another account from here on. The upstream is gone already if the answer came as a whole.
     State.RELAYING: Rule(
@@ -188,7 +190,7 @@ TABLE: Final[dict[State, Rule]] = {
         needs={Part.EXCHANGE, Part.ATTEMPT, Part.HEAD, Part.RELAY},
         allows={Part.UPSTREAM, Part.UPLOAD},
         handles=_ANY_TIME | {Event.UPLOAD, Event.BODY, Event.TRAILERS, Event.END, Event.BROKEN},
-        late={Event.CONNECTED},
+        late=_LET_GO,
     ),
     # mitmproxy has all of the answer, the upstream's or ours. It may still wait for a hook. Of a request that another
     # addon has sent on before it was read (`flow.request.stream`) the rest comes now, and goes nowhere. So does that of

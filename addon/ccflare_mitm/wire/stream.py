@@ -55,8 +55,10 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._hooks import HttpRequestHeadersHook, HttpRequestHook
 
 from ccflare_core.exchange.steps import Outcome
+from ccflare_core.exchange.story import Spooled
 from ccflare_core.http import failure_words
 from ccflare_core.secrets.echo import trace
+from ccflare_mitm.host.messages import is_batch_upload
 from ccflare_mitm.wire.attempt import HOLD_BYTES, Parent
 from ccflare_mitm.wire.client_side import NOT_ADMITTED, ClientSide
 from ccflare_mitm.wire.course import Course
@@ -67,6 +69,9 @@ from ccflare_mitm.wire.upload import Upload
 from ccflare_mitm.wire.upstream_side import UpstreamSide
 
 logger = logging.getLogger("ccflare")
+
+SPOOLED_BYTES = 16 * 1024 * 1024
+"""A batch that is larger goes to the disk while it comes."""
 
 
 class FailoverStream(HttpStream):
@@ -223,11 +228,52 @@ class FailoverStream(HttpStream):
             yield from self._upstream.begin()
         return False
 
+    # A large batch: its body goes to the disk as it comes, and upstream once it is whole
+
+    def state_consume_request_body(self, event: events.Event) -> CommandGenerator[None]:
+        """As mitmproxy's, but for a body that would be too large for the memory."""
+        spool = self._spool(event)
+        if spool is None:
+            yield from super().state_consume_request_body(event)
+        elif isinstance(event, RequestData):
+            if not spool.add(event.data):
+                self._parent.services.leave_unread(self.context.client, True)
+            bounds = self._parent.services.body_bounds(self.flow.request)
+            if spool.size > bounds.limit:
+                yield from self._client.refuse_early(413, bounds.told)
+            elif spool.trouble:
+                yield from self._client.refuse_early(503, spool.trouble)
+        else:
+            if isinstance(event, RequestEndOfMessage):
+                spool.finish()
+                self.flow.request.stream = True  # for who asks where its content is
+            yield from super().state_consume_request_body(event)
+
+    def _spool(self, event: events.Event) -> Spooled | None:
+        """Where this body goes, if it goes to the disk."""
+        request = self.flow.request
+        if self.flow.response is not None or not is_batch_upload(request):
+            return None
+        exchange = self._parent.services.find(self.flow)
+        if exchange is None or exchange.outcome is not None:
+            return None
+        if exchange.spool is None and isinstance(event, RequestData):
+            come = len(self.request_body_buf) + len(event.data)
+            if max(come, http1.expected_http_body_size(request) or 0) > SPOOLED_BYTES:
+                exchange.spool_body(self._parent.services.open_spool(self.context.client))
+                if exchange.spool is not None:
+                    exchange.spool.add(bytes(self.request_body_buf))
+                self.request_body_buf.clear()
+        return exchange.spool
+
     # An upload: the head alone goes through mitmproxy's states, the body through ours
 
     def start_request_stream(self) -> CommandGenerator[None]:
         """Where mitmproxy would send a request on that is not read yet: only the gate can have wanted that."""
         exchange = self._parent.services.find(self.flow)
+        if self.flow.response is not None:  # another addon has answered: mitmproxy says so when all is here
+            self.client_state = self.state_consume_request_body
+            return
         if exchange is None or not exchange.is_streamed:
             yield from super().start_request_stream()
             return
@@ -333,6 +379,8 @@ class FailoverStream(HttpStream):
                 yield from self._client.refuse_early(408, f"The request's body took longer than {whole} s.")
             case State.READING:
                 yield from self._client.refuse_early(408, f"Nothing came of the request's body for {seconds} s.")
+            case State.UPLOADING if not is_at_end and not self._course.is_uploading:
+                yield from self._too_late(f"the upstream took nothing of the request for {seconds} s")
             case State.UPLOADING if not is_at_end:
                 yield from self._refuse_upload(f"Nothing of the request's body went on for {seconds} s.")
             case _ if is_at_end and self._course.is_uploading:

@@ -6,6 +6,7 @@ answer, or `answer` with one of ours.
 """
 
 from collections.abc import Callable
+from concurrent.futures import Future
 
 from mitmproxy import http
 from mitmproxy.proxy import commands
@@ -19,8 +20,10 @@ from ccflare_core.anthropic.routes import Route
 from ccflare_core.anthropic.verdicts import Kind
 from ccflare_core.config.settings import Settings
 from ccflare_core.config.target import UpstreamTarget
+from ccflare_core.errors import StoreError
 from ccflare_core.exchange.failover import Deliver
 from ccflare_core.exchange.steps import Send, Step, Wait
+from ccflare_core.exchange.story import Spooled
 from ccflare_core.http import failure_words
 from ccflare_core.secrets.echo import Echo
 from ccflare_mitm.host.messages import route_of
@@ -33,6 +36,9 @@ from ccflare_mitm.wire.upload import Upload
 NO_TLS = "its proxy could read the credential, since ccflare_upstream is an http:// address"
 PEEK_SECONDS = 10.0
 """How long the first event of a stream may take before its head alone decides."""
+UNSENT_BYTES = 1024 * 1024
+SEND_SECONDS = 0.005
+"""How much of a batch may wait in the upstream's connection, and how often that is looked at."""
 COLLECT_SECONDS = 5.0
 """The same for an error's body."""
 
@@ -134,12 +140,16 @@ class UpstreamSide:
             return
         self._stream.context.server = self._stream.flow.server_conn = connection  # type: ignore[assignment]
         attempt.open(connection, self._stream)
-        if self._course.is_uploading:
+        spool = self._course.admitted.spool
+        is_partial = self._course.is_uploading or spool is not None
+        if is_partial:
             yield from self._course.enter(State.UPLOADING, self._settings.client_body_idle_seconds)
         else:
             yield from self._course.enter(State.SENT, self._settings.first_byte_seconds)
         self._course.admitted.sent()
-        yield from attempt.send(self._stream.flow, target, self._course.upload)
+        yield from attempt.send(self._stream.flow, target, self._course.upload, is_partial=is_partial)
+        if spool is not None and self._course.state is State.UPLOADING:
+            yield from self._send_from(spool, 0, spool.read(0))
 
     def took_too_long(self, seconds: float | None) -> CommandGenerator[None]:
         """There is no connection yet. With a proxy on the way nobody can tell whose fault that is."""
@@ -179,6 +189,38 @@ class UpstreamSide:
             yield from self._course.enter(State.SENT, self._settings.first_byte_seconds)
             yield from self._course.current.send_end()
 
+    def _send_from(self, spool: Spooled, number: int, reading: Future[bytes | None]) -> CommandGenerator[None]:
+        """Send this piece of a body on the disk as soon as it has been read, and the upstream has taken what was sent.
+
+        Else it would all lie in the memory after all.
+        """
+        course, attempt = self._course, self._course.current
+        unsent = self._parent.services.unsent_bytes(self._stream.context.client, attempt.connection)
+        if not reading.done() or unsent > UNSENT_BYTES:
+            yield from self._send_later(lambda: self._send_from(spool, number, reading), course.deadlines.heard_at)
+            return
+        try:
+            piece = reading.result()
+        except StoreError as problem:
+            yield from self._client.answer(course.admitted.refuse(503, str(problem)))
+            return
+        if piece is None:
+            yield from course.enter(State.SENT, self._settings.first_byte_seconds)
+            yield from attempt.send_end()
+            return
+        yield from attempt.send_part(piece)
+        if course.state is State.UPLOADING and course.attempt is attempt:  # else the upstream has broken off over it
+            following = number + 1
+            upcoming = spool.read(following)
+            yield from self._send_later(lambda: self._send_from(spool, following, upcoming), course.deadlines.clock())
+
+    def _send_later(self, then: Callable[[], CommandGenerator[None]], heard_at: float) -> CommandGenerator[None]:
+        """Go on sending in a moment. The upstream was last seen to take something at `heard_at`."""
+        timer = Timer(commands.RequestWakeup(SEND_SECONDS), then)
+        yield from self._course.enter(State.UPLOADING, self._settings.stream_idle_seconds, timer=timer)
+        self._course.deadlines.heard_at = heard_at
+        yield timer.command
+
     # SENT, JUDGING
 
     def hold_head(self, event: ResponseHeaders) -> CommandGenerator[None]:
@@ -213,7 +255,7 @@ class UpstreamSide:
     def ended(self) -> CommandGenerator[None]:
         """Judge by all of the answer."""
         attempt = self._course.current
-        if self._course.is_uploading:
+        if attempt.is_partial:
             yield from attempt.cancel()
         attempt.close()
         attempt.end()
