@@ -23,6 +23,7 @@ from ccflare_cli.output import (
 )
 from ccflare_cli.page import Tone
 from ccflare_core.accounts.account import Account, Kind
+from ccflare_core.accounts.identity import shared_limits, sharers
 from ccflare_core.accounts.priority import FIRST, LAST
 from ccflare_core.accounts.states import AccountState
 from ccflare_core.accounts.status import StoredStatus
@@ -38,6 +39,9 @@ _NEARLY = 0.8
 
 def account_table(rows: Sequence[tuple[StoredStatus, Use]], now: float) -> Table[tuple[StoredStatus, Use]]:
     """How each account stands and is used; the use counts the last 24 hours."""
+    accounts = [status.account for status, _ in rows]
+    groups = sharers(accounts)
+    shared = {each.name: [other.name for other in group if other != each] for group in groups for each in group}
     return Table(
         key="accounts",
         title="",
@@ -54,6 +58,7 @@ def account_table(rows: Sequence[tuple[StoredStatus, Use]], now: float) -> Table
             ("login_at", lambda row: iso(row[0].account.login_at)),
             ("login_expires_at", lambda row: iso(login_end(row[0].account))),
             ("warning", lambda row: login_warning(row[0].account, now)),
+            ("shares_limits_with", lambda row: shared.get(row[0].account.name, [])),
             ("last_used", lambda row: iso(row[1].last_at)),
             ("requests_24h", lambda row: row[1].requests),
             ("utilization_5h", lambda row: row[0].utilization("5h")),
@@ -73,7 +78,13 @@ def account_table(rows: Sequence[tuple[StoredStatus, Use]], now: float) -> Table
             Column("State", lambda row: row[0].in_words(now), way=wrapped(20), tone=lambda row: _tone(row[0])),
         ),
         empty="No accounts yet: add one with `scripts/accounts.py add NAME`, or with `--api-key -` after the name.",
-        note="\n".join(filter(None, (_ORDER, _warnings((row[0].account for row in rows), now)))),
+        note="\n".join(
+            [
+                *([_ORDER] if rows else []),
+                *(f"{printable(shared_limits(group))}." for group in groups),
+                *_warnings(accounts, now),
+            ]
+        ),
     )
 
 
@@ -100,7 +111,7 @@ def login_table(statuses: Sequence[StoredStatus], now: float) -> Table[StoredSta
             Column("Ends", lambda s: _login_end(s.account, now)),
         ),
         empty="No accounts yet: scripts/accounts.py adds one.",
-        note=_warnings((s.account for s in statuses), now),
+        note="\n".join(_warnings((s.account for s in statuses), now)),
     )
 
 
@@ -210,10 +221,10 @@ def _login_end(account: Account, now: float) -> str:
     return "unknown" if end is None else f"in {span(end - now)}" if end > now else "due"
 
 
-def _warnings(accounts: Iterable[Account], now: float) -> str:
+def _warnings(accounts: Iterable[Account], now: float) -> list[str]:
     told = [(account.name, login_warning(account, now)) for account in accounts]
     lines = [f"{printable(name)}: {warning}" for name, warning in told if warning]
-    return "\n".join([*lines, "`scripts/accounts.py login NAME` does it."] if lines else [])
+    return [*lines, "`scripts/accounts.py login NAME` does it."] if lines else []
 
 
 def _window_columns(name: str, now: float) -> tuple[Column[StoredStatus], ...]:

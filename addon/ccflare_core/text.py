@@ -1,9 +1,15 @@
-"""How times, durations and sizes are written: for people, for programs, and in the database."""
+"""How names, times, durations and sizes are written: for people, for programs, and in the database."""
 
+import unicodedata
 from datetime import UTC, datetime
 from typing import overload
 
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
+
+
+def composed(text: str) -> str:
+    """The text in the one spelling of all that look the same (NFC): keyboards and file systems differ in it."""
+    return unicodedata.normalize("NFC", text)
 
 
 def local_time(moment: float, now: float) -> str:

@@ -300,13 +300,13 @@ class App:
 
     def set_paused(self, name: str, paused: bool) -> None:
         """Pause or resume an account in the database. Raises StoreError if there is no such account."""
-        ids = {account.name: account.id for account in self.accounts.pool.accounts()}
-        if name not in ids:
+        account_id = self.accounts.pool.id_of(name)
+        if account_id is None:
             raise StoreError(f"There is no account called {name}; ccflare.accounts shows all.")
 
         def change(store: Store) -> None:
             with store.acting(CONSOLE):
-                store.accounts.update(ids[name], paused=paused)
+                store.accounts.update(account_id, paused=paused)
             self.storage.news.accounts.send(store.accounts.all())
 
         call = self.storage.writer.call(change)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccflare_core.accounts.account import OAUTH_BETA, Account, Credential, Kind, inject, valid_name
+from ccflare_core.accounts.account import OAUTH_BETA, Account, Credential, Kind, inject
 from ccflare_core.http.headers import Header
 
 OAUTH = Credential(Kind.OAUTH, "sk-ant-oat01-ours")
@@ -149,13 +149,3 @@ def test_the_credential_follows_the_kind() -> None:
 )
 def test_token_problem(account: Account, problem: str | None) -> None:
     assert account.token_problem(100.0) == problem
-
-
-@pytest.mark.parametrize("name", ["a", "Work 2", "me+max@example.org", "-_@.+", "x" * 100])
-def test_good_names(name: str) -> None:
-    assert valid_name(name)
-
-
-@pytest.mark.parametrize("name", ["", " ", " a", "a ", "x" * 101, "a/b", "a\n", "\x1b[31m", "a\tb", "é", "a,b"])
-def test_bad_names(name: str) -> None:
-    assert not valid_name(name)

@@ -1,5 +1,8 @@
 """Priorities of another place: 50 is added, and their order is kept whatever they are."""
 
+from collections.abc import Callable
+from typing import Any
+
 import peewee
 import pytest
 from hypothesis import given
@@ -36,15 +39,16 @@ def test_order_is_kept(before: list[int]) -> None:
 def test_migration_does_the_same(before: list[int]) -> None:
     database = peewee.SqliteDatabase(":memory:", lock_type="IMMEDIATE")
     names = [migration.name for migration in MIGRATIONS]
-    migrate(database, 1, MIGRATIONS[: names.index("0023_priorities")])
+    migrate(database, 1, MIGRATIONS[: names.index("0023_accounts")])
+    run: Callable[[str], Any] = database.execute_sql
     for number, priority in enumerate(before):
-        database.execute_sql(
+        run(
             "INSERT INTO accounts (id, name, kind, priority, paused, created_at, updated_at, needs_login) "
             f"VALUES ('{number}', '{number}', 'oauth', {priority}, 0, 0, 0, 0)"
         )
 
     migrate(database, 2)
 
-    rows = database.execute_sql("SELECT priority FROM accounts ORDER BY CAST(id AS INTEGER)").fetchall()
+    rows = run("SELECT priority FROM accounts ORDER BY CAST(id AS INTEGER)").fetchall()
     assert [row[0] for row in rows] == [fitted(before)[each] for each in before]
     database.close()

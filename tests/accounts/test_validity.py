@@ -1,5 +1,7 @@
 """What people are told of tokens and logins."""
 
+from dataclasses import replace
+
 import pytest
 
 from ccflare_core.accounts.account import Account, Kind
@@ -57,6 +59,17 @@ def test_a_login_ends_when_the_provider_said_or_28_days_after_it_was_made() -> N
     assert login_end(login(login_at=NOW)) == NOW + 28 * DAY
     assert login_end(login()) is None
     assert login_end(Account("k", "key", Kind.API_KEY, login_at=NOW)) is None
+
+
+def test_token_without_a_refresh_token_is_warned_of_from_the_beginning() -> None:
+    bare = Account("a", "max", Kind.OAUTH, access_token="oat", expires_at=NOW + 7200, login_at=NOW)
+    assert login_end(bare) == NOW + 7200
+    assert login_warning(bare, NOW) == (
+        "it has an access token without a refresh token, which ends in 2 h: log in before that"
+    )
+    assert "nobody knows when" in (login_warning(replace(bare, expires_at=None), NOW) or "")
+    assert login_warning(bare, NOW + 7200) is None, "the state says so"
+    assert login_warning(replace(bare, login_expires_at=NOW + 365 * DAY), NOW) is None
 
 
 def test_a_login_is_warned_of_from_five_days_before_its_end() -> None:

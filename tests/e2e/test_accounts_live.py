@@ -2,6 +2,7 @@
 
 import json
 import time
+from urllib.parse import quote
 
 import pytest
 
@@ -53,6 +54,32 @@ def test_a_paused_account_gets_nothing_until_it_is_resumed(upstream: FakeUpstrea
     proxy.accounts("resume", "one")
     eventually(lambda: health(proxy) == {"one": "serving"})
     assert served_by(proxy, upstream) == ONE
+
+
+def test_keys_of_one_organization_are_told_from_their_answers(upstream: FakeUpstream, start_proxy: StartProxy) -> None:
+    proxy = start_proxy(upstream, accounts={"one": ONE, "two": TWO, "max": "sk-ant-oat01-max"}, ranked=True)
+    told = "two and one are API keys of one organization, and share its limits."
+    with via_base_url(proxy) as client:
+        client.request(*claude_request())
+        proxy.accounts("priority", "two", "1")
+        eventually(lambda: client.request(*claude_request()).status and upstream.requests[-1].credential == TWO)
+
+    assert eventually(lambda: proxy.accounts("list"), lambda listed: told in listed)
+
+
+def test_account_is_known_by_its_name_in_any_spelling(upstream: FakeUpstream, start_proxy: StartProxy) -> None:
+    proxy = start_proxy(upstream, accounts={"工作": ONE, "M\u00fcller": TWO}, ranked=True)
+    own = (b"x-api-key", proxy.add_client_key("boss", "--role", "admin").encode())
+    name = "Mu\u0308ller"  # as a Mac's file names have it
+    with via_base_url(proxy) as client:
+        client.request("GET", "/v1/files", (own, (b"x-ccflare-account", name.encode())))
+        assert upstream.requests[-1].credential == TWO
+        assert client.request("POST", f"/ccflare/accounts/{quote(name)}/pause", (own,)).status == 200
+        told = eventually(
+            lambda: client.request("GET", "/ccflare/health", (own,)).json()["accounts"],
+            lambda accounts: accounts[1]["reason"] == "paused",
+        )
+    assert [account["name"] for account in told] == ["工作", "M\u00fcller"]
 
 
 def test_a_priority_of_1_takes_over_a_session(upstream: FakeUpstream, start_proxy: StartProxy) -> None:

@@ -102,6 +102,25 @@ def test_a_request_that_may_pass_goes_out_as_it_came_and_its_answer_is_never_jud
     assert exchange.attempts == ()
 
 
+def test_organization_of_an_account_is_learned_once_from_a_good_answer() -> None:
+    bench = Bench("a")
+    other = Reply(headers=(*JSON, (b"Anthropic-Organization-Id", b"another-one")))
+    bench.serve()
+    assert bench.notes.organizations == []
+
+    bench.serve(Reply(headers=(*JSON, (b"anthropic-organization-id", b"3f1c1f0e-0000-4000-8000-00000000cafe"))))
+    bench.serve(other)
+
+    assert bench.notes.organizations == [("a", "3f1c1f0e-0000-4000-8000-00000000cafe")]
+
+
+@pytest.mark.parametrize("id", [b"", b"a b c d e f", b"x" * 65, b"<script>"])
+def test_what_is_no_organizations_id_is_not_kept(id: bytes) -> None:
+    bench = Bench("a")
+    bench.serve(Reply(headers=(*JSON, (b"anthropic-organization-id", id))))
+    assert bench.notes.organizations == []
+
+
 def test_a_refusal_is_the_end() -> None:
     bench = Bench()
     exchange = bench.exchanges.begin(ASKED)

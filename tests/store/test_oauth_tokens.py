@@ -10,7 +10,7 @@ import pytest
 from ccflare_core.accounts.account import Account
 from ccflare_core.accounts.token_refresh import LeaseAttempt
 from ccflare_core.accounts.validity import Upkeep
-from ccflare_core.anthropic.oauth import Tokens
+from ccflare_core.anthropic.oauth import Owner, Tokens
 from ccflare_core.config.location import Location
 from ccflare_core.store.store import Store
 from database_kit import NOW, SECRETS, an_account, open_store
@@ -42,6 +42,17 @@ def stored(store: Store) -> Account:
 
 
 # --- leases ---------------------------------------------------------------------------------------------------------
+
+
+def test_refresh_tells_whose_login_it_is_once(store: Store) -> None:
+    for person in ("first", "second"):
+        spent = store.accounts.all()[0].refresh_token or ""
+        owner = Owner(person, None, f"organization of {person}")
+        store.logins.save_tokens(ID, "run-1", spent, Tokens(f"a-{person}", f"r-{person}", NOW + 60, owner=owner))
+
+    (account,) = store.accounts.all()
+    assert (account.access_token, account.refresh_token) == ("a-second", "r-second")
+    assert (account.person_id, account.organization_id) == ("first", "organization of first")
 
 
 def test_one_run_gets_the_lease_and_both_get_the_account(store: Store) -> None:

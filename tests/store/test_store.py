@@ -23,6 +23,7 @@ from ccflare_core.exchange.records import (
     CooldownCleared,
     CooldownSet,
     ExchangeFinished,
+    OrganizationLearned,
     OutcomeCorrected,
     TunnelEnded,
     TunnelOpened,
@@ -71,6 +72,23 @@ def row(store: Store, table: str) -> dict[str, Any]:
 # -- accounts
 
 
+def test_secret_is_one_accounts(store: Store) -> None:
+    account = an_account("a")
+    store.accounts.add(account)
+    for secret in ("access_token", "refresh_token", "api_key"):
+        other = dataclasses.replace(an_account("b"), **{secret: getattr(account, secret)})
+        with pytest.raises(StoreError, match="is that of the account a already"):
+            store.accounts.add(other)
+    assert store.accounts.all() == [account]
+
+
+def test_organization_that_an_answer_names_is_kept_once(store: Store) -> None:
+    store.accounts.add(an_account("a"))
+    store.write([OrganizationLearned("id of a", "one"), OrganizationLearned("gone", "one")])
+    store.write([OrganizationLearned("id of a", "two")])
+    assert store.accounts.all()[0].organization_id == "one"
+
+
 def test_accounts_come_back_as_they_went_in(store: Store) -> None:
     first, second = an_account("b", priority=1), an_account("a", priority=2)
     store.accounts.add(second)
@@ -99,7 +117,7 @@ def test_names_are_unique(store: Store) -> None:
     store.accounts.add(an_account("a"))
     store.accounts.add(an_account("b"))
     with pytest.raises(StoreError, match="called a already"):
-        store.accounts.add(dataclasses.replace(an_account("a"), id="other"))
+        store.accounts.add(dataclasses.replace(an_account("c"), id="other", name="a"))
     with pytest.raises(StoreError, match="called a already"):
         store.accounts.update("id of b", name="a")
 

@@ -38,7 +38,7 @@ def open_store(location: Location | str, *, source: KeySource | None = KEY, now:
 
 
 def an_account(name: str = "max-1", *, priority: int = 50) -> Account:
-    access_token, refresh_token, api_key = SECRETS
+    access_token, refresh_token, api_key = (each if name == "max-1" else f"{each}-{name}" for each in SECRETS)
     return Account(
         id=f"id of {name}",
         name=name,

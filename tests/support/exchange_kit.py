@@ -68,6 +68,7 @@ class Notes:
     started_ones: list[Story] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     reports: list[tuple[str, Report]] = field(default_factory=list)
+    organizations: list[tuple[str, str]] = field(default_factory=list)
     batches: list[tuple[str, Counted]] = field(default_factory=list)
     finished_ones: list[Story] = field(default_factory=list)
     corrections: list[tuple[str, Outcome, str]] = field(default_factory=list)
@@ -83,6 +84,9 @@ class Notes:
 
     def learned(self, account_id: str, report: Report) -> None:
         self.reports.append((account_id, report))
+
+    def organization(self, account_id: str, organization_id: str) -> None:
+        self.organizations.append((account_id, organization_id))
 
     def finished(self, exchange: Story) -> None:
         self.finished_ones.append(exchange)

@@ -426,7 +426,7 @@ class Proxy:
         """Add an account with OAuth tokens; `expires_in` in seconds."""
         tokens = {
             "access_token": access,
-            "refresh_token": refresh or f"{access}-refresh",
+            "refresh_token": refresh or f"{access.replace('-oat', '-ort')}-refresh",
             "expires_in": expires_in,
         }
         self.accounts("add", name, "--tokens", "-", "--priority", str(priority), stdin=json.dumps(tokens))

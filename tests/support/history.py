@@ -41,8 +41,10 @@ class History:
 
     def account(self, name: str, **fields: Any) -> Account:
         """An account whose id is its name in capitals."""
-        token = {"kind": Kind.OAUTH, "access_token": f"token-of-{name}", "expires_at": NOON + 6 * 3600}
-        account = Account(id=name.upper(), name=name, **{**token, **fields})
+        tokens: dict[str, Any] = {"access_token": f"token-of-{name}", "expires_at": NOON + 6 * 3600}
+        if fields.get("kind") is not Kind.API_KEY:
+            tokens["refresh_token"] = f"refresh-token-of-{name}"
+        account = Account(id=name.upper(), name=name, **{"kind": Kind.OAUTH, **tokens, **fields})
         self.store.accounts.add(account)
         return account
 

@@ -115,7 +115,8 @@ class Rig:
         account = Account(f"id-{key}", key, kind, priority=priority, created_at=time.time())
         if kind is Kind.API_KEY:
             return replace(account, **{"api_key": f"sk-ant-api03-{key}", **fields})
-        token = {"access_token": f"sk-ant-oat01-{key}", "expires_at": time.time() + 28_800}
+        end = time.time() + 28_800
+        token = {"access_token": f"sk-ant-oat01-{key}", "expires_at": end, "login_expires_at": end + 31_000_000}
         return replace(account, **{**token, **fields})
 
     def stored(self) -> contextlib.closing[Store]:

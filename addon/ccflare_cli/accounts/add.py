@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from ccflare_cli.accounts.credentials import GivenTokens, parse_api_key, parse_setup_token, parse_tokens
 from ccflare_cli.console import OK, Console, Refused, open_store, read_settings
 from ccflare_cli.tables import kind
-from ccflare_core.accounts.account import Account, Kind, valid_name
+from ccflare_core.accounts.account import Account, Kind
+from ccflare_core.accounts.names import RULE, valid_name
 from ccflare_core.accounts.priority import DEFAULT
-from ccflare_core.accounts.validity import token_state
+from ccflare_core.accounts.validity import ending, token_state
 from ccflare_core.config.settings import Settings
 from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.store import Store
@@ -54,7 +55,14 @@ def add(console: Console, arguments: argparse.Namespace) -> int:
     with opened(console, settings) as store:
         store.accounts.add(account)
     console.say(f"Added {name} ({described(account, console.now())}).")
+    tell_of_end(console, account)
     return OK
+
+
+def tell_of_end(console: Console, account: Account) -> None:
+    """Say that the account cannot be renewed, if so."""
+    if told := ending(account, console.now()):
+        console.complain(f"{account.name}: {told}.")
 
 
 def _read_account(console: Console, arguments: argparse.Namespace, name: str) -> Account:
@@ -84,7 +92,7 @@ def _read_account(console: Console, arguments: argparse.Namespace, name: str) ->
 def checked_name(name: str) -> str:
     """The name, if an account may have it; raises Refused."""
     if not valid_name(name):
-        raise Refused("A name has 1 to 100 letters, digits, spaces or -_@.+ and no space at its ends; choose another.")
+        raise Refused(f"A name has {RULE}; choose another.")
     return name
 
 

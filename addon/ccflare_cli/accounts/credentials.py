@@ -9,12 +9,24 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from ccflare_cli.pasting import unwrapped
 from ccflare_core.accounts.account import Credential, Kind
+from ccflare_core.clients.keys import PREFIX as KEY_PREFIX
 from ccflare_core.errors import CCFlareError
 
 _WRAPPER = "claudeAiOauth"
 """Claude Code keeps its tokens under this name in ~/.claude/.credentials.json."""
-_OAUTH_PREFIX, _API_PREFIX = "sk-ant-oat", "sk-ant-api"
+_API_PREFIX, _ACCESS_PREFIX, _REFRESH_PREFIX = "sk-ant-api", "sk-ant-oat", "sk-ant-ort"
+_KINDS = (
+    (_API_PREFIX, "an API key: give it with --api-key"),
+    (_ACCESS_PREFIX, "an OAuth token, as `claude setup-token` prints one: give it with --setup-token"),
+    (_REFRESH_PREFIX, "a refresh token: give it with its access token, as JSON with --tokens"),
+    ("sk-ant-admin", "an Admin API key, which gets no answer of a model: make an API key at the Console"),
+    ("sk-ant-sid", "a session of the web page: run `claude setup-token`, or `scripts/accounts.py login NAME`"),
+    (KEY_PREFIX, "a client key of this proxy: an account needs a secret of the provider's"),
+    ("{", "JSON: give it with --tokens"),
+)
+"""What may be handed over instead, by how it begins, and where it belongs."""
 _EARLIEST, _LATEST = 946_684_800, 7_258_118_400  # the years 2000 and 2200
 _MS_FROM = 1e11  # as seconds this is the year 5138, as milliseconds 1973
 
@@ -36,15 +48,14 @@ class GivenTokens(NamedTuple):
 
 def parse_api_key(text: str) -> str:
     """The API key in `text`. Raises BadSecret if it is none."""
-    if text.startswith(_OAUTH_PREFIX):
-        raise BadSecret("This is an OAuth access token and no API key; give it with --tokens.")
-    return _checked(Kind.API_KEY, text)
+    return _checked(Kind.API_KEY, _of_kind(text, _API_PREFIX))
 
 
 def parse_setup_token(text: str) -> str:
     """The token that `claude setup-token` printed. Raises BadSecret if this is none."""
-    if not text.startswith(_OAUTH_PREFIX):
-        raise BadSecret(f"This is no setup token: `claude setup-token` prints one, which begins with {_OAUTH_PREFIX}.")
+    text = _of_kind(text, _ACCESS_PREFIX)
+    if not text.startswith(_ACCESS_PREFIX):
+        raise BadSecret(f"This is no setup token: `claude setup-token` prints one, which begins with {_ACCESS_PREFIX}.")
     return _checked(Kind.OAUTH, text)
 
 
@@ -53,6 +64,7 @@ def parse_tokens(text: str, now: float) -> GivenTokens:
 
     Raises BadSecret. `expires_in` counts from `now` (epoch seconds).
     """
+    text = _of_kind(text, "{")
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):
@@ -66,11 +78,20 @@ def parse_tokens(text: str, now: float) -> GivenTokens:
     access, refresh = _text(data, "access_token", "accessToken"), _text(data, "refresh_token", "refreshToken")
     if access is None:
         raise BadSecret("The tokens have no access_token.")
-    if access.startswith(_API_PREFIX):
-        raise BadSecret("This is an API key and no OAuth access token; give it with --api-key.")
+    if access.startswith(_REFRESH_PREFIX) or (refresh or "").startswith(_ACCESS_PREFIX):
+        raise BadSecret("The access token and the refresh token are in each other's place: swap them.")
     if refresh is not None:
         _checked(Kind.OAUTH, refresh)
-    return GivenTokens(_checked(Kind.OAUTH, access), refresh, _expiry(data, now))
+    return GivenTokens(_checked(Kind.OAUTH, _of_kind(access, _ACCESS_PREFIX)), refresh, _expiry(data, now))
+
+
+def _of_kind(text: str, wanted: str) -> str:
+    """The secret in `text`. Raises BadSecret if it begins like another kind than the `wanted` one."""
+    text = unwrapped(text)
+    for prefix, told in _KINDS:
+        if prefix != wanted and text.startswith(prefix):
+            raise BadSecret(f"This is {told}.")
+    return text
 
 
 def _checked(kind: Kind, secret: str) -> str:

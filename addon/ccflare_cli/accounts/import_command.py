@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ccflare_cli.accounts.add import described, opened
+from ccflare_cli.accounts.add import described, opened, tell_of_end
 from ccflare_cli.accounts.credentials import parse_tokens
 from ccflare_cli.accounts.importers import FoundAccount, from_login_file, read_database, without_known
 from ccflare_cli.cells import shortened, wrapped
@@ -54,6 +54,8 @@ def bring(console: Console, arguments: argparse.Namespace) -> int:
         for account in added:
             store.accounts.add(account, imported_from=arguments.source)
     _show(console, arguments, found, "added")
+    for account in added:
+        tell_of_end(console, account)
     if added:
         console.complain(_warning(arguments.source))
     return OK

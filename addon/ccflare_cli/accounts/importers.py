@@ -5,7 +5,6 @@ looked up and not assumed (original: packages/database/src/migrations.ts of snip
 """
 
 import contextlib
-import re
 import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ccflare_core.accounts.account import Account, Kind, valid_name
+from ccflare_core.accounts.account import Account, Kind
+from ccflare_core.accounts.names import nearest_name
 from ccflare_core.accounts.priority import fitted
 from ccflare_core.anthropic.oauth import LOGIN_SECONDS, is_token
 from ccflare_core.db.sqlite import file_size
@@ -87,7 +87,7 @@ def _secrets(account: Account) -> tuple[str, ...]:
 def _login(name: str, access: str | None, refresh: str | None, expires_at: float | None, now: float) -> Account:
     """An account with a login that was made at a time that nobody knows: it ends in 28 days at the latest.
 
-    The first refresh usually tells better.
+    The first refresh usually tells better. Without a refresh token it ends with its access token.
     """
     return Account(
         str(uuid.uuid4()),
@@ -97,7 +97,7 @@ def _login(name: str, access: str | None, refresh: str | None, expires_at: float
         refresh_token=refresh,
         expires_at=expires_at,
         created_at=now,
-        login_expires_at=now + LOGIN_SECONDS,
+        login_expires_at=now + LOGIN_SECONDS if refresh else None,
     )
 
 
@@ -105,7 +105,7 @@ def _login(name: str, access: str | None, refresh: str | None, expires_at: float
 
 
 def _read(row: Mapping[str, Any], now: float, priority: int) -> FoundAccount:
-    name = _name(row["name"])
+    name = nearest_name(str(row["name"]))
     if row.get("provider") not in _ANTHROPIC:
         return FoundAccount(name, problem="it is another provider's account")
     if row.get("custom_endpoint"):
@@ -131,11 +131,6 @@ def _dated(account: Account, row: Mapping[str, Any], now: float) -> Account:
         return account
     # The original, which has no priorities, cannot log in anew as an account: its age is the login's.
     return replace(account, login_at=login_at, login_expires_at=login_at + LOGIN_SECONDS)
-
-
-def _name(value: object) -> str:
-    text = re.sub(r"[^A-Za-z0-9 \-_@.+]", "-", str(value))[:100].strip()
-    return text if valid_name(text) else "unnamed"
 
 
 def _priority(row: Mapping[str, Any]) -> int:

@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from ccflare_cli.accounts.add import checked_name, described, new_id, opened
+from ccflare_cli.accounts.add import checked_name, described, new_id, opened, tell_of_end
 from ccflare_cli.console import OK, Console, Refused, fetcher, read_settings
 from ccflare_cli.output import local
 from ccflare_core.accounts.account import Account, Kind
+from ccflare_core.accounts.identity import is_anothers, twin_by_login
 from ccflare_core.accounts.priority import DEFAULT
 from ccflare_core.anthropic import oauth
-from ccflare_core.anthropic.oauth import Mode, PendingLogin, Tokens
+from ccflare_core.anthropic.oauth import Mode, Owner, PendingLogin, Tokens
 from ccflare_core.config.settings import Settings
 from ccflare_core.errors import CCFlareError, StoreError, TokenRejected, TokenUnavailable
 from ccflare_core.http.client import Fetcher
@@ -40,6 +41,12 @@ def add_login_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-browser", action="store_true", help="print the address of the login page instead of opening it"
     )
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="if this is another person's login, let it take the account's place; if it is that of an account with "
+        "another name, rename that one",
+    )
 
 
 def log_in(console: Console, arguments: argparse.Namespace, *, may_renew: bool = True) -> int:
@@ -52,7 +59,7 @@ def log_in(console: Console, arguments: argparse.Namespace, *, may_renew: bool =
         account = _find(store, name)
         if account and not may_renew:
             raise Refused(f"There is an account called {name} already: `login` renews its login.")
-        login = _Login(console, settings.endpoints, client, store, name, account, arguments.priority)
+        login = _Login(console, settings.endpoints, client, store, name, account, arguments)
         mode, browse = _mode(arguments, account), not arguments.no_browser
         try:
             stored = login.redeem(*_allowed(console, settings, store, name, mode, browse))
@@ -62,6 +69,7 @@ def log_in(console: Console, arguments: argparse.Namespace, *, may_renew: bool =
             raise
     verb = "Added" if account is None else "Renewed the login of"
     console.say(f"{verb} {name} ({described(stored, console.now())}).")
+    tell_of_end(console, stored)
     return OK
 
 
@@ -113,7 +121,7 @@ class _Login:
         store: Store,
         name: str,
         account: Account | None,
-        priority: int | None,
+        arguments: argparse.Namespace,
     ) -> None:
         self._console = console
         self._endpoints = endpoints
@@ -121,24 +129,26 @@ class _Login:
         self._store = store
         self._name = name
         self._account = account
-        self._priority = priority
+        self._priority: int | None = arguments.priority
+        self._may_replace: bool = arguments.replace
 
     def redeem(self, pending: PendingLogin, code: str) -> Account:
         """The account as it is stored now."""
         tokens = self._exchange(pending, code)
         if tokens.owner.email:
             self._console.say(f"The provider knows you as {tokens.owner.email}.")
+        place = self._place(tokens.owner, Kind.API_KEY if pending.mode is Mode.CONSOLE else Kind.OAUTH)
         if pending.mode is Mode.CONSOLE:
-            return self._make_key(tokens)
-        if tokens.refresh_token is None:
-            self._console.complain("The provider gave no refresh token: the login ends with its first token.")
+            return self._make_key(tokens, place)
         return self._store_account(
+            place,
             Kind.OAUTH,
+            tokens.owner,
             access_token=tokens.access_token,
             refresh_token=tokens.refresh_token,
             expires_at=tokens.expires_at,
             login_at=self._console.now(),
-            login_expires_at=tokens.login_expires_at,
+            login_expires_at=tokens.login_expires_at if tokens.refresh_token else None,
             needs_login=False,
         )
 
@@ -151,9 +161,8 @@ class _Login:
                 "The provider did not take the code: it is not whole, was used before, or is too old; begin again."
             ) from None
 
-    def _make_key(self, tokens: Tokens) -> Account:
+    def _make_key(self, tokens: Tokens, place: Account | None) -> Account:
         request = oauth.create_key_request(self._endpoints, tokens.access_token)
-        self._check_name()  # it may have been taken while the person was in the browser
         try:
             answer = self._send(request)
             key = oauth.read_key(answer.status, answer.content_type, answer.body)
@@ -163,15 +172,29 @@ class _Login:
                 f"{error}.\nNothing was stored. If {_KEYS_PAGE} shows a key made at {when}, delete it there."
             ) from None
         with self._accounted_for(key):
-            account = self._store_account(Kind.API_KEY, api_key=key)
+            account = self._store_account(place, Kind.API_KEY, tokens.owner, api_key=key)
         if self._account is not None:
             self._console.complain(f"Its old key still works until you delete it at {_KEYS_PAGE}.")
         return account
 
-    def _check_name(self) -> None:
-        found = _find(self._store, self._name)
-        if (found and found.id) != (self._account and self._account.id):
+    def _place(self, owner: Owner, kind: Kind) -> Account | None:
+        """The account that this login renews; None for a new one. Raises Refused if it is somebody else's."""
+        all_ = self._store.accounts.all()
+        found = next((each for each in all_ if each.name == self._name), None)
+        if (found and found.id) != (self._account and self._account.id):  # while the person was in the browser
             raise StoreError(f"{self._name} was added, removed or renamed meanwhile: begin again")
+        twin = twin_by_login(owner, all_) if kind is Kind.OAUTH else None
+        if twin is not None and twin != found:
+            if self._may_replace and found is None:
+                return twin
+            rename = f", and --replace renames it to {self._name}" if found is None else ""
+            raise Refused(f"This is the login of {twin.name} already: `login {twin.name}` renews it{rename}.")
+        if found is not None and is_anothers(found, owner) and not self._may_replace:
+            raise Refused(
+                f"This is another login than that of {self._name}: allow it as the same person and organization, or "
+                "choose another name, or let it take the account's place with --replace."
+            )
+        return found
 
     @contextmanager
     def _accounted_for(self, key: str) -> Iterator[None]:
@@ -186,17 +209,24 @@ class _Login:
             )
             raise
 
-    def _store_account(self, kind: Kind, **fields: Any) -> Account:
-        if self._account is None:
-            priority = self._priority or DEFAULT
-            account = Account(new_id(), self._name, kind, priority, created_at=self._console.now(), **fields)
-            with self._store.audited("login.done", self._name):
-                self._store.accounts.add(account)
-            return account
-        if self._priority is not None:
-            fields["priority"] = self._priority
-        self._store.accounts.update(self._account.id, **fields)
+    def _store_account(self, place: Account | None, kind: Kind, owner: Owner, **fields: Any) -> Account:
+        ids = {"person_id": owner.account_id if kind is Kind.OAUTH else None, "organization_id": owner.organization_id}
+        fields |= {name: value for name, value in ids.items() if value is not None}
+        if place is None:
+            return self._add(self._priority or DEFAULT, kind, **fields)
+        priority = self._priority or place.priority
+        if is_anothers(place, owner):  # nothing of the old one is the new one's: no limits, and nothing it has made
+            with self._store.audited("login.replaced", self._name):
+                self._store.accounts.remove(place.id)
+                return self._add(priority, kind, paused=place.paused, proxy=place.proxy, **fields)
+        self._store.accounts.update(place.id, name=self._name, priority=priority, **fields)
         return self._store.accounts.by_name(self._name)
+
+    def _add(self, priority: int, kind: Kind, **fields: Any) -> Account:
+        account = Account(new_id(), self._name, kind, priority, created_at=self._console.now(), **fields)
+        with self._store.audited("login.done", self._name):
+            self._store.accounts.add(account)
+        return account
 
     def _send(self, request: Request) -> Response:
         proxy = self._account.proxy if self._account is not None else None

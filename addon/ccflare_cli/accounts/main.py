@@ -20,6 +20,7 @@ from ccflare_core.reports.queries import Reports, Use
 from ccflare_core.reports.traffic import Period
 from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.store import Store
+from ccflare_core.text import composed
 
 _DAY = 86_400
 _ORDER = f"from {FIRST}, used first, to {LAST}, used last"
@@ -61,7 +62,7 @@ def _parser() -> Parser:
     _command(commands, "pause", partial(_set_paused, True), "send no requests to an account until it is resumed")
     _command(commands, "resume", partial(_set_paused, False), "use a paused account again, or one that needs attention")
     rename = _command(commands, "rename", _rename, "rename an account")
-    rename.add_argument("new", metavar="NEW", help="its new name")
+    rename.add_argument("new", metavar="NEW", type=composed, help="its new name")
     remove = _command(commands, "remove", _remove, "delete an account and its tokens; its recorded requests are kept")
     remove.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     change = _command(commands, "priority", _set_priority, "set an account's priority: which one is used first")
@@ -87,14 +88,16 @@ def _command(
 ) -> Parser:
     command = add_command(commands, name, function, text)
     if named:
-        command.add_argument("name", metavar="NAME", help="the account's name")
+        command.add_argument("name", metavar="NAME", type=composed, help="the account's name")
     return command
 
 
 def _add(console: Console, arguments: argparse.Namespace) -> int:
     if has_secret(arguments):
-        if arguments.mode or arguments.no_browser:
-            raise Refused("--mode and --no-browser are for a login in the browser; leave them or the secret out.")
+        if arguments.mode or arguments.no_browser or arguments.replace:
+            raise Refused(
+                "--mode, --no-browser and --replace are for a login in the browser: leave them or the secret out."
+            )
         return add(console, arguments)
     return log_in(console, arguments, may_renew=False)
 

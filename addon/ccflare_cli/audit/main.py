@@ -11,6 +11,7 @@ from ccflare_cli.audit.rows import find_rows, row_table
 from ccflare_cli.console import OK, REFUSED, Console, Refused, open_made_store, open_store, read_settings
 from ccflare_cli.output import count
 from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script_parser, whole_number
+from ccflare_cli.pasting import unwrapped
 from ccflare_cli.periods import WHEN, span
 from ccflare_core.audit.check import Check, Verification
 from ccflare_core.secrets.key_sources import choose
@@ -83,7 +84,7 @@ def _show(console: Console, arguments: argparse.Namespace) -> int:
     settings, now = read_settings(console, arguments.database), console.now()
     source = choose(settings, console.environ) if arguments.secret else None
     with open_made_store(console, settings, source, _NOTHING, read_only=True) as store:
-        secret = console.secret("Secret: ") if arguments.secret else ""
+        secret = unwrapped(console.secret("Secret: ")) if arguments.secret else ""
         marks = [store.audit.signer.digest(secret, key) for key in store.audit.signer.key_ids()] if secret else []
         rows = find_rows(store, arguments, now, marks)
     console.show(arguments, row_table(rows, now))

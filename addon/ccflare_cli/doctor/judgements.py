@@ -10,6 +10,7 @@ from typing import NamedTuple
 from ccflare_cli.doctor.results import DAY, GIB, MIB, Result, Results, fail, ok, warn
 from ccflare_cli.output import count
 from ccflare_core.accounts.account import Account, Kind
+from ccflare_core.accounts.identity import shared_limits, sharers
 from ccflare_core.accounts.validity import login_warning, token_state
 from ccflare_core.http.origins import is_this_machine
 from ccflare_core.reports.anomalies import Notice
@@ -104,9 +105,9 @@ def _token(account: Account, now: float) -> Result:
     return fail("accounts.token", state, f"run `scripts/accounts.py {renew} {account.name}`")
 
 
-def _duplicates(all_: Iterable[Account]) -> Results:
+def _duplicates(accounts: Sequence[Account]) -> Results:
     names: dict[str, list[str]] = defaultdict(list)
-    for account in all_:
+    for account in accounts:
         for secret in {account.access_token, account.refresh_token, account.api_key} - {None, ""}:
             names[str(secret)].append(account.name)
     twice = sorted({" and ".join(each) for each in names.values() if len(each) > 1})
@@ -115,6 +116,13 @@ def _duplicates(all_: Iterable[Account]) -> Results:
         yield from (fail("accounts.duplicate", f"{each} have the same secret", remedy) for each in twice)
     else:
         yield ok("accounts.duplicate", "no two accounts share a secret")
+    for group in sharers(accounts):
+        judge = ok if group[0].kind is Kind.API_KEY else _shared_login
+        yield judge("accounts.shared", shared_limits(group))
+
+
+def _shared_login(check: str, told: str) -> Result:
+    return warn(check, told, "remove all but one: they add nothing")
 
 
 # What goes on

@@ -19,6 +19,7 @@ from ccflare_core.db.engine_choice import is_made
 from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.client_keys import new_key
 from ccflare_core.store.store import Store
+from ccflare_core.text import composed
 
 _UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _RECORD = ("off", "metadata", "redacted", "full")
@@ -343,7 +344,7 @@ def _dollars(text: str) -> Decimal:
 
 
 def _words(text: str) -> tuple[str, ...]:
-    words = () if text == _NONE else tuple(word.strip() for word in text.split(","))
+    words = () if text == _NONE else tuple(word.strip() for word in composed(text).split(","))
     if not all(word and word.isprintable() and len(word) <= 100 for word in words):
         raise argparse.ArgumentTypeError("give names or patterns with a comma between them")
     return words

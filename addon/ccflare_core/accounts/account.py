@@ -13,7 +13,6 @@ OAUTH_BETA = b"oauth-2025-04-20"
 """Anthropic takes an OAuth token on the API only when this is among the `anthropic-beta` entries."""
 
 _SECRET = re.compile(r"[\x21-\x7e]+")
-_NAME = re.compile(r"(?! )[A-Za-z0-9 \-_@.+]{1,100}(?<! )")
 _CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
 _BETA = b"anthropic-beta"
 
@@ -63,6 +62,10 @@ class Account:
     needs_login: bool = False
     proxy: EgressProxy | None = None
     """The proxy that its organization demands for all that is sent with it; None: it goes as all others do."""
+    person_id: str | None = None
+    """Who logged in first, by the provider's id; None if nobody said. See identity.py."""
+    organization_id: str | None = None
+    """And for which organization; also learned from answers."""
     attention: str | None = None
     """Why nothing is sent with it until somebody resumes it or logs in anew; None if nothing is."""
 
@@ -87,11 +90,6 @@ class Account:
         if not self.access_token:
             return "no token"
         return "token expired" if self.expires_at is not None and self.expires_at <= now else None
-
-
-def valid_name(name: str) -> bool:
-    """Whether an account may be called this: 1-100 letters, digits, spaces, `-_@.+`; no space at the ends."""
-    return _NAME.fullmatch(name) is not None
 
 
 def inject(headers: Sequence[Header], credential: Credential) -> tuple[Header, ...]:

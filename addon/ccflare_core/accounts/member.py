@@ -278,6 +278,13 @@ class PoolMember:
         self.change(replace(self.account, attention=verdict.reason))
         return verdict.reason
 
+    def learn_organization(self, sent: Account, organization_id: str) -> bool:
+        """An answer to a request sent as `sent` names the organization; whether it was not known before."""
+        if self.account.organization_id is not None or not _same_credential(sent, self.account):
+            return False
+        self.change(replace(self.account, organization_id=organization_id))
+        return True
+
     def take_back(self, cooldown: Cooldown) -> bool:
         """Undo this cooldown and the failure counted with it; False if another one has taken its place."""
         part, source = cooldown.part, cooldown.source

@@ -17,6 +17,7 @@ from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.anthropic.request import Facts
 from ccflare_core.anthropic.verdicts import Scope, Verdict
 from ccflare_core.clients.keys import ClientKey
+from ccflare_core.text import composed
 
 __all__ = ["AccountPool", "AccountStatus", "Cooldown", "Exhausted", "Lease", "Report"]
 
@@ -174,6 +175,7 @@ class AccountPool:
 
     def id_of(self, name: str) -> str | None:
         """The id of the account of that name; None if there is none."""
+        name = composed(name)
         return next((id for id, member in self._members.items() if member.account.name == name), None)
 
     def acquire(
@@ -276,6 +278,10 @@ class AccountPool:
             for member in self._members.values()
             if member.account.proxy != lease.account.proxy
         )
+
+    def learn_organization(self, lease: Lease, organization_id: str) -> bool:
+        """Take note of the organization that answered this lease; whether it was not known before."""
+        return lease.member.learn_organization(lease.account, organization_id)
 
     def take_back(self, cooldowns: Iterable[Cooldown]) -> Report:
         """Undo these cooldowns where they are still the last word: what they were for was the request's own fault."""

@@ -61,15 +61,35 @@ def login_end(account: Account) -> float | None:
     """When the account's login is expected to end, however often its token is refreshed; None if nobody knows."""
     if account.kind is not Kind.OAUTH:
         return None
+    if ends_with_its_token(account):
+        return account.expires_at
     if account.login_expires_at is not None or account.login_at is None:
         return account.login_expires_at
     return account.login_at + LOGIN_SECONDS
 
 
+def ends_with_its_token(account: Account) -> bool:
+    """Whether it has an access token and nothing else. A setup token has the year that it lasts as its login's."""
+    return account.kind is Kind.OAUTH and not account.refresh_token and account.login_expires_at is None
+
+
+def ending(account: Account, now: float) -> str | None:
+    """That an account ends with its access token, and when; None if it does not."""
+    if not ends_with_its_token(account) or account.token_problem(now) is not None:
+        return None
+    when = "nobody knows when" if account.expires_at is None else f"in {span(account.expires_at - now)}"
+    return f"it has an access token without a refresh token, which ends {when}: log in before that"
+
+
 def login_warning(account: Account, now: float) -> str | None:
-    """What its owner should do about the login, from five days before its expected end on; else None."""
+    """What its owner should do about the login, from five days before its expected end on; else None.
+
+    Of an account that ends with its access token always, for that is a matter of hours.
+    """
     if account.kind is not Kind.OAUTH:
         return None
     if account.needs_login:
         return "the provider has ended this login: log in again"
+    if ends_with_its_token(account):
+        return ending(account, now)
     return warning_about(login_end(account), now)

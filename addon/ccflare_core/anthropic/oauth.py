@@ -220,11 +220,15 @@ def create_key_request(endpoints: Endpoints, access_token: str) -> Request:
 
 
 class Owner(NamedTuple):
-    """Whose login it is, as far as the provider told: hints for people, not for decisions."""
+    """Whose login it is, as far as the provider told."""
 
     account_id: str | None = None
     email: str | None = None
     organization_id: str | None = None
+
+
+NOBODY = Owner()
+"""Of whom nothing was told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +244,7 @@ class Tokens:
     expires_at: float
     login_expires_at: float | None = None
     scopes: tuple[str, ...] = ()
-    owner: Owner = field(default=Owner(), repr=False)
+    owner: Owner = field(default=NOBODY, repr=False)
 
 
 def is_token(value: object) -> bool:

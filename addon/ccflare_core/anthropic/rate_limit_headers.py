@@ -35,6 +35,7 @@ _NAME = re.compile(r"\d{1,4}[smhdw](?:_[a-z]{1,20}){0,2}|(?:[a-z]{1,20}-){0,2}(?
 OTHER = "other"
 """What is neither named nor rated in a way that is known."""
 _HTTP_DATE = re.compile(rb"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT")
+_ID = re.compile(rb"[0-9A-Za-z_-]{8,64}")
 _LONG_NAMES = (("five_hour", "5h"), ("seven_day", "7d"), ("overage_included", "oi"))
 
 
@@ -45,6 +46,14 @@ class Window(NamedTuple):
     status: str | None
     utilization: float | None  # a fraction; may exceed 1
     resets_at: float | None  # epoch seconds, in the future
+
+
+def organization_of(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
+    """The id of the organization whose limits these are, if the answer names one."""
+    for name, value in headers:
+        if name.lower() == b"anthropic-organization-id" and _ID.fullmatch(value):
+            return value.decode()
+    return None
 
 
 class Head:

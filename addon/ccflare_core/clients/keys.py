@@ -8,6 +8,8 @@ from decimal import Decimal
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
+from ccflare_core.text import composed
+
 PREFIX = "ccf_"
 SECRET_BYTES = 24
 """192 random bits: too many to guess, so that a plain keyed hash keeps them safe (OWASP ASVS 6.5.2 asks for 112)."""
@@ -91,6 +93,7 @@ class ClientKey:
 
     def may_use_account(self, name: str) -> bool:
         """Whether an account of this name may serve it."""
+        name = composed(name)
         return not _matches(name, self.not_accounts) and (not self.accounts or _matches(name, self.accounts))
 
     @property

@@ -372,7 +372,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     ),
     Migration("0022_proxies", ("ALTER TABLE accounts ADD COLUMN proxy {blob}",)),
     Migration(
-        "0023_priorities",
+        "0023_accounts",
         (
             # As accounts/priority.py has it. The table, since what is updated may be read only half old.
             "CREATE TABLE old_priorities AS SELECT DISTINCT priority FROM accounts",
@@ -387,6 +387,8 @@ MIGRATIONS: tuple[Migration, ...] = (
             "UPDATE accounts SET priority = 1 WHERE priority < 1",
             "UPDATE accounts SET priority = 99 WHERE priority > 99",
             "DROP TABLE old_priorities",
+            "ALTER TABLE accounts ADD COLUMN person_id TEXT",
+            "ALTER TABLE accounts ADD COLUMN organization_id TEXT",
         ),
     ),
 )

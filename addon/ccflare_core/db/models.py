@@ -43,6 +43,8 @@ class AccountRow(Model):
     """The URL, sealed as the secrets are, of the proxy that everything of this account goes by."""
     refresh_retry_at = BigIntegerField(null=True)
     """After a refresh that failed: when the next one is tried. For people only."""
+    person_id = TextField(null=True)
+    organization_id = TextField(null=True)
 
     class Meta:
         table_name = "accounts"

@@ -14,6 +14,7 @@ from ccflare_core.anthropic import answers, verdicts
 from ccflare_core.anthropic.answers import Answer, Bound
 from ccflare_core.anthropic.claude_code import Provenance
 from ccflare_core.anthropic.ids import NO_IDS, Named
+from ccflare_core.anthropic.rate_limit_headers import organization_of
 from ccflare_core.anthropic.request import Facts
 from ccflare_core.anthropic.routes import BATCHES, CACHE_TOUCH, COUNT_TOKENS, MESSAGES, runs_model
 from ccflare_core.anthropic.usage import Ending, Reading
@@ -269,7 +270,16 @@ class Exchange(Serving):
         if flaw:
             return self._after(verdicts.no_answer(status, flaw), holding=False)
         verdict = verdicts.classify(status, headers, event, self._shared.wall(), self._facts)
+        if verdict.ok:
+            self._learn_organization(headers)
         return self._after(verdict, holding=not verdict.withheld, is_kept=is_kept)
+
+    def _learn_organization(self, headers: Sequence[Header]) -> None:
+        lease = self._lease
+        if lease is not None and lease.account.organization_id is None:
+            organization = organization_of(headers)
+            if organization and self._shared.pool.learn_organization(lease, organization):
+                self._shared.recorder.organization(lease.account.id, organization)
 
     def cut_while_held(self, why: str, status: int) -> Step:
         """The upstream has broken off a document of which nothing has gone to the client yet.

@@ -22,6 +22,7 @@ from ccflare_core.exchange.records import (
     CooldownCleared,
     CooldownSet,
     ExchangeStarted,
+    OrganizationLearned,
     OutcomeCorrected,
     Payload,
     Record,
@@ -125,6 +126,10 @@ class Recorder:
         if report.attention:
             self._sink.put(AttentionNeeded(account_id, report.attention))
             warn_of_attention(self._account_name(account_id), report.attention)
+
+    def organization(self, account_id: str, organization_id: str) -> None:
+        """Keep which organization an account is of."""
+        self._sink.put(OrganizationLearned(account_id, organization_id))
 
     def finished(self, exchange: Story) -> None:
         """Close the exchange's row, keep its bodies if asked to, and say so in the log."""

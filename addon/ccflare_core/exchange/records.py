@@ -220,6 +220,13 @@ class AttentionNeeded(NamedTuple):
     reason: str
 
 
+class OrganizationLearned(NamedTuple):
+    """Which organization an account is of, as an answer said it. One that is known stays."""
+
+    account_id: str
+    organization_id: str
+
+
 class IdMade(NamedTuple):
     """Which account made what this id stands for, and for which client; of several of one id the first one counts."""
 
@@ -283,6 +290,7 @@ Record = (
     | CooldownSet
     | CooldownCleared
     | AttentionNeeded
+    | OrganizationLearned
     | IdMade
     | IdUsed
     | IdForgotten

@@ -8,6 +8,7 @@ from typing import Any
 import peewee
 
 from ccflare_core.accounts.account import Account, Kind
+from ccflare_core.accounts.identity import twin_by_secret
 from ccflare_core.audit.entries import Secret
 from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import AccountRow, CooldownRow, OwnerRow, RefreshLeaseRow, WindowRow
@@ -15,12 +16,12 @@ from ccflare_core.errors import NotFound, StoreError, VaultError
 from ccflare_core.http.egress import EgressProxy
 from ccflare_core.secrets.vault import is_sealed, place
 from ccflare_core.store.context import StoreContext
-from ccflare_core.text import to_ms, to_seconds
+from ccflare_core.text import composed, to_ms, to_seconds
 
 _SECRETS = ("access_token", "refresh_token", "api_key")
 _SEALED = (*_SECRETS, "proxy")
 _TIMES = ("expires_at", "created_at", "login_at", "login_expires_at")
-_PLAIN = ("name", "kind", "priority", "paused", "needs_login", "attention")
+_PLAIN = ("name", "kind", "priority", "paused", "needs_login", "attention", "person_id", "organization_id")
 _GONE = "the account is no longer there: another process has removed it"
 
 
@@ -44,20 +45,29 @@ class Accounts:
 
     def by_name(self, name: str, *, secrets: bool = True) -> Account:
         """The account of that name, maybe without its secrets. Raises StoreError if there is none."""
-        query = AccountRow.select().where(AccountRow.name == name)
+        query = AccountRow.select().where(AccountRow.name == composed(name))
         with as_store_errors():
-            for row in query.bind(self._database):
+            for row in query.bind(self._database) if name.isprintable() else ():  # else no database may take it
                 return self.of_row(row, secrets=secrets)
         raise NotFound(f"there is no account called {name}: `scripts/accounts.py list` shows all")
 
     def add(self, account: Account, **detail: object) -> None:
-        """Insert it; `detail` goes into the audit log. Raises StoreError if its name (or id) is taken."""
+        """Insert it; `detail` goes into the audit log.
+
+        Raises StoreError if its name (or id) is taken, or if one of its secrets is another account's already.
+        """
         names = (*_PLAIN, *_SEALED, *_TIMES)
         fields = {name: getattr(account, name) for name in names}
         with self._changing(account.name):
+            self._refuse_twin(account)
             AccountRow.insert({**self.columns(account.id, fields), "id": account.id}).execute(self._database)
             told = {name: _told(name, value) for name, value in fields.items() if value is not None}
             self._record("account.add", account.name, "ok", id=account.id, fields=told, **detail)
+
+    def _refuse_twin(self, account: Account) -> None:
+        if twin := twin_by_secret(account, self.all()):
+            what = "API key" if account.api_key else "token"
+            raise StoreError(f"this {what} is that of the account {twin.name} already: use that one, or rename it")
 
     def update(self, account_id: str, **fields: Any) -> None:
         """Change these fields of the account and no others.

@@ -13,8 +13,10 @@ from typing import Any
 from peewee import Database, Value, fn
 
 from ccflare_core.accounts.cooldowns import Cooldown, Part
+from ccflare_core.anthropic.oauth import Owner
 from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.db.models import (
+    AccountRow,
     AttemptRow,
     CooldownRow,
     OwnerRow,
@@ -38,6 +40,7 @@ from ccflare_core.exchange.records import (
     IdForgotten,
     IdMade,
     IdUsed,
+    OrganizationLearned,
     OutcomeCorrected,
     PartUsed,
     Payload,
@@ -190,6 +193,8 @@ class Ledger:
         self._write_tunnels(rows)
         for record in rows[CooldownSet]:
             self._cooldown(record)
+        for account_id, organization_id in rows[OrganizationLearned]:
+            learn_owner(self._database, account_id, Owner(organization_id=organization_id))
         for record in finished:
             self._execute(self._finish, self._finished(record))
         for id, outcome, problem in rows[OutcomeCorrected]:
@@ -277,6 +282,15 @@ def _finishing(database: Database) -> tuple[str, list[str]]:
 def windows_json(windows: Iterable[Window]) -> str:
     """The windows of an attempt as its column holds them; `resets_at` in epoch seconds."""
     return json.dumps([window._asdict() for window in windows], separators=(",", ":"))
+
+
+def learn_owner(database: Database, account_id: str, owner: Owner) -> None:
+    """Note whose an account is, as far as that is told and was not known before."""
+    told = ((AccountRow.person_id, owner.account_id), (AccountRow.organization_id, owner.organization_id))
+    for column, value in told:
+        if value is not None:
+            is_unknown = (AccountRow.id == account_id) & column.is_null()
+            AccountRow.update({column: value}).where(is_unknown).execute(database)
 
 
 def set_cooldown(database: Database, cooldown: Cooldown) -> None:

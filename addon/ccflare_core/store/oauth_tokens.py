@@ -13,12 +13,13 @@ from typing import Any
 from ccflare_core.accounts.account import Account
 from ccflare_core.accounts.token_refresh import LeaseAttempt
 from ccflare_core.accounts.validity import Upkeep
-from ccflare_core.anthropic.oauth import Tokens
+from ccflare_core.anthropic.oauth import NOBODY, Owner, Tokens
 from ccflare_core.audit.entries import Outcome, Secret, stamp
 from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import AccountRow, RefreshLeaseRow, RunRow
 from ccflare_core.store.accounts import Accounts, refresh_digest
 from ccflare_core.store.context import StoreContext
+from ccflare_core.store.ledger import learn_owner
 from ccflare_core.text import to_ms
 
 
@@ -67,7 +68,7 @@ class Logins:
         fields = {"access_token": tokens.access_token, "expires_at": tokens.expires_at, "needs_login": False}
         told = {"refresh_token": tokens.refresh_token, "login_expires_at": tokens.login_expires_at}
         fields |= {name: value for name, value in told.items() if value is not None}
-        return self._swap(account_id, owner, spent, fields)
+        return self._swap(account_id, owner, spent, fields, told_owner=tokens.owner)
 
     def flag_login(self, account_id: str, owner: str, spent: str) -> Account | None:
         """Note that the provider has refused the refresh token `spent` for good; otherwise as `save_tokens`."""
@@ -94,12 +95,21 @@ class Logins:
         return {each.id: _upkeep(each, each.id in leased) for each in accounts}
 
     def _swap(
-        self, account_id: str, owner: str, spent: str, fields: Mapping[str, Any], outcome: Outcome = "ok"
+        self,
+        account_id: str,
+        owner: str,
+        spent: str,
+        fields: Mapping[str, Any],
+        outcome: Outcome = "ok",
+        *,
+        told_owner: Owner = NOBODY,
     ) -> Account | None:
         is_spent = (AccountRow.id == account_id) & (AccountRow.refresh_digest == refresh_digest(spent))
         with self._transaction():
             changed = AccountRow.update(self._columns(account_id, fields)).where(is_spent).execute(self._database)
             self._release(account_id, owner)
+            if changed:
+                learn_owner(self._database, account_id, told_owner)
             account = self._read(account_id)
             if account is not None and changed:
                 told = {name: Secret(value) if isinstance(value, str) else value for name, value in fields.items()}

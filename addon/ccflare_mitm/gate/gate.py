@@ -35,6 +35,7 @@ from ccflare_core.exchange.steps import Opening, Outcome
 from ccflare_core.exchange.story import Spooled, Story
 from ccflare_core.http.addresses import Address
 from ccflare_core.http.rejection import Rejection
+from ccflare_core.text import composed
 from ccflare_core.writer.auditor import Auditor
 from ccflare_mitm.gate.admin_server import AdminServer
 from ccflare_mitm.gate.batch_reader import BatchReader, model_not_allowed, named_on_disk
@@ -196,7 +197,7 @@ class Gate:
             query=repeatable_query(request.path.partition("?")[2]),
             api_version=repeatable(request.headers.get("anthropic-version", "")),
             betas=repeatable(request.headers.get("anthropic-beta", "")),
-            account=request.headers.get("x-ccflare-account", "")[:100],
+            account=composed(request.headers.get("x-ccflare-account", "")[:200])[:100],
             has_credential=has_credential(request.headers.fields),
             stateful_account=self._stateful_account(decision),
         )

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from ccflare_cli.accounts.login import log_in
 from ccflare_cli.accounts.main import _parser, main
 from ccflare_cli.console import Refused
 from ccflare_core.accounts.account import Account, Kind
+from ccflare_core.exchange.records import IdMade
 from ccflare_core.secrets.key_sources import KeyFile
 from ccflare_core.store.store import Store
 from desk import Desk
@@ -131,7 +133,7 @@ class TestMax:
         code, desk = office.call("login", "max-1")
 
         assert code == 0
-        assert "no refresh token" in desk.complained
+        assert "without a refresh token, which ends in 8 h" in desk.complained
         assert office.accounts()[0].refresh_token is None
 
 
@@ -182,6 +184,96 @@ class TestAgain:
 
         assert (code, person.opened) == (1, [])
         assert sentence in desk.complained
+
+
+class TestOthers:
+    """Logins of somebody else, and of one person twice."""
+
+    def test_login_of_another_person_is_refused(self, office: Office) -> None:
+        office.call("login", "max-1")
+        before = office.accounts()
+        office.upstream.logins.person = "somebody-else"
+
+        code, desk = office.call("login", "max-1")
+
+        assert (code, office.accounts()) == (1, before)
+        assert "This is another login than that of max-1" in desk.complained
+
+    def test_another_persons_login_takes_the_place_if_asked_to(self, office: Office) -> None:
+        office.call("login", "max-1", "--priority", "3")
+        (before,) = office.accounts()
+        with office.store() as store:
+            store.accounts.update(before.id, paused=True)
+            store.write([IdMade("file", "file_1", before.id, "", 1)])
+        office.upstream.logins.person = "somebody-else"
+
+        code, _ = office.call("login", "max-1", "--replace")
+
+        (after,) = office.accounts()
+        assert (code, after.name, after.priority, after.paused) == (0, "max-1", 3, True)
+        assert (after.person_id, after.id != before.id) == ("somebody-else", True)
+        with office.store() as store:
+            assert store.query("SELECT COUNT(*) FROM owners")[0][0] == 0, "the other person's files are out of reach"
+            actions = [row[0] for row in store.query("SELECT action FROM audit_log ORDER BY id")]
+        assert actions[-4:] == ["account.remove", "account.add", "login.done", "login.replaced"]
+
+    def test_login_of_another_organization_is_refused(self, office: Office) -> None:
+        office.call("login", "max-1")
+        office.upstream.logins.organization = "another-one"
+
+        code, desk = office.call("login", "max-1")
+
+        assert code == 1
+        assert "the same person and organization" in desk.complained
+        assert office.call("login", "max-2")[0] == 0, "which has limits of its own"
+
+    def test_one_login_is_one_account(self, office: Office) -> None:
+        office.call("login", "max-1", "--priority", "3")
+        before = office.accounts()
+
+        code, desk = office.call("login", "max-2")
+
+        assert (code, office.accounts()) == (1, before)
+        assert (
+            "This is the login of max-1 already: `login max-1` renews it, and --replace renames it" in desk.complained
+        )
+
+        code, desk = office.call("login", "max-2", "--replace")
+
+        (after,) = office.accounts()
+        assert (code, after.id, after.name, after.priority) == (0, before[0].id, "max-2", 3)
+        assert after.refresh_token != before[0].refresh_token
+
+    def test_login_of_one_account_is_not_put_into_another(self, office: Office) -> None:
+        office.call("login", "max-1")
+        office.upstream.logins.person = "somebody-else"
+        office.call("login", "max-2")
+        before = office.accounts()
+
+        code, desk = office.call("login", "max-1", "--replace")
+
+        assert (code, office.accounts()) == (1, before)
+        assert desk.complained.endswith("This is the login of max-2 already: `login max-2` renews it.\n")
+
+    def test_key_of_another_organization_is_not_made(self, office: Office) -> None:
+        office.call("login", "work", "--mode", "console")
+        office.upstream.logins.person = "a-colleague"
+        assert office.call("login", "work", "--mode", "console")[0] == 0
+        office.upstream.logins.organization = "another-one"
+
+        code, desk = office.call("login", "work", "--mode", "console")
+
+        assert (code, office.created_keys()) == (1, 2)
+        assert "This is another login than that of work" in desk.complained
+
+    def test_keys_of_one_organization_are_listed_as_such(self, office: Office) -> None:
+        for name in ("work-1", "work-2"):
+            assert office.call("login", name, "--mode", "console")[0] == 0
+
+        shown = office.call("list")[1].said
+        assert "work-1 and work-2 are API keys of one organization, and share its limits." in shown
+        listed = json.loads(office.call("list", "--format", "json")[1].said)
+        assert [each["shares_limits_with"] for each in listed] == [["work-2"], ["work-1"]]
 
 
 class TestRefusals:
@@ -237,7 +329,7 @@ class TestRefusals:
         code, desk = office.call("login", "max-1", person=person)
 
         assert code == 1
-        assert "already" in desk.complained
+        assert "max-1 was added, removed or renamed meanwhile: begin again" in desk.complained
         assert [account.api_key for account in office.accounts()] == ["sk-ant-api03-OLD"]
 
     def test_a_login_that_is_given_up_leaves_nothing(self, office: Office) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -122,7 +123,76 @@ class TestAdd:
 
         assert (code, desk.complained) == (1, "What came on stdin is not text; check which file it was.\n")
 
-    @pytest.mark.parametrize("name", ["", "a/b", " a", "x" * 101, "a\nb"])
+    @pytest.mark.parametrize(
+        ("option", "text", "sentence"),
+        [
+            ("--api-key", "sk-ant-oat01-S", "give it with --setup-token"),
+            ("--api-key", 'export CLAUDE_CODE_OAUTH_TOKEN="sk-ant-oat01-S"', "give it with --setup-token"),
+            ("--api-key", "sk-ant-ort01-S", "as JSON with --tokens"),
+            ("--api-key", "sk-ant-admin01-S", "an Admin API key"),
+            ("--api-key", "sk-ant-sid01-S", "a session of the web page"),
+            ("--api-key", "ccf_S", "a client key of this proxy"),
+            ("--api-key", '{"access_token": "S"}', "JSON: give it with --tokens"),
+            ("--setup-token", "sk-ant-api03-S", "give it with --api-key"),
+            ("--setup-token", "sk-ant-ort01-S", "as JSON with --tokens"),
+            ("--setup-token", '{"access_token": "S"}', "JSON: give it with --tokens"),
+            ("--setup-token", "S", "no setup token"),
+            ("--tokens", "sk-ant-api03-S", "give it with --api-key"),
+            ("--tokens", "sk-ant-oat01-S", "give it with --setup-token"),
+            ("--tokens", '{"access_token": "sk-ant-api03-S"}', "give it with --api-key"),
+            ("--tokens", '{"access_token": "sk-ant-ort01-S"}', "swap them"),
+            ("--tokens", '{"access_token": "x", "refresh_token": "sk-ant-oat01-S"}', "swap them"),
+        ],
+    )
+    def test_another_kind_of_secret_is_told_its_option(
+        self, database: Path, option: str, text: str, sentence: str
+    ) -> None:
+        code, desk = call(database, "add", "x", option, "-", stdin=text)
+
+        assert (code, desk.complained.count("\n")) == (1, 1)
+        assert sentence in desk.complained
+        assert not database.exists()
+
+    def test_what_a_secret_was_pasted_with_comes_off(self, database: Path) -> None:
+        tokens = json.dumps({**TOKENS, "expires_in": 3600})
+        pasted = {
+            "--api-key": "\ufeffexport ANTHROPIC_API_KEY='sk-ant-api03-K'\r\n",
+            "--setup-token": 'CLAUDE_CODE_OAUTH_TOKEN="sk-ant-oat01-S"',
+            "--tokens": f"\ufeff'{tokens}'\r\n",
+        }
+        for option, text in pasted.items():
+            assert call(database, "add", option.strip("-"), option, "-", stdin=text)[0] == 0
+
+        key, setup, login = stored(database)
+        assert key.api_key == "sk-ant-api03-K"
+        assert setup.access_token == "sk-ant-oat01-S"
+        assert (login.access_token, login.refresh_token) == (TOKENS["access_token"], TOKENS["refresh_token"])
+
+    def test_tokens_that_cannot_be_renewed_are_told_so(self, database: Path) -> None:
+        for name, option, text in (
+            ("bare", "--tokens", '{"access_token": "sk-ant-oat01-B", "expires_in": 21600}'),
+            ("endless", "--tokens", '{"access_token": "sk-ant-oat01-E"}'),
+            ("whole", "--tokens", json.dumps({**TOKENS, "expires_in": 21600})),
+            ("setup", "--setup-token", "sk-ant-oat01-S"),
+        ):
+            call(database, "add", name, option, "-", stdin=text, desk=(desk := Desk(io.StringIO(text))))
+            when = {"bare": "in 6 h", "endless": "nobody knows when"}.get(name)
+            told = f"{name}: it has an access token without a refresh token, which ends {when}: log in before that"
+            assert desk.complained == (f"{told}.\n" if when else "")
+            assert (told in call(database, "list")[1].said) is bool(when)
+
+    @pytest.mark.parametrize("name", ["工作", "Mu\u0308ller"])
+    def test_name_is_found_in_every_spelling(self, database: Path, name: str) -> None:
+        assert call(database, "add", name, "--api-key", "-", stdin="sk-ant-api03-K")[0] == 0
+        assert stored(database)[0].name == unicodedata.normalize("NFC", name)
+
+        for spelling in ("NFC", "NFD"):
+            assert call(database, "pause", unicodedata.normalize(spelling, name))[0] == 0
+            assert call(database, "resume", unicodedata.normalize(spelling, name))[0] == 0
+        assert call(database, "rename", name, "Mu\u0308ller 2")[0] == 0
+        assert call(database, "remove", "M\u00fcller 2", "--yes")[0] == 0
+
+    @pytest.mark.parametrize("name", ["", "a/b", " a", "x" * 101, "a\nb", "m\u0430x", "a\udcff"])
     def test_a_bad_name_is_refused(self, database: Path, name: str) -> None:
         code, desk = call(database, "add", name, "--api-key", "-", stdin="sk-ant-api03-K")
 
@@ -240,6 +310,12 @@ class TestChange:
         assert call(database, "resume", "max-1")[1].said == "Resumed max-1.\n"
         assert not self.accounts(database)["max-1"].paused
 
+    def test_name_that_is_no_text_is_nobodys(self, database: Path) -> None:
+        code, desk = call(database, "pause", "a\udcff")
+
+        assert (code, desk.complained.count("\n")) == (1, 1)
+        assert "there is no account called" in desk.complained
+
     def test_rename(self, database: Path) -> None:
         code, desk = call(database, "rename", "max-1", "work laptop")
 
@@ -307,14 +383,14 @@ class TestList:
     def test_shows_how_each_account_stands(self, database: Path) -> None:
         with History(database) as past:
             past.account("max-1")
-            past.account("max-2", expires_at=NOON - 1, priority=60)
+            past.account("max-2", expires_at=NOON - 1, refresh_token=None, priority=60)
             past.cooldown("max-1", at_local(24, 14, 20), "5h window spent")
             past.window("max-1", "5h", 1.01, at_local(24, 14, 20))
             past.exchange(NOON - 3600, "max-1")
 
         _, desk = call(database, "list")
 
-        head, _, first, second, *_, note = desk.said.splitlines()
+        head, _, first, second, _, note = desk.said.splitlines()
         assert head.split() == [
             *("Name", "Kind", "Priority", "Token", "Login", "Ends"),
             *("Last", "used", "Last", "24", "h", "5h", "7d", "State"),

@@ -328,15 +328,27 @@ def test_a_key_that_has_sealed_much_is_to_be_replaced_long_before_its_limit(seal
 
 
 def test_accounts_that_cannot_be_used(run: Run, history: History) -> None:
-    history.account("max-2", access_token="token-of-max-1")
     history.account("max-3", needs_login=True)
-    history.account("max-4", expires_at=NOON - 1)
+    history.account("max-4", expires_at=NOON - 1, refresh_token=None)
     history.account("max-5", login_expires_at=NOON + DAY, refresh_token="r")
     found = run(code=1)
     assert [r.found.partition(":")[0] for r in found["accounts.token"] if r.level is Level.FAIL] == ["max-3", "max-4"]
-    assert level(found, "accounts.duplicate") is Level.FAIL
     assert [r.found.partition(":")[0] for r in found["accounts.login"]] == ["max-3", "max-5"]
     assert worst(judgements.accounts([], NOON)) is Level.WARN
+
+
+def test_accounts_that_are_one() -> None:
+    one = Account("1", "max-1", Kind.OAUTH, access_token="a", person_id="p", organization_id="o")
+    key = Account("2", "key-1", Kind.API_KEY, api_key="k", organization_id="o")
+    same = judgements.accounts([one, replace(one, id="3", name="max-3")], NOON)
+    assert [r.found for r in same if r.level is Level.FAIL] == ["max-1 and max-3 have the same secret"]
+
+    others = [replace(one, id="3", name="max-3", access_token="b"), replace(key, id="4", name="key-4", api_key="l")]
+    found = {r.found: r.level for r in judgements.accounts([one, key, *others], NOON) if r.check == "accounts.shared"}
+    assert found == {
+        "max-1 and max-3 are one login, and share its limits": Level.WARN,
+        "key-1 and key-4 are API keys of one organization, and share its limits": Level.OK,
+    }
 
 
 def test_an_expired_token_that_is_renewed_by_itself_is_no_trouble() -> None:

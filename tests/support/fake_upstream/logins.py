@@ -13,11 +13,15 @@ from fake_upstream.errors import unauthorized
 from fake_upstream.messages import json_answer, whole_answer
 from fake_upstream.request import Request
 
+PERSON, ORGANIZATION = "3f1c1f0e-0000-4000-8000-00000000beef", "3f1c1f0e-0000-4000-8000-00000000cafe"
+
 
 @dataclass(slots=True, eq=False)
 class _Family:
     """What began with one login: its live refresh token, and whether reuse of a spent one has killed it."""
 
+    person: str
+    organization: str
     live: str = ""
     dead: bool = False
 
@@ -25,14 +29,16 @@ class _Family:
 class Logins:
     """The token endpoint: refresh tokens are single-use, and using a spent one ends the whole login.
 
-    The attributes make it misbehave: `expires_in` is sent as it is, `gives_refresh_token=False` leaves it out
-    (the old one then stays valid). To have it down or huge, script it: `answer(failure(503), path=TOKEN)`;
-    to have it slow, `always(lambda r: stall_before_head(5, upstream.logins.token(r)), path=TOKEN)`.
+    `person` and `organization` are the ids of whoever logs in next. The other attributes make it misbehave:
+    `expires_in` is sent as it is, `gives_refresh_token=False` leaves it out (the old one then stays valid).
+    To have it down or huge, script it: `answer(failure(503), path=TOKEN)`; to have it slow,
+    `always(lambda r: stall_before_head(5, upstream.logins.token(r)), path=TOKEN)`.
     """
 
     def __init__(self) -> None:
         self.expires_in: object = 28_800
         self.gives_refresh_token = True
+        self.person, self.organization = PERSON, ORGANIZATION
         self.refreshes = 0
         self.reuses = 0
         self._families: dict[str, _Family] = {}
@@ -41,7 +47,7 @@ class Logins:
 
     def new_login(self) -> tuple[str, str]:
         """A fresh pair of access token and refresh token."""
-        return self._next_pair(_Family())
+        return self._next_pair(_Family(self.person, self.organization))
 
     def is_live(self, refresh_token: str) -> bool:
         """Whether this refresh token would be taken."""
@@ -95,7 +101,7 @@ class Logins:
             return _refused("invalid_grant", "Invalid authorization code or code verifier")
         if any(asked.get(name) != promised[name] for name in same):
             return _refused("invalid_grant", "client_id, redirect_uri or state do not match")
-        return self._granted(_Family())
+        return self._granted(_Family(self.person, self.organization))
 
     def _granted(self, family: _Family) -> Answer:
         access, refresh = self._next_pair(family) if self.gives_refresh_token else (self._new_token("oat"), None)
@@ -106,8 +112,8 @@ class Logins:
             "refresh_token": refresh,
             "refresh_token_expires_in": 28 * 86_400,
             "scope": "user:inference user:profile user:sessions:claude_code",
-            "organization": {"uuid": "3f1c1f0e-0000-4000-8000-00000000cafe", "name": "Example"},
-            "account": {"uuid": "3f1c1f0e-0000-4000-8000-00000000beef", "email_address": "owner@example.com"},
+            "organization": {"uuid": family.organization, "name": "Example"},
+            "account": {"uuid": family.person, "email_address": "owner@example.com"},
         }
         return json_answer({name: value for name, value in content.items() if value is not None})
 
