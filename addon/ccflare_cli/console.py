@@ -8,7 +8,7 @@ import sys
 import time
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TextIO
@@ -20,17 +20,19 @@ from ccflare_core.audit.entries import By
 from ccflare_core.config import settings
 from ccflare_core.config.environment import all_explained
 from ccflare_core.config.settings import Settings
-from ccflare_core.db.engine_choice import is_made
+from ccflare_core.db.engine_choice import is_frozen, is_made
 from ccflare_core.errors import CCFlareError
 from ccflare_core.http.client import Fetcher
 from ccflare_core.process import hide_memory
 from ccflare_core.secrets import egress_proxy
-from ccflare_core.secrets.key_sources import KeySource
+from ccflare_core.secrets.key_sources import KeySource, choose
 from ccflare_core.store.store import Store
 
 OK, REFUSED = 0, 1
 SECRET_LIMIT = 64 * 1024
 """Characters. No key or token file is near it; a wrong file on stdin may be."""
+
+_UNAUDITED = "This copy of the database cannot be written, so its audit log does not tell that you read it."
 
 
 class Refused(CCFlareError):
@@ -96,6 +98,13 @@ class Console:
             raise Refused("What came on stdin is too long for a key or tokens; check which file it was.")
         return text.strip()
 
+    def new_secret(self, prompt: str, again: str) -> str:
+        """A secret that is to be known later: typed twice at a terminal, where nobody sees a slip."""
+        secret = self.secret(prompt)
+        if secret and self.stdin.isatty() and self.secret(again) != secret:
+            raise Refused("That was not the same twice; nothing was changed.")
+        return secret
+
 
 @contextmanager
 def _as_text() -> Iterator[None]:
@@ -156,6 +165,33 @@ def open_made_store(
         raise Refused(f"{nothing}: {settings.database} does not exist yet.")
     with open_store(console, settings, source, read_only=read_only) as store:
         yield store
+
+
+def open_sealed(console: Console, settings: Settings) -> AbstractContextManager[Store]:
+    """The store with its key, for what is read out of it, once the audit log has an entry of that."""
+    frozen = is_frozen(settings.database)
+    return open_store(console, settings, choose(settings, console.environ), read_only=frozen)
+
+
+def note_reading(console: Console, store: Store, target: str, part: str) -> None:
+    """Have the audit log tell what is about to be read; what cannot be audited is not read.
+
+    But the log of a copy that nobody here can write goes on elsewhere, if at all: there the person is told so.
+    """
+    if store.is_frozen:
+        console.complain(_UNAUDITED)
+    else:
+        store.note("data.read", target, part=part)
+
+
+def reading_stages(
+    console: Console, store: Store, target: str, **detail: object
+) -> AbstractContextManager[dict[str, object]]:
+    """The same of what is written into a file, with an entry before and after it; see Store.stages."""
+    if store.is_frozen:
+        console.complain(_UNAUDITED)
+        return nullcontext({})
+    return store.stages("data.export", target, **detail)
 
 
 def read_settings(console: Console, database: str | None) -> Settings:

@@ -5,14 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 from ccflare_cli.cells import wrapped
-from ccflare_cli.console import OK, Console, Refused, open_store, read_settings
+from ccflare_cli.console import OK, Console, Refused, note_reading, open_sealed, read_settings
 from ccflare_cli.ids import find_session
 from ccflare_cli.output import DASH, Column, Table, iso, moment, named, short_id
 from ccflare_cli.parsing import Parser, dispatch, script_parser, whole_number
 from ccflare_cli.progress import progress
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.reports.threads import earlier_parts
-from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.store import Store
 from ccflare_core.transcripts.search import ROLES, Hit, Query, Search
 
@@ -58,9 +57,9 @@ def _run(console: Console, arguments: argparse.Namespace) -> int:
     settings = read_settings(console, arguments.database)
     if not is_made(settings.database):
         raise Refused("There is no database yet: start the proxy and send a request first.")
-    with open_store(console, settings, choose(settings, console.environ)) as store:
+    with open_sealed(console, settings) as store:
         session = find_session(store, arguments.session) if arguments.session else None
-        store.note("data.read", session or "", part="search")  # or nothing is read
+        note_reading(console, store, session or "", "search")
         with progress(console) as show:
             index = store.search_index.candidates(query.literal)
             total = index.total if index else _total(store)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ccflare_cli.console import OK, Console, Refused, open_store, read_settings
+from ccflare_cli.console import OK, Console, Refused, note_reading, open_sealed, read_settings
 from ccflare_cli.output import render
 from ccflare_cli.parsing import Parser, dispatch, script_parser
 from ccflare_cli.recorded import FACTS, Recorded, attempt_table, conversation_lines, head_table, json_table
@@ -18,7 +18,6 @@ from ccflare_core.config.settings import Settings
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.reports.threads import earlier_parts
 from ccflare_core.reports.within import counts_of, parts_of, subagents_of
-from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.store import Store
 
 _VERSION = "2023-06-01"
@@ -69,12 +68,12 @@ def _run(console: Console, arguments: argparse.Namespace) -> int:
     settings = read_settings(console, arguments.database)
     if not is_made(settings.database):
         raise Refused("There is no database yet: start the proxy and send a request first.")
-    with open_store(console, settings, choose(settings, console.environ)) as store:
+    with open_sealed(console, settings) as store:
         row = _find(store, arguments.request, arguments.session)
         if arguments.curl:
             console.say(curl(row, settings, _content_coding(store, row["id"])))
             return OK
-        store.note("data.read", row["id"], part=arguments.raw or "conversation")  # or it is not shown
+        note_reading(console, store, row["id"], arguments.raw or "conversation")
         if arguments.raw:
             _write_raw(console, store, row["id"], arguments.raw, undo=arguments.decoded)
         else:

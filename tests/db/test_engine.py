@@ -1,7 +1,10 @@
 """Opening: a good database opens privately; anything else is refused in a sentence and left as it was."""
 
+import json
+import os
 import sqlite3
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import peewee
@@ -11,10 +14,13 @@ from ccflare_core.db.engine import explain
 from ccflare_core.db.migrations import MIGRATIONS
 from ccflare_core.db.sqlite import APPLICATION_ID
 from ccflare_core.errors import StoreError
+from ccflare_core.exchange.records import Payload
+from ccflare_core.secrets.key_sources import KeyFile
 from ccflare_core.store.store import Store
 from ccflare_core.writer.warnings import RateLimitedWarnings
 from ccflare_core.writer.watch import Watch
 from database_kit import KEY, an_account, open_store, start_python, started
+from history import NOON, History
 
 
 @pytest.fixture
@@ -268,3 +274,117 @@ def fill(store: Store) -> None:
 
 def test_an_unknown_cause_is_quoted() -> None:
     assert explain(peewee.OperationalError("no such thing")) == "the database reports: no such thing"
+
+
+# -- where nothing can be written
+
+
+UNAUDITED = "This copy of the database cannot be written, so its audit log does not tell that you read it."
+_READ = """
+import contextlib, importlib, io, json, os, sys
+commands = json.loads(sys.argv[1])
+mains = [importlib.import_module(module).main for module, *_ in commands]
+if os.geteuid() == 0:
+    os.setgroups([]), os.setgid(65534), os.setuid(65534)
+for main, (_, *words) in zip(mains, commands):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        code = main(words)
+    print(json.dumps([code, out.getvalue(), err.getvalue()]))
+"""
+_OPEN = """
+import os, pathlib, sys
+from ccflare_core.errors import StoreError
+from ccflare_core.store.store import Store
+if os.geteuid() == 0:
+    os.setgroups([]), os.setgid(65534), os.setuid(65534)
+store = None
+try:
+    store = Store.open(pathlib.Path(sys.argv[1]), None, read_only=True)
+    print(len(store.accounts.all()), flush=True)
+    sys.stdin.readline()
+    store.close()
+    store.close()
+    print("closed")
+except StoreError as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def frozen() -> Iterator[Path]:
+    """A database in a folder that nobody here can write, as on a medium that is mounted read-only."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path = folder / "ccflare.db"
+        with History(path, KeyFile(folder / "ccflare.key")) as past:
+            past.account("max-1")
+            request = past.exchange(NOON)
+            body = b'{"messages": [{"role": "user", "content": "hello"}]}'
+            past.store.write([Payload(request, "request", "application/json", "", body, len(body), truncated=False)])
+        freeze(folder)
+        yield path
+        folder.chmod(0o700)
+
+
+def freeze(folder: Path) -> None:
+    for file in (*folder.iterdir(), folder):
+        file.chmod(0o500 if file.is_dir() else 0o400)
+        if os.geteuid() == 0:  # whom no mode keeps from writing, so another user reads
+            os.chown(file, 65534, 65534)
+
+
+def test_copy_that_cannot_be_written_is_read_by_what_reads(frozen: Path) -> None:
+    before = {file.name: file.stat().st_mtime_ns for file in frozen.parent.iterdir()}
+    where = ("--database", str(frozen))
+    reading = [
+        ("ccflare_cli.accounts.main", *where, "list"),
+        ("ccflare_cli.stats.main", *where, "accounts"),
+        ("ccflare_cli.audit.main", *where, "show"),
+        ("ccflare_cli.audit.main", *where, "who-used", "max-1"),
+        ("ccflare_cli.keys.main", *where, "status"),
+        ("ccflare_cli.keys.main", *where, "client", "list"),
+        ("ccflare_cli.access", *where, "list"),
+        ("ccflare_cli.maintain.main", *where, "check"),
+    ]
+    unaudited = [
+        ("ccflare_cli.show", *where, "last"),
+        ("ccflare_cli.search", *where, "hello"),
+        ("ccflare_cli.maintain.main", *where, "export"),
+    ]
+    writing = ("ccflare_cli.accounts.main", *where, "pause", "max-1")
+
+    child = start_python(_READ, json.dumps([*reading, *unaudited, writing]))
+    told = [json.loads(line) for line in child.communicate(timeout=60)[0].splitlines()]
+
+    *readings, (code, _, sentence) = told
+    assert [each[0] for each in readings] == [0] * len(readings)
+    assert [each[2] for each in readings] == [""] * len(reading) + [f"{UNAUDITED}\n"] * len(unaudited)
+    assert "max-1" in readings[0][1]
+    assert (code, sentence.count("\n")) == (1, 1)
+    assert {file.name: file.stat().st_mtime_ns for file in frozen.parent.iterdir()} == before
+
+
+def test_copy_that_cannot_be_written_is_believed_if_it_stays_as_it_is(frozen: Path) -> None:
+    child = start_python(_OPEN, frozen)
+    assert child.communicate("\n", timeout=60)[0].splitlines() == ["1", "closed"]
+
+
+def test_copy_that_changes_while_it_is_read_is_told(frozen: Path) -> None:
+    child = start_python(_OPEN, frozen)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "1\n"
+    os.utime(frozen, ns=(1, 1))
+
+    (told,) = child.communicate("\n", timeout=60)[0].splitlines()
+
+    assert "the file was changed while it was read" in told
+
+
+def test_copy_whose_log_has_changes_is_not_read_without_them(frozen: Path) -> None:
+    frozen.parent.chmod(0o700)
+    frozen.with_name("ccflare.db-wal").write_bytes(b"x")
+    freeze(frozen.parent)
+
+    (told,) = start_python(_OPEN, frozen).communicate("\n", timeout=60)[0].splitlines()
+
+    assert "its -wal holds changes" in told

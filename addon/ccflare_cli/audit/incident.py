@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ccflare_cli.cells import shortened, wrapped
-from ccflare_cli.console import OK, Console, Refused, open_store, read_settings
+from ccflare_cli.console import OK, Console, Refused, open_sealed, read_settings, reading_stages
 from ccflare_cli.output import DASH, Column, Table, count, iso, moment, money, named
 from ccflare_cli.parsing import Parser, add_command
 from ccflare_cli.periods import span
@@ -21,9 +21,8 @@ from ccflare_core.audit.entries import Row, stamp
 from ccflare_core.config.settings import Settings
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.files import draft, publish
-from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.store import Store
-from ccflare_core.text import to_ms
+from ccflare_core.text import composed, to_ms
 
 _DAY = 86_400.0
 _USES = """\
@@ -60,7 +59,7 @@ class AccountUse(NamedTuple):
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add both to the commands of `audit.py`."""
     used = add_command(commands, "who-used", _who_used, "show which clients have used an account")
-    used.add_argument("account", metavar="ACCOUNT", help="its name, also a former one")
+    used.add_argument("account", metavar="ACCOUNT", type=composed, help="its name, also a former one")
     bundle = add_command(
         commands, "bundle", _bundle, "write the records of a period into a ZIP file as evidence, without bodies"
     )
@@ -145,9 +144,9 @@ def _bundle(console: Console, arguments: argparse.Namespace) -> int:
         raise Refused(f"{arguments.file} is there already; name a new file.")
     if not is_made(settings.database):
         raise Refused(f"There is nothing to bundle: {settings.database} does not exist yet.")
-    with open_store(console, settings, choose(settings, console.environ)) as store:
+    with open_sealed(console, settings) as store:
         detail = {"file": arguments.file.name, "since": stamp(begin), "until": stamp(end)}
-        with store.stages("data.export", "evidence", **detail):
+        with reading_stages(console, store, "evidence", **detail):
             whole = _evidence(store, settings, begin, end, now)
             _write(arguments.file, whole)
     console.say(f"Wrote {arguments.file}, {count(len(whole))} bytes. Its SHA-256, to be kept elsewhere:")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ccflare_cli.console import OK, Console, Refused, open_store, read_settings
+from ccflare_cli.console import OK, Console, Refused, open_sealed, read_settings, reading_stages
 from ccflare_cli.ids import find_session
 from ccflare_cli.output import some
 from ccflare_cli.parsing import Parser
@@ -18,7 +18,6 @@ from ccflare_cli.progress import progress
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.db.models import RequestRow
 from ccflare_core.files import draft, publish
-from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.history import Selection
 from ccflare_core.store.store import Store
 from ccflare_core.transcripts import exports
@@ -60,7 +59,7 @@ def _export(console: Console, arguments: argparse.Namespace) -> int:
     target: Path | None = arguments.output
     if target is not None and target.exists():
         raise Refused(f"{target}: there is a file already; name another one.")
-    with open_store(console, settings, choose(settings, console.environ)) as store:
+    with open_sealed(console, settings) as store:
         session = find_session(store, arguments.session) if arguments.session else None
         selection = Selection(since, until, session, arguments.client)
         extent = store.history.extent(selection)
@@ -69,7 +68,7 @@ def _export(console: Console, arguments: argparse.Namespace) -> int:
         told = {name: value for name, value in selection._asdict().items() if value is not None}
         detail = {"format": arguments.format, "requests": extent.requests, **told}
         upstream = str(settings.upstream).removesuffix(":443") + settings.upstream_path
-        with store.stages("data.export", str(target or "stdout"), **detail) as results, progress(console) as show:
+        with reading_stages(console, store, str(target or "stdout"), **detail) as results, progress(console) as show:
             pieces = _pieces(store, selection, arguments.format, upstream)
             results["requests"] = number = _write(console, target, _counted(pieces, extent.requests, show))
     if target is not None:

@@ -17,6 +17,7 @@ from ccflare_cli.periods import Since, span
 from ccflare_cli.progress import progress
 from ccflare_core.audit.entries import stamp
 from ccflare_core.config.settings import Settings
+from ccflare_core.db.engine_choice import is_frozen
 from ccflare_core.errors import VaultError
 from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.history import Extent, Selection
@@ -241,7 +242,7 @@ def _plan_table(plan: Sequence[Doomed], now: float, *, done: bool) -> Table[Doom
 
 def _check(console: Console, arguments: argparse.Namespace) -> int:
     settings = read_settings(console, arguments.database)
-    with _opened(console, settings) as store:
+    with _opened(console, settings, read_only=is_frozen(settings.database)) as store:
         findings = list(_findings(store))
     table = Table(
         key="checks",
@@ -284,5 +285,6 @@ def _trouble(look: Callable[[], object]) -> list[str]:
     return []
 
 
-def _opened(console: Console, settings: Settings) -> AbstractContextManager[Store]:
-    return open_made_store(console, settings, choose(settings, console.environ), "There is nothing to maintain")
+def _opened(console: Console, settings: Settings, *, read_only: bool = False) -> AbstractContextManager[Store]:
+    source = choose(settings, console.environ)
+    return open_made_store(console, settings, source, "There is nothing to maintain", read_only=read_only)

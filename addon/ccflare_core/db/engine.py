@@ -33,6 +33,10 @@ class Engine(Protocol):
     def database(self) -> peewee.Database:
         """What peewee's queries are executed on."""
 
+    @property
+    def is_frozen(self) -> bool:
+        """Whether it is a copy that nobody here can write: nothing can be audited in it."""
+
     def transaction(self) -> AbstractContextManager[None]:
         """A transaction that writes. Only one is open at a time, of all processes that share the database.
 

@@ -1,5 +1,6 @@
 """Which engine a location takes."""
 
+from pathlib import Path
 from types import ModuleType
 
 from ccflare_core.config.location import Location, Server
@@ -17,6 +18,11 @@ def open_engine(location: Location, *, now_ms: int, read_only: bool = False) -> 
         opened = sqlite.open_to_read(location) if read_only else sqlite.open_to_write(location, now_ms)
     engine: Engine = opened
     return engine
+
+
+def is_frozen(location: Location) -> bool:
+    """Whether it is a copy that nobody here can write. Raises StoreError if it cannot be read either."""
+    return isinstance(location, Path) and location.exists() and sqlite.is_frozen(location)
 
 
 def is_made(location: Location) -> bool:

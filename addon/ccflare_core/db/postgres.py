@@ -63,6 +63,9 @@ _PAUSE_SECONDS = 1.0
 class Postgres:
     """An open connection, made anew after it was lost. See Engine."""
 
+    is_frozen = False
+    """See Engine."""
+
     def __init__(self, database: "_Database") -> None:
         self.database = database
         self._execute: Callable[..., Any] = database.execute_sql

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import peewee
 
@@ -31,6 +31,9 @@ _JOURNAL_BYTES = 64 * 1024 * 1024
 _INCREMENTAL = 2
 _COPIED_PAGES = 2000
 _SHARED_FIRST, _SHARED_SIZE = 0x40000002, 510
+_IMMUTABLE = "ro&immutable=1"
+_OLDER = "it was made by an older ccflare: start the proxy once, which brings it up to date"
+_OLDER_COPY = "it was made by an older ccflare: copy it to a folder that can be written, and start the proxy on it once"
 _WRITING = (
     ("foreign_keys", 1),
     ("synchronous", "FULL"),
@@ -41,6 +44,11 @@ _WRITING = (
 
 class SQLite:
     """An open file. See Engine."""
+
+    is_frozen = False
+    """See Engine."""
+    _mode = "ro"
+    """In which another connection reads the file."""
 
     def __init__(self, database: peewee.SqliteDatabase, path: Path) -> None:
         self.database = database
@@ -113,7 +121,7 @@ class SQLite:
         if not file_size(self._path):  # SQLite would take it for a new one, and delete its log
             return ["the file is empty, so something has cut it off"]
         try:
-            with contextlib.closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)) as other:
+            with contextlib.closing(sqlite3.connect(_uri(self._path, self._mode), uri=True)) as other:
                 found = [row[0] for row in other.execute("PRAGMA quick_check(5)")]
                 broken = other.execute("PRAGMA foreign_key_check").fetchmany(5)
         except sqlite3.DatabaseError as error:
@@ -137,6 +145,56 @@ class SQLite:
         except OSError:
             return None
         return info.st_dev, info.st_ino
+
+
+class FrozenSQLite(SQLite):
+    """A file that cannot be written here, nor its folder: a copy on a medium that is mounted read-only.
+
+    SQLite reads it without locks and without a file beside it, and would take no notice of a change. So what it has
+    read counts only if the file has stayed as it was.
+    """
+
+    is_frozen = True
+    _mode = _IMMUTABLE
+
+    def __init__(self, database: peewee.SqliteDatabase, path: Path, before: "_State") -> None:
+        super().__init__(database, path)
+        self._before = before
+
+    def select(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """See Engine."""
+        rows = super().select(sql, parameters)
+        _check_unchanged(self._path, self._before)
+        return rows
+
+    def close(self) -> None:
+        """See Engine. Raises StoreError if the file has changed."""
+        if not self.database.is_closed():
+            super().close()
+            _check_unchanged(self._path, self._before)
+
+
+class _State(NamedTuple):
+    """What a file that was written, or has got another's place, has not all in common with the one before."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+
+
+def _state(path: Path) -> _State:
+    info = path.stat()
+    return _State(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
+
+
+def _check_unchanged(path: Path, before: _State) -> None:
+    with naming(path):
+        if _state(path) != before or file_size(beside(path, "-wal")):
+            raise StoreError(
+                "the file was changed while it was read, so nothing that was shown is certain: try again, and if that "
+                "stays so, copy it to a folder that can be written"
+            )
 
 
 def open_to_write(path: Path, now_ms: int) -> SQLite:
@@ -166,17 +224,33 @@ def open_to_read(path: Path) -> SQLite:
     """A connection that can only read, and neither makes nor changes the file. Raises StoreError."""
     with naming(path):
         _check_file(path)
-        with _connected(path, "ro") as database:
+        before, frozen = _state(path), is_frozen(path)
+        with _connected(path, _IMMUTABLE if frozen else "ro") as database:
             _check_content(database, size=None)
             if pending(database):
-                raise StoreError("it was made by an older ccflare: start the proxy once, which brings it up to date")
-            return SQLite(database, path)
+                raise StoreError(_OLDER_COPY if frozen else _OLDER)
+            return FrozenSQLite(database, path, before) if frozen else SQLite(database, path)
+
+
+def is_frozen(path: Path) -> bool:
+    """Whether SQLite could not make the files beside the database that it reads one with.
+
+    With both of them there it needs to make none, and a program that has the database open elsewhere tells by them
+    what it writes. Raises StoreError if there are changes in its log that only a folder that can be written shows.
+    """
+    if os.access(path, os.W_OK) or os.access(path.parent, os.W_OK) or beside(path, "-shm").exists():
+        return False
+    if file_size(beside(path, "-wal")):
+        raise StoreError(
+            "its -wal holds changes that cannot be read in a folder that cannot be written: copy both to one that can"
+        )
+    return True
 
 
 def _connected(path: Path, mode: str) -> AbstractContextManager[peewee.SqliteDatabase]:
     """An open connection, closed again if the block fails. SQLite keeps it to the thread that made it."""
     database = peewee.SqliteDatabase(
-        f"{path.absolute().as_uri()}?mode={mode}",
+        _uri(path, mode),
         uri=True,
         timeout=_BUSY_SECONDS,
         pragmas=(("trusted_schema", 0),),
@@ -186,6 +260,10 @@ def _connected(path: Path, mode: str) -> AbstractContextManager[peewee.SqliteDat
         thread_safe=False,
     )
     return connected(database)
+
+
+def _uri(path: Path, mode: str) -> str:
+    return f"{path.absolute().as_uri()}?mode={mode}"
 
 
 def _create(path: Path, now_ms: int) -> None:

@@ -249,6 +249,11 @@ class Store:
         """A recorded body, see read.py."""
         return self.transcripts.body(request_id, part)
 
+    @property
+    def is_frozen(self) -> bool:
+        """Whether it is a copy that nobody here can write: nothing can be audited in it."""
+        return self._engine.is_frozen
+
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """The rows of one SELECT, with `?` for each parameter."""
         return self._engine.select(sql, parameters)
