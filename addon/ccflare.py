@@ -71,6 +71,7 @@ class CCFlare:
             self._settings = Settings.build(options.current())
             unsafe_options.check(ctx.options, os.environ)
             listener.check_addresses(self._settings, self._has_client_keys)
+            tls.check_ca_folder(ctx.options.confdir)
             if self._app is not None:
                 self._app.change(self._settings)
             elif self._log_file is None:

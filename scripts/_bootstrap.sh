@@ -139,7 +139,8 @@ is_current() {
 # mkdir is atomic. The holder's process id is a file in the lock. Who finds the holder dead removes that file, which
 # only one can, and then the folder: rmdir spares a lock that somebody has taken anew in between.
 lock() {
-    mkdir -p "$state" || fail "$state cannot be made; check who may write to $root"
+    ours_alone
+    mkdir -p "$state" 2>/dev/null && [ -w "$state" ] || fail "$state cannot be written; check who may write to $root"
     waited=0
     until mkdir "$state/lock" 2>/dev/null && true 2>/dev/null >"$state/lock/$$"; do
         [ "$waited" -ne 1 ] || say "waiting for another start, which is installing into ${venv##*/}"
@@ -152,6 +153,15 @@ lock() {
     trap 'exit 129' HUP
     trap 'exit 130' INT
     trap 'exit 143' TERM
+}
+
+# What one user installs, another cannot bring up to date: not without rights, and root only so that it belongs to two.
+ours_alone() {
+    [ -d "$venv" ] || return 0
+    # shellcheck disable=SC2046 # the number is the third word
+    set -- $(ls -ldn "$venv")
+    [ "$3" = "$(id -u)" ] ||
+        fail "${venv##*/} belongs to another user; start this as the user who made it, or delete $venv, or clone ccflare for yourself"
 }
 
 break_stale_lock() {

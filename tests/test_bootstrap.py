@@ -68,7 +68,7 @@ class Checkout:
         self.environ = {"HOME": str(folder / "home"), "PATH": str(self.bin), "LOG": str(self.log)}
         for tool in ("cat", "chmod", "cksum", "cp", "dirname", "getconf", "grep", "mkdir", "readlink", "rm", "rmdir"):
             self.link(tool)
-        for tool in ("sh", "sleep", "tail"):
+        for tool in ("id", "ls", "sh", "sleep", "tail"):
             self.link(tool)
 
     def link(self, tool: str) -> None:
@@ -381,6 +381,31 @@ def test_clients_that_cannot_be_installed_stop_no_test(ready: Checkout) -> None:
     status, said, _ = ready.run("test", "--clients", "tests/test_x.py")
     assert (status, said) == (0, "pytest -m pytest tests/test_x.py\n")
     assert ready.installed()[-1] == "clients"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_environment_of_another_user_is_used_but_not_changed(ready: Checkout, shell: str) -> None:
+    (ready.bin / "id").unlink()
+    program(ready.bin / "id", "#!/bin/sh\necho 4711\n")
+    assert ready.run("run", shell=shell)[0] == 0
+
+    ready.pyproject.write_text("[project]\n# newer\n")
+    began = time.monotonic()
+    status, output, errors = ready.run("run", shell=shell)
+
+    assert (status, output, errors.count("\n"), ready.installed()) == (1, "", 1, [])
+    assert errors.startswith("ccflare: .venv belongs to another user; start this as the user who made it")
+    assert time.monotonic() - began < 60, "it waits for no lock, which would take 15 minutes"
+
+
+def test_environment_that_cannot_be_made_is_told_at_once(checkout: Checkout) -> None:
+    (checkout.root / ".venv").write_text("no folder")
+
+    status, output, errors = checkout.run("run")
+
+    state = checkout.root / ".venv" / ".ccflare"
+    assert (status, output) == (1, "")
+    assert errors == f"ccflare: {state} cannot be written; check who may write to {checkout.root}\n"
 
 
 def test_a_failed_installation_is_told_in_one_sentence_and_tried_again(checkout: Checkout) -> None:

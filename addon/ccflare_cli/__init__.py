@@ -37,11 +37,11 @@ def run(command: str) -> int:
 
 
 def _elsewhere(why: str) -> int:
-    """Go on in the project's own environment. Returns only if there is none, or if this already is it."""
+    """Go on in the project's own environment. Returns only if there is none for this user, or this already is it."""
     environment = ROOT / ".venv"
     python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     # sys.prefix and not the executable's path: the environment's Python is a link to the system's.
-    if python.exists() and Path(sys.prefix).resolve() != environment.resolve():
+    if os.access(str(python), os.X_OK) and Path(sys.prefix).resolve() != environment.resolve():
         os.execv(str(python), [str(python), *sys.argv])  # noqa: S606
     sys.stderr.write(
         "{}: {}; run scripts/run once, which prepares .venv, or install the project "

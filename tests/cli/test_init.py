@@ -52,6 +52,15 @@ def test_without_the_packages_it_goes_on_in_the_environment(project: Path) -> No
     assert (done.returncode, done.stdout) == (0, "went on with --since 7d\n")
 
 
+def test_environment_of_another_user_is_as_good_as_none(project: Path) -> None:
+    give_environment(project)
+    (project / ".venv" / "bin" / "python").chmod(0o600)
+
+    done = start(project, "import no_such_package")
+
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+
+
 def test_without_packages_and_environment_it_says_what_to_do(project: Path) -> None:
     done = start(project, "import no_such_package")
 

@@ -158,6 +158,18 @@ def test_an_unusable_key_stops_the_start(tmp_path: Path) -> None:
     assert "too short" not in sentence
 
 
+@pytest.mark.parametrize("keeps", ["database", "certificates"])
+def test_folder_that_cannot_be_written_stops_the_start(tmp_path: Path, keeps: str) -> None:
+    home = tmp_path / "no-folder"  # as good as another user's folder, and so to root too
+    home.touch()
+    elsewhere = {"ccflare_DB_PATH": str(tmp_path / "ccflare.db")} if keeps == "certificates" else {}
+
+    [sentence] = refusal(tmp_path, HOME=str(home), **elsewhere)
+
+    assert f"{home}/.{'mitmproxy' if elsewhere else 'local'}" in sentence
+    assert "rights" in sentence
+
+
 def test_a_package_that_is_missing_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "peewee.py").write_text("raise ModuleNotFoundError('No module named peewee', name='peewee')")
 

@@ -18,10 +18,14 @@ class Terminal(io.StringIO):
 
 @dataclass
 class Desk:
-    """Where a command's words end up. `typed` is what is typed unseen when a secret is asked for."""
+    """Where a command's words end up.
+
+    `typed` is what is typed unseen when a secret is asked for, and `typed_again` what the second time, if not the same.
+    """
 
     stdin: TextIO = field(default_factory=io.StringIO)
     typed: str = ""
+    typed_again: str | None = None
     now: float = NOON
     environ: Mapping[str, str] = field(default_factory=dict)
     stdout: io.StringIO = field(default_factory=io.StringIO)
@@ -36,7 +40,7 @@ class Desk:
 
     def _type_unseen(self, prompt: str) -> str:
         self.prompts.append(prompt)
-        return self.typed
+        return self.typed if self.typed_again is None or len(self.prompts) == 1 else self.typed_again
 
     @property
     def said(self) -> str:

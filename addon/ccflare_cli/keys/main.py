@@ -12,6 +12,7 @@ from ccflare_cli.keys import mfa, rotate_all
 from ccflare_cli.keys.clients import add_commands
 from ccflare_cli.output import Column, Table, count, iso, moment, named
 from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script_parser
+from ccflare_cli.pasting import unwrapped
 from ccflare_core.config.settings import Settings
 from ccflare_core.errors import VaultError
 from ccflare_core.secrets.key_sources import SOURCES, choose, make
@@ -186,7 +187,7 @@ def _change_source(console: Console, arguments: argparse.Namespace) -> int:
         is_same = keys.all()[0].source == name
         secret = None
         if name in _GIVEN and (is_same or not console.environ.get(_GIVEN[name])):
-            secret = console.secret(f"New {'passphrase' if name == 'passphrase' else 'key'}: ")
+            secret = _ask_for(console, name)
             if not secret:
                 raise Refused("Nothing was given; nothing was changed.")
         source = make(name, settings, console.environ, secret)
@@ -197,6 +198,13 @@ def _change_source(console: Console, arguments: argparse.Namespace) -> int:
         _scrub(console, store)
     _say_what_is_left(console, settings, name, is_given=secret is not None)
     return OK
+
+
+def _ask_for(console: Console, name: str) -> str:
+    """The new passphrase, or the new key, which has a form of its own and is pasted."""
+    if name == "passphrase":
+        return console.new_secret("New passphrase: ", "The same again: ")
+    return unwrapped(console.secret("New key: "))
 
 
 def _say_what_is_left(console: Console, settings: Settings, name: str, *, is_given: bool) -> None:

@@ -1,5 +1,6 @@
 """TLS to clients, which must show a certificate of an authority of ours if there is one. To upstreams: `upstream`."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from cryptography import x509
 from mitmproxy import ctx
 from mitmproxy.addons.tlsconfig import alpn_select_callback
 from mitmproxy.net import tls as net_tls
+from mitmproxy.options import CONF_BASENAME
 from mitmproxy.tls import TlsData
 from OpenSSL import SSL
 from OpenSSL.crypto import X509StoreFlags
@@ -23,6 +25,22 @@ CLIENT_CIPHERS = ":".join(
 
 mitmproxy's own list has AES-CBC, 3DES and plain RSA in it.
 """
+
+
+def check_ca_folder(confdir: str) -> None:
+    """See that mitmproxy can make its authority in this folder, if it is not there. Raises ConfigError.
+
+    mitmproxy does it once it listens, and shows a traceback if it cannot.
+    """
+    folder = Path(confdir).expanduser()
+    if os.access(folder / f"{CONF_BASENAME}-ca.pem", os.F_OK):
+        return
+    nearest = next(each for each in (folder, *folder.parents) if os.access(each, os.F_OK))
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+        raise ConfigError(
+            f"confdir: mitmproxy keeps its certificates in {folder}, which cannot be written: correct its rights, or "
+            "name another folder with --set confdir=FOLDER"
+        )
 
 
 CRL = b"-----BEGIN X509 CRL-----"

@@ -14,7 +14,7 @@ from ccflare_core.secrets.passphrase import Passphrase
 from ccflare_core.store.sealed_counts import AHEAD
 from ccflare_core.store.store import Store
 from database_kit import SECRETS, an_account
-from desk import Desk
+from desk import Desk, Terminal
 
 WORDS = "correct horse battery staple"
 Run = Callable[..., Desk]
@@ -115,6 +115,22 @@ def test_a_new_passphrase_replaces_the_old_one(run: Run) -> None:
     run("change-source", "passphrase", stdin="another five random words", ccflare_PASSPHRASE=WORDS)
     assert "is not the passphrase" in run("rotate", code=1, ccflare_PASSPHRASE=WORDS).complained
     run("rotate", ccflare_PASSPHRASE="another five random words")
+
+
+def test_new_passphrase_is_typed_twice(database: Path) -> None:
+    def typed(first: str, second: str) -> tuple[int, Desk]:
+        desk = Desk(Terminal(), typed=first, typed_again=second)
+        return main(["change-source", "passphrase", "--database", str(database)], desk.console()), desk
+
+    code, desk = typed(WORDS, WORDS.replace("horse", "hose"))
+    assert (code, desk.complained) == (1, "That was not the same twice; nothing was changed.\n")
+    with opened(database) as store:
+        assert store.accounts.all() == [an_account()]
+
+    code, desk = typed(WORDS, WORDS)
+    assert (code, desk.prompts) == (0, ["New passphrase: ", "The same again: "])
+    with opened(database, Passphrase(WORDS)) as store:
+        assert store.accounts.all() == [an_account()]
 
 
 @pytest.mark.parametrize(("source", "given"), [("environment", "too short"), ("passphrase", ""), ("pkcs11", "")])
