@@ -214,7 +214,7 @@ def test_a_file_of_an_account_is_found_there_again(rig: Rig, sink: Sink) -> None
         send(client, 2 * MIB)
         client.read_head()
         client.read_body()
-        rig.change("a", priority=9)
+        rig.change("a", priority=99)
         eventually(lambda: list(rig.health()), lambda names: names == ["b", "a"])
         assert client.request("GET", "/v1/files/file_011CNha8iCJcU1wXNR6q4V8w").status == 200
 
@@ -325,7 +325,7 @@ def test_a_large_batch_goes_to_the_account_whose_file_it_names(rig: Rig, sink: S
         send(client, 2 * MIB)
         assert client.read_head().status == 200
         client.read_body()
-        rig.change("a", priority=9)
+        rig.change("a", priority=99)
         eventually(lambda: list(rig.health()), lambda names: names == ["b", "a"])
         sink.answers[:] = [BATCH]
         send_batch(client, list(batch(18 * MIB, file_id=str(GOOD[1]["id"]))))

@@ -7,8 +7,19 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import IO
 
 GOOD = (200, {"id": "file_011CNha8iCJcU1wXNR6q4V8w", "type": "file", "filename": "x", "size_bytes": 1})
+
+
+def read_head(file: IO[bytes]) -> bytes | None:
+    """The lines of a request's head; None at the end of the connection."""
+    lines = []
+    while (line := file.readline()) != b"\r\n":
+        if not line:
+            return None
+        lines.append(line)
+    return b"".join(lines)
 
 
 @dataclass
@@ -59,7 +70,7 @@ class Sink:
     def _serve(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
             file = connection.makefile("rb")
-            while head := b"".join(iter(file.readline, b"\r\n")):
+            while (head := read_head(file)) is not None:
                 arrived = Arrived(head)
                 self.requests.append(arrived)
                 hashed = hashlib.sha256()

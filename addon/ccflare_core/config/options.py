@@ -270,7 +270,7 @@ _LIMITS = _in(
     _number("ccflare_requests_per_minute_per_ip", AT_ONCE, 0, 0, 1_000_000,
             "How many requests a minute one client address may send; an IPv6 /64 counts as one address. 0: no limit."),
     _number("ccflare_body_limit_bytes", NEW, 64 * MIB, 1, 1024 * MIB,
-            "The largest body of other requests; a larger one gets a 413."),
+            "The largest request body but for files and batches; a larger one gets a 413."),
     _number("ccflare_upload_limit_bytes", NEW, 500 * MIB, 1, 64 * 1024 * MIB,
             "The largest file (POST /v1/files), and up to 256 MiB the largest batch; larger ones get a 413."),
     _number("ccflare_client_connections", AT_ONCE, 0, 0, 100_000,
