@@ -10,6 +10,7 @@ from mitmproxy.contentviews import Contentview
 from ccflare_core.exchange.log_line import comment
 from ccflare_core.exchange.steps import Outcome
 from ccflare_core.exchange.story import Story
+from ccflare_mitm.inspector.console import in_place
 from ccflare_mitm.inspector.live import SHOWN_BYTES, Live
 from ccflare_mitm.inspector.page import STYLES, warn_of_page
 from ccflare_mitm.inspector.views import ConversationView, EventsView, Sources
@@ -66,7 +67,7 @@ def _view() -> Any:
 
 def renew(flow: http.HTTPFlow) -> None:
     """Let everybody who shows this flow know that it has changed."""
-    ctx.master.addons.trigger(hooks.UpdateHook([flow]))
+    in_place(ctx.master, lambda: ctx.master.addons.trigger(hooks.UpdateHook([flow])))
 
 
 def extend_page(master: Any, views: Sequence[Contentview]) -> None:
