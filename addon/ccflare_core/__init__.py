@@ -10,7 +10,7 @@ Each room is a package, and imports only rooms that stand before it in ROOMS. Fr
     clients       who may ask, and how much
     accounts      the pool: which account serves, which are cooling; tokens
     db            engines, tables, migrations
-    audit         the chain of audit rows, and its check
+    audit         the chain of audit rows, its check, and signed rows
     exchange      one exchange from its request to its outcome, and its records
     reports       questions to the record
     transcripts   recorded bodies: blocks, search, export

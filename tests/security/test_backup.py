@@ -24,9 +24,11 @@ from ccflare_core.audit.check import Check, Verification
 from ccflare_core.audit.entries import By
 from ccflare_core.db import sqlite
 from ccflare_core.errors import StoreError, VaultError
+from ccflare_core.http.addresses import Network
 from ccflare_core.secrets.key_sources import GivenKey, KeyFile
 from ccflare_core.secrets.vault import Chunks
 from ccflare_core.store import backup
+from ccflare_core.store.client_keys import new_key
 from ccflare_core.store.store import Store
 from database_kit import NOW, SECRETS, an_account, exchange, payload, started
 from desk import Desk
@@ -368,7 +370,11 @@ def step(path: Path, what: str, number: int, backups: list[Path]) -> None:
 def change(store: Store, what: str, number: int) -> None:
     if what in ("add", "not copied"):
         store.accounts.add(an_account(f"max-{number}"))
+        store.clients.add(new_key(f"key-{number}", NOW))
     elif what == "pause":
+        store.blocklist.block(Network.parse(f"192.0.2.{number}"))
+        for key in [key for key in store.clients.all() if key.revoked_at is None][1:]:
+            store.clients.revoke(key.name)
         for account in store.accounts.all():
             store.accounts.update(account.id, paused=not account.paused)
     elif what == "rotate":

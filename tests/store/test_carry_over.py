@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -374,3 +375,56 @@ def test_a_data_key_that_was_retired_since_is_back_and_seals_nothing_new(path: P
     with opened(path) as store:
         assert [key.id for key in store.data_keys()] == [new, old]
         assert store.accounts.all()
+
+
+# -- Rows that somebody else has changed in the database that is set aside
+
+
+def attack(path: Path, statement: str) -> None:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["UPDATE client_keys SET role = 'admin'", "DELETE FROM client_keys", "DELETE FROM row_signatures"],
+)
+def test_a_client_key_that_was_altered_there_is_ended_and_named(path: Path, statement: str) -> None:
+    with opened(path) as store:
+        secret = store.clients.add(new_key("laptop", NOW))
+    made = backed_up(path)
+    attack(path, statement)
+    assert "revoked for it: the client keys laptop." in restored(path, made)
+    assert caller(path, secret).principal is None
+
+
+def test_a_second_factor_that_was_altered_there_is_as_in_the_backup_and_named(path: Path) -> None:
+    with opened(path) as store:
+        enabled(store)
+        factor = store.factors.get()
+    made = backed_up(path)
+    attack(path, "DELETE FROM second_factor")
+    assert "The second factor was changed outside of ccflare" in restored(path, made)
+    with opened(path) as store:
+        assert store.factors.get() == factor
+
+
+def test_a_block_that_was_removed_there_stays(path: Path) -> None:
+    made = backed_up(path)
+    with opened(path) as store:
+        store.blocklist.block(NETWORK)
+    attack(path, "DELETE FROM blocked_addresses")
+    restored(path, made)
+    with opened(path) as store:
+        assert NETWORK in [block.network for block in store.blocklist.all()]
+
+
+def test_signatures_after_a_restore_are_later_than_all_before(path: Path) -> None:
+    made = backed_up(path)
+    with opened(path) as store:
+        store.clients.add(new_key("laptop", NOW))
+        store.clients.change("laptop", tunnels=True)
+        before = store.signed_rows.version
+    restored(path, made)
+    with opened(path) as store:
+        assert store.signed_rows.version > before

@@ -148,9 +148,10 @@ def _restart(console: Console, arguments: argparse.Namespace) -> int:
     if not arguments.yes:
         raise Refused("This goes on with a log that does not hold together; --yes does it, after you know why.")
     with open_store(console, settings, choose(settings, console.environ)) as store:
-        problem = Check(store.audit).run().problem
+        with store.snapshot():
+            problem = Check(store.audit).run().problem
         if problem is None:
             raise Refused("The audit log holds together; nothing was changed.")
-        store.audit.restart(store.by, problem)
+        store.restart_audit(problem)
     console.say(f"The audit log goes on. What was found is its newest entry: {problem}.")
     return OK

@@ -155,6 +155,7 @@ class Examination:
         parts: tuple[Iterable[Result], ...] = (
             store_checks.database(store, settings, now),
             store_checks.audit(store, settings),
+            store_checks.signed_rows(store),
             store_checks.keys(store, now),
             store_checks.accounts(store, now),
             self._access(store, settings),

@@ -148,6 +148,16 @@ def audit(store: Store, settings: Settings) -> Results:
         yield ok("database.audit_file", f"a second copy is in {settings.audit_path}")
 
 
+def signed_rows(store: Store) -> Results:
+    """Whether client keys, blocks and the second factor are as they were made."""
+    yield from checked(
+        "access.rows",
+        store.altered_rows(),
+        "client keys, blocks and the second factor are as they were made",
+        "somebody can write the database: find out who, and restore a backup",
+    )
+
+
 def activity(store: Store, settings: Settings, now: float) -> Results:
     """The last day."""
     since = to_ms(now - DAY)

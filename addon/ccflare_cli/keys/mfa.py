@@ -9,6 +9,7 @@ from typing import NamedTuple
 from ccflare_cli.console import OK, REFUSED, Console, Refused, open_store, read_settings
 from ccflare_cli.output import DASH, Column, Table, count, named
 from ccflare_cli.parsing import Parser, add_command, add_group
+from ccflare_core.clients.totp import LOST
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.store import Store
@@ -41,6 +42,8 @@ def _status(console: Console, arguments: argparse.Namespace) -> int:
         factor = store.factors.get()
     if factor is None:
         shown = FactorRow("off", 0)
+    elif factor is LOST:
+        shown = FactorRow("changed outside of ccflare: disable it", 0)
     else:
         shown = FactorRow(_ON if factor.is_confirmed else "waits for `mfa confirm`", len(factor.recovery))
     table = Table(

@@ -98,6 +98,11 @@ def not_carried_over(carried: Carried, made_at: str) -> Iterator[str]:
             f"There was no database to carry anything over from: what was revoked, changed or blocked after {made_at} "
             "is as it was then, and an account whose token was refreshed after that will need a login."
         )
+    if carried.ended:
+        ended = ", ".join(sorted(carried.ended))
+        yield f"Changed outside of ccflare in the database from before, and revoked for it: the client keys {ended}."
+    if carried.is_factor_lost:
+        yield "The second factor was changed outside of ccflare in the database from before: it is as in the backup."
     for kind, names in carried.back.items():
         yield f"Gone since the backup, and back with it: {kind} ({', '.join(sorted(names))})."
     if carried.missing:

@@ -16,7 +16,7 @@ from typing import Any
 
 from peewee import Database, IntegrityError
 
-from ccflare_core.audit.entries import FIRST_HASH, By, ChainHead, Entry, Row, Secret, stamp
+from ccflare_core.audit.entries import FIRST_HASH, NO_ROWS, By, ChainHead, Entry, Row, Secret, stamp
 from ccflare_core.audit.file import AuditFile
 from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import AuditHeadRow, AuditKeyRow, AuditRow
@@ -56,6 +56,10 @@ class Signer:
             if key_id is None or not self._bring(key_id):
                 raise
         return self.mac(text, key_id)
+
+    def row_mac(self, text: bytes, key_id: str | None = None) -> str:
+        """The HMAC of a row that is signed, see signed_rows.py. Raises VaultError if there is no such data key."""
+        return self._vault.mac("rows", text, key_id).hex()
 
     def digest(self, secret: str, key_id: str | None = None) -> str:
         """What stands for a secret: `hmac-sha256:KEY:HEX`."""
@@ -99,7 +103,7 @@ class Audit:
         file: AuditFile | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._database = database
+        self._database = self.database = database
         self._transaction = transaction
         self._wall = wall
         self._vault = vault
@@ -139,7 +143,7 @@ class Audit:
             AuditRow.insert(row._asdict()).execute(self._database)
         except IntegrityError as error:  # there is a row behind the end
             raise AuditError(_BROKEN) from error
-        self._move(head._replace(last_id=row.id, hash=row.hash))
+        self.move(head._replace(last_id=row.id, hash=row.hash))
         self._waiting.append(row.line())
 
     def adopt(self, keys: Mapping[str, bytes]) -> None:
@@ -152,12 +156,15 @@ class Audit:
     def resign(self) -> None:
         """Sign the head with the newest key, in the transaction that has made the key and added an entry."""
         if head := self.head():
-            self._move(head)
+            self.move(head)
 
     def head(self) -> ChainHead | None:
-        """Where the chain ends, unchecked; None if nothing was ever written."""
+        """Where the chain ends, unchecked; None if nothing was ever written. Raises AuditError if it says nothing."""
         for row in AuditHeadRow.select().bind(self._database):
-            return _head(row)
+            head = _head(row)
+            if any(type(number) is not int for number in (head.last_id, head.pruned_id)):  # SQLite takes anything
+                raise AuditError(_BROKEN)
+            return head
         return None
 
     def rows_after(self, number: int, limit: int) -> list[Row]:
@@ -171,8 +178,9 @@ class Audit:
         head = self.head()
         if head is None:
             return ""
-        key_id, text = self.signer.key_id, anchor_text(head.last_id, head.hash)
-        return f"{head.last_id}:{head.hash}:{key_id}:{self.signer.mac(text, key_id)}"
+        key_id, text = self.signer.key_id, anchor_text(head.last_id, head.hash, head.signed_rows)
+        rows = f":{head.signed_rows}" if head.signed_rows else ""
+        return f"{head.last_id}:{head.hash}{rows}:{key_id}:{self.signer.mac(text, key_id)}"
 
     def keep(self, anchor: str) -> None:
         """Write the anchor into the second sink, from where it goes wherever that is shipped."""
@@ -198,10 +206,14 @@ class Audit:
         with self._transaction():
             last = AuditRow.select().order_by(AuditRow.id.desc()).bind(self._database).first()
             end = (0, FIRST_HASH) if last is None else (last.id, last.hash)
-            old = self.head() or ChainHead(0, FIRST_HASH, 0, FIRST_HASH, "")
-            if old.mac and not self._is_ours(old):
-                old = old._replace(pruned_hash=_UNKNOWN)  # nothing may follow what it says was deleted on purpose
-            self._move(old._replace(last_id=max(end[0], old.last_id), hash=end[1]))
+            try:
+                old = self.head() or ChainHead(0, FIRST_HASH, 0, FIRST_HASH, "", NO_ROWS)
+            except AuditError:
+                old = ChainHead(0, FIRST_HASH, 0, _UNKNOWN, "", NO_ROWS)
+            if old.mac and not self.is_ours(old):
+                # Nothing may follow what it says was deleted on purpose, and the rows that it names count for nothing.
+                old = old._replace(pruned_hash=_UNKNOWN, signed_rows=NO_ROWS)
+            self.move(old._replace(last_id=max(end[0], old.last_id), hash=end[1]))
             self.add(Entry.of(by, "audit.restart", reason=reason))
 
     # The store's transactions
@@ -252,17 +264,21 @@ class Audit:
         if head is None:
             if AuditRow.select().bind(self._database).exists():
                 raise AuditError(_BROKEN)
-            return ChainHead(0, FIRST_HASH, 0, FIRST_HASH, "")
-        if not self._is_ours(head):
+            return ChainHead(0, FIRST_HASH, 0, FIRST_HASH, "", NO_ROWS)
+        if not self.is_ours(head):
             raise AuditError(_BROKEN)
         return head
 
-    def _is_ours(self, head: ChainHead) -> bool:
-        # An older key may have leaked, and is no longer good enough to say where the chain ends.
-        is_newest = head.key_id == self.signer.key_id
-        return is_newest and hmac.compare_digest(head.mac.encode(), self.signer.mac(head.signed_text()).encode())
+    def is_ours(self, head: ChainHead) -> bool:
+        """Whether the newest key has signed this head: an older one may have leaked, and is no longer good enough."""
+        try:
+            mac = self.signer.mac(head.signed_text(), head.key_id)  # takes up a key that another process has made
+        except (VaultError, ValueError):
+            return False
+        return head.key_id == self.signer.key_id and hmac.compare_digest(head.mac.encode(), mac.encode())
 
-    def _move(self, head: ChainHead) -> None:
+    def move(self, head: ChainHead) -> None:
+        """Sign this head and store it, in a transaction of the store."""
         head = head._replace(key_id=self.signer.key_id)
         fields = head._replace(mac=self.signer.mac(head.signed_text()))._asdict()
         if not AuditHeadRow.update(fields).where(AuditHeadRow.id == 1).execute(self._database):
@@ -280,7 +296,7 @@ class Audit:
         if end == head.pruned_id:
             return 0
         # Only what the head names as pruned can be deleted.
-        self._move(head._replace(pruned_id=end, pruned_hash=previous))
+        self.move(head._replace(pruned_id=end, pruned_hash=previous))
         AuditRow.delete().where(AuditRow.id <= end).execute(self._database)
         self.add(Entry.of(by, "audit.prune", first=head.pruned_id + 1, last=end, hash=previous))
         return end - head.pruned_id
@@ -299,13 +315,13 @@ def fault(row: Row, expected: int, previous: str, signer: Signer) -> str | None:
     return None if row.prev_hash == previous else f"row {row.id} does not follow the row before it"
 
 
-def anchor_text(last_id: int, hash_: str) -> bytes:
+def anchor_text(last_id: int, hash_: str, signed_rows: str) -> bytes:
     """What an anchor's mac is of."""
-    return f"anchor{last_id}:{hash_}".encode()
+    return f"anchor{last_id}:{hash_}{signed_rows and ':'}{signed_rows}".encode()
 
 
 def _head(row: AuditHeadRow) -> ChainHead:
-    return ChainHead(row.last_id, row.hash, row.pruned_id, row.pruned_hash, row.key_id, row.mac)
+    return ChainHead(row.last_id, row.hash, row.pruned_id, row.pruned_hash, row.key_id, row.signed_rows, row.mac)
 
 
 def _place(key_id: str) -> str:

@@ -13,16 +13,19 @@ import json
 import re
 from array import array
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from ccflare_core.audit.chain import ANCHOR, Audit, anchor_text, fault
 from ccflare_core.audit.entries import ChainHead, Row
+from ccflare_core.audit.signed_rows import SignedRows
 from ccflare_core.errors import AuditError, VaultError
 
 _CHUNK = 5000
 _HASH = re.compile(r"[0-9a-f]{64}")
+_CHANGED = "the head of the log was changed"
 _MARK = 16  # hex digits of a hash that are kept for the comparison with the file
 
 
@@ -67,15 +70,20 @@ class Check:
         self._replaced: set[tuple[int, int]] = set()
 
     def run(self, file: Path | None = None, anchors: tuple[str, ...] = (), *, is_used: bool = False) -> Verification:
-        """Look at the table, then at the file (if it is there) and the anchors.
+        """Look at the table, then at the file (if it is there), the rows that are signed, and the anchors.
 
-        `is_used` says that the database has content, which an empty log cannot be true of. Raises AuditError if an
-        anchor is none, or the file cannot be read.
+        To be called within a snapshot. `is_used` says that the database has content, which an empty log cannot be true
+        of. Raises AuditError if an anchor is none, or the file cannot be read.
         """
-        head = self._audit.head()
+        try:
+            head = self._audit.head()
+        except AuditError:
+            self._report.problem = _CHANGED
+            return self._report
         problem = self._table(head, is_used=is_used)
         if file is not None and file.exists():
             problem = problem or self._file(file, head)
+        problem = problem or next(iter(SignedRows(self._audit, nullcontext).problems()), None)
         if head is not None:
             problem = problem or next((found for each in anchors if (found := self._anchor(each, head))), None)
         self._report.problem = problem
@@ -117,13 +125,14 @@ class Check:
         if head.key_id != signer.key_id:
             return "the head of the log is not signed by the newest key: it was put back or made by someone else"
         is_signed = hmac.compare_digest(head.mac.encode(), signer.mac(head.signed_text()).encode())
-        return None if is_signed else "the head of the log was changed"
+        return None if is_signed else _CHANGED
 
     def _anchor(self, text: str, head: ChainHead) -> str | None:
         try:
-            last_id, hash_, key_id, mac = text.split(":")
-            number = int(last_id)
-            is_ours = hmac.compare_digest(self._audit.signer.mac(anchor_text(number, hash_), key_id), mac)
+            last_id, hash_, *rows, key_id, mac = text.split(":")
+            number, signed_rows = int(last_id), ":".join(rows)
+            signed = anchor_text(number, hash_, signed_rows)
+            is_ours = hmac.compare_digest(self._audit.signer.mac(signed, key_id), mac)
         except (ValueError, TypeError, VaultError):
             is_ours = False
         if not is_ours:
@@ -131,6 +140,8 @@ class Check:
         if (number, _mark(hash_)) in self._replaced:
             return None
         problem = self._compare(number, hash_, head)
+        if not problem and number == head.last_id and signed_rows not in ("", head.signed_rows):
+            return "client keys, blocks or the second factor are not those of the anchor: they were put back"
         if problem and any(number >= each for each in self._restores):
             return f"{problem}; or the anchor is from before a backup was restored, and the file has no such row"
         return problem

@@ -4,9 +4,10 @@ No entry can break a line or steer a terminal: what is not printable is replaced
 entry has a secret in clear: a Secret becomes its HMAC, and whatever looks like one is cut out.
 """
 
+import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, Protocol, Self
@@ -105,18 +106,31 @@ class Row(NamedTuple):
 
 
 class ChainHead(NamedTuple):
-    """Where the chain ends, and up to where it was deleted on purpose. `mac` signs it."""
+    """Where the chain ends, up to where it was deleted on purpose, and which signed rows go with it. `mac` signs it."""
 
     last_id: int
     hash: str
     pruned_id: int
     pruned_hash: str
     key_id: str
+    signed_rows: str = ""
+    """What the signatures add up to, see signed_rows.py; "" before there were any."""
     mac: str = ""
+
+    @property
+    def version(self) -> int:
+        """How often rows were signed."""
+        number = self.signed_rows.partition(".")[0]
+        return int(number) if number.isdecimal() else 0
 
     def signed_text(self) -> bytes:
         """What the mac is of."""
-        return b"head" + _json(self[:-1]).encode()
+        return b"head" + _json(self[:-1] if self.signed_rows else self[:-2]).encode()
+
+
+def sum_of(version: int, signatures: Iterable[tuple[str, str, int, str]]) -> str:
+    """What stands for all signatures of rows: the number of the change, and a digest."""
+    return f"{version}.{hashlib.sha256(_json([version, sorted(signatures)]).encode()).hexdigest()}"
 
 
 def stamp(at: float) -> str:
@@ -157,3 +171,7 @@ def _plain(value: object, digest: Callable[[str], str], depth: int) -> Any:
 
 def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+
+
+NO_ROWS = sum_of(0, [])
+"""The signatures of a new database."""

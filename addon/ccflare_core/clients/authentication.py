@@ -87,6 +87,13 @@ class KeyRing:
     peppers: tuple[str, ...]
     keys: Mapping[str, ClientKey] = field(default_factory=dict)
     digests: Mapping[bytes, Digest] = field(default_factory=dict, repr=False)
+    denied: int = 0
+    """How many keys there are or were whose rows somebody else has changed: nobody is let in by them."""
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether a key was ever made. A key that is over counts: the last one's end must not let everybody in."""
+        return bool(self.keys) or self.denied > 0
 
     def find(self, secret: str) -> Found | None:
         """The key with this secret, whatever its state; always after the same work."""
@@ -103,7 +110,7 @@ def identify(ring: KeyRing, presented: Sequence[str], now: float, *, is_local: b
     found = ring.find(secret)
     if found is not None:
         return _judge(found, secret, now)
-    if not presented and is_local and (not ring.keys or open_loopback):
+    if not presented and is_local and (not ring.has_keys or open_loopback):
         return Identity(LOCAL)
     return Identity(None, Why.UNKNOWN if presented else Why.MISSING)
 
@@ -169,8 +176,8 @@ class Authenticator:
 
     @property
     def has_keys(self) -> bool:
-        """Whether a key was ever made. A key that is over counts: the last one's end must not let everybody in."""
-        return bool(self.ring.keys)
+        """Whether a key was ever made."""
+        return self.ring.has_keys
 
     def recall(self, principal: Principal) -> Identity:
         """Who that is by now; see the function."""

@@ -82,6 +82,10 @@ class Factor:
     """The digests of the recovery codes that are left."""
 
 
+LOST = Factor(Secret(b"", b""), is_confirmed=True)
+"""One that somebody else has changed or removed: a code is asked for, and none is right."""
+
+
 class Used(NamedTuple):
     """A code that was right: how the factor stands now, and which recovery code is gone, if it was one."""
 
@@ -119,6 +123,8 @@ def new_recovery_codes(count: int = RECOVERY_CODES) -> list[str]:
 
 def check(factor: Factor, code: str, now: float) -> Used | Wrong:
     """Whether this is a code of the factor's, not used yet. While a try has to wait, right ones are refused too."""
+    if factor is LOST:
+        return Wrong(factor, 0.0)
     if now < factor.retry_at:
         return Wrong(factor, factor.retry_at - now)
     typed = plain(code)[:64]
@@ -161,7 +167,7 @@ class SecondFactor:
     def replace(self, factor: Factor | None) -> None:
         """Take up what the database has. A code that was used here stays used, whatever is on its way there."""
         mine = self._factor
-        if factor is not None and mine is not None and factor.secret == mine.secret:
+        if factor is not None and factor is not LOST and mine is not None and factor.secret == mine.secret:
             factor = replace(
                 factor,
                 last_step=max(factor.last_step, mine.last_step),

@@ -391,6 +391,16 @@ MIGRATIONS: tuple[Migration, ...] = (
             "ALTER TABLE accounts ADD COLUMN organization_id TEXT",
         ),
     ),
+    Migration(
+        "0020_signed_rows",
+        (
+            # Filled where there is a key, when the store is opened.
+            """CREATE TABLE row_signatures (
+                kind TEXT NOT NULL, row_id TEXT NOT NULL, version BIGINT NOT NULL, mac TEXT NOT NULL,
+                PRIMARY KEY (kind, row_id))""",
+            "ALTER TABLE audit_head ADD COLUMN signed_rows TEXT NOT NULL DEFAULT ''",
+        ),
+    ),
 )
 
 _BOOK = "CREATE TABLE IF NOT EXISTS migrations (name TEXT NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)"

@@ -540,6 +540,7 @@ class AuditHeadRow(Model):
     pruned_hash = TextField()
     key_id = TextField()
     mac = TextField()
+    signed_rows = TextField(default="")
 
     class Meta:
         table_name = "audit_head"
@@ -553,6 +554,19 @@ class AuditKeyRow(Model):
 
     class Meta:
         table_name = "audit_keys"
+
+
+class RowSignatureRow(Model):
+    """The MAC of a row that decides who may do what, see signed_rows.py; `kind` is its table, `row_id` its key."""
+
+    kind = TextField()
+    row_id = TextField()
+    version = BigIntegerField()
+    mac = TextField()
+
+    class Meta:
+        table_name = "row_signatures"
+        primary_key = CompositeKey("kind", "row_id")
 
 
 class ConfigurationRow(Model):
@@ -617,6 +631,7 @@ TABLES: tuple[type[Model], ...] = (
     AuditRow,
     AuditHeadRow,
     AuditKeyRow,
+    RowSignatureRow,
     ConfigurationRow,
     NoticeRow,
     MigrationRow,

@@ -3,7 +3,8 @@
 A backup is older than the database it replaces. A client key that was revoked since, an address that was blocked and a
 second factor that was enabled would be as before; a refresh token that was used since is dead, and trying it may end
 the login. So these come from the database that is set aside. Rows go over as they are stored, still sealed: the data
-keys that they need go with them.
+keys that they need go with them. A row that somebody else has changed there (see signed_rows.py) is not carried over:
+a client key of which that is so is ended, for nobody can tell what it was allowed last.
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 from peewee import Model
 
 from ccflare_core.accounts.account import Account, Kind
+from ccflare_core.audit.signed_rows import Look
 from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import (
     AccountRow,
@@ -24,7 +26,10 @@ from ccflare_core.db.models import (
 )
 from ccflare_core.errors import VaultError
 from ccflare_core.store.accounts import Accounts
+from ccflare_core.store.blocklist import Block, Blocklist
+from ccflare_core.store.client_keys import NO_DIGESTS
 from ccflare_core.store.context import StoreContext
+from ccflare_core.text import to_ms
 
 _CREDENTIALS = ("access_token", "refresh_token", "api_key", "expires_at", "login_at", "login_expires_at")
 _NAME_LENGTH = 50
@@ -43,9 +48,15 @@ class Current(NamedTuple):
     accounts: dict[str, Account | None]
     """By id; None is one whose secrets do not open."""
     clients: dict[str, Row]
+    ended: frozenset[str]
+    """Ids of client keys that somebody else has changed or removed."""
     blocks: dict[str, Row]
     factor: Row | None
+    is_factor_sound: bool
+    """Whether that is what was enabled, if anything was."""
     recovery: list[Row]
+    version: int
+    """How often its rows were signed."""
 
 
 @dataclass(slots=True)
@@ -66,10 +77,14 @@ class Carried:
     """Client keys that had been revoked since the backup, and are."""
     clients: list[str] = field(default_factory=list)
     """Client keys that are otherwise as they were last: made or changed since the backup."""
+    ended: list[str] = field(default_factory=list)
+    """Client keys that somebody else had changed, and that are revoked for it."""
     blocked: list[str] = field(default_factory=list)
     """Networks that had been blocked since the backup, and are."""
     factor: bool = False
     """Whether the second factor is the one that was in use last."""
+    is_factor_lost: bool = False
+    """Whether somebody else had changed the second factor, so that it is as in the backup."""
     back: dict[str, list[str]] = field(default_factory=dict)
     """What was gone and is back, by its kind."""
     missing: list[str] = field(default_factory=list)
@@ -79,23 +94,29 @@ class Carried:
 class CarryOver:
     """A part of the store: reads what is to be carried over, and takes it up in another one."""
 
-    def __init__(self, context: StoreContext, accounts: Accounts) -> None:
+    def __init__(self, context: StoreContext, accounts: Accounts, blocklist: Blocklist) -> None:
         self._database = context.database
         self._context = context
         self._accounts = accounts
+        self._blocklist = blocklist
+        self._signed = context.signed
 
     def read(self, audit_keys: Mapping[str, bytes]) -> Current:
         """What this database has. Raises StoreError, or ValueError if a value is none that was ever written."""
-        factors = self._rows(SecondFactorRow)
+        keys, factor, codes = map(self._signed.look, (ClientKeyRow, SecondFactorRow, RecoveryCodeRow))
+        factors = self._rows(SecondFactorRow) if factor.is_sound else []
         return Current(
             frozenset(audit_keys),
             audit_keys,
             sorted(self._rows(DataKeyRow), key=lambda row: -row["number"]),
             {row.id: self._account(row) for row in self._models(AccountRow)},
-            {row["id"]: row for row in self._rows(ClientKeyRow)},
-            {row["network"]: row for row in self._rows(BlockedAddressRow)},
+            {row["id"]: row for row in self._rows(ClientKeyRow, keys)},
+            keys.altered | keys.gone,
+            {str(block.network): _block_row(block) for block in self._blocklist.all()},
             factors[0] if factors else None,
-            self._rows(RecoveryCodeRow),
+            factor.is_sound,
+            self._rows(RecoveryCodeRow, codes),
+            self._signed.version,
         )
 
     def write(self, current: Current, *, is_related: bool) -> Carried:
@@ -107,8 +128,10 @@ class CarryOver:
         done = Carried()
         self._take_accounts(current, done, is_related=is_related)
         self._take_clients(current.clients, done)
+        self._end_clients(current.ended, done)
         self._take_blocks(current.blocks, done)
         self._take_factor(current, done)
+        self._signed.advance(current.version)
         return done
 
     def distrust(self, why: str) -> Carried:
@@ -172,7 +195,7 @@ class CarryOver:
     # Who may do what
 
     def _take_clients(self, theirs: Mapping[str, Row], done: Carried) -> None:
-        here = {row["id"]: row for row in self._rows(ClientKeyRow)}
+        here = {row["id"]: row for row in self._rows(ClientKeyRow, self._signed.look(ClientKeyRow))}
         names = {row["name"]: row["id"] for row in theirs.values()}
         for key_id, row in here.items():
             if key_id in theirs:
@@ -181,27 +204,40 @@ class CarryOver:
             if name in names:  # another key has got it since
                 name = f"{name[:_NAME_LENGTH]}-{key_id[-8:]}"
                 self._change(ClientKeyRow, key_id, name=name)
+                self._signed.sign(ClientKeyRow, [key_id])
             done.back.setdefault("client keys", []).append(name)
         for key_id, row in theirs.items():
             mine = here.get(key_id)
             if mine != row:
                 self._put(ClientKeyRow, row)
+                self._signed.sign(ClientKeyRow, [key_id])
                 was_revoked = row["revoked_at"] is not None and (mine is None or mine["revoked_at"] is None)
                 (done.revoked if was_revoked else done.clients).append(row["name"])
 
+    def _end_clients(self, ended: frozenset[str], done: Carried) -> None:
+        for row in self._rows(ClientKeyRow, self._signed.look(ClientKeyRow)):
+            if row["id"] in ended and row["revoked_at"] is None:
+                now = to_ms(self._context.wall())
+                self._change(ClientKeyRow, row["id"], **NO_DIGESTS, revoked_at=now)
+                self._signed.sign(ClientKeyRow, [row["id"]])
+                done.ended.append(row["name"])
+
     def _take_blocks(self, theirs: Mapping[str, Row], done: Carried) -> None:
-        here = {row["network"] for row in self._rows(BlockedAddressRow)}
+        here = {str(block.network) for block in self._blocklist.all()}
         for network in sorted(theirs.keys() - here):
             self._put(BlockedAddressRow, theirs[network])
             done.blocked.append(network)
+        if done.blocked:
+            self._signed.sign(BlockedAddressRow, done.blocked)
         if back := sorted(here - theirs.keys()):
             done.back["blocks"] = back
 
     def _take_factor(self, current: Current, done: Carried) -> None:
         mine = next(iter(self._rows(SecondFactorRow)), None)
+        done.is_factor_lost = not current.is_factor_sound
         is_used = current.factor is not None and current.factor["confirmed_at"] is not None
         if not is_used or current.factor is None:
-            if mine is not None and mine["confirmed_at"] is not None:
+            if mine is not None and mine["confirmed_at"] is not None and current.is_factor_sound:
                 done.back["second factor"] = ["as it was in the backup"]
             return
         if (mine, self._rows(RecoveryCodeRow)) == (current.factor, current.recovery):
@@ -211,6 +247,8 @@ class CarryOver:
         self._put(SecondFactorRow, current.factor)
         for code in current.recovery:
             self._put(RecoveryCodeRow, code)
+        for model in (SecondFactorRow, RecoveryCodeRow):
+            self._signed.sign(model)
         done.factor = True
 
     # Rows
@@ -219,9 +257,12 @@ class CarryOver:
         with as_store_errors():
             return list(model.select().bind(self._database))
 
-    def _rows(self, model: type[Model]) -> list[Row]:
+    def _rows(self, model: type[Model], look: Look | None = None) -> list[Row]:
+        """The rows, or those that were found sound."""
+        key: Any = model._meta.primary_key
         with as_store_errors():
-            query: Any = model.select().order_by(model._meta.primary_key).dicts()
+            query: Any = model.select().order_by(key).dicts()
+            query = query if look is None else query.where(key.in_(list(look.sound)))
             return list(query.bind(self._database))
 
     def _put(self, model: type[Model], row: Row) -> None:
@@ -231,6 +272,10 @@ class CarryOver:
 
     def _change(self, model: type[Model], row_id: str, **values: object) -> None:
         model.update(values).where(model._meta.primary_key == row_id).execute(self._database)
+
+
+def _block_row(block: Block) -> Row:
+    return {"network": str(block.network), "created_at": to_ms(block.created_at), "reason": block.reason}
 
 
 def _recency(account: Account) -> tuple[float, float]:

@@ -6,6 +6,7 @@ value. It cannot be made anew without the key itself; so that is done when the k
 
 import json
 import secrets
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from decimal import Decimal
 from typing import Any
@@ -13,10 +14,11 @@ from typing import Any
 import peewee
 from peewee import fn
 
+from ccflare_core.audit.signed_rows import Look
 from ccflare_core.clients.authentication import Digest, KeyRing
 from ccflare_core.clients.keys import ClientKey, Role, new_secret
 from ccflare_core.db.engine import as_store_errors
-from ccflare_core.db.models import ClientKeyRow, RequestRow
+from ccflare_core.db.models import ClientKeyRow, RequestRow, RowSignatureRow
 from ccflare_core.errors import NotFound, StoreError, VaultError
 from ccflare_core.secrets.vault import Vault, head_of
 from ccflare_core.store.context import StoreContext
@@ -30,6 +32,8 @@ _PLAIN = (
     *("stateful", "tunnels"),
 )
 _MICRO = 1_000_000
+NO_DIGESTS = {"digest": None, "old_digest": None, "old_until": None}
+_DOCTOR = "`scripts/doctor.py` says which"
 _UNKNOWN = "there is no client key called {}: `scripts/keys.py client list` shows all"
 
 
@@ -42,23 +46,40 @@ class Clients:
         self._transaction = context.transaction
         self._wall = context.wall
         self._record = context.record
+        self._snapshot = context.snapshot
+        self._signed = context.signed
 
     def all(self) -> list[ClientKey]:
-        """Every client key, also those that are over, by name."""
-        return [_key(row) for row in self._rows()]
+        """Every client key, also those that are over, by name; with a data key only those that are as they were made.
+
+        Raises StoreError if one cannot be read.
+        """
+        return self._keys()[0]
 
     def by_name(self, name: str) -> ClientKey:
-        """The key of that name. Raises StoreError if there is none."""
-        for row in self._rows(ClientKeyRow.name == name):
-            return _key(row)
+        """The key of that name. Raises StoreError if there is none, or it is not as it was made."""
+        for key in self._keys(ClientKeyRow.name == name)[0]:
+            return key
+        if self._ids(name):
+            raise StoreError(f"the client key {name} was changed outside of ccflare, so it is denied: revoke it")
         raise NotFound(_UNKNOWN.format(name))
 
+    def exist(self) -> bool:
+        """Whether a client key was ever made, whatever became of its row."""
+        rows = (ClientKeyRow.select(), RowSignatureRow.select().where(RowSignatureRow.kind == "client_keys"))
+        with as_store_errors():
+            return any(query.bind(self._database).exists() for query in rows)
+
     def ring(self) -> KeyRing:
-        """What authentication needs to recognise the keys. Raises VaultError without a data key."""
+        """What authentication needs to recognise the keys that are as they were made; how many others there are.
+
+        Raises VaultError without a data key.
+        """
         vault = self._vaulted()
         keys: dict[str, ClientKey] = {}
         digests: dict[bytes, Digest] = {}
-        for row in self._rows():
+        rows, look = self._sound()
+        for row in rows:
             keys[row.id] = _key(row)
             if row.old_digest is not None:
                 digests[bytes(row.old_digest)] = Digest(row.id, to_seconds(row.old_until))
@@ -66,7 +87,8 @@ class Clients:
                 digests[bytes(row.digest)] = Digest(row.id)
         used = {digest[len(head_of("")) : len(head_of(vault.key_id))].hex() for digest in digests}
         peppers = [each for each in vault.key_ids if each in used or each == vault.key_id]
-        return KeyRing(_Digester(vault), tuple(peppers), keys, digests)
+        denied = len(look.altered) + len(look.gone) + (not look.is_whole)
+        return KeyRing(_Digester(vault), tuple(peppers), keys, digests, denied)
 
     def uses(self) -> dict[str, tuple[int, float | None, float | None]]:
         """What is recorded of each key, by id: its requests, their cost in dollars, and when the last one was."""
@@ -86,6 +108,7 @@ class Clients:
             with self._transaction():
                 row = {**_columns(key), "digest": self._digest(secret)}
                 ClientKeyRow.insert(row).execute(self._database)
+                self._signed.sign(ClientKeyRow, [key.id])
                 self._record("client.add", key.name, id=key.id, fields=_told(key))
         except peewee.IntegrityError as error:
             raise StoreError(f"there is or was a client key called {key.name}: choose another name") from error
@@ -96,20 +119,41 @@ class Clients:
         with self._transaction():
             before = self._usable(name)
             changed = replace(before, **fields)
-            ClientKeyRow.update(_columns(changed)).where(ClientKeyRow.id == changed.id).execute(self._database)
+            self._update(changed.id, _columns(changed))
             old, new = _told(before), _told(changed)
             changes = {field: {"before": old[field], "after": new[field]} for field in new if old[field] != new[field]}
             self._record("client.change", name, id=changed.id, changes=changes)
         return changed
 
     def revoke(self, name: str) -> ClientKey:
-        """End the key for good, and forget its digest. Raises StoreError if it is gone or revoked already."""
+        """End the key for good, and forget its digest. Raises StoreError if it is gone or revoked already.
+
+        Of one that is not as it was made only the name is left.
+        """
         with self._transaction():
-            key = replace(self._usable(name), revoked_at=self._wall())
-            gone = {"digest": None, "old_digest": None, "old_until": None}
-            ClientKeyRow.update({**_columns(key), **gone}).where(ClientKeyRow.id == key.id).execute(self._database)
+            found = self._keys(ClientKeyRow.name == name)[0]
+            ids = [] if found else self._ids(name)
+            before = ClientKey(ids[0], name) if ids else self._usable(name)
+            key = replace(before, revoked_at=self._wall())
+            if ids:
+                ClientKeyRow.delete().where(ClientKeyRow.name == name).execute(self._database)
+                ClientKeyRow.insert({"id": key.id, "name": name, **_columns(key)}).execute(self._database)
+            self._update(key.id, {**_columns(key), **NO_DIGESTS})
             self._record("client.revoke", name, id=key.id)
         return key
+
+    def end(self, look: Look) -> None:
+        """Revoke those that are not as they were made, and forget those that are gone; in a transaction of the store.
+
+        An entry that it belongs to is written already.
+        """
+        for key_id in look.altered:
+            rows: Any = ClientKeyRow.select(ClientKeyRow.name).where(ClientKeyRow.id == key_id).tuples()
+            for (name,) in rows.bind(self._database):
+                key = ClientKey(key_id, str(name), revoked_at=self._wall())
+                self._update(key_id, {**_columns(key), **NO_DIGESTS})
+                self._record("client.revoke", str(name), id=key_id)
+        self._signed.sign(ClientKeyRow, look.gone)
 
     def rotate(self, name: str, grace: float) -> str:
         """A new secret for the key; the old one is valid for `grace` more seconds. Raises StoreError as `revoke`."""
@@ -118,20 +162,28 @@ class Clients:
             key = self._usable(name)
             old = ClientKeyRow.digest if grace > 0 else None
             until = to_ms(self._wall() + grace) if grace > 0 else None
-            new = {"digest": self._digest(secret), "old_digest": old, "old_until": until}
-            ClientKeyRow.update(new).where(ClientKeyRow.id == key.id).execute(self._database)
+            self._update(key.id, {"digest": self._digest(secret), "old_digest": old, "old_until": until})
             self._record("client.rotate", name, id=key.id, grace_seconds=grace)
         return secret
 
     def renew(self, key_id: str, secret: str) -> None:
         """Make the digest of this key anew with the newest pepper, if that is still the key's secret."""
-        vault = self._vaulted()
+        vault, done = self._vaulted(), 0
         with self._transaction():
+            if key_id not in self._signed.look(ClientKeyRow).sound:
+                return
             new = self._digest(secret)
             for old in vault.key_ids[1:]:
                 for column in (ClientKeyRow.digest, ClientKeyRow.old_digest):
                     is_it = (ClientKeyRow.id == key_id) & (column == digest_of(vault, secret, old))
-                    ClientKeyRow.update({column: new}).where(is_it).execute(self._database)
+                    done += ClientKeyRow.update({column: new}).where(is_it).execute(self._database)
+            if done:
+                self._signed.sign(ClientKeyRow, [key_id])
+                self._record("client.renew", "", id=key_id)
+
+    def _update(self, key_id: str, columns: Mapping[str, Any]) -> None:
+        ClientKeyRow.update(columns).where(ClientKeyRow.id == key_id).execute(self._database)
+        self._signed.sign(ClientKeyRow, [key_id])
 
     def _usable(self, name: str) -> ClientKey:
         key = self.by_name(name)
@@ -139,10 +191,25 @@ class Clients:
             raise StoreError(f"the client key {name} is revoked, and that is final: add another one")
         return key
 
-    def _rows(self, *conditions: Any) -> list[ClientKeyRow]:
-        query = ClientKeyRow.select().where(*conditions) if conditions else ClientKeyRow.select()
+    def _keys(self, *conditions: Any) -> tuple[list[ClientKey], Look]:
+        try:
+            rows, look = self._sound(*conditions)
+            return [_key(row) for row in rows], look
+        except (ValueError, TypeError) as error:  # nobody has looked whether the row is one of ours
+            raise StoreError(f"a client key was changed outside of ccflare, and cannot be read: {_DOCTOR}") from error
+
+    def _sound(self, *conditions: Any) -> tuple[list[ClientKeyRow], Look]:
+        """The rows that are as they were written, and what was found of all; every row where there is no data key."""
+        with as_store_errors(), self._snapshot():
+            look = Look(True) if self._vault is None else self._signed.look(ClientKeyRow)
+            all_ = conditions if self._vault is None else (ClientKeyRow.id.in_(list(look.sound)), *conditions)
+            query = ClientKeyRow.select().where(*all_) if all_ else ClientKeyRow.select()
+            return list(query.order_by(ClientKeyRow.name).bind(self._database)), look
+
+    def _ids(self, name: str) -> list[str]:
+        rows: Any = ClientKeyRow.select(ClientKeyRow.id).where(ClientKeyRow.name == name).tuples()
         with as_store_errors():
-            return list(query.order_by(ClientKeyRow.name).bind(self._database))
+            return [str(key_id) for (key_id,) in rows.bind(self._database)]
 
     def _digest(self, secret: str) -> bytes:
         vault = self._vaulted()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from peewee import Database
 
 from ccflare_core.audit.entries import Record
+from ccflare_core.audit.signed_rows import SignedRows
 from ccflare_core.errors import VaultError
 from ccflare_core.secrets.vault import Vault
 
@@ -20,8 +21,12 @@ class StoreContext:
     """None without a source for the key: then nothing can be sealed or opened."""
     transaction: Callable[[], AbstractContextManager[None]]
     """All writing is done in one; the innermost of several counts for nothing."""
+    snapshot: Callable[[], AbstractContextManager[None]]
+    """What is read in one is of one moment."""
     record: Record
     """Writes an entry into the audit log, in the transaction that is open."""
+    signed: SignedRows
+    """The signatures of rows that decide who may do what."""
     wall: Callable[[], float]
     """Epoch seconds."""
 

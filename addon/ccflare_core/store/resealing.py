@@ -6,11 +6,12 @@ is killed in the middle leaves nothing to repair: the next one goes on where val
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 from peewee import SQL, Database, Model, fn
 
+from ccflare_core.audit.signed_rows import MODELS
 from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import (
     AccountRow,
@@ -151,6 +152,7 @@ class Resealing:
         self._database = context.database
         self._vault = vault
         self._transaction = context.transaction
+        self._context = context
         self.left: list[str] = []
 
     def rewrap(self) -> Iterator[int]:
@@ -175,7 +177,8 @@ class Resealing:
             sealed = column.get(self._database, key)
             size += len(sealed)
             try:
-                column.set(self._database, key, **column.rewrap(column, key, sealed, self._vault))
+                with self._resigned(column, key):
+                    column.set(self._database, key, **column.rewrap(column, key, sealed, self._vault))
                 done += 1
             except VaultError:
                 failures.add(key)
@@ -183,6 +186,16 @@ class Resealing:
             if size > _BYTES:
                 break
         return done, failures
+
+    @contextmanager
+    def _resigned(self, column: SealedColumn, key: Key) -> Iterator[None]:
+        """Within it a row may be sealed anew that is signed: its signature follows, with an entry."""
+        if column.model not in MODELS:
+            yield
+            return
+        with self._context.signed.kept(column.model, key[0]):
+            yield
+        self._context.record("key.rewrap", column.table, stage="row")
 
     def seal_clear(self) -> Iterator[int]:
         """Seal what is stored in clear, each value checked by opening it; yields each batch's number of rows."""

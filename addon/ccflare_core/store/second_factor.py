@@ -1,9 +1,10 @@
 """The second factor in the database: one for the proxy, its seed sealed, its recovery codes as keyed hashes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ccflare_core.clients.totp import Factor, Secret, Used, Wrong, check, new_recovery_codes
+from ccflare_core.audit.entries import Outcome
+from ccflare_core.clients.totp import LOST, Factor, Secret, Used, Wrong, check, new_recovery_codes
 from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import RecoveryCodeRow, SecondFactorRow
 from ccflare_core.errors import StoreError, VaultError
@@ -16,6 +17,9 @@ OWNER = "owner"
 
 _PLACE = place("second_factor", "seed", OWNER)
 _NONE = "there is no second factor: run `scripts/keys.py mfa enable` first"
+_CHANGED = (
+    "the second factor was changed outside of ccflare, so no code is right: `scripts/keys.py mfa disable` ends it"
+)
 
 
 class Factors:
@@ -27,16 +31,22 @@ class Factors:
         self._transaction = context.transaction
         self._wall = context.wall
         self._record = context.record
+        self._context = context
 
     def get(self) -> Factor | None:
-        """The factor, also one that waits for its first code; None if there is none. Raises VaultError."""
-        with as_store_errors():
+        """The factor, also one that waits for its first code; None if there is none. Raises VaultError.
+
+        If somebody else has changed or removed it, a code is asked for and none is right.
+        """
+        with as_store_errors(), self._context.snapshot():
+            if self._vault is not None and not self._context.signed.look(SecondFactorRow).is_sound:
+                return LOST
             row = self._row()
-            codes = frozenset(each.digest for each in RecoveryCodeRow.select().bind(self._database))
-        if row is None:
-            return None
+            if row is None:
+                return None
+            vault, codes = self._key(), frozenset(self._context.signed.look(RecoveryCodeRow).sound)
         return Factor(
-            Secret.from_bytes(self._key().open(row.seed, _PLACE)),
+            Secret.from_bytes(vault.open(row.seed, _PLACE)),
             is_confirmed=row.confirmed_at is not None,
             last_step=row.last_step,
             failures=row.failures,
@@ -48,11 +58,12 @@ class Factors:
         """Make a seed, of no effect until `confirm`. Raises StoreError if a factor is in use."""
         secret = Secret.new()
         with self._transaction():
-            if (row := self._row()) is not None and row.confirmed_at is not None:
+            if (factor := self.get()) is not None and factor.is_confirmed:
                 raise StoreError("the second factor is enabled already: `scripts/keys.py mfa disable` ends it")
             self._delete()
             values = {"id": OWNER, "seed": self._key().seal(bytes(secret), _PLACE), "created_at": self._now()}
             SecondFactorRow.insert({**values, "last_step": 0, "failures": 0, "retry_at": 0}).execute(self._database)
+            self._sign()
             self._record("mfa.enable")
         return secret
 
@@ -63,12 +74,13 @@ class Factors:
             if factor.is_confirmed:
                 raise StoreError("the second factor is enabled already")
             result = check(factor, code, self._wall())
-            if not self.keep(result) or not isinstance(result, Used):
+            if not self._keep(result) or not isinstance(result, Used):
                 self._record("mfa.confirm", outcome="denied")
                 return None
-            self._record("mfa.confirm")
             SecondFactorRow.update(confirmed_at=self._now()).where(SecondFactorRow.id == OWNER).execute(self._database)
-            return self._renew(result.factor.secret)
+            codes = self._renew(result.factor.secret)
+            self._record("mfa.confirm")
+            return codes
 
     def renew_recovery(self) -> list[str]:
         """New recovery codes in place of all old ones. Raises StoreError if no factor is in use."""
@@ -76,15 +88,17 @@ class Factors:
             factor = self._needed()
             if not factor.is_confirmed:
                 raise StoreError("the second factor is not confirmed yet: run `scripts/keys.py mfa confirm`")
+            codes = self._renew(factor.secret)
             self._record("mfa.recovery")
-            return self._renew(factor.secret)
+            return codes
 
     def disable(self) -> None:
         """Ask for no codes any more, and forget the seed. Raises StoreError if there is no factor."""
         with self._transaction():
-            if self._row() is None:
+            if self.get() is None:
                 raise StoreError(_NONE)
             self._delete()
+            self._sign()
             self._record("mfa.disable")
 
     def keep(self, tried: Used | Wrong) -> bool:
@@ -93,22 +107,29 @@ class Factors:
         Nothing is changed if the factor is another one by now.
         """
         with self._transaction():
-            current = self.get()
-            if current is None or current.secret != tried.factor.secret:
-                return False
-            match tried:
-                case Used(recovery=None, factor=factor):
-                    newer = SecondFactorRow.last_step < factor.last_step
-                    is_first = self._update(newer, last_step=factor.last_step)
-                case Used(recovery=digest):
-                    used = RecoveryCodeRow.delete().where(RecoveryCodeRow.digest == digest)
-                    if is_first := used.execute(self._database) == 1:
-                        self._record("mfa.recovery.use")
-                case Wrong():
-                    is_first = True
+            is_first = self._keep(tried)
             if is_first:
-                self._write(tried.factor)
+                outcome: Outcome = "ok" if isinstance(tried, Used) else "denied"
+                self._record("mfa.recovery.use" if _recovery(tried) else "mfa.code", outcome=outcome)
             return is_first
+
+    def _keep(self, tried: Used | Wrong) -> bool:
+        current, digest = self.get(), _recovery(tried)
+        if current is None or current is LOST or current.secret != tried.factor.secret:
+            return False
+        if digest is not None:
+            used = RecoveryCodeRow.delete().where(RecoveryCodeRow.digest == digest)
+            is_first = digest in current.recovery and used.execute(self._database) == 1
+        else:
+            is_first = isinstance(tried, Wrong) or self._use(tried.factor)
+        if is_first:
+            self._write(tried.factor)
+            self._sign([digest] if digest else [])
+        return is_first
+
+    def _use(self, factor: Factor) -> bool:
+        """Whether no other process has used a code of this step or of a later one."""
+        return self._update(SecondFactorRow.last_step < factor.last_step, last_step=factor.last_step)
 
     def _write(self, factor: Factor) -> None:
         self._update(failures=factor.failures, retry_at=to_ms(factor.retry_at))
@@ -122,7 +143,13 @@ class Factors:
         codes = new_recovery_codes()
         RecoveryCodeRow.delete().execute(self._database)
         self._insert([secret.digest(code) for code in codes])
+        self._sign()
         return codes
+
+    def _sign(self, codes: Iterable[str] | None = None) -> None:
+        """Sign the factor as it is now, and these recovery codes: None is all of them."""
+        self._context.signed.sign(SecondFactorRow)
+        self._context.signed.sign(RecoveryCodeRow, codes)
 
     def _insert(self, digests: Sequence[str]) -> None:
         RecoveryCodeRow.insert_many([{"digest": digest} for digest in digests]).execute(self._database)
@@ -134,6 +161,8 @@ class Factors:
     def _needed(self) -> Factor:
         if (factor := self.get()) is None:
             raise StoreError(_NONE)
+        if factor is LOST:
+            raise StoreError(_CHANGED)
         return factor
 
     def _row(self) -> SecondFactorRow | None:
@@ -147,3 +176,8 @@ class Factors:
 
     def _now(self) -> int:
         return to_ms(self._wall())
+
+
+def _recovery(tried: Used | Wrong) -> str | None:
+    """The digest of the recovery code that was right, if it was one."""
+    return tried.recovery if isinstance(tried, Used) else None

@@ -16,9 +16,11 @@ from ccflare_core.audit.chain import Audit
 from ccflare_core.audit.configurations import Configurations
 from ccflare_core.audit.entries import By, Entry, Outcome
 from ccflare_core.audit.file import AuditFile
+from ccflare_core.audit.signed_rows import SignedRows
 from ccflare_core.config.location import Location
 from ccflare_core.db.engine import CommitUnknown, Engine, Space
 from ccflare_core.db.engine_choice import is_made, open_engine
+from ccflare_core.db.models import BlockedAddressRow, ClientKeyRow
 from ccflare_core.errors import AuditError, CCFlareError, StoreError, Unusable
 from ccflare_core.exchange.records import AttentionNeeded, Record
 from ccflare_core.reports.rollup import Rollup
@@ -71,14 +73,20 @@ class Store:
         self.vault: Vault | None = None
         self.audit = Audit(self._database, lambda: self.vault, transaction=self._transaction, wall=wall, file=second)
         self._sealed = SealedCounts(self._database)
+        self.signed_rows = SignedRows(self.audit, engine.snapshot)
+        """The signatures of client keys, blocks and the second factor."""
         self.keys: DataKeys | None = None
         """The ring of keys; None without a key source."""
         if source is not None:
             self.keys = self._open_keys(source, read_only=read_only)
         self.vault = self.keys.vault if self.keys else None
         self._ledger = Ledger(self._database, self.vault)
-        self._context = StoreContext(self._database, self.vault, self._transaction, self._record, wall)
+        self._context = StoreContext(
+            self._database, self.vault, self._transaction, engine.snapshot, self._record, self.signed_rows, wall
+        )
         self._make_parts(self._context)
+        if not read_only:
+            self.sign_older_rows()
         self.has_changed_accounts = False
         """Whether a batch has changed accounts since the writer last looked at this."""
 
@@ -90,7 +98,7 @@ class Store:
             wall=self._wall,
             read_only=read_only,
             record=self._record,
-            resign=lambda: self.audit.resign(),
+            resign=lambda: self.signed_rows.renew(),
         )
 
     def _make_parts(self, context: StoreContext) -> None:
@@ -107,7 +115,7 @@ class Store:
         self.blocklist = Blocklist(context)
         self.factors = Factors(context)
         self.owners = StoredOwners(context)
-        self.carry_over = CarryOver(context, self.accounts)
+        self.carry_over = CarryOver(context, self.accounts, self.blocklist)
         self.history = History(context, self.transcripts)
         self.notices = Notices(context)
         self.search_index = SearchIndex(
@@ -203,6 +211,32 @@ class Store:
         """Note that the run is alive, and drop the begun logins that nobody finished. Once in 60 s is enough."""
         self.runs.heartbeat(run_id)
         self.sessions.purge()
+        self.sign_older_rows()
+
+    def sign_older_rows(self) -> None:
+        """Sign the rows that are from before rows were signed, once; an entry says how many of which kind."""
+        if self.vault is None or not self.signed_rows.are_older():
+            return
+        with self._transaction():
+            self.signed_rows.begin(to_ms(self._wall()), lambda rows: self._record("rows.sign", "", rows=rows))
+
+    def altered_rows(self) -> list[str]:
+        """What somebody else has done to rows that decide who may do what, a sentence each; without a key nothing."""
+        return [] if self.vault is None else self.signed_rows.problems()
+
+    def restart_audit(self, problem: str) -> None:
+        """Go on with an audit log that is broken.
+
+        Client keys that do not count any more are revoked for good, and blocks are made anew. A second factor that does
+        not count goes on being asked for, until it is disabled.
+        """
+        with self._transaction():
+            is_whole = self.signed_rows.look(ClientKeyRow).is_whole
+            self.audit.restart(self.by, problem)
+            if not is_whole:
+                self.signed_rows.restart()
+            self.clients.end(self.signed_rows.look(ClientKeyRow))
+            self.blocklist.keep(self.signed_rows.look(BlockedAddressRow))
 
     def write(self, batch: Sequence[Record]) -> None:
         """Write the batch whole, in one transaction, or nothing of it.
@@ -347,6 +381,6 @@ def has_client_keys(location: Location) -> bool:
         if not is_made(location):
             return False
         with contextlib.closing(Store.open(location, None, read_only=True)) as store:
-            return bool(store.clients.all())
+            return store.clients.exist()
     except StoreError:
         return False

@@ -56,6 +56,8 @@ class Watch:
             self._accounts = accounts
         self._tell_client_keys()
         self._on_store_changed(self._store)
+        for problem in self._store.altered_rows():
+            self._warnings.warn(problem, problem)
         self.is_stale = False
 
     def _tell_client_keys(self) -> None:
