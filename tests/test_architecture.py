@@ -47,6 +47,7 @@ TESTED_IN = {
     "ccflare_cli.accounts.import_command": "cli/accounts/test_importers.py",
     "ccflare_cli.audit.rows": "cli/audit/test_main.py",
     "ccflare_cli.console": "cli/accounts/test_main.py",
+    "ccflare_cli.doctor.alert_checks": "e2e/test_alerts_live.py",
     "ccflare_cli.doctor.host_checks": "cli/doctor/test_judgements.py",
     "ccflare_cli.doctor.installation": "cli/doctor/test_judgements.py",
     "ccflare_cli.doctor.leaks": "cli/doctor/test_judgements.py",

@@ -39,13 +39,13 @@ from ccflare_mitm.background import (
     follow_anomalies,
     follow_prices,
     follow_spending,
-    log_notice,
     spending,
     watch_memory,
 )
 from ccflare_mitm.builders import (
     build_accounts,
     build_admission,
+    build_alerting,
     build_recording,
     build_storage,
     build_upstream,
@@ -110,6 +110,7 @@ class App:
         self._poll = build_usage_poll(live, self.accounts, self.upstream, self.recording)
         self.admission = build_admission(live, self.storage, self.accounts, self.recording, self._run_id)
         self.wire = build_wire(live, self.storage, self.upstream, self.admission)
+        self._alerting = build_alerting(live, environ, self.storage, self.admission, self.upstream.fetch)
         logs.hush(self._may_tell)
         self._inspector = Inspector(self.admission.gate.find)
 
@@ -179,7 +180,9 @@ class App:
         start("prices", follow_prices(recording.prices, recording.exchanges))
         start("audit", self.storage.auditor.run())
         is_wanted = self.live.reader("anomaly_notices")
-        start("anomalies", follow_anomalies(self.storage.call, Lookout(), is_wanted, log_notice))
+        start("anomalies", follow_anomalies(self.storage.call, Lookout(), is_wanted, self._alerting.notice))
+        start("alerts", self._alerting.look())
+        start("alert delivery", self._alerting.deliver())
         start("reaper", self.wire.reaper.run())
         start("memory", watch_memory(recording.memory))
         start("inspector", self._inspector.live.run())

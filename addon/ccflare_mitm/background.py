@@ -87,11 +87,6 @@ async def follow_anomalies(
         await asyncio.sleep(STEP_SECONDS if found.goes_on else seconds)
 
 
-def log_notice(notice: Notice) -> None:
-    """Have it in the log."""
-    logger.warning("unusual: %s", notice.text)
-
-
 class Spending(NamedTuple):
     """What the record has of the budgets, and which exchanges' batches are in it."""
 

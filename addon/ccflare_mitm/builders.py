@@ -47,10 +47,13 @@ from ccflare_core.secrets import egress_proxy
 from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.spool import Spool, SpoolRoom
 from ccflare_core.store.store import Store
+from ccflare_core.writer.alarms import Alarms
 from ccflare_core.writer.auditor import Auditor
+from ccflare_core.writer.delivery import sinks
 from ccflare_core.writer.news import Rules, StoreCalls, StoreNews
 from ccflare_core.writer.retention import Policy, Retention
 from ccflare_core.writer.writer import Writer
+from ccflare_mitm.alerting import Alerting, LocalConditions
 from ccflare_mitm.gate.destinations import Destinations
 from ccflare_mitm.gate.gate import Gate
 from ccflare_mitm.gate.header_masking import HeaderMask
@@ -77,6 +80,8 @@ class Upstream:
     """It waits longer for an answer: one that nobody reads is a lost login."""
     proxy: EgressProxy | None
     """What `ccflare_egress_proxy` has led to."""
+    fetch: Callable[..., Fetcher]
+    """Makes a client like `fetcher`; arguments of Fetcher make it another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +160,7 @@ def build_upstream(live: LiveSettings) -> Upstream:
     pins = PinGuard(live.reader("upstream_pins"), enforced=lambda: live().pins_mode == "enforce")
     ca_file = Path(trusted).expanduser() if trusted else None
     fetch = partial(Fetcher, ca_file=ca_file, pins=pins, egress=live.reader("egress"), proxy=proxy)
-    return Upstream(UpstreamProof(pins), fetch(), fetch(total_seconds=ANSWER_SECONDS), named)
+    return Upstream(UpstreamProof(pins), fetch(), fetch(total_seconds=ANSWER_SECONDS), named, fetch)
 
 
 def build_storage(live: LiveSettings, environ: Mapping[str, str], news: StoreNews) -> Storage:
@@ -302,6 +307,21 @@ def build_admission(
 def records_tunnels(live: LiveSettings, retention: Retention) -> Callable[[str | None], bool]:
     """Whether there is a row for a tunnel of a client key that is recorded in this mode (None: as everybody)."""
     return lambda mode: retention.allowed(record_mode(live().record, (), "", mode)) is not Mode.OFF
+
+
+def build_alerting(
+    live: LiveSettings,
+    environ: Mapping[str, str],
+    storage: Storage,
+    admission: Admission,
+    fetch: Callable[..., Fetcher],
+) -> Alerting:
+    """What tells people. Raises ConfigError or VaultError if there is a webhook, and no secret to sign with."""
+    wall = time.time  # noqa: TID251
+    local = LocalConditions(admission.rates.budgets, storage.retention, storage.auditor, wall)
+    storage.news.client_keys.listen(local.take_keys)
+    alarms = Alarms(wall, live.reader("hold_seconds"))
+    return Alerting(storage.call, alarms, local, sinks(live(), environ, fetch))
 
 
 def build_wire(live: LiveSettings, storage: Storage, upstream: Upstream, admission: Admission) -> Wire:

@@ -47,7 +47,7 @@ def test_known_variables_and_those_of_other_programs_pass() -> None:
         ("ccflare_DBPATH", "did you mean ccflare_DB_PATH?"),
         ("ccflare_ENCRYPTON_KEY", "did you mean ccflare_ENCRYPTION_KEY?"),
         ("CCFLARE_HOLD_SECONDS", "use --set ccflare_hold_seconds=..."),
-        ("ccflare_zzz", "allowed are ccflare_CONFIG_PATH, ccflare_DB_PATH"),
+        ("ccflare_zzz", "allowed are ccflare_ALERT_SECRET, ccflare_CONFIG_PATH"),
     ],
 )
 def test_a_misspelt_variable_is_told(name: str, advice: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ccflare_cli.cells import wrapped
 from ccflare_cli.console import OK, REFUSED, Console, fetcher, read_settings
-from ccflare_cli.doctor import host_checks, installation, proxy_checks, store_checks
+from ccflare_cli.doctor import alert_checks, host_checks, installation, proxy_checks, store_checks
 from ccflare_cli.doctor.installation import Ingress
 from ccflare_cli.doctor.results import AREAS, Level, Result, Results, fail, worst
 from ccflare_cli.output import Column, Table, named
@@ -21,6 +21,7 @@ _EXAMPLES = """\
 examples:
   scripts/doctor.py                  all that can be checked on this machine
   scripts/doctor.py --online         the upstream too: certificates, pins, clock
+  scripts/doctor.py --test-alert     the same, and sends a test alert
   scripts/doctor.py --log proxy.log  whether this file holds a secret
   scripts/doctor.py --only files --only code --format json
 
@@ -48,6 +49,7 @@ def _parser() -> Parser:
         metavar="FILE",
         help="look for secrets in this log file; repeatable",
     )
+    parser.add_argument("--test-alert", action="store_true", help="send a test alert to where alerts go")
     parser.add_argument("--quiet", action="store_true", help="show only warnings and failures")
     return parser
 
@@ -118,6 +120,8 @@ class Examination:
             results += self._stored(settings)
         if settings is not None and self._arguments.online:
             results += self._online(settings)
+        if settings is not None and self._arguments.test_alert:
+            results += alert_checks.try_alerts(settings, self._console.environ, self._fetch(settings), self._now)
         return results
 
     def _online(self, settings: Settings) -> list[Result]:

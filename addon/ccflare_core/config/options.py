@@ -5,6 +5,7 @@ option is added here and nowhere else. Each says when a change of it applies.
 """
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +74,17 @@ def _is_safe_url(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_webhook(text: str) -> bool:
+    return not text or _is_safe_url(text)
+
+
+def _is_command(text: str) -> bool:
+    try:
+        return not text or bool(shlex.split(text))
+    except ValueError:
+        return False
 
 
 def _are_scopes(text: str) -> bool:
@@ -356,6 +368,12 @@ _LOGGING = _in(
     _switch("ccflare_anomaly_notices", AT_ONCE, True,
             "Whether the log and the audit log tell of what is unusual for a client key or an account. Nothing is "
             "blocked for it."),
+    Option("ccflare_alert_webhook", RESTART, str, "",
+           "The URL that alerts are sent to as JSON, signed with the secret in ccflare_ALERT_SECRET. Empty: none.",
+           check=_is_webhook, form="https://… (or http://… on this machine) without user"),
+    Option("ccflare_alert_command", RESTART, str, "",
+           "A program and its arguments that is started for each alert, without a shell, with JSON on its standard "
+           "input. Empty: none.", check=_is_command, form="a program and its arguments, quoted as in a shell"),
 )
 OPTIONS: tuple[Option, ...] = (
     *_UPSTREAM, *_ACCOUNTS, *_RECORDING, *_NETWORK, *_LIMITS, *_KEYS, *_OAUTH, *_LOGGING,
@@ -374,6 +392,7 @@ CONFIG_PATH = "ccflare_CONFIG_PATH"
 ENCRYPTION_KEY = "ccflare_ENCRYPTION_KEY"
 PASSPHRASE = "ccflare_PASSPHRASE"  # noqa: S105
 PKCS11_PIN = "ccflare_PKCS11_PIN"
+ALERT_SECRET = "ccflare_ALERT_SECRET"  # noqa: S105
 DEBUG = Option(
     "ccflare_DEBUG", RESTART, bool, False, "1: log everything, whatever LOG_LEVEL says.", environment="ccflare_DEBUG"
 )
@@ -384,6 +403,7 @@ VARIABLES: tuple[tuple[str, str], ...] = (
     (ENCRYPTION_KEY, "The key that wraps all others, 32 bytes in base64 or hex, instead of the key file."),
     (PASSPHRASE, "A passphrase instead of that key."),
     (PKCS11_PIN, "The PIN of the token that ccflare_pkcs11_module uses."),
+    (ALERT_SECRET, "The secret that alerts to ccflare_alert_webhook are signed with."),
     (DEBUG.name, DEBUG.help),
 )
 

@@ -74,6 +74,8 @@ class Settings:
     audit_path: Path | None
     audit_stop_after_seconds: int
     anomaly_notices: bool
+    alert_webhook: str
+    alert_command: str
     prices_path: Path | None
     agents_path: Path | None
     strategy: str
@@ -190,6 +192,11 @@ class Settings:
     def egress(self) -> frozenset[Origin]:
         """The only places that ccflare sends requests of its own to, or an account's credential."""
         return frozenset({self.upstream, _origin(self.token_url), _origin(self.create_key_url)})
+
+    @property
+    def alert_egress(self) -> frozenset[Origin]:
+        """The only place that alerts are sent to."""
+        return frozenset({_origin(self.alert_webhook)} if self.alert_webhook else ())
 
     def _check_pins(self) -> None:
         """Raise ConfigError for pins that would protect nothing: a name misspelt, or no TLS at all."""

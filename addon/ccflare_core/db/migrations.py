@@ -362,6 +362,25 @@ MIGRATIONS: tuple[Migration, ...] = (
         ),
     ),
     Migration(
+        "0020_signed_rows",
+        (
+            # Filled where there is a key, when the store is opened.
+            """CREATE TABLE row_signatures (
+                kind TEXT NOT NULL, row_id TEXT NOT NULL, version BIGINT NOT NULL, mac TEXT NOT NULL,
+                PRIMARY KEY (kind, row_id))""",
+            "ALTER TABLE audit_head ADD COLUMN signed_rows TEXT NOT NULL DEFAULT ''",
+        ),
+    ),
+    Migration(
+        "0021_alerts",
+        (
+            """CREATE TABLE alerts (
+                cause TEXT NOT NULL, subject TEXT NOT NULL, name TEXT NOT NULL, what TEXT NOT NULL,
+                began_at BIGINT NOT NULL, seen_at BIGINT NOT NULL, told_at BIGINT NOT NULL, is_open BOOLEAN NOT NULL,
+                is_told BOOLEAN NOT NULL, PRIMARY KEY (cause, subject))""",
+        ),
+    ),
+    Migration(
         "0021_notices",
         (
             """CREATE TABLE notices (
@@ -389,16 +408,6 @@ MIGRATIONS: tuple[Migration, ...] = (
             "DROP TABLE old_priorities",
             "ALTER TABLE accounts ADD COLUMN person_id TEXT",
             "ALTER TABLE accounts ADD COLUMN organization_id TEXT",
-        ),
-    ),
-    Migration(
-        "0020_signed_rows",
-        (
-            # Filled where there is a key, when the store is opened.
-            """CREATE TABLE row_signatures (
-                kind TEXT NOT NULL, row_id TEXT NOT NULL, version BIGINT NOT NULL, mac TEXT NOT NULL,
-                PRIMARY KEY (kind, row_id))""",
-            "ALTER TABLE audit_head ADD COLUMN signed_rows TEXT NOT NULL DEFAULT ''",
         ),
     ),
 )

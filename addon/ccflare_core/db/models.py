@@ -593,6 +593,25 @@ class NoticeRow(Model):
         primary_key = CompositeKey("cause", "subject", "at")
 
 
+class AlertRow(Model):
+    """A condition that alerts are about, see alerts.py: by it each is told once. `told_at` is 0 until it is told."""
+
+    cause = TextField()
+    subject = TextField()
+    name = TextField()
+    what = TextField()
+    began_at = BigIntegerField()
+    seen_at = BigIntegerField()
+    told_at = BigIntegerField()
+    is_open = BooleanField()
+    is_told = BooleanField()
+    """Whether its beginning was told, and so is to be its end."""
+
+    class Meta:
+        table_name = "alerts"
+        primary_key = CompositeKey("cause", "subject")
+
+
 class MigrationRow(Model):
     """A migration that this database has been through."""
 
@@ -634,5 +653,6 @@ TABLES: tuple[type[Model], ...] = (
     RowSignatureRow,
     ConfigurationRow,
     NoticeRow,
+    AlertRow,
     MigrationRow,
 )

@@ -27,6 +27,7 @@ from ccflare_core.reports.rollup import Rollup
 from ccflare_core.secrets.key_sources import KeySource
 from ccflare_core.secrets.vault import Vault
 from ccflare_core.store.accounts import Accounts
+from ccflare_core.store.alerts import Alerts
 from ccflare_core.store.blocklist import Blocklist
 from ccflare_core.store.carry_over import CarryOver
 from ccflare_core.store.client_keys import Clients
@@ -118,6 +119,7 @@ class Store:
         self.carry_over = CarryOver(context, self.accounts, self.blocklist)
         self.history = History(context, self.transcripts)
         self.notices = Notices(context)
+        self.alerts = Alerts(context)
         self.search_index = SearchIndex(
             database,
             self.transcripts,

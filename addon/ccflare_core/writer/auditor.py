@@ -87,6 +87,11 @@ class Auditor:
         """Somebody was refused. All refusals of a burst from one source become one entry."""
         self._bursts.add(By(actor, ip, request_id), action, target, reason, self._clock())
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether nothing can be audited at the moment."""
+        return self._since() is not None
+
     def halted(self) -> str | None:
         """Why no new request is taken: nothing could be audited for too long. None while all is well."""
         since, limit = self._since(), self._stop_after()
