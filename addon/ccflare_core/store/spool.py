@@ -14,9 +14,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Final
 
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 from ccflare_core.errors import StoreError
+from ccflare_core.secrets.vault import Chunks
 
 BLOCK_BYTES: Final = 1024 * 1024
 WAITING_BYTES: Final = 8 * BLOCK_BYTES
@@ -46,7 +45,7 @@ class Spool:
         """Why it cannot be kept, as a sentence."""
         self._room = room
         self._on_drained = on_drained
-        self._cipher = AESGCM(os.urandom(32))
+        self._chunks = Chunks(os.urandom(32), b"spool")
         self._block = bytearray()
         self._written: Future[None] | None = None
         self._is_closed = False
@@ -126,7 +125,7 @@ class Spool:
             disk = os.fstatvfs(handle)
             if disk.f_bavail * disk.f_frsize - len(block) < self._room.minimum_free():
                 raise OSError(errno.ENOSPC, "less than ccflare_minimum_free_bytes would be free on the disk")
-            sealed = self._cipher.encrypt(_nonce(len(self._places)), block, None)
+            sealed = self._chunks.seal(len(self._places), block, is_last=False)
             begin = sum(self._places[-1]) if self._places else 0
             if os.pwrite(handle, sealed, begin) != len(sealed):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -147,11 +146,6 @@ class Spool:
             begin, length = self._places[number]
             try:
                 sealed = os.pread(self._file.fileno(), length, begin)
-                return self._cipher.decrypt(_nonce(number), sealed, None)
+                return self._chunks.open(number, sealed, is_last=False)
             except Exception as error:  # of the disk, or because somebody has changed what is on it
                 raise StoreError("This batch cannot be read back from the disk.") from error
-
-
-def _nonce(number: int) -> bytes:
-    """One for each block under this key."""
-    return number.to_bytes(12)
