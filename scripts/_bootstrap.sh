@@ -3,18 +3,27 @@
 #
 #   bootstrap GROUP    GROUP is "run" (the program alone) or a dependency group of pyproject.toml
 #   use_extra NAME     before it: install that extra too
+#   use_lock           before it: the versions of scripts/constraints.txt alone, by their hashes
 #   use_mitmproxy N    before it: a second environment, .venv-N, with version N of mitmproxy (12.2: any 12.2.x)
 #
-# .venv/.ccflare/ is what this file knows about .venv: NAME.stamp for each group that is installed, `root` (where),
-# `lock` while a start installs, `unfinished` until it is done, install.log.
+# .venv/.ccflare/ is what this file knows about .venv: NAME.stamp for each group that is installed, NAME.locked if that
+# was by the lock file, `root` (where), `lock` while a start installs, `unfinished` until it is done, install.log.
 
 venv=$root/.venv
 state=$venv/.ccflare
 # mitmproxy verifies upstreams with whatever certifi is there, and no older one will do (doctor.py says why).
 set_of_authorities='certifi>=2026.10.19'
 mitmproxy=mitmproxy # which of the versions that pyproject.toml allows
+locked=             # whether they are those of the lock file
+extras=
+
+use_lock() {
+    [ -z "$extras" ] || fail "--locked and --with exclude each other: add the extra without --locked"
+    locked=yes
+}
 
 use_mitmproxy() {
+    [ -z "$locked" ] || fail "--locked and --mitmproxy exclude each other: the lock file has one version of each package"
     case $1 in
         *[!0-9.]* | "") fail "--mitmproxy takes a version, such as 12.2" ;;
     esac
@@ -24,8 +33,8 @@ use_mitmproxy() {
 }
 
 # --with plot: an extra of pyproject.toml. Once asked for it is installed whenever anything is; with-NAME remembers it.
-extras=
 use_extra() {
+    [ -z "$locked" ] || fail "--locked and --with exclude each other: add the extra without --locked"
     case $1 in
         completion | hsm | keyring | plot | postgres) extras="$extras $1" ;;
         *) fail "--with takes completion, hsm, keyring, plot or postgres" ;;
@@ -113,6 +122,10 @@ stamp() {
     cat "$root/pyproject.toml" "$root/scripts/_bootstrap.sh" | cksum
 }
 
+lock_stamp() {
+    cksum <"$root/scripts/constraints.txt"
+}
+
 # Whether .venv can be used as a base: its last installation ended, it lies where it was made (its commands name
 # their interpreter, so a copied or moved one would run the old place's code), and its interpreter works.
 is_sound() {
@@ -127,11 +140,17 @@ is_current() {
     for installed in "$state"/*.stamp; do
         case $1:${installed##*/} in
             "run:"* | "$1:$1.stamp" | *:dev.stamp)
-                [ ! -r "$installed" ] || [ "$(cat "$installed")" != "$wanted" ] || return 0
+                [ ! -r "$installed" ] || [ "$(cat "$installed")" != "$wanted" ] ||
+                    ! is_as_locked "${installed%.stamp}.locked" || return 0
                 ;;
         esac
     done
     return 1
+}
+
+# Whether what was installed with $1 will do: for a start without --locked it always does.
+is_as_locked() {
+    [ -z "$locked" ] || { [ -r "$1" ] && [ "$(cat "$1")" = "$(lock_stamp)" ]; }
 }
 
 # --- one installation at a time ------------------------------------------------------------------------------------
@@ -187,7 +206,7 @@ make_venv() {
     for entry in "$venv"/* "$venv"/.[!.]*; do
         [ "$entry" = "$state" ] || rm -rf "$entry" # the lock is in there
     done
-    rm -f "$state"/*.stamp
+    rm -f "$state"/*.stamp "$state"/*.locked
     printf '%s\n' "$root" >"$state/root"
     if python=$(find_python); then
         "$python" -m venv "$venv" >>"$state/install.log" 2>&1
@@ -225,12 +244,26 @@ PYTHON
 install_packages() (
     unset PYTHONHOME PYTHONPATH PIP_TARGET PIP_PREFIX PIP_ROOT
     export PIP_USER=0
+    if [ -n "$locked" ]; then
+        install_locked "$1"
+        exit
+    fi
     true >"$state/requirements.txt"
     [ "$1" = run ] || requirements "$1" >"$state/requirements.txt" || exit
     "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$venv/bin/python" -m ensurepip || exit
     "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
         --editable "$root$(wanted_extras)" --requirement "$state/requirements.txt" "$set_of_authorities" "$mitmproxy"
 )
+
+# Nothing but what the lock file names, by its hashes; wheels alone, for building one would bring what it does not name.
+install_locked() {
+    "$venv/bin/python" -I "$root/scripts/_lock.py" packages "$1" >"$state/requirements.txt" || exit
+    "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$venv/bin/python" -m ensurepip || exit
+    "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
+        --require-hashes --no-deps --only-binary :all: --requirement "$state/requirements.txt" || exit
+    "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
+        --no-deps --no-build-isolation --no-index --editable "$root"
+}
 
 install() {
     true >"$state/install.log"
@@ -247,6 +280,7 @@ install() {
     fi
     stamp >"$state/$1.stamp"
     for extra in $extras; do true >"$state/with-$extra"; done
+    if [ -n "$locked" ]; then lock_stamp >"$state/$1.locked"; else rm -f "$state"/*.locked; fi
     rm -f "$state/unfinished"
 }
 

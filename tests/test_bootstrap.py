@@ -13,7 +13,7 @@ import pytest
 from ccflare_cli.doctor.installation import MINIMA
 
 ROOT = Path(__file__).parent.parent
-SHELL_SCRIPTS = ["scripts/_bootstrap.sh", "scripts/run", "scripts/test", "scripts/check"]
+SHELL_SCRIPTS = ["scripts/_bootstrap.sh", "scripts/run", "scripts/test", "scripts/check", "scripts/lock"]
 SHELLS = [shell for shell in ("sh", "dash", "bash", "busybox") if shutil.which(shell)]
 DEADLINE = 60
 
@@ -26,6 +26,16 @@ case "$*" in
         mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
     "-I - "*) echo "group-$4" ;;
     "-m pip --version") ;;
+    "-I "*"/scripts/_lock.py packages "*) echo "locked-$4" ;;
+    *"/scripts/_lock.py make") echo "made" ;;
+    *"/scripts/_lock.py packages run") echo "packages" ;;
+    "-m cyclonedx_py requirements "*) cat; echo "sbom" ;;
+    "-m pip install "*" --no-index --editable "*) echo "itself" >>"$LOG" ;;
+    "-m pip install "*" --require-hashes --no-deps --only-binary :all: "*)
+        echo "hashed $(cat "${0%/bin/python}/.ccflare/requirements.txt")" >>"$LOG"
+        [ -z "${PIP_FAILS-}" ] || { echo "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES"; exit 1; }
+        printf '#!/bin/sh\necho "mitmdump $*"\n' >"${0%/python}/mitmdump"
+        chmod +x "${0%/python}/mitmdump" ;;
     "-m pip install "*" certifi>="*" mitmproxy"*)
         echo "pip $(cat "${0%/bin/python}/.ccflare/requirements.txt")" >>"$LOG"
         echo "$*" >"${0%/bin/python}/asked"
@@ -65,6 +75,8 @@ class Checkout:
             shutil.copy(ROOT / name, self.root / name)
         self.pyproject = self.root / "pyproject.toml"
         self.pyproject.write_text("[project]\n")
+        self.constraints = self.root / "scripts" / "constraints.txt"
+        self.constraints.write_text("a==1\n")
         self.environ = {"HOME": str(folder / "home"), "PATH": str(self.bin), "LOG": str(self.log)}
         for tool in ("cat", "chmod", "cksum", "cp", "dirname", "getconf", "grep", "mkdir", "readlink", "rm", "rmdir"):
             self.link(tool)
@@ -134,7 +146,7 @@ def test_ci_is_a_bash_script() -> None:
     subprocess.run(["bash", "-n", ".ci/run"], cwd=ROOT, check=True, timeout=DEADLINE)
 
 
-@pytest.mark.parametrize("script", ["scripts/run", "scripts/test", "scripts/check", ".ci/run"])
+@pytest.mark.parametrize("script", ["scripts/run", "scripts/test", "scripts/check", "scripts/lock", ".ci/run"])
 def test_each_script_can_be_started(script: str) -> None:
     assert os.access(ROOT / script, os.X_OK)
 
@@ -352,6 +364,69 @@ def test_a_mitmproxy_that_is_no_version_is_refused(ready: Checkout, version: str
     status, _, errors = ready.run("test", "--mitmproxy", version)
 
     assert (status, errors) == (1, "ccflare: --mitmproxy takes a version, such as 12.2\n")
+
+
+# --- the lock file -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_locked_start_installs_by_hashes_alone_and_once(checkout: Checkout, shell: str) -> None:
+    program(checkout.bin / "python3", PYTHON)
+
+    status, output, _ = checkout.run("run", "--locked", "-p", "9000", shell=shell)
+
+    assert (status, output) == (0, f"mitmdump -s {checkout.root}/addon/ccflare.py -p 9000\n")
+    assert checkout.installed() == ["venv", "hashed locked-run", "itself"]
+    assert checkout.run("run", "--locked")[0] == 0
+    assert checkout.run("run")[0] == 0  # its versions are within the ranges too
+    assert checkout.installed() == []
+
+
+def test_a_locked_start_does_not_take_what_was_installed_without_the_lock_or_by_another_one(ready: Checkout) -> None:
+    ready.run("run", "--locked")
+    assert ready.installed() == ["hashed locked-run", "itself"]
+    ready.constraints.write_text("a==2\n")
+    ready.run("run")
+    assert ready.installed() == []
+    ready.run("run", "--locked")
+    assert ready.installed() == ["hashed locked-run", "itself"]
+    ready.run("test")
+    assert ready.installed() == ["pip group-test"]
+    ready.run("run", "--locked")
+    assert ready.installed() == ["hashed locked-run", "itself"]
+
+
+def test_tests_and_checks_can_be_locked_too(ready: Checkout) -> None:
+    assert ready.run("test", "--locked", "tests/test_x.py")[1] == "pytest -m pytest tests/test_x.py\n"
+    assert ready.installed() == ["hashed locked-test", "itself"]
+    ready.run("check", "--locked")
+    assert ready.installed() == ["hashed locked-dev", "itself"]
+    assert ready.run("test", "--locked", "--mitmproxy", "12.2")[::2] == (
+        1,
+        "ccflare: --locked and --mitmproxy exclude each other: the lock file has one version of each package\n",
+    )
+
+
+def test_a_package_with_another_hash_is_not_installed(checkout: Checkout) -> None:
+    program(checkout.bin / "python3", PYTHON)
+
+    status, output, errors = checkout.run("run", "--locked", PIP_FAILS="1")
+
+    assert (status, output) == (1, "")
+    assert "the installation failed (ERROR: THESE PACKAGES DO NOT MATCH THE HASHES)" in errors
+    assert checkout.installed() == ["venv", "hashed locked-run"]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_lock_and_an_sbom_are_made_by_tools_in_an_environment_of_their_own(checkout: Checkout, shell: str) -> None:
+    program(checkout.bin / "python3", PYTHON)
+
+    assert checkout.run("lock", shell=shell)[:2] == (0, "made\n")
+    assert checkout.installed() == ["venv", "pip group-lock"]
+    assert checkout.run("lock", "sbom", shell=shell)[:2] == (0, "packages\nsbom\n")
+    assert checkout.run("lock", "nonsense", shell=shell)[0] == 1
+    assert not (checkout.root / ".venv").exists()
+    assert (checkout.root / ".venv-lock").exists()
 
 
 def test_each_group_is_installed_once_and_dev_is_all_of_them(ready: Checkout) -> None:
