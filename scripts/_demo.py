@@ -33,7 +33,8 @@ def main() -> int:
         say("Starting a simulated upstream, and a proxy with two simulated accounts …")
         upstream = stack.enter_context(upstream_process(environment))
         for account, token in ACCOUNTS.items():
-            tokens = json.dumps({"access_token": token, "refresh_token": f"{token}-r", "expires_in": 28800})
+            refresh = token.replace("-oat", "-ort")
+            tokens = json.dumps({"access_token": token, "refresh_token": refresh, "expires_in": 28800})
             script("accounts.py", *database, "add", account, "--tokens", "-", environment=environment, stdin=tokens)
         port = free_port()
         with proxy_process(port, upstream, folder, environment) as log:

@@ -132,7 +132,8 @@ def main() -> int:
         port = free_port()
         drill = Drill(folder, port, environment)
         for account, token in ACCOUNTS.items():
-            tokens = json.dumps({"access_token": token, "refresh_token": f"{token}-r", "expires_in": 28800})
+            refresh = token.replace("-oat", "-ort")
+            tokens = json.dumps({"access_token": token, "refresh_token": refresh, "expires_in": 28800})
             drill.quietly("accounts.py", "add", account, "--tokens", "-", stdin=tokens)
         secrets = [drill.quietly("keys.py", "client", "add", key).strip() for key in ("laptop", "ci")]
         log = stack.enter_context(proxy_process(port, upstream, folder, environment))
