@@ -362,7 +362,7 @@ def test_a_large_batch_costs_no_memory(rig: Rig, sink: Sink) -> None:
     parts = list(batch(size))
     before = memory(rig, "VmRSS")
     Path(f"/proc/{rig.proxy.pid}/clear_refs").write_text("5")
-    with rig.client() as client:
+    with via_base_url(rig.proxy, timeout=300) as client:  # it is read and packed before anything comes
         sent = send_batch(client, parts)
         assert client.read_head().status == 200
 
