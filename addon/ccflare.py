@@ -26,7 +26,7 @@ try:
     from ccflare_core.errors import CCFlareError, ConfigError, StoreError
     from ccflare_core.exchange.steps import Outcome
     from ccflare_core.http import failure_words
-    from ccflare_core.process import hide_memory
+    from ccflare_core.process import hide_memory, leave_lost_terminal
     from ccflare_core.store.store import has_client_keys
     from ccflare_mitm import logs
     from ccflare_mitm.app import CONSOLE, App
@@ -302,10 +302,14 @@ def stop_reloading() -> None:
 
 
 def heed(numbers: Sequence[signal.Signals], action: Callable[[], None]) -> None:
-    """Do this at each of these signals, unless whoever started us has switched it off, as nohup does with SIGHUP."""
+    """Do this at each of these signals, unless whoever started us has switched it off, as nohup does with SIGHUP.
+
+    Their handler itself does not wait for the event loop: the console reads without end from a terminal that has gone.
+    """
     for number in numbers:
         if signal.getsignal(number) is not signal.SIG_IGN:
             asyncio.get_running_loop().add_signal_handler(number, action)
+            signal.signal(number, lambda *_: leave_lost_terminal())
 
 
 async def unless_stopped(start: Coroutine[Any, Any, None]) -> None:

@@ -1,4 +1,4 @@
-"""This process: keeps other programs out of its memory, and tells how much it takes.
+"""This process: keeps other programs out of its memory, tells how much it takes, and outlives its terminal.
 
 Python cannot wipe a secret from memory, so nobody else may look at it: no core dump, no debugger, and on Linux
 nothing in /proc that shows memory or environment, even to other programs of the same user.
@@ -6,8 +6,11 @@ nothing in /proc that shows memory or environment, even to other programs of the
 
 import contextlib
 import ctypes
+import errno
+import os
 import resource
 import sys
+import termios
 from pathlib import Path
 
 _PR_SET_DUMPABLE = 4
@@ -30,6 +33,33 @@ def hide_memory() -> bool:
         return ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) == 0 and hidden
     except (OSError, AttributeError):
         return False
+
+
+def leave_lost_terminal() -> None:
+    """Put something else in the place of a terminal that has gone, for what reads from it or writes to it meanwhile.
+
+    A read there would give nothing at once, for ever, and a write an error. Output goes nowhere from now on; input is
+    a terminal on which nobody types, since who has set up the old one will want to reset it. A signal's handler may
+    call it.
+    """
+    lost = [number for number in range(3) if _is_lost_terminal(number)]
+    if 0 in lost:
+        _, silence = os.openpty()  # whose other end stays open, with this process
+        os.set_blocking(silence, False)
+        os.dup2(silence, 0)
+    if lost:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for number in lost:
+            if number != 0:
+                os.dup2(nowhere, number)
+
+
+def _is_lost_terminal(number: int) -> bool:
+    try:
+        termios.tcgetattr(number)
+    except termios.error as error:
+        return error.args[0] == errno.EIO
+    return False
 
 
 def resident_bytes() -> int | None:

@@ -5,6 +5,7 @@ import fcntl
 import os
 import pty
 import re
+import select
 import signal
 import struct
 import subprocess
@@ -30,7 +31,9 @@ class Console(Proxy):
     def __init__(self, upstream: FakeUpstream, folder: Path, **options: Any) -> None:
         super().__init__(upstream, folder=folder, program="mitmproxy", environment=TERMINAL, **options)
         self._keyboard, self._screen = pty.openpty()
-        self._resources.callback(os.close, self._keyboard)
+        self._is_left = threading.Event()
+        self._reader = threading.Thread(target=self._copy_screen, daemon=True)
+        self._resources.callback(self.leave)
         fcntl.ioctl(self._screen, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
 
     def _spawn(self) -> subprocess.Popen[bytes]:
@@ -44,16 +47,23 @@ class Console(Proxy):
             start_new_session=True,
         )
         os.close(self._screen)
-        reader = threading.Thread(target=self._copy_screen, daemon=True)
-        reader.start()
-        self._resources.callback(reader.join, 10)
+        self._reader.start()
         return process
 
     def _copy_screen(self) -> None:
         """Take what it draws, until it has gone: a full terminal would stop it."""
         with self.log_file.open("ab", buffering=0) as log, contextlib.suppress(OSError):
-            while data := os.read(self._keyboard, 65536):
-                log.write(data)
+            while not self._is_left.is_set():
+                if select.select([self._keyboard], [], [], 0.1)[0]:
+                    log.write(os.read(self._keyboard, 65536))
+
+    def leave(self) -> None:
+        """Close the terminal, as one closes a window."""
+        if not self._is_left.is_set():
+            self._is_left.set()
+            if self._reader.is_alive():
+                self._reader.join(30)
+            os.close(self._keyboard)
 
     def press(self, keys: str) -> None:
         os.write(self._keyboard, keys.encode())
@@ -97,6 +107,20 @@ def test_the_console_leaves_by_a_signal(console: Console) -> None:
     console.stop(signal.SIGTERM)
 
     assert ends_well(console)
+
+
+def test_the_console_leaves_when_its_terminal_has_gone(console: Console) -> None:
+    """It reads nothing from there without end, and would not see the signal by itself."""
+    with via_base_url(console) as client:
+        assert client.request(*claude_request()).status == 200
+    console.shown("/v1/messages")
+
+    console.leave()
+    os.kill(console.pid, signal.SIGHUP)
+
+    assert ends_well(console)
+    (row,) = console.rows("SELECT outcome FROM requests")
+    assert row["outcome"] == "ok"
 
 
 def test_the_consoles_screen_gets_no_log_line(console: Console) -> None:

@@ -61,7 +61,10 @@ def broken_chunk() -> str:
             "Server TLS handshake failed. Certificate verify failed: certificate has expired",
             "the certificate cannot be verified (certificate has expired)",
         ),
-        (f"Upstream proxy a:1 refused HTTP CONNECT request: 407 {SECRET}", "the proxy on the way refused the tunnel"),
+        (
+            f"Upstream proxy a:1 refused HTTP CONNECT request: 407 {SECRET}",
+            "it refused the tunnel (407: it wants another user and password)",
+        ),
         ("[Errno 111] Connect call failed ('127.0.0.1', 9)", "no connection (the connection was refused)"),
         ("Multiple exceptions: [Errno 111] Connect call failed ('::1', 9), [Errno", "no connection (the connection"),
         ("[Errno -2] Name or service not known", "no connection (its name is not known)"),

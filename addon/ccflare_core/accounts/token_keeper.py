@@ -263,7 +263,7 @@ class TokenKeeper:
         renewal.succeed()
 
     def _adopt(self, new: Account, known: Iterable[Account | None]) -> None:
-        """Tell the pool of the new tokens, unless it has heard of still newer ones meanwhile."""
+        """Tell the pool of the new tokens and whose they are, unless it has heard of still newer ones meanwhile."""
         current = self._find(new.id)
         if current is None or not any(old is not None and _same_tokens(current, old) for old in known):
             return
@@ -276,6 +276,8 @@ class TokenKeeper:
                 login_at=new.login_at,
                 login_expires_at=new.login_expires_at,
                 needs_login=new.needs_login,
+                person_id=new.person_id,
+                organization_id=new.organization_id,
             )
         )
 
