@@ -58,7 +58,7 @@ def _is_lost_terminal(number: int) -> bool:
     try:
         termios.tcgetattr(number)
     except termios.error as error:
-        return error.args[0] == errno.EIO
+        return bool(error.args[0] == errno.EIO)
     return False
 
 

@@ -4,10 +4,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import urwid
+import urwid as typed_or_not
 
 from ccflare_mitm.inspector.console import in_place
 
+urwid: Any = typed_or_not  # before 4 it is not
 SIZE = (20, 10)
 
 
