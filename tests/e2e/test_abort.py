@@ -211,7 +211,7 @@ def test_while_a_refused_token_is_renewed(rig: Rig, client: RawClient, leave: Le
     """The renewal goes on, for all the others that wait for it."""
     gate = Gate()
     access, refresh = rig.upstream.logins.new_login()
-    rig.fresh("a", "b", access_token=access, refresh_token=refresh)
+    rig.fresh("a", "b", each={"a": {"access_token": access, "refresh_token": refresh}})
     rig.script("a", unauthorized())
     rig.upstream.answer(lambda request: replace(rig.upstream.logins.token(request), before=(gate,)), path=TOKEN)
     rig.send(client)

@@ -311,8 +311,9 @@ def test_what_passes_with_the_clients_own_is_in_the_log_once(upstream: FakeUpstr
 
     lines = [line for line in door.proxy.wait_for_log("GET /v1/models 200").splitlines() if "own credential" in line]
     assert [line.rpartition(" · ")[2] for line in lines] == [
-        "first of /api/oauth/… from 127.0.0.1 this hour",
-        "first of /api/hello from 127.0.0.1 this hour",
+        "first request of /api/oauth/… from 127.0.0.1 this hour",
+        "first failure of /api/oauth/… from 127.0.0.1 this hour",
+        "first failure of /api/hello from 127.0.0.1 this hour",
     ]
 
 

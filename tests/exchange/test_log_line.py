@@ -226,11 +226,11 @@ def test_a_passed_request_is_told_once_a_path_class_client_and_hour(caplog: pyte
 
     told = [record.message.partition(" · 0 ms")[2] for record in caplog.records if record.levelno == logging.INFO]
     assert told == [
-        " · first of /api/oauth/… from 127.0.0.1 this hour",
-        " · first of /api/event_logging/… from 127.0.0.1 this hour",
-        " · first of /api/oauth/… from 10.0.0.2 this hour",
-        " · first of /api/oauth/… from laptop this hour",
-        " · first of /api/oauth/… from 127.0.0.1 this hour",
+        " · first request of /api/oauth/… from 127.0.0.1 this hour",
+        " · first request of /api/event_logging/… from 127.0.0.1 this hour",
+        " · first request of /api/oauth/… from 10.0.0.2 this hour",
+        " · first request of /api/oauth/… from laptop this hour",
+        " · first request of /api/oauth/… from 127.0.0.1 this hour",
     ]
     assert [record.message for record in caplog.records if record.levelno == logging.DEBUG] == [
         "GET /api/oauth/usage 200 ok · client's own credential · 0 ms",

@@ -57,8 +57,10 @@ def _log_passed(exchange: Story, passed: PassedRequests) -> None:
     client = opening.key.name if opening.key else opening.client
     path_class = path_class_of(opening.path)
     level = _LOUD.get(exchange.outcome or Outcome.CRASHED, logging.WARNING)
-    if passed.is_first(path_class, client, failed=level is logging.WARNING):
-        logger.log(level, "%s · first of %s from %s this hour", line(exchange), path_class, client)
+    failed = level is logging.WARNING
+    if passed.is_first(path_class, client, failed=failed):
+        what = "failure" if failed else "request"
+        logger.log(level, "%s · first %s of %s from %s this hour", line(exchange), what, path_class, client)
     else:
         logger.debug("%s", line(exchange))
 
