@@ -21,7 +21,6 @@ from ccflare_cli.layout import Column as Column
 from ccflare_cli.layout import Grid, lay_out
 from ccflare_cli.page import WHOLE, Page, Tone
 from ccflare_core.text import iso as iso
-from ccflare_core.text import size as size
 from ccflare_core.text import some as some
 
 FORMATS = ("table", "json", "csv", "markdown")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+from ccflare_cli.cells import shortened, wrapped
 from ccflare_cli.output import DASH, Column, Table, count, duration, moment, money
 from ccflare_core.anthropic.conversation import Request, Turn
 from ccflare_core.reports.within import Counts, PartUse, Subagent
@@ -202,9 +203,9 @@ def attempt_table(attempts: Sequence[dict[str, Any]], now: float) -> Table[dict[
         columns=(
             Column("No.", lambda each: str(each["number"]), right=True),
             Column("At", lambda each: moment(each["started_at"] / 1000, now, seconds=True)),
-            Column("Account", lambda each: each["account_name"]),
+            Column("Account", lambda each: each["account_name"], way=shortened(14)),
             Column("Status", lambda each: str(each["status_code"] or DASH), right=True),
-            Column("Meaning", lambda each: f"{each['verdict']}: {each['reason']}"),
+            Column("Meaning", lambda each: f"{each['verdict']}: {each['reason']}", way=wrapped(20)),
             Column("Took", lambda each: duration(each["duration_ms"] / 1000), right=True),
         ),
     )

@@ -1,14 +1,14 @@
 """`scripts/show.py`: one recorded request as a conversation, as the exact bytes, or as a command that repeats it."""
 
 import argparse
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from ccflare_cli.console import OK, Console, Refused, note_reading, open_sealed, read_settings
-from ccflare_cli.output import render
+from ccflare_cli.ids import find_request, find_session
+from ccflare_cli.output import Table
 from ccflare_cli.parsing import Parser, dispatch, script_parser
 from ccflare_cli.recorded import FACTS, Recorded, attempt_table, conversation_lines, head_table, json_table
 from ccflare_cli.stats.within_tables import part_table, subagent_table
@@ -26,7 +26,6 @@ _VERSION = "2023-06-01"
 _CHORES = ("quota", "title", "classifier", "auxiliary", "compaction")
 """What Claude Code asks a model for itself: whether there is room, what to call a session, whether a tool may run."""
 
-_ID = re.compile(r"[\w-]{4,100}", re.ASCII)
 _PARTS = ("request", "response")
 _EXAMPLES = """\
 examples:
@@ -48,7 +47,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "request",
         metavar="REQUEST_ID|last",
-        help="the id of the request, or its beginning; `last`: that of the last conversation",
+        help="the id of the request or the upstream's, or its beginning; `last`: that of the last conversation",
     )
     parser.add_argument(
         "--session", metavar="ID", help="with `last`: the last conversation of this session (its id, or the beginning)"
@@ -83,33 +82,26 @@ def _run(console: Console, arguments: argparse.Namespace) -> int:
 
 def _find(store: Store, name: str, session: str | None) -> dict[str, Any]:
     """The row of the request that is meant. Raises Refused if there is none, or more than one."""
-    columns = ", ".join(FACTS)
     if name == "last":
-        found = _last(store, columns, session)
-    elif _ID.fullmatch(name):
-        sql = f"SELECT {columns} FROM requests WHERE substr(id, 1, ?) = ? LIMIT 2"  # noqa: S608
-        found = store.query(sql, (len(name), name))
+        id_ = _last(store, find_session(store, session) if session else None)
     else:
-        raise Refused("This is no request's id: `scripts/stats.py requests` shows some.")
-    if not found:
-        raise Refused("There is no such request: `scripts/stats.py requests` shows the last ones.")
-    if len(found) > 1:
-        raise Refused("More than one request's id begins like this: give more of it.")
-    return dict(zip(FACTS, found[0], strict=True))
+        id_ = find_request(store, name)
+    (found,) = store.query(f"SELECT {', '.join(FACTS)} FROM requests WHERE id = ?", (id_,))  # noqa: S608
+    return dict(zip(FACTS, found, strict=True))
 
 
-def _last(store: Store, columns: str, session: str | None) -> list[Any]:
-    """The newest request that somebody asked a model, and that no client made for itself."""
+def _last(store: Store, session: str | None) -> str:
+    """The id of the newest request that somebody asked a model, and that no client made for itself."""
     marks = ", ".join("?" for _ in _CHORES)
     condition = f"path = ? AND (request_class IS NULL OR request_class NOT IN ({marks}))"
     values: list[object] = [MESSAGES, *_CHORES]
     if session:
-        condition += " AND substr(session_id, 1, ?) = ?"
-        values += [len(session), session]
-    sql = f"SELECT {columns} FROM requests WHERE {condition} ORDER BY timestamp DESC, id DESC LIMIT 1"  # noqa: S608
+        condition += " AND session_id = ?"
+        values.append(session)
+    sql = f"SELECT id FROM requests WHERE {condition} ORDER BY timestamp DESC, id DESC LIMIT 1"  # noqa: S608
     if not (found := store.query(sql, values)):
         raise Refused("There is no conversation yet: `scripts/stats.py requests` shows what there is.")
-    return list(found)
+    return str(found[0][0])
 
 
 def _read(store: Store, row: dict[str, Any]) -> Recorded:
@@ -187,17 +179,17 @@ def _write_raw(console: Console, store: Store, request_id: str, part: str, *, un
 
 def _show(console: Console, exchange: Recorded, arguments: argparse.Namespace) -> None:
     if arguments.format == "json":
-        console.say(render([json_table(exchange)], "json"))
+        console.show(arguments, json_table(exchange))
         return
     now = console.now()
-    console.say(render([head_table(exchange, now)], arguments.format))
+    tables: list[Table[Any]] = [head_table(exchange, now)]
     if exchange.parts:
-        console.say("\n" + render([part_table(exchange.parts, "Within this answer")], arguments.format))
+        tables.append(part_table(exchange.parts, "Within this answer"))
     if exchange.attempts:
-        console.say("\n" + render([attempt_table(exchange.attempts, now)], arguments.format))
+        tables.append(attempt_table(exchange.attempts, now))
     if exchange.agents:
-        title = "Agents of the session"
-        console.say("\n" + render([subagent_table(exchange.agents, title, now)], arguments.format))
+        tables.append(subagent_table(exchange.agents, "Agents of the session", now))
+    console.show(arguments, *tables)
     console.say("")
     for line in conversation_lines(exchange, full=arguments.full or arguments.all, unfolded=arguments.all):
         console.say(line)

@@ -24,7 +24,7 @@ COMMANDS = (
     *("stats projects", "stats agents", "stats clients --by address", "stats cache --by session", "stats windows"),
     *("stats timeline", "stats timeline --since 30d", "stats compare", "stats requests --all", "stats errors"),
     *("audit show", "audit who-used max-2 --between 7d now", "search pool", "doctor --only host --only options"),
-    *("maintain check", "maintain cleanup --older-than 1d", "accounts import --from claude-code {login}"),
+    *("show last", "maintain check", "maintain cleanup --older-than 1d", "accounts import --from claude-code {login}"),
     *("prices update {prices} --to {database}.prices", "keys rotate-all --yes"),
 )
 """The last one changes what it shows, so it stands behind all others."""

@@ -78,8 +78,8 @@ def test_the_last_is_the_last_conversation(shown: tuple[Rig, bytes], client: Raw
     assert (found["path"], found["request_class"], found["stop_reason"]) == ("/v1/messages", "main", "tool_use")
 
 
-def test_a_session_without_a_conversation_says_so(rig: Rig) -> None:
-    with pytest.raises(AssertionError, match="There is no conversation yet"):
+def test_an_unknown_session_is_told(rig: Rig) -> None:
+    with pytest.raises(AssertionError, match="There is no such session"):
         show(rig)
 
 

@@ -14,7 +14,7 @@ _ACCOUNTS = (MAIN, "max-2", "claude-max-of-the-platform-team@example.org", "key-
 _KEYS = ("continuous-integration-of-the-main-repository", "laptop")
 _MODELS = ("claude-opus-5-5-20261101-with-a-long-name", "claude-haiku-4-5", "claude-nobody-knows-its-price-20270101")
 _PROJECTS = ("a-repository-with-quite-a-long-name-for-a-project", "shop", "店舗管理システムの新しい版")
-_PATHS = ("/v1/messages?beta=true", "/v1/messages/batches/msgbatch_01HkcTjaV5uDC8jWR4ZsDV8d/results")
+_PATHS = ("/v1/messages", "/v1/messages/batches/msgbatch_01HkcTjaV5uDC8jWR4ZsDV8d/results")
 _ERROR = (
     "The upstream broke off in the middle of its answer, after 12,345 bytes and 4 events, and nobody can tell why; "
     "the client has got what had come by then and will repeat its request by itself"
@@ -27,8 +27,8 @@ def write_wide_past(past: History) -> None:
     for number, name in enumerate(_ACCOUNTS):
         is_key = number == 3
         fields: dict[str, Any] = {"kind": Kind.API_KEY, "api_key": "sk-ant-api03-K", "access_token": None}
-        login = {"login_at": NOON - (23 + number) * 86_400, "refresh_token": "sk-ant-ort01-R"}
-        past.account(name, priority=number * 100, **(fields | {"expires_at": None} if is_key else login))
+        login = {"login_at": NOON - (23 + number) * 86_400, "refresh_token": f"sk-ant-ort01-R{number}"}
+        past.account(name, priority=number * 20 + 1, **(fields | {"expires_at": None} if is_key else login))
     for key in _KEYS:
         models = ("claude-haiku-*", "claude-sonnet-5-5") if key == _KEYS[0] else ()
         past.store.clients.add(new_key(key, NOON, models=models, requests_per_minute=60, concurrency=4))

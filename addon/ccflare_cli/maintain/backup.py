@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ccflare_cli.console import OK, Console, Refused, open_store, operator, read_settings
-from ccflare_cli.output import local, size
+from ccflare_cli.output import local
 from ccflare_cli.parsing import Parser, add_command
 from ccflare_cli.progress import progress
 from ccflare_core.audit.file import AuditFile
@@ -16,6 +16,7 @@ from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store import backup
 from ccflare_core.store.carry_over import Carried
 from ccflare_core.store.restore import Restore
+from ccflare_core.text import size
 
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:

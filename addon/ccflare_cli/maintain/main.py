@@ -11,7 +11,7 @@ from ccflare_cli.cells import wrapped
 from ccflare_cli.console import OK, REFUSED, Console, Refused, open_made_store, read_settings
 from ccflare_cli.ids import find_session
 from ccflare_cli.maintain import backup, export
-from ccflare_cli.output import DASH, Column, Table, count, iso, moment, size
+from ccflare_cli.output import DASH, Column, Table, count, iso, moment
 from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script_parser
 from ccflare_cli.periods import Since, span
 from ccflare_cli.progress import progress
@@ -22,7 +22,7 @@ from ccflare_core.errors import VaultError
 from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.history import Extent, Selection
 from ccflare_core.store.store import Store
-from ccflare_core.text import to_ms
+from ccflare_core.text import size, to_ms
 from ccflare_core.writer.retention import DAY
 
 _PAUSE_SECONDS = 0.02
