@@ -202,11 +202,11 @@ def attempt_table(attempts: Sequence[dict[str, Any]], now: float) -> Table[dict[
         fields=tuple((name, itemgetter(name)) for name in attempts[0]),
         columns=(
             Column("No.", lambda each: str(each["number"]), right=True),
-            Column("At", lambda each: moment(each["started_at"] / 1000, now, seconds=True)),
+            Column("At", lambda each: moment(each["started_at"] / 1000, now, seconds=True), way=wrapped(10)),
             Column("Account", lambda each: each["account_name"], way=shortened(14)),
             Column("Status", lambda each: str(each["status_code"] or DASH), right=True),
             Column("Meaning", lambda each: f"{each['verdict']}: {each['reason']}", way=wrapped(20)),
-            Column("Took", lambda each: duration(each["duration_ms"] / 1000), right=True),
+            Column("Took", lambda each: duration(each["duration_ms"] / 1000), right=True, rank=1),
         ),
     )
 
