@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from ccflare_cli.cells import shortened, wrapped
 from ccflare_cli.output import DASH, Column, Table, count, duration, moment, money
 from ccflare_core.anthropic.conversation import Request, Turn
+from ccflare_core.exchange.summary import tokens_in_words
 from ccflare_core.reports.within import Counts, PartUse, Subagent
 from ccflare_core.transcripts.passages import lines, sections_of, whole_of, within
 
@@ -179,19 +180,9 @@ def _time(row: dict[str, Any]) -> str:
 
 
 def _tokens(row: dict[str, Any]) -> str:
-    names = {
-        "input_tokens": "in",
-        "cache_read_input_tokens": "cache read",
-        "cache_creation_input_tokens": "cache write",
-        "output_tokens": "out",
-    }
-    about = "~" if row["estimated"] else ""
-    told = [
-        f"{about if word == 'out' else ''}{count(row[name])} {word}"
-        for name, word in names.items()
-        if row[name] is not None
-    ]
-    return ", ".join(told) or DASH
+    names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
+    new, read, written, out = (row[name] for name in names)
+    return tokens_in_words(new, read, written, out, "~" if row["estimated"] else "", count) or DASH
 
 
 def attempt_table(attempts: Sequence[dict[str, Any]], now: float) -> Table[dict[str, Any]]:

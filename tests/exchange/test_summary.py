@@ -31,7 +31,7 @@ def test_an_answer_tells_who_served_it_and_what_it_took() -> None:
         "client: 127.0.0.1",
         "model: claude-opus-4-8",
         "outcome: ok (200) after 0.0 s",
-        "usage: 1,000 in, 204 cache read, 312 out, $0.0129",
+        "usage: 1,204 in (1,000 new, 204 cache read), 312 out, $0.0129",
         "stopped: end_turn",
         "attempt 1: max-a, ok, 0.0 s",
     ]

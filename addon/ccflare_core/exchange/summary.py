@@ -1,6 +1,6 @@
 """An exchange in a few lines above its conversation: who served it, what came of it, what it took, its attempts."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ccflare_core.anthropic.usage import Reading, Usage
 from ccflare_core.exchange.log_line import money, served_by, waited
@@ -10,13 +10,6 @@ from ccflare_core.text import local_time
 
 ATTEMPTS = 3
 """How many are shown, the last ones."""
-
-_COUNTS = {
-    "input_tokens": "in",
-    "cache_read_input_tokens": "cache read",
-    "cache_creation_input_tokens": "cache write",
-    "output_tokens": "out",
-}
 
 
 def summary(story: Story, reading: Reading | None, now: float) -> Iterator[str]:
@@ -48,10 +41,29 @@ def usage_lines(reading: Reading, cost: str = "") -> Iterator[str]:
 
 
 def _usage(usage: Usage, about: str) -> str:
-    counts = [(getattr(usage, name), word) for name, word in _COUNTS.items()]
-    told = [f"{about if word == 'out' else ''}{count:,} {word}" for count, word in counts if count is not None]
+    prompt = (usage.input_tokens, usage.cache_read_input_tokens, usage.cache_creation_input_tokens)
     thinking = f" ({usage.thinking_tokens:,} thinking)" if usage.thinking_tokens else ""
-    return ", ".join(told) + thinking
+    return tokens_in_words(*prompt, usage.output_tokens, about) + thinking
+
+
+def tokens_in_words(
+    new: int | None,
+    read: int | None,
+    written: int | None,
+    out: int | None,
+    about: str = "",
+    show: Callable[[int], str] = "{:,}".format,
+) -> str:
+    """`1,204 in (1,000 new, 204 cache read), 312 out`: the whole prompt, with its parts where the cache has some."""
+    parts = {"new": new, "cache read": read, "cache write": written}
+    split = ", ".join(f"{show(number)} {name}" for name, number in parts.items() if number)
+    told = []
+    if any(number is not None for number in parts.values()):
+        total = sum(number or 0 for number in parts.values())
+        told.append(f"{show(total)} in" + (f" ({split})" if read or written else ""))
+    if out is not None:
+        told.append(f"{about}{show(out)} out")
+    return ", ".join(told)
 
 
 def _outcome(story: Story, now: float) -> str:
