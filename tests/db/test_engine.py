@@ -318,7 +318,7 @@ def frozen() -> Iterator[Path]:
         path = folder / "ccflare.db"
         with History(path, KeyFile(folder / "ccflare.key")) as past:
             past.account("max-1")
-            request = past.exchange(NOON)
+            request = past.exchange(NOON, path="/v1/messages")
             body = b'{"messages": [{"role": "user", "content": "hello"}]}'
             past.store.write([Payload(request, "request", "application/json", "", body, len(body), truncated=False)])
         freeze(folder)

@@ -24,7 +24,9 @@ def ask(proxy: Proxy, target: str, host: str) -> Reply:
 
 
 def rows(proxy: Proxy, path: str) -> list[tuple[object, object, object]]:
-    found = proxy.rows("SELECT status_code, outcome, error_message FROM requests WHERE path = ?", (path,), until=bool)
+    """What is recorded, once all of it has ended."""
+    sql = "SELECT status_code, outcome, error_message FROM requests WHERE path = ?"
+    found = proxy.rows(sql, (path,), until=lambda rows: rows and all(row["outcome"] for row in rows))
     return [(row["status_code"], row["outcome"], row["error_message"]) for row in found]
 
 

@@ -163,8 +163,9 @@ def test_folder_that_cannot_be_written_stops_the_start(tmp_path: Path, keeps: st
     home = tmp_path / "no-folder"  # as good as another user's folder, and so to root too
     home.touch()
     elsewhere = {"ccflare_DB_PATH": str(tmp_path / "ccflare.db")} if keeps == "certificates" else {}
+    arguments = () if elsewhere else ("--set", f"confdir={tmp_path / 'certificates'}")
 
-    [sentence] = refusal(tmp_path, HOME=str(home), **elsewhere)
+    [sentence] = refusal(tmp_path, *arguments, HOME=str(home), **elsewhere)
 
     assert f"{home}/.{'mitmproxy' if elsewhere else 'local'}" in sentence
     assert "rights" in sentence

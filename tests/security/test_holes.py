@@ -76,9 +76,13 @@ def add_keys(rig: Rig, *names: str) -> dict[str, str]:
     """New client keys that count by now, by their names."""
     with rig.stored() as store:
         secrets = {name: store.clients.add(new_key(name, time.time())) for name in names}
-    with rig.client() as client:
-        for secret in secrets.values():
-            eventually(partial(client.request, "GET", "/api/x", (as_key(secret),)), lambda reply: reply.status == 404)
+
+    def asked(secret: str) -> int:
+        with rig.client() as client:  # a connection ends when a request on it is refused for its key
+            return client.request("GET", "/api/x", (as_key(secret),)).status
+
+    for secret in secrets.values():
+        eventually(partial(asked, secret), lambda status: status == 404)
     return secrets
 
 

@@ -501,7 +501,8 @@ def test_r76_modes_past_the_gate_are_refused(tmp_path: Path) -> None:
 def settled(context: taddons.context) -> SimpleNamespace:
     """The options as they stand, to be changed without what mitmproxy does then."""
     found = context.options._options
-    return SimpleNamespace(_options=found, **{name: option.current() for name, option in found.items()})
+    ours = {"ccflare_egress_proxy": "", "ccflare_upstream": "https://api.anthropic.com"}
+    return SimpleNamespace(_options=found, **{name: option.current() for name, option in found.items()}, **ours)
 
 
 @pytest.mark.parametrize("name", ["emudhra", "emudhra_old"])
