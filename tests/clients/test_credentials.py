@@ -83,12 +83,15 @@ def test_no_bytes_raise_and_no_key_stays(fields: list[tuple[bytes, bytes]]) -> N
         ({"a": b"/v1/models", "b": SECRET.encode()}, "b"),
         ({"a": b"/v1/models?key=" + SECRET.encode(), "b": SECRET.encode()}, "a"),
         ({"a": b"ccf_short and ccf_.not-a-key"}, ""),
+        ({"a": b"key=" + SECRET.replace("_", "%5f").encode()}, "a"),
     ],
 )
 def test_where_a_key_does_not_belong(parts: dict[str, bytes], place: str) -> None:
-    assert misplaced_key(parts) == place
+    assert misplaced_key(parts.items()) == place
 
 
 def test_what_holds_keys_is_left_without_them() -> None:
     key = SECRET.encode()
     assert without_keys(b"a=" + key + b"&b=" + key + b"&c=ccf_short") == b"a=(client key)&b=(client key)&c=ccf_short"
+    assert without_keys(b"a=%20" + key.replace(b"_", b"%5F")) == b"a= (client key)"
+    assert without_keys(b"a=%20ccf_short") == b"a=%20ccf_short"

@@ -158,11 +158,14 @@ def test_r01_where_a_key_may_stand(house: House, header: object) -> None:
 
 ELSEWHERE: dict[str, tuple[str, tuple[tuple[bytes, bytes], ...]]] = {
     "query": ("/v1/models?api_key={key}", ()),
+    "encoded query": ("/v1/models?api_key={encoded}", ()),
     "path": ("/v1/models/{key}", ()),
     "page of ours": ("/ccflare/health?key={key}", ()),
     "cookie": ("/v1/models", ((b"Cookie", b"a=b; key={key}"),)),
     "user agent": ("/v1/models", ((b"User-Agent", b"curl/8 {key}"),)),
     "another header": ("/v1/models", ((b"X-Auth-Token", b"{key}"),)),
+    "a header's name": ("/v1/models", ((b"{key}", b"1"),)),
+    "a header that comes twice": ("/v1/models", ((b"X-Auth-Token", b"{key}"), (b"X-Auth-Token", b"none"))),
     "referer": ("/v1/models", ((b"Referer", b"http://127.0.0.1/?{key}"),)),
 }
 
@@ -172,11 +175,13 @@ ELSEWHERE: dict[str, tuple[str, tuple[tuple[bytes, bytes], ...]]] = {
 def test_r01_a_key_anywhere_else_is_refused_and_stored_nowhere(house: House, place: str, is_known: bool) -> None:
     key = house.keys["client"] if is_known else WRONG
     path, fields = ELSEWHERE[place]
-    named = tuple((name, value.replace(b"{key}", key.encode())) for name, value in fields)
+    named = tuple(
+        (name.replace(b"{key}", key.encode()), value.replace(b"{key}", key.encode())) for name, value in fields
+    )
     proper = ((b"x-api-key", house.keys["client"].encode()),)
 
     with nothing_arrives(house), via_base_url(house.proxy) as client:
-        reply = client.request("GET", path.format(key=key), (*proper, *named))
+        reply = client.request("GET", path.format(key=key, encoded=key.replace("_", "%5F")), (*proper, *named))
 
     assert (reply.status, reply.header("x-should-retry")) == (400, "false")
     assert reply.json()["error"]["message"].startswith("A client key of this proxy came in the ")
@@ -184,6 +189,14 @@ def test_r01_a_key_anywhere_else_is_refused_and_stored_nowhere(house: House, pla
     assert house.proxy.rows(sql, until=bool)
     kept = [path for path in house.proxy.folder.rglob("*") if path.is_file() and key.encode() in path.read_bytes()]
     assert [path.name for path in kept] == []
+
+
+def test_r01_a_key_as_the_method_is_shown_nowhere(house: House) -> None:
+    key = house.keys["client"]
+    with nothing_arrives(house), via_base_url(house.proxy) as client:
+        reply = client.request(key, "/v1/models", ((b"x-api-key", key.encode()),))
+
+    assert (reply.status, key in house.proxy.log(), key.encode() in reply.body) == (400, False, False)
 
 
 def test_r01_a_key_in_a_tunnels_host_opens_none(house: House) -> None:

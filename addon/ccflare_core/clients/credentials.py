@@ -3,16 +3,15 @@
 import base64
 import binascii
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from urllib.parse import unquote_to_bytes
 
-from ccflare_core.clients.keys import PREFIX as KEY_PREFIX
 from ccflare_core.clients.keys import is_key
 from ccflare_core.http.headers import Header
 
 TAKEN = b"(client key)"
 """Stands in a header in the place of the key, which goes no further: neither upstream nor into anything that shows."""
 
-PREFIX = KEY_PREFIX.encode()
 _LIKE_A_KEY = re.compile(rb"ccf_[A-Za-z0-9_-]{8}")
 _WHOLE_KEY = re.compile(rb"ccf_[A-Za-z0-9_-]{22,}")
 
@@ -38,16 +37,19 @@ def take_keys(fields: Sequence[Header]) -> tuple[list[str], tuple[Header, ...]]:
     return list(presented), tuple(kept)
 
 
-def misplaced_key(parts: Mapping[str, bytes]) -> str:
-    """The name of the first part with a client key in it; "" if none has one."""
-    if PREFIX not in b"\n".join(parts.values()):
-        return ""
-    return next((name for name, value in parts.items() if _WHOLE_KEY.search(value)), "")
+def misplaced_key(parts: Iterable[tuple[str, bytes]]) -> str:
+    """The name of the first part with a client key in it, percent-encoded or not; "" if none has one."""
+    return next((name for name, value in parts if _WHOLE_KEY.search(_plain(value))), "")
 
 
 def without_keys(value: bytes) -> bytes:
     """A part of a request without the client keys that it holds."""
-    return _WHOLE_KEY.sub(TAKEN, value)
+    plain = _plain(value)
+    return _WHOLE_KEY.sub(TAKEN, plain) if _WHOLE_KEY.search(plain) else value
+
+
+def _plain(value: bytes) -> bytes:
+    return unquote_to_bytes(value) if b"%" in value else value
 
 
 def _credentials(value: bytes) -> list[bytes]:

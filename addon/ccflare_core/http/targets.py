@@ -11,8 +11,10 @@ FORM = "names, addresses and networks such as git.example.lan 10.0.0.0/8, with c
 
 _SEPARATORS = re.compile(r"[,\s]+")
 _NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*", re.ASCII)
-_TRANSLATED = (IPv6Network("64:ff9b::/96"), IPv6Network("::/96"))
-"""Addresses that are IPv4 ones for whoever translates them: NAT64, and the oldest way to write them."""
+_TRANSLATED = (IPv6Network("64:ff9b::/96"), IPv6Network("::ffff:0:0:0/96"), IPv6Network("::/96"))
+"""Addresses that are IPv4 ones for whoever translates them: NAT64, SIIT, and the oldest way to write them."""
+_LOCAL_USE = IPv6Network("64:ff9b:1::/48")
+"""What a network translates within itself (RFC 8215): global for Pythons that do not know it yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ def is_inside(address: Address) -> bool:
     So is an IPv6 address that stands for such an IPv4 one.
     """
     ip = address.ip
-    if not ip.is_global or ip.is_multicast:
+    if not ip.is_global or ip.is_multicast or ip in _LOCAL_USE:
         return True
     return isinstance(ip, IPv6Address) and (ip.is_site_local or any(is_inside(Address(each)) for each in _in_it(ip)))
 

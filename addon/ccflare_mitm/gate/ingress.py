@@ -69,14 +69,15 @@ def take_misplaced_keys(request: http.Request) -> str:
     """Where a client key stands that does not belong there; "" if there is none. No such key is left in the flow."""
     data, fields = request.data, request.headers.fields
     host = data.host.encode(errors="surrogateescape")
-    parts = {"the path": data.path, "the host": data.authority + host}
-    place = misplaced_key(parts) or misplaced_key({name.decode("latin-1"): value for name, value in fields})
-    if not place:
-        return ""
-    data.path, data.authority = without_keys(data.path), without_keys(data.authority)
-    data.host = without_keys(host).decode(errors="surrogateescape")
-    request.headers.fields = tuple((name, without_keys(value)) for name, value in fields)
-    return place if place in parts else f"the header {place[:40]}"
+    line = (("the path", data.path), ("the host", data.authority + host), ("the method", data.method))
+    names = (("the name of a header", name) for name, _ in fields)  # before any is told
+    values = ((f"the header {name.decode('latin-1')[:40]}", value) for name, value in fields)
+    place = misplaced_key((*line, *names, *values))
+    if place:
+        data.path, data.authority, data.method = map(without_keys, (data.path, data.authority, data.method))
+        data.host = without_keys(host).decode(errors="surrogateescape")
+        request.headers.fields = tuple((without_keys(name), without_keys(value)) for name, value in fields)
+    return place
 
 
 def is_reverse(flow: http.HTTPFlow) -> bool:
