@@ -243,10 +243,8 @@ class App:
     def objection(self, client: Client) -> str | None:
         """Why a new connection is hung up on; None if it may stay."""
         admission, address = self.admission, client.peername[0]
-        if (objection := admission.access.objection(address)) is None and not admission.strangers.arrives(
-            client.id, Address.parse(address)
-        ):
-            objection = "this address has too many connections without a valid client key"
+        if (objection := admission.access.objection(address)) is None:
+            objection = admission.strangers.arrives(client.id, Address.parse(address))
         if objection is not None:
             self.storage.auditor.denied(address, objection)
         elif not self.wire.reaper.takes_more():

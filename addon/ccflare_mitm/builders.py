@@ -28,7 +28,7 @@ from ccflare_core.anthropic.price_files import PriceWatch
 from ccflare_core.clients.access import AccessLists
 from ccflare_core.clients.authentication import Authenticator, KeyRing
 from ccflare_core.clients.rate_limits import RateLimits
-from ccflare_core.clients.strangers import Strangers, share_of
+from ccflare_core.clients.strangers import Strangers, room_for_all, share_of
 from ccflare_core.clients.totp import SecondFactor, Used, Wrong
 from ccflare_core.config.live import LiveSettings
 from ccflare_core.config.record_mode import Mode, record_mode
@@ -276,7 +276,11 @@ def build_admission(
     admin = Admin(recording.exchanges, accounts.keeper.state, management)
     rates = RateLimits(warn)
     access = AccessLists(live())
-    strangers = Strangers(lambda: share_of(most_clients(live())), lambda: access.access.trusted)
+    strangers = Strangers(
+        lambda: share_of(most_clients(live())),
+        lambda: access.access.trusted,
+        room=lambda: room_for_all(most_clients(live())),
+    )
     second_factor = SecondFactor(time.time, keep_try)  # noqa: TID251
     live.listen(access.change)
     news.client_keys.listen(authenticator.replace)

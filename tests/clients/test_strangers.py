@@ -7,12 +7,13 @@ from ccflare_core.clients.strangers import (
     MOST_OF_ADDRESS,
     PATIENCE_SECONDS,
     Strangers,
+    room_for_all,
     share_of,
 )
 from ccflare_core.http.addresses import Address, Networks
 
 FAR, OTHER, PROXY, HERE = map(Address.parse, ("203.0.113.5", "203.0.113.6", "10.0.0.1", "127.0.0.1"))
-SHARE = 3
+SHARE, ROOM = 3, 6
 
 
 class Door:
@@ -20,13 +21,13 @@ class Door:
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.strangers = Strangers(lambda: SHARE, lambda: Networks.parse("10.0.0.1"), lambda: self.now)
+        self.strangers = Strangers(lambda: SHARE, lambda: Networks.parse("10.0.0.1"), lambda: self.now, lambda: ROOM)
         self._number = 0
 
     def arrive(self, peer: Address | None = FAR) -> str:
         """A new connection's name; "" if it is one too many."""
         self._number += 1
-        return f"c{self._number}" if self.strangers.arrives(f"c{self._number}", peer) else ""
+        return "" if self.strangers.arrives(f"c{self._number}", peer) else f"c{self._number}"
 
 
 @pytest.fixture
@@ -44,6 +45,16 @@ def test_an_address_has_its_share_and_another_one_its_own(door: Door) -> None:
     assert door.arrive(OTHER)
     door.strangers.leaves("c1")
     assert [bool(door.arrive()) for _ in range(2)] == [True, False]
+
+
+def test_many_addresses_together_leave_half_of_all_connections_to_others(door: Door) -> None:
+    assert [room_for_all(connections) for connections in (1, 2, 80, 461)] == [1, 1, 40, 230]
+    far = [Address.parse(f"203.0.113.{number}") for number in range(10, 20)]
+    assert [bool(door.arrive(each)) for each in far] == [True] * ROOM + [False] * 4
+    assert door.strangers.has_room(far[-1])  # it is not to blame
+    assert door.arrive(HERE)
+    door.strangers.identified("c1")
+    assert door.arrive(far[-1])
 
 
 def test_a_household_of_ipv6_is_one_address(door: Door) -> None:

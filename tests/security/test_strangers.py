@@ -92,6 +92,18 @@ def refusals(house: House, address: str) -> Counter[str]:
     return sum((Counter(entry["reasons"]) for entry in entries), Counter())
 
 
+# -- many at once
+
+
+def test_strangers_from_everywhere_leave_room_for_this_machines_programs(house: House) -> None:
+    sources = [far(100 + number % 30) for number in range(CONNECTIONS + 10)]
+    with contextlib.ExitStack() as crowd:
+        for source in sources:
+            crowd.enter_context(connect(house, source))
+        assert status(house, LOOPBACK, house.key) == 200
+    eventually(lambda: connections(house.proxy.port), lambda left: left < SHARE)
+
+
 # -- closed after 401, 407 and 429
 
 

@@ -6,6 +6,7 @@ they ask for. A trusted proxy's connection counts for the client that it names a
 that client's and was not identified.
 """
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -21,6 +22,9 @@ MOST_OF_ADDRESS = 32
 the moment until its first request is here."""
 PART_OF_ALL = 8
 """No address has more than this part of all connections that there may be: an eighth."""
+PART_OF_STRANGERS = 2
+"""And all addresses together have no more than half of them: the others are for who has been identified, and for this
+machine's programs."""
 LINES_PER_MINUTE = 6
 """How many lines in the log an address with strangers may cause: enough to find out about a wrong certificate."""
 
@@ -28,6 +32,11 @@ LINES_PER_MINUTE = 6
 def share_of(connections: int) -> int:
     """How many connections of strangers an address may have, if there may be so many in all."""
     return max(1, min(MOST_OF_ADDRESS, connections // PART_OF_ALL))
+
+
+def room_for_all(connections: int) -> int:
+    """How many connections of strangers there may be, from wherever, if there may be so many in all."""
+    return max(1, connections // PART_OF_STRANGERS)
 
 
 class _Held(NamedTuple):
@@ -45,8 +54,10 @@ class Strangers:
         share: Callable[[], int] = lambda: MOST_OF_ADDRESS,
         trusted: Callable[[], Networks] = lambda: NOBODY,
         clock: Callable[[], float] = time.monotonic,
+        room: Callable[[], int] = lambda: sys.maxsize,
     ) -> None:
         self._share = share
+        self._room = room
         self._trusted = trusted
         self._clock = clock
         self._held: dict[str, _Held] = {}
@@ -62,14 +73,16 @@ class Strangers:
 
     # Connections
 
-    def arrives(self, connection: str, peer: Address | None) -> bool:
-        """A new connection: whether its address may have one more."""
+    def arrives(self, connection: str, peer: Address | None) -> str | None:
+        """A new connection: why it is one too many; None if it is not."""
         if self._is_exempt(peer):
-            return True
+            return None
         if not self.has_room(peer):
-            return False
+            return "this address has too many connections without a valid client key"
+        if self.count >= self._room():
+            return "there are too many connections without a valid client key"
         self._hold(connection, source_of(peer), is_direct=True)
-        return True
+        return None
 
     def leaves(self, connection: str) -> None:
         """The connection is closed."""
