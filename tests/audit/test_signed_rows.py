@@ -169,6 +169,37 @@ def test_a_client_key_with_another_id_is_denied(kept: Kept, statement: str) -> N
     assert len(kept.problems) == 4
 
 
+CHANGES: dict[str, Callable[[Store], object]] = {
+    "add": lambda store: store.clients.add(new_key("new", NOW)),
+    "change": lambda store: store.clients.change("laptop", requests_per_minute=2),
+    "rotate": lambda store: store.clients.rotate("laptop", grace=60),
+    "revoke": lambda store: store.clients.revoke("laptop"),
+    "block": lambda store: store.blocklist.block(Network.parse("192.0.2.9")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("moment", ["INSERT ON client_keys", "UPDATE ON client_keys", "INSERT ON blocked_addresses"])
+def test_what_the_database_itself_changes_is_never_signed(kept: Kept, moment: str, change: str) -> None:
+    """A trigger needs no key, and is there in the very moment in which we write a row and sign it."""
+    kept.attack(
+        f"CREATE TRIGGER helps AFTER {moment} BEGIN"
+        " UPDATE client_keys SET low_priority = 1 WHERE name IN (SELECT name FROM client_keys) AND low_priority = 0;"
+        " UPDATE blocked_addresses SET reason = 'other'; END"
+    )
+    with contextlib.suppress(AuditError):
+        CHANGES[change](kept.store)
+    assert not any(key.low_priority for key in kept.store.clients.all())
+    assert all(block.reason != "other" for block in kept.store.blocklist.all())
+
+
+def test_a_change_that_was_not_stored_as_written_says_so_and_is_undone(kept: Kept) -> None:
+    kept.attack("CREATE TRIGGER helps AFTER UPDATE ON client_keys BEGIN UPDATE client_keys SET role = 'admin'; END")
+    with pytest.raises(AuditError, match="did not store the client key as it was written"):
+        kept.store.clients.change("laptop", requests_per_minute=2)
+    assert (kept.admitted, kept.problems) == (["laptop", "ci"], [])
+
+
 @pytest.mark.parametrize("table", ["blocked_addresses", "second_factor", "recovery_codes"])
 def test_rows_with_ids_that_are_no_text_are_found(kept: Kept, table: str) -> None:
     key = columns(table)[0]

@@ -42,7 +42,13 @@ _BROKEN = (
     "restore a backup, or see `scripts/audit.py restart`"
 )
 
+_NOT_AS_WRITTEN = (
+    "the database did not store the {} as it was written, so it is left as it was: somebody has put a trigger, a "
+    "default or the like into the database; restore a backup"
+)
+
 Content = Mapping[str, object]
+NOTHING: Content = MappingProxyType({})
 
 
 class Signature(NamedTuple):
@@ -130,6 +136,16 @@ class SignedRows:
         return head.version if head else 0
 
     # What is changed
+
+    def sign_written(self, model: type[Model], row_id: str, columns: Content, before: Content = NOTHING) -> None:
+        """Sign a row of which these columns were written, and which else is as `before`. The same as `sign`.
+
+        Raises AuditError if it is another one now: who can write the database can have it change what we write.
+        """
+        kept = {name: value for name, value in before.items() if name not in columns}
+        if self._contents(model).get(row_id) != {**kept, **_content(model, columns)}:
+            raise AuditError(_NOT_AS_WRITTEN.format(_WORDS[model]))
+        self.sign(model, [row_id])
 
     def sign(self, model: type[Model], ids: Iterable[str] | None = None) -> None:
         """Sign these rows (None: all of the kind) as they are now; forget those that are gone.
@@ -256,21 +272,11 @@ class SignedRows:
         return self._audit.signer.row_mac(text.encode(), key_id)
 
     def _contents(self, model: type[Model]) -> dict[str, Content]:
-        """The rows as they are stored, by id: someone may have put anything into them.
-
-        What is NULL, or a switch that is off, is left out: so a column that a later version adds changes nothing.
-        """
+        """The rows as they are stored, by id: someone may have put anything into them."""
         fields: list[Any] = [model._meta.fields[name] for name in model._meta.sorted_field_names]
-        names = ", ".join(field.column_name for field in fields)
-        found = self._execute(f"SELECT {names} FROM {_kind(model)}").fetchall()  # noqa: S608
-        rows = [
-            {
-                field.column_name: _plain(value)
-                for field, value in zip(fields, row, strict=True)
-                if value is not None and (value or not isinstance(field, BooleanField))
-            }
-            for row in found
-        ]
+        names = [field.column_name for field in fields]
+        found = self._execute(f"SELECT {', '.join(names)} FROM {_kind(model)}").fetchall()  # noqa: S608
+        rows = [_content(model, dict(zip(names, row, strict=True))) for row in found]
         key: Any = model._meta.primary_key
         return {str(row.get(key.column_name)): row for row in rows}
 
@@ -313,6 +319,15 @@ class SignedRows:
 
 def _kind(model: type[Model]) -> str:
     return str(model._meta.table_name)
+
+
+def _content(model: type[Model], row: Content) -> Content:
+    """What is signed of a row.
+
+    What is NULL, or a switch that is off, is left out: so a column that a later version adds changes nothing.
+    """
+    switches = {field.column_name for field in model._meta.sorted_fields if isinstance(field, BooleanField)}
+    return {name: _plain(value) for name, value in row.items() if value is not None and (value or name not in switches)}
 
 
 def _plain(value: object) -> object:

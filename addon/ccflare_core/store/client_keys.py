@@ -14,7 +14,7 @@ from typing import Any
 import peewee
 from peewee import fn
 
-from ccflare_core.audit.signed_rows import Look
+from ccflare_core.audit.signed_rows import NOTHING, Content, Look
 from ccflare_core.clients.authentication import Digest, KeyRing
 from ccflare_core.clients.keys import ClientKey, Role, new_secret
 from ccflare_core.db.engine import as_store_errors
@@ -108,7 +108,7 @@ class Clients:
             with self._transaction():
                 row = {**_columns(key), "digest": self._digest(secret)}
                 ClientKeyRow.insert(row).execute(self._database)
-                self._signed.sign(ClientKeyRow, [key.id])
+                self._signed.sign_written(ClientKeyRow, key.id, row)
                 self._record("client.add", key.name, id=key.id, fields=_told(key))
         except peewee.IntegrityError as error:
             raise StoreError(f"there is or was a client key called {key.name}: choose another name") from error
@@ -119,7 +119,7 @@ class Clients:
         with self._transaction():
             before = self._usable(name)
             changed = replace(before, **fields)
-            self._update(changed.id, _columns(changed))
+            self._update(changed.id, _columns(changed), self._stored(changed.id))
             old, new = _told(before), _told(changed)
             changes = {field: {"before": old[field], "after": new[field]} for field in new if old[field] != new[field]}
             self._record("client.change", name, id=changed.id, changes=changes)
@@ -160,30 +160,32 @@ class Clients:
         secret = new_secret()
         with self._transaction():
             key = self._usable(name)
-            old = ClientKeyRow.digest if grace > 0 else None
+            stored = self._stored(key.id)
+            old = _bytes(stored.get("digest")) if grace > 0 else None
             until = to_ms(self._wall() + grace) if grace > 0 else None
-            self._update(key.id, {"digest": self._digest(secret), "old_digest": old, "old_until": until})
+            self._update(key.id, {"digest": self._digest(secret), "old_digest": old, "old_until": until}, stored)
             self._record("client.rotate", name, id=key.id, grace_seconds=grace)
         return secret
 
     def renew(self, key_id: str, secret: str) -> None:
         """Make the digest of this key anew with the newest pepper, if that is still the key's secret."""
-        vault, done = self._vaulted(), 0
+        vault = self._vaulted()
         with self._transaction():
-            if key_id not in self._signed.look(ClientKeyRow).sound:
+            if (stored := self._signed.look(ClientKeyRow).sound.get(key_id)) is None:
                 return
-            new = self._digest(secret)
-            for old in vault.key_ids[1:]:
-                for column in (ClientKeyRow.digest, ClientKeyRow.old_digest):
-                    is_it = (ClientKeyRow.id == key_id) & (column == digest_of(vault, secret, old))
-                    done += ClientKeyRow.update({column: new}).where(is_it).execute(self._database)
-            if done:
-                self._signed.sign(ClientKeyRow, [key_id])
+            olds = [digest_of(vault, secret, old) for old in vault.key_ids[1:]]
+            found = [name for name in ("digest", "old_digest") if _bytes(stored.get(name)) in olds]
+            if found:
+                self._update(key_id, dict.fromkeys(found, self._digest(secret)), stored)
                 self._record("client.renew", "", id=key_id)
 
-    def _update(self, key_id: str, columns: Mapping[str, Any]) -> None:
+    def _update(self, key_id: str, columns: Mapping[str, Any], stored: Content = NOTHING) -> None:
+        """Write these columns of a row that is `stored` so; all of it, if nothing is told."""
         ClientKeyRow.update(columns).where(ClientKeyRow.id == key_id).execute(self._database)
-        self._signed.sign(ClientKeyRow, [key_id])
+        self._signed.sign_written(ClientKeyRow, key_id, columns, stored)
+
+    def _stored(self, key_id: str) -> Content:
+        return self._signed.look(ClientKeyRow).sound[key_id]
 
     def _usable(self, name: str) -> ClientKey:
         key = self.by_name(name)
@@ -245,6 +247,11 @@ def _told(key: ClientKey) -> dict[str, object]:
     """What the audit log is told of a key."""
     told = {field.name: getattr(key, field.name) for field in fields(key) if field.name not in ("id", "name")}
     return {name: str(value) if isinstance(value, Decimal) else value for name, value in told.items()}
+
+
+def _bytes(stored: object) -> bytes | None:
+    """The bytes of a column, as `Look` has them."""
+    return bytes.fromhex(str(stored[1])) if isinstance(stored, list) else None
 
 
 def _columns(key: ClientKey) -> dict[str, Any]:
