@@ -15,7 +15,7 @@ from ccflare_core.audit.check import Check
 from ccflare_core.audit.signed_rows import MODELS
 from ccflare_core.clients.authentication import identify
 from ccflare_core.clients.keys import Role
-from ccflare_core.clients.totp import LOST, Used, check, code_at, step_at
+from ccflare_core.clients.totp import LOST, Factor, Used, Wrong, check, code_at, step_at
 from ccflare_core.config.location import Location
 from ccflare_core.errors import AuditError, StoreError
 from ccflare_core.http.addresses import Network
@@ -169,28 +169,42 @@ def test_a_client_key_with_another_id_is_denied(kept: Kept, statement: str) -> N
     assert len(kept.problems) == 4
 
 
+def _factor(store: Store) -> Factor:
+    factor = store.factors.get()
+    assert factor is not None
+    return factor
+
+
 CHANGES: dict[str, Callable[[Store], object]] = {
     "add": lambda store: store.clients.add(new_key("new", NOW)),
     "change": lambda store: store.clients.change("laptop", requests_per_minute=2),
     "rotate": lambda store: store.clients.rotate("laptop", grace=60),
     "revoke": lambda store: store.clients.revoke("laptop"),
+    "try a code": lambda store: store.factors.keep(Wrong(_factor(store), 0.0)),
+    "new codes": lambda store: store.factors.renew_recovery(),
     "block": lambda store: store.blocklist.block(Network.parse("192.0.2.9")),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("moment", ["INSERT ON client_keys", "UPDATE ON client_keys", "INSERT ON blocked_addresses"])
+@pytest.mark.parametrize(
+    "moment",
+    ["INSERT ON client_keys", "UPDATE ON client_keys", "INSERT ON blocked_addresses", "UPDATE ON second_factor"],
+)
 def test_what_the_database_itself_changes_is_never_signed(kept: Kept, moment: str, change: str) -> None:
     """A trigger needs no key, and is there in the very moment in which we write a row and sign it."""
     kept.attack(
         f"CREATE TRIGGER helps AFTER {moment} BEGIN"
         " UPDATE client_keys SET low_priority = 1 WHERE name IN (SELECT name FROM client_keys) AND low_priority = 0;"
-        " UPDATE blocked_addresses SET reason = 'other'; END"
+        " UPDATE blocked_addresses SET reason = 'other'; UPDATE second_factor SET confirmed_at = NULL; END"
     )
     with contextlib.suppress(AuditError):
         CHANGES[change](kept.store)
     assert not any(key.low_priority for key in kept.store.clients.all())
     assert all(block.reason != "other" for block in kept.store.blocklist.all())
+    factor = kept.store.factors.get()
+    assert factor is not None
+    assert factor.is_confirmed
 
 
 def test_a_change_that_was_not_stored_as_written_says_so_and_is_undone(kept: Kept) -> None:

@@ -137,41 +137,43 @@ class SignedRows:
 
     # What is changed
 
-    def sign_written(self, model: type[Model], row_id: str, columns: Content, before: Content = NOTHING) -> None:
-        """Sign a row of which these columns were written, and which else is as `before`. The same as `sign`.
+    def sign(self, model: type[Model], row_id: str, columns: Content, before: Content = NOTHING) -> None:
+        """Sign a row of which these columns were just written, and which else is as `before`.
 
-        Raises AuditError if it is another one now: who can write the database can have it change what we write.
+        In a transaction of the store, with an entry about the change. Raises AuditError if it is another row now (who
+        can write the database can have it change what we write), or if the signatures so far are not those that the
+        audit log names.
         """
         kept = {name: value for name, value in before.items() if name not in columns}
-        if self._contents(model).get(row_id) != {**kept, **_content(model, columns)}:
+        content = {**kept, **_content(model, columns)}
+        if self._contents(model).get(row_id) != content:
             raise AuditError(_NOT_AS_WRITTEN.format(_WORDS[model]))
-        self.sign(model, [row_id])
-
-    def sign(self, model: type[Model], ids: Iterable[str] | None = None) -> None:
-        """Sign these rows (None: all of the kind) as they are now; forget those that are gone.
-
-        In a transaction of the store, with an entry about the change. Raises AuditError if the signatures so far are
-        not those that the audit log names.
-        """
         head, signatures = self._begin()
         if head.last_id and not head.signed_rows:
             return  # it is from before, see `begin`
-        contents, signed = self._contents(model), signatures[_kind(model)]
-        for each in contents.keys() | signed.keys() if ids is None else ids:
-            if each in contents:
-                version = head.version + 1
-                self._store(model, each, Signature(version, self._mac(model, each, version, contents[each])), signed)
-            else:
-                self._forget(model, each, signed)
+        version = head.version + 1
+        signature = Signature(version, self._mac(model, row_id, version, content))
+        self._store(model, row_id, signature, signatures[_kind(model)])
+        self._move(head, version, signatures)
+
+    def forget(self, model: type[Model], ids: Iterable[str] | None = None) -> None:
+        """Take away the signatures of these rows (None: all of the kind), which are gone. Else as `sign`."""
+        head, signatures = self._begin()
+        if head.last_id and not head.signed_rows:
+            return
+        signed = signatures[_kind(model)]
+        for each in list(signed) if ids is None else ids:
+            self._forget(model, each, signed)
         self._move(head, head.version + 1, signatures)
 
     @contextmanager
-    def kept(self, model: type[Model], row_id: str) -> Iterator[None]:
-        """The block changes how the row is stored and not what it says: it is signed anew if it was signed before."""
-        is_signed = row_id in self.look(model).sound
+    def kept(self, model: type[Model], row_id: str, column: str) -> Iterator[None]:
+        """The block changes how this column is stored and not what it says: what was signed before is signed anew."""
+        before = self.look(model).sound.get(row_id)
         yield
-        if is_signed:
-            self.sign(model, [row_id])
+        if before is not None:
+            now = self._contents(model).get(row_id, NOTHING)
+            self.sign(model, row_id, {column: now.get(column)}, before)
 
     def are_older(self) -> bool:
         """Whether the rows are from before there were signatures, and `begin` is to be called."""

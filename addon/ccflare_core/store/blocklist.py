@@ -58,7 +58,7 @@ class Blocklist:
             if is_new:
                 self._delete([str(network), *_spellings(network, look)])
                 BlockedAddressRow.insert(row).execute(self._database)
-                self._context.signed.sign_written(BlockedAddressRow, str(network), row)
+                self._context.signed.sign(BlockedAddressRow, str(network), row)
                 self._record("address.block", str(network), reason=reason[:200])
             return is_new
 
@@ -81,7 +81,7 @@ class Blocklist:
     def _delete(self, ids: Collection[str]) -> None:
         for each in ids:
             BlockedAddressRow.delete().where(BlockedAddressRow.network == each).execute(self._database)
-        self._context.signed.sign(BlockedAddressRow, ids)
+        self._context.signed.forget(BlockedAddressRow, ids)
 
 
 def _spellings(network: Network, look: Look) -> list[str]:

@@ -195,7 +195,8 @@ class CarryOver:
     # Who may do what
 
     def _take_clients(self, theirs: Mapping[str, Row], done: Carried) -> None:
-        here = {row["id"]: row for row in self._rows(ClientKeyRow, self._signed.look(ClientKeyRow))}
+        look = self._signed.look(ClientKeyRow)
+        here = {row["id"]: row for row in self._rows(ClientKeyRow, look)}
         names = {row["name"]: row["id"] for row in theirs.values()}
         for key_id, row in here.items():
             if key_id in theirs:
@@ -203,23 +204,21 @@ class CarryOver:
             name = row["name"]
             if name in names:  # another key has got it since
                 name = f"{name[:_NAME_LENGTH]}-{key_id[-8:]}"
-                self._change(ClientKeyRow, key_id, name=name)
-                self._signed.sign(ClientKeyRow, [key_id])
+                self._change_client(key_id, look, name=name)
             done.back.setdefault("client keys", []).append(name)
         for key_id, row in theirs.items():
             mine = here.get(key_id)
             if mine != row:
                 self._put(ClientKeyRow, row)
-                self._signed.sign(ClientKeyRow, [key_id])
                 was_revoked = row["revoked_at"] is not None and (mine is None or mine["revoked_at"] is None)
                 (done.revoked if was_revoked else done.clients).append(row["name"])
 
     def _end_clients(self, ended: frozenset[str], done: Carried) -> None:
-        for row in self._rows(ClientKeyRow, self._signed.look(ClientKeyRow)):
+        look = self._signed.look(ClientKeyRow)
+        for row in self._rows(ClientKeyRow, look):
             if row["id"] in ended and row["revoked_at"] is None:
                 now = to_ms(self._context.wall())
-                self._change(ClientKeyRow, row["id"], **NO_DIGESTS, revoked_at=now)
-                self._signed.sign(ClientKeyRow, [row["id"]])
+                self._change_client(row["id"], look, **NO_DIGESTS, revoked_at=now)
                 done.ended.append(row["name"])
 
     def _take_blocks(self, theirs: Mapping[str, Row], done: Carried) -> None:
@@ -227,8 +226,6 @@ class CarryOver:
         for network in sorted(theirs.keys() - here):
             self._put(BlockedAddressRow, theirs[network])
             done.blocked.append(network)
-        if done.blocked:
-            self._signed.sign(BlockedAddressRow, done.blocked)
         if back := sorted(here - theirs.keys()):
             done.back["blocks"] = back
 
@@ -244,11 +241,10 @@ class CarryOver:
             return
         for model in (SecondFactorRow, RecoveryCodeRow):
             model.delete().execute(self._database)
+            self._signed.forget(model)
         self._put(SecondFactorRow, current.factor)
         for code in current.recovery:
             self._put(RecoveryCodeRow, code)
-        for model in (SecondFactorRow, RecoveryCodeRow):
-            self._signed.sign(model)
         done.factor = True
 
     # Rows
@@ -266,12 +262,18 @@ class CarryOver:
             return list(query.bind(self._database))
 
     def _put(self, model: type[Model], row: Row) -> None:
+        """Store it in the place of the one that there may be, and sign it."""
         key: Any = model._meta.primary_key
         model.delete().where(key == row[key.name]).execute(self._database)
         model.insert(dict(row)).execute(self._database)
+        self._signed.sign(model, row[key.name], row)
 
     def _change(self, model: type[Model], row_id: str, **values: object) -> None:
         model.update(values).where(model._meta.primary_key == row_id).execute(self._database)
+
+    def _change_client(self, row_id: str, look: Look, **values: object) -> None:
+        self._change(ClientKeyRow, row_id, **values)
+        self._signed.sign(ClientKeyRow, row_id, values, look.sound[row_id])
 
 
 def _block_row(block: Block) -> Row:

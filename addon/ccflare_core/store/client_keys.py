@@ -108,7 +108,7 @@ class Clients:
             with self._transaction():
                 row = {**_columns(key), "digest": self._digest(secret)}
                 ClientKeyRow.insert(row).execute(self._database)
-                self._signed.sign_written(ClientKeyRow, key.id, row)
+                self._signed.sign(ClientKeyRow, key.id, row)
                 self._record("client.add", key.name, id=key.id, fields=_told(key))
         except peewee.IntegrityError as error:
             raise StoreError(f"there is or was a client key called {key.name}: choose another name") from error
@@ -153,7 +153,7 @@ class Clients:
                 key = ClientKey(key_id, str(name), revoked_at=self._wall())
                 self._update(key_id, {**_columns(key), **NO_DIGESTS})
                 self._record("client.revoke", str(name), id=key_id)
-        self._signed.sign(ClientKeyRow, look.gone)
+        self._signed.forget(ClientKeyRow, look.gone)
 
     def rotate(self, name: str, grace: float) -> str:
         """A new secret for the key; the old one is valid for `grace` more seconds. Raises StoreError as `revoke`."""
@@ -182,7 +182,7 @@ class Clients:
     def _update(self, key_id: str, columns: Mapping[str, Any], stored: Content = NOTHING) -> None:
         """Write these columns of a row that is `stored` so; all of it, if nothing is told."""
         ClientKeyRow.update(columns).where(ClientKeyRow.id == key_id).execute(self._database)
-        self._signed.sign_written(ClientKeyRow, key_id, columns, stored)
+        self._signed.sign(ClientKeyRow, key_id, columns, stored)
 
     def _stored(self, key_id: str) -> Content:
         return self._signed.look(ClientKeyRow).sound[key_id]

@@ -193,7 +193,7 @@ class Resealing:
         if column.model not in MODELS:
             yield
             return
-        with self._context.signed.kept(column.model, key[0]):
+        with self._context.signed.kept(column.model, key[0], column.name):
             yield
         self._context.record("key.rewrap", column.table, stage="row")
 

@@ -1,6 +1,5 @@
 """The second factor in the database: one for the proxy, its seed sealed, its recovery codes as keyed hashes."""
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ccflare_core.audit.entries import Outcome
@@ -62,8 +61,9 @@ class Factors:
                 raise StoreError("the second factor is enabled already: `scripts/keys.py mfa disable` ends it")
             self._delete()
             values = {"id": OWNER, "seed": self._key().seal(bytes(secret), _PLACE), "created_at": self._now()}
-            SecondFactorRow.insert({**values, "last_step": 0, "failures": 0, "retry_at": 0}).execute(self._database)
-            self._sign()
+            row = {**values, "last_step": 0, "failures": 0, "retry_at": 0}
+            SecondFactorRow.insert(row).execute(self._database)
+            self._context.signed.sign(SecondFactorRow, OWNER, row)
             self._record("mfa.enable")
         return secret
 
@@ -77,7 +77,7 @@ class Factors:
             if not self._keep(result) or not isinstance(result, Used):
                 self._record("mfa.confirm", outcome="denied")
                 return None
-            SecondFactorRow.update(confirmed_at=self._now()).where(SecondFactorRow.id == OWNER).execute(self._database)
+            self._update(confirmed_at=self._now())
             codes = self._renew(result.factor.secret)
             self._record("mfa.confirm")
             return codes
@@ -98,7 +98,6 @@ class Factors:
             if self.get() is None:
                 raise StoreError(_NONE)
             self._delete()
-            self._sign()
             self._record("mfa.disable")
 
     def keep(self, tried: Used | Wrong) -> bool:
@@ -124,7 +123,7 @@ class Factors:
             is_first = isinstance(tried, Wrong) or self._use(tried.factor)
         if is_first:
             self._write(tried.factor)
-            self._sign([digest] if digest else [])
+            self._context.signed.forget(RecoveryCodeRow, [digest] if digest else [])
         return is_first
 
     def _use(self, factor: Factor) -> bool:
@@ -136,27 +135,27 @@ class Factors:
 
     def _update(self, *conditions: Any, **values: Any) -> bool:
         """Whether the row is one that it was done to."""
+        stored = self._context.signed.look(SecondFactorRow).sound[OWNER]
         update = SecondFactorRow.update(values).where(SecondFactorRow.id == OWNER, *conditions)
-        return bool(update.execute(self._database))
+        is_done = bool(update.execute(self._database))
+        if is_done:
+            self._context.signed.sign(SecondFactorRow, OWNER, values, stored)
+        return is_done
 
     def _renew(self, secret: Secret) -> list[str]:
         codes = new_recovery_codes()
         RecoveryCodeRow.delete().execute(self._database)
-        self._insert([secret.digest(code) for code in codes])
-        self._sign()
+        self._context.signed.forget(RecoveryCodeRow)
+        for code in codes:
+            row = {"digest": secret.digest(code)}
+            RecoveryCodeRow.insert(row).execute(self._database)
+            self._context.signed.sign(RecoveryCodeRow, row["digest"], row)
         return codes
 
-    def _sign(self, codes: Iterable[str] | None = None) -> None:
-        """Sign the factor as it is now, and these recovery codes: None is all of them."""
-        self._context.signed.sign(SecondFactorRow)
-        self._context.signed.sign(RecoveryCodeRow, codes)
-
-    def _insert(self, digests: Sequence[str]) -> None:
-        RecoveryCodeRow.insert_many([{"digest": digest} for digest in digests]).execute(self._database)
-
     def _delete(self) -> None:
-        SecondFactorRow.delete().execute(self._database)
-        RecoveryCodeRow.delete().execute(self._database)
+        for model in (SecondFactorRow, RecoveryCodeRow):
+            model.delete().execute(self._database)
+            self._context.signed.forget(model)
 
     def _needed(self) -> Factor:
         if (factor := self.get()) is None:
