@@ -59,6 +59,7 @@ class CCFlare:
         """Declare the options, with the defaults of this place: the environment's over the file's."""
         listener.postpone()
         dumps.keep_private()
+        logs.write_at_once()
         try:
             contract.install()
             self._places = options.declare(loader, os.environ, Path(__file__).resolve().parent.parent)

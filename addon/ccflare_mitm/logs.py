@@ -1,5 +1,6 @@
 """How messages reach the terminal, and a file: as text or as one JSON object a line, ours at the level asked for."""
 
+import io
 import json
 import logging
 import sys
@@ -49,6 +50,12 @@ def configure(level: str, form: str) -> None:
         terminal.logger.setFormatter(JsonFormatter())
     if level == "debug" and not verbose and not logger.handlers:
         _show_debug(logger, form)
+
+
+def write_at_once() -> None:
+    """Have each line of the log reach a journal, a file or a pipe when it is logged: Python gathers 8 KiB for those."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
 
 
 def hush(may_tell: Callable[[str], bool]) -> None:

@@ -37,6 +37,13 @@ def test_it_listens_on_loopback_alone(tmp_path: Path, port: int) -> None:
     assert addresses(tmp_path, "-p", str(port)) == {("127.0.0.1", port)}
 
 
+def test_the_log_is_written_line_by_line_where_it_is_no_terminal(tmp_path: Path, port: int) -> None:
+    with Started(tmp_path, "-p", str(port), PYTHONUNBUFFERED="") as process:
+        eventually(lambda: "listening at" in process.log or process.poll() is not None, timeout=60)
+
+        assert process.poll() is None
+
+
 def test_a_first_start_says_what_comes_next_and_nothing_that_needs_an_explanation(tmp_path: Path, port: int) -> None:
     with Started(tmp_path, "-p", str(port)) as process:
         eventually(lambda: "ANTHROPIC_BASE_URL" in process.log or process.poll() is not None, timeout=60)
