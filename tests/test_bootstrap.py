@@ -254,6 +254,15 @@ def test_a_first_word_chooses_the_program(ready: Checkout, word: str, name: str)
     assert output == f"{name} -O= -s {ready.root}/addon/ccflare.py -q\n"
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_first_word_that_there_is_not_is_refused_but_a_filter_is_none(ready: Checkout, shell: str) -> None:
+    status, output, errors = ready.run("run", "webb", shell=shell)
+
+    assert (status, output) == (1, "")
+    assert errors == "ccflare: run takes web, console or mitmdump's options (a filter of mitmdump's begins with ~)\n"
+    assert [ready.run("run", word, shell=shell)[0] for word in ("~u messages", "!~q", "(~q)")] == [0, 0, 0]
+
+
 def test_run_may_be_called_by_a_link(ready: Checkout) -> None:
     link = ready.bin / "ccflare"
     link.symlink_to(ready.root / "scripts" / "run")

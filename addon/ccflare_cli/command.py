@@ -31,6 +31,9 @@ COMMANDS = {
     "prices": "what tokens cost",
 }
 _PROGRAMS = {"web": "mitmweb", "console": "mitmproxy"}
+_MITMDUMPS = ("-", "~", "!", "(")
+"""What mitmdump's options and filters begin with. It would take any other word for a filter too, and start."""
+_TAKEN = "`proxy` takes web, console or mitmdump's options."
 _KEPT = "ccflare: `run` is no command here: `ccflare proxy` starts the proxy."
 
 
@@ -84,6 +87,9 @@ def _start_proxy(words: Sequence[str]) -> NoReturn:
     program = "mitmdump"
     if words and words[0] in _PROGRAMS:
         program, words = _PROGRAMS[words[0]], words[1:]
+    elif words and words[0][:1] not in _MITMDUMPS:
+        sys.stderr.write(f"ccflare: {_TAKEN} {near(words[0], _PROGRAMS)}".rstrip() + "\n")
+        sys.exit(2)
     beside = Path(sys.executable).with_name(program)
     path = str(beside) if beside.exists() else shutil.which(program)
     if path is None:

@@ -69,6 +69,14 @@ def test_an_unknown_word_is_a_sentence(ccflare: Path, word: str, told: str) -> N
     assert told in complained
 
 
+@pytest.mark.parametrize(("word", "told"), [("webb", "did you mean web?"), ("start", "takes web, console or")])
+def test_proxy_starts_nothing_for_a_word_that_there_is_not(ccflare: Path, word: str, told: str) -> None:
+    code, said, complained = run(ccflare, "proxy", word)
+
+    assert (code, said, complained.count("\n")) == (2, "", 1)
+    assert told in complained
+
+
 def test_proxy_becomes_mitmproxy_with_the_addon(ccflare: Path) -> None:
     code, said, complained = run(ccflare, "proxy", "--version")
 
