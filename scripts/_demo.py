@@ -45,11 +45,11 @@ def main() -> int:
         served = statuses.count(200)
         say(f"{served} of {len(statuses)} requests were answered with 200. What the proxy logged of the limit:\n")
         for line in log.read_text().splitlines():
-            if "rests" in line or "moved from" in line:
+            if "cooling" in line or "moved from" in line:
                 say(f"  {line}")
         for view in ("summary", "accounts", "models"):
             say(f"\n$ scripts/stats.py {view}\n")
-            say(script("stats.py", *database, view, environment=environment).rstrip())
+            show("stats.py", *database, view, environment=environment)
         return 0 if served == len(statuses) else 1
 
 
@@ -120,6 +120,12 @@ def script(name: str, *arguments: str, environment: Mapping[str, str], stdin: st
     if done.returncode:
         raise RuntimeError(f"scripts/{name} {' '.join(arguments)}: {done.stderr.strip()}")
     return done.stdout
+
+
+def show(name: str, *arguments: str, environment: Mapping[str, str]) -> None:
+    """What one of our scripts prints, where it prints it: it fits its tables to the terminal."""
+    command = [sys.executable, str(ROOT / "scripts" / name), *arguments]
+    subprocess.run(command, env=dict(environment), check=True, timeout=60)  # noqa: S603
 
 
 def clean_environment(home: Path) -> dict[str, str]:

@@ -23,6 +23,7 @@ def test_the_demonstration_works_and_leaves_nothing(tmp_path: Path) -> None:
 
     assert demo.returncode == 0, said
     assert "48 of 48 requests were answered with 200" in said
+    assert "max-1: cooling until" in said
     assert "moved from max-1 (5h window spent" in said
     assert "100 % (48 of 48)" in said
     assert list(tmp_path.iterdir()) == []
