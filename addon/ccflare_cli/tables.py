@@ -223,7 +223,7 @@ def _login_end(account: Account, now: float) -> str:
 
 def _warnings(accounts: Iterable[Account], now: float) -> list[str]:
     told = [(account.name, login_warning(account, now)) for account in accounts]
-    lines = [f"{printable(name)}: {warning}" for name, warning in told if warning]
+    lines = [f"{printable(name)}: {warning}." for name, warning in told if warning]
     return [*lines, "`scripts/accounts.py login NAME` does it."] if lines else []
 
 

@@ -13,6 +13,7 @@ from ccflare_core.accounts.names import RULE, valid_name
 from ccflare_core.accounts.priority import DEFAULT
 from ccflare_core.accounts.validity import ending, token_state
 from ccflare_core.config.settings import Settings
+from ccflare_core.db.engine_choice import is_made
 from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.store import Store
 
@@ -51,6 +52,7 @@ def add(console: Console, arguments: argparse.Namespace) -> int:
     """Add an account with the secret on stdin."""
     name = checked_name(arguments.name)
     settings = read_settings(console, arguments.database)
+    _refuse_taken(console, settings, name)
     account = _read_account(console, arguments, name)
     with opened(console, settings) as store:
         store.accounts.add(account)
@@ -63,6 +65,14 @@ def tell_of_end(console: Console, account: Account) -> None:
     """Say that the account cannot be renewed, if so."""
     if told := ending(account, console.now()):
         console.complain(f"{account.name}: {told}.")
+
+
+def _refuse_taken(console: Console, settings: Settings, name: str) -> None:
+    """Raise Refused if the name is taken: nobody should have to paste a secret to hear of that."""
+    if is_made(settings.database):
+        with opened(console, settings) as store:
+            if account_called(store, name):
+                raise Refused(f"There is an account called {name} already: choose another name.")
 
 
 def _read_account(console: Console, arguments: argparse.Namespace, name: str) -> Account:
@@ -94,6 +104,11 @@ def checked_name(name: str) -> str:
     if not valid_name(name):
         raise Refused(f"A name has {RULE}; choose another.")
     return name
+
+
+def account_called(store: Store, name: str) -> Account | None:
+    """The account of that name, if there is one."""
+    return next((account for account in store.accounts.all() if account.name == name), None)
 
 
 def new_id() -> str:

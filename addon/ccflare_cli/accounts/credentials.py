@@ -5,6 +5,7 @@ No message here quotes what it was given.
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ _KINDS = (
     ("{", "JSON: give it with --tokens"),
 )
 """What may be handed over instead, by how it begins, and where it belongs."""
+_PREFIX_ALONE = re.compile(r"sk-ant-[a-z]{3}\d*-?")
 _EARLIEST, _LATEST = 946_684_800, 7_258_118_400  # the years 2000 and 2200
 _MS_FROM = 1e11  # as seconds this is the year 5138, as milliseconds 1973
 
@@ -95,6 +97,8 @@ def _of_kind(text: str, wanted: str) -> str:
 
 
 def _checked(kind: Kind, secret: str) -> str:
+    if _PREFIX_ALONE.fullmatch(secret):
+        raise BadSecret("This is only the beginning of a secret: copy all of it.")
     try:
         return Credential(kind, secret).secret
     except ValueError as error:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from ccflare_cli.accounts.add import checked_name, described, new_id, opened, tell_of_end
+from ccflare_cli.accounts.add import account_called, checked_name, described, new_id, opened, tell_of_end
 from ccflare_cli.console import OK, Console, Refused, fetcher, read_settings
 from ccflare_cli.output import local
 from ccflare_core.accounts.account import Account, Kind
@@ -56,7 +56,7 @@ def log_in(console: Console, arguments: argparse.Namespace, *, may_renew: bool =
     pins = PinGuard(lambda: settings.upstream_pins, enforced=lambda: settings.pins_mode == "enforce")
     client = fetcher(console, settings, pins=pins, egress=lambda: settings.egress)
     with opened(console, settings) as store:
-        account = _find(store, name)
+        account = account_called(store, name)
         if account and not may_renew:
             raise Refused(f"There is an account called {name} already: `login` renews its login.")
         login = _Login(console, settings.endpoints, client, store, name, account, arguments)
@@ -71,10 +71,6 @@ def log_in(console: Console, arguments: argparse.Namespace, *, may_renew: bool =
     console.say(f"{verb} {name} ({described(stored, console.now())}).")
     tell_of_end(console, stored)
     return OK
-
-
-def _find(store: Store, name: str) -> Account | None:
-    return next((account for account in store.accounts.all() if account.name == name), None)
 
 
 def _mode(arguments: argparse.Namespace, account: Account | None) -> Mode:

@@ -76,6 +76,30 @@ class TestAdd:
         assert (code, desk.complained.count("\n")) == (1, 1)
         assert not database.exists()
 
+    def test_a_name_that_is_taken_is_told_before_the_secret_is_asked_for(self, database: Path) -> None:
+        call(database, "add", "key-1", "--api-key", "-", stdin="sk-ant-api03-K")
+        desk = Desk(Terminal(), typed="sk-ant-api03-L")
+
+        code, _ = call(database, "add", "key-1", "--api-key", "-", desk=desk)
+
+        assert (code, desk.prompts) == (1, [])
+        assert desk.complained == "There is an account called key-1 already: choose another name.\n"
+
+    @pytest.mark.parametrize(
+        ("option", "secret"),
+        [
+            ("--api-key", "sk-ant-api03-"),
+            ("--api-key", "sk-ant-api03"),
+            ("--setup-token", "sk-ant-oat01-"),
+            ("--tokens", '{"access_token": "sk-ant-oat01-"}'),
+        ],
+    )
+    def test_the_beginning_of_a_secret_alone_is_none(self, database: Path, option: str, secret: str) -> None:
+        code, desk = call(database, "add", "x", option, "-", stdin=secret)
+
+        assert (code, desk.complained) == (1, "This is only the beginning of a secret: copy all of it.\n")
+        assert not database.exists()
+
     def test_at_a_terminal_the_secret_is_typed_unseen(self, database: Path) -> None:
         desk = Desk(Terminal(), typed="sk-ant-api03-K")
 
@@ -435,8 +459,8 @@ class TestList:
         assert "valid for 6 h  25 days ago  in 3 days   " in second
         assert "needs login    unknown      unknown     " in third
         assert warnings == [
-            "max-2: the login is expected to end in 3 days: log in again before that",
-            "max-3: the provider has ended this login: log in again",
+            "max-2: the login is expected to end in 3 days: log in again before that.",
+            "max-3: the provider has ended this login: log in again.",
             "`scripts/accounts.py login NAME` does it.",
         ]
 
