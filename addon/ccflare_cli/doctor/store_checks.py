@@ -19,6 +19,7 @@ from ccflare_core.config.settings import Settings
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.errors import CCFlareError
 from ccflare_core.http.origins import is_this_machine
+from ccflare_core.reports.measures import IS_INFERENCE
 from ccflare_core.secrets.key_sources import KeySource, choose
 from ccflare_core.store import backup
 from ccflare_core.store.resealing import CLEAR
@@ -159,11 +160,11 @@ def signed_rows(store: Store) -> Results:
 
 
 def activity(store: Store, settings: Settings, now: float) -> Results:
-    """The last day."""
+    """The last day. Failures are those that `stats.py errors` shows: not the refusals of our own probes, say."""
     since = to_ms(now - DAY)
     total, failed = store.query(
-        "SELECT COUNT(*), SUM(CASE WHEN outcome NOT IN ('ok', 'client_abort') THEN 1 ELSE 0 END) FROM requests "
-        "WHERE timestamp >= ?",
+        "SELECT COUNT(*), SUM(CASE WHEN outcome NOT IN ('ok', 'client_abort') THEN 1 ELSE 0 END) FROM requests "  # noqa: S608
+        f"WHERE timestamp >= ? AND {IS_INFERENCE}",
         (since,),
     )[0]
     addresses = store.query("SELECT DISTINCT client_ip FROM requests WHERE timestamp >= ? LIMIT 100", (since,))

@@ -431,6 +431,14 @@ def test_failures_are_judged_by_their_share(failures: int, requests: int, level:
     assert found.level is level
 
 
+def test_refusals_of_what_runs_no_model_are_no_failures(run: Run, history: History) -> None:
+    for number in range(20):
+        history.exchange(NOON - number, outcome="refused", path="/ccflare/health")
+    history.exchange(NOON)
+    [found] = run("--only", "activity")["activity.failures"]
+    assert (found.level, found.found) == (Level.OK, "0 of 1 request failed in 24 hours")
+
+
 def test_activity_is_read_from_the_record(run: Run, history: History) -> None:
     for number in range(20):
         history.exchange(NOON - number, outcome="refused", client="10.0.0.7")
