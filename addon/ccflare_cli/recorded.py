@@ -196,10 +196,16 @@ def attempt_table(attempts: Sequence[dict[str, Any]], now: float) -> Table[dict[
             Column("At", lambda each: moment(each["started_at"] / 1000, now, seconds=True), way=wrapped(10)),
             Column("Account", lambda each: each["account_name"], way=shortened(14)),
             Column("Status", lambda each: str(each["status_code"] or DASH), right=True),
-            Column("Meaning", lambda each: f"{each['verdict']}: {each['reason']}", way=wrapped(20)),
+            Column("Meaning", _meaning, way=wrapped(20)),
             Column("Took", lambda each: duration(each["duration_ms"] / 1000), right=True, rank=1),
         ),
     )
+
+
+def _meaning(attempt: dict[str, Any]) -> str:
+    """What the verdict was, and why, if that says more."""
+    verdict, reason = attempt["verdict"].replace("_", " "), attempt["reason"]
+    return verdict if reason in ("", verdict) else f"{verdict}: {reason}"
 
 
 def conversation_lines(exchange: Recorded, *, full: bool, unfolded: bool) -> Iterator[str]:

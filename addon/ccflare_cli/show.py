@@ -190,10 +190,10 @@ def _show(console: Console, exchange: Recorded, arguments: argparse.Namespace) -
     if exchange.agents:
         tables.append(subagent_table(exchange.agents, "Agents of the session", now))
     console.show(arguments, *tables)
-    console.say("")
-    for line in conversation_lines(exchange, full=arguments.full or arguments.all, unfolded=arguments.all):
+    said = [*conversation_lines(exchange, full=arguments.full or arguments.all, unfolded=arguments.all)]
+    for line in ["", *said] if said else ():
         console.say(line)
-    if not arguments.all:
+    if said and not arguments.all:
         turns = "" if arguments.full else "--full shows all turns, "
         console.say(f"\n… {turns}--all {'also' if turns else 'shows'} what is a line here.")
     if exchange.missing:

@@ -31,7 +31,7 @@ examples:
 
 views:
   summary    totals, limits and accounts, at a glance
-  accounts   requests, tokens and costs of each account, and its limits and login
+  accounts   requests, tokens, costs, limits and login of each account
   models     the same of each model, and what others did within its answers
   sessions   the same of each session
   projects   the same of each project, which Claude Code's requests name
