@@ -204,7 +204,7 @@ def attempt_table(attempts: Sequence[dict[str, Any]], now: float) -> Table[dict[
 
 def _meaning(attempt: dict[str, Any]) -> str:
     """What the verdict was, and why, if that says more."""
-    verdict, reason = attempt["verdict"].replace("_", " "), attempt["reason"]
+    verdict, reason = attempt["verdict"], attempt["reason"]
     return verdict if reason in ("", verdict) else f"{verdict}: {reason}"
 
 

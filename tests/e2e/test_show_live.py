@@ -42,6 +42,7 @@ def test_the_conversation_is_readable(shown: tuple[Rig, bytes]) -> None:
     assert "── assistant (the answer)\nI look.\n\n[tool_use Bash toolu_01]\ncommand: echo " in text
     assert "── tools\n[8 tools, 1.2 kB: Bash, Edit, " in text
     assert "window_spent" in text
+    assert "ok: ok" not in text
     assert "12 in, 310 out" in text
     assert "POST /v1/messages by 127.0.0.1 (claude-cli/" in text
 
