@@ -132,7 +132,10 @@ _SIGNS = (
     ("readonly", _READ_ONLY),
     ("malformed", _DAMAGED),
     ("not a database", "the file is no database, or a damaged one: name another one or restore a backup"),
-    ("unable to open", "the database file or its folder cannot be opened: check their owner and mode"),
+    (
+        "unable to open",
+        "the database file or its folder cannot be opened or written: check their owner, mode and mount",
+    ),
     ("I/O", "the disk reports an error: check it, and the file system"),
     ("too many clients", _CROWDED),
     ("connection slots", _CROWDED),
