@@ -60,6 +60,17 @@ def wrap(text: str, to: int, mark: str = MARK, *, most: int | None = None) -> li
     return lines
 
 
+def fold(text: str, to: int) -> list[str]:
+    """Lines that break between words alone: what is longer than a line, such as a path, can still be copied."""
+    lines = [""]
+    for word in _WORD.findall(text):
+        if lines[-1].strip() and width(lines[-1] + word.rstrip()) > to:
+            lines.append(word)
+        else:
+            lines[-1] += word
+    return [line.rstrip() for line in lines]
+
+
 def _pieces(word: str, to: int) -> list[str]:
     """The word, in as many pieces as it takes for each to fit."""
     if width(word.rstrip()) <= to:

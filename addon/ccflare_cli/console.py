@@ -76,7 +76,8 @@ class Console:
 
     def complain(self, text: str) -> None:
         """A line for the person at the keyboard, apart from the output."""
-        print(self._page(self.stderr).plain(text), file=self.stderr)
+        page = self._page(self.stderr)
+        print(page.folded(page.plain(text)), file=self.stderr)
 
     def _page(self, stream: TextIO, *, wide: bool = False) -> Page:
         return page_of(stream, self.environ, wide=wide)

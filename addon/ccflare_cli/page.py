@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TextIO
 
-from ccflare_cli.cells import MARK
+from ccflare_cli.cells import MARK, fold
 
 _ASCII = str.maketrans(
     {
@@ -49,6 +49,12 @@ class Page:
     def plain(self, text: str) -> str:
         """The text in characters that there are here, as far as it is ours."""
         return text.translate(_ASCII) if self.is_ascii else text
+
+    def folded(self, text: str) -> str:
+        """A message in lines that break between words, where the page has an edge."""
+        if self.width is None:
+            return text
+        return "\n".join(each for line in text.splitlines() for each in fold(line, self.width))
 
     def tinted(self, text: str, tone: Tone | None) -> str:
         """The text in its colour, if there are any."""

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
@@ -11,6 +12,7 @@ from pathlib import Path
 from ccflare_cli.completion import complete
 from ccflare_cli.console import Console, guarded
 from ccflare_cli.output import FORMATS
+from ccflare_cli.page import page_of
 
 type Command = Callable[[Console, argparse.Namespace], int]
 """What does a subcommand's work, and gives the exit code."""
@@ -36,7 +38,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         if message.startswith("unrecognized arguments"):
             message = "there are arguments that do not belong here"
-        super().error(message)
+        self.print_usage(sys.stderr)
+        self.exit(2, f"{page_of(sys.stderr, os.environ).folded(f'{self.prog}: error: {message}')}\n")
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         """As argparse does, with what may have been meant, and all that may be."""

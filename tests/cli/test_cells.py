@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wcwidth import wcswidth
 
-from ccflare_cli.cells import cut, shorten, width, wrap
+from ccflare_cli.cells import cut, fold, shorten, width, wrap
 
 WORDS = st.text(st.sampled_from("ab cd-/.é店舗 ｱ👍"), max_size=60)
 
@@ -40,3 +40,9 @@ def test_lines_break_between_words_and_long_words_behind_their_joints() -> None:
 def test_what_has_too_many_lines_ends_with_a_mark() -> None:
     assert wrap("one two three four", 9, most=2) == ["one two", "three fo…"]
     assert wrap("one two", 9, most=2) == ["one two"]
+
+
+def test_a_message_breaks_between_words_and_leaves_long_ones_whole() -> None:
+    assert fold("  see /a/long/path/of/a/file now", 14) == ["  see", "/a/long/path/of/a/file", "now"]
+    assert fold("one two three", 7) == ["one two", "three"]
+    assert fold("", 7) == [""]

@@ -1,10 +1,12 @@
 """Every command that prints a table, on a terminal of 80 and of 60 columns and into a pipe, with the longest names."""
 
+import argparse
 import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -127,3 +129,42 @@ def test_a_script_in_a_terminal_knows_its_width(files: dict[str, Path]) -> None:
     assert "\x1b[" in text
     assert MAIN not in text.partition("\n\r")[0].splitlines()[4]
     assert all(wcswidth(re.sub(r"\x1b\[\d+m", "", line)) <= 60 for line in text.splitlines())
+
+
+@pytest.mark.parametrize("words", [("lst",), ("--database", "/nowhere/at/all/ccflare.db", "pause", "max-1")])
+def test_a_complaint_in_a_terminal_breaks_between_words(words: tuple[str, ...]) -> None:
+    environ = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
+    command = [sys.executable, str(ROOT / "scripts" / "accounts.py"), *words]
+    with screen(60) as terminal:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=terminal.stream,
+            stderr=terminal.stream,
+            env={**environ, "TERM": "xterm"},
+            timeout=60,
+        )
+        shown = terminal.lines()
+
+    assert done.returncode in (1, 2)
+    assert len(shown) > 1
+    assert all(wcswidth(line) <= 60 for line in shown)
+
+
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """The parser and those of all of its subcommands."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for each in action.choices.values():
+                yield from parsers(each)
+
+
+@pytest.mark.parametrize("name", sorted({command.split()[0] for command in COMMANDS} | {"maintain", "keys"}))
+def test_help_fits_a_terminal(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    module = import_module(MODULES.get(name, f"ccflare_cli.{name}"))
+
+    helps = [each.format_help() for each in parsers(module._parser())]
+
+    assert [line for text in helps for line in text.splitlines() if len(line) > 80] == []

@@ -34,6 +34,7 @@ _HOW_TO_USE = """\
 To use it, with the key in the place of KEY:
   Claude Code  ANTHROPIC_BASE_URL=http://{address} ANTHROPIC_AUTH_TOKEN=KEY
   SDKs         ANTHROPIC_BASE_URL=http://{address} ANTHROPIC_API_KEY=KEY
+  curl         curl http://{address}/v1/models --header 'x-api-key: KEY'
   HTTPS proxy  HTTPS_PROXY=http://key:KEY@{address}"""
 _NOBODY = (
     "It was the last one that was valid, so nobody is served now: add another key, or set ccflare_open_loopback to "
