@@ -69,6 +69,8 @@ def test_a_key_without_tunnels_reaches_the_upstream_and_nothing_else(house: Hous
     assert refused.status == 403
     assert b"client change closed --tunnels" in refused.body
     assert b"git, npm and Bash" in refused.body
+    told = f"no tunnel to localhost:{other.port} for closed: This client key opens no tunnels"
+    assert told in house.proxy.wait_for_log(told)
 
 
 INSIDE = (

@@ -31,6 +31,7 @@ from ccflare_core.exchange.binding import key_of
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.exchanges import Exchanges
 from ccflare_core.exchange.final_row import budgeted
+from ccflare_core.exchange.log_line import PassedRequests
 from ccflare_core.exchange.steps import Opening, Outcome
 from ccflare_core.exchange.story import Spooled, Story
 from ccflare_core.http.addresses import Address
@@ -79,6 +80,7 @@ class Gate:
         self.names = Names()
         self.decisions = Decisions()
         self.tunnels = Tunnels(authenticator)
+        self._refused_tunnels = PassedRequests(exchanges.wall)
         self._browsers = BrowserChecks(self.names, lambda: exchanges.settings)
         self._id_search = ThreadPoolExecutor(1, thread_name_prefix="ccflare-names")
         self._batches = BatchReader(rates.budgets, exchanges, self._deny)
@@ -147,6 +149,8 @@ class Gate:
                 else:
                     self.decisions.give(flow, rejected(rejection), is_last=decision.ending is not Ending.NONE)
                     self._audit(flow, rejection, decision.caller.text, actor=decision.identity.actor)
+                    if is_connect:
+                        self._tell_of_tunnel(flow, decision, rejection)
             case Admitted(way=Way.WARM_UP):
                 self.decisions.give(flow, WARMED_UP)
             case Admitted(way=Way.PREFLIGHT):
@@ -225,6 +229,13 @@ class Gate:
         if (key := asked.principal.key) is not None:
             self._rates.count_key(key, asked.at)
         self.tunnels.ask(flow, asked)
+
+    def _tell_of_tunnel(self, flow: http.HTTPFlow, decision: Decision, rejection: Rejection) -> None:
+        """Log the hour's first tunnel that a client key is refused: few programs show the words of such an answer."""
+        principal = decision.identity.principal
+        if principal is not None and (key := principal.key) and self._refused_tunnels.is_first("tunnel", key.id):
+            host, port = flow.request.host[:255], flow.request.port
+            logger.warning("no tunnel to %s:%d for %s: %s", host, port, key.name, rejection.message)
 
     def refuse_tunnel(self, flow: http.HTTPFlow, asked: AskedFor, rejection: Rejection) -> None:
         """It leads where it may not lead."""
