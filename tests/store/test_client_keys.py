@@ -165,12 +165,13 @@ def test_every_change_is_audited_and_no_secret_is_in_it(store: Store) -> None:
 
 def test_what_a_key_has_used_is_read_from_the_record(store: Store) -> None:
     store.clients.add(FULL)
-    for number, cost in enumerate((0.25, None, 0.5)):
+    for number, (cost, tokens) in enumerate(((0.25, 7), (None, 7), (None, None), (0.5, 7))):
         name = f"r{number}"
-        store.write([started(name)._replace(client_id="ck_1"), ExchangeFinished(name, "ok", True, cost_usd=cost)])
+        end = ExchangeFinished(name, "ok", True, cost_usd=cost, output_tokens=tokens)
+        store.write([started(name)._replace(client_id="ck_1"), end])
     store.write([started("other")])
 
-    assert store.clients.uses() == {"ck_1": (3, 0.75, NOW)}
+    assert store.clients.uses() == {"ck_1": (4, 0.75, NOW, 1)}
 
 
 def test_without_a_data_key_keys_can_be_listed_but_not_recognised(store: Store, location: Location) -> None:

@@ -28,7 +28,9 @@ _DAY = 86_400.0
 _USES = """\
 SELECT client_name, client_ip, user_agent, COUNT(*), COUNT(DISTINCT session_id), MIN(timestamp), MAX(timestamp),
        SUM(CASE WHEN account_used = ? OR account_name = ? THEN total_tokens ELSE 0 END),
-       SUM(CASE WHEN account_used = ? OR account_name = ? THEN cost_usd ELSE 0 END)
+       SUM(CASE WHEN account_used = ? OR account_name = ? THEN cost_usd ELSE 0 END),
+       SUM(CASE WHEN (account_used = ? OR account_name = ?) AND cost_usd IS NULL AND output_tokens > 0
+                THEN 1 ELSE 0 END)
 FROM requests WHERE timestamp >= ? AND timestamp <= ? AND (account_used = ? OR account_name = ?
       OR id IN (SELECT request_id FROM attempts WHERE account_id = ? OR account_name = ?))
 GROUP BY client_name, client_ip, user_agent ORDER BY 4 DESC, 2"""
@@ -54,6 +56,8 @@ class AccountUse(NamedTuple):
     last_at: int
     tokens: int | None
     cost_usd: float | None
+    """The known part."""
+    unknown_costs: int
 
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -104,7 +108,7 @@ def find_uses(store: Store, account: str, begin: float, end: float) -> list[Acco
     """Who has used the account of this name; times are epoch seconds."""
     id_ = next((id_ for (id_,) in store.query("SELECT id FROM accounts WHERE name = ?", (account,))), account)
     it, period = (id_, account), (to_ms(begin), to_ms(end))
-    return [AccountUse(*row) for row in store.query(_USES, (*it, *it, *period, *it, *it))]
+    return [AccountUse(*row) for row in store.query(_USES, (*it, *it, *it, *period, *it, *it))]
 
 
 def use_table(uses: list[AccountUse], now: float) -> Table[AccountUse]:
@@ -117,7 +121,7 @@ def use_table(uses: list[AccountUse], now: float) -> Table[AccountUse]:
             *named("client", "ip", "user_agent", "requests", "sessions"),
             ("first_at", lambda use: iso(use.first_at / 1000)),
             ("last_at", lambda use: iso(use.last_at / 1000)),
-            *named("tokens", "cost_usd"),
+            *named("tokens", "cost_usd", "unknown_costs"),
         ),
         columns=(
             Column("Key", lambda use: use.client or DASH, way=shortened(12)),
@@ -128,7 +132,7 @@ def use_table(uses: list[AccountUse], now: float) -> Table[AccountUse]:
             Column("First", lambda use: moment(use.first_at / 1000, now, seconds=True), way=wrapped(10)),
             Column("Last", lambda use: moment(use.last_at / 1000, now, seconds=True), way=wrapped(10), under="First"),
             Column("Tokens", lambda use: count(use.tokens), right=True, rank=1),
-            Column("Cost", lambda use: money(use.cost_usd), right=True),
+            Column("Cost", lambda use: money(use.cost_usd or 0.0, use.unknown_costs), right=True),
         ),
         empty="Nobody has used that account in that time; `scripts/accounts.py list` shows the names.",
     )

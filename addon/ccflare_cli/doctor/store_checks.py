@@ -196,7 +196,8 @@ def client_keys(store: Store, now: float) -> Results:
     idle = [
         f"{key.name} was not used for {span(now - used)}"
         for key in store.clients.all()
-        if key.is_valid(now) and now - (used := uses.get(key.id, (0, None, None))[2] or key.created_at) > _IDLE_SECONDS
+        if key.is_valid(now)
+        and now - (used := uses.get(key.id, (0, None, None, 0))[2] or key.created_at) > _IDLE_SECONDS
     ]
     yield from checked(
         "access.review", idle, "no client key lies idle", "run `scripts/keys.py client revoke` on it", warn

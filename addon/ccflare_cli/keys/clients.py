@@ -216,6 +216,7 @@ class ClientRow:
     requests: int
     cost_usd: float | None
     used_at: float | None
+    unknown_costs: int = 0
 
 
 def _list(console: Console, arguments: argparse.Namespace) -> int:
@@ -245,7 +246,7 @@ def client_table(rows: list[ClientRow], now: float) -> Table[ClientRow]:
             *((name, partial(_time, name)) for name in ("created_at", "expires_at", "revoked_at")),
             *((name, partial(_field, name)) for name in _FIELDS[2:]),
             ("used_at", lambda row: iso(row.used_at)),
-            *named("requests", "cost_usd"),
+            *named("requests", "cost_usd", "unknown_costs"),
         ),
         columns=(
             Column("Key", lambda row: row.key.name, way=shortened(14)),
@@ -254,7 +255,9 @@ def client_table(rows: list[ClientRow], now: float) -> Table[ClientRow]:
             Column("Limits", lambda row: limits(row.key), way=wrapped(18)),
             Column("Last used", lambda row: moment(row.used_at, now), rank=2, way=wrapped(10)),
             Column("Requests", lambda row: count(row.requests), right=True, rank=1),
-            Column("Spent", lambda row: money(row.cost_usd) if row.requests else DASH, right=True),
+            Column(
+                "Spent", lambda row: money(row.cost_usd or 0.0, row.unknown_costs) if row.requests else DASH, right=True
+            ),
         ),
         empty="There is no client key: programs on this machine need none until the first one is made.",
     )

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 import peewee
-from peewee import fn
+from peewee import Case, fn
 
 from ccflare_core.audit.signed_rows import NOTHING, Content, Look
 from ccflare_core.clients.authentication import Digest, KeyRing
@@ -90,13 +90,17 @@ class Clients:
         denied = len(look.altered) + len(look.gone) + (not look.is_whole)
         return KeyRing(_Digester(vault), tuple(peppers), keys, digests, denied)
 
-    def uses(self) -> dict[str, tuple[int, float | None, float | None]]:
-        """What is recorded of each key, by id: its requests, their cost in dollars, and when the last one was."""
+    def uses(self) -> dict[str, tuple[int, float | None, float | None, int]]:
+        """What is recorded of each key, by id.
+
+        Its requests, their cost in dollars as far as it is known, when the last one was, and how many have no price.
+        """
         who, spent = RequestRow.client_id, fn.SUM(RequestRow.cost_usd)
-        query = RequestRow.select(who, fn.COUNT(RequestRow.id), spent, fn.MAX(RequestRow.timestamp))
+        unpriced = fn.SUM(Case(None, [(RequestRow.cost_usd.is_null() & (RequestRow.output_tokens > 0), 1)], 0))
+        query = RequestRow.select(who, fn.COUNT(RequestRow.id), spent, fn.MAX(RequestRow.timestamp), unpriced)
         rows: Any = query.where(who.is_null(False)).group_by(who).tuples().bind(self._database)
         with as_store_errors():
-            return {key: (number, cost, to_seconds(last)) for key, number, cost, last in rows}
+            return {key: (number, cost, to_seconds(last), none) for key, number, cost, last, none in rows}
 
     def add(self, key: ClientKey) -> str:
         """Store it and give the secret that stands for it, which nobody can ask for again.

@@ -56,6 +56,21 @@ def test_who_has_used_an_account_and_how_often(run: Run) -> None:
     assert "10.0.0.7" in run("who-used", "max-1").said
 
 
+def test_what_is_unknown_is_a_price_and_no_failure(run: Run, history: History) -> None:
+    history.exchange(NOON - 30, "max-2", client="10.0.0.8", outcome="upstream_error")
+    history.exchange(NOON - 30, "max-2", client="10.0.0.9", model="claude-new", output_tokens=7)
+
+    costs = {use["ip"]: (use["cost_usd"], use["unknown_costs"]) for use in uses(run, "max-2")}
+
+    assert (costs["10.0.0.8"], costs["10.0.0.9"]) == ((None, 0), (None, 1))
+    failed, unpriced = (
+        next(line for line in run("who-used", "max-2").said.splitlines() if ip in line)
+        for ip in ("10.0.0.8", "10.0.0.9")
+    )
+    assert failed.endswith("$0.00")
+    assert unpriced.endswith("?")
+
+
 def test_only_the_period_counts(run: Run) -> None:
     assert [use["ip"] for use in uses(run, "max-1", "--between", "1h", "now")] == ["10.0.0.7"]
     assert [use["ip"] for use in uses(run, "max-1", "--between", "3h", "1h")] == ["127.0.0.1"]
