@@ -132,7 +132,7 @@ def use_table(uses: list[AccountUse], now: float) -> Table[AccountUse]:
             Column("First", lambda use: moment(use.first_at / 1000, now, seconds=True), way=wrapped(10)),
             Column("Last", lambda use: moment(use.last_at / 1000, now, seconds=True), way=wrapped(10), under="First"),
             Column("Tokens", lambda use: count(use.tokens), right=True, rank=1),
-            Column("Cost", lambda use: money(use.cost_usd or 0.0, use.unknown_costs), right=True),
+            Column("Cost", lambda use: money(use.cost_usd or 0.0, use.unknown_costs), right=True, way=wrapped(9)),
         ),
         empty="Nobody has used that account in that time; `scripts/accounts.py list` shows the names.",
     )
