@@ -117,6 +117,7 @@ def _cleanup(console: Console, arguments: argparse.Namespace) -> int:
             with entries as results, progress(console) as show:
                 results["rows"] = _drain(_delete_old(store, each), each.rows, show)
         _wipe(console, store)
+    console.complain("It was deleted.")
     return OK
 
 
@@ -171,6 +172,7 @@ def _purge(console: Console, arguments: argparse.Namespace) -> int:
         with store.stages("data.purge", session or arguments.client, **detail), progress(console) as show:
             _drain(_delete(store, selection), extent.requests, show)
         _wipe(console, store)
+    console.complain("It was deleted.")
     return OK
 
 

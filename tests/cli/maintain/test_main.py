@@ -104,6 +104,7 @@ def test_r51_without_force_nothing_is_deleted(run: Run, store: Store) -> None:
     assert [(row["type"], row["rows"]) for row in rows] == [("payloads", 2), ("requests", 1), ("windows", 2)]
     assert "--force" in run("cleanup").complained
     assert (counts(store), actions(store)) == (before, audited)
+    assert run("cleanup", "--force").complained == "It was deleted.\n"
 
 
 def test_r51_with_force_it_is_and_the_audit_log_has_it(run: Run, store: Store) -> None:
