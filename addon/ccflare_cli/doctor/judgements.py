@@ -60,11 +60,11 @@ def backup(newest: Backup | None, *, is_used: bool) -> Result:
 
 def key_age(age: float, *, is_old: bool) -> Result:
     """How long the data key that seals has been in use, in seconds; `is_old`: older keys are there too."""
-    remedy = "run `scripts/keys.py rotate`, then `retire` what nothing needs any more"
+    retire = "`scripts/keys.py retire` what nothing needs any more: `scripts/keys.py status` shows it"
     if age > 365 * DAY:
-        return warn("keys.age", f"the data key is {span(age)} old", remedy)
+        return warn("keys.age", f"the data key is {span(age)} old", f"run `scripts/keys.py rotate`, then {retire}")
     if is_old:
-        return warn("keys.age", "older data keys are kept: what they sealed can be read with them", remedy)
+        return warn("keys.age", "older data keys are kept: what they sealed can be read with them", retire)
     return ok("keys.age", f"the data key is {span(age)} old")
 
 
