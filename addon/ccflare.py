@@ -50,7 +50,7 @@ class CCFlare:
         self._settings: Settings | None = None
         self._places: dict[str, str] = {}
         self._app: App | None = None
-        self._opening = opening.Opening()
+        self._opening = opening.Opening(lambda: ctx.master.addons.get("proxyserver").connections)
         self._log_file: LogFile | None = None
 
     # The start

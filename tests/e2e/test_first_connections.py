@@ -178,3 +178,22 @@ def test_tls_that_waits_for_too_long_gets_an_end(starting: Started, port: int) -
     with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
         client.sendall(b"\x16\x03\x01\x00\x05hello")
         assert client.recv(1) == b""
+
+
+def test_clients_that_have_left_or_asked_by_then_do_no_harm(starting: Started, tmp_path: Path, port: int) -> None:
+    """All that they have sent, and their end, is there at once when their wait is over."""
+    for said in (b"", b"GET /nowhere HTTP/1.1\r\n\r\n", b"GET /ccflare/health HTTP/1.0\r\nConnection: close\r\n\r\n"):
+        for leaves in (True, False):
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+                client.sendall(said)
+                if not leaves:
+                    client.shutdown(socket.SHUT_WR)
+                    while client.recv(65536):
+                        pass
+
+    (tmp_path / "go").touch()
+    eventually(lambda: "ccflare has no account" in starting.log)
+
+    with RawClient("127.0.0.1", port) as late:
+        assert late.request("GET", "/ccflare/health").status == 200
+    assert "crashed" not in starting.log

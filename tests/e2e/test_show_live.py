@@ -63,7 +63,7 @@ def test_the_system_text_is_a_line_unless_all_is_asked_for(shown: tuple[Rig, byt
 def test_an_only_attempt_is_shown(rig: Rig, client: RawClient) -> None:
     client.request(*claude_request(3000, session=rig.session))
     rig.row()
-    assert re.search(r"^Attempts\n.*\n.*\n +1 .* 200  ok: ", show(rig), re.MULTILINE)
+    assert re.search(r"^Attempts\n.*\n.*\n +1 .* 200  ok ", show(rig), re.MULTILINE)
 
 
 def test_the_last_is_the_last_conversation(shown: tuple[Rig, bytes], client: RawClient) -> None:

@@ -8,7 +8,8 @@ WAIT_SECONDS whoever waits, or comes, is told that it takes longer.
 
 import asyncio
 from asyncio.base_events import Server
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 from weakref import WeakSet
 
 from mitmproxy.connection import Client
@@ -19,9 +20,10 @@ BACKLOG = 4096
 
 
 class Opening:
-    """See the module. Its time runs from the first that is held."""
+    """See the module. Its time runs from the first that is held. `handlers` are mitmproxy's, by the client's id."""
 
-    def __init__(self) -> None:
+    def __init__(self, handlers: Callable[[], Mapping[str, Any]] = dict) -> None:
+        self._handlers = handlers
         self._ready = asyncio.Event()
         self._until: float | None = None
         self._paused: list[Server] = []
@@ -30,6 +32,7 @@ class Opening:
     async def wait(self, client: Client) -> bool:
         """Whether the proxy is ready for this client: at once if it is, as soon as it is, or False if that is late."""
         if not self._ready.is_set():
+            self._put_reading_off(client)
             try:
                 async with asyncio.timeout_at(self._end()):
                     await self._ready.wait()
@@ -56,6 +59,25 @@ class Opening:
         """Let all come in."""
         self._ready.set()
         self._resume()
+
+    def _put_reading_off(self, client: Client) -> None:
+        """Read no earlier than one turn of the event loop after the wait.
+
+        What has come by then would be read and answered, or the client's end found, within the call in which mitmproxy
+        makes the task for it: it would close the connection before it knows of that task, and fail.
+        """
+        handler = self._handlers().get(client.id)
+        connection = handler.transports.get(client) if handler else None
+        if connection is None or not isinstance(connection.reader, asyncio.StreamReader):
+            return
+        reader, read = connection.reader, connection.reader.read
+
+        async def read_later(limit: int) -> bytes:
+            reader.read = read
+            await asyncio.sleep(0)
+            return await read(limit)
+
+        reader.read = read_later
 
     def _end(self) -> float:
         if self._until is None:
