@@ -70,12 +70,14 @@ class Opening:
         connection = handler.transports.get(client) if handler else None
         if connection is None or not isinstance(connection.reader, asyncio.StreamReader):
             return
-        reader, read = connection.reader, connection.reader.read
+        reader: Any = connection.reader
+        read = reader.read
 
         async def read_later(limit: int) -> bytes:
             reader.read = read
             await asyncio.sleep(0)
-            return await read(limit)
+            data: bytes = await read(limit)
+            return data
 
         reader.read = read_later
 
