@@ -4,6 +4,7 @@ import itertools
 import os
 import shutil
 import signal
+import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -106,6 +107,16 @@ def location(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
         return tmp_path / "ccflare.db"
     server: Server = request.getfixturevalue("server")
     return server
+
+
+@pytest.fixture
+def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Times are told in UTC, wherever the test runs."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "UTC")
+        time.tzset()
+        yield
+    time.tzset()
 
 
 @pytest.fixture

@@ -264,7 +264,7 @@ class App:
         origin, passthrough = self.settings.upstream, self.settings.passthrough
         target = f"{origin.scheme}://{origin.host}:{origin.port}".removesuffix(":443") + self.settings.upstream_path
         if accounts:
-            return f"ccflare pools {accounts} account{'s' * (accounts > 1)} for {target}"
+            return f"ccflare pools {some(accounts, 'account')} for {target}"
         if passthrough == "never":
             return "ccflare has no account yet and refuses requests"
         return f"ccflare has no account yet: requests pass to {target} with the client's own credential"

@@ -38,9 +38,8 @@ async def drain(exchanges: Exchanges, seconds: float, hurry: asyncio.Event) -> N
 
 def open_ones(exchanges: Exchanges) -> str:
     """How many requests there are, and in how many the client has a part of the answer."""
-    total = len(exchanges.open)
     answered = sum(exchange.status is not None for exchange in exchanges.open.values())
-    return f"{total} open request{'s' * (total > 1)}, {answered} of them in the midst of an answer,"
+    return f"{some(len(exchanges.open), 'open request')}, {answered} of them in the midst of an answer,"
 
 
 def write_down(writer: Writer, last: Callable[[], object]) -> None:

@@ -1,8 +1,6 @@
 """The story of an exchange, word for word: in the log, and as the comment beside its flow."""
 
 import logging
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 
@@ -44,15 +42,7 @@ from exchange_kit import (
 
 ENCODED: tuple[Header, ...] = ((b"content-type", b"application/octet-stream"),)
 
-
-@pytest.fixture(autouse=True)
-def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The times in these stories are told in UTC, wherever the test runs."""
-    with monkeypatch.context() as patch:
-        patch.setenv("TZ", "UTC")
-        time.tzset()
-        yield
-    time.tzset()
+pytestmark = pytest.mark.usefixtures("utc")
 
 
 def test_a_good_answer() -> None:

@@ -1,8 +1,5 @@
 """An exchange in a few lines: who served it, what came of it, what it took, its last attempts."""
 
-import time
-from collections.abc import Iterator
-
 import pytest
 
 from ccflare_core.exchange.exchange import Exchange
@@ -10,15 +7,7 @@ from ccflare_core.exchange.steps import Outcome
 from ccflare_core.exchange.summary import ATTEMPTS, summary
 from exchange_kit import EPOCH, OK, START, STREAM, Bench, Reply, deliver, limited, refusal
 
-
-@pytest.fixture(autouse=True)
-def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The times are told in UTC, wherever the test runs."""
-    with monkeypatch.context() as patch:
-        patch.setenv("TZ", "UTC")
-        time.tzset()
-        yield
-    time.tzset()
+pytestmark = pytest.mark.usefixtures("utc")
 
 
 def told(exchange: Exchange, after: float = 0.0) -> list[str]:

@@ -157,31 +157,17 @@ class Recorder:
         self._sink.put(OutcomeCorrected(exchange_id, outcome, error))
 
     def _keep_bodies(self, exchange: Story, *, redact: bool) -> None:
-        body, limit = exchange.request_body, self._body_limit()
-        if body:
+        body, kept = exchange.request_body, exchange.request_body[: self._body_limit()]
+        if size := len(body) or exchange.unkept_bytes:
             self._sink.put(
                 Payload(
                     request_id=exchange.id,
                     part="request",
-                    content_type="application/json",
+                    content_type="application/json" if body else exchange.request_type,
                     content_encoding=exchange.request_encoding,
-                    body=body[:limit],
-                    size=len(body),
-                    truncated=len(body) > limit,
-                    session_id=exchange.facts.session_id,
-                    redact=redact,
-                )
-            )
-        elif exchange.unkept_bytes:
-            self._sink.put(
-                Payload(
-                    request_id=exchange.id,
-                    part="request",
-                    content_type=exchange.request_type,
-                    content_encoding=exchange.request_encoding,
-                    body=b"",
-                    size=exchange.unkept_bytes,
-                    truncated=True,
+                    body=kept,
+                    size=size,
+                    truncated=size > len(kept),
                     session_id=exchange.facts.session_id,
                     redact=redact,
                 )

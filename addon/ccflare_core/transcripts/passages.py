@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from ccflare_core.anthropic.blocks import LAID_OUT, Part, as_json
 from ccflare_core.anthropic.conversation import Request, Turn
 from ccflare_core.http.sse import parse_json
-from ccflare_core.text import size
+from ccflare_core.text import size, some
 from ccflare_core.transcripts.visible import visible
 
 TURNS = 12
@@ -160,7 +160,7 @@ def _last(turns: Sequence[Turn], names: Mapping[str, str], most: int, where: str
     """The last of these turns in brief, and how many there are in front of them."""
     if left := turns[: -most or None]:
         length = sum(len(part.text) for turn in left for part in turn.parts)
-        yield Section("", f"{len(left)} more turn{'s' * (len(left) > 1)} {where}, {size(length)}")
+        yield Section("", f"{some(len(left), 'more turn')} {where}, {size(length)}")
     yield from (_section(turn, names, where, is_brief=True) for turn in turns[len(left) :])
 
 
@@ -215,7 +215,7 @@ def _spoken(part: Part) -> Iterator[Passage]:
 
 def _tools(request: Request) -> Iterator[Section]:
     if count := len(request.tools):
-        label = f"{count} tool{'s' * (count != 1)}, {size(request.tools_size)}"
+        label = f"{some(count, 'tool')}, {size(request.tools_size)}"
         yield Section("tools", "", (Passage(label, ", ".join(request.tools), is_folded=True),))
 
 
