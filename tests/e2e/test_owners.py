@@ -114,11 +114,17 @@ def pool(bench: tuple[Rig, dict[str, str]]) -> Pool:
 
 
 @pytest.fixture(scope="module")
-def other(bench: tuple[Rig, dict[str, str]], upstream: FakeUpstream) -> Iterator[Proxy]:
-    """A second proxy on the same database, which holds requests for a while."""
+def second(bench: tuple[Rig, dict[str, str]], upstream: FakeUpstream) -> Iterator[Proxy]:
     location = bench[0].proxy.location
     with Proxy(upstream, database=location, **{**LIMITLESS, "ccflare_hold_seconds": 60}) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def other(pool: Pool, second: Proxy) -> Proxy:
+    """A second proxy on the same database, which holds requests for a while. It knows this test's accounts."""
+    eventually(lambda: pool.rig.health(second), lambda health: list(health) == ["a", "b"])
+    return second
 
 
 # -- its account

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import ssl
 import threading
+import weakref
 from types import TracebackType
 from typing import Self
 
@@ -29,6 +30,7 @@ class ConnectProxy:
         self.heads: list[bytes] = []
         """What it was asked, whole."""
         self._tls = server_tls(shows) if shows else None
+        self._transports: weakref.WeakSet[asyncio.WriteTransport] = weakref.WeakSet()
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=100)
         self.port: int = self._socket.getsockname()[1]
 
@@ -75,8 +77,12 @@ class ConnectProxy:
         ready.set()
         await self._stop.wait()
         server.close()
+        for transport in list(self._transports):
+            transport.abort()  # one that is closed may wait for its peer, longer than the event loop is there
+        await asyncio.sleep(0)  # let connection_lost run
 
     async def _tunnel(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._transports.add(writer.transport)
         with contextlib.suppress(OSError, asyncio.IncompleteReadError), contextlib.closing(writer):
             head = await reader.readuntil(b"\r\n\r\n")
             self.heads.append(head)
@@ -86,6 +92,7 @@ class ConnectProxy:
                 await writer.drain()
                 return
             there, onward = await asyncio.open_connection("127.0.0.1", self.upstream_port)
+            self._transports.add(onward.transport)
             with contextlib.closing(onward):
                 writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n" + self.injected)
                 pumps = [asyncio.create_task(_pump(*way)) for way in ((reader, onward), (there, writer))]

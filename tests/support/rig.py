@@ -180,10 +180,13 @@ class Rig:
         rows = self.proxy.rows("SELECT * FROM scope_cooldowns WHERE account_id = ?", (self._accounts[name].id,))
         return [Rest(r["name"], r["until"] / 1000 - time.time(), r["reason"], r["source"]) for r in rows]
 
-    def health(self) -> dict[str, dict[str, Any]]:
-        """Each account of this test as the health page shows it; one of another test has its full name."""
+    def health(self, proxy: Proxy | None = None) -> dict[str, dict[str, Any]]:
+        """Each account of this test as the health page shows it; one of another test has its full name.
+
+        `proxy` is another one on the same database, which learns of the accounts at its own time.
+        """
         short = {account.name: name for name, account in self._accounts.items()}
-        return {short.get(a["name"], a["name"]): a for a in self._health()["accounts"]}
+        return {short.get(a["name"], a["name"]): a for a in self._health(proxy)["accounts"]}
 
     def wait_for_reason(self, name: str, reason: str) -> None:
         """Return when the health page says this of an account."""
@@ -194,8 +197,8 @@ class Rig:
         health = self._health()
         return health["open_exchanges"] == 0 and not any(a["in_flight"] for a in health["accounts"])
 
-    def _health(self) -> Any:
-        with self.client() as client:
+    def _health(self, proxy: Proxy | None = None) -> Any:
+        with via_base_url(proxy or self.proxy) as client:
             return client.request("GET", "/ccflare/health").json()
 
 
