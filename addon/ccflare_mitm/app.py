@@ -139,7 +139,7 @@ class App:
             logger.warning("%s of an earlier run that crashed closed as crashed", some(known.crashed, "exchange"))
         for host in self.settings.upstream_pins.without_backup():
             logger.warning("%s has one pin only: if its key is replaced, nothing can be sent to it", host)
-        self._inspector.open()
+        self._inspector.open(self.admission.pages)
         self._start_background()
 
     def _guarded_files(self) -> list[Guarded]:
@@ -193,6 +193,7 @@ class App:
         self.admission.gate.tunnels.close()
         self._background.stop()
         await self.accounts.keeper.close(ANSWER_SECONDS, hurry)
+        self.storage.readers.close()
         await asyncio.to_thread(write_down, self.storage.writer, self._end_run)
 
     def _end_run(self) -> None:

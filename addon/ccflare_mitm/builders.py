@@ -58,9 +58,11 @@ from ccflare_mitm.gate.destinations import Destinations
 from ccflare_mitm.gate.gate import Gate
 from ccflare_mitm.gate.header_masking import HeaderMask
 from ccflare_mitm.gate.management import Management, renew_digest, report_failures
-from ccflare_mitm.gate.pages import Admin
 from ccflare_mitm.gate.tunnel_opener import TunnelOpener
 from ccflare_mitm.host.listener import own_names, ports
+from ccflare_mitm.pages.admin import Admin
+from ccflare_mitm.pages.readers import Readers
+from ccflare_mitm.pages.server import PageServer
 from ccflare_mitm.wire.hooks import HookRunner
 from ccflare_mitm.wire.reaper import Reaper
 from ccflare_mitm.wire.services import Services
@@ -93,6 +95,8 @@ class Storage:
     news: StoreNews
     retention: Retention
     auditor: Auditor
+    readers: Readers
+    """What pages read of it, in threads of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +143,7 @@ class Admission:
     rates: RateLimits
     mask: HeaderMask
     opener: TunnelOpener
+    pages: PageServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +182,8 @@ def build_storage(live: LiveSettings, environ: Mapping[str, str], news: StoreNew
         upkeep=retention,
     )
     auditor = Auditor(writer, stop_after=live.reader("audit_stop_after_seconds"))
-    return Storage(writer, StoreCalls(writer), news, retention, auditor)
+    readers = Readers(lambda: Store.open(settings.database, source, read_only=True))
+    return Storage(writer, StoreCalls(writer), news, retention, auditor, readers)
 
 
 def build_accounts(live: LiveSettings, storage: Storage, upstream: Upstream, run_id: str) -> Accounts:
@@ -273,7 +279,7 @@ def build_admission(
         report=report_failures,
     )
     management = Management(storage.call, news.accounts.tell, news.client_keys.tell)
-    admin = Admin(recording.exchanges, accounts.keeper.state, management)
+    admin = Admin(recording.exchanges, accounts.keeper.state, management, storage.readers)
     rates = RateLimits(warn)
     access = AccessLists(live())
     strangers = Strangers(
@@ -282,6 +288,7 @@ def build_admission(
         room=lambda: room_for_all(most_clients(live())),
     )
     second_factor = SecondFactor(time.time, keep_try)  # noqa: TID251
+    pages = PageServer(admin, second_factor, storage.auditor)
     live.listen(access.change)
     news.client_keys.listen(authenticator.replace)
     news.rules.listen(take_rules)
@@ -290,7 +297,7 @@ def build_admission(
         authenticator,
         access,
         rates,
-        admin,
+        pages,
         second_factor,
         auditor=storage.auditor,
         strangers=strangers,
@@ -305,7 +312,7 @@ def build_admission(
         wall=time.time,  # noqa: TID251
         records=records_tunnels(live, storage.retention),
     )
-    return Admission(gate, authenticator, access, strangers, rates, HeaderMask(), opener)
+    return Admission(gate, authenticator, access, strangers, rates, HeaderMask(), opener, pages)
 
 
 def records_tunnels(live: LiveSettings, retention: Retention) -> Callable[[str | None], bool]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ccflare_mitm.pages.table import PAGES
 from corpus import COUNTS, end_events, event, start_event
 from fake_upstream import FakeUpstream, Gate, limited_5h, overloaded, sse, sse_answer
 from harness import CLIENT_CREDENTIAL, Proxy, RawClient, claude_request, eventually, via_base_url
@@ -58,6 +59,13 @@ class Web:
 
     def flows(self) -> list[dict[str, Any]]:
         return list(json.loads(self.get("/flows")))
+
+    def post(self, path: str, *, is_forged: bool = False) -> int:
+        """The status of a change, with the token against forged requests or without it."""
+        token = ((b"X-XSRFToken", self._cookie.encode()), (b"Cookie", f"_mitmproxy_xsrf={self._cookie}".encode()))
+        with RawClient("127.0.0.1", self._port) as client:
+            fields = ((b"Authorization", f"Bearer {self._token}".encode()), (b"Content-Length", b"0"))
+            return client.request("POST", path, fields if is_forged else (*fields, *token)).status
 
     def command(self, name: str, *arguments: str) -> Any:
         """The result of one of mitmproxy's commands."""
@@ -258,3 +266,28 @@ def test_change_that_takes_a_restart_is_logged_and_one_that_does_not_is_not(
     eventually(lambda: "ccflare_session_seconds: the change applies after a restart" in proxy.log())
 
     assert proxy.log().count("applies after a restart") == 2
+
+
+def test_our_own_pages_are_behind_mitmwebs_login(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
+    _, proxy, web = inspected
+    assert json.loads(web.get("/ccflare/health"))["accounts"][0]["name"] == "one"
+    with RawClient("127.0.0.1", proxy.web_port) as client:
+        for page in PAGES:
+            for method in page.methods:
+                reply = client.request(method, page.path.replace("{name}", "one"))
+                assert reply.status == 403, page.path
+                assert b"one" not in reply.body
+        assert (
+            client.request("GET", "/ccflare/none", ((b"Authorization", f"Bearer {proxy.web_token}".encode()),)).status
+            == 404
+        )
+
+
+def test_a_page_changes_something_in_mitmweb_only_with_its_token(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
+    _, proxy, web = inspected
+    assert web.post("/ccflare/accounts/two/pause", is_forged=True) == 403
+    assert not json.loads(web.get("/ccflare/health"))["accounts"][1]["reason"].startswith("paused")
+    assert web.post("/ccflare/accounts/two/pause") == 200
+    assert json.loads(web.get("/ccflare/health"))["accounts"][1]["reason"].startswith("paused")
+    assert web.post("/ccflare/accounts/two/resume") == 200
+    assert {"actor": "mitmweb", "action": "account.pause"} in proxy.rows("SELECT actor, action FROM audit_log")

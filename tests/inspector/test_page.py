@@ -4,8 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from ccflare_core.clients.totp import SecondFactor
 from ccflare_mitm.inspector.inspector import extend_page
 from ccflare_mitm.inspector.page import STYLES, STYLESHEET, with_stylesheet
+from ccflare_mitm.pages.server import PageServer
+from exchange_kit import Bench
+from guard_kit import an_admin, forget
+
+PAGES = PageServer(an_admin(Bench()), SecondFactor(lambda: 0.0, forget), None)
 
 
 def test_the_stylesheet_is_the_last_in_the_head() -> None:
@@ -19,12 +25,12 @@ def test_a_page_without_a_head_is_none_of_ours() -> None:
 
 
 def test_a_program_without_a_page_gets_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    extend_page(SimpleNamespace(), ())
+    extend_page(SimpleNamespace(), (), PAGES)
     assert caplog.text == ""
 
 
 def test_a_page_of_another_make_is_left_as_it_is_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    extend_page(SimpleNamespace(app=object()), ())
+    extend_page(SimpleNamespace(app=object()), (), PAGES)
     assert "mitmweb's page is another one than ccflare knows" in caplog.text
 
 

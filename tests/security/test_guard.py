@@ -19,7 +19,8 @@ from ccflare_core.clients.keys import PERMISSIONS, Permission, Role, new_secret
 from ccflare_core.secrets.key_sources import KeyFile
 from ccflare_core.secrets.vault import Vault
 from ccflare_core.store.store import Store
-from ccflare_mitm.gate.pages import PAGES, Page, find_page
+from ccflare_mitm.pages.page import Page
+from ccflare_mitm.pages.table import PAGES, find_page
 from exchange_kit import EPOCH, Bench
 from fake_upstream import FakeUpstream, Header
 from flow_kit import asked
@@ -595,6 +596,7 @@ async def test_r08_every_route_for_every_role(route: tuple[str, str, Permission 
     flow = asked(path, method, headers=((b"x-api-key", SECRET.encode()),) if role else ())
 
     gate.enter(flow)
+    gate.issue_ticket(flow)
     await flow.wait_for_resume()
 
     status = flow.response.status_code if flow.response else 0
@@ -630,6 +632,17 @@ def test_r08_what_is_in_no_table_is_denied(path: str) -> None:
         a_gate(Bench(), an_authenticator(a_key(role=role or Role.ADMIN))).enter(flow)
         assert flow.response is not None
         assert flow.response.status_code == status
+
+
+@pytest.mark.parametrize("framing", [b"Transfer-Encoding: chunked", b"Content-Length: 200000"])
+def test_r13_a_page_takes_no_large_body(house: House, framing: bytes) -> None:
+    key, chunk = house.keys["operator"].encode(), b"a" * 100_000
+    body = b"%x\r\n%b\r\n" % (len(chunk), chunk) if framing.startswith(b"T") else chunk
+    head = b"POST /ccflare/accounts/max/pause HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nx-api-key: %b\r\n%b\r\n\r\n"
+    with RawClient("127.0.0.1", house.proxy.port) as client:
+        client.send(head % (house.proxy.port, key, framing) + body)
+        assert client.read_head().status == 413
+    assert house.ask("base-url", house.keys["operator"], path="/ccflare/accounts").json()["accounts"][0]["available"]
 
 
 def test_r11_accounts_are_paused_over_http(house: House) -> None:

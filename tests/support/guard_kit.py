@@ -9,8 +9,13 @@ from ccflare_core.clients.authentication import Authenticator, Digest, Identity,
 from ccflare_core.clients.keys import ClientKey
 from ccflare_core.clients.rate_limits import RateLimits
 from ccflare_core.clients.totp import SecondFactor, Used, Wrong
+from ccflare_core.errors import StoreError
+from ccflare_core.store.store import Store
 from ccflare_mitm.gate.gate import Gate
-from ccflare_mitm.gate.pages import Admin, AdminRequest
+from ccflare_mitm.pages.admin import Admin
+from ccflare_mitm.pages.readers import Readers
+from ccflare_mitm.pages.server import PageServer
+from ccflare_mitm.pages.visit import Visit
 from exchange_kit import EPOCH, Bench
 
 SECRET = "ccf_" + "s" * 32
@@ -49,17 +54,26 @@ class Actions:
     def __init__(self) -> None:
         self.done: list[tuple[object, ...]] = []
 
-    async def pause_account(self, request: AdminRequest, paused: bool) -> None:
-        self.done.append(("pause" if paused else "resume", request.name, request.actor))
+    async def pause_account(self, visit: Visit, paused: bool) -> None:
+        self.done.append(("pause" if paused else "resume", visit.name, visit.actor))
 
-    async def revoke_client(self, request: AdminRequest) -> None:
-        self.done.append(("revoke", request.name, request.actor))
+    async def revoke_client(self, visit: Visit) -> None:
+        self.done.append(("revoke", visit.name, visit.actor))
 
 
 def an_admin(bench: Bench, actions: Actions | None = None) -> Admin:
     return Admin(
-        bench.exchanges, lambda account: f"of {account.name}", actions or Actions(), wall=lambda: bench.clock.wall
+        bench.exchanges,
+        lambda account: f"of {account.name}",
+        actions or Actions(),
+        Readers(no_store),
+        wall=lambda: bench.clock.wall,
     )
+
+
+def no_store() -> Store:
+    """A database that nobody has made."""
+    raise StoreError("There is no database.")
 
 
 async def forget(tried: Used | Wrong) -> bool:
@@ -75,11 +89,12 @@ def a_gate(
     kind: type[Gate] = Gate,
     rates: RateLimits | None = None,
 ) -> Gate:
+    factor = SecondFactor(lambda: bench.clock.wall, forget)
     return kind(
         bench.exchanges,
         authenticator or an_authenticator(),
         AccessLists(bench.exchanges.settings),
         rates or RateLimits(print),
-        an_admin(bench, actions),
-        SecondFactor(lambda: bench.clock.wall, forget),
+        PageServer(an_admin(bench, actions), factor, None),
+        factor,
     )

@@ -42,10 +42,12 @@ from ccflare_mitm.gate.admin_server import AdminServer
 from ccflare_mitm.gate.batch_reader import BatchReader, model_not_allowed, named_on_disk
 from ccflare_mitm.gate.browser_checks import BrowserChecks
 from ccflare_mitm.gate.ingress import Names, address_of, aim, ingress_of, read_request_head
-from ccflare_mitm.gate.pages import Admin, AdminRequest, find_page
 from ccflare_mitm.gate.tunnels import AskedFor, Tunnels
 from ccflare_mitm.host.decisions import Decisions
 from ccflare_mitm.host.messages import is_batch_upload, is_streamed_upload, method_of, route_of
+from ccflare_mitm.pages.server import PageServer
+from ccflare_mitm.pages.table import find_page
+from ccflare_mitm.pages.visit import Visit
 
 logger = logging.getLogger("ccflare")
 
@@ -62,7 +64,7 @@ class Gate:
         authenticator: Authenticator,
         access: AccessLists,
         rates: RateLimits,
-        admin: Admin,
+        pages: PageServer,
         factor: SecondFactor,
         *,
         auditor: Auditor | None = None,
@@ -84,7 +86,7 @@ class Gate:
         self._browsers = BrowserChecks(self.names, lambda: exchanges.settings)
         self._id_search = ThreadPoolExecutor(1, thread_name_prefix="ccflare-names")
         self._batches = BatchReader(rates.budgets, exchanges, self._deny)
-        self._pages = AdminServer(admin, factor, self.decisions, auditor)
+        self._pages = AdminServer(pages, self.decisions)
         self._has_told_of_stateful = False
         self._of_flow: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
 
@@ -156,7 +158,7 @@ class Gate:
             case Admitted(way=Way.PREFLIGHT):
                 self.decisions.give(flow, self._browsers.allow(flow))
             case Admitted(way=Way.PAGE):
-                self._serve_page(flow, decision)
+                self._serve_page(flow, decision, now)
             case Admitted(way=Way.TUNNEL, principal=principal) if principal is not None:
                 self.tunnels.open(flow, principal)
             case Admitted(way=Way.TUNNEL_ELSEWHERE, principal=principal) if principal is not None:
@@ -274,13 +276,22 @@ class Gate:
             target = flow.request.path.partition("?")[0] or f"{flow.request.host}:{flow.request.port}"
             self._auditor.denied(address, rejection.audit, actor=actor, target=target, request_id=request_id)
 
-    def _serve_page(self, flow: http.HTTPFlow, decision: Decision) -> None:
-        path = flow.request.path.partition("?")[0]
+    def _serve_page(self, flow: http.HTTPFlow, decision: Decision, now: Moment) -> None:
+        path, _, query = flow.request.path.partition("?")
         if (found := find_page(path)) is None:
             raise ValueError("the gate has admitted a request to a page that is not there")
-        code = flow.request.headers.get(OTP.decode())
-        request = AdminRequest(decision.identity, decision.caller.text, path, found.name, code)
-        self._pages.serve(flow, found.page, request)
+        visit = Visit(
+            decision.identity,
+            decision.caller.text,
+            path,
+            found.name,
+            code=flow.request.headers.get(OTP.decode()),
+            method=flow.request.method,
+            query=query,
+            headers={name.lower(): value for name, value in flow.request.headers.items()},
+            at=now.wall,
+        )
+        self._pages.serve(flow, found.page, visit)
 
     def share(self, flow: http.HTTPFlow) -> None:
         """The answer's head goes out: say which pages may read it. That is a part of the answer, if it is ours."""
@@ -294,7 +305,8 @@ class Gate:
     # Its ticket
 
     def issue_ticket(self, flow: http.HTTPFlow) -> None:
-        """The whole request is here: say what may go upstream for it."""
+        """The whole request is here: say what may go upstream for it, or answer it if it is for a page of ours."""
+        self._pages.read(flow)
         exchange = self.find(flow)
         if exchange is None or flow.response is not None or exchange.outcome is not None or exchange.is_streamed:
             return

@@ -13,7 +13,7 @@ from ccflare_core.clients.credentials import misplaced_key, take_keys, without_k
 from ccflare_core.clients.request_head import RequestHead
 from ccflare_core.http.headers import Line
 from ccflare_core.http.origins import Origin
-from ccflare_mitm.gate.pages import find_page
+from ccflare_mitm.pages.table import find_page
 
 
 class Names:

@@ -11,7 +11,7 @@ from ccflare_core.clients.authentication import Identity, KeyRing
 from ccflare_core.store.store import Store
 from ccflare_core.text import some
 from ccflare_core.writer.writer import Writer
-from ccflare_mitm.gate.pages import AdminRequest
+from ccflare_mitm.pages.visit import Visit
 
 logger = logging.getLogger("ccflare")
 
@@ -32,22 +32,22 @@ class Management:
         self._accounts_changed = accounts_changed
         self._keys_changed = keys_changed
 
-    async def pause_account(self, request: AdminRequest, paused: bool) -> None:
+    async def pause_account(self, visit: Visit, paused: bool) -> None:
         """Pause the account of that name, or resume it."""
 
         def change(store: Store) -> list[Account]:
-            with store.acting(By(request.actor, request.address)):
-                store.accounts.update(store.accounts.by_name(request.name, secrets=False).id, paused=paused)
+            with store.acting(By(visit.actor, visit.address)):
+                store.accounts.update(store.accounts.by_name(visit.name, secrets=False).id, paused=paused)
             return store.accounts.all()
 
         self._accounts_changed(await self._call(change))
 
-    async def revoke_client(self, request: AdminRequest) -> None:
+    async def revoke_client(self, visit: Visit) -> None:
         """End the client key of that name."""
 
         def change(store: Store) -> KeyRing:
-            with store.acting(By(request.actor, request.address)):
-                store.clients.revoke(request.name)
+            with store.acting(By(visit.actor, visit.address)):
+                store.clients.revoke(visit.name)
             return store.clients.ring()
 
         self._keys_changed(await self._call(change))

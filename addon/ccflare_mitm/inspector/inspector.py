@@ -14,6 +14,7 @@ from ccflare_mitm.inspector.console import in_place
 from ccflare_mitm.inspector.live import SHOWN_BYTES, Live
 from ccflare_mitm.inspector.page import STYLES, warn_of_page
 from ccflare_mitm.inspector.views import ConversationView, EventsView, Sources
+from ccflare_mitm.pages.server import PageServer
 
 FAILED_OVER, LIMITED, FAILED = ":twisted_rightwards_arrows:", ":hourglass:", ":x:"
 
@@ -27,13 +28,13 @@ class Inspector:
         self._find = find
         self._finished: deque[http.HTTPFlow] = deque()
 
-    def open(self) -> None:
-        """Give mitmproxy our views, and mitmweb's page what makes them readable."""
+    def open(self, pages: PageServer) -> None:
+        """Give mitmproxy our views, and mitmweb what makes them readable, and our pages."""
         sources = Sources(self._find, self.live.asked)
         views = ConversationView(sources), EventsView(sources)
         for view in views:
             contentviews.add(view)
-        extend_page(ctx.master, views)
+        extend_page(ctx.master, views, pages)
 
     def follow(self, flow: http.HTTPFlow) -> None:
         """Show what becomes of this flow, if there is anything to show it in."""
@@ -70,7 +71,7 @@ def renew(flow: http.HTTPFlow) -> None:
     in_place(ctx.master, lambda: ctx.master.addons.trigger(hooks.UpdateHook([flow])))
 
 
-def extend_page(master: Any, views: Sequence[Contentview]) -> None:
+def extend_page(master: Any, views: Sequence[Contentview], pages: PageServer) -> None:
     """Put our handlers in front of mitmweb's own; nothing happens in mitmdump and the console.
 
     Nothing of this is needed to serve a request, so what does not fit is a warning.
@@ -80,7 +81,7 @@ def extend_page(master: Any, views: Sequence[Contentview]) -> None:
     try:
         from ccflare_mitm.inspector.web import rules  # which imports mitmweb
 
-        application.add_handlers(r".*", rules(views, STYLES.read_bytes()))
+        application.add_handlers(r".*", rules(views, STYLES.read_bytes(), pages))
     except Exception as error:
         warn_of_page(str(error))
 

@@ -12,18 +12,21 @@ from mitmproxy.contentviews import Contentview, Metadata
 from mitmproxy.tools.web import app
 from mitmproxy.utils.strutils import cut_after_n_lines
 
+from ccflare_mitm.inspector.own_pages import PATHS, OwnPage
 from ccflare_mitm.inspector.page import STYLESHEET, warn_of_page, with_stylesheet
 from ccflare_mitm.inspector.views import has_conversation
+from ccflare_mitm.pages.server import PageServer
 
 _TEXTS = r"/flows/(?P<flow_id>[0-9a-f\-]+)/(?P<message>request|response)/content/(?P<content_view>[0-9a-zA-Z\-_%]+)"
 
 
-def rules(views: Sequence[Contentview], styles: bytes) -> list[tuple[str, Any, dict[str, Any]]]:
+def rules(views: Sequence[Contentview], styles: bytes, pages: PageServer) -> list[tuple[str, Any, dict[str, Any]]]:
     """The addresses that we answer. The first of the views is the one that is chosen by itself."""
     by_name = {view.name.lower(): view for view in views}
     return [
         (r"/", Index, {}),
         (STYLESHEET, Stylesheet, {"styles": styles}),
+        (PATHS, OwnPage, {"pages": pages}),
         (_TEXTS + r"(?:\.json)?", Text, {"views": {"auto": views[0], **by_name}}),
     ]
 

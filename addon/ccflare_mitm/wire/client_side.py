@@ -138,6 +138,8 @@ class ClientSide:
         course.exchange = self._parent.services.find(stream.flow)
         if course.exchange is not None and course.exchange.outcome is None:
             stream.flow.response = make_response(course.exchange.refuse(status, message))
+        elif course.exchange is None and stream.flow.response is None:
+            stream.flow.response = make_response(error(status, message))
         yield from self.answer_early()
 
     def answer_early(self) -> CommandGenerator[None]:

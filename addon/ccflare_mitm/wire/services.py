@@ -70,6 +70,10 @@ class Services:
         return BodyBounds(self.body_limit, "ccflare_body_limit_bytes")
 
 
+PAGE_BYTES = 64 * 1024
+"""Of a body for a page of ours: they are forms."""
+
+
 class BodyBounds(NamedTuple):
     """How many bytes a body may have, and by which option."""
 

@@ -64,6 +64,7 @@ from ccflare_mitm.wire.client_side import NOT_ADMITTED, ClientSide
 from ccflare_mitm.wire.course import Course
 from ccflare_mitm.wire.deadlines import DeadlinePassed, Deadlines, ReaderStalled, TunnelOver
 from ccflare_mitm.wire.guarded_tunnel import GuardedTunnel
+from ccflare_mitm.wire.services import PAGE_BYTES, BodyBounds
 from ccflare_mitm.wire.states import UNANSWERED, Event, IllegalState, State
 from ccflare_mitm.wire.upload import Upload
 from ccflare_mitm.wire.upstream_side import UpstreamSide
@@ -205,6 +206,8 @@ class FailoverStream(HttpStream):
             return False
         size = len(self.request_body_buf) or http1.expected_http_body_size(self.flow.request) or 0
         bounds = self._parent.services.body_bounds(self.flow.request)
+        if self.request_body_buf and self.flow.response is None and self._parent.services.find(self.flow) is None:
+            bounds = BodyBounds(PAGE_BYTES, "a page of ccflare's")
         # Who has an answer already, a refusal, need not send more than a proxy would have in its buffers anyway.
         if size <= (HOLD_BYTES if self.flow.response else bounds.limit):
             return False

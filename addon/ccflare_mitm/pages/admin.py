@@ -1,0 +1,112 @@
+"""What all pages ask, and the oldest of them: health, the accounts as they stand, pause, resume, revoke."""
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ccflare_core.accounts.account import Account
+from ccflare_core.accounts.pool import AccountStatus
+from ccflare_core.accounts.validity import login_end, login_warning
+from ccflare_core.anthropic.answers import Answer, json_answer
+from ccflare_core.clients.keys import Permission
+from ccflare_core.exchange.exchanges import Exchanges
+from ccflare_core.text import iso
+from ccflare_mitm.pages.readers import Read
+from ccflare_mitm.pages.visit import Visit
+
+
+class AdminActions(Protocol):
+    """What the pages can change. Each raises CCFlareError if that fails, and is audited if it does not."""
+
+    async def pause_account(self, visit: Visit, paused: bool) -> None: ...
+    async def revoke_client(self, visit: Visit) -> None: ...
+
+
+class Admin:
+    """Answers what is asked under /ccflare/. Nothing it says holds a secret."""
+
+    def __init__(
+        self,
+        exchanges: Exchanges,
+        token_state: Callable[[Account], str],
+        actions: AdminActions,
+        read: Read,
+        wall: Callable[[], float] = time.time,  # noqa: TID251
+    ) -> None:
+        self.exchanges = exchanges
+        self.read = read
+        """Runs a function on the database, in a thread."""
+        self._token_state = token_state
+        self._actions = actions
+        self._wall = wall
+
+    def show_health(self, visit: Visit) -> Answer:
+        """That the proxy is alive; to who may see it, also how the accounts are."""
+        return json_answer(200, self.health() if visit.may(Permission.DASHBOARD_VIEW) else {"status": "ok"})
+
+    def show_ready(self, visit: Visit) -> Answer:
+        """Whether a request could be routed now."""
+        health = self.health()
+        return json_answer(200 if health["ready"] else 503, health)
+
+    def show_accounts(self, visit: Visit) -> Answer:
+        """Each account as it stands."""
+        return json_answer(200, {"accounts": self.health()["accounts"]})
+
+    async def pause_account(self, visit: Visit) -> Answer:
+        """Take an account out of the pool."""
+        await self._actions.pause_account(visit, True)
+        return json_answer(200, {"name": visit.name, "paused": True})
+
+    async def resume_account(self, visit: Visit) -> Answer:
+        """Put it back."""
+        await self._actions.pause_account(visit, False)
+        return json_answer(200, {"name": visit.name, "paused": False})
+
+    async def revoke_client(self, visit: Visit) -> Answer:
+        """End a client key for good."""
+        await self._actions.revoke_client(visit)
+        return json_answer(200, {"name": visit.name, "revoked": True})
+
+    def health(self) -> dict[str, Any]:
+        """Alive (this answer), and whether a request could be routed now, with each account's reason."""
+        accounts = self.exchanges.pool.status()
+        passthrough = self.exchanges.settings.passthrough
+        can_pass = passthrough == "always" or (passthrough == "auto" and not accounts)
+        return {
+            "status": "ok",
+            "ready": can_pass or any(account.available for account in accounts),
+            "open_exchanges": len(self.exchanges.open),
+            "accounts": [describe(status) | self._login(status.account) for status in accounts],
+        }
+
+    def _login(self, account: Account) -> dict[str, Any]:
+        return {
+            "token": self._token_state(account),
+            "token_expires_at": iso(account.expires_at),
+            "login_at": iso(account.login_at),
+            "login_expires_at": iso(login_end(account)),
+            "warning": login_warning(account, self._wall()),
+        }
+
+
+def describe(status: AccountStatus) -> dict[str, Any]:
+    """An account as the health page shows it."""
+    return {
+        "name": status.account.name,
+        "kind": status.account.kind,
+        "priority": status.account.priority,
+        "available": status.available,
+        "reason": status.reason,
+        "available_at": iso(status.until),
+        "in_flight": status.in_flight,
+        "windows": [
+            {
+                "name": window.name,
+                "status": window.status,
+                "utilization": window.utilization,
+                "resets_at": iso(window.resets_at),
+            }
+            for window in status.windows
+        ],
+    }
