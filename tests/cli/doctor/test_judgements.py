@@ -31,7 +31,8 @@ from ccflare_core.config.options import OPTIONS
 from ccflare_core.store import backup
 from ccflare_core.store.client_keys import new_key
 from ccflare_core.store.store import Store
-from ccflare_mitm.gate import pages
+from ccflare_mitm.pages.page import READ
+from ccflare_mitm.pages.table import PAGES
 from desk import Desk
 from fake_upstream import FakeUpstream
 from harness import Proxy, StartProxy, eventually
@@ -551,7 +552,7 @@ def test_a_throttled_probe_proves_nothing() -> None:
 
 
 def test_every_page_that_takes_a_permission_is_tried() -> None:
-    reading = {page.path for page in pages.PAGES if page.methods == pages.READ and page.permission is not None}
+    reading = {page.path for page in PAGES if page.methods == READ and page.permission is not None}
     assert reading <= set(proxy_checks.PAGES)
 
 
