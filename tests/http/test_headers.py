@@ -48,6 +48,7 @@ def test_what_a_genuine_client_sends_goes_on_as_it_is(leased: bool) -> None:
         (b"POST", b"/", ((b"X-A", b"a\rb"),), 400),
         (b"POST", b"/", ((b"X\n", b"a"),), 400),
         (b"POST", b"/", ((b"Host", b"a"), (b"host", b"a")), 400),
+        (b"POST", b"/", ((b"Transfer-Encoding", b"gzip, chunked"),), 400),
     ],
 )
 def test_heads_that_are_refused(method: bytes, target: bytes, fields: tuple[Header, ...], status: int) -> None:

@@ -87,6 +87,8 @@ REFUSED = {
     "an empty transfer coding": b"Transfer-Encoding:\r\n" + LENGTH + b"\r\n" + BODY,
     "chunked, identity": b"Transfer-Encoding: chunked, identity\r\n\r\n" + CHUNKED,
     "identity, chunked": b"Transfer-Encoding: identity, chunked\r\n\r\n" + CHUNKED,
+    "gzip, chunked": b"Transfer-Encoding: gzip, chunked\r\n\r\n" + CHUNKED,
+    "deflate in another spelling": b"transfer-encoding: DEFLATE\t,\tCHUNKED\r\n\r\n" + CHUNKED,
     "chunked twice": b"Transfer-Encoding: chunked, chunked\r\n\r\n" + CHUNKED,
     "chunked in quotes": b'Transfer-Encoding: "chunked"\r\n\r\n' + CHUNKED,
     "chunked with a parameter": b"Transfer-Encoding: chunked;q=1\r\n\r\n" + CHUNKED,
@@ -579,6 +581,50 @@ def test_r60_an_http2_body_has_the_length_that_was_said(secure: Rig, frames: Fra
 
     frames.end()
     assert secure.upstream.requests[seen:] == []
+
+
+SHORT_BODIES: dict[str, list[tuple[int, int, bytes]]] = {
+    "a head that is the end": [(1, 0x5, block(*REQUEST, (b"content-length", b"42")))],
+    "trailers alone": [(1, 0x4, block(*REQUEST, (b"content-length", b"42"))), (1, 0x5, block((b"x-a", b"1")))],
+    "trailers too early": [
+        (1, 0x4, block(*REQUEST, (b"content-length", b"42"))),
+        (0, 0x0, b"{}"),
+        (1, 0x5, block((b"x-a", b"1"))),
+    ],
+    "a model list with a body": [
+        (
+            1,
+            0x5,
+            block((b":method", b"GET"), REQUEST[1], (b":path", b"/v1/models"), REQUEST[3], (b"content-length", b"5")),
+        )
+    ],
+}
+
+
+@pytest.mark.parametrize("name", SHORT_BODIES)
+def test_r60_an_http2_body_that_ends_too_early_reaches_nobody(secure: Rig, frames: Frames, name: str) -> None:
+    """h2 compares lengths at DATA frames alone, and an account would be blamed for waiting."""
+    seen = len(secure.upstream.requests)
+    for kind, flags, payload in SHORT_BODIES[name]:
+        frames.send(kind, flags, 1, payload)
+
+    assert frames.end() == h2.errors.ErrorCodes.PROTOCOL_ERROR
+    assert secure.upstream.requests[seen:] == []
+    assert eventually(secure.is_idle)
+    assert secure.ask().status == 200
+
+
+def test_r60_an_http2_file_that_ends_too_early_is_given_up(secure: Rig, frames: Frames) -> None:
+    head = block(
+        (b":method", b"POST"), REQUEST[1], (b":path", b"/v1/files"), REQUEST[3], (b"content-length", b"2000000")
+    )
+    frames.send(1, 0x4, 1, head)
+    frames.send(0, 0x0, 1, b"x" * 1000)
+    frames.send(1, 0x5, 1, block((b"x-a", b"1")))
+
+    assert frames.end() == h2.errors.ErrorCodes.PROTOCOL_ERROR
+    assert eventually(secure.is_idle)
+    assert secure.ask().status == 200
 
 
 def test_r60_http2_trailers_reach_no_account(secure: Rig, frames: Frames) -> None:

@@ -49,8 +49,12 @@ def refuse_request(line: Line, fields: Sequence[Header]) -> Rejection | None:
         return Rejection(400, "The request is of a version of HTTP that its connection does not speak.")
     if _is_split(joined):
         return Rejection(400, "A header field of the request has a line break or a NUL inside.")
-    if _hosts(_names(fields)) > 1:
+    names = _names(fields)
+    if _hosts(names) > 1:
         return Rejection(400, "The request names its host more than once.")
+    if any(fields[at][1].strip().lower() != b"chunked" for at in _codings(names)):
+        # Who skips the coding reads another body than who undoes it, and we only pass it on (RFC 9112, 6.1).
+        return Rejection(400, "The request's body is in a transfer coding other than chunked.")
     return None
 
 
@@ -84,6 +88,12 @@ def _names(fields: Sequence[Header]) -> tuple[bytes, ...]:
 @lru_cache(512)
 def _hosts(names: tuple[bytes, ...]) -> int:
     return sum(name.lower() == b"host" for name in names)
+
+
+@lru_cache(512)
+def _codings(names: tuple[bytes, ...]) -> tuple[int, ...]:
+    """The places of the fields that name a transfer coding."""
+    return tuple(at for at, name in enumerate(names) if name.lower() == b"transfer-encoding")
 
 
 # What a field is about, by its name.

@@ -4,9 +4,11 @@
   head; and fails at trailers, as `Http1Server` (toward a client) does.
 - `Http1Server` sends chunks to a client of HTTP/1.0 too, and keeps the connection as the upstream's answer says.
 - `Http2Server` (toward a client) answers errors of its own in HTML, and has no limit for frames that cost it work and
-  the client nothing: resets, pings, settings, priorities, empty data.
+  the client nothing: resets, pings, settings, priorities, empty data. Below it, h2 compares a body with its
+  content-length only where that ends with a DATA frame: one that ends with its head or with trailers may be shorter.
 """
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -143,6 +145,8 @@ class Http2Server(_http2.Http2Server):
         self._clock = clock
         self._left = FRAMES_AT_ONCE
         self._counted_at = clock()
+        self._missing: dict[int, int] = {}
+        """What is yet to come of a request's body, by its stream."""
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
         status = event.code.http_status_code() if isinstance(event, ResponseProtocolError) else None
@@ -159,12 +163,30 @@ class Http2Server(_http2.Http2Server):
         return self.is_open_for_us(stream_id) and not self.h2_conn.streams[stream_id].state_machine.headers_sent
 
     def handle_h2_event(self, event: h2.events.Event) -> CommandGenerator[bool]:
-        """As mitmproxy's, unless there are too many of those that ask for work and bring none."""
+        """As mitmproxy's, unless a body is too short, or there are too many that ask for work and bring none."""
         is_empty = isinstance(event, h2.events.DataReceived) and not event.data and not event.stream_ended
         if (is_empty or isinstance(event, _FOR_NOTHING)) and not self._may_come():
             yield from self.protocol_error("too many frames for nothing", h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
             return True
+        if self._is_short(event):
+            yield from self.protocol_error("HTTP/2 protocol error: a body is shorter than its head says")
+            return True
         return (yield from super().handle_h2_event(event))
+
+    def _is_short(self, event: h2.events.Event) -> bool:
+        """Whether a request ends here with less of a body than its content-length: an upstream would wait for it."""
+        missing = self._missing
+        match event:
+            case h2.events.RequestReceived(stream_id=int(stream), headers=list(fields)):
+                if re.fullmatch(rb"\d{1,18}", said := dict(fields).get(b"content-length", b"")):  # others are refused
+                    missing[stream] = int(said)
+            case h2.events.DataReceived(stream_id=int(stream), data=bytes(data)) if stream in missing:
+                missing[stream] -= len(data)
+            case h2.events.StreamEnded(stream_id=int(stream)):
+                return missing.pop(stream, 0) > 0
+            case h2.events.StreamReset(stream_id=int(stream)):
+                missing.pop(stream, None)
+        return False
 
     def _may_come(self) -> bool:
         """Whether one more is within the budget, which it then takes."""
