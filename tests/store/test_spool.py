@@ -1,5 +1,6 @@
 """A body on the disk: as it was, sealed, bounded in memory and on the disk, and gone when it is not needed."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -74,6 +75,23 @@ def test_disk_that_would_be_too_full_is_trouble(open_spool: Open) -> None:
     with pytest.raises(StoreError, match="less than ccflare_minimum_free_bytes would be free"):
         list(spool.pieces())
     assert spool.trouble
+
+
+def test_spools_together_take_half_of_the_room(tmp_path: Path) -> None:
+    disk = os.statvfs(tmp_path)
+    room = SpoolRoom(lambda: tmp_path, lambda: 0)
+    first = room.open(lambda: None)
+    first.add(bytes(2 * BLOCK_BYTES))
+    first.finish()
+    list(first.pieces())
+    room.minimum_free = lambda: disk.f_bavail * disk.f_frsize - 4 * BLOCK_BYTES
+
+    room.require(disk, BLOCK_BYTES)
+    with pytest.raises(OSError, match="more than half of the room"):
+        room.require(disk, 2 * BLOCK_BYTES)
+    first.close()
+    room.thread.shutdown()
+    room.require(disk, 4 * BLOCK_BYTES)
 
 
 def test_folder_that_is_gone_is_trouble(open_spool: Open, tmp_path: Path) -> None:

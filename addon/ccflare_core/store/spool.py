@@ -23,16 +23,30 @@ WAITING_BYTES: Final = 8 * BLOCK_BYTES
 
 
 class SpoolRoom:
-    """Where spools are kept: a folder, and the bytes that have to stay free on its disk. One thread serves them all."""
+    """Where spools are kept: a folder, and the bytes that have to stay free on its disk. One thread serves them all.
+
+    Together they take at most half of the room that there is: clients that hold batches open must not bring the disk to
+    where nothing is recorded any more.
+    """
 
     def __init__(self, folder: Callable[[], Path], minimum_free: Callable[[], int]) -> None:
         self.folder = folder
         self.minimum_free = minimum_free
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="ccflare-spool")
+        self.taken = 0
+        """Bytes of all spools on the disk. For the thread alone."""
 
     def open(self, on_drained: Callable[[], object]) -> "Spool":
         """A new one. `on_drained` is called, from the thread, when less waits for the disk after it was too much."""
         return Spool(self, on_drained)
+
+    def require(self, disk: os.statvfs_result, size: int) -> None:
+        """Raise OSError if there is no room for so many more bytes."""
+        room = disk.f_bavail * disk.f_frsize - self.minimum_free()
+        if room < size:
+            raise OSError(errno.ENOSPC, "less than ccflare_minimum_free_bytes would be free on the disk")
+        if room < self.taken + size:
+            raise OSError(errno.ENOSPC, "batches on their way would take more than half of the room on the disk")
 
 
 class Spool:
@@ -122,20 +136,20 @@ class Spool:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(buffering=0, dir=self._room.folder())  # noqa: SIM115
             handle = self._file.fileno()
-            disk = os.fstatvfs(handle)
-            if disk.f_bavail * disk.f_frsize - len(block) < self._room.minimum_free():
-                raise OSError(errno.ENOSPC, "less than ccflare_minimum_free_bytes would be free on the disk")
+            self._room.require(os.fstatvfs(handle), len(block))
             sealed = self._chunks.seal(len(self._places), block, is_last=False)
             begin = sum(self._places[-1]) if self._places else 0
             if os.pwrite(handle, sealed, begin) != len(sealed):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._places.append((begin, len(sealed)))
+            self._room.taken += len(sealed)
 
     def _discard(self) -> None:
         with self._using:
             if self._file is not None:
                 self._file.close()
                 self._file = None
+                self._room.taken -= sum(length for _, length in self._places)
 
     def _read(self, number: int) -> bytes | None:
         with self._using:
