@@ -22,12 +22,18 @@ _HEAD, _CHUNKS = -2, -1
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Job:
-    """What to send. In `head` and `body`, NUMBER stands for the number of the connection, or of the request."""
+    """What to send. In it, NUMBER stands for the number of the connection, or of the request.
+
+    With a `turn` each connection is a conversation: its body has everything that was said before in GROWTH's place,
+    as an agent's requests have.
+    """
 
     port: int
     head: str
-    """The request's head with the empty line."""
+    """The request's head with the empty line, and LENGTH in it."""
     body: str
+    turn: str = ""
+    """What each request of a conversation adds; NUMBER is that of the request there."""
     connections: int = 1
     seconds: float = 60.0
     """How long requests are begun, from the end of the warm-up."""
@@ -49,7 +55,7 @@ class Job:
     """Seconds after which requests that are still open have failed."""
 
 
-NUMBER = "########"
+NUMBER, GROWTH, LENGTH = "########", "@growth@", "@length@"
 
 
 class Load:
@@ -155,7 +161,9 @@ class Connection(asyncio.Protocol):
         self._load = load
         self._number = number
         self._transport: asyncio.Transport
-        self._data = self._make(number)
+        self._head, self._before, self._after = self._parts(number)
+        self._said = b""
+        self._data = self._make()
         self._pending = b""
         self._line = b""  # the beginning of an event's line whose rest has not come yet
         self._left = _HEAD
@@ -169,7 +177,11 @@ class Connection(asyncio.Protocol):
     def send(self) -> None:
         """Send a request; the load has counted it."""
         if self._load.job.unique:
-            self._data = self._make(self._load.sent)
+            self._head, self._before, self._after = self._parts(self._load.sent)
+            self._data = self._make()
+        elif self._load.job.turn:
+            self._said += numbered(self._load.job.turn, self._load.sent)
+            self._data = self._make()
         self._left, self._pending, self._line, self._first, self._is_open = _HEAD, b"", b"", 0, True
         self._at = time.monotonic_ns()
         self._transport.write(self._data)
@@ -199,9 +211,16 @@ class Connection(asyncio.Protocol):
         if self._is_open:
             self._load.fail(f"the connection was lost: {exc or 'closed'}")
 
-    def _make(self, number: int) -> bytes:
+    def _parts(self, number: int) -> tuple[bytes, bytes, bytes]:
+        """The head, and the body before and after what has been said."""
         job = self._load.job
-        return (job.head + job.body).replace(NUMBER, f"{number:08x}").encode()
+        before, _, after = job.body.partition(GROWTH)
+        return numbered(job.head, number), numbered(before, number), after.encode()
+
+    def _make(self) -> bytes:
+        after = self._after.replace(NUMBER.encode(), b"%08x" % self._load.sent)
+        body = b"".join((self._before, self._said, after))
+        return self._head.replace(LENGTH.encode(), b"%d" % len(body)) + body
 
     def _next(self) -> None:
         if self._load.job.rate:
@@ -234,6 +253,11 @@ class Connection(asyncio.Protocol):
             self._load.connect(self._number)
         else:
             self._next()
+
+
+def numbered(text: str, number: int) -> bytes:
+    """The text with a number in its places."""
+    return text.replace(NUMBER, f"{number:08x}").encode()
 
 
 def percentile(ordered: Sequence[int], percent: int) -> float:
