@@ -119,7 +119,7 @@ def last_flow(proxy: Proxy, web: Web, **what: Any) -> dict[str, Any]:
 def test_a_flow_tells_who_served_it_and_what_it_cost(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
     _, proxy, web = inspected
     flow = last_flow(proxy, web)
-    assert flow["comment"].startswith("one · opus-4-8 · 12 in / 10 out · $0.0003")
+    assert flow["comment"].startswith("one ▸ opus-4-8 · 12→10 · $0.0003\nattempt 1: one, ok, ")
     assert flow["marked"] == ""
 
 
@@ -174,7 +174,9 @@ def test_the_page_has_our_stylesheet_and_nothing_of_ours_is_there_without_a_logi
 ) -> None:
     _, proxy, web = inspected
     flow = last_flow(proxy, web)["id"]
-    assert b'<link rel="stylesheet" href="/ccflare/inspector.css"></head>' in web.get("/")
+    page = web.get("/")
+    assert b'<link rel="stylesheet" href="/ccflare/inspector.css"></head>' in page
+    assert b'<p id="ccflare">Health polls, preconnects and the doctor' in page
     assert b"pre-wrap" in web.get("/ccflare/inspector.css")
 
     ours = (
@@ -203,7 +205,7 @@ def test_an_answer_grows_while_it_is_looked_at_and_ends_whole(inspected: tuple[F
         flow = eventually(
             running, lambda found: found.get("comment") and found.get("response", {}).get("contentLength")
         )
-        assert flow["comment"].startswith("one · opus-4-8")
+        assert flow["comment"].startswith("one ▸ opus-4-8\n")
         for gate, said in ((first, "One. "), (second, "One. Two. "), (end, "One. Two. Three. ")):
             text = eventually(lambda: str(web.text(flow)["text"]), has(f"\n{said}\n"))
             assert "and it still comes" in text
@@ -219,9 +221,26 @@ def test_a_failover_is_told_and_marked(inspected: tuple[FakeUpstream, Proxy, Web
     upstream, proxy, web = inspected
     upstream.answer(overloaded(), overloaded(), overloaded(), credential=ONE)
     flow = last_flow(proxy, web)
-    assert flow["comment"].startswith("two · ")
-    assert "moved from one (529 overloaded" in flow["comment"]
+    lines = flow["comment"].splitlines()
+    assert lines[0].startswith("one→two ↻2 ▸ opus-4-8 · 12→10 · $0.0003 · 529 overloaded")
+    assert [",".join(line.split(",")[:2]) for line in lines[1:-1]] == [
+        *(f"attempt {number}: one, 529 overloaded" for number in (1, 2, 3)),
+        "attempt 4: two, ok",
+    ]
+    assert lines[-1].startswith("account=two session=")
     assert flow["marked"] == "🔀"
+
+
+def test_polls_are_left_out_of_the_list_and_are_no_news_to_its_readers(
+    inspected: tuple[FakeUpstream, Proxy, Web],
+) -> None:
+    _, proxy, web = inspected
+    known = {flow["id"] for flow in web.flows()}
+    with via_base_url(proxy) as client:
+        assert client.request("GET", "/ccflare/health").status == 200
+        assert client.request("HEAD", "/").status == 200
+    last = last_flow(proxy, web)["id"]
+    assert {flow["id"] for flow in web.flows()} - known == {last}
 
 
 def test_no_more_flows_are_kept_than_asked_for(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
@@ -249,7 +268,7 @@ def test_an_exhausted_pool_is_told_and_marked(inspected: tuple[FakeUpstream, Pro
     upstream.always(limited_5h(time.time() + 3600))
     flow = last_flow(proxy, web)
     assert flow["marked"] == "⌛"
-    assert "refused: No account can serve this request" in flow["comment"]
+    assert "two ✗ No account can serve this request" in flow["comment"].splitlines()[0]
 
 
 def test_change_that_takes_a_restart_is_logged_and_one_that_does_not_is_not(

@@ -1,4 +1,4 @@
-"""The story of an exchange, word for word: in the log, and as the comment beside its flow."""
+"""The story of an exchange, word for word, in the log."""
 
 import logging
 from dataclasses import replace
@@ -13,7 +13,6 @@ from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.log_line import (
     KINDS,
     PassedRequests,
-    comment,
     line,
     log_exchange,
     money,
@@ -48,7 +47,6 @@ pytestmark = pytest.mark.usefixtures("utc")
 def test_a_good_answer() -> None:
     exchange = Bench("a").serve(OK)
 
-    assert comment(exchange) == "max-a · opus-4-8 · 1,204 in / 312 out · $0.0129"
     assert line(exchange) == "POST /v1/messages 200 ok · max-a · opus-4-8 · 1,204 in / 312 out · $0.0129 · 0 ms"
 
 
@@ -57,26 +55,25 @@ def test_an_answer_that_was_moved() -> None:
 
     exchange = bench.serve(limited(22_800), refusal(401, "authentication_error"))
 
-    assert comment(exchange) == (
-        "max-c · opus-4-8 · 1,204 in / 312 out · $0.0129 · "
-        "moved from max-a (5h window spent until 14:20), moved from max-b (credential rejected)"
+    assert line(exchange) == (
+        "POST /v1/messages 200 ok · max-c · opus-4-8 · 1,204 in / 312 out · $0.0129 · "
+        "moved from max-a (5h window spent until 14:20), moved from max-b (credential rejected) · 0 ms"
     )
 
 
 def test_an_account_that_was_only_asked_twice_was_not_moved_from() -> None:
-    assert "moved" not in comment(Bench("a").serve(refusal(500), OK))
+    assert "moved" not in line(Bench("a").serve(refusal(500), OK))
 
 
 def test_an_unknown_price_is_a_question_mark_and_never_nothing() -> None:
     exchange = Bench("a").serve(Reply(body=OK.body.replace(b"claude-opus-4-8", b"other")), facts=Facts("other"))
 
-    assert comment(exchange) == "max-a · other · 1,204 in / 312 out · $?"
+    assert line(exchange) == "POST /v1/messages 200 ok · max-a · other · 1,204 in / 312 out · $? · 0 ms"
 
 
 def test_a_failure_says_of_which_type_it_is() -> None:
     exchange = Bench("a").serve(refusal(404, "not_found_error"))
 
-    assert comment(exchange) == "max-a · opus-4-8 · upstream_error: not_found_error"
     assert line(exchange) == ("POST /v1/messages 404 upstream_error · max-a · opus-4-8 · 0 ms · not_found_error")
 
 
@@ -85,14 +82,14 @@ def test_a_wait_for_an_account_is_told() -> None:
 
     exchange = bench.serve(limited(19), OK)
 
-    assert "a wait of 19.0 s for an account" in comment(exchange)
+    assert "a wait of 19.0 s for an account" in line(exchange)
     assert (round(exchange.waited), [round(attempt.waited) for attempt in exchange.attempts]) == (19, [0, 19])
 
 
 def test_a_failure_without_words_is_named() -> None:
     exchange = Bench("a").serve(Reply(404, JSON, b""))
 
-    assert comment(exchange) == "max-a · opus-4-8 · upstream_error"
+    assert line(exchange) == "POST /v1/messages 404 upstream_error · max-a · opus-4-8 · 0 ms"
 
 
 def test_a_cut_answer_tells_what_it_had_used() -> None:
@@ -115,27 +112,26 @@ def test_a_request_that_never_had_an_account() -> None:
     exchange = bench.serve()
 
     told = "No account can serve this request (max-a: paused)."
-    assert comment(exchange) == f"no account · opus-4-8 · refused: {told}"
     assert line(exchange) == f"POST /v1/messages 503 refused · no account · opus-4-8 · 0 ms · {told}"
 
 
 def test_a_request_that_passed() -> None:
     exchange = Bench("").serve(Reply(200, STREAM, START + END))
 
-    assert comment(exchange) == "client's own credential · opus-4-8 · 25 in / 15 out · $0.0005"
+    told = "client's own credential · opus-4-8 · 25 in / 15 out · $0.0005"
+    assert line(exchange) == f"POST /v1/messages 200 ok · {told} · 0 ms"
 
 
 def test_a_request_of_which_nothing_is_known_yet() -> None:
     exchange = Bench().exchanges.begin(ASKED)
 
-    assert comment(exchange) == "no account"
     assert line(exchange) == "POST /v1/messages - None · no account · 0 ms"
 
 
 def test_an_answer_that_tells_no_tokens() -> None:
     exchange = Bench("a").serve(Reply(200, ENCODED, b"file"), facts=Facts())
 
-    assert comment(exchange) == "max-a"
+    assert line(exchange) == "POST /v1/messages 200 ok · max-a · 0 ms"
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from mitmproxy.addons.view import View
 from mitmproxy.test import taddons, tflow
 
 from ccflare_core.exchange.exchange import Exchange
-from ccflare_core.exchange.log_line import comment
 from ccflare_core.exchange.steps import Outcome
+from ccflare_mitm.inspector.comment import comment
 from ccflare_mitm.inspector.inspector import FAILED, FAILED_OVER, LIMITED, Inspector, marker
 from ccflare_mitm.inspector.live import SHOWN_BYTES
 from exchange_kit import JSON, OK, OVERLOADED, STREAM, Bench, Reply, limited, refusal
@@ -132,7 +132,7 @@ def test_a_flow_without_an_answer_gets_its_story_too() -> None:
 
     Inspector(lambda flow: None).show(flow, finished_with(Outcome.CLIENT_ABORT))
 
-    assert flow.comment.endswith("client_abort")
+    assert flow.comment.startswith("✗ the client left ▸ opus-4-8\n")
     assert flow.response is None
 
 
@@ -171,6 +171,17 @@ def test_a_smaller_bound_holds_at_once(view: View) -> None:
     assert list(view) == flows[4:]
 
 
+def test_polls_do_not_push_others_out_of_the_list(view: View) -> None:
+    inspector, (first, *_) = Inspector(lambda flow: None), listed(view, 1)
+    inspector.bound(first, most=2)
+    polls = listed(view, 5)
+    for poll in polls:
+        poll.request.path = "/ccflare/health"
+        inspector.bound(poll, most=2)
+
+    assert list(view) == [first, *polls[-2:]]
+
+
 def test_what_somebody_has_deleted_from_the_list_does_no_harm(view: View) -> None:
     inspector, flows = Inspector(lambda flow: None), listed(view, 2)
     inspector.bound(flows[0], most=1)
@@ -186,4 +197,4 @@ def test_without_a_list_nothing_is_kept() -> None:
     with taddons.context():
         inspector.bound(tflow.tflow(), most=1)
 
-    assert not inspector._finished
+    assert not any(inspector._finished)

@@ -5,6 +5,7 @@ from mitmproxy.test import tflow, tutils
 
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.steps import Outcome
+from ccflare_mitm.inspector.comment import Comments, comment
 from ccflare_mitm.inspector.live import NOTHING_YET, SHOWN_BYTES, Live
 from exchange_kit import STREAM, Bench
 
@@ -18,7 +19,7 @@ class Running:
         self.flow: http.HTTPFlow = tflow.tflow(resp=False)
         self.exchange: Exchange = Bench("a").begin()
         self.updates: list[http.HTTPFlow] = []
-        self.live = Live(lambda flow: self.exchange, self.updates.append)
+        self.live = Live(lambda flow: self.exchange, self.updates.append, Comments())
         self.live.follow(self.flow)
 
     def answer(self) -> None:
@@ -47,7 +48,8 @@ def test_the_account_and_the_model_stand_in_the_list_from_the_lease_on() -> None
 
     running.exchange.next_step()
 
-    assert (running.look(), running.flow.comment) == (1, "max-a · opus-4-8")
+    assert (running.look(), running.flow.comment) == (1, comment(running.exchange))
+    assert running.flow.comment.startswith("max-a ▸ opus-4-8\n")
     assert running.look() == 0
 
 
@@ -55,7 +57,7 @@ def test_what_a_person_has_written_stays() -> None:
     running = Running()
     running.flow.comment = "mine"
     running.exchange.next_step()
-    assert (running.look(), running.flow.comment) == (0, "mine")
+    assert (running.look(), running.flow.comment) == (1, f"mine\n{comment(running.exchange)}")
 
 
 def test_an_answer_that_begins_can_be_looked_at() -> None:

@@ -1,4 +1,4 @@
-"""mitmweb's page gets our stylesheet, and stays as it is if there is no place for it."""
+"""mitmweb's page gets our stylesheet and our line, and stays as it is if there is no place for it."""
 
 from types import SimpleNamespace
 
@@ -6,22 +6,30 @@ import pytest
 
 from ccflare_core.clients.totp import SecondFactor
 from ccflare_mitm.inspector.inspector import extend_page
-from ccflare_mitm.inspector.page import STYLES, STYLESHEET, with_stylesheet
+from ccflare_mitm.inspector.page import STYLES, STYLESHEET, extended
 from ccflare_mitm.pages.server import PageServer
 from exchange_kit import Bench
 from guard_kit import an_admin, forget
 
 PAGES = PageServer(an_admin(Bench()), SecondFactor(lambda: 0.0, forget), None)
+PAGE = b'<html><head><link href=a.css></head><body><div id="mitmproxy"></div></body></html>'
+LINK = f'<link rel="stylesheet" href="{STYLESHEET}">'.encode()
 
 
 def test_the_stylesheet_is_the_last_in_the_head() -> None:
-    page = b"<html><head><link href=a.css></head><body></body></html>"
-    link = f'<link rel="stylesheet" href="{STYLESHEET}">'.encode()
-    assert with_stylesheet(page) == page.replace(b"</head>", link + b"</head>")
+    assert extended(PAGE) == PAGE.replace(b"</head>", LINK + b"</head>")
 
 
-def test_a_page_without_a_head_is_none_of_ours() -> None:
-    assert with_stylesheet(b"<html><body></body></html>") is None
+def test_our_line_stands_before_the_element_that_is_drawn_anew() -> None:
+    page = extended(PAGE, "a <b> is hidden")
+    assert page is not None
+    assert b'<body><p id="ccflare">a &lt;b&gt; is hidden</p><div id="mitmproxy"></div>' in page
+
+
+@pytest.mark.parametrize("mark", [b"</head>", b'<div id="mitmproxy">'])
+def test_a_page_of_another_make_is_none_of_ours(mark: bytes) -> None:
+    assert extended(PAGE.replace(mark, b"")) is None
+    assert extended(PAGE.replace(mark, mark * 2)) is None
 
 
 def test_a_program_without_a_page_gets_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -29,7 +37,7 @@ def test_a_program_without_a_page_gets_nothing(caplog: pytest.LogCaptureFixture)
     assert caplog.text == ""
 
 
-def test_a_page_of_another_make_is_left_as_it_is_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_program_of_another_make_is_left_as_it_is_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     extend_page(SimpleNamespace(app=object()), (), PAGES)
     assert "mitmweb's page is another one than ccflare knows" in caplog.text
 

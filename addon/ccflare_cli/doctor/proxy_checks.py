@@ -33,6 +33,8 @@ PAGES = ("/ccflare/", "/ccflare/ready", "/ccflare/accounts")
 """Pages of the proxy that take a permission. Each probe counts as a failed authentication, so there are few."""
 _REFUSED = (400, 401, 403, 404, 405, 421)
 _LATER = "run this again in a minute"
+_NAMED = {"User-Agent": "ccflare-doctor"}
+"""As the inspector knows it, which leaves out the probes."""
 _NAMING = ("server", "via", "x-powered-by")
 _TELLING = ("traceback", 'file "/', "site-packages")
 
@@ -226,7 +228,7 @@ def _send(proxy: Proxy, method: str, path: str, headers: Mapping[str, str]) -> S
     else:
         connection = http.client.HTTPConnection(_reach(proxy.host), proxy.port, timeout=_SECONDS)
     try:
-        connection.request(method, path, headers={"Connection": "close", **headers})
+        connection.request(method, path, headers={"Connection": "close", **_NAMED, **headers})
         answer = connection.getresponse()
         body = answer.read(65_536).decode("utf-8", "replace")
         return Seen(answer.status, {name.lower(): value for name, value in answer.getheaders()}, body)

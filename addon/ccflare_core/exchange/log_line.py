@@ -1,4 +1,4 @@
-"""An exchange told in one line: for the log, and for the comment beside its flow in the inspector."""
+"""An exchange told in one line, for the log."""
 
 import logging
 from collections.abc import Callable
@@ -87,14 +87,6 @@ def line(exchange: Story) -> str:
     head = f"{opening.method} {opening.path} {exchange.status or '-'} {exchange.outcome}"
     took = f"{exchange.duration * 1000:,.0f} ms"
     return " · ".join([head, *_parts(exchange), took, *([exchange.error] if exchange.error else [])])
-
-
-def comment(exchange: Story) -> str:
-    """For the inspector, without what it shows anyway: `max-2 · opus-4-8 · 1,204 in / 312 out · $0.0123`."""
-    parts = _parts(exchange)
-    if exchange.outcome not in (None, Outcome.OK):
-        parts.append(f"{exchange.outcome}: {exchange.error}" if exchange.error else f"{exchange.outcome}")
-    return " · ".join(parts)
 
 
 def _parts(exchange: Story) -> list[str]:

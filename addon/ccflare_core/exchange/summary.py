@@ -28,7 +28,7 @@ def summary(story: Story, reading: Reading | None, now: float) -> Iterator[str]:
     if left > 0:
         yield f"attempts: {left} more before these"
     for attempt in story.attempts[-ATTEMPTS:]:
-        yield f"attempt {attempt.number}: {_attempt(attempt)}"
+        yield attempt_line(attempt)
 
 
 def usage_lines(reading: Reading, cost: str = "") -> Iterator[str]:
@@ -76,8 +76,9 @@ def _outcome(story: Story, now: float) -> str:
     return f"{story.outcome}{status} after {story.duration:.1f} s{wait}{error}"
 
 
-def _attempt(attempt: Attempt) -> str:
+def attempt_line(attempt: Attempt) -> str:
+    """`attempt 1: max-1, 5h window spent until 14:20, 0.3 s`."""
     verdict = attempt.verdict
     until = f" until {local_time(verdict.until, attempt.started_at)}" if verdict.until else ""
     wait = waited(attempt.waited, ", after ")
-    return f"{attempt.account_name}, {verdict.reason}{until}, {attempt.duration:.1f} s{wait}"
+    return f"attempt {attempt.number}: {attempt.account_name}, {verdict.reason}{until}, {attempt.duration:.1f} s{wait}"

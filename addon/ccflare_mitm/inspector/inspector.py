@@ -7,9 +7,10 @@ from typing import Any
 from mitmproxy import contentviews, ctx, hooks, http
 from mitmproxy.contentviews import Contentview
 
-from ccflare_core.exchange.log_line import comment
 from ccflare_core.exchange.steps import Outcome
 from ccflare_core.exchange.story import Story
+from ccflare_mitm.inspector import hidden
+from ccflare_mitm.inspector.comment import Comments
 from ccflare_mitm.inspector.console import in_place
 from ccflare_mitm.inspector.live import SHOWN_BYTES, Live
 from ccflare_mitm.inspector.page import STYLES, warn_of_page
@@ -24,9 +25,10 @@ class Inspector:
 
     def __init__(self, find: Callable[[http.HTTPFlow], Story | None]) -> None:
         """`find` knows the exchange of a flow."""
-        self.live = Live(find, renew)
+        self._comments = Comments()
+        self.live = Live(find, renew, self._comments)
         self._find = find
-        self._finished: deque[http.HTTPFlow] = deque()
+        self._finished: tuple[deque[http.HTTPFlow], ...] = (deque(), deque())
 
     def open(self, pages: PageServer) -> None:
         """Give mitmproxy our views, and mitmweb what makes them readable, and our pages."""
@@ -34,6 +36,7 @@ class Inspector:
         views = ConversationView(sources), EventsView(sources)
         for view in views:
             contentviews.add(view)
+        hidden.hide()
         extend_page(ctx.master, views, pages)
 
     def follow(self, flow: http.HTTPFlow) -> None:
@@ -43,7 +46,7 @@ class Inspector:
 
     def show(self, flow: http.HTTPFlow, exchange: Story) -> None:
         """Show the exchange beside its flow, which has finished."""
-        flow.comment = comment(exchange)
+        self._comments.write(flow, exchange)
         flow.marked = marker(exchange)
         is_beginning = self.live.forget(flow)
         response = flow.response
@@ -51,14 +54,15 @@ class Inspector:
             response.raw_content = exchange.capture.body[:SHOWN_BYTES]
 
     def bound(self, flow: http.HTTPFlow, most: int) -> None:
-        """Count this flow as finished and let go of the oldest ones over `most`."""
+        """Count this flow as finished and let go of the oldest ones over `most`; polls do not push others out."""
         view = _view()
         if view is None:
             return
-        self._finished.append(flow)
-        surplus = len(self._finished) - most
+        finished = self._finished[hidden.is_poll(flow)]
+        finished.append(flow)
+        surplus = len(finished) - most
         if surplus > 0:
-            view.remove([self._finished.popleft() for _ in range(surplus)])
+            view.remove([finished.popleft() for _ in range(surplus)])
 
 
 def _view() -> Any:

@@ -11,8 +11,8 @@ from weakref import WeakKeyDictionary
 
 from mitmproxy import http
 
-from ccflare_core.exchange.log_line import comment
 from ccflare_core.exchange.story import Story
+from ccflare_mitm.inspector.comment import Comments
 
 SHOWN_BYTES = 1024 * 1024
 """How much of a streamed body a flow keeps for show; the database keeps more."""
@@ -28,7 +28,6 @@ NOTHING_YET = b"\n"
 class _Shown:
     """What was put into a flow."""
 
-    comment: str = ""
     size: int | None = None
     """How many bytes had passed when its answer's text was renewed; None: it has none of ours."""
     is_looked_at: bool = False
@@ -38,10 +37,14 @@ class Live:
     """Follows the flows that run. `find` knows their exchanges, `update` shows a flow's change."""
 
     def __init__(
-        self, find: Callable[[http.HTTPFlow], Story | None], update: Callable[[http.HTTPFlow], object]
+        self,
+        find: Callable[[http.HTTPFlow], Story | None],
+        update: Callable[[http.HTTPFlow], object],
+        comments: Comments,
     ) -> None:
         self._find = find
         self._update = update
+        self._comments = comments
         self._running: WeakKeyDictionary[http.HTTPFlow, _Shown] = WeakKeyDictionary()
 
     async def run(self) -> None:
@@ -69,17 +72,9 @@ class Live:
         for flow, shown in list(self._running.items()):
             if (story := self._find(flow)) is None or story.outcome is not None:
                 continue
-            is_new = self._renew_body(flow, story, shown)
-            if self._renew_comment(flow, story, shown) or is_new:
+            is_told = story.lease is not None and self._comments.write(flow, story)
+            if self._renew_body(flow, story, shown) or is_told:
                 self._update(flow)
-
-    def _renew_comment(self, flow: http.HTTPFlow, story: Story, shown: _Shown) -> bool:
-        """Whether the comment is another one now. What a person has written there stays."""
-        told = comment(story) if story.lease is not None else ""
-        if told == shown.comment or flow.comment != shown.comment:
-            return False
-        flow.comment = shown.comment = told
-        return True
 
     def _renew_body(self, flow: http.HTTPFlow, story: Story, shown: _Shown) -> bool:
         """Whether there is more of the answer in the flow now."""

@@ -12,8 +12,9 @@ from mitmproxy.contentviews import Contentview, Metadata
 from mitmproxy.tools.web import app
 from mitmproxy.utils.strutils import cut_after_n_lines
 
+from ccflare_mitm.inspector import hidden
 from ccflare_mitm.inspector.own_pages import PATHS, OwnPage
-from ccflare_mitm.inspector.page import STYLESHEET, warn_of_page, with_stylesheet
+from ccflare_mitm.inspector.page import STYLESHEET, extended, warn_of_page
 from ccflare_mitm.inspector.views import has_conversation
 from ccflare_mitm.pages.server import PageServer
 
@@ -32,15 +33,15 @@ def rules(views: Sequence[Contentview], styles: bytes, pages: PageServer) -> lis
 
 
 class Index(app.IndexHandler):
-    """mitmweb's page, with our stylesheet."""
+    """mitmweb's page, with our stylesheet and a line that says what is hidden."""
 
     def get(self) -> None:
         """The page, or the form to log in, which the base class gives."""
         page = self.render_string("../index.html")
-        extended = with_stylesheet(page)
-        if extended is None:
-            warn_of_page("it has no head that ends")
-        self.finish(extended or page)
+        ours = extended(page, hidden.told())
+        if ours is None:
+            warn_of_page("its head, or the place of its contents, was not found")
+        self.finish(ours or page)
 
     post = get
 
