@@ -160,6 +160,7 @@ TESTED_IN = {
     "ccflare_mitm.host.tls": "security/test_network.py",
     "ccflare_mitm.host.unsafe_options": "security/test_network.py",
     "ccflare_mitm.inspector.own_pages": "e2e/test_inspector_live.py",
+    "ccflare_mitm.inspector.stand_ins": "inspector/test_held.py",
     "ccflare_mitm.inspector.web": "e2e/test_inspector_live.py",
     "ccflare_mitm.pages.page": "security/test_guard.py",
     "ccflare_mitm.pages.table": "security/test_guard.py",

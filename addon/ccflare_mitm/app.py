@@ -46,6 +46,7 @@ from ccflare_mitm.builders import (
     build_accounts,
     build_admission,
     build_alerting,
+    build_held,
     build_recording,
     build_storage,
     build_upstream,
@@ -112,7 +113,7 @@ class App:
         self.wire = build_wire(live, self.storage, self.upstream, self.admission)
         self._alerting = build_alerting(live, environ, self.storage, self.admission, self.upstream.fetch)
         logs.hush(self._may_tell)
-        self._inspector = Inspector(self.admission.gate.find)
+        self._inspector = Inspector(self.admission.gate.find, build_held(live, self.storage, loop))
 
     @property
     def settings(self) -> Settings:

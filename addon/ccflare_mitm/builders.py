@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from logging import getLogger
@@ -60,6 +61,7 @@ from ccflare_mitm.gate.header_masking import HeaderMask
 from ccflare_mitm.gate.management import Management, renew_digest, report_failures
 from ccflare_mitm.gate.tunnel_opener import TunnelOpener
 from ccflare_mitm.host.listener import own_names, ports
+from ccflare_mitm.inspector.held import Held, Recorded
 from ccflare_mitm.pages.admin import Admin
 from ccflare_mitm.pages.readers import Readers
 from ccflare_mitm.pages.server import PageServer
@@ -384,6 +386,15 @@ def spools_of(live: LiveSettings, reaper: Reaper) -> Callable[[Client], Spool]:
 def target_of(live: LiveSettings, upstream: Upstream) -> Callable[[Client], UpstreamTarget]:
     """Where credentials go, for a client of this ingress."""
     return lambda client: target_for(live(), client, upstream.proxy, ctx.options.upstream_auth)
+
+
+def build_held(live: LiveSettings, storage: Storage, loop: asyncio.AbstractEventLoop) -> Held:
+    """What keeps the bodies that the inspector shows in bounds."""
+
+    def recorded(exchange_id: str) -> Future[Recorded]:
+        return storage.writer.call(lambda store: store.transcripts.bodies(exchange_id))
+
+    return Held(live.reader("inspector_bytes"), recorded, storage.writer.written, loop.call_soon_threadsafe)
 
 
 def mode_of(live: LiveSettings, budget: MemoryBudget, retention: Retention) -> Callable[[Opening], Mode]:

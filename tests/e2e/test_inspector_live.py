@@ -1,5 +1,6 @@
 """mitmweb as a user sees it: each flow's story, its body, and the commands; never more flows than asked for."""
 
+import io
 import json
 import re
 import time
@@ -9,6 +10,8 @@ from http.cookies import SimpleCookie
 from typing import Any
 
 import pytest
+from mitmproxy import http
+from mitmproxy.io import FlowReader
 
 from ccflare_mitm.pages.table import PAGES
 from corpus import COUNTS, end_events, event, start_event
@@ -247,6 +250,47 @@ def test_no_more_flows_are_kept_than_asked_for(inspected: tuple[FakeUpstream, Pr
     _, proxy, web = inspected
     flows = [last_flow(proxy, web)["id"] for _ in range(KEPT + 2)]
     assert {flow["id"] for flow in eventually(web.flows, lambda f: len(f) <= KEPT)} == set(flows[-KEPT:])
+
+
+def test_a_body_that_was_let_go_is_shown_downloaded_and_saved_from_the_database(
+    inspected: tuple[FakeUpstream, Proxy, Web],
+) -> None:
+    upstream, proxy, web = inspected
+    upstream.answer(sse(["Hello from the database. " * 100]))
+    flow = last_flow(proxy, web)
+    request, response = (web.get(f"/flows/{flow['id']}/{part}/content.data") for part in ("request", "response"))
+
+    web.command("set", "ccflare_inspector_bytes", "0")
+    assert flow["id"] in {each["id"] for each in web.flows()}
+    last_flow(proxy, web)  # each that finishes is an occasion to look
+
+    shown = eventually(lambda: [each for each in web.flows() if each["id"] == flow["id"]])[0]
+    assert shown["request"]["contentLength"] == len(request)
+    assert "Hello from the database." in web.text(flow)["text"]
+    assert web.text(flow, "request")["text"].startswith("# user (the question)\nSay hello.\n")
+    assert web.get(f"/flows/{flow['id']}/request/content.data") == request
+    assert web.get(f"/flows/{flow['id']}/response/content.data") == response
+    assert web.text(flow, view="raw")["text"].startswith("event: message_start\n")
+    file = io.BytesIO(web.get("/flows/dump"))
+    (saved,) = [each for each in FlowReader(file).stream() if each.id == flow["id"]]
+    assert isinstance(saved, http.HTTPFlow)
+    assert (saved.request.raw_content, saved.response and saved.response.raw_content) == (request, response)
+    web.command("set", "ccflare_inspector_bytes", str(2**27))
+
+
+def test_a_body_that_was_let_go_and_not_recorded_says_so(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
+    _, proxy, web = inspected
+    web.command("set", "ccflare_record", "metadata")
+    web.command("set", "ccflare_inspector_bytes", "0")
+
+    flow = last_flow(proxy, web)
+
+    eventually(lambda: web.text(flow, "request")["text"], has("# the request: This body is not in memory any more"))
+    raw = web.text(flow, "request", view="raw")
+    assert raw["text"].startswith("This body is not in memory any more (ccflare_inspector_bytes)")
+    assert raw["description"].startswith("This body is not in memory")
+    web.command("set", "ccflare_record", "redacted")
+    web.command("set", "ccflare_inspector_bytes", str(2**27))
 
 
 def test_commands_list_pause_and_resume(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:

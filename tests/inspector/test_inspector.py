@@ -11,8 +11,8 @@ from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.steps import Outcome
 from ccflare_mitm.inspector.comment import comment
 from ccflare_mitm.inspector.inspector import FAILED, FAILED_OVER, LIMITED, Inspector, marker
-from ccflare_mitm.inspector.live import SHOWN_BYTES
 from exchange_kit import JSON, OK, OVERLOADED, STREAM, Bench, Reply, limited, refusal
+from held_kit import held
 
 
 def finished_with(outcome: Outcome) -> Exchange:
@@ -74,7 +74,7 @@ def test_the_markers_are_emoji_that_mitmproxy_knows() -> None:
 def test_a_flow_gets_its_story_and_the_body_that_streamed_by() -> None:
     flow, exchange = streamed(), Bench().serve(limited(), OK)
 
-    Inspector(lambda flow: None).show(flow, exchange)
+    Inspector(lambda flow: None, held()).show(flow, exchange)
 
     assert (flow.comment, flow.marked) == (comment(exchange), FAILED_OVER)
     assert body(flow) == OK.body
@@ -83,7 +83,7 @@ def test_a_flow_gets_its_story_and_the_body_that_streamed_by() -> None:
 def test_a_body_that_mitmproxy_has_is_left_alone() -> None:
     flow = tflow.tflow(resp=True)
 
-    Inspector(lambda flow: None).show(flow, Bench().serve(OK))
+    Inspector(lambda flow: None, held()).show(flow, Bench().serve(OK))
 
     assert body(flow) == b"message"
 
@@ -92,7 +92,7 @@ def test_what_was_shown_while_it_ran_gives_way_to_the_whole_body() -> None:
     flow, bench = streamed(), Bench("a")
     exchange = bench.begin()
     exchange.next_step()
-    inspector = Inspector(lambda _: exchange)
+    inspector = Inspector(lambda _: exchange, held())
     with taddons.context() as context:
         context.master.addons.add(View())
         inspector.follow(flow)
@@ -112,25 +112,27 @@ def test_what_was_shown_while_it_ran_gives_way_to_the_whole_body() -> None:
 def test_without_a_list_no_flow_is_followed() -> None:
     flow, exchange = streamed(), Bench("a").begin()
     exchange.next_step()
-    inspector = Inspector(lambda _: exchange)
+    inspector = Inspector(lambda _: exchange, held())
     with taddons.context():
         inspector.follow(flow)
         inspector.live.look()
     assert (flow.comment, body(flow)) == ("", None)
 
 
-def test_a_long_body_is_shown_from_its_beginning() -> None:
-    flow, exchange = streamed(), Bench().serve(Reply(200, JSON, b"x" * (SHOWN_BYTES + 5)))
+def test_the_exchange_leaves_its_bodies_to_the_flow() -> None:
+    flow, exchange = streamed(), Bench().serve(Reply(200, JSON, b"{}"))
+    assert (exchange.request_body, exchange.capture.body) != (b"", b"")
 
-    Inspector(lambda flow: None).show(flow, exchange)
+    Inspector(lambda flow: None, held()).show(flow, exchange)
 
-    assert body(flow) == b"x" * SHOWN_BYTES
+    assert (exchange.request_body, exchange.capture.body, exchange.capture.size) == (b"", b"", 2)
+    assert body(flow) == b"{}"
 
 
 def test_a_flow_without_an_answer_gets_its_story_too() -> None:
     flow = tflow.tflow(err=True)
 
-    Inspector(lambda flow: None).show(flow, finished_with(Outcome.CLIENT_ABORT))
+    Inspector(lambda flow: None, held()).show(flow, finished_with(Outcome.CLIENT_ABORT))
 
     assert flow.comment.startswith("✗ the client left ▸ opus-4-8\n")
     assert flow.response is None
@@ -153,7 +155,7 @@ def listed(view: View, count: int) -> list[http.HTTPFlow]:
 
 
 def test_the_oldest_finished_flows_leave_the_list(view: View) -> None:
-    inspector, flows = Inspector(lambda flow: None), listed(view, 5)
+    inspector, flows = Inspector(lambda flow: None, held()), listed(view, 5)
 
     for flow in (flows[3], flows[0], flows[1]):
         inspector.bound(flow, most=2)
@@ -162,7 +164,7 @@ def test_the_oldest_finished_flows_leave_the_list(view: View) -> None:
 
 
 def test_a_smaller_bound_holds_at_once(view: View) -> None:
-    inspector, flows = Inspector(lambda flow: None), listed(view, 6)
+    inspector, flows = Inspector(lambda flow: None, held()), listed(view, 6)
     for flow in flows[:5]:
         inspector.bound(flow, most=10)
 
@@ -172,7 +174,7 @@ def test_a_smaller_bound_holds_at_once(view: View) -> None:
 
 
 def test_polls_do_not_push_others_out_of_the_list(view: View) -> None:
-    inspector, (first, *_) = Inspector(lambda flow: None), listed(view, 1)
+    inspector, (first, *_) = Inspector(lambda flow: None, held()), listed(view, 1)
     inspector.bound(first, most=2)
     polls = listed(view, 5)
     for poll in polls:
@@ -183,7 +185,7 @@ def test_polls_do_not_push_others_out_of_the_list(view: View) -> None:
 
 
 def test_what_somebody_has_deleted_from_the_list_does_no_harm(view: View) -> None:
-    inspector, flows = Inspector(lambda flow: None), listed(view, 2)
+    inspector, flows = Inspector(lambda flow: None, held()), listed(view, 2)
     inspector.bound(flows[0], most=1)
     view.clear()
 
@@ -193,7 +195,7 @@ def test_what_somebody_has_deleted_from_the_list_does_no_harm(view: View) -> Non
 
 
 def test_without_a_list_nothing_is_kept() -> None:
-    inspector = Inspector(lambda flow: None)
+    inspector = Inspector(lambda flow: None, held())
     with taddons.context():
         inspector.bound(tflow.tflow(), most=1)
 

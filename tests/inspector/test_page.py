@@ -10,6 +10,7 @@ from ccflare_mitm.inspector.page import STYLES, STYLESHEET, extended
 from ccflare_mitm.pages.server import PageServer
 from exchange_kit import Bench
 from guard_kit import an_admin, forget
+from held_kit import held
 
 PAGES = PageServer(an_admin(Bench()), SecondFactor(lambda: 0.0, forget), None)
 PAGE = b'<html><head><link href=a.css></head><body><div id="mitmproxy"></div></body></html>'
@@ -33,12 +34,12 @@ def test_a_page_of_another_make_is_none_of_ours(mark: bytes) -> None:
 
 
 def test_a_program_without_a_page_gets_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    extend_page(SimpleNamespace(), (), PAGES)
+    extend_page(SimpleNamespace(), (), held(), PAGES)
     assert caplog.text == ""
 
 
 def test_a_program_of_another_make_is_left_as_it_is_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    extend_page(SimpleNamespace(app=object()), (), PAGES)
+    extend_page(SimpleNamespace(app=object()), (), held(), PAGES)
     assert "mitmweb's page is another one than ccflare knows" in caplog.text
 
 

@@ -318,7 +318,8 @@ def test_an_attempt_keeps_its_windows(store: Store) -> None:
 def test_a_body_opens_again(store: Store) -> None:
     store.write([started("r1"), payload("r1", b"hello", part="response")])
     found = row(store, "payloads")
-    assert store.body("r1", "response") == Body(b"hello", "application/json", "", truncated=False)
+    assert store.body("r1", "response") == Body(b"hello", "application/json", "", truncated=False, size=5)
+    assert store.transcripts.bodies("r1") == {"response": store.body("r1", "response")}
     assert (found["content_type"], found["size"], found["truncated"]) == ("application/json", 5, 0)
 
 

@@ -94,6 +94,14 @@ def test_what_was_put_is_there_after_a_flush(bench: Bench) -> None:
     assert bench.troubles == []
 
 
+def test_who_does_not_wait_is_told_when_it_is_written(bench: Bench) -> None:
+    bench.put(started("r1"))
+    assert bench.writer.written().result(PATIENCE)
+    assert bench.ids() == ["r1"]
+    bench.writer.close(PATIENCE)
+    assert not bench.writer.written().result(0)
+
+
 def test_what_was_put_is_there_soon_without_a_flush(bench: Bench) -> None:
     bench.put(started("r1"))
     assert until(lambda: bench.ids() == ["r1"])

@@ -239,6 +239,9 @@ _RECORDING = _in(
             "minimum."),
     _number("ccflare_inspector_flows", AT_ONCE, 500, 1, 100_000,
             "How many flows mitmweb and the console keep; the oldest finished ones are dropped first."),
+    _number("ccflare_inspector_bytes", AT_ONCE, 128 * MIB, 0, 64 * 1024 * MIB,
+            "How much memory the bodies of finished flows may take in mitmweb and the console; beyond it the oldest "
+            "are left to the database, and come back from there when they are opened."),
 )
 _NETWORK = _in(
     Group.NETWORK,

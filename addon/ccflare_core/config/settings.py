@@ -110,6 +110,7 @@ class Settings:
     minimum_free_bytes: int
     drain_seconds: int
     inspector_flows: int
+    inspector_bytes: int
     forward_other_hosts: bool
     allow_remote: bool
     insecure_remote: bool

@@ -91,6 +91,10 @@ class Capture:
         self._memory.release(self._reserved)
         self._reserved = 0
 
+    def let_go(self) -> None:
+        """Keep nothing of the body."""
+        self._chunks = []
+
     @property
     def truncated(self) -> bool:
         """Whether more passed than was kept."""

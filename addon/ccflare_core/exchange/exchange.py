@@ -364,6 +364,12 @@ class Exchange(Serving):
         self._shared.recorder.finished(self)
         self.capture.release()
 
+    def let_go(self) -> None:
+        """Keep neither body any more, once it has ended: they are recorded, and whoever shows them has them."""
+        if self.outcome is not None:
+            self._request_body = b""
+            self.capture.let_go()
+
     def _learn_from_end(self, outcome: Outcome, reading: Reading | None) -> None:
         """Let the account rest for what broke its answer, so that the client's own repeat lands elsewhere."""
         last = self._attempts[-1] if self._attempts else None

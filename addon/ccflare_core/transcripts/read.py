@@ -28,6 +28,10 @@ class Body(NamedTuple):
     content_encoding: str
     truncated: bool
     """Whether more passed than was kept."""
+    size: int = 0
+    """How many bytes passed."""
+    redactions: int = 0
+    """How many secrets are blanked in it."""
 
 
 class Transcripts:
@@ -53,8 +57,14 @@ class Transcripts:
         """
         is_it = (PayloadRow.request == request_id) & (PayloadRow.part == part) & ~PayloadRow.withheld
         for row in self._payloads(PayloadRow.select().where(is_it)):
-            return Body(self._content(row), row.content_type, row.content_encoding, row.truncated)
+            kind = (row.content_type, row.content_encoding, row.truncated)
+            return Body(self._content(row), *kind, row.size, row.redactions or 0)
         return None
+
+    def bodies(self, request_id: str) -> dict[str, Body]:
+        """Those of the request that there are, by their part."""
+        found = ((part, self.body(request_id, part)) for part in ("request", "response"))
+        return {part: body for part, body in found if body is not None}
 
     def blocks(self, session: str | None = None) -> Iterator[tuple[int, bytes]]:
         """Id and content of every block, or of those that a session's bodies need, each once, the oldest first.

@@ -138,13 +138,20 @@ class Writer:
         self._hurry()
         return future
 
-    def flush(self, timeout: float) -> bool:
-        """Whether everything that was put before is in the database (or dropped) within `timeout` seconds."""
+    def written(self) -> Marker:
+        """Told True once everything that was put before is in the database (or dropped), and False if it cannot be."""
         marker: Marker = Future()
         with self._lock:
             if self._is_over or self._is_gone:
-                return False
-            self._backlog.mark(marker)
+                marker.set_result(False)
+            else:
+                self._backlog.mark(marker)
+        self._arrived.set()
+        return marker
+
+    def flush(self, timeout: float) -> bool:
+        """Whether everything that was put before is in the database (or dropped) within `timeout` seconds."""
+        marker = self.written()
         self._hurry()
         try:
             return marker.result(timeout)

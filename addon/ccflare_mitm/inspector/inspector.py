@@ -1,19 +1,22 @@
 """What mitmweb and the console show of a flow: a comment, a marker, the body that streamed by, and views; in bounds."""
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from mitmproxy import contentviews, ctx, hooks, http
 from mitmproxy.contentviews import Contentview
+from mitmproxy.flow import Flow
 
+from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.steps import Outcome
 from ccflare_core.exchange.story import Story
 from ccflare_mitm.inspector import hidden
 from ccflare_mitm.inspector.comment import Comments
 from ccflare_mitm.inspector.console import in_place
-from ccflare_mitm.inspector.live import SHOWN_BYTES, Live
+from ccflare_mitm.inspector.held import Held
+from ccflare_mitm.inspector.live import Live
 from ccflare_mitm.inspector.page import STYLES, warn_of_page
+from ccflare_mitm.inspector.stand_ins import keep_searches_short
 from ccflare_mitm.inspector.views import ConversationView, EventsView, Sources
 from ccflare_mitm.pages.server import PageServer
 
@@ -23,46 +26,69 @@ FAILED_OVER, LIMITED, FAILED = ":twisted_rightwards_arrows:", ":hourglass:", ":x
 class Inspector:
     """Annotates flows while they run and when they have finished, and keeps the list of them short."""
 
-    def __init__(self, find: Callable[[http.HTTPFlow], Story | None]) -> None:
-        """`find` knows the exchange of a flow."""
+    def __init__(self, find: Callable[[http.HTTPFlow], Story | None], held: Held) -> None:
+        """`find` knows the exchange of a flow; `held` has the bodies of those that have finished."""
         self._comments = Comments()
         self.live = Live(find, renew, self._comments)
+        self.held = held
         self._find = find
-        self._finished: tuple[deque[http.HTTPFlow], ...] = (deque(), deque())
+        self._finished: tuple[dict[str, http.HTTPFlow], ...] = ({}, {})
+        self._audience: object = None
 
     def open(self, pages: PageServer) -> None:
         """Give mitmproxy our views, and mitmweb what makes them readable, and our pages."""
-        sources = Sources(self._find, self.live.asked)
+        sources = Sources(self._find, self.live.asked, note=self.held.note)
         views = ConversationView(sources), EventsView(sources)
         for view in views:
             contentviews.add(view)
         hidden.hide()
-        extend_page(ctx.master, views, pages)
+        keep_searches_short()
+        if (listed := _view()) is not None:
+            listed.sig_store_remove.connect(self._removed)
+            listed.sig_store_refresh.connect(self._cleared)
+        self._audience = extend_page(ctx.master, views, self.held, pages)
 
     def follow(self, flow: http.HTTPFlow) -> None:
         """Show what becomes of this flow, if there is anything to show it in."""
         if _view() is not None:
             self.live.follow(flow)
 
-    def show(self, flow: http.HTTPFlow, exchange: Story) -> None:
-        """Show the exchange beside its flow, which has finished."""
+    def show(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        """Show the exchange beside its flow, which has finished, and has its bodies from then on."""
         self._comments.write(flow, exchange)
         flow.marked = marker(exchange)
         is_beginning = self.live.forget(flow)
         response = flow.response
         if response is not None and (is_beginning or response.raw_content is None):
-            response.raw_content = exchange.capture.body[:SHOWN_BYTES]
+            response.raw_content = exchange.capture.body
+        exchange.let_go()
 
     def bound(self, flow: http.HTTPFlow, most: int) -> None:
-        """Count this flow as finished and let go of the oldest ones over `most`; polls do not push others out."""
+        """Count this flow as finished; let go of the oldest over `most`, and of bodies over their bound.
+
+        Polls do not push others out.
+        """
         view = _view()
         if view is None:
             return
         finished = self._finished[hidden.is_poll(flow)]
-        finished.append(flow)
-        surplus = len(finished) - most
-        if surplus > 0:
-            view.remove([finished.popleft() for _ in range(surplus)])
+        finished[flow.id] = flow
+        if (surplus := len(finished) - most) > 0:
+            view.remove(list(finished.values())[:surplus])
+        self.held.hold(flow, self._find(flow))
+
+    def _removed(self, flow: Flow) -> None:
+        """It is in the list no more."""
+        for finished in self._finished:
+            finished.pop(flow.id, None)
+        self.held.forget(flow.id)
+
+    def _cleared(self) -> None:
+        """Others may be gone too."""
+        view = _view()
+        for finished in self._finished:
+            for flow in [each for each in finished.values() if view.get_by_id(each.id) is None]:
+                self._removed(flow)
 
 
 def _view() -> Any:
@@ -75,19 +101,24 @@ def renew(flow: http.HTTPFlow) -> None:
     in_place(ctx.master, lambda: ctx.master.addons.trigger(hooks.UpdateHook([flow])))
 
 
-def extend_page(master: Any, views: Sequence[Contentview], pages: PageServer) -> None:
+def extend_page(master: Any, views: Sequence[Contentview], held: Held, pages: PageServer) -> object:
     """Put our handlers in front of mitmweb's own; nothing happens in mitmdump and the console.
 
-    Nothing of this is needed to serve a request, so what does not fit is a warning.
+    Nothing of this is needed to serve a request, so what does not fit is a warning. What it returns is to be kept.
     """
     if (application := getattr(master, "app", None)) is None:
-        return
+        return None
     try:
-        from ccflare_mitm.inspector.web import rules  # which imports mitmweb
+        from ccflare_mitm.inspector.audience import Audience  # which imports mitmweb
+        from ccflare_mitm.inspector.web import rules
 
-        application.add_handlers(r".*", rules(views, STYLES.read_bytes(), pages))
+        application.add_handlers(r".*", rules(views, STYLES.read_bytes(), held, pages))
+        audience = Audience()
+        audience.attend(master)
+        return audience
     except Exception as error:
         warn_of_page(str(error))
+        return None
 
 
 def marker(exchange: Story) -> str:

@@ -22,6 +22,7 @@ from ccflare_core.text import size
 from ccflare_core.transcripts.event_lines import event_lines
 from ccflare_core.transcripts.passages import lines, sections_of, within
 from ccflare_core.transcripts.visible import visible
+from ccflare_mitm.inspector.stand_ins import StandIn, whole
 
 logger = logging.getLogger("ccflare")
 
@@ -34,16 +35,21 @@ CHOSEN, NOT_CHOSEN = 3.0, -1.0
 
 
 class Sources:
-    """What the views ask: `find` knows a flow's exchange, `asked` is told of each flow that is looked at."""
+    """What the views ask: `find` knows a flow's exchange, `asked` is told of each flow that is looked at.
+
+    `note` tells what is to be known of a body.
+    """
 
     def __init__(
         self,
         find: Callable[[http.HTTPFlow], Story | None],
         asked: Callable[[http.HTTPFlow], object],
         wall: Callable[[], float] = time.time,  # noqa: TID251
+        note: Callable[[http.HTTPFlow, str], str] = lambda flow, part: "",
     ) -> None:
         self.find = find
         self.asked = asked
+        self.note = note
         self.wall = wall
 
 
@@ -73,6 +79,12 @@ class _View(Contentview):
     def _lines(self, flow: http.HTTPFlow, message: http.Message) -> Iterator[str]:
         raise NotImplementedError
 
+    def _noted(self, flow: http.HTTPFlow, message: http.Message) -> list[str]:
+        """What is to be known of a body that has been looked at."""
+        part = "request" if isinstance(message, http.Request) else "response"
+        note = self._sources.note(flow, part)
+        return [f"# the {part}: {note}"] if note else []
+
 
 class ConversationView(_View):
     """The question, the answer, and who has served it."""
@@ -89,6 +101,7 @@ class ConversationView(_View):
     def _lines(self, flow: http.HTTPFlow, message: http.Message) -> Iterator[str]:
         story = self._sources.find(flow)
         request, told = _read_question(flow.request)
+        told = [*self._noted(flow, flow.request), *told]
         if isinstance(message, http.Request):
             if story is not None and flow.response is None:
                 yield from [*map(visible, summary(story, None, self._sources.wall())), ""]
@@ -96,6 +109,7 @@ class ConversationView(_View):
             yield from lines(within(sections_of(request)))
             return
         body, kind, coding = _body(message)
+        told += self._noted(flow, message)
         reading = (story.reading if story else None) or _reading(body, kind, coding)
         about = summary(story, reading, self._sources.wall()) if story else usage_lines(reading)
         if shown := [*map(visible, about), *told]:
@@ -120,6 +134,7 @@ class EventsView(_View):
 
     def _lines(self, flow: http.HTTPFlow, message: http.Message) -> Iterator[str]:
         body, kind, coding = _body(message)
+        yield from self._noted(flow, message)
         if not kind.startswith(EVENT_STREAM):
             yield "This is no event stream: the view “Claude” shows what it says."
             return
@@ -137,8 +152,9 @@ def has_conversation(flow: Flow | None, message: http.Message | None) -> bool:
 
 def _body(message: http.Message) -> tuple[bytes, str, str]:
     """What there is of the body, its type and its coding."""
-    headers = message.headers
-    return message.raw_content or b"", headers.get("content-type", ""), headers.get("content-encoding", "")
+    headers, body = message.headers, whole(message)
+    here = b"" if body is None or isinstance(body, StandIn) else body
+    return here, headers.get("content-type", ""), headers.get("content-encoding", "")
 
 
 def _read_question(message: http.Request) -> tuple[Request, Sequence[str]]:
