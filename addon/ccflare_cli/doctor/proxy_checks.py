@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from ccflare_cli.doctor import installation
 from ccflare_cli.doctor.results import Result, Results, fail, ok, warn
+from ccflare_core.clients.checks import SLOW_DOWN
 from ccflare_core.config.settings import Settings
 from ccflare_core.errors import CCFlareError
 from ccflare_core.http.client import Fetcher
@@ -30,8 +31,8 @@ _SECONDS = 3.0
 _ALIVE_MS = 180_000
 _EVIL = "http://evil.example"
 PAGES = ("/ccflare/", "/ccflare/ready", "/ccflare/accounts")
-"""Pages of the proxy that take a permission. Each probe counts as a failed authentication, so there are few."""
-_REFUSED = (400, 401, 403, 404, 405, 421)
+"""Pages of the proxy that take a permission."""
+_REFUSED = (400, 401, 403, 404, 405, 421, 429)
 _LATER = "run this again in a minute"
 _NAMED = {"User-Agent": "ccflare-doctor"}
 """As the inspector knows it, which leaves out the probes."""
@@ -71,8 +72,11 @@ class Seen:
 
     @property
     def is_throttled(self) -> bool:
-        """Whether it was refused only because there were too many before it, and so proves nothing."""
-        return self.status == 429
+        """Whether it was refused only because there were too many before it, and so proves nothing.
+
+        Who shows no key too often is told to slow down in place of 401, by the same check: that proves as much.
+        """
+        return self.status == 429 and SLOW_DOWN.message not in self.body
 
     @property
     def is_of_ccflare(self) -> bool:
@@ -169,14 +173,14 @@ def _health(proxy: Proxy, seen: Seen) -> Result:
 def _judged(name: str, text: str, seen: Seen, *, is_well: bool) -> Result:
     told = f"{text}: {seen.status}"
     if seen.is_throttled:
-        return warn(name, f"{told}, which proves nothing: too many requests without a key", _LATER)
+        return warn(name, f"{told}, which proves nothing: too many requests of this address", _LATER)
     return ok(name, told) if is_well else fail(name, told, "it was let through: stop the proxy, report the bug")
 
 
 def _endpoints(pages: Mapping[str, Seen], *, is_closed: bool) -> Result:
     shown = [page for page, seen in pages.items() if seen.status == 200]
     if throttled := [page for page, seen in pages.items() if seen.is_throttled]:
-        told = f"too many requests without a key, so {', '.join(throttled)} could not be tried"
+        told = f"too many requests of this address, so {', '.join(throttled)} could not be tried"
         return warn("proxy.endpoints", told, _LATER)
     told = f"clients without a key are shown {', '.join(('/ccflare/health', *shown))}"
     if shown and is_closed:

@@ -551,6 +551,19 @@ def test_a_throttled_probe_proves_nothing() -> None:
     assert proxy_checks._endpoints({"/a": refused}, is_closed=True).level is Level.OK
 
 
+def test_a_probe_without_a_key_that_has_to_slow_down_was_refused(start_proxy: StartProxy) -> None:
+    """As a third run within two minutes is told, in place of 401."""
+    proxy = start_proxy()
+    proxy.add_client_key("me")
+    here = proxy_checks.Proxy("127.0.0.1", proxy.port, proxy.pid, False, False, {}, {})
+
+    seen = eventually(lambda: proxy_checks._ask(here, "GET", "/ccflare/accounts"), lambda seen: seen.status == 429)
+
+    assert not seen.is_throttled
+    assert proxy_checks._judged("proxy.keys", "x", seen, is_well=seen.status in proxy_checks._REFUSED).level is Level.OK
+    assert proxy_checks._endpoints({"/a": seen}, is_closed=True).level is Level.OK
+
+
 def test_every_page_that_takes_a_permission_is_tried() -> None:
     reading = {page.path for page in PAGES if page.methods == READ and page.permission is not None}
     assert reading <= set(proxy_checks.PAGES)
