@@ -18,7 +18,7 @@ FILES = {
     ".".join(path.relative_to(ROOT / "addon").with_suffix("").parts).removesuffix(".__init__"): path
     for path in (ROOT / "addon").rglob("*.py")
 }
-GROUND = {"errors", "files", "process", "reading", "text"}
+GROUND = {"errors", "files", "process", "program", "reading", "text"}
 WINGS = {"ccflare_mitm", "ccflare_cli"}
 MITM_ORDER = ("host", "pages", "wire", "gate", "inspector")
 """The packages of the mitmproxy wing; the others use the first two, and not each other."""

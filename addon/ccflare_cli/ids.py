@@ -4,6 +4,7 @@ import re
 
 from ccflare_cli.cells import MARK
 from ccflare_cli.console import Refused
+from ccflare_core.program import typed
 from ccflare_core.store.store import Store
 
 _LEAST = 4
@@ -11,8 +12,8 @@ _LEAST = 4
 _MOST = 1000
 _GAP = re.compile(rf"{MARK}|\.\.\.")
 _KINDS = {
-    "request": (("id", "upstream_request_id"), "`scripts/stats.py requests` shows the last ones"),
-    "session": (("session_id",), "`scripts/stats.py sessions` shows the last ones"),
+    "request": (("id", "upstream_request_id"), f"`{typed('stats requests')}` shows the last ones"),
+    "session": (("session_id",), f"`{typed('stats sessions')}` shows the last ones"),
 }
 
 

@@ -13,6 +13,7 @@ from ccflare_cli.completion import complete
 from ccflare_cli.console import Console, guarded
 from ccflare_cli.output import FORMATS
 from ccflare_cli.page import page_of
+from ccflare_core.program import typed
 
 type Command = Callable[[Console, argparse.Namespace], int]
 """What does a subcommand's work, and gives the exit code."""
@@ -71,18 +72,15 @@ def near(word: str, names: Iterable[str]) -> str:
     return f"did you mean {found[0]}?" if found else ""
 
 
-def _program(script: str) -> str:
-    """How the command was called: by its script, or as `ccflare accounts`."""
-    name = Path(sys.argv[0]).name
-    return name if name.startswith("ccflare ") else script
-
-
-def script_parser(prog: str, description: str, examples: str) -> Parser:
+def script_parser(script: str, description: str, examples: str) -> Parser:
     """The parser of a script whose help ends with `examples`, with the options that every command has.
 
-    Of `examples` the paragraphs that begin with a heading ("examples:") keep their lines.
+    Of `examples` the paragraphs that begin with a heading ("examples:") keep their lines. They are given with the
+    script's name, and shown as they are typed here.
     """
-    parser = Parser(prog=_program(prog), description=description, epilog=examples, formatter_class=_HelpFormatter)
+    here = typed(script.removesuffix(".py"))
+    shown = examples.replace(f"scripts/{script}", here)
+    parser = Parser(prog=Path(here).name, description=description, epilog=shown, formatter_class=_HelpFormatter)
     _add_common(parser, again=False)
     return parser
 

@@ -16,6 +16,7 @@ from ccflare_core.anthropic.conversation import Request, decoded, read_answer, r
 from ccflare_core.anthropic.routes import MESSAGES
 from ccflare_core.config.settings import Settings
 from ccflare_core.db.engine_choice import is_made
+from ccflare_core.program import typed
 from ccflare_core.reports.threads import earlier_parts
 from ccflare_core.reports.within import counts_of, parts_of, subagents_of
 from ccflare_core.store.store import Store
@@ -100,7 +101,7 @@ def _last(store: Store, session: str | None) -> str:
         values.append(session)
     sql = f"SELECT id FROM requests WHERE {condition} ORDER BY timestamp DESC, id DESC LIMIT 1"  # noqa: S608
     if not (found := store.query(sql, values)):
-        raise Refused("There is no conversation yet: `scripts/stats.py requests` shows what there is.")
+        raise Refused(f"There is no conversation yet: `{typed('stats requests')}` shows what there is.")
     return str(found[0][0])
 
 
@@ -159,7 +160,7 @@ def curl(row: dict[str, Any], settings: Settings, content_encoding: str) -> str:
     for header in headers:
         words += ["--header", header]
     send = f'{shlex.join(words)} --header "x-api-key: $ANTHROPIC_API_KEY" --data-binary @-'
-    return f"scripts/show.py {shlex.quote(row['id'])} --raw request |\n  {send}"
+    return f"{typed('show')} {shlex.quote(row['id'])} --raw request |\n  {send}"
 
 
 def _write_raw(console: Console, store: Store, request_id: str, part: str, *, undo: bool) -> None:

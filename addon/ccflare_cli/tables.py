@@ -28,6 +28,7 @@ from ccflare_core.accounts.priority import FIRST, LAST
 from ccflare_core.accounts.states import AccountState
 from ccflare_core.accounts.status import StoredStatus
 from ccflare_core.accounts.validity import login_end, login_warning, token_state
+from ccflare_core.program import typed
 from ccflare_core.reports.queries import Exchange, Trouble, Use
 from ccflare_core.text import span
 
@@ -77,7 +78,7 @@ def account_table(rows: Sequence[tuple[StoredStatus, Use]], now: float) -> Table
             Column("7d", lambda row: percent(row[0].utilization("7d"), 0), right=True),
             Column("State", lambda row: row[0].in_words(now), way=wrapped(20), tone=lambda row: _tone(row[0])),
         ),
-        empty="No accounts yet: add one with `scripts/accounts.py add NAME`, or with `--api-key -` after the name.",
+        empty=f"No accounts yet: add one with `{typed('accounts add NAME')}`, or with `--api-key -` after the name.",
         note="\n".join(
             [
                 *([_ORDER] if rows else []),
@@ -110,7 +111,7 @@ def login_table(statuses: Sequence[StoredStatus], now: float) -> Table[StoredSta
             Column("Login", lambda s: _login_age(s.account, now), rank=1),
             Column("Ends", lambda s: _login_end(s.account, now)),
         ),
-        empty="No accounts yet: scripts/accounts.py adds one.",
+        empty=f"No accounts yet: `{typed('accounts add NAME')}` adds one.",
         note="\n".join(_warnings((s.account for s in statuses), now)),
     )
 
@@ -132,7 +133,7 @@ def window_table(statuses: Sequence[StoredStatus], now: float) -> Table[StoredSt
             Column("Others", lambda s: _other_windows(s) or DASH, way=wrapped(10), under="State"),
             Column("State", lambda s: s.in_words(now), way=wrapped(16), tone=_tone),
         ),
-        empty="No accounts yet: scripts/accounts.py adds one.",
+        empty=f"No accounts yet: `{typed('accounts add NAME')}` adds one.",
     )
 
 
@@ -224,7 +225,7 @@ def _login_end(account: Account, now: float) -> str:
 def _warnings(accounts: Iterable[Account], now: float) -> list[str]:
     told = [(account.name, login_warning(account, now)) for account in accounts]
     lines = [f"{printable(name)}: {warning}." for name, warning in told if warning]
-    return [*lines, "`scripts/accounts.py login NAME` does it."] if lines else []
+    return [*lines, f"`{typed('accounts login NAME')}` does it."] if lines else []
 
 
 def _window_columns(name: str, now: float) -> tuple[Column[StoredStatus], ...]:

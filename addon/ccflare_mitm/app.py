@@ -29,6 +29,7 @@ from ccflare_core.config.permissions import Guarded, check, guarded_files, requi
 from ccflare_core.config.settings import Settings, config_file
 from ccflare_core.errors import ConfigError, StoreError
 from ccflare_core.http.addresses import Address
+from ccflare_core.program import typed
 from ccflare_core.store.store import Store
 from ccflare_core.text import some
 from ccflare_core.writer.lookout import Lookout
@@ -226,7 +227,7 @@ class App:
         name = settings.stateful_account
         if name and self.accounts.pool.id_of(name) is None:
             raise ConfigError(
-                f"ccflare_stateful_account: there is no account called {name}; `scripts/accounts.py list` shows all"
+                f"ccflare_stateful_account: there is no account called {name}; `{typed('accounts list')}` shows all"
             )
 
     def _then[T](self, go_on: Callable[[], object], otherwise: str) -> Callable[[Future[T]], None]:
@@ -277,7 +278,7 @@ class App:
             return []
         scheme = "https" if self.settings.requires_client_tls else "http"
         return [
-            "next, in another terminal: add an account with `./scripts/accounts.py login NAME`",
+            f"next, in another terminal: add an account with `{typed('accounts login NAME')}`",
             f"then connect a client: ANTHROPIC_BASE_URL={scheme}://{listener.local_address()} and "
             "ANTHROPIC_AUTH_TOKEN=unused for Claude Code, ANTHROPIC_API_KEY=unused for SDKs",
         ]

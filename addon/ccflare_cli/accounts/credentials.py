@@ -14,6 +14,7 @@ from ccflare_cli.pasting import unwrapped
 from ccflare_core.accounts.account import Credential, Kind
 from ccflare_core.clients.keys import PREFIX as KEY_PREFIX
 from ccflare_core.errors import CCFlareError
+from ccflare_core.program import typed
 
 _WRAPPER = "claudeAiOauth"
 """Claude Code keeps its tokens under this name in ~/.claude/.credentials.json."""
@@ -23,7 +24,7 @@ _KINDS = (
     (_ACCESS_PREFIX, "an OAuth token, as `claude setup-token` prints one: give it with --setup-token"),
     (_REFRESH_PREFIX, "a refresh token: give it with its access token, as JSON with --tokens"),
     ("sk-ant-admin", "an Admin API key, which gets no answer of a model: make an API key at the Console"),
-    ("sk-ant-sid", "a session of the web page: run `claude setup-token`, or `scripts/accounts.py login NAME`"),
+    ("sk-ant-sid", f"a session of the web page: run `claude setup-token`, or `{typed('accounts login NAME')}`"),
     (KEY_PREFIX, "a client key of this proxy: an account needs a secret of the provider's"),
     ("{", "JSON: give it with --tokens"),
 )

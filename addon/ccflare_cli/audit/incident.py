@@ -21,6 +21,7 @@ from ccflare_core.audit.entries import Row, stamp
 from ccflare_core.config.settings import Settings
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.files import draft, publish
+from ccflare_core.program import typed
 from ccflare_core.store.store import Store
 from ccflare_core.text import composed, to_ms
 
@@ -134,7 +135,7 @@ def use_table(uses: list[AccountUse], now: float) -> Table[AccountUse]:
             Column("Tokens", lambda use: count(use.tokens), right=True, rank=1),
             Column("Cost", lambda use: money(use.cost_usd or 0.0, use.unknown_costs), right=True, way=wrapped(9)),
         ),
-        empty="Nobody has used that account in that time; `scripts/accounts.py list` shows the names.",
+        empty=f"Nobody has used that account in that time; `{typed('accounts list')}` shows the names.",
     )
 
 

@@ -10,6 +10,7 @@ from ccflare_cli.doctor.results import Result, Results, fail, ok, warn
 from ccflare_core import MITMPROXY
 from ccflare_core.config.unsafe_options import VARIABLES, unsafe
 from ccflare_core.http.origins import is_this_machine
+from ccflare_core.program import typed
 from ccflare_core.text import span
 
 
@@ -189,7 +190,8 @@ def ingress(ingress: Ingress) -> Results:
         yield fail(
             "access.address",
             f"other machines can reach {where} without {lacks}",
-            "set ccflare_client_tls: required and make a key with `scripts/keys.py client add`, or listen on 127.0.0.1",
+            f"set ccflare_client_tls: required and make a key with `{typed('keys client add')}`, or listen on "
+            "127.0.0.1",
         )
     if ingress.keys:
         yield ok("access.keys", f"every request needs one of {ingress.keys} client keys")
@@ -197,7 +199,7 @@ def ingress(ingress: Ingress) -> Results:
         yield warn(
             "access.keys",
             "there is no client key, so every program of every user of this machine can use the accounts",
-            "make one: `scripts/keys.py client add NAME`",
+            f"make one: `{typed('keys client add NAME')}`",
         )
 
 

@@ -13,6 +13,7 @@ from ccflare_core.accounts.account import Account, Kind
 from ccflare_core.accounts.identity import shared_limits, sharers
 from ccflare_core.accounts.validity import login_warning, token_state
 from ccflare_core.http.origins import is_this_machine
+from ccflare_core.program import typed
 from ccflare_core.reports.anomalies import Notice
 from ccflare_core.store.sealed_counts import LIMIT, ROTATE_AT
 from ccflare_core.text import some, span
@@ -47,22 +48,22 @@ class Backup(NamedTuple):
 
 def backup(newest: Backup | None, *, is_used: bool) -> Result:
     """Whether there is a backup that is whole and young; None if none was ever made."""
-    check, remedy = "database.backup", "run `scripts/maintain.py backup FILE` regularly, and try once to restore it"
+    check, remedy = "database.backup", f"run `{typed('maintain backup FILE')}` regularly, and try once to restore it"
     if newest is None:
         return warn(check, "no backup was ever made", remedy) if is_used else ok(check, "empty")
     told = f"the newest backup is {span(newest.age)} old"
     if not newest.is_there:
         return warn(check, f"{told}, and no longer where it was written, {newest.path}", "see that it lies elsewhere")
     if newest.problem:
-        return fail(check, f"{told}, and useless: {newest.problem}", "make another one: `scripts/maintain.py backup`")
+        return fail(check, f"{told}, and useless: {newest.problem}", f"make another one: `{typed('maintain backup')}`")
     return warn(check, told, remedy) if newest.age > 7 * DAY else ok(check, told)
 
 
 def key_age(age: float, *, is_old: bool) -> Result:
     """How long the data key that seals has been in use, in seconds; `is_old`: older keys are there too."""
-    retire = "`scripts/keys.py retire` what nothing needs any more: `scripts/keys.py status` shows it"
+    retire = f"`{typed('keys retire')}` what nothing needs any more: `{typed('keys status')}` shows it"
     if age > 365 * DAY:
-        return warn("keys.age", f"the data key is {span(age)} old", f"run `scripts/keys.py rotate`, then {retire}")
+        return warn("keys.age", f"the data key is {span(age)} old", f"run `{typed('keys rotate')}`, then {retire}")
     if is_old:
         return warn("keys.age", "older data keys are kept: what they sealed can be read with them", retire)
     return ok("keys.age", f"the data key is {span(age)} old")
@@ -71,7 +72,7 @@ def key_age(age: float, *, is_old: bool) -> Result:
 def key_wear(sealed: int) -> Result:
     """How many values the data key that seals has sealed."""
     told = f"the data key has sealed {count(sealed)} of the {count(LIMIT)} values that its nonces are safe for"
-    remedy = "run `scripts/keys.py rotate`"
+    remedy = f"run `{typed('keys rotate')}`"
     if sealed >= LIMIT:
         return fail("keys.wear", told, remedy)
     return warn("keys.wear", told, remedy) if sealed >= ROTATE_AT else ok("keys.wear", told)
@@ -84,14 +85,14 @@ def accounts(found: Iterable[Account], now: float) -> Results:
     """Whether every account can be used, for how long, and whether two are one."""
     all_ = list(found)
     if not all_:
-        yield warn("accounts.count", "there is no account", "add one: `scripts/accounts.py login NAME`")
+        yield warn("accounts.count", "there is no account", f"add one: `{typed('accounts login NAME')}`")
         return
     yield ok("accounts.count", f"{len(all_)} account{'s' * (len(all_) > 1)}")
     for account in all_:
         yield _token(account, now)
         if warning := login_warning(account, now):
             yield warn(
-                "accounts.login", f"{account.name}: {warning}", f"run `scripts/accounts.py login {account.name}`"
+                "accounts.login", f"{account.name}: {warning}", f"run `{typed('accounts login')} {account.name}`"
             )
     yield from _duplicates(all_)
 
@@ -102,7 +103,7 @@ def _token(account: Account, now: float) -> Result:
     if problem is None or (problem == "token expired" and account.is_renewable):
         return ok("accounts.token", state)
     renew = "login" if account.kind is Kind.OAUTH else "add"
-    return fail("accounts.token", state, f"run `scripts/accounts.py {renew} {account.name}`")
+    return fail("accounts.token", state, f"run `{typed('accounts')} {renew} {account.name}`")
 
 
 def _duplicates(accounts: Sequence[Account]) -> Results:
@@ -148,7 +149,7 @@ class Activity(NamedTuple):
 def unusual(notices: Sequence[Notice], *, is_wanted: bool) -> Results:
     """What was told in 24 hours because it was unusual for a client key or an account."""
     check, most = "activity.unusual", 5
-    see = "ask who has the key; `scripts/audit.py show --action anomaly --since 24h` shows all"
+    see = f"ask who has the key; `{typed('audit show --action anomaly --since 24h')}` shows all"
     yield from (warn(check, notice.text, see) for notice in notices[-most:])
     if len(notices) > most:
         yield warn(check, f"{len(notices) - most} more notices in 24 hours of what is unusual", see)
@@ -174,14 +175,14 @@ def activity(day: Activity, *, is_remote: bool) -> Results:
     )
     for name, number, limit, noun, which, how in looks:
         told = f"{some(number, noun)} {which} in 24 hours"
-        see = f"look: `scripts/audit.py show {how} --since 24h`"
+        see = f"look: `{typed('audit show')} {how} --since 24h`"
         yield warn(f"activity.{name}", told, see) if number >= limit else ok(f"activity.{name}", told)
     yield _failures(day)
     strange = [address for address in day.addresses if address and not is_this_machine(address)]
     if strange and not is_remote:
         told = f"requests came from {', '.join(strange[:3])}, though only this machine may send any"
         yield warn(
-            "activity.addresses", told, "see `scripts/audit.py who-used ACCOUNT`, then `scripts/access.py block`"
+            "activity.addresses", told, f"see `{typed('audit who-used ACCOUNT')}`, then `{typed('access block')}`"
         )
     else:
         yield ok("activity.addresses", f"requests came from {some(len(day.addresses), 'address')}")
@@ -193,7 +194,7 @@ def _failures(day: Activity) -> Result:
     if share < 0.1:
         return ok(check, told)
     level = fail if share >= 0.5 and day.requests >= 20 else warn
-    return level(check, told, "see `scripts/stats.py errors`")
+    return level(check, told, f"see `{typed('stats errors')}`")
 
 
 def _size(number: int) -> str:

@@ -15,6 +15,7 @@ from ccflare_cli.page import Tone
 from ccflare_cli.parsing import Parser, dispatch, script_parser
 from ccflare_core.config.settings import Settings
 from ccflare_core.errors import CCFlareError
+from ccflare_core.program import typed
 from ccflare_core.store.store import Store
 
 _EXAMPLES = """\
@@ -172,7 +173,8 @@ class Examination:
             try:
                 results += part
             except CCFlareError as error:
-                results.append(fail("database.reads", str(error), "see `scripts/audit.py verify`, or restore a backup"))
+                remedy = f"see `{typed('audit verify')}`, or restore a backup"
+                results.append(fail("database.reads", str(error), remedy))
         return results
 
     def _access(self, store: Store, settings: Settings) -> Results:

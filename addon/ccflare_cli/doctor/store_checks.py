@@ -19,6 +19,7 @@ from ccflare_core.config.settings import Settings
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.errors import CCFlareError
 from ccflare_core.http.origins import is_this_machine
+from ccflare_core.program import typed
 from ccflare_core.reports.measures import IS_INFERENCE
 from ccflare_core.secrets.key_sources import KeySource, choose
 from ccflare_core.store import backup
@@ -120,7 +121,7 @@ def keys(store: Store, now: float) -> Results:
     """Whether all is sealed, by a key that is not too old and has not sealed too much."""
     values, all_ = store.value_counts(), store.data_keys()
     clear = [f"{values[CLEAR]} values are stored in clear"] if values.get(CLEAR) else []
-    yield from checked("keys.sealed", clear, "every secret is sealed", "run `scripts/keys.py migrate-plaintext`")
+    yield from checked("keys.sealed", clear, "every secret is sealed", f"run `{typed('keys migrate-plaintext')}`")
     if all_:
         yield judgements.key_age(now - all_[0].created_at, is_old=len(all_) > 1)
         yield judgements.key_wear(all_[0].sealed)
@@ -141,7 +142,7 @@ def audit(store: Store, settings: Settings) -> Results:
         report = Check(store.audit).run(settings.audit_path, is_used=bool(used))
     problems = [report.problem] if report.problem else []
     yield from checked(
-        "database.audit", problems, f"the audit log is whole: {report.rows} rows", "see `scripts/audit.py verify`"
+        "database.audit", problems, f"the audit log is whole: {report.rows} rows", f"see `{typed('audit verify')}`"
     )
     if settings.audit_path is None:
         yield warn("database.audit_file", "there is no second copy of the audit log", "set ccflare_audit_file")
@@ -200,7 +201,7 @@ def client_keys(store: Store, now: float) -> Results:
         and now - (used := uses.get(key.id, (0, None, None, 0))[2] or key.created_at) > _IDLE_SECONDS
     ]
     yield from checked(
-        "access.review", idle, "no client key lies idle", "run `scripts/keys.py client revoke` on it", warn
+        "access.review", idle, "no client key lies idle", f"run `{typed('keys client revoke')}` on it", warn
     )
 
 
@@ -219,7 +220,7 @@ def tunnels(store: Store, now: float) -> Results:
         "access.tunnels",
         kept,
         "every client key that opens tunnels was allowed to",
-        "run `scripts/keys.py client change NAME --tunnels no`, unless it connects as HTTPS proxy",
+        f"run `{typed('keys client change NAME --tunnels no')}`, unless it connects as HTTPS proxy",
         warn,
     )
 
@@ -236,6 +237,6 @@ def second_factor(store: Store, now: float, *, is_remote: bool) -> Results:
         yield ok("access.mfa", "changes over HTTP need a second factor")
     elif managing and is_remote:
         told = f"a client with the key {managing[0]} can change accounts from another machine"
-        yield warn("access.mfa", told, "run `scripts/keys.py mfa enable`, then `confirm`")
+        yield warn("access.mfa", told, f"run `{typed('keys mfa enable')}`, then `confirm`")
     else:
         yield ok("access.mfa", "no second factor, and no key that changes anything from another machine")

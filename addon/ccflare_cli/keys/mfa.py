@@ -11,6 +11,7 @@ from ccflare_cli.output import DASH, Column, Table, count, named
 from ccflare_cli.parsing import Parser, add_command, add_group
 from ccflare_core.clients.totp import LOST
 from ccflare_core.db.engine_choice import is_made
+from ccflare_core.program import typed
 from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.store import Store
 
@@ -68,7 +69,7 @@ def _enable(console: Console, arguments: argparse.Namespace) -> int:
         secret = store.factors.enable()
     console.say(f"Type this into an authenticator app: {secret.text}")
     console.say(f"Or make a QR code of this:           {secret.uri('administration')}")
-    console.complain("It is not shown again. Nothing is asked for yet: run `scripts/keys.py mfa confirm` with a code.")
+    console.complain(f"It is not shown again. Nothing is asked for yet: run `{typed('keys mfa confirm')}` with a code.")
     return OK
 
 

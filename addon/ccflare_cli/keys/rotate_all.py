@@ -6,6 +6,7 @@ from ccflare_cli.cells import shortened
 from ccflare_cli.console import Console
 from ccflare_cli.output import Column, Table, named
 from ccflare_core.accounts.account import Kind
+from ccflare_core.program import typed
 from ccflare_core.store.data_keys import DataKeys
 from ccflare_core.store.store import Store
 
@@ -51,8 +52,8 @@ def say_what_is_left(console: Console, store: Store) -> None:
     """What only their owner can renew: the accounts' own credentials."""
     for account in store.accounts.all():
         if account.kind is Kind.OAUTH:
-            how = f"end its sessions at the provider, then `scripts/accounts.py login {account.name}`"
+            how = f"end its sessions at the provider, then `{typed('accounts login')} {account.name}`"
         else:
-            how = f"delete its key at the provider, then `scripts/accounts.py remove {account.name}` and `add`"
+            how = f"delete its key at the provider, then `{typed('accounts remove')} {account.name}` and `add`"
         console.complain(f"{account.name}: {how}.")
     console.complain("The key of the key source stays: `change-source` makes a new one of that.")

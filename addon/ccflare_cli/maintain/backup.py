@@ -12,6 +12,7 @@ from ccflare_cli.progress import progress
 from ccflare_core.audit.file import AuditFile
 from ccflare_core.config.location import Server
 from ccflare_core.config.settings import Settings
+from ccflare_core.program import typed
 from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store import backup
 from ccflare_core.store.carry_over import Carried
@@ -79,7 +80,7 @@ def carried_over(carried: Carried) -> Iterator[str]:
         (carried.clients, "Made or changed since the backup, and as they were last: the client keys {}."),
         (carried.blocked, "Blocked since the backup, and still so: {}."),
         (["as it was last"] if carried.factor else [], "The second factor is {}."),
-        (carried.paused, "Paused: {}. `scripts/accounts.py resume` ends that."),
+        (carried.paused, f"Paused: {{}}. `{typed('accounts resume')}` ends that."),
     ):
         if names:
             yield what.format(", ".join(sorted(names)))
@@ -91,7 +92,7 @@ def not_carried_over(carried: Carried, made_at: str) -> Iterator[str]:
         yield (
             f"The database from before cannot be read ({carried.unknown}), so nothing of it was carried over: what was "
             f"revoked, changed or blocked since {made_at} (client keys, addresses, the second factor) is as it was "
-            "then. Look at it with `scripts/keys.py client list`, `scripts/access.py list` and `scripts/keys.py mfa "
+            f"then. Look at it with `{typed('keys client list')}`, `{typed('access list')}` and `{typed('keys mfa')} "
             "status`."
         )
     elif not carried.has_old:
@@ -110,7 +111,7 @@ def not_carried_over(carried: Carried, made_at: str) -> Iterator[str]:
         yield f"Added since the backup, and not in it: the accounts {', '.join(sorted(carried.missing))}."
     if carried.logins:
         accounts = ", ".join(sorted(carried.logins))
-        yield f"Need a login, for their tokens may be used up: {accounts}. `scripts/accounts.py login NAME` does it."
+        yield f"Need a login, for their tokens may be used up: {accounts}. `{typed('accounts login NAME')}` does it."
 
 
 def _file_of(settings: Settings) -> Path:

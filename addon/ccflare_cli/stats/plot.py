@@ -8,6 +8,7 @@ from typing import Any
 
 from ccflare_cli.console import Refused
 from ccflare_cli.output import local
+from ccflare_core.program import with_extra
 from ccflare_core.reports.limit_history import WindowPast
 from ccflare_core.reports.traffic import By, Period, Traffic
 
@@ -88,9 +89,7 @@ def _library(module: str) -> Any:
     try:
         return import_module(module)
     except ImportError:
-        raise Refused(
-            "A plot needs matplotlib: `./scripts/run --with plot` installs it and starts the proxy."
-        ) from None
+        raise Refused(f"A plot needs matplotlib: {with_extra('plot')}.") from None
 
 
 def _time(label: str, by: By) -> datetime:

@@ -14,6 +14,7 @@ from ccflare_cli.stats.within_tables import part_table, subagent_table
 from ccflare_cli.tables import exchange_table, login_table, trouble_table, window_table
 from ccflare_core.accounts.status import StoredStatus, stored_status
 from ccflare_core.anthropic.pricing import PriceList
+from ccflare_core.program import typed
 from ccflare_core.reports.limit_history import LimitHistory
 from ccflare_core.reports.prompt_cache import cache_uses
 from ccflare_core.reports.queries import Reports
@@ -186,7 +187,7 @@ def _split_table(groups: Sequence[Traffic], by: tuple[By, ...], asked: Question,
     notes = [note] if note else []
     unpriced = [key for group in shown if group.unknown_costs and (key := group.keys[0])]
     if by == (By.MODEL,) and unpriced:
-        notes.append(f"No price is known for {', '.join(unpriced)}; scripts/prices.py update takes prices in.")
+        notes.append(f"No price is known for {', '.join(unpriced)}; `{typed('prices update')}` takes prices in.")
     return traffic_table(shown, by, title, "\n".join(notes), asked.now)
 
 

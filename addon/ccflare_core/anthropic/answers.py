@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
 from ccflare_core.http.rejection import Rejection
+from ccflare_core.program import typed
 from ccflare_core.text import iso, local_time
 
 # https://docs.anthropic.com/en/api/errors
@@ -144,7 +145,7 @@ def exhausted(
     seconds = UNKNOWN_RETRY_AFTER if wait is None else min(max(1, math.ceil(wait)), LONGEST_RETRY_AFTER)
     back = None if wait is None else now + wait
     known = "; ".join(f"{name}: {reason}" for name, reason, _ in reasons) or "no account is configured"
-    remedy = "`scripts/accounts.py list` says what it lacks"
+    remedy = f"`{typed('accounts list')}` says what it lacks"
     full = _none_can(bound and bound.told(lambda account: True), known, remedy, back=back, now=now)
     message, seen = full, list(reasons)
     if may_name is not None:

@@ -21,6 +21,7 @@ from ccflare_core.audit.file import AuditFile
 from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import AuditHeadRow, AuditKeyRow, AuditRow
 from ccflare_core.errors import AuditError, VaultError
+from ccflare_core.program import typed
 from ccflare_core.secrets.vault import Vault, place
 
 __all__ = ["Audit", "By", "ChainHead", "Entry", "Row", "Secret", "Signer"]
@@ -29,7 +30,7 @@ ANCHOR = "anchor"
 """The one member of a line of the second sink that has an anchor in it."""
 _PRUNED_AT_ONCE = 5000
 _TELL_SECONDS = 10.0
-_BROKEN = "the audit log does not hold together: see `scripts/audit.py verify`, then restore a backup or `restart` it"
+_BROKEN = f"the audit log does not hold together: see `{typed('audit verify')}`, then restore a backup or `restart` it"
 _UNKNOWN = "?"
 
 

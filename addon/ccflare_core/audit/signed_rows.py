@@ -31,6 +31,7 @@ from ccflare_core.db.models import (
     SecondFactorRow,
 )
 from ccflare_core.errors import AuditError, VaultError
+from ccflare_core.program import typed
 
 MODELS: tuple[type[Model], ...] = (ClientKeyRow, BlockedAddressRow, SecondFactorRow, RecoveryCodeRow)
 _WORDS = dict(zip(MODELS, ("client key", "block", "second factor", "recovery code"), strict=True))
@@ -39,7 +40,7 @@ _ALIVE_MS = 60_000
 _SHOWN = 64
 _BROKEN = (
     "the signatures of client keys, blocks and the second factor are not those that the audit log names: "
-    "restore a backup, or see `scripts/audit.py restart`"
+    f"restore a backup, or see `{typed('audit restart')}`"
 )
 
 _NOT_AS_WRITTEN = (

@@ -21,6 +21,7 @@ from ccflare_core.clients.request_head import GateState, RequestHead
 from ccflare_core.http.addresses import Address
 from ccflare_core.http.headers import refuse_request
 from ccflare_core.http.rejection import Rejection
+from ccflare_core.program import typed
 
 OTP = b"x-ccflare-otp"
 """The header that a code of the second factor comes in."""
@@ -181,7 +182,7 @@ def permitted_tunnel(request: Request) -> Rejection | None:
         return rejection
     message = (
         "This client key opens no tunnels to other hosts. Claude Code with HTTPS_PROXY needs them, for its git, npm "
-        f"and Bash tools use the proxy too: `scripts/keys.py client change {principal.key.name} --tunnels` allows them."
+        f"and Bash tools use the proxy too: `{typed('keys client change')} {principal.key.name} --tunnels` allows them."
     )
     return Rejection(403, message, audit="no tunnels to other hosts", is_recorded=False)
 

@@ -7,6 +7,7 @@ from ccflare_core.config.location import Location, Server
 from ccflare_core.db import sqlite
 from ccflare_core.db.engine import Engine
 from ccflare_core.errors import StoreError
+from ccflare_core.program import with_extra
 
 
 def open_engine(location: Location, *, now_ms: int, read_only: bool = False) -> Engine:
@@ -35,5 +36,5 @@ def _postgres() -> ModuleType:
     try:
         from ccflare_core.db import postgres
     except ImportError as error:
-        raise StoreError("a PostgreSQL database needs psycopg: `./scripts/run --with postgres` installs it") from error
+        raise StoreError(f"a PostgreSQL database needs psycopg: {with_extra('postgres')}") from error
     return postgres

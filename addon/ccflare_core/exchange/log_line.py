@@ -7,6 +7,7 @@ from decimal import Decimal
 from ccflare_core.accounts.pool import Cooldown
 from ccflare_core.exchange.steps import Outcome, Ticket
 from ccflare_core.exchange.story import Story
+from ccflare_core.program import typed
 from ccflare_core.text import local_time
 
 logger = logging.getLogger("ccflare")
@@ -78,7 +79,8 @@ def warn_of_cooldown(account: str, cooldown: Cooldown, now: float) -> None:
 
 def warn_of_attention(account: str, reason: str) -> None:
     """Say that a person has to do something about an account."""
-    logger.warning("%s needs attention: %s; `scripts/accounts.py resume` or a new login ends that", account, reason)
+    ended_by = typed(f"accounts resume {account}")
+    logger.warning("%s needs attention: %s; `%s` or a new login ends that", account, reason, ended_by)
 
 
 def line(exchange: Story) -> str:

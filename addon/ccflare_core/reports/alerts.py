@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from ccflare_core.accounts.account import Account
 from ccflare_core.accounts.cooldowns import WHOLE, Cooldown
 from ccflare_core.anthropic.rate_limit_headers import Window
+from ccflare_core.program import typed
 from ccflare_core.reports.anomalies import Notice
 from ccflare_core.text import iso, local_time, span
 
@@ -75,10 +76,10 @@ def of_accounts(accounts: Iterable[Account]) -> Iterator[Condition]:
     """Those that wait for a person."""
     for account in accounts:
         if account.needs_login:
-            what = f"the provider has ended its login: run `scripts/accounts.py login {account.name}`"
+            what = f"the provider has ended its login: run `{typed('accounts login')} {account.name}`"
             yield Condition("needs_login", account.id, account.name, what)
         if account.attention:
-            what = f"needs a person ({account.attention}): then run `scripts/accounts.py resume {account.name}`"
+            what = f"needs a person ({account.attention}): then run `{typed('accounts resume')} {account.name}`"
             yield Condition("needs_attention", account.id, account.name, what)
 
 
@@ -109,7 +110,7 @@ def of_windows(accounts: Iterable[Account], windows: Mapping[str, Iterable[Windo
 def of_errors(requests: int, failed: int) -> Iterator[Condition]:
     """That half of the last requests failed."""
     if requests >= _FEWEST_REQUESTS and failed >= _FAILED_SHARE * requests:
-        what = f"{failed} of {requests} requests within {span(ERROR_SECONDS)} failed: see `scripts/stats.py errors`"
+        what = f"{failed} of {requests} requests within {span(ERROR_SECONDS)} failed: see `{typed('stats errors')}`"
         yield Condition("error_rate", "", "", what)
 
 

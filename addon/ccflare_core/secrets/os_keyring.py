@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from ccflare_core.errors import VaultError
+from ccflare_core.program import with_extra
 from ccflare_core.secrets.vault import KEY_BYTES, key_id, unwrap_key, wrap_key
 
 SERVICE = "ccflare"
@@ -102,7 +103,5 @@ def _backend() -> Backend:
     try:
         import keyring
     except ImportError:
-        raise VaultError(
-            "the key source keyring needs the package keyring: install the project with [keyring]"
-        ) from None
+        raise VaultError(f"the key source keyring needs the package keyring: {with_extra('keyring')}") from None
     return cast("Backend", keyring)

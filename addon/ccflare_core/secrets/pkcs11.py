@@ -12,6 +12,7 @@ from typing import Any
 
 from ccflare_core.config.options import PKCS11_PIN
 from ccflare_core.errors import VaultError
+from ccflare_core.program import with_extra
 
 LABEL = "ccflare"
 
@@ -131,7 +132,5 @@ def _package() -> Any:
         import pkcs11
         import pkcs11.exceptions
     except ImportError:
-        raise VaultError(
-            "the key source pkcs11 needs the package python-pkcs11: install the project with [hsm]"
-        ) from None
+        raise VaultError(f"the key source pkcs11 needs the package python-pkcs11: {with_extra('hsm')}") from None
     return pkcs11

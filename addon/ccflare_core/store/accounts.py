@@ -14,6 +14,7 @@ from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import AccountRow, CooldownRow, OwnerRow, RefreshLeaseRow, WindowRow
 from ccflare_core.errors import NotFound, StoreError, VaultError
 from ccflare_core.http.egress import EgressProxy
+from ccflare_core.program import typed
 from ccflare_core.secrets.vault import is_sealed, place
 from ccflare_core.store.context import StoreContext
 from ccflare_core.text import composed, to_ms, to_seconds
@@ -49,7 +50,7 @@ class Accounts:
         with as_store_errors():
             for row in query.bind(self._database) if name.isprintable() else ():  # else no database may take it
                 return self.of_row(row, secrets=secrets)
-        raise NotFound(f"there is no account called {name}: `scripts/accounts.py list` shows all")
+        raise NotFound(f"there is no account called {name}: `{typed('accounts list')}` shows all")
 
     def add(self, account: Account, **detail: object) -> None:
         """Insert it; `detail` goes into the audit log.
@@ -165,7 +166,7 @@ class Accounts:
             return None
         if not is_sealed(sealed):
             raise VaultError(
-                f"the {column} of account {row.name} is stored in clear: run `scripts/keys.py migrate-plaintext`"
+                f"the {column} of account {row.name} is stored in clear: run `{typed('keys migrate-plaintext')}`"
             )
         try:
             return self._context.vault.open(sealed, place("accounts", column, row.id)).decode()

@@ -23,6 +23,7 @@ from ccflare_core.db import sqlite
 from ccflare_core.db.engine import naming
 from ccflare_core.errors import StoreError, VaultError
 from ccflare_core.files import draft, publish_audited
+from ccflare_core.program import typed
 from ccflare_core.secrets.key_sources import KeySource
 from ccflare_core.secrets.vault import Chunks, Vault
 from ccflare_core.store.data_keys import DataKeys, Wrapped, unwrap
@@ -139,7 +140,7 @@ def examine(backup: Path) -> BackupHead:
 
 def _read_head(sealed: BinaryIO) -> BackupHead:
     if sealed.read(len(_MAGIC)) != _MAGIC:
-        raise StoreError("this is no backup: name a file that `scripts/maintain.py backup` has made")
+        raise StoreError(f"this is no backup: name a file that `{typed('maintain backup')}` has made")
     length = int.from_bytes(sealed.read(_LENGTH), "big")
     try:
         return BackupHead.read(sealed.read(min(length, _HEAD_LIMIT)))

@@ -20,6 +20,7 @@ from ccflare_core.clients.keys import ClientKey, Role, new_secret
 from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import ClientKeyRow, RequestRow, RowSignatureRow
 from ccflare_core.errors import NotFound, StoreError, VaultError
+from ccflare_core.program import typed
 from ccflare_core.secrets.vault import Vault, head_of
 from ccflare_core.store.context import StoreContext
 from ccflare_core.text import to_ms, to_seconds
@@ -33,8 +34,8 @@ _PLAIN = (
 )
 _MICRO = 1_000_000
 NO_DIGESTS = {"digest": None, "old_digest": None, "old_until": None}
-_DOCTOR = "`scripts/doctor.py` says which"
-_UNKNOWN = "there is no client key called {}: `scripts/keys.py client list` shows all"
+_DOCTOR = f"`{typed('doctor')}` says which"
+_UNKNOWN = f"there is no client key called {{}}: `{typed('keys client list')}` shows all"
 
 
 class Clients:

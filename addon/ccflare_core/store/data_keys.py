@@ -17,6 +17,7 @@ from ccflare_core.audit.entries import Record
 from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import DataKeyRow, RunRow, SealedCountRow
 from ccflare_core.errors import StoreError, VaultError
+from ccflare_core.program import typed
 from ccflare_core.secrets.key_sources import KeySource
 from ccflare_core.secrets.vault import KEY_BYTES, Vault, key_id
 from ccflare_core.store.resealing import DIGESTS, count_of
@@ -153,15 +154,15 @@ class DataKeys:
         with self._transaction():
             ids = self._ids()
             if wanted not in ids:
-                raise StoreError(f"there is no data key {wanted}: `scripts/keys.py status` shows all")
+                raise StoreError(f"there is no data key {wanted}: `{typed('keys status')}` shows all")
             if wanted == ids[0]:
-                raise StoreError("this key seals what is new: run `scripts/keys.py rotate` first")
+                raise StoreError(f"this key seals what is new: run `{typed('keys rotate')}` first")
             if needing := count_of(self._database, wanted):
-                raise StoreError(f"{needing} values still need this key: run `scripts/keys.py rewrap` first")
+                raise StoreError(f"{needing} values still need this key: run `{typed('keys rewrap')}` first")
             if digests := count_of(self._database, wanted, DIGESTS):
                 raise StoreError(
                     f"{digests} client keys still need this key: each moves to the newest one when it is next used; "
-                    "see `scripts/keys.py client list`, and rotate or revoke those that are not used"
+                    f"see `{typed('keys client list')}`, and rotate or revoke those that are not used"
                 )
             if self.vault is not None:
                 keep_key(self._database, self.vault, wanted)
@@ -195,7 +196,8 @@ class DataKeys:
             if row.source != self._source.name:
                 raise VaultError(
                     f"this database's keys are wrapped by the key source {row.source}, but {self._source.name} is "
-                    f"configured: set ccflare_key_source to {row.source}, or change it with scripts/keys.py"
+                    f"configured: set ccflare_key_source to {row.source}, or change it by "
+                    f"`{typed('keys change-source')}`"
                 )
             self._keys[row.id] = self._unwrap(row)
         if self._keys:

@@ -7,6 +7,7 @@ from ccflare_core.clients.totp import LOST, Factor, Secret, Used, Wrong, check, 
 from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import RecoveryCodeRow, SecondFactorRow
 from ccflare_core.errors import StoreError, VaultError
+from ccflare_core.program import typed
 from ccflare_core.secrets.vault import Vault, place
 from ccflare_core.store.context import StoreContext
 from ccflare_core.text import to_ms
@@ -15,9 +16,9 @@ OWNER = "owner"
 """The id of the only row: all administrators share one factor."""
 
 _PLACE = place("second_factor", "seed", OWNER)
-_NONE = "there is no second factor: run `scripts/keys.py mfa enable` first"
+_NONE = f"there is no second factor: run `{typed('keys mfa enable')}` first"
 _CHANGED = (
-    "the second factor was changed outside of ccflare, so no code is right: `scripts/keys.py mfa disable` ends it"
+    f"the second factor was changed outside of ccflare, so no code is right: `{typed('keys mfa disable')}` ends it"
 )
 
 
@@ -58,7 +59,7 @@ class Factors:
         secret = Secret.new()
         with self._transaction():
             if (factor := self.get()) is not None and factor.is_confirmed:
-                raise StoreError("the second factor is enabled already: `scripts/keys.py mfa disable` ends it")
+                raise StoreError(f"the second factor is enabled already: `{typed('keys mfa disable')}` ends it")
             self._delete()
             values = {"id": OWNER, "seed": self._key().seal(bytes(secret), _PLACE), "created_at": self._now()}
             row = {**values, "last_step": 0, "failures": 0, "retry_at": 0}
@@ -87,7 +88,7 @@ class Factors:
         with self._transaction():
             factor = self._needed()
             if not factor.is_confirmed:
-                raise StoreError("the second factor is not confirmed yet: run `scripts/keys.py mfa confirm`")
+                raise StoreError(f"the second factor is not confirmed yet: run `{typed('keys mfa confirm')}`")
             codes = self._renew(factor.secret)
             self._record("mfa.recovery")
             return codes

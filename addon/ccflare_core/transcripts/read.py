@@ -11,6 +11,7 @@ from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import BlockRow, PayloadRow, RequestRow, SegmentBlockRow, SegmentRow
 from ccflare_core.db.statements import Row, render
 from ccflare_core.errors import VaultError
+from ccflare_core.program import typed
 from ccflare_core.secrets.vault import Vault
 from ccflare_core.transcripts import packing
 from ccflare_core.transcripts.packing import Manifest
@@ -190,7 +191,7 @@ class Transcripts:
                 raise VaultError(f"a stored body has lost {len(missing)} of its blocks: restore a backup")
             return packing.assemble(manifest, [found[block] for block in manifest.blocks])
         if row.format == packing.CLEAR:
-            raise VaultError("a body is stored in clear: run `scripts/keys.py migrate-plaintext`")
+            raise VaultError(f"a body is stored in clear: run `{typed('keys migrate-plaintext')}`")
         if row.format != packing.FORMAT:
             raise VaultError(f"a stored body has the format {row.format!r}: use a newer version, which knows it")
         return self._open(row)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from ccflare_core.accounts.account import Account
 from ccflare_core.clients.authentication import KeyRing
 from ccflare_core.errors import CCFlareError
+from ccflare_core.program import typed
 from ccflare_core.store.store import Store
 from ccflare_core.writer.warnings import RateLimitedWarnings
 
@@ -115,7 +116,7 @@ class Watch:
         if not self._has_told_of_wear and (key := self._store.worn_key()) is not None:
             self._has_told_of_wear = True
             self._warnings.warn(
-                "wear", f"the data key {key.id} has sealed {key.sealed} values: run `scripts/keys.py rotate` soon"
+                "wear", f"the data key {key.id} has sealed {key.sealed} values: run `{typed('keys rotate')}` soon"
             )
         if self._store.log_bytes() > _LOG_BYTES:
             self._warnings.warn("log", "the database's -wal file is very large: end the program that keeps reading it")

@@ -13,6 +13,7 @@ from mitmproxy.proxy.layers.http._events import ErrorCode, ResponseProtocolError
 from ccflare_core import MITMPROXY
 from ccflare_core.anthropic.answers import error
 from ccflare_core.errors import ConfigError
+from ccflare_core.program import has_scripts
 from ccflare_mitm.host import peers
 from ccflare_mitm.host.internals import differences
 from ccflare_mitm.host.messages import make_response
@@ -29,7 +30,8 @@ def install() -> None:
 
 def check_contract(found: str = version.VERSION) -> None:
     """Raise ConfigError unless mitmproxy is of a version that this was made for, and its inside as it is used."""
-    remedy = f"install mitmproxy>={_dotted(MITMPROXY.oldest)},<{_dotted(MITMPROXY.before)}, as scripts/run does."
+    by_itself = ", as `scripts/run` does" if has_scripts() else ""
+    remedy = f"install mitmproxy>={_dotted(MITMPROXY.oldest)},<{_dotted(MITMPROXY.before)}{by_itself}."
     numbers = tuple(map(int, re.findall(r"\d+", found)))
     if not MITMPROXY.oldest <= numbers < MITMPROXY.before:
         raise ConfigError(f"mitmproxy {found} has not been tried; {remedy}")

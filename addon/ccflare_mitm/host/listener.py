@@ -12,6 +12,7 @@ from mitmproxy.proxy import mode_specs
 from ccflare_core.config.settings import Settings
 from ccflare_core.errors import ConfigError
 from ccflare_core.http.origins import is_loopback
+from ccflare_core.program import typed
 from ccflare_mitm.host.opening import BACKLOG
 
 logger = logging.getLogger("ccflare")
@@ -47,7 +48,7 @@ def check_addresses(settings: Settings, has_keys: Callable[[], bool]) -> None:
                 "ccflare_insecure_remote if a reverse proxy in front of it speaks TLS."
             )
         if not has_keys():
-            raise ConfigError(f"{where}, and there is no client key yet; make one: scripts/keys.py client add NAME.")
+            raise ConfigError(f"{where}, and there is no client key yet; make one: `{typed('keys client add NAME')}`.")
 
 
 def remote_hosts() -> list[str]:

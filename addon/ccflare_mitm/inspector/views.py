@@ -18,6 +18,7 @@ from ccflare_core.anthropic.usage import Reading
 from ccflare_core.anthropic.usage_reader import UsageReader
 from ccflare_core.exchange.story import Story
 from ccflare_core.exchange.summary import summary, usage_lines
+from ccflare_core.program import typed
 from ccflare_core.text import size
 from ccflare_core.transcripts.event_lines import event_lines
 from ccflare_core.transcripts.passages import lines, sections_of, within
@@ -161,7 +162,7 @@ def _read_question(message: http.Request) -> tuple[Request, Sequence[str]]:
     """What was asked; or that it is too long to be read here."""
     body, _, coding = _body(message)
     if len(body) > LIMIT:
-        told = f"# the request has {size(len(body))}, too many to be read here: `scripts/show.py` shows it"
+        told = f"# the request has {size(len(body))}, too many to be read here: `{typed('show')}` shows it"
         return Request(None, (), ()), [told]
     return read_request(body, coding), []
 
