@@ -1,11 +1,15 @@
-"""Times and durations, for people and for programs."""
+"""Times, durations and messages, for people and for programs."""
 
+import ast
+import re
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from ccflare_core.text import iso, local_time, some, span
+from ccflare_core.errors import CCFlareError
+from ccflare_core.text import iso, local_time, sentence, some, span
+from harness import REPOSITORY
 
 NOW = 1_800_000_000.0  # Friday, 2027-01-15 08:00:00 UTC
 
@@ -74,3 +78,54 @@ def test_spans_have_one_unit(seconds: float, text: str) -> None:
 )
 def test_some_is_one_or_many(number: int, noun: str, text: str) -> None:
     assert some(number, noun) == text
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ("there is no account called max-1: `list` shows all", "There is no account called max-1: `list` shows all."),
+        ("work was renamed meanwhile: begin again", "work was renamed meanwhile: begin again."),
+        ("/tmp/a.db: the database is damaged", "/tmp/a.db: the database is damaged."),
+        ("ccflare_key_file: this is the database too", "ccflare_key_file: this is the database too."),
+        ("Nothing was typed.", "Nothing was typed."),
+        ("", ""),
+    ],
+)
+def test_an_errors_message_alone_is_a_sentence(message: str, text: str) -> None:
+    assert sentence(message) == text
+
+
+def kinds(kind: type[CCFlareError]) -> Iterator[str]:
+    yield kind.__name__
+    for each in kind.__subclasses__():
+        yield from kinds(each)
+
+
+def messages() -> Iterator[tuple[str, str]]:
+    """The beginning of every error's message in the domain, as far as it is a word of ours, and where it is raised."""
+    ours = {*kinds(CCFlareError)}
+    for path in (REPOSITORY / "addon" / "ccflare_core").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ours and node.args:
+                text = node.args[0].values[0] if isinstance(node.args[0], ast.JoinedStr) else node.args[0]
+                if isinstance(text, ast.Constant) and isinstance(text.value, str):
+                    yield f"{path.name}:{node.lineno}", text.value
+
+
+def test_every_error_of_the_domain_begins_a_sentence() -> None:
+    """With one of the words that `sentence` knows, or with a name (an option, a program) that keeps its spelling."""
+    found = [*messages()]
+    assert len(found) > 80
+    named = re.compile(r"ccflare_\w+:|[A-Z]")
+    assert [(where, text) for where, text in found if sentence(text)[0].islower() and not named.match(text)] == []
+
+
+def test_counts_get_their_plural_from_one_function() -> None:
+    by_hand = re.compile(r"""["']e?s["'] \*|["']e?s["'] if |else ["']e?s["']""")
+    found = [
+        f"{path.name}:{number}"
+        for path in (REPOSITORY / "addon").rglob("*.py")
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if by_hand.search(line)
+    ]
+    assert [where.partition(":")[0] for where in found] == ["text.py"]

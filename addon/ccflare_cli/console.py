@@ -27,6 +27,7 @@ from ccflare_core.process import hide_memory
 from ccflare_core.secrets import egress_proxy
 from ccflare_core.secrets.key_sources import KeySource, choose
 from ccflare_core.store.store import Store
+from ccflare_core.text import sentence
 
 OK, REFUSED = 0, 1
 SECRET_LIMIT = 64 * 1024
@@ -63,7 +64,12 @@ class Console:
         return cls(sys.stdin, sys.stdout, sys.stderr, os.environ, now, getpass.getpass, _browse)
 
     def say(self, text: str) -> None:
-        """A line for the reader of the output."""
+        """A sentence for the reader of the output, in lines that fit."""
+        page = self._page(self.stdout)
+        print(page.folded(page.plain(text)), file=self.stdout)
+
+    def write(self, text: str) -> None:
+        """Lines that stay as they are: for a program, to be copied, or laid out already."""
         print(self._page(self.stdout).plain(text), file=self.stdout)
 
     def show(self, arguments: argparse.Namespace, *tables: Table[Any]) -> None:
@@ -154,7 +160,7 @@ def open_store(
     finally:
         store.close()
         if store.audit.file and store.audit.file.trouble:
-            console.complain(store.audit.file.trouble)
+            console.complain(sentence(store.audit.file.trouble))
 
 
 @contextmanager
@@ -233,7 +239,7 @@ def guarded(console: Console, command: Callable[[], int]) -> int:
         console.stdout.flush()
     except CCFlareError as error:
         lines = all_explained(str(error).splitlines(), console.environ)
-        console.complain("\n".join(printable(line) for line in lines))
+        console.complain("\n".join(sentence(printable(line)) for line in lines))
         return REFUSED
     except BrokenPipeError:
         # The reader (`| head`) has enough. Python would complain once more when it flushes at exit.

@@ -18,6 +18,7 @@ from ccflare_core.anthropic.pricing import TABLE, TABLE_DATE, Price, Tariff
 from ccflare_core.config.settings import Settings
 from ccflare_core.files import draft, sync_folder
 from ccflare_core.http.messages import Request, check_url
+from ccflare_core.text import worded
 
 _FETCH_SECONDS = 60.0
 _BUILT_IN = "built in"
@@ -217,7 +218,7 @@ def _change_table(changes: Sequence[PriceChange], new: PriceFile) -> Table[Any]:
         fields=named(*PriceChange._fields),
         columns=(
             Column("Model", lambda change: change.model, way=shortened(18)),
-            Column("Price", lambda change: change.price.replace("_", " "), way=wrapped(10)),
+            Column("Price", lambda change: worded(change.price), way=wrapped(10)),
             Column("Before", lambda change: change.before, right=True),
             Column("After", lambda change: change.after, right=True),
         ),

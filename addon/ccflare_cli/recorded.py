@@ -9,6 +9,7 @@ from ccflare_cli.output import DASH, Column, Table, count, duration, moment, mon
 from ccflare_core.anthropic.conversation import Request, Turn
 from ccflare_core.exchange.summary import tokens_in_words
 from ccflare_core.reports.within import Counts, PartUse, Subagent
+from ccflare_core.text import some, worded
 from ccflare_core.transcripts.passages import lines, sections_of, whole_of, within
 
 _ROOM = 40_000
@@ -151,7 +152,7 @@ def _how(row: dict[str, Any]) -> str:
     names = ("service_tier", "speed", "inference_geo")
     told = [row[name] for name in names]
     for what, number in (("search", row["web_search_requests"]), ("fetch", row["web_fetch_requests"])):
-        told += [f"{number} web {what}{'es' * (number != 1)}"] * bool(number)
+        told += [some(number, f"web {what}")] * bool(number)
     return ", ".join(filter(None, told))
 
 
@@ -168,7 +169,7 @@ def _asked(row: dict[str, Any]) -> str:
 def _outcome(row: dict[str, Any]) -> str:
     status = "" if row["status_code"] is None else f" ({row['status_code']})"
     error = f": {row['error_message']}" if row["error_message"] else ""
-    return f"{row['outcome'] or 'open'}{status}{error}"
+    return f"{worded(row['outcome'] or 'open')}{status}{error}"
 
 
 def _time(row: dict[str, Any]) -> str:

@@ -71,7 +71,7 @@ def _run(console: Console, arguments: argparse.Namespace) -> int:
     with open_sealed(console, settings) as store:
         row = _find(store, arguments.request, arguments.session)
         if arguments.curl:
-            console.say(curl(row, settings, _content_coding(store, row["id"])))
+            console.write(curl(row, settings, _content_coding(store, row["id"])))
             return OK
         note_reading(console, store, row["id"], arguments.raw or "conversation")
         if arguments.raw:
@@ -193,7 +193,7 @@ def _show(console: Console, exchange: Recorded, arguments: argparse.Namespace) -
     console.show(arguments, *tables)
     said = [*conversation_lines(exchange, full=arguments.full or arguments.all, unfolded=arguments.all)]
     for line in ["", *said] if said else ():
-        console.say(line)
+        console.write(line)
     if said and not arguments.all:
         turns = "" if arguments.full else "--full shows all turns, "
         console.say(f"\n… {turns}--all {'also' if turns else 'shows'} what is a line here.")

@@ -30,7 +30,7 @@ from ccflare_core.accounts.status import StoredStatus
 from ccflare_core.accounts.validity import login_end, login_warning, token_state
 from ccflare_core.program import typed
 from ccflare_core.reports.queries import Exchange, Trouble, Use
-from ccflare_core.text import span
+from ccflare_core.text import span, worded
 
 _MAIN_WINDOWS = ("5h", "7d")
 _ORDER = f"Priority {FIRST} is used first, {LAST} last."
@@ -152,7 +152,7 @@ def exchange_table(exchanges: Sequence[Exchange], title: str, now: float) -> Tab
             Column("Client", lambda e: e.client_name or e.client or DASH, way=shortened(10), under="Account"),
             Column("Model or path", _model_or_path, way=shortened(9)),
             Column("Status", lambda e: DASH if e.status is None else str(e.status), right=True, under="Model or path"),
-            Column("Outcome", lambda e: _words(e.outcome or "open"), way=wrapped(8), under="Time", tone=_end),
+            Column("Outcome", lambda e: worded(e.outcome or "open"), way=wrapped(8), under="Time", tone=_end),
             Column("In", lambda e: count(_prompt(e)), right=True, rank=1),
             Column("New", lambda e: count(e.input_tokens), right=True, rank=7),
             Column("Read", lambda e: count(e.cache_read_tokens), right=True, rank=7),
@@ -188,7 +188,7 @@ def trouble_table(key: str, troubles: Sequence[Trouble], title: str, now: float)
         columns=(
             Column("Last", lambda t: moment(t.last_at, now), way=wrapped(10)),
             Column("Times", lambda t: count(t.number), right=True),
-            Column("What", lambda t: _words(t.kind), way=wrapped(10)),
+            Column("What", lambda t: worded(t.kind), way=wrapped(10)),
             Column("Status", lambda t: str(t.status or DASH), under="What"),
             Column("Account", lambda t: t.account or DASH, way=shortened(10)),
             Column("Path", lambda t: (t.path or DASH).partition("?")[0], way=shortened(10), under="Account"),
@@ -273,7 +273,3 @@ def _tone(status: StoredStatus) -> Tone:
 
 def _end(exchange: Exchange) -> Tone | None:
     return {"ok": Tone.GOOD, None: None, "client_abort": Tone.CARE}.get(exchange.outcome, Tone.BAD)
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")

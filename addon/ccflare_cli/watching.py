@@ -15,7 +15,7 @@ _CLEAR, _HOME, _END_LINE, _END_SCREEN = "\x1b[2J", "\x1b[H", "\x1b[K", "\x1b[J"
 def watch(console: Console, seconds: int, draw: Callable[[], str], pause: Callable[[float], None] = time.sleep) -> int:
     """Show what `draw` gives every so many seconds, until Ctrl-C; the exit code. Without a terminal: once."""
     if not console.stdout.isatty():
-        console.say(draw())
+        console.write(draw())
         console.complain("--watch needs a terminal, so this was shown once.")
         return OK
     screen = console.stdout

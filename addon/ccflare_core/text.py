@@ -5,6 +5,10 @@ from datetime import UTC, datetime
 from typing import overload
 
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
+_BEGINNINGS = frozenset(
+    ("a", "an", "another", "it", "its", "no", "nobody", "nothing", "that", "the", "there", "these", "this", "what")
+)
+"""Words of ours, and nobody's name, that a message may begin with."""
 
 
 def composed(text: str) -> str:
@@ -62,7 +66,7 @@ def size(number: int) -> str:
     for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if number >= limit:
             return f"{number / limit:.1f} {unit}"
-    return f"{number} bytes"
+    return some(number, "byte")
 
 
 def some(number: int, noun: str) -> str:
@@ -70,3 +74,18 @@ def some(number: int, noun: str) -> str:
     ends = ("es" if noun.endswith(("ss", "sh", "ch", "x")) else "s") if number != 1 else ""
     stem = f"{noun[:-1]}ie" if ends and noun.endswith("y") and noun[-2] not in "aeiou" else noun
     return f"{number:,} {stem}{ends}"
+
+
+def sentence(message: str) -> str:
+    """An error's message as a sentence by itself: written small and without a stop, it can also follow a colon.
+
+    A name that stands in front keeps its spelling.
+    """
+    if message.partition(" ")[0] in _BEGINNINGS:
+        message = message[0].upper() + message[1:]
+    return message if message.endswith((".", "!", "?", ":")) or not message else f"{message}."
+
+
+def worded(value: str) -> str:
+    """A value that programs read, such as `upstream_error`, for people: `upstream error`."""
+    return value.replace("_", " ")

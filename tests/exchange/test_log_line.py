@@ -74,7 +74,7 @@ def test_an_unknown_price_is_a_question_mark_and_never_nothing() -> None:
 def test_a_failure_says_of_which_type_it_is() -> None:
     exchange = Bench("a").serve(refusal(404, "not_found_error"))
 
-    assert line(exchange) == ("POST /v1/messages 404 upstream_error · max-a · opus-4-8 · 0 ms · not_found_error")
+    assert line(exchange) == ("POST /v1/messages 404 upstream error · max-a · opus-4-8 · 0 ms · not_found_error")
 
 
 def test_a_wait_for_an_account_is_told() -> None:
@@ -89,7 +89,7 @@ def test_a_wait_for_an_account_is_told() -> None:
 def test_a_failure_without_words_is_named() -> None:
     exchange = Bench("a").serve(Reply(404, JSON, b""))
 
-    assert line(exchange) == "POST /v1/messages 404 upstream_error · max-a · opus-4-8 · 0 ms"
+    assert line(exchange) == "POST /v1/messages 404 upstream error · max-a · opus-4-8 · 0 ms"
 
 
 def test_a_cut_answer_tells_what_it_had_used() -> None:
@@ -101,7 +101,7 @@ def test_a_cut_answer_tells_what_it_had_used() -> None:
     deliver(exchange, Reply(200, STREAM, START), cut(Outcome.CLIENT_ABORT, "the client left"))
 
     assert line(exchange) == (
-        "POST /v1/messages 200 client_abort · max-a · opus-4-8 · 25 in / ~0 out · ~$0.0001 · 1,235 ms · the client left"
+        "POST /v1/messages 200 client abort · max-a · opus-4-8 · 25 in / ~0 out · ~$0.0001 · 1,235 ms · the client left"
     )
 
 
@@ -125,7 +125,7 @@ def test_a_request_that_passed() -> None:
 def test_a_request_of_which_nothing_is_known_yet() -> None:
     exchange = Bench().exchanges.begin(ASKED)
 
-    assert line(exchange) == "POST /v1/messages - None · no account · 0 ms"
+    assert line(exchange) == "POST /v1/messages - open · no account · 0 ms"
 
 
 def test_an_answer_that_tells_no_tokens() -> None:

@@ -61,8 +61,8 @@ def test_an_open_exchange_says_how_far_it_is() -> None:
 
 def test_a_failure_says_what_it_was() -> None:
     failed = told(Bench("a").serve(refusal(404, "not_found_error")))
-    assert "outcome: upstream_error (404) after 0.0 s: not_found_error" in failed
+    assert "outcome: upstream error (404) after 0.0 s: not_found_error" in failed
     bench = Bench("a")
     left = bench.begin()
     left.finish(Outcome.CLIENT_ABORT, "the client left")
-    assert "outcome: client_abort after 0.0 s: the client left" in told(left)
+    assert "outcome: client abort after 0.0 s: the client left" in told(left)

@@ -145,7 +145,7 @@ async def test_our_client_tells_a_proxy_who_it_is(api: FakeUpstream) -> None:
 
     assert told == (
         f"localhost is behind the proxy {proxy.url}, which refused the tunnel "
-        "(407: it wants another user and password); try again later"
+        "(407: it wants another user and password); correct its user and password"
     )
 
 
@@ -226,6 +226,7 @@ async def test_a_proxy_that_opens_the_tls_is_found_out(api: FakeUpstream) -> Non
     with FakeUpstream(tls=True) as impostor, ConnectProxy(impostor.port) as proxy:
         told = await failure(api, proxy)
     assert told.startswith("localhost has a certificate that is not trusted")
+    assert told.endswith("; check who answers in that name")  # waiting mends nothing
     assert impostor.requests == []
 
 

@@ -84,7 +84,7 @@ def test_r48_rotation_renews_every_block_and_address_and_the_old_key_can_go(stor
     old = other.keys.all()[0].id
     new = other.keys.rotate()
     record(store, bodies[6:9], first=6)  # between the two the session's content is stored again
-    with pytest.raises(StoreError, match="still need this key"):
+    with pytest.raises(StoreError, match="this key is still needed"):
         other.keys.retire(old)
     drain(other.resealing().rewrap())
     other.keys.retire(old)

@@ -124,7 +124,7 @@ def test_a_digest_moves_to_the_newest_data_key_when_its_key_is_used(store: Store
     store.clients.rotate("other", 60)
     store.keys.rotate()
     assert store.value_counts()[first.id] == 3
-    with pytest.raises(StoreError, match="3 client keys still need this key"):
+    with pytest.raises(StoreError, match="this key is still needed by 3 client keys"):
         store.keys.retire(first.id)
 
     for secret, key in ((current, "ck_1"), (old, store.clients.by_name("other").id), ("ccf_" + "x" * 32, "ck_1")):

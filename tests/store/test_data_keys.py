@@ -149,7 +149,7 @@ def test_a_key_is_retired_only_when_nothing_needs_it(store: Store) -> None:
         with pytest.raises(StoreError, match=why):
             keys(store).retire(wanted)
     keys(store).rotate()
-    with pytest.raises(StoreError, match="6 values still need this key"):
+    with pytest.raises(StoreError, match="this key is still needed by 6 values"):
         keys(store).retire(old.id)
     drain(store.resealing().rewrap())
     keys(store).retire(old.id)

@@ -100,7 +100,8 @@ def _allowed(
 
 
 def _ask_for_code(console: Console, url: str, browse: bool) -> str:
-    console.say(f"Allow the login on this page, then copy the code that it shows:\n\n{url}\n")
+    console.say("Allow the login on this page, then copy the code that it shows:")
+    console.write(f"\n{url}\n")
     if browse and console.browse(url):
         console.say("Your browser should have it open.")
     return console.ask("Paste the code:")

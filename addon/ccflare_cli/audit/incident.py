@@ -155,7 +155,7 @@ def _bundle(console: Console, arguments: argparse.Namespace) -> int:
             whole = _evidence(store, settings, begin, end, now)
             _write(arguments.file, whole)
     console.say(f"Wrote {arguments.file}, {count(len(whole))} bytes. Its SHA-256, to be kept elsewhere:")
-    console.say(hashlib.sha256(whole).hexdigest())
+    console.write(hashlib.sha256(whole).hexdigest())
     return OK
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from ccflare_cli.audit import incident
 from ccflare_cli.audit.rows import find_rows, row_table
 from ccflare_cli.console import OK, REFUSED, Console, Refused, open_made_store, open_store, read_settings
-from ccflare_cli.output import count
+from ccflare_cli.output import count, some
 from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script_parser, whole_number
 from ccflare_cli.pasting import unwrapped
 from ccflare_cli.periods import WHEN, span
@@ -105,7 +105,7 @@ def _verify(console: Console, arguments: argparse.Namespace) -> int:
         report = check.run(file, tuple(arguments.anchor), is_used=bool(used[0][0]))
     if arguments.format == "json":
         told = {name: getattr(report, name) for name in Verification.__dataclass_fields__}
-        console.say(json.dumps({"intact": report.problem is None, **told}, indent=2))
+        console.write(json.dumps({"intact": report.problem is None, **told}, indent=2))
     elif report.problem is None:
         console.say(_summary(report, file))
     if report.problem is not None:
@@ -129,7 +129,8 @@ def _teller(console: Console) -> Callable[[int, int], None]:
 def _summary(report: Verification, file: Path | None) -> str:
     if not report.rows:
         return "The audit log is empty."
-    text = f"The audit log is whole: rows {report.first_id} to {report.last_id}."
+    first, last = report.first_id, report.last_id
+    text = f"The audit log is whole: {f'row {first}' if first == last else f'rows {first} to {last}'}."
     if file is None or not file.exists():
         return f"{text}\nThere is no second copy to compare it with."
     lacks = report.rows - report.in_file
@@ -139,7 +140,7 @@ def _summary(report: Verification, file: Path | None) -> str:
         (report.replaced, "about what a restored backup has replaced"),
         (report.damaged, "damaged"),
     ):
-        text += f", and {count(number)} line{'s' * (number != 1)} {what}" if number else ""
+        text += f", and {some(number, 'line')} {what}" if number else ""
     return f"{text}."
 
 

@@ -87,7 +87,7 @@ def accounts(found: Iterable[Account], now: float) -> Results:
     if not all_:
         yield warn("accounts.count", "there is no account", f"add one: `{typed('accounts login NAME')}`")
         return
-    yield ok("accounts.count", f"{len(all_)} account{'s' * (len(all_) > 1)}")
+    yield ok("accounts.count", some(len(all_), "account"))
     for account in all_:
         yield _token(account, now)
         if warning := login_warning(account, now):

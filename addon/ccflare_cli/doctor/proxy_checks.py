@@ -287,7 +287,7 @@ def upstream(settings: Settings, fetch: Fetch, now: float) -> Results:
         try:
             answer = _head(f"{origin}/", fetch(pins=reader))
         except CCFlareError as error:
-            yield fail("upstream.tls", str(error), "check the network, and who answers in that name")
+            yield fail("upstream.tls", str(error), "check the network and the proxy on the way, if there is one")
             continue
         yield ok("upstream.tls", f"{origin} answers, its certificate is verified")
         skews += [now - at for at in [_date(answer)] if at]

@@ -25,7 +25,7 @@ from ccflare_core.secrets.key_sources import KeySource, choose
 from ccflare_core.store import backup
 from ccflare_core.store.resealing import CLEAR
 from ccflare_core.store.store import Store
-from ccflare_core.text import span, to_ms
+from ccflare_core.text import some, span, to_ms
 
 _SAFE_MODES = ("verify-ca", "verify-full")
 _IDLE_SECONDS = 90 * DAY
@@ -142,7 +142,10 @@ def audit(store: Store, settings: Settings) -> Results:
         report = Check(store.audit).run(settings.audit_path, is_used=bool(used))
     problems = [report.problem] if report.problem else []
     yield from checked(
-        "database.audit", problems, f"the audit log is whole: {report.rows} rows", f"see `{typed('audit verify')}`"
+        "database.audit",
+        problems,
+        f"the audit log is whole: {some(report.rows, 'row')}",
+        f"see `{typed('audit verify')}`",
     )
     if settings.audit_path is None:
         yield warn("database.audit_file", "there is no second copy of the audit log", "set ccflare_audit_file")

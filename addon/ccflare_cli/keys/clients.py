@@ -153,7 +153,7 @@ def _add(console: Console, arguments: argparse.Namespace) -> int:
     with _opened(console, arguments, make=True) as store:
         is_first = not store.clients.all()
         secret = store.clients.add(_consistent(new_key(arguments.name, now, **given)))
-    console.say(secret)
+    console.write(secret)
     console.complain(f"That is the key {arguments.name}. It is not shown again: only a digest of it is kept.")
     if Permission.API_REQUEST in given.get("role", Role.CLIENT).permissions:
         console.complain(_HOW_TO_USE.format(address=proxy_address(console)))
@@ -191,7 +191,7 @@ def _is_served(key: ClientKey, now: float) -> bool:
 def _rotate(console: Console, arguments: argparse.Namespace) -> int:
     with _opened(console, arguments) as store:
         secret = store.clients.rotate(arguments.name, arguments.grace)
-    console.say(secret)
+    console.write(secret)
     until = f"until {moment(console.now() + arguments.grace, console.now())}" if arguments.grace else "no longer"
     console.complain(f"That is the key {arguments.name} now. The old secret is valid {until}.")
     return OK

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ccflare_cli.console import OK, REFUSED, Console, Refused, open_made_store, read_settings
 from ccflare_cli.keys import mfa, rotate_all
 from ccflare_cli.keys.clients import add_commands
-from ccflare_cli.output import Column, Table, count, iso, moment, named
+from ccflare_cli.output import Column, Table, count, iso, moment, named, some
 from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script_parser
 from ccflare_cli.pasting import unwrapped
 from ccflare_core.config.settings import Settings
@@ -146,7 +146,7 @@ def _rotate_all(console: Console, arguments: argparse.Namespace) -> int:
         old = rotate_all.retire_old(keys)
         store.note("key.rotate_all", "", clients=len(renewed), values=done, retired=old)
         _scrub(console, store)
-        console.complain(f"Sealed {_values(done)} with a new data key; the older ones ({len(old)}) are deleted.")
+        console.complain(f"Sealed {some(done, 'value')} with a new data key; the older ones ({len(old)}) are deleted.")
         rotate_all.say_what_is_left(console, store)
     return OK
 
@@ -162,11 +162,11 @@ def _rewrap_all(console: Console, store: Store, keys: DataKeys) -> int:
     with store.failures("key.rewrap", "", stage="end"):
         done = _drained(work.rewrap())
     store.note("key.rewrap", "", "failed" if work.left else "ok", stage="end", values=done, left=len(work.left))
-    console.say(f"Sealed {_values(done)} with the newest key.")
+    console.say(f"Sealed {some(done, 'value')} with the newest key.")
     _scrub(console, store)
     if work.left:
         shown = "\n".join(work.left[:10])
-        console.complain(f"{_values(len(work.left))} cannot be opened and stayed as before:\n{shown}")
+        console.complain(f"{some(len(work.left), 'value')} cannot be opened and stayed as before:\n{shown}")
         return REFUSED
     if old := keys.all()[1:]:
         console.say(f"No value needs {_names(old)} any more: `retire` deletes a key.")
@@ -223,7 +223,7 @@ def _migrate(console: Console, arguments: argparse.Namespace) -> int:
     with _changing(console, arguments) as (store, _):
         with store.stages("key.migrate") as results:
             results["values"] = done = _drained(store.resealing().seal_clear())
-        console.say(f"Sealed {_values(done)} that were stored in clear.")
+        console.say(f"Sealed {some(done, 'value')} that were stored in clear.")
         _scrub(console, store, whole=True)
     return OK
 
@@ -236,10 +236,6 @@ def _scrub(console: Console, store: Store, *, whole: bool = False) -> None:
     """Leave no trace of what was there before."""
     if not store.scrub(whole=whole):
         console.complain("A program is reading the database, so traces of deleted rows stay on the disk until it ends.")
-
-
-def _values(number: int) -> str:
-    return f"{count(number)} value{'s' * (number != 1)}"
 
 
 def _names(keys: Sequence[DataKey]) -> str:

@@ -68,7 +68,8 @@ def _enable(console: Console, arguments: argparse.Namespace) -> int:
     with _store(console, arguments) as store:
         secret = store.factors.enable()
     console.say(f"Type this into an authenticator app: {secret.text}")
-    console.say(f"Or make a QR code of this:           {secret.uri('administration')}")
+    console.say("Or make a QR code of this:")
+    console.write(secret.uri("administration"))  # in one piece, however long
     console.complain(f"It is not shown again. Nothing is asked for yet: run `{typed('keys mfa confirm')}` with a code.")
     return OK
 
@@ -100,7 +101,7 @@ def _disable(console: Console, arguments: argparse.Namespace) -> int:
 
 def _say_recovery(console: Console, codes: Sequence[str]) -> None:
     console.say("For the day the app is lost, each of these is good once:")
-    console.say("\n".join(f"  {code}" for code in codes))
+    console.write("\n".join(f"  {code}" for code in codes))
     console.complain("They are not shown again. Keep them where the app is not.")
 
 

@@ -68,7 +68,7 @@ def _restore(console: Console, arguments: argparse.Namespace) -> int:
     for sentence in not_carried_over(carried, head.made_at):
         console.complain(sentence)
     if file is not None and file.trouble:
-        console.complain(file.trouble)
+        console.complain(sentence(file.trouble))
     return OK
 
 

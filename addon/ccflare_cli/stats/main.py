@@ -121,7 +121,7 @@ def _run(console: Console, arguments: argparse.Namespace) -> int:
     answer = partial(_answer, settings, arguments, console)
     if arguments.watch:
         return watch(console, arguments.watch, answer)
-    console.say(answer())
+    console.write(answer())
     return OK
 
 

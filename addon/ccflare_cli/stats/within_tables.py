@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from ccflare_cli.cells import shortened, wrapped
 from ccflare_cli.output import DASH, Column, Table, count, iso, moment, money, short_id, short_model
 from ccflare_core.reports.within import PartUse, Subagent
+from ccflare_core.text import worded
 
 TOKENS = "Tokens: In is the whole prompt. Of it Read came from the cache, Write went into it, New did neither."
 _MAIN = "(main)"
@@ -19,7 +20,7 @@ def part_table(uses: Sequence[PartUse], title: str) -> Table[PartUse]:
         fields=tuple((name, _field(name)) for name in PartUse._fields),
         columns=(
             Column("Model", lambda use: short_model(use.model) or "(none)", way=shortened(12)),
-            Column("What for", lambda use: use.kind.replace("_", " "), way=wrapped(10)),
+            Column("What for", lambda use: worded(use.kind), way=wrapped(10)),
             Column("Calls", lambda use: count(use.calls), right=True, rank=1),
             Column("In", lambda use: count(_prompt(use)), right=True),
             Column("New", lambda use: count(use.input_tokens), right=True, rank=2),

@@ -15,6 +15,7 @@ from decimal import ROUND_UP, Decimal
 from typing import NamedTuple, Protocol
 
 from ccflare_core.http.rejection import Rejection
+from ccflare_core.text import some
 
 LONGEST_MONTH = 31
 
@@ -141,9 +142,9 @@ class Budgets:
             left = max(Decimal(), limit.most - limit.used)
             if asked > left:
                 message = (
-                    f"This batch of {requests} requests may take {limit.told(_readable(asked))}, by the size of its "
-                    f"prompts and its max_tokens, and the client key {key.name} has {limit.told(_readable(left))} left "
-                    f"of its {limit.told(limit.most)} of {limit.of}."
+                    f"This batch of {some(requests, 'request')} may take {limit.told(_readable(asked))}, by the size "
+                    f"of its prompts and its max_tokens, and the client key {key.name} has "
+                    f"{limit.told(_readable(left))} left of its {limit.told(limit.most)} of {limit.of}."
                 )
                 return _refusal(message, now, limit.until if asked <= limit.most else None)
         return None

@@ -86,7 +86,8 @@ def warn_of_attention(account: str, reason: str) -> None:
 def line(exchange: Story) -> str:
     """For the log: `POST /v1/messages 200 ok · max-2 · opus-4-8 · 1,204 in / 312 out · $0.0123 · 843 ms`."""
     opening = exchange.opening
-    head = f"{opening.method} {opening.path} {exchange.status or '-'} {exchange.outcome}"
+    outcome = exchange.outcome.in_words if exchange.outcome else "open"
+    head = f"{opening.method} {opening.path} {exchange.status or '-'} {outcome}"
     took = f"{exchange.duration * 1000:,.0f} ms"
     return " · ".join([head, *_parts(exchange), took, *([exchange.error] if exchange.error else [])])
 

@@ -12,6 +12,7 @@ from ccflare_core.anthropic.verdicts import Verdict
 from ccflare_core.clients.keys import ClientKey
 from ccflare_core.exchange.failover import Deliver
 from ccflare_core.http.egress import EgressProxy
+from ccflare_core.text import worded
 
 
 class Outcome(StrEnum):
@@ -24,6 +25,11 @@ class Outcome(StrEnum):
     REFUSED = "refused"
     SHUTDOWN = "shutdown"
     CRASHED = "crashed"
+
+    @property
+    def in_words(self) -> str:
+        """For people: `upstream error`."""
+        return worded(self.value)
 
 
 class Ticket(StrEnum):

@@ -73,7 +73,7 @@ def _outcome(story: Story, now: float) -> str:
     status = "" if story.status is None else f" ({story.status})"
     error = f": {story.error}" if story.error else ""
     wait = waited(story.waited, ", with ")
-    return f"{story.outcome}{status} after {story.duration:.1f} s{wait}{error}"
+    return f"{story.outcome.in_words}{status} after {story.duration:.1f} s{wait}{error}"
 
 
 def attempt_line(attempt: Attempt) -> str:

@@ -13,6 +13,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
@@ -29,12 +30,18 @@ from ccflare_core.http.pinning import NOT_PINNED, PinGuard, spki_pin
 _READ_BYTES = 65_536
 _DER = 2  # _ssl.ENCODING_DER
 _MAX_HEAD_BYTES = 65_536
+_LATER = "try again later"
+_CHECK = "check who answers in that name"
 
 type _Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class _Failure(Exception):
-    """A failure that is already told in our own words."""
+    """A failure that is already told in our own words, with what to do about it."""
+
+    def __init__(self, told: str, remedy: str = _LATER) -> None:
+        super().__init__(told)
+        self.remedy = remedy
 
 
 class Fetcher:
@@ -73,11 +80,11 @@ class Fetcher:
             async with asyncio.timeout(self._total_seconds):
                 return await self._exchange(request)
         except TimeoutError:
-            problem = f"did not answer within {self._total_seconds:g} s"
+            problem, remedy = f"did not answer within {self._total_seconds:g} s", _LATER
         except (_Failure, OSError, UnicodeError, h11.ProtocolError) as error:
-            problem = _describe(error)
+            problem, remedy = _describe(error), _remedy(error)
         # Raised out here, so that no error that quotes bytes of the exchange hangs on to it as its context.
-        raise TokenUnavailable(f"{urlsplit(request.url).hostname} {problem}; try again later")
+        raise TokenUnavailable(f"{urlsplit(request.url).hostname} {problem}; {remedy}")
 
     async def _exchange(self, request: Request) -> Response:
         url = urlsplit(request.url)
@@ -96,14 +103,14 @@ class Fetcher:
     def _check_place(self, url: SplitResult) -> None:
         place = Origin(url.scheme, url.hostname or "", _port(url))
         if self._egress is not None and place not in self._egress():
-            raise _Failure("is no host that ccflare is configured to send anything to")
+            raise _Failure("is no host that ccflare is configured to send anything to", "correct the options")
 
     def _check_key(self, url: SplitResult, writer: asyncio.StreamWriter) -> None:
         host = url.hostname or ""
         if self._pins is None or not self._pins.covers(host):
             return
         if not self._pins.accepts(host, [spki_pin(der) for der in _verified_chain(writer)]):
-            raise _Failure(f"has no key of ccflare_upstream_pins ({NOT_PINNED})")
+            raise _Failure(f"has no key of ccflare_upstream_pins ({NOT_PINNED})", _CHECK)
 
     @contextlib.asynccontextmanager
     async def _connected(self, url: SplitResult, proxy: EgressProxy | None) -> AsyncIterator[_Streams]:
@@ -191,7 +198,7 @@ def _said_of(proxy: EgressProxy) -> Iterator[None]:
     except (_Failure, OSError, UnicodeError, h11.ProtocolError) as error:
         if isinstance(error, TimeoutError):
             raise
-        raise _Failure(f"is behind the proxy {proxy}, which {_describe(error)}") from None
+        raise _Failure(f"is behind the proxy {proxy}, which {_describe(error)}", _remedy(error)) from None
 
 
 async def _ask_for_tunnel(
@@ -207,7 +214,8 @@ async def _ask_for_tunnel(
             http.receive_data(await reader.read(_READ_BYTES))
     status = event.status_code if isinstance(event, h11.Response) else 0
     if not 200 <= status < 300:
-        raise _Failure(failure_words.tunnel_refused(status))
+        remedy = "correct its user and password" if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED else _LATER
+        raise _Failure(failure_words.tunnel_refused(status), remedy)
 
 
 def _port(url: SplitResult) -> int:
@@ -254,6 +262,13 @@ def _describe(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"cannot be reached ({error.strerror or error})"
     return str(error) if isinstance(error, _Failure) else "is no name that can be looked up"
+
+
+def _remedy(error: Exception) -> str:
+    """What to do about it: to wait is of no use where somebody has to correct something."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _CHECK
+    return error.remedy if isinstance(error, _Failure) else _LATER
 
 
 def _tls_context(ca_file: Path | None) -> ssl.SSLContext:

@@ -224,7 +224,7 @@ class Clients:
 
     def _vaulted(self) -> Vault:
         if self._vault is None:
-            raise VaultError("client keys take a data key: open the database with a key source")
+            raise VaultError("a client key takes a data key: open the database with a key source")
         return self._vault
 
 

@@ -22,7 +22,7 @@ from ccflare_core.secrets.key_sources import KeySource
 from ccflare_core.secrets.vault import KEY_BYTES, Vault, key_id
 from ccflare_core.store.resealing import DIGESTS, count_of
 from ccflare_core.store.sealed_counts import sealed_counts
-from ccflare_core.text import to_ms
+from ccflare_core.text import some, to_ms
 
 _ALIVE_MS = 60_000
 _GONE = "the database has lost the keys that its values are sealed with: restore it from a backup"
@@ -158,11 +158,13 @@ class DataKeys:
             if wanted == ids[0]:
                 raise StoreError(f"this key seals what is new: run `{typed('keys rotate')}` first")
             if needing := count_of(self._database, wanted):
-                raise StoreError(f"{needing} values still need this key: run `{typed('keys rewrap')}` first")
+                raise StoreError(
+                    f"this key is still needed by {some(needing, 'value')}: run `{typed('keys rewrap')}` first"
+                )
             if digests := count_of(self._database, wanted, DIGESTS):
                 raise StoreError(
-                    f"{digests} client keys still need this key: each moves to the newest one when it is next used; "
-                    f"see `{typed('keys client list')}`, and rotate or revoke those that are not used"
+                    f"this key is still needed by {some(digests, 'client key')}: each moves to the newest one when it "
+                    f"is next used; see `{typed('keys client list')}`, and rotate or revoke those that are not used"
                 )
             if self.vault is not None:
                 keep_key(self._database, self.vault, wanted)

@@ -26,6 +26,7 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server
 
 from ccflare_core.clients.strangers import Strangers
 from ccflare_core.config.settings import Settings
+from ccflare_core.text import some
 from ccflare_mitm.wire.deadlines import DeadlinePassed, ReaderStalled, TunnelOver
 from ccflare_mitm.wire.layer import FailoverLayer, LayerCommand
 from ccflare_mitm.wire.sockets import most_clients, pause_reading, reset, unread_bytes, unsent_bytes
@@ -180,7 +181,7 @@ class Reaper:
             logger.warning("%d client connections were refused: %d are open", self._turned_away, len(self._handlers))
             self._turned_away = 0
         for why, count in closed.items():
-            logger.info("%d client connection%s closed: %s", count, "s" * (count > 1), why)
+            logger.info("%s closed: %s", some(count, "client connection"), why)
 
     def _watch(self, key: Any) -> Watch | None:
         if key not in self._watches and (handler := self._handlers.get(key)) is not None:

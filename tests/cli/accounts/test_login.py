@@ -116,7 +116,7 @@ class TestMax:
         assert code == 1
         assert "/oauth/authorize?code=true&client_id=" in desk.said
         assert person.opened == []
-        assert "nothing was pasted" in desk.complained
+        assert "Nothing was pasted" in desk.complained
 
     def test_the_page_does_not_learn_the_verifier(self, office: Office) -> None:
         person = Person()
@@ -280,7 +280,7 @@ class TestRefusals:
     def test_a_wrong_state(self, office: Office) -> None:
         code, desk = office.call("login", "max-1", person=Person(lambda code: f"{code.partition('#')[0]}#another"))
 
-        failed(office, code, desk, "the code belongs to another login")
+        failed(office, code, desk, "The code belongs to another login")
         assert TOKEN not in {request.path for request in office.upstream.requests}
 
     @pytest.mark.parametrize("pasted", ["", "abc", "abc#", "two words#x", "https://claude.ai/?error=access_denied"])
@@ -301,7 +301,7 @@ class TestRefusals:
 
         code, desk = office.call("login", "max-1", person=person)
 
-        failed(office, code, desk, "this login was used before")
+        failed(office, code, desk, "This login was used before")
 
     def test_a_login_that_took_too_long(self, office: Office) -> None:
         person = Person()

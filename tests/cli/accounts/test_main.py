@@ -338,7 +338,7 @@ class TestChange:
         code, desk = call(database, "pause", "a\udcff")
 
         assert (code, desk.complained.count("\n")) == (1, 1)
-        assert "there is no account called" in desk.complained
+        assert "There is no account called" in desk.complained
 
     def test_rename(self, database: Path) -> None:
         code, desk = call(database, "rename", "max-1", "work laptop")
