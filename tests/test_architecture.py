@@ -395,6 +395,7 @@ def test_modules_have_no_circle() -> None:
         ),
         ("tabulate", {"ccflare_cli.output"}),
         ("matplotlib", {"ccflare_cli.stats.plot"}),
+        ("prometheus_client", {"reports.exposition"}),
     ],
 )
 def test_packages_that_few_places_use(package: str, allowed: set[str]) -> None:

@@ -8,9 +8,10 @@ CCFlareError
 │   │   └── Gone               its file is no longer there, and waiting will not bring it back
 │   ├── AuditError         its audit log cannot take an entry, so nothing that needs one can be done
 │   └── NotFound           nothing in it has that name
-└── TokenError         an OAuth token could not be had
-    ├── TokenRejected      the provider says the login is over: only its owner can mend it
-    └── TokenUnavailable   anything else: try again later
+├── TokenError         an OAuth token could not be had
+│   ├── TokenRejected      the provider says the login is over: only its owner can mend it
+│   └── TokenUnavailable   anything else: try again later
+└── NotInstalled       it takes a package that is an extra
 
 The message of each is one sentence for a person: what is wrong and what to do. No message holds a secret.
 """
@@ -62,3 +63,7 @@ class TokenRejected(TokenError):
 
 class TokenUnavailable(TokenError):
     """The token endpoint did not answer usefully; the old token stays and another try comes later."""
+
+
+class NotInstalled(CCFlareError):
+    """A package that this needs is not installed; the proxy runs without it."""

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from ccflare_core.exchange.records import Payload, Record
 from ccflare_core.writer.backlog import Backlog, Marker
 from database_kit import payload, started
+from exchange_kit import Clock
 
 
 def taken(backlog: Backlog) -> list[Record]:
@@ -93,3 +94,24 @@ def test_bounds_hold_whatever_comes(sizes: list[int | None], takes: int) -> None
     left = taken(backlog)
     assert sum(len(record.body) for record in left if isinstance(record, Payload)) <= 100
     assert kept + len(left) + backlog.dropped_payloads + backlog.dropped_rows == len(sizes)
+
+
+def test_lag_is_that_of_the_oldest_record_that_is_not_done() -> None:
+    clock = Clock()
+    backlog = Backlog(100, 1000, lambda: clock.mono)
+    assert backlog.lag == 0
+    backlog.put(started("old"))
+    clock.pass_(3)
+    backlog.put(started("young"))
+    clock.pass_(1)
+    assert backlog.lag == 4
+
+    batch, _ = backlog.take()
+    backlog.put(started("new"))
+    clock.pass_(2)
+    assert backlog.lag == 6  # taken, but not written yet
+
+    backlog.done(batch)
+    assert backlog.lag == 2
+    backlog.done(backlog.take()[0])
+    assert backlog.lag == 0

@@ -113,7 +113,12 @@ class PriceList:
 
     def tariff(self, model: str) -> Tariff | None:
         """The model's prices: under its own name, or else under the name without its date."""
-        return self._tariffs.get(model) or self._tariffs.get(_VARIANT.sub("", model))
+        name = self.name_of(model)
+        return None if name is None else self._tariffs[name]
+
+    def name_of(self, model: str) -> str | None:
+        """What the prices call the model; None if they do not have it."""
+        return next((name for name in (model, _VARIANT.sub("", model)) if name in self._tariffs), None)
 
     def cost(self, model: str | None, usage: Usage, *, in_batch: bool = False) -> Decimal | None:
         """What `usage` cost in USD, exactly; None if the model, its mode or the tokens are not known."""

@@ -51,3 +51,5 @@ class Collaborators:
     departures: Departures = field(default_factory=Departures)
     held: set[str] = field(default_factory=set)
     """The ids of those that wait for an account."""
+    ended: Callable[[Story], object] = lambda story: None
+    """Told of each that has ended."""

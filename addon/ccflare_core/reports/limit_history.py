@@ -34,6 +34,15 @@ class LimitHistory:
                 found.append(WindowPast(account, name, peaks, forecast(readings, now)))
         return found
 
+    def forecasts(self, now: float) -> dict[tuple[str, str], Forecast]:
+        """What is to be expected of each window that was ever read, by the account's name and its own."""
+        found = {}
+        for account_id, account in self._query("SELECT id, name FROM accounts ORDER BY name", ()):
+            for name in self._names(account_id):
+                if expected := forecast(self._readings(account_id, name, now), now):
+                    found[account, name] = expected
+        return found
+
     def _names(self, account_id: str) -> list[str]:
         """The account's windows, each found by one step in the index, however many readings there are."""
         sql = "SELECT name FROM windows WHERE account_id = ? AND name > ? ORDER BY name LIMIT 1"

@@ -25,8 +25,13 @@ DIMENSIONS: Final = (
 
 # The paths that get an account's credential (api_table.py), coarser: this runs once a row. A touch of the cache infers
 # nothing.
-_PATHS = ("/v1/messages%", "/v1/models%", "/v1/files%", "/v1/complete%", "/v1/skills%")
-IS_INFERENCE: Final = f"(({' OR '.join(f"path LIKE '{path}'" for path in _PATHS)}) AND path NOT LIKE '{CACHE_TOUCH}%')"
+_PATHS: Final = ("/v1/messages", "/v1/models", "/v1/files", "/v1/complete", "/v1/skills")
+IS_INFERENCE: Final = f"(({' OR '.join(f"path LIKE '{path}%'" for path in _PATHS)}) AND path NOT LIKE '{CACHE_TOUCH}%')"
+
+
+def is_inference(path: str) -> bool:
+    """The same, of a path at hand."""
+    return path.startswith(_PATHS) and not path.startswith(CACHE_TOUCH)
 
 
 def _number_of(condition: str) -> str:

@@ -66,7 +66,7 @@ class Writer:
         self._warnings = RateLimitedWarnings(on_trouble, clock)
         self._upkeep = upkeep
         self._clock = clock
-        self._backlog = Backlog(max_rows, max_payload_bytes)
+        self._backlog = Backlog(max_rows, max_payload_bytes, clock)
         self._thread: threading.Thread | None = None
 
         self._arrived = threading.Event()  # there is something to do
@@ -100,6 +100,11 @@ class Writer:
     def waiting_rows(self) -> int:
         """How much is still to be written."""
         return self._backlog.records + len(self._batch)
+
+    @property
+    def lag(self) -> float:
+        """For how many seconds the oldest of that has waited."""
+        return self._backlog.lag
 
     @property
     def is_alive(self) -> bool:
