@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ccflare_core.config.location import Location
-from ccflare_core.reports.queries import Reports
+from ccflare_core.reports.queries import Exchange, Position, Reports, Wanted
 from ccflare_core.reports.traffic import By, Period, Spread
 from history import NOON, History, at_local
 
@@ -208,6 +208,47 @@ class TestLists:
         assert (first.outcome, first.account, first.path) == (None, None, "/v1/models")
         assert (second.at, second.seconds, second.cost_usd) == (NOON - 9, 1.5, 0.25)
         assert reports(past).exchanges(DAY, 1) == [first]
+
+    @pytest.mark.parametrize(
+        ("wanted", "found"),
+        [
+            (Wanted(), {"plain", "other", "failed", "open", "gone"}),
+            (Wanted(account="max-2"), {"other"}),
+            (Wanted(account="removed"), {"gone"}),
+            (Wanted(account="MAX-1"), set()),
+            (Wanted(model="claude-haiku-4-5"), {"failed"}),
+            (Wanted(session="two"), {"other", "failed"}),
+            (Wanted(session="two", model="claude-haiku-4-5"), {"failed"}),
+            (Wanted(project="ccflare"), {"plain"}),
+            (Wanted(client="laptop"), {"other"}),
+            (Wanted(outcome="upstream_error"), {"failed"}),
+            (Wanted(outcome="open"), {"open"}),
+            (Wanted(session="' OR 1=1 --"), set()),
+        ],
+    )
+    def test_requests_are_those_that_are_wanted(self, past: History, wanted: Wanted, found: set[str]) -> None:
+        ids = {
+            past.exchange(NOON - 5, project="ccflare"): "plain",
+            past.exchange(NOON - 4, "max-2", session="two", key="laptop"): "other",
+            past.exchange(NOON - 3, session="two", model="claude-haiku-4-5", outcome="upstream_error"): "failed",
+            past.exchange(NOON - 2, None, outcome=None): "open",
+            past.exchange(NOON - 1, "removed"): "gone",
+        }
+        assert {ids[each.id] for each in reports(past).exchanges(DAY, 10, wanted=wanted)} == found
+
+    def test_a_list_that_was_cut_goes_on_where_it_was_also_within_a_millisecond(self, past: History) -> None:
+        for at in (NOON - 3, NOON - 2, NOON - 2, NOON - 2, NOON - 1):
+            past.exchange(at)
+        whole = reports(past).exchanges(DAY, 10)
+        assert len(whole) == 5
+
+        pages, before = list[list[Exchange]](), None
+        while page := reports(past).exchanges(DAY, 2, before=before):
+            pages.append(page)
+            before = Position(round(page[-1].at * 1000), page[-1].id)
+
+        assert [len(page) for page in pages] == [2, 2, 1]
+        assert [each for page in pages for each in page] == whole
 
     def test_equal_errors_are_one_row_and_a_client_that_left_is_none(self, past: History) -> None:
         for at in (NOON - 20, NOON - 10):

@@ -4,8 +4,8 @@ Every query is bounded by a period and goes by an index. Figures of groups come 
 added up already. Percentiles come from histograms, exact to a millisecond below one second and to one percent above.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
 
 from ccflare_core.reports.measures import IS_INFERENCE
 from ccflare_core.reports.tally import Figures, Groups, Key, Query, Split, Tally, new_groups
@@ -85,6 +85,34 @@ class Exchange(NamedTuple):
     waited_seconds: float | None
     client_name: str | None
     """Of its key, if it has one."""
+    project: str | None
+    agent: str | None
+
+
+class Wanted(NamedTuple):
+    """Which requests are meant: those that have all of these; None: whatever they have.
+
+    `account` and `client` are names that are in use, or were when the request came; `client` is that of a key.
+    """
+
+    account: str | None = None
+    model: str | None = None
+    session: str | None = None
+    project: str | None = None
+    client: str | None = None
+    outcome: str | None = None
+    """OPEN is that of a request that is under way."""
+
+
+OPEN: Final = "open"
+EVERYTHING: Final = Wanted()
+
+
+class Position(NamedTuple):
+    """A place in the order of requests: where a list was cut, and goes on."""
+
+    at_ms: int
+    id: str
 
 
 class Trouble(NamedTuple):
@@ -182,18 +210,52 @@ class Reports:
             first_byte=_spread(group, "first_bytes"),
         )
 
-    def exchanges(self, period: Period, limit: int, *, others: bool = False) -> list[Exchange]:
-        """The latest requests of the period, newest first; with `others` those too that needed no account."""
+    def exchanges(
+        self,
+        period: Period,
+        limit: int,
+        *,
+        others: bool = False,
+        wanted: Wanted = EVERYTHING,
+        before: Position | None = None,
+    ) -> list[Exchange]:
+        """The latest requests of the period that are wanted, newest first, of those `before` a position.
+
+        With `others` those too that needed no account.
+        """
+        conditions = [f"{_IN_PERIOD}{_kinds(others)}"]
+        values: list[object] = [*period.bounds_ms()]
+        for condition, *more in self._conditions(wanted):
+            conditions.append(str(condition))
+            values += more
+        if before is not None:
+            conditions.append("(timestamp < ? OR (timestamp = ? AND id < ?))")
+            values += [before.at_ms, *before]
         sql = f"""SELECT id, timestamp / 1000.0, account_used, model, method, path, status_code, outcome,
                   error_message, response_time_ms / 1000.0, first_byte_ms / 1000.0, input_tokens,
                   output_tokens, cache_read_input_tokens, cache_creation_input_tokens, cost_usd,
                   COALESCE(failover_attempts, 0), session_id, client_ip, choice_reason, COALESCE(estimated, FALSE),
-                  stop_reason, refusal, request_class, agent_id, waited_ms / 1000.0, client_name
-                  FROM requests WHERE {_IN_PERIOD}{_kinds(others)} ORDER BY timestamp DESC LIMIT ?"""  # noqa: S608
-        rows = (Exchange(*row) for row in self._query(sql, (*period.bounds_ms(), limit)))
+                  stop_reason, refusal, request_class, agent_id, waited_ms / 1000.0, client_name, project, agent
+                  FROM requests WHERE {" AND ".join(conditions)} ORDER BY timestamp DESC, id DESC LIMIT ?"""  # noqa: S608
+        rows = (Exchange(*row) for row in self._query(sql, (*values, limit)))
         return [
             row._replace(account=self._shown(By.ACCOUNT, row.account), estimated=bool(row.estimated)) for row in rows
         ]
+
+    def _conditions(self, wanted: Wanted) -> Iterator[tuple[object, ...]]:
+        """A text of SQL and its parameters for each thing that the requests are to have."""
+        for name, column in (("model", "model"), ("session", "session_id"), ("project", "project")):
+            if (value := getattr(wanted, name)) is not None:
+                yield f"{column} = ?", value
+        for split, value in ((By.ACCOUNT, wanted.account), (By.CLIENT, wanted.client)):
+            if value is not None:
+                table, column, name = _NAMED[split]
+                ids = [*self._query(f"SELECT id FROM {table} WHERE name = ?", (value,))]  # noqa: S608
+                yield (f"{column} = ?", ids[0][0]) if ids else (f"{name} = ?", value)
+        if wanted.outcome == OPEN:
+            yield ("outcome IS NULL",)
+        elif wanted.outcome is not None:
+            yield "outcome = ?", wanted.outcome
 
     def errors(self, period: Period, limit: int, *, others: bool = False) -> list[Trouble]:
         """What clients saw fail, equal failures in one row, the latest first. A client that left is none."""
