@@ -137,6 +137,7 @@ TESTED_IN = {
     "ccflare_core.transcripts.read": "transcripts/test_write.py",
     "ccflare_core.transcripts.redaction": "security/test_privacy.py",
     "ccflare_core.transcripts.stream_text": "transcripts/test_search.py",
+    "ccflare_core.writer.monitor": "pages/test_metrics.py",
     "ccflare_core.writer.warnings": "writer/test_writer.py",
     "ccflare_core.writer.watch": "writer/test_writer.py",
     "ccflare_mitm.app": "e2e/test_start.py",

@@ -51,6 +51,7 @@ from ccflare_core.store.store import Store
 from ccflare_core.writer.alarms import Alarms
 from ccflare_core.writer.auditor import Auditor
 from ccflare_core.writer.delivery import sinks
+from ccflare_core.writer.monitor import Monitor
 from ccflare_core.writer.news import Rules, StoreCalls, StoreNews
 from ccflare_core.writer.retention import Policy, Retention
 from ccflare_core.writer.writer import Writer
@@ -281,7 +282,8 @@ def build_admission(
         report=report_failures,
     )
     management = Management(storage.call, news.accounts.tell, news.client_keys.tell)
-    admin = Admin(recording.exchanges, accounts.keeper.state, management, storage.readers)
+    monitor = Monitor(recording.exchanges, storage.writer)
+    admin = Admin(recording.exchanges, accounts.keeper.state, management, storage.readers, monitor)
     rates = RateLimits(warn)
     access = AccessLists(live())
     strangers = Strangers(

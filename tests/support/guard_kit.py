@@ -11,9 +11,11 @@ from ccflare_core.clients.rate_limits import RateLimits
 from ccflare_core.clients.totp import SecondFactor, Used, Wrong
 from ccflare_core.errors import StoreError
 from ccflare_core.store.store import Store
+from ccflare_core.writer.monitor import Monitor
+from ccflare_core.writer.writer import Writer
 from ccflare_mitm.gate.gate import Gate
 from ccflare_mitm.pages.admin import Admin
-from ccflare_mitm.pages.readers import Readers
+from ccflare_mitm.pages.readers import Read, Readers
 from ccflare_mitm.pages.server import PageServer
 from ccflare_mitm.pages.visit import Visit
 from exchange_kit import EPOCH, Bench
@@ -61,12 +63,13 @@ class Actions:
         self.done.append(("revoke", visit.name, visit.actor))
 
 
-def an_admin(bench: Bench, actions: Actions | None = None) -> Admin:
+def an_admin(bench: Bench, actions: Actions | None = None, read: Read | None = None) -> Admin:
     return Admin(
         bench.exchanges,
         lambda account: f"of {account.name}",
         actions or Actions(),
-        Readers(no_store),
+        read or Readers(no_store),
+        Monitor(bench.exchanges, Writer(no_store, on_change=print, on_trouble=print)),
         wall=lambda: bench.clock.wall,
     )
 

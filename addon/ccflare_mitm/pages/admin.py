@@ -11,6 +11,7 @@ from ccflare_core.anthropic.answers import Answer, json_answer
 from ccflare_core.clients.keys import Permission
 from ccflare_core.exchange.exchanges import Exchanges
 from ccflare_core.text import iso
+from ccflare_core.writer.monitor import Monitor
 from ccflare_mitm.pages.readers import Read
 from ccflare_mitm.pages.visit import Visit
 
@@ -31,11 +32,13 @@ class Admin:
         token_state: Callable[[Account], str],
         actions: AdminActions,
         read: Read,
+        monitor: Monitor,
         wall: Callable[[], float] = time.time,  # noqa: TID251
     ) -> None:
         self.exchanges = exchanges
         self.read = read
         """Runs a function on the database, in a thread."""
+        self.monitor = monitor
         self._token_state = token_state
         self._actions = actions
         self._wall = wall

@@ -1,15 +1,16 @@
 """Gives a page's answer to a visit: what changes something asks for the second factor first, and failures are told."""
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 from math import ceil
+from typing import Final
 
 from ccflare_core.anthropic.answers import Answer, rejected
 from ccflare_core.clients import browser
 from ccflare_core.clients.checks import CODE_REQUIRED, TOO_MANY_CODES
 from ccflare_core.clients.totp import SecondFactor
-from ccflare_core.errors import CCFlareError, NotFound
+from ccflare_core.errors import CCFlareError, NotFound, NotInstalled
 from ccflare_core.http.rejection import Rejection
 from ccflare_core.writer.auditor import Auditor
 from ccflare_mitm.pages.admin import Admin
@@ -19,6 +20,8 @@ from ccflare_mitm.pages.visit import BadQuery, Visit
 logger = logging.getLogger("ccflare")
 
 BROKEN = Rejection(500, "This page failed inside; the proxy's log says more.", is_recorded=False)
+
+_STATUS: Final[Mapping[type[CCFlareError], int]] = {NotFound: 404, BadQuery: 400, NotInstalled: 501}
 
 
 class PageServer:
@@ -74,5 +77,5 @@ class PageServer:
 
 def failure(problem: CCFlareError) -> Rejection:
     """What to say if a page cannot give what was asked for."""
-    status = 404 if isinstance(problem, NotFound) else 400 if isinstance(problem, BadQuery) else 503
+    status = next((status for kind, status in _STATUS.items() if isinstance(problem, kind)), 503)
     return Rejection(status, str(problem), is_recorded=False)

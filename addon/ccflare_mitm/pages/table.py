@@ -6,12 +6,14 @@ from urllib.parse import unquote
 from ccflare_core.anthropic.routes import CONTROL_PREFIX
 from ccflare_core.clients.keys import Permission
 from ccflare_mitm.pages.admin import Admin
+from ccflare_mitm.pages.metrics import show_metrics
 from ccflare_mitm.pages.page import DO, READ, Page
 
 PAGES: tuple[Page, ...] = (
     Page("/ccflare/health", READ, None, Admin.show_health),
     Page("/ccflare/ready", READ, Permission.DASHBOARD_VIEW, Admin.show_ready),
     Page("/ccflare/accounts", READ, Permission.DASHBOARD_VIEW, Admin.show_accounts),
+    Page("/ccflare/metrics", READ, Permission.DASHBOARD_VIEW, show_metrics),
     Page("/ccflare/accounts/{name}/pause", DO, Permission.ACCOUNTS_MANAGE, Admin.pause_account),
     Page("/ccflare/accounts/{name}/resume", DO, Permission.ACCOUNTS_MANAGE, Admin.resume_account),
     Page("/ccflare/clients/{name}/revoke", DO, Permission.ACCOUNTS_MANAGE, Admin.revoke_client),
