@@ -177,10 +177,14 @@ def open_private(path: str, flags: int) -> int:
     """Open a regular file that only its owner can read from now on. Raises OSError."""
     handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     try:
-        mode = os.fstat(handle).st_mode
-        if not stat.S_ISREG(mode):
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is no file")
-        if mode & 0o077:
+        if status.st_uid != os.geteuid():
+            raise OSError(errno.EPERM, "it belongs to another user")  # who could read it, were we root
+        if status.st_nlink > 1:
+            raise OSError(errno.EPERM, "it has a second name somewhere")  # by which it may be something else
+        if status.st_mode & 0o077:
             os.fchmod(handle, 0o600)
     except BaseException:
         os.close(handle)

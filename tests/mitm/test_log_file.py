@@ -120,7 +120,13 @@ def pipe(path: Path) -> str:
     return "No such device or address"
 
 
-@pytest.mark.parametrize("spoil", [folder, link, pipe])
+def second_name(path: Path) -> str:
+    path.with_name("other").touch()
+    path.hardlink_to(path.with_name("other"))
+    return "it has a second name somewhere"
+
+
+@pytest.mark.parametrize("spoil", [folder, link, pipe, second_name])
 def test_a_place_that_cannot_be_written_is_one_sentence(path: Path, spoil: object) -> None:
     assert callable(spoil)
     why = spoil(path)
@@ -131,6 +137,14 @@ def test_a_place_that_cannot_be_written_is_one_sentence(path: Path, spoil: objec
     assert str(refused.value) == (
         f"ccflare_log_file: {path} cannot be written ({why}); name a file in a folder that you can write to"
     )
+
+
+def test_a_file_of_another_user_is_not_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.touch()
+    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+
+    with pytest.raises(ConfigError, match="it belongs to another user"):
+        LogFile(path, Bounds(1000, 7, 3), LineFormatter(), lambda each: True)
 
 
 def test_a_disk_that_is_full_later_is_one_warning_and_so_is_its_end(

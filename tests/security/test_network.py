@@ -32,7 +32,7 @@ from ccflare_core.errors import ConfigError, TokenUnavailable
 from ccflare_core.http.client import Fetcher
 from ccflare_core.http.messages import Request
 from ccflare_core.http.pinning import NOT_PINNED, spki_pin
-from ccflare_mitm.host import unsafe_options
+from ccflare_mitm.host import dumps, unsafe_options
 from fake_upstream import FakeUpstream
 from harness import (
     ADDON,
@@ -591,6 +591,18 @@ def test_r52_a_dump_that_others_can_read_is_not_added_to(tmp_path: Path) -> None
 
     assert [sentence.partition(":")[0] for sentence in told] == ["save_stream_file", "hardump"]
     assert (shared.read_bytes(), mode_of(shared)) == (b"old", 0o640)
+
+
+def test_r52_a_dump_that_belongs_to_another_user_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who runs as root can open it, whatever its mode is."""
+    with (tmp_path / "flows").open("wb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        dumps.claim(file)
+        monkeypatch.setattr(os, "geteuid", lambda: os.fstat(file.fileno()).st_uid + 1)
+        with pytest.raises(OSError, match="belongs to another user"):
+            dumps.claim(file)
 
 
 def test_r52_private_keys_and_trust_are_the_owners_alone(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ def problems(options: Any) -> Iterator[str]:
     har = Path(getattr(options, "hardump", "") or "-").expanduser()
     if har.is_file() and har.stat().st_mode & OTHERS:
         yield f"hardump: others can read {har}; remove it, or run chmod 600 on it."
+    elif har.is_file() and har.stat().st_uid != os.geteuid():
+        yield f"hardump: {har} belongs to another user; remove it, or name another file."
 
 
 def checked(save: Any, rotate: Callable[[], None]) -> Callable[[], None]:
@@ -55,8 +57,12 @@ def claim(file: IO[bytes]) -> None:
     access on purpose.
     """
     status = os.fstat(file.fileno())
-    if not stat.S_ISREG(status.st_mode) or not status.st_mode & OTHERS:
+    if not stat.S_ISREG(status.st_mode):
         return
-    if status.st_size or status.st_uid != os.geteuid():
+    if status.st_uid != os.geteuid():  # who could read it, were we root
+        raise OSError(0, f"{file.name} belongs to another user; name another file, or run chown {os.geteuid()} on it")
+    if not status.st_mode & OTHERS:
+        return
+    if status.st_size:
         raise OSError(0, f"others can read {file.name}; name another file, or run chmod 600 on it")
     os.fchmod(file.fileno(), 0o600)
