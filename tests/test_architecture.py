@@ -46,6 +46,7 @@ TESTED_IN = {
     "ccflare_cli.accounts.credentials": "cli/accounts/test_main.py",
     "ccflare_cli.accounts.import_command": "cli/accounts/test_importers.py",
     "ccflare_cli.audit.rows": "cli/audit/test_main.py",
+    "ccflare_cli.companion.here": "cli/companion/test_env.py",
     "ccflare_cli.console": "cli/accounts/test_main.py",
     "ccflare_cli.doctor.alert_checks": "e2e/test_alerts_live.py",
     "ccflare_cli.doctor.host_checks": "cli/doctor/test_judgements.py",

@@ -12,8 +12,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 OLDEST = (3, 12)
 
-MODULES = {room: f"ccflare_cli.{room}.main" for room in ("accounts", "audit", "doctor", "keys", "maintain", "stats")}
-"""Where the commands are that have a room of their own."""
+ROOMS = ("accounts", "audit", "doctor", "keys", "maintain", "stats")
+COMPANION = ("env",)
+MODULES = {room: f"ccflare_cli.{room}.main" for room in ROOMS}
+MODULES.update({command: f"ccflare_cli.companion.{command}" for command in COMPANION})
+"""Where the commands are that are in a room."""
 
 
 def run(command: str) -> int:

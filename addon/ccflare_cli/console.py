@@ -23,6 +23,7 @@ from ccflare_core.config.settings import Settings
 from ccflare_core.db.engine_choice import is_frozen, is_made
 from ccflare_core.errors import CCFlareError
 from ccflare_core.http.client import Fetcher
+from ccflare_core.http.origins import reachable
 from ccflare_core.process import hide_memory
 from ccflare_core.secrets import egress_proxy
 from ccflare_core.secrets.key_sources import KeySource, choose
@@ -228,7 +229,7 @@ def fetcher(console: Console, settings_: Settings, **limits: Any) -> Fetcher:
 def proxy_address(console: Console) -> str:
     """Host and port by which programs on this machine reach the proxy, as it is configured."""
     values = settings.defaults(console.environ, ROOT)
-    host, port = str(values.get("listen_host") or "127.0.0.1"), values.get("listen_port") or 8080
+    host, port = reachable(str(values.get("listen_host") or "")), values.get("listen_port") or 8080
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

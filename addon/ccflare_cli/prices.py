@@ -16,7 +16,7 @@ from ccflare_core.anthropic import price_files
 from ccflare_core.anthropic.price_files import CATALOG_LIMIT, PriceFile
 from ccflare_core.anthropic.pricing import TABLE, TABLE_DATE, Price, Tariff
 from ccflare_core.config.settings import Settings
-from ccflare_core.files import draft, sync_folder
+from ccflare_core.files import write_whole
 from ccflare_core.http.messages import Request, check_url
 from ccflare_core.text import worded
 
@@ -230,9 +230,6 @@ def _change_table(changes: Sequence[PriceChange], new: PriceFile) -> Table[Any]:
 def _write(target: Path, text: str) -> None:
     """Put the file in the place of the old one, whole or not at all."""
     try:
-        with draft(target) as new:
-            new.write_text(text, encoding="utf-8")
-            new.replace(target)
-        sync_folder(target.parent)
+        write_whole(target, text.encode())
     except OSError as error:
         raise Refused(f"{target} cannot be written ({error.strerror}); name another file with --to.") from None

@@ -65,6 +65,18 @@ def publish_audited(path: Path, target: Path, entry: AbstractContextManager[None
     return True
 
 
+def write_whole(target: Path, content: bytes, mode: int = 0o600) -> None:
+    """Put a file with this content and mode in the place of `target`, or make it: whole or not at all. OSError."""
+    with draft(target) as new:
+        new.chmod(mode)
+        with new.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(target)
+    sync_folder(target.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in `folder` survive a loss of power, where the system can do that for folders."""
     with contextlib.suppress(OSError):

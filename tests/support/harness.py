@@ -148,7 +148,7 @@ def connections(port: int) -> int:
 
 
 @cache
-def _authority() -> Path:
+def authority() -> Path:
     """A folder with mitmproxy's CA, made once: its RSA key takes a while."""
     folder = Path(tempfile.mkdtemp(prefix="ccflare-authority-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -206,7 +206,7 @@ class Proxy:
         self._process: subprocess.Popen[bytes] | None = None
         self._environment = _environment(folder / "home", environment or {})
         (folder / "home").mkdir(exist_ok=True)
-        shutil.copytree(_authority(), self.confdir, dirs_exist_ok=True)
+        shutil.copytree(authority(), self.confdir, dirs_exist_ok=True)
         self._port, self._web_port = self._reserve(), self._reserve()
         self.port, self.web_port = self._port.number, self._web_port.number
         self._command = self._build(program, script, mode, listen_host, arguments)

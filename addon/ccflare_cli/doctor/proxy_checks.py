@@ -21,7 +21,7 @@ from ccflare_core.errors import CCFlareError
 from ccflare_core.http.client import Fetcher
 from ccflare_core.http.egress import EgressProxy
 from ccflare_core.http.messages import Request, Response
-from ccflare_core.http.origins import is_this_machine
+from ccflare_core.http.origins import is_this_machine, reachable
 from ccflare_core.http.pinning import PinGuard
 from ccflare_core.http.pins import Pins
 from ccflare_core.store.store import Store
@@ -119,14 +119,10 @@ def _proxy(started: tuple[str, str, str], pid: int) -> Proxy:
 
 def _accepts(proxy: Proxy) -> bool:
     try:
-        with socket.create_connection((_reach(proxy.host), proxy.port), timeout=_SECONDS):
+        with socket.create_connection((reachable(proxy.host), proxy.port), timeout=_SECONDS):
             return True
     except OSError:
         return False
-
-
-def _reach(host: str) -> str:
-    return "127.0.0.1" if host in ("", "0.0.0.0", "::") else host  # noqa: S104
 
 
 def proxies(store: Store, now: float) -> Results:
@@ -228,9 +224,9 @@ def _send(proxy: Proxy, method: str, path: str, headers: Mapping[str, str]) -> S
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         # Nothing is sent that anybody could use, and our own certificate is another's business.
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        connection = http.client.HTTPSConnection(_reach(proxy.host), proxy.port, timeout=_SECONDS, context=context)
+        connection = http.client.HTTPSConnection(reachable(proxy.host), proxy.port, timeout=_SECONDS, context=context)
     else:
-        connection = http.client.HTTPConnection(_reach(proxy.host), proxy.port, timeout=_SECONDS)
+        connection = http.client.HTTPConnection(reachable(proxy.host), proxy.port, timeout=_SECONDS)
     try:
         connection.request(method, path, headers={"Connection": "close", **_NAMED, **headers})
         answer = connection.getresponse()

@@ -86,6 +86,11 @@ def is_this_machine(host: str) -> bool:
     return host.lower() == "localhost" or (is_address(host) and is_loopback(host))
 
 
+def reachable(host: str) -> str:
+    """The address by which programs on this machine reach who listens on `host`, which may mean every address."""
+    return "127.0.0.1" if host in ("", "0.0.0.0", "::") else host  # noqa: S104
+
+
 def is_address(host: str) -> bool:
     """Whether `host` is an IP address and no name."""
     try:

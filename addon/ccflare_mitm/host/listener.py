@@ -11,7 +11,7 @@ from mitmproxy.proxy import mode_specs
 
 from ccflare_core.config.settings import Settings
 from ccflare_core.errors import ConfigError
-from ccflare_core.http.origins import is_loopback
+from ccflare_core.http.origins import is_loopback, reachable
 from ccflare_core.program import typed
 from ccflare_mitm.host.opening import BACKLOG
 
@@ -72,7 +72,7 @@ def local_address() -> str:
     server: Any = ctx.master.addons.get("proxyserver")
     found = [address[:2] for instance in server.servers for address in instance.listen_addrs]
     host, port = next((each for each in found if ":" not in each[0]), found[0] if found else ("127.0.0.1", 8080))
-    host = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host  # noqa: S104
+    host = reachable(host)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -1,0 +1,79 @@
+"""The proxy of this machine as a client is to reach it: its address, a key if it wants one, its authority."""
+
+import argparse
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from ccflare_cli import ROOT
+from ccflare_cli.companion.authorities import own_authority
+from ccflare_cli.companion.environment import ProxyAddress, key_in
+from ccflare_cli.console import Console, Refused, open_store, proxy_address, read_settings
+from ccflare_cli.doctor.host_checks import confdir
+from ccflare_cli.parsing import Parser
+from ccflare_core.clients.keys import PREFIX as KEY_PREFIX
+from ccflare_core.config import settings
+from ccflare_core.config.settings import Settings
+from ccflare_core.db.engine_choice import is_made
+
+_PLACE = re.compile(r"(?:\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}")
+_KEY = re.compile(rf"{KEY_PREFIX}[A-Za-z0-9_-]+")
+_WANTS_KEY = (
+    "Every request needs a client key here: make one with `ccflare keys client add NAME --tunnels`, and give it on "
+    "standard input with `--key -`."
+)
+
+
+class Here(NamedTuple):
+    """What a client has to know."""
+
+    address: ProxyAddress
+    authority: Path
+    data: Path
+    """Where our own files lie: beside the database, or the key if that is on a server."""
+
+
+def add_proxy_options(parser: Parser) -> None:
+    """What can be said of the proxy that a client is to use."""
+    parser.add_argument(
+        "--address", type=_place, metavar="HOST:PORT", help="where the proxy listens (default: as it is configured)"
+    )
+    parser.add_argument("--key", choices=("-",), help="read the client key for it from standard input")
+
+
+def _place(text: str) -> str:
+    if _PLACE.fullmatch(text):
+        return text
+    raise argparse.ArgumentTypeError("give a host and a port, such as 127.0.0.1:8080")
+
+
+def find_proxy(console: Console, arguments: argparse.Namespace) -> Here:
+    """The proxy that a client is to use. Raises Refused, also if it wants a key and there is none."""
+    found = read_settings(console, arguments.database)
+    place = arguments.address or proxy_address(console)
+    key = _given_key(console) if arguments.key else key_in(console.environ)
+    if wants_key(console, found):
+        if not key:
+            raise Refused(_WANTS_KEY)
+    else:
+        key = ""
+    authority = own_authority(confdir(settings.defaults(console.environ, ROOT)))
+    data = found.database.parent if isinstance(found.database, Path) else found.key_path.parent
+    return Here(ProxyAddress(place, found.requires_client_tls, key=key), authority, data)
+
+
+def _given_key(console: Console) -> str:
+    key = console.secret("Client key: ")
+    if not _KEY.fullmatch(key):
+        raise Refused(
+            f"This is no client key: it begins with {KEY_PREFIX}, and `ccflare keys client add` shows it once."
+        )
+    return key
+
+
+def wants_key(console: Console, found: Settings) -> bool:
+    """Whether a client of this machine is served with a key alone: from the first key on that was ever made."""
+    if found.open_loopback or not is_made(found.database):
+        return False
+    with open_store(console, found, None, read_only=True) as store:
+        return store.clients.exist()
