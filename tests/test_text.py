@@ -1,12 +1,15 @@
 """Times, durations and messages, for people and for programs."""
 
 import ast
+import importlib
+import pkgutil
 import re
 import time
 from collections.abc import Iterator
 
 import pytest
 
+import ccflare_core
 from ccflare_core.errors import CCFlareError
 from ccflare_core.text import iso, local_time, sentence, some, span
 from harness import REPOSITORY
@@ -103,6 +106,8 @@ def kinds(kind: type[CCFlareError]) -> Iterator[str]:
 
 def messages() -> Iterator[tuple[str, str]]:
     """The beginning of every error's message in the domain, as far as it is a word of ours, and where it is raised."""
+    for module in pkgutil.walk_packages(ccflare_core.__path__, "ccflare_core."):
+        importlib.import_module(module.name)  # or some kinds would not be known
     ours = {*kinds(CCFlareError)}
     for path in (REPOSITORY / "addon" / "ccflare_core").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

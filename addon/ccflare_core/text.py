@@ -1,13 +1,12 @@
 """How names, times, durations and sizes are written: for people, for programs, and in the database."""
 
+import re
 import unicodedata
 from datetime import UTC, datetime
 from typing import overload
 
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
-_BEGINNINGS = frozenset(
-    ("a", "an", "another", "it", "its", "no", "nobody", "nothing", "that", "the", "there", "these", "this", "what")
-)
+_BEGINNINGS = re.compile(r"(an?|another|its?|no|nobody|nothing|one|that|the|there|these|this|what)( |$)")
 """Words of ours, and nobody's name, that a message may begin with."""
 
 
@@ -81,7 +80,7 @@ def sentence(message: str) -> str:
 
     A name that stands in front keeps its spelling.
     """
-    if message.partition(" ")[0] in _BEGINNINGS:
+    if _BEGINNINGS.match(message):
         message = message[0].upper() + message[1:]
     return message if message.endswith((".", "!", "?", ":")) or not message else f"{message}."
 

@@ -17,7 +17,7 @@ from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store import backup
 from ccflare_core.store.carry_over import Carried
 from ccflare_core.store.restore import Restore
-from ccflare_core.text import size
+from ccflare_core.text import sentence, size
 
 
 def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -63,10 +63,10 @@ def _restore(console: Console, arguments: argparse.Namespace) -> int:
         console.say(
             f"The database from before is {aside}, with the rows of the audit log that the backup does not have."
         )
-    for sentence in carried_over(carried):
-        console.say(sentence)
-    for sentence in not_carried_over(carried, head.made_at):
-        console.complain(sentence)
+    for told in carried_over(carried):
+        console.say(told)
+    for told in not_carried_over(carried, head.made_at):
+        console.complain(told)
     if file is not None and file.trouble:
         console.complain(sentence(file.trouble))
     return OK
