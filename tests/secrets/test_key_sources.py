@@ -274,6 +274,16 @@ def test_a_variable_can_lead_to_a_file_or_a_program(tmp_path: Path) -> None:
     assert [read_secret(environ, name) for name in "ABCD"] == [WORDS, WORDS, WORDS, None]
 
 
+def test_a_program_that_a_variable_names_sees_none_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ccflare_ALERT_SECRET", WORDS)
+    monkeypatch.setenv("OP_SESSION", "its own")
+
+    seen = read_secret({"A": f"cmd:{sys.executable} -c 'import os; print(dict(os.environ))'"}, "A") or ""
+
+    assert "its own" in seen
+    assert "ccflare_" not in seen
+
+
 @pytest.mark.parametrize(
     ("text", "tells"),
     [

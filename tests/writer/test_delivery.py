@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from ccflare_core.errors import ConfigError
 from ccflare_core.http.client import Fetcher
 from ccflare_core.reports.alerts import Alert, State
 from ccflare_core.writer.delivery import PAUSES, SIGNATURE, Command, Undelivered, Webhook, sinks
+from harness import eventually
 
 ALERT = Alert(State.BEGINS, "window", "max-1", 1_800_000_000.0, "its limits are nearly used up: 5h 95 %")
 SECRET = "a secret of the test"
@@ -150,6 +152,24 @@ async def test_command_gets_the_alert_and_none_of_our_variables(tmp_path: Path) 
 async def test_command_that_fails_or_hangs_is_told(tmp_path: Path, program: str, seconds: float, said: str) -> None:
     with pytest.raises(Undelivered, match=said):
         await command(tmp_path, program, seconds=seconds)(ALERT)
+
+
+async def test_command_that_hangs_ends_with_what_it_has_started(tmp_path: Path) -> None:
+    line = f"/bin/sh -c 'sleep 60 & echo $! > {tmp_path}/taken; sleep 60'"
+
+    with pytest.raises(Undelivered, match="took longer"):
+        await Command(line, {"PATH": os.environ["PATH"]}, seconds=3.0)(ALERT)
+
+    child = int((tmp_path / "taken").read_text())
+    eventually(lambda: not is_running(child))
+
+
+def is_running(pid: int) -> bool:
+    """Whether this process is there, and not only waited for by nobody."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 async def test_command_that_is_not_there_is_told(tmp_path: Path) -> None:

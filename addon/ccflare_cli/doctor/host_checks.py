@@ -14,7 +14,7 @@ from ccflare_cli.doctor import installation, leaks
 from ccflare_cli.doctor.installation import MINIMA
 from ccflare_cli.doctor.results import Results, checked, fail, ok, warn
 from ccflare_core.config import settings
-from ccflare_core.config.environment import read_environment, told
+from ccflare_core.config.environment import of_others, read_environment, told
 from ccflare_core.config.options import ALERT_SECRET, ENCRYPTION_KEY, LISTEN, OPTIONS, PASSPHRASE, PKCS11_PIN
 from ccflare_core.config.permissions import check, guarded_files
 from ccflare_core.config.settings import Settings
@@ -147,9 +147,9 @@ def code() -> Results:
 
 
 def _tracked() -> list[str] | None:
-    command = ["git", "-C", str(ROOT), "ls-files", "-z"]
+    command, environ = ["git", "-C", str(ROOT), "ls-files", "-z"], of_others(os.environ)
     try:
-        done = subprocess.run(command, capture_output=True, timeout=_GIT_SECONDS, check=True)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, env=environ, timeout=_GIT_SECONDS, check=True)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return None
     return [name for name in os.fsdecode(done.stdout).split("\0") if name]

@@ -77,6 +77,11 @@ def has_ours(environ: Mapping[str, str]) -> bool:
     return any(name.lower().startswith(OURS) and text.strip() for name, text in environ.items())
 
 
+def of_others(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables for a program that we start: in ours are keys and passphrases, which are not its business."""
+    return {name: text for name, text in environ.items() if not name.startswith(OURS)}
+
+
 def told(foreign: tuple[str, ...]) -> str:
     """One sentence about all of them; "" if there are none."""
     if not foreign:

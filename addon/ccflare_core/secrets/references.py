@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from ccflare_core.config.environment import of_others
 from ccflare_core.errors import VaultError
 
 _LIMIT = 65_536
@@ -60,7 +61,12 @@ def _output(variable: str, line: str) -> str:
     """What the program prints. No shell sees the line, and what it complains about may be secret."""
     try:
         run = subprocess.run(  # noqa: S603
-            shlex.split(line), stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=False
+            shlex.split(line),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=of_others(os.environ),
+            timeout=_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise VaultError(f"the command of {variable} took longer than {_SECONDS:.0f} s: try it by hand") from None

@@ -4,11 +4,14 @@ import asyncio
 import hashlib
 import hmac
 import json
+import os
 import shlex
+import signal
 import subprocess
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
+from ccflare_core.config.environment import of_others
 from ccflare_core.config.options import ALERT_SECRET
 from ccflare_core.config.settings import Settings
 from ccflare_core.errors import CCFlareError, ConfigError, TokenUnavailable
@@ -21,7 +24,6 @@ SIGNATURE = "x-ccflare-signature"
 PAUSES = (1.0, 5.0)
 """Seconds before the second and the third try."""
 COMMAND_SECONDS = 10.0
-_OURS = "ccflare_"
 
 
 class Undelivered(CCFlareError):
@@ -70,24 +72,25 @@ class Command:
         await asyncio.to_thread(self._run, encoded(alert))
 
     def _run(self, body: bytes) -> None:
-        # What is in our own variables is nobody else's business: keys and passphrases.
-        environ = {name: value for name, value in self.environ.items() if not name.startswith(_OURS)}
         try:
-            run = subprocess.run(  # noqa: S603
+            program = subprocess.Popen(  # noqa: S603
                 shlex.split(self.line),
-                input=body,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env=environ,
-                timeout=self.seconds,
-                check=False,
+                env=of_others(self.environ),
+                start_new_session=True,
             )
-        except subprocess.TimeoutExpired:
-            raise Undelivered(f"ccflare_alert_command: it took longer than {self.seconds:.0f} s") from None
         except OSError as error:
             raise Undelivered(f"ccflare_alert_command: it cannot be run ({error.strerror})") from None
-        if run.returncode:
-            raise Undelivered(f"ccflare_alert_command: it ended with {run.returncode}")
+        with program:
+            try:
+                program.communicate(body, self.seconds)
+            except subprocess.TimeoutExpired:
+                os.killpg(program.pid, signal.SIGKILL)  # with what it has started
+                raise Undelivered(f"ccflare_alert_command: it took longer than {self.seconds:.0f} s") from None
+        if program.returncode:
+            raise Undelivered(f"ccflare_alert_command: it ended with {program.returncode}")
 
 
 type Sink = Webhook | Command
