@@ -57,12 +57,14 @@ class CCFlare:
 
     def load(self, loader: Loader) -> None:
         """Declare the options, with the defaults of this place: the environment's over the file's."""
+        early = listener.addresses()
         listener.postpone()
         dumps.keep_private()
         logs.write_at_once()
         try:
             contract.install()
             self._places = options.declare(loader, os.environ, Path(__file__).resolve().parent.parent)
+            listener.forgive(early)
         except ConfigError as error:
             give_up(error)
 

@@ -59,7 +59,7 @@ def test_a_first_start_says_what_comes_next_and_nothing_that_needs_an_explanatio
         f"Loading script {ADDON}",
         f"HTTP(S) proxy listening at 127.0.0.1:{port}.",
         "ccflare has no account yet: requests pass to https://api.anthropic.com with the client's own credential",
-        "next, in another terminal: add an account with `./scripts/accounts.py login NAME`",
+        "next, in another terminal: add an account with `scripts/accounts.py login NAME`",
         f"then connect a client: ANTHROPIC_BASE_URL=http://127.0.0.1:{port} and ANTHROPIC_AUTH_TOKEN=unused for Claude "
         "Code, ANTHROPIC_API_KEY=unused for SDKs",
     ]
@@ -76,6 +76,7 @@ def test_variables_say_where_and_the_command_line_wins(tmp_path: Path, port: int
 def test_mitmproxys_own_default_port_may_be_taken(tmp_path: Path, port: int) -> None:
     with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", 8080)):
         assert addresses(tmp_path, PORT=str(port)) == {("127.0.0.1", port)}
+        assert addresses(tmp_path, "--listen-host", "127.0.0.1", PORT=str(port)) == {("127.0.0.1", port)}
 
 
 def test_a_port_that_is_taken_is_an_error(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from h11._receivebuffer import ReceiveBuffer
 from mitmproxy import addonmanager, certs, command, connection, flow, io, log, master, optmanager
 from mitmproxy.addons import (
     clientplayback,
+    errorcheck,
     next_layer,
     proxyserver,
     save,
@@ -153,6 +154,8 @@ ATTRIBUTES: Final[dict[type | ModuleType, str]] = {
     mode_specs.ProxyMode: "listen_host listen_port parse transport_protocol",
     next_layer.NextLayer: "next_layer",
     clientplayback.ClientPlayback: "done",
+    errorcheck.ErrorCheck: "logger",
+    errorcheck.ErrorCheckHandler: "has_errored",
     save.Save: "maybe_rotate_to_new_file stream",
     io.FilteredFlowWriter: "fo",
     view.View: "remove",
@@ -177,8 +180,9 @@ WORDS: Final[dict[type, tuple[str, ...]]] = {
     _http2.Http2Connection: ("peer closed connection", "reset by client"),
     server.ConnectionHandler: ("Connection killed: ",),
     master.Master: ("setup_servers",),  # the name of the task that begins to listen
+    mode_servers.AsyncioServerInstance: (" failed to listen on ",),
 }
-"""What `ingress.tells_of_leaving` and `listener.postpone` look for."""
+"""What `ingress.tells_of_leaving`, `listener.postpone` and `listener.forgive` look for."""
 
 
 def differences() -> list[str]:

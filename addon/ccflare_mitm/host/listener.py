@@ -82,6 +82,21 @@ def own_names() -> frozenset[str]:
     return frozenset({socket.gethostname().lower(), *certificates} - {"", "*"})
 
 
+def addresses() -> set[tuple[str, int]]:
+    """Where it is to listen, as far as the options are known."""
+    return {(mode.listen_host(ctx.options.listen_host), mode.listen_port(ctx.options.listen_port)) for mode in modes()}
+
+
+def forgive(early: set[tuple[str, int]]) -> None:
+    """Have mitmproxy start all the same if it could not listen where, as the options turned out, it need not.
+
+    With a host on the command line it has tried that with its own port before it knew ours; see `postpone`.
+    """
+    errors: list[logging.LogRecord] = ctx.master.addons.get("errorcheck").logger.has_errored
+    for host, port in early - addresses():
+        errors[:] = [error for error in errors if f"failed to listen on {host}:{port} " not in error.getMessage()]
+
+
 def modes() -> list[Any]:
     """What the proxy is to be, one server each."""
     return [mode_specs.ProxyMode.parse(spec) for spec in ctx.options.mode]
