@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mitmproxy import command, ctx, exceptions, http
+from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 from mitmproxy.connection import Client
 from mitmproxy.proxy.layer import NextLayer
@@ -23,7 +23,7 @@ from mitmproxy.tls import ClientHelloData, TlsData
 try:
     from ccflare_core.config import environment
     from ccflare_core.config.settings import Settings
-    from ccflare_core.errors import CCFlareError, ConfigError, StoreError
+    from ccflare_core.errors import CCFlareError, ConfigError
     from ccflare_core.exchange.steps import Outcome
     from ccflare_core.http import failure_words
     from ccflare_core.process import hide_memory, leave_lost_terminal
@@ -252,23 +252,6 @@ class CCFlare:
         await listener.stop_listening()
         await self._app.close(hurry)
 
-    # Commands
-
-    @command.command("ccflare.accounts")
-    def accounts(self) -> Sequence[str]:
-        """Every account with what it is doing."""
-        return [f"{s.account.name}: {s.reason}" for s in self._open_app().accounts.pool.status()]
-
-    @command.command("ccflare.pause")
-    def pause(self, name: str) -> None:
-        """Take an account out of the pool until it is resumed."""
-        self._set_paused(name, True)
-
-    @command.command("ccflare.resume")
-    def resume(self, name: str) -> None:
-        """Put a paused account back into the pool."""
-        self._set_paused(name, False)
-
     # Pieces
 
     def _has_client_keys(self) -> bool:
@@ -278,12 +261,6 @@ class CCFlare:
 
     def _is_open_tunnel(self, data: NextLayer) -> bool:
         return self._open_app().admission.gate.tunnels.is_open(data.context.server)
-
-    def _set_paused(self, name: str, paused: bool) -> None:
-        try:
-            self._open_app().set_paused(name, paused)
-        except StoreError as error:
-            raise exceptions.CommandError(str(error)) from error
 
     def _replay_refused(self) -> None:
         self._open_app().storage.auditor.denied("", "replay", actor=CONSOLE.actor, action="replay.denied")

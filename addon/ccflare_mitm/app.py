@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from mitmproxy import ctx, http
 from mitmproxy.connection import Client
+from mitmproxy.log import ALERT
 from mitmproxy.tls import TlsData
 
 from ccflare_core import __version__
@@ -27,7 +28,7 @@ from ccflare_core.config.live import LiveSettings
 from ccflare_core.config.options import waits_for_restart
 from ccflare_core.config.permissions import Guarded, check, guarded_files, require
 from ccflare_core.config.settings import Settings, config_file
-from ccflare_core.errors import ConfigError, StoreError
+from ccflare_core.errors import ConfigError, NotFound
 from ccflare_core.http.addresses import Address
 from ccflare_core.program import typed
 from ccflare_core.store.store import Store
@@ -55,9 +56,12 @@ from ccflare_mitm.builders import (
     build_wire,
     target_of,
 )
+from ccflare_mitm.gate.pages import find_page
 from ccflare_mitm.host import listener
 from ccflare_mitm.host.options import current, in_use
 from ccflare_mitm.host.tls import ClientAuthority, prefer_http1
+from ccflare_mitm.inspector.answers import install
+from ccflare_mitm.inspector.commands import Commands, ConsoleAccounts
 from ccflare_mitm.inspector.inspector import Inspector
 from ccflare_mitm.stopping import drain, write_down
 from ccflare_mitm.wire.layer import is_outer_tls
@@ -142,6 +146,7 @@ class App:
         for host in self.settings.upstream_pins.without_backup():
             logger.warning("%s has one pin only: if its key is replaced, nothing can be sent to it", host)
         self._inspector.open(self.admission.pages)
+        self._install_commands()
         self._start_background()
 
     def _guarded_files(self) -> list[Guarded]:
@@ -302,19 +307,31 @@ class App:
             self._inspector.show(flow, exchange)
         self._inspector.bound(flow, self.settings.inspector_flows)
 
-    def set_paused(self, name: str, paused: bool) -> None:
-        """Pause or resume an account in the database. Raises StoreError if there is no such account."""
+    def change_account(self, name: str, told: str, **fields: object) -> None:
+        """Change an account in the database, and then log that it is as `told`. Raises NotFound if there is none."""
         account_id = self.accounts.pool.id_of(name)
         if account_id is None:
-            raise StoreError(f"There is no account called {name}; ccflare.accounts shows all.")
+            raise NotFound(f"There is no account called {name}; ccflare.accounts shows all.")
 
         def change(store: Store) -> None:
             with store.acting(CONSOLE):
-                store.accounts.update(account_id, paused=paused)
+                store.accounts.update(account_id, **fields)
             self.storage.news.accounts.send(store.accounts.all())
 
         call = self.storage.writer.call(change)
-        call.add_done_callback(self._then(lambda: None, "the account stays as it was"))
+        call.add_done_callback(self._then(lambda: logger.log(ALERT, "%s %s", name, told), f"{name} stays as it was"))
+
+    def _install_commands(self) -> None:
+        accounts = ConsoleAccounts(self.accounts.pool.status, self.change_account)
+        wall = self.recording.exchanges.wall
+        commands = Commands(accounts, self._inspector.flows, self.admission.gate.find, wall, self._pages)
+        in_words = hasattr(ctx.master, "app")  # mitmweb, which shows an answer on one line
+        install(ctx.master.commands, commands.all(), commands.words(), in_words=in_words)
+
+    def _pages(self) -> str:
+        """Where our own pages are; "" as long as there are none."""
+        scheme = "https" if self.settings.requires_client_tls else "http"
+        return f"{scheme}://{listener.local_address()}/ccflare/" if find_page("/ccflare/") else ""
 
 
 def client_authority(settings: Settings) -> ClientAuthority | None:

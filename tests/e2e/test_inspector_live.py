@@ -294,17 +294,28 @@ def test_a_body_that_was_let_go_and_not_recorded_says_so(inspected: tuple[FakeUp
 
 
 def test_commands_list_pause_and_resume(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
-    _, _, web = inspected
-    assert len(web.command("ccflare.accounts")["value"]) == 2
+    _, proxy, web = inspected
+    assert web.command("ccflare.accounts")["value"].startswith("one: ")
     web.command("ccflare.pause", "two")
     eventually(lambda: "two: paused" in web.command("ccflare.accounts")["value"])
     web.command("ccflare.resume", "two")
     eventually(lambda: "two: paused" not in web.command("ccflare.accounts")["value"])
+    web.command("ccflare.priority", "two", "3")
+    eventually(lambda: "two has the priority 3" in proxy.log())
+    web.command("ccflare.priority", "two", "2")
+
+
+def test_commands_tell_of_requests_in_a_sentence(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
+    _, proxy, web = inspected
+    flow = last_flow(proxy, web)
+    assert " in the list: " in web.command("ccflare.requests")["value"]
+    assert web.command("ccflare.why", f"@{flow['id']}")["value"].startswith("account: ")
+    assert "matched 0" in web.command("ccflare.why", "@none")["error"]
 
 
 def test_a_command_for_nobody_says_so(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
     _, _, web = inspected
-    assert "no account called nobody" in str(web.command("ccflare.pause", "nobody"))
+    assert web.command("ccflare.pause", "nobody") == {"error": "no account 'nobody'; there is one, two"}
 
 
 def test_an_exhausted_pool_is_told_and_marked(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import h2.connection
 import h2.stream
 from h11._receivebuffer import ReceiveBuffer
-from mitmproxy import addonmanager, certs, command, connection, flow, io, log, master, optmanager
+from mitmproxy import addonmanager, certs, command, connection, flow, io, log, master, optmanager, types
 from mitmproxy.addons import (
     clientplayback,
     errorcheck,
@@ -141,6 +141,9 @@ ATTRIBUTES: Final[dict[type | ModuleType, str]] = {
     optmanager.OptManager: "_options deferred update_defer",
     optmanager._Option: "current default has_changed typespec value",
     optmanager: "unset",
+    types: "CommandTypes Data",
+    types.TypeManager: "get typemap",
+    log: "ALERT",
     typecheck: "check_option_type typespec_to_str",
     master.Master: "_legacy_log_events addons commands event_loop options should_exit",
     log.LegacyLogEvents: "uninstall",

@@ -43,15 +43,16 @@ class Comments:
 
 def comment(story: Story) -> str:
     """All of it. Characters that could not be seen are named."""
-    lines = (_headline(story), *map(attempt_line, story.attempts), _to_search_by(story))
+    lines = (headline(story), *map(attempt_line, story.attempts), _to_search_by(story))
     return "\n".join(visible(" ".join(line.split())) for line in lines)
 
 
-def _headline(story: Story) -> str:
+def headline(story: Story) -> str:
     """`office→max-1 ▸ opus-5-5 · 1.2k→312 · $0.012 · 5h spent until 14:20`."""
-    parts = [f"{_who(story)}{_model(story)}".strip(), *_used(story), *_reasons(story)]
-    if told := waited(story.waited):
-        parts.append(told)
+    model = f"{ASKS} {told}" if (told := model_of(story)) else ""
+    parts = [f"{who(story)} {model}".strip(), *used(story), *_reasons(story)]
+    if wait := waited(story.waited):
+        parts.append(wait)
     if story.original_model:
         parts.append(f"for {story.agent} in place of {_short_model(story.original_model)}")
     if (key := story.opening.key) is not None:
@@ -59,7 +60,7 @@ def _headline(story: Story) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def _who(story: Story) -> str:
+def who(story: Story) -> str:
     """The accounts in the order in which they were asked, how often one was asked again, and what has failed."""
     asked = [attempt.account_name for attempt in story.attempts]
     if story.lease is not None and (not asked or asked[-1] != story.lease.account.name):
@@ -69,22 +70,23 @@ def _who(story: Story) -> str:
         names[1:-1] = ["…"]
     again = sum(one == other for one, other in itertools.pairwise(asked))
     told = MOVED.join(_cut(name) for name in names) + (f" {AGAIN}{again}" if again else "")
-    failure = _failure(story)
-    return f"{told} {WRONG} {failure}".strip() if failure else told
+    wrong = failure(story)
+    return f"{told} {WRONG} {wrong}".strip() if wrong else told
 
 
 def _nobody(story: Story) -> list[str]:
     """Who stands there of whom no account was asked."""
     if story.ticket is Ticket.PASS:
         return ["own credential"]
-    return [] if _failure(story) else [served_by(story)]
+    return [] if failure(story) else [served_by(story)]
 
 
 def _cut(name: str) -> str:
     return name if len(name) <= LONGEST_NAME + 2 else f"{name[:LONGEST_NAME]}…"
 
 
-def _failure(story: Story) -> str:
+def failure(story: Story) -> str:
+    """What has failed; "" if nothing has."""
     match story.outcome:
         case None | Outcome.OK:
             return ""
@@ -94,16 +96,17 @@ def _failure(story: Story) -> str:
             return story.error or outcome.replace("_", " ")
 
 
-def _model(story: Story) -> str:
+def model_of(story: Story) -> str:
+    """The model that has answered, or was asked for; "" if it asks for none."""
     model = (story.reading.model if story.reading else None) or story.facts.model
-    return f" {ASKS} {_short_model(model)[:40]}" if model else ""
+    return _short_model(model)[:40] if model else ""
 
 
 def _short_model(model: str) -> str:
     return model.removeprefix("claude-")
 
 
-def _used(story: Story) -> Iterator[str]:
+def used(story: Story) -> Iterator[str]:
     """Tokens in and out, and dollars."""
     reading = story.reading
     if reading is None or (usage := reading.usage).input_tokens is None:

@@ -63,6 +63,11 @@ class Inspector:
             response.raw_content = exchange.capture.body
         exchange.let_go()
 
+    def flows(self) -> Sequence[http.HTTPFlow]:
+        """Those in the list, the oldest first; none in mitmdump."""
+        view = _view()
+        return () if view is None else list(view)
+
     def bound(self, flow: http.HTTPFlow, most: int) -> None:
         """Count this flow as finished; let go of the oldest over `most`, and of bodies over their bound.
 
