@@ -78,6 +78,7 @@ class CCFlare:
             if self._app is not None:
                 self._app.change(self._settings)
             elif self._log_file is None:
+                listener.check_web_address()
                 self._log_file = logs.open_file(self._settings)
         except ConfigError as error:
             if self._app is None:
@@ -108,10 +109,10 @@ class CCFlare:
             logger.warning("%s is an option of another addon: ccflare does not know what that does to requests", name)
         if self._settings.tuning:
             tuning.apply()
-        if not await listener.listen():
-            logger.warning(
-                "where it was to listen: %s", options.told_places(self._places, "listen_host", "listen_port")
-            )
+        try:
+            await listener.listen()
+        except ConfigError as error:
+            give_up(ConfigError(f"{error} ({options.told_places(self._places, 'listen_host', 'listen_port')})."))
         self._opening.ready()
         for sentence in (self._app.greeting(), *self._app.next_steps()):
             logger.info("%s", sentence)
@@ -303,10 +304,12 @@ async def unless_stopped(start: Coroutine[Any, Any, None]) -> None:
 
 
 def give_up(error: CCFlareError) -> NoReturn:
-    """Say why the proxy cannot start, and leave before it listens."""
-    for sentence in environment.all_explained(str(error).splitlines(), os.environ):
-        print(f"ccflare: {sentence}", file=sys.stderr)  # noqa: T201
-    raise SystemExit(1)
+    """Say why the proxy cannot start, and leave before it listens.
+
+    It is said last of all: what is written while the console has the screen is gone with that.
+    """
+    sentences = environment.all_explained(str(error).splitlines(), os.environ)
+    raise SystemExit("\n".join(f"ccflare: {sentence}" for sentence in sentences))
 
 
 addons = [CCFlare()]

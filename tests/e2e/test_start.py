@@ -83,7 +83,12 @@ def test_a_port_that_is_taken_is_an_error(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         with Started(tmp_path, "-p", str(taken.getsockname()[1])) as process:
             assert process.wait(60) == 1
-        assert "failed to listen" in process.log
+        assert "failed to listen" not in process.log
+        port_told = f"ccflare: port {taken.getsockname()[1]} is in use, something listens there already; stop that, or "
+        assert (
+            port_told + "name another port by -p (listen_host is 127.0.0.1 (mitm-config.yaml), listen_port is "
+            in process.log
+        )
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ ATTRIBUTES: Final[dict[type | ModuleType, str]] = {
     script.Script: "fullpath ns reloadtask",
     proxyserver.Proxyserver: "connections servers setup_servers",
     proxyserver.Servers: "__iter__ _instances update",
-    mode_servers.ServerInstance: "is_running listen_addrs mode",
+    mode_servers.ServerInstance: "is_running last_exception listen_addrs mode",
     mode_servers.AsyncioServerInstance: "_servers",
     mode_specs.ProxyMode: "listen_host listen_port parse transport_protocol",
     next_layer.NextLayer: "next_layer",
@@ -182,10 +182,10 @@ WORDS: Final[dict[type, tuple[str, ...]]] = {
     _http1.Http1Server: ("Client closed connection",),
     _http2.Http2Connection: ("peer closed connection", "reset by client"),
     server.ConnectionHandler: ("Connection killed: ",),
-    master.Master: ("setup_servers",),  # the name of the task that begins to listen
     mode_servers.AsyncioServerInstance: (" failed to listen on ",),
+    master.Master: ("setup_servers",),  # the name of the task that begins to listen
 }
-"""What `ingress.tells_of_leaving`, `listener.postpone` and `listener.forgive` look for."""
+"""What `ingress.tells_of_leaving` and `listener` look for."""
 
 
 def differences() -> list[str]:

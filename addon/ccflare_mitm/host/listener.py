@@ -1,12 +1,16 @@
 """When and where the proxy listens: only once the options are known, on loopback unless asked, and until it stops."""
 
 import asyncio
+import contextlib
+import errno
 import logging
+import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from mitmproxy import ctx
+from mitmproxy.addons import proxyserver as mitmproxys
 from mitmproxy.proxy import mode_specs
 
 from ccflare_core.config.settings import Settings
@@ -108,8 +112,8 @@ def open_servers() -> list[asyncio.Server]:
     return [one for instance in server.servers for one in getattr(instance, "_servers", ()) if is_tcp(one)]
 
 
-async def listen() -> bool:
-    """Listen as the options say; False if that failed, which mitmproxy has logged then.
+async def listen() -> None:
+    """Listen as the options say. Raises ConfigError if that cannot be.
 
     What listens already, and where it should, goes on with all that is in its queue.
     """
@@ -123,11 +127,50 @@ async def listen() -> bool:
     kept = [spec for spec, instance in known.items() if is_where_it_should_be(instance)]
     if len(kept) < len(known):
         await server.servers.update(kept)
-    done: bool = await server.setup_servers()
+    with told_by_us():
+        await server.setup_servers()
+    for instance in server.servers:
+        if (error := instance.last_exception) is not None:
+            host = instance.mode.listen_host(ctx.options.listen_host)
+            raise ConfigError(why_not(error, host, instance.mode.listen_port(ctx.options.listen_port)))
     for listening in open_servers():
         for shared in listening.sockets:
             shared._sock.listen(BACKLOG)  # type: ignore[attr-defined]
-    return done
+
+
+@contextlib.contextmanager
+def told_by_us() -> Iterator[None]:
+    """Leave out what mitmproxy says of an address that it cannot listen on: two lines, with another remedy."""
+    words = logging.getLogger(mitmproxys.__name__)
+
+    def shows(record: logging.LogRecord) -> bool:
+        return "failed to listen" not in record.getMessage()
+
+    words.addFilter(shows)
+    try:
+        yield
+    finally:
+        words.removeFilter(shows)
+
+
+def check_web_address() -> None:
+    """Raise ConfigError if mitmweb's page cannot be at its address, of which mitmproxy itself says a traceback."""
+    if "web_port" not in ctx.options:
+        return
+    host, port = ctx.options.web_host, ctx.options.web_port
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        raise ConfigError(f"web_port: {why_not(error, host, port, '--web-port')}.") from error
+
+
+def why_not(error: Exception, host: str, port: int, option: str = "-p") -> str:
+    """Why nothing can listen there, and what to do."""
+    number = getattr(error, "errno", None) or 0
+    if number == errno.EADDRINUSE:
+        return f"port {port} is in use, something listens there already; stop that, or name another port by {option}"
+    why = os.strerror(number) if number > 0 else "no such address"
+    return f"nothing can listen on port {port} of {host or 'every interface'} ({why}); name another one by {option}"
 
 
 async def close_udp(instances: Iterable[Any]) -> None:
