@@ -114,7 +114,7 @@ class CCFlare:
         except ConfigError as error:
             give_up(ConfigError(f"{error} ({options.told_places(self._places, 'listen_host', 'listen_port')})."))
         self._opening.ready()
-        for sentence in (self._app.greeting(), *self._app.next_steps()):
+        for sentence in (self._app.greeting(), *self._app.next_steps(), await self._app.dashboard_link()):
             logger.info("%s", sentence)
 
     # A connection

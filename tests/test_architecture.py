@@ -30,7 +30,9 @@ WITH_IO = {
     "clients": {"totp"},
     "config": {"permissions"},
     "http": {"client", "pinning"},
-    "secrets": {"egress_proxy", "key_sources", "os_keyring", "passphrase", "pkcs11", "references", "vault"},
+    "secrets": {
+        *("egress_proxy", "key_sources", "os_keyring", "passphrase", "pkcs11", "references", "start_links", "vault"),
+    },
     "reports": {"queries", "rollup"},
     "transcripts": {"exports", "packing", "read", "search", "search_index", "write"},
 } | {room: set[str]() for room in ("db", "store", "writer")}
@@ -48,6 +50,7 @@ TESTED_IN = {
     "ccflare_cli.audit.rows": "cli/audit/test_main.py",
     "ccflare_cli.companion.here": "cli/companion/test_env.py",
     "ccflare_cli.console": "cli/accounts/test_main.py",
+    "ccflare_cli.dashboard": "e2e/test_dashboard_live.py",
     "ccflare_cli.doctor.alert_checks": "e2e/test_alerts_live.py",
     "ccflare_cli.doctor.host_checks": "cli/doctor/test_judgements.py",
     "ccflare_cli.doctor.installation": "cli/doctor/test_judgements.py",
@@ -164,6 +167,8 @@ TESTED_IN = {
     "ccflare_mitm.inspector.own_pages": "e2e/test_inspector_live.py",
     "ccflare_mitm.inspector.stand_ins": "inspector/test_held.py",
     "ccflare_mitm.inspector.web": "e2e/test_inspector_live.py",
+    "ccflare_mitm.pages.html": "e2e/test_dashboard_live.py",
+    "ccflare_mitm.pages.login": "e2e/test_dashboard_live.py",
     "ccflare_mitm.pages.page": "security/test_guard.py",
     "ccflare_mitm.pages.table": "security/test_guard.py",
     "ccflare_mitm.pages.visit": "pages/test_server.py",

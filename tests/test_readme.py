@@ -83,7 +83,21 @@ def test_every_script_is_in_the_readme() -> None:
 
 
 @pytest.mark.parametrize(
-    "script", ["access", "accounts", "audit", "doctor", "env", "keys", "maintain", "prices", "search", "show", "stats"]
+    "script",
+    [
+        "access",
+        "accounts",
+        "audit",
+        "dashboard",
+        "doctor",
+        "env",
+        "keys",
+        "maintain",
+        "prices",
+        "search",
+        "show",
+        "stats",
+    ],
 )
 def test_quoted_commands_are_understood(script: str) -> None:
     """Each is parsed by the script's own parser; what they do is tested elsewhere."""

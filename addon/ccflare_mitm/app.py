@@ -31,6 +31,7 @@ from ccflare_core.config.settings import Settings, config_file
 from ccflare_core.errors import ConfigError, NotFound
 from ccflare_core.http.addresses import Address
 from ccflare_core.program import typed
+from ccflare_core.secrets.start_links import GOOD_SECONDS, link
 from ccflare_core.store.store import Store
 from ccflare_core.text import some
 from ccflare_core.writer.lookout import Lookout
@@ -56,13 +57,13 @@ from ccflare_mitm.builders import (
     build_wire,
     target_of,
 )
-from ccflare_mitm.gate.pages import find_page
 from ccflare_mitm.host import listener
 from ccflare_mitm.host.options import current, in_use
 from ccflare_mitm.host.tls import ClientAuthority, prefer_http1
 from ccflare_mitm.inspector.answers import install
 from ccflare_mitm.inspector.commands import Commands, ConsoleAccounts
 from ccflare_mitm.inspector.inspector import Inspector
+from ccflare_mitm.pages.table import find_page
 from ccflare_mitm.stopping import drain, write_down
 from ccflare_mitm.wire.layer import is_outer_tls
 
@@ -287,6 +288,11 @@ class App:
             f"then connect a client: ANTHROPIC_BASE_URL={scheme}://{listener.local_address()} and "
             "ANTHROPIC_AUTH_TOKEN=unused for Claude Code, ANTHROPIC_API_KEY=unused for SDKs",
         ]
+
+    async def dashboard_link(self) -> str:
+        """One line with a link that logs the owner in to our own pages."""
+        scheme, token = "https" if self.settings.requires_client_tls else "http", await self.admission.links.new()
+        return f"dashboard, once and for {GOOD_SECONDS // 60} minutes: {link(scheme, listener.local_address(), token)}"
 
     def start_client_tls(self, data: TlsData) -> None:
         """Begin TLS with a client. If there is an authority for them, it shows its certificate to the proxy."""

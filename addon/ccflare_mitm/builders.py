@@ -29,6 +29,7 @@ from ccflare_core.anthropic.price_files import PriceWatch
 from ccflare_core.clients.access import AccessLists
 from ccflare_core.clients.authentication import Authenticator, KeyRing
 from ccflare_core.clients.rate_limits import RateLimits
+from ccflare_core.clients.sessions import Sessions
 from ccflare_core.clients.strangers import Strangers, room_for_all, share_of
 from ccflare_core.clients.totp import SecondFactor, Used, Wrong
 from ccflare_core.config.live import LiveSettings
@@ -59,11 +60,12 @@ from ccflare_mitm.alerting import Alerting, LocalConditions
 from ccflare_mitm.gate.destinations import Destinations
 from ccflare_mitm.gate.gate import Gate
 from ccflare_mitm.gate.header_masking import HeaderMask
-from ccflare_mitm.gate.management import Management, renew_digest, report_failures
+from ccflare_mitm.gate.management import Management, StartLinks, renew_digest, report_failures
 from ccflare_mitm.gate.tunnel_opener import TunnelOpener
 from ccflare_mitm.host.listener import own_names, ports
 from ccflare_mitm.inspector.held import Held, Recorded
 from ccflare_mitm.pages.admin import Admin
+from ccflare_mitm.pages.logins import Logins
 from ccflare_mitm.pages.readers import Readers
 from ccflare_mitm.pages.server import PageServer
 from ccflare_mitm.wire.hooks import HookRunner
@@ -147,6 +149,7 @@ class Admission:
     mask: HeaderMask
     opener: TunnelOpener
     pages: PageServer
+    links: StartLinks
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,8 +285,11 @@ def build_admission(
         report=report_failures,
     )
     management = Management(storage.call, news.accounts.tell, news.client_keys.tell)
+    sessions = Sessions()
+    links = StartLinks(storage.call, run_id)
+    logins = Logins(authenticator, sessions, links.read, management.note, time.monotonic, storage.auditor)
     monitor = Monitor(recording.exchanges, storage.writer)
-    admin = Admin(recording.exchanges, accounts.keeper.state, management, storage.readers, monitor)
+    admin = Admin(recording.exchanges, accounts.keeper.state, management, storage.readers, monitor, logins)
     rates = RateLimits(warn)
     access = AccessLists(live())
     strangers = Strangers(
@@ -304,6 +310,7 @@ def build_admission(
         pages,
         second_factor,
         auditor=storage.auditor,
+        sessions=sessions,
         strangers=strangers,
         own_names=own_names,
     )
@@ -316,7 +323,7 @@ def build_admission(
         wall=time.time,  # noqa: TID251
         records=records_tunnels(live, storage.retention),
     )
-    return Admission(gate, authenticator, access, strangers, rates, HeaderMask(), opener, pages)
+    return Admission(gate, authenticator, access, strangers, rates, HeaderMask(), opener, pages, links)
 
 
 def records_tunnels(live: LiveSettings, retention: Retention) -> Callable[[str | None], bool]:

@@ -1,5 +1,6 @@
 """Admission: which check answers which request first, and that every head gets exactly one decision."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -11,11 +12,12 @@ from hypothesis import strategies as st
 from ccflare_core.clients import checks
 from ccflare_core.clients.access import AccessLists
 from ccflare_core.clients.admission import Count, Decision, Ending, admit
-from ccflare_core.clients.authentication import LOCAL, Principal
+from ccflare_core.clients.authentication import LOCAL, OWNER, Principal
 from ccflare_core.clients.checks import CHECKS, CONNECT_CHECKS, UNCOUNTED_CHECKS, Admitted, Way
 from ccflare_core.clients.keys import Permission, Role
 from ccflare_core.clients.rate_limits import SOON, Moment, RateLimits
 from ccflare_core.clients.request_head import GateState, PageAccess, RequestHead
+from ccflare_core.clients.sessions import Session
 from ccflare_core.clients.throttle import FREE, Throttle
 from ccflare_core.config.settings import Settings
 from ccflare_core.http.headers import HEAD_BYTES, Header, Line
@@ -30,6 +32,21 @@ PANEL = (b"Origin", b"https://panel.example")
 PREFLIGHT = (b"Access-Control-Request-Method", b"POST")
 HEALTH = PageAccess(("GET", "HEAD"), None)
 PAUSE = PageAccess(("POST",), Permission.ACCOUNTS_MANAGE)
+FIGURES = PageAccess(("GET", "HEAD"), Permission.DASHBOARD_VIEW)
+COOKIE: dict[str, Any] = {"presented": (), "sessions": ("c",)}
+OWN_PAGE = (b"Sec-Fetch-Site", b"same-origin")
+OWN_ORIGIN = (b"Origin", b"http://127.0.0.1:8080")
+OTHER_PORT = (b"Sec-Fetch-Site", b"same-site")
+
+
+class OneSession:
+    """The owner has logged in, and got the cookie `c`."""
+
+    def find(self, cookies: Sequence[str], now: float) -> Session | None:
+        return Session(OWNER, "token", now) if "c" in cookies else None
+
+
+LOGGED_IN: dict[str, Any] = {"sessions": OneSession()}
 KEY = a_key()
 STATEFUL = a_key(stateful=True)
 SERVES_AGENTS = {"stateful_account": "max"}
@@ -177,7 +194,8 @@ def test_order_a_request_with_every_fault_is_told_of_them_in_the_order_of_the_li
         assert (outcome.status if isinstance(outcome, Rejection) else 0) == status, check
         seen.append(check)
         head, state = replace(head, **of_head), state | of_state
-    here = ("warm_up", "page_of_ours_only", "preflight", "own_page")  # these answer; their rows are in the next table
+    # These are about our own pages; their rows are in the next table.
+    here = ("warm_up", "page_of_ours_only", "preflight", "own_change", "own_page")
     assert seen == [check.__name__ for check in CHECKS if check.__name__ not in here]
 
 
@@ -243,6 +261,21 @@ def test_order_a_request_with_every_fault_is_told_of_them_in_the_order_of_the_li
             Way.PAGE,
         ),
         (a_head("/ccflare/p", "POST", page=PAUSE, presented=()), {"open_requests": 999_999}, "valid_key", 401),
+        (a_head("/ccflare/p", "GET", page=FIGURES, **COOKIE), LOGGED_IN, "own_page", Way.PAGE),
+        (a_head("/ccflare/p", "GET", page=FIGURES, **COOKIE), {}, "valid_key", 401),
+        (a_head("/ccflare/p", "POST", OWN_PAGE, page=PAUSE, **COOKIE), LOGGED_IN, "own_page", Way.PAGE),
+        (a_head("/ccflare/p", "POST", OWN_ORIGIN, page=PAUSE, **COOKIE), LOGGED_IN, "own_page", Way.PAGE),
+        (a_head("/ccflare/p", "POST", page=PAUSE, **COOKIE), LOGGED_IN, "own_change", 403),
+        (a_head("/ccflare/p", "POST", OTHER_PORT, page=PAUSE, **COOKIE), LOGGED_IN, "page_of_ours_only", 403),
+        (
+            a_head("/ccflare/p", "POST", OWN_PAGE, page=PAUSE, **COOKIE),
+            {**LOGGED_IN, "needs_code": True},
+            "own_page",
+            Way.PAGE,
+        ),
+        (a_head("/ccflare/p", "POST", OWN_PAGE, page=PAUSE, sessions=("c",)), LOGGED_IN, "permitted", 403),
+        (a_head("/v1/messages", "POST", OWN_PAGE, **COOKIE), LOGGED_IN, "valid_key", 401),
+        (a_head("/api/oauth/profile", "GET", OWN_PAGE, **COOKIE), LOGGED_IN, "valid_key", 401),
         (a_head(presented=()), {"open_requests": 999_999}, "valid_key", 401),
         (a_head(), {"open_requests": 999_999}, "open_requests", 503),
         (a_head("/v1/../x", host="evil.com", port=80), {}, "served_host", 403),

@@ -63,8 +63,9 @@ def test_a_first_start_says_what_comes_next_and_nothing_that_needs_an_explanatio
         f"then connect a client: ANTHROPIC_BASE_URL=http://127.0.0.1:{port} and ANTHROPIC_AUTH_TOKEN=unused for Claude "
         "Code, ANTHROPIC_API_KEY=unused for SDKs",
     ]
-    assert lines[5].startswith("no tunnel to no-such-host.invalid:443 for 127.0.0.1: ")
-    assert len(lines) == 6
+    assert lines[5].startswith(f"dashboard, once and for 15 minutes: http://127.0.0.1:{port}/ccflare/login?token=")
+    assert lines[6].startswith("no tunnel to no-such-host.invalid:443 for 127.0.0.1: ")
+    assert len(lines) == 7
 
 
 def test_variables_say_where_and_the_command_line_wins(tmp_path: Path, port: int) -> None:

@@ -1,20 +1,24 @@
 """An authenticator with keys whose digests are plain, and a gate around it."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from ccflare_core.audit.entries import By
 from ccflare_core.clients.access import AccessLists
 from ccflare_core.clients.authentication import Authenticator, Digest, Identity, KeyRing
 from ccflare_core.clients.keys import ClientKey
 from ccflare_core.clients.rate_limits import RateLimits
+from ccflare_core.clients.sessions import Sessions
 from ccflare_core.clients.totp import SecondFactor, Used, Wrong
 from ccflare_core.errors import StoreError
+from ccflare_core.secrets.start_links import Link
 from ccflare_core.store.store import Store
 from ccflare_core.writer.monitor import Monitor
 from ccflare_core.writer.writer import Writer
 from ccflare_mitm.gate.gate import Gate
 from ccflare_mitm.pages.admin import Admin
+from ccflare_mitm.pages.logins import Logins
 from ccflare_mitm.pages.readers import Read, Readers
 from ccflare_mitm.pages.server import PageServer
 from ccflare_mitm.pages.visit import Visit
@@ -63,15 +67,30 @@ class Actions:
         self.done.append(("revoke", visit.name, visit.actor))
 
 
-def an_admin(bench: Bench, actions: Actions | None = None, read: Read | None = None) -> Admin:
+def an_admin(
+    bench: Bench, actions: Actions | None = None, read: Read | None = None, logins: Logins | None = None
+) -> Admin:
     return Admin(
         bench.exchanges,
         lambda account: f"of {account.name}",
         actions or Actions(),
         read or Readers(no_store),
         Monitor(bench.exchanges, Writer(no_store, on_change=print, on_trouble=print)),
+        logins or some_logins(an_authenticator(), Sessions()),
         wall=lambda: bench.clock.wall,
     )
+
+
+def some_logins(authenticator: Authenticator, sessions: Sessions, links: Mapping[str, Link] | None = None) -> Logins:
+    """Logins with these links, which write into no audit log."""
+
+    async def read_link(token: str) -> Link | None:
+        return (links or {}).get(token)
+
+    async def note(by: By, action: str) -> None:
+        return None
+
+    return Logins(authenticator, sessions, read_link, note, lambda: 0.0)
 
 
 def no_store() -> Store:
@@ -91,13 +110,17 @@ def a_gate(
     *,
     kind: type[Gate] = Gate,
     rates: RateLimits | None = None,
+    sessions: Sessions | None = None,
 ) -> Gate:
+    authenticator, sessions = authenticator or an_authenticator(), sessions or Sessions()
+    logins = some_logins(authenticator, sessions)
     factor = SecondFactor(lambda: bench.clock.wall, forget)
     return kind(
         bench.exchanges,
-        authenticator or an_authenticator(),
+        authenticator,
         AccessLists(bench.exchanges.settings),
         rates or RateLimits(print),
-        PageServer(an_admin(bench, actions), factor, None),
+        PageServer(an_admin(bench, actions, logins=logins), factor, None),
         factor,
+        sessions=sessions,
     )

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from ccflare_core.anthropic import routes
+from ccflare_core.anthropic.routes import Route
 from ccflare_core.clients import browser, checks
 from ccflare_core.clients.access import Caller
 from ccflare_core.clients.authentication import Identity, identify, recall
@@ -16,6 +17,7 @@ from ccflare_core.clients.browser import Asked
 from ccflare_core.clients.checks import Admitted, Request
 from ccflare_core.clients.rate_limits import Moment
 from ccflare_core.clients.request_head import GateState, RequestHead
+from ccflare_core.clients.sessions import Session, identity_of
 from ccflare_core.http.origins import Origin, is_address, is_loopback
 from ccflare_core.http.rejection import Rejection
 
@@ -44,6 +46,10 @@ class Decision(NamedTuple):
     outcome: Admitted | Rejection
     counts: frozenset[Count] = frozenset()
     ending: Ending = Ending.NONE
+    session: Session | None = None
+    """The session of a browser that it came in."""
+    is_for_page: bool = False
+    """Whether it is for a page of ours, be it there or not."""
 
     @property
     def is_identified(self) -> bool:
@@ -62,6 +68,7 @@ def admit(head: RequestHead, state: GateState, now: Moment) -> Decision:
     if check is checks.go_on and (request.leads_elsewhere or not head.is_connect):
         counts.add(Count.KEY)
     decision = Decision(request.caller, request.identity, outcome, frozenset(counts))
+    decision = decision._replace(session=request.session, is_for_page=request.route is Route.CONTROL)
     if decision.is_identified or not isinstance(outcome, Rejection):
         return decision
     ending = Ending.AT_ONCE if check is checks.share_of_address else Ending.ANSWERED
@@ -82,13 +89,19 @@ def examine(head: RequestHead, state: GateState, now: Moment) -> Request:
         caller = state.access.caller(head.peer, head.fields)
     except ValueError as error:
         caller, contradiction = Caller(None, head.peer, is_local=False), f"{error}."
-    if not head.presented and head.tunnel is not None and head.tunnel.key is not None:
+    upstream = state.settings.upstream
+    is_for_upstream = not head.is_connect and means_upstream(head, state)
+    stateful = bool(state.settings.stateful_account)
+    route = routes.classify(head.method_as_sent, head.path, stateful=stateful) if is_for_upstream else None
+    session = find_session(head, state, now) if route is Route.CONTROL else None
+    if session is not None:
+        identity = identity_of(session, state.ring, now.wall)
+    elif not head.presented and head.tunnel is not None and head.tunnel.key is not None:
         identity = recall(state.ring, head.tunnel, now.wall, open_loopback=state.open_loopback)
     else:
         identity = identify(
             state.ring, head.presented, now.wall, is_local=caller.is_local, open_loopback=state.open_loopback
         )
-    upstream = state.settings.upstream
     # The upstream's own name over TLS: nobody else has a certificate for it that the client takes. Or one of ours.
     asked = Asked(
         head.method,
@@ -96,10 +109,14 @@ def examine(head: RequestHead, state: GateState, now: Moment) -> Request:
         browser.read_fields(head.fields),
         is_vouched=(head.is_tls and head.host == upstream.host) or is_ours_by_name(head, state),
     )
-    is_for_upstream = not head.is_connect and means_upstream(head, state)
-    stateful = bool(state.settings.stateful_account)
-    route = routes.classify(head.method_as_sent, head.path, stateful=stateful) if is_for_upstream else None
-    return Request(head, state, now, caller, contradiction, identity, asked, route)
+    return Request(head, state, now, caller, contradiction, identity, asked, route, session)
+
+
+def find_session(head: RequestHead, state: GateState, now: Moment) -> Session | None:
+    """The session that a request for a page of ours came in. A key that was shown beside it counts for more."""
+    if head.presented or (session := state.sessions.find(head.sessions, now.clock)) is None:
+        return None
+    return session if identity_of(session, state.ring, now.wall).principal is not None else None
 
 
 def means_upstream(head: RequestHead, state: GateState) -> bool:

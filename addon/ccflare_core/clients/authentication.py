@@ -12,8 +12,11 @@ from typing import NamedTuple
 from ccflare_core.clients.keys import ClientKey, Permission
 from ccflare_core.clients.throttle import Throttle
 
-KEYLESS = frozenset({Permission.API_REQUEST, Permission.DASHBOARD_VIEW, Permission.LOGS_VIEW})
-"""What a caller of this machine may do without a key, where that is allowed: use the accounts and look, not change."""
+KEYLESS = frozenset({Permission.API_REQUEST, Permission.DASHBOARD_VIEW})
+"""What a caller of this machine may do without a key, where that is allowed: use the accounts and see figures.
+
+What was said, and changes, are for who shows a key or the owner's link: all users of a machine are on its loopback.
+"""
 
 
 class Why(StrEnum):
@@ -40,6 +43,8 @@ class Principal:
 
 
 LOCAL = Principal(None, KEYLESS)
+OWNER = Principal(None, frozenset(Permission) - {Permission.API_REQUEST})
+"""Who has shown a link that only the owner can have got, or has logged in to mitmweb: all of our pages, no requests."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,13 @@ def objection(asked: Asked, sites: Origins) -> str | None:
     return "A web page of another site may not use this."
 
 
+def is_own_page(asked: Asked) -> bool:
+    """Whether a browser says that a page of this very address asks, or a person. Nobody is believed without that."""
+    if (said := asked.headers.get("sec-fetch-site")) is not None:
+        return said in ("none", "same-origin")
+    return asked.origin is not None and Origin.parse(asked.origin) == asked.site
+
+
 def _is_own_name(host: str, sites: Origins) -> bool:
     """Whether it is a name that no stranger's DNS can have pointed at us."""
     return is_address(host) or is_loopback(host) or sites.name(host)

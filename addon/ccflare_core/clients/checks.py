@@ -17,7 +17,8 @@ from ccflare_core.clients.authentication import Identity, Principal
 from ccflare_core.clients.browser import Asked
 from ccflare_core.clients.keys import Permission
 from ccflare_core.clients.rate_limits import SOON, Moment
-from ccflare_core.clients.request_head import GateState, RequestHead
+from ccflare_core.clients.request_head import GateState, PageAccess, RequestHead
+from ccflare_core.clients.sessions import Session
 from ccflare_core.http.addresses import Address
 from ccflare_core.http.headers import refuse_request
 from ccflare_core.http.rejection import Rejection
@@ -68,6 +69,8 @@ class Request(NamedTuple):
     """What a browser says of it."""
     route: Route | None
     """What its path means; None for a path of another host, and for a CONNECT."""
+    session: Session | None = None
+    """The session of a browser that it came in, for a page of ours alone."""
 
     @property
     def is_forwarded(self) -> bool:
@@ -173,6 +176,18 @@ def permitted(request: Request) -> Rejection | None:
     return Rejection(403, message, audit=audit, is_recorded=False)
 
 
+def own_change(request: Request) -> Rejection | None:
+    """What is changed with a session's cookie alone has to come from a page of ours: other ports get that cookie too.
+
+    That the page was this session's is asked when its form is here.
+    """
+    if request.session is None or not browser.is_unsafe(request.head.method):
+        return None
+    if browser.is_own_page(request.asked):
+        return None
+    return Rejection(403, "This is for our own pages only.", audit="a change from another page", is_recorded=False)
+
+
 def permitted_tunnel(request: Request) -> Rejection | None:
     """A tunnel to another host needs the permission too. In one to the upstream each request is asked for its own."""
     if not request.leads_elsewhere:
@@ -211,9 +226,15 @@ def own_page(request: Request) -> Admitted | Rejection | None:
     if head.method not in page.methods:
         message = f"This page takes {', '.join(page.methods)} only."
         return Rejection(405, message, allow=page.methods, is_recorded=False)
-    if request.state.needs_code and head.code is None and browser.is_unsafe(head.method):
+    if needs_code(request, page) and head.code is None:
         return CODE_REQUIRED
     return Admitted(Way.PAGE, request.identity.principal)
+
+
+def needs_code(request: Request, page: PageAccess) -> bool:
+    """Whether the head has to bring a code of the second factor. The form of a session's page has it in its body."""
+    is_change = browser.is_unsafe(request.head.method) and page.permission is not None
+    return is_change and request.state.needs_code and request.session is None
 
 
 def open_requests(request: Request) -> Rejection | None:
@@ -310,6 +331,7 @@ CHECKS: tuple[Check, ...] = (
     preflight,
     valid_key,
     permitted,
+    own_change,
     well_formed,
     own_page,
     open_requests,

@@ -1,6 +1,6 @@
 """What the gate decides by: a request's head, and everything that changes between requests. Values only. Pure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -8,6 +8,7 @@ from ccflare_core.clients.access import Access
 from ccflare_core.clients.authentication import KeyRing, Principal
 from ccflare_core.clients.keys import Permission
 from ccflare_core.clients.rate_limits import Limited, Moment
+from ccflare_core.clients.sessions import Session, Sessions
 from ccflare_core.config.settings import Settings
 from ccflare_core.http.addresses import Address
 from ccflare_core.http.headers import Header, Line
@@ -49,6 +50,8 @@ class RequestHead:
     """The page of ours that its path means, if there is one."""
     code: str | None = field(default=None, repr=False)
     """The code of the second factor that came with it."""
+    sessions: tuple[str, ...] = field(default=(), repr=False)
+    """Our own cookies that came with it, which are taken out of its `fields` too."""
     misplaced_key: str = ""
     """Where a client key stood that does not belong there, such as "the path"."""
 
@@ -75,6 +78,12 @@ class Rates(Protocol):
     def for_key(self, key: Limited, now: Moment, *, spends: bool = True) -> Rejection | None: ...
 
 
+class LoggedIn(Protocol):
+    """The sessions of browsers, to look at; see sessions.py."""
+
+    def find(self, cookies: Sequence[str], now: float) -> Session | None: ...
+
+
 class Waits(Protocol):
     """How long sources that fail to present a valid key have to wait, to look at; see throttle.py."""
 
@@ -98,6 +107,7 @@ class GateState:
     """Why no request is taken: nothing could be audited for too long."""
     needs_code: bool
     """Whether there is a second factor."""
+    sessions: LoggedIn = field(default_factory=Sessions)
     has_room: Callable[[Address | None], bool] = lambda address: True
     """Whether an address may have one more connection without a valid key."""
     own_names: frozenset[str] = frozenset()

@@ -37,6 +37,13 @@ class Runs:
         self._touch(run_id, ended_at=to_ms(self._wall()))
         self.current = None
 
+    def newest(self, host: str) -> str | None:
+        """The id of the run on this host that began last, of those that have shown a sign of life of late."""
+        since = to_ms(self._wall() - 3 * _HEARTBEAT_SECONDS)
+        lives = RunRow.ended_at.is_null() & (RunRow.host == host) & (RunRow.heartbeat_at >= since)
+        row = RunRow.select().where(lives).order_by(RunRow.started_at.desc()).bind(self._database).first()
+        return None if row is None else str(row.id)
+
     def _touch(self, run_id: str, **columns: int | None) -> None:
         with self._transaction():
             RunRow.update(columns).where(RunRow.id == run_id).execute(self._database)

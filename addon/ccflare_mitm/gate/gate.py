@@ -16,6 +16,7 @@ from ccflare_core.anthropic.claude_code import read_provenance
 from ccflare_core.anthropic.ids import NO_IDS, Named
 from ccflare_core.anthropic.request import PARSE_LIMIT, Facts, models_asked, read_facts, repeatable, repeatable_query
 from ccflare_core.anthropic.routes import FILES, PathClass, Route, Rule
+from ccflare_core.clients import browser
 from ccflare_core.clients.access import AccessLists
 from ccflare_core.clients.admission import Count, Decision, Ending, admit
 from ccflare_core.clients.authentication import Authenticator
@@ -24,6 +25,7 @@ from ccflare_core.clients.credentials import has_credential
 from ccflare_core.clients.keys import ClientKey
 from ccflare_core.clients.rate_limits import Moment, RateLimits
 from ccflare_core.clients.request_head import GateState
+from ccflare_core.clients.sessions import Sessions
 from ccflare_core.clients.strangers import Strangers
 from ccflare_core.clients.totp import SecondFactor
 from ccflare_core.exchange.batch_records import tells_of_batches
@@ -45,7 +47,9 @@ from ccflare_mitm.gate.ingress import Names, address_of, aim, ingress_of, read_r
 from ccflare_mitm.gate.tunnels import AskedFor, Tunnels
 from ccflare_mitm.host.decisions import Decisions
 from ccflare_mitm.host.messages import is_batch_upload, is_streamed_upload, method_of, route_of
-from ccflare_mitm.pages.server import PageServer
+from ccflare_mitm.pages.html import LOGIN, to_login
+from ccflare_mitm.pages.logins import LINK_ACTOR
+from ccflare_mitm.pages.server import PageServer, refused
 from ccflare_mitm.pages.table import find_page
 from ccflare_mitm.pages.visit import Visit
 
@@ -68,6 +72,7 @@ class Gate:
         factor: SecondFactor,
         *,
         auditor: Auditor | None = None,
+        sessions: Sessions | None = None,
         strangers: Strangers | None = None,
         own_names: Callable[[], frozenset[str]] = frozenset[str],
     ) -> None:
@@ -77,6 +82,7 @@ class Gate:
         self._rates = rates
         self._factor = factor
         self._auditor = auditor
+        self._sessions = sessions or Sessions()
         self._strangers = strangers or Strangers()
         self._own_names = own_names
         self.names = Names()
@@ -134,6 +140,7 @@ class Gate:
             open_requests=len(self._exchanges.open),
             audit_problem=self._auditor.halted() if self._auditor else None,
             needs_code=self._factor.is_needed,
+            sessions=self._sessions,
             has_room=self._strangers.has_room,
             own_names=self._own_names(),
         )
@@ -149,7 +156,8 @@ class Gate:
                 if is_recorded and not is_connect:
                     self._open(flow, decision, now)
                 else:
-                    self.decisions.give(flow, rejected(rejection), is_last=decision.ending is not Ending.NONE)
+                    answer = self._refusal(flow, decision, rejection, now)
+                    self.decisions.give(flow, answer, is_last=decision.ending is not Ending.NONE)
                     self._audit(flow, rejection, decision.caller.text, actor=decision.identity.actor)
                     if is_connect:
                         self._tell_of_tunnel(flow, decision, rejection)
@@ -171,6 +179,8 @@ class Gate:
     def _count(self, decision: Decision, now: Moment) -> None:
         caller, settings = decision.caller, self._exchanges.settings
         self._authenticator.renew(decision.identity)
+        if decision.session is not None:
+            self._sessions.used(decision.session, now.clock)
         if Count.ADDRESS in decision.counts:
             self._rates.count_address(caller.address, settings.requests_per_minute_per_ip, now)
         if Count.FAILURE in decision.counts:
@@ -277,21 +287,24 @@ class Gate:
             self._auditor.denied(address, rejection.audit, actor=actor, target=target, request_id=request_id)
 
     def _serve_page(self, flow: http.HTTPFlow, decision: Decision, now: Moment) -> None:
-        path, _, query = flow.request.path.partition("?")
-        if (found := find_page(path)) is None:
+        if (found := find_page(flow.request.path.partition("?")[0])) is None:
             raise ValueError("the gate has admitted a request to a page that is not there")
-        visit = Visit(
-            decision.identity,
-            decision.caller.text,
-            path,
-            found.name,
-            code=flow.request.headers.get(OTP.decode()),
-            method=flow.request.method,
-            query=query,
-            headers={name.lower(): value for name, value in flow.request.headers.items()},
-            at=now.wall,
-        )
+        visit = _visit(flow, decision, found.name, now)
+        if found.page.path == LOGIN:
+            flow.request.path = visit.path  # what is left of it in the flow holds no link
         self._pages.serve(flow, found.page, visit)
+
+    def _refusal(self, flow: http.HTTPFlow, decision: Decision, rejection: Rejection, now: Moment) -> Answer:
+        """The rejection as an answer; a person whom a login could help is sent to it."""
+        if not decision.is_for_page:
+            return rejected(rejection)
+        visit = _visit(flow, decision, "", now)
+        found, principal = find_page(visit.path), decision.identity.principal
+        needed = found.page.permission if found else None
+        is_lacking = needed is not None and (principal is None or not principal.may(needed))
+        if visit.is_browsers and is_lacking and decision.session is None and not browser.is_unsafe(visit.method):
+            return to_login(visit.path, visit.query)
+        return refused(rejection, visit)
 
     def share(self, flow: http.HTTPFlow) -> None:
         """The answer's head goes out: say which pages may read it. That is a part of the answer, if it is ours."""
@@ -411,3 +424,25 @@ class Gate:
             beta_header=",".join(flow.request.headers.get_all("anthropic-beta")),
             usage_limit_header=flow.request.headers.get("anthropic-usage-limit"),
         )
+
+
+def _visit(flow: http.HTTPFlow, decision: Decision, name: str, now: Moment) -> Visit:
+    """What a page is told of a request: no client key and no cookie of ours is in its fields any more."""
+    request, session = flow.request, decision.session
+    path, _, query = request.path.partition("?")
+    return Visit(
+        decision.identity,
+        decision.caller.text,
+        path,
+        name,
+        code=request.headers.get(OTP.decode()),
+        method=request.method.upper(),
+        query=query,
+        headers={key.lower(): value for key, value in request.headers.items()},
+        at=now.wall,
+        by=LINK_ACTOR if session is not None else "",
+        session=session,
+        token=("token", session.token) if session is not None else ("", ""),
+        port=flow.client_conn.sockname[1],
+        is_tls=flow.client_conn.tls_established,
+    )

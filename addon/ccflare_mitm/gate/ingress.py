@@ -11,6 +11,7 @@ from ccflare_core.clients.authentication import Principal
 from ccflare_core.clients.checks import OTP
 from ccflare_core.clients.credentials import misplaced_key, take_keys, without_keys
 from ccflare_core.clients.request_head import RequestHead
+from ccflare_core.clients.sessions import take_cookies
 from ccflare_core.http.headers import Line
 from ccflare_core.http.origins import Origin
 from ccflare_mitm.pages.table import find_page
@@ -40,9 +41,10 @@ class Names:
 def read_request_head(
     flow: http.HTTPFlow, names: Names, tunnel: Principal | None, *, is_connect: bool = False
 ) -> RequestHead:
-    """A request's head as the gate decides by it. From here on no client key is in the flow."""
+    """A request's head as the gate decides by it. From here on no client key is in the flow, and no cookie of ours."""
     request, client, data = flow.request, flow.client_conn, flow.request.data
-    presented, request.headers.fields = take_keys(request.headers.fields)
+    presented, fields = take_keys(request.headers.fields)
+    sessions, request.headers.fields = take_cookies(fields, client.sockname[1])
     misplaced = take_misplaced_keys(request)
     host, port = (request.host.lower(), request.port) if is_connect else names.of(flow)
     found = find_page(request.path.partition("?")[0])
@@ -61,6 +63,7 @@ def read_request_head(
         problem=flow.error.msg if flow.error else "",
         page=found.page.access if found else None,
         code=request.headers.get(OTP.decode()) if found else None,
+        sessions=sessions,
         misplaced_key=misplaced,
     )
 

@@ -1,6 +1,7 @@
 """Admin actions over HTTP: each is committed to the database before its page says so."""
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import Any, Protocol
@@ -8,6 +9,9 @@ from typing import Any, Protocol
 from ccflare_core.accounts.account import Account
 from ccflare_core.audit.entries import By
 from ccflare_core.clients.authentication import Identity, KeyRing
+from ccflare_core.errors import VaultError
+from ccflare_core.secrets.start_links import Link, new_token, read_token
+from ccflare_core.secrets.vault import Vault
 from ccflare_core.store.store import Store
 from ccflare_core.text import some
 from ccflare_core.writer.writer import Writer
@@ -51,6 +55,46 @@ class Management:
             return store.clients.ring()
 
         self._keys_changed(await self._call(change))
+
+    async def note(self, by: By, action: str) -> None:
+        """Write into the audit log that somebody has done this. Raises StoreError if that cannot be written."""
+
+        def write(store: Store) -> None:
+            with store.acting(by):
+                store.note(action)
+
+        await self._call(write)
+
+
+class StartLinks:
+    """Makes and reads the links that log the owner in to this run of the proxy."""
+
+    def __init__(
+        self,
+        call: Call,
+        run_id: str,
+        wall: Callable[[], float] = time.time,  # noqa: TID251
+    ) -> None:
+        self._call = call
+        self._run_id = run_id
+        self._wall = wall
+
+    async def new(self) -> str:
+        """The token of a new one."""
+        return str(await self._call(lambda store: new_token(vault_of(store), self._run_id, self._wall())))
+
+    async def read(self, token: str) -> Link | None:
+        """What is in a link; None if it was not made for this run, or is too old."""
+        now = self._wall()
+        link: Link | None = await self._call(lambda store: read_token(vault_of(store), self._run_id, token, now))
+        return link
+
+
+def vault_of(store: Store) -> Vault:
+    """The store's vault. Raises VaultError if it was opened without a key."""
+    if store.vault is None:
+        raise VaultError("no link can be made or read without a key: open the database with a key source")
+    return store.vault
 
 
 def renew_digest(writer: Writer, key_id: str, secret: str) -> None:

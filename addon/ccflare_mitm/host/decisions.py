@@ -10,7 +10,10 @@ from weakref import WeakKeyDictionary
 from mitmproxy import http
 
 from ccflare_core.anthropic.answers import Answer
+from ccflare_core.http.headers import Header
 from ccflare_mitm.host.messages import make_response
+
+COOKIE = b"set-cookie"
 
 
 class Decisions:
@@ -18,9 +21,14 @@ class Decisions:
 
     def __init__(self) -> None:
         self._of_flow: WeakKeyDictionary[http.HTTPFlow, http.Response] = WeakKeyDictionary()
+        self._unshown: WeakKeyDictionary[http.HTTPFlow, tuple[Header, ...]] = WeakKeyDictionary()
 
     def give(self, flow: http.HTTPFlow, answer: Answer, *, is_last: bool = False) -> None:
         """This is what the client gets, and nothing else. With its last answer an HTTP/1 connection ends."""
+        cookies = tuple(field for field in answer.headers if field[0] == COOKIE)
+        if cookies:
+            self._unshown[flow] = cookies
+            answer = answer._replace(headers=tuple(field for field in answer.headers if field[0] != COOKIE))
         response = make_response(answer)
         if is_last and not flow.request.is_http2:
             response.headers["connection"] = "close"
@@ -32,6 +40,10 @@ class Decisions:
             response.raw_content = b""  # mitmproxy would send it over HTTP/2: an error that ends the connection
         self._of_flow[flow] = response.copy()
         flow.response = response
+
+    def unshown(self, flow: http.HTTPFlow) -> tuple[Header, ...]:
+        """The cookies that go out with our answer, and into nothing that shows the flow."""
+        return self._unshown.get(flow, ())
 
     def is_last(self, flow: http.HTTPFlow) -> bool:
         """Whether the connection ends with an answer that we have given."""

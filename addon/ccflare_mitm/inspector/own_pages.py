@@ -6,17 +6,15 @@ from typing import Any
 from mitmproxy.tools.web import app
 
 from ccflare_core.anthropic.answers import Answer, rejected
-from ccflare_core.clients.authentication import Identity, Principal
+from ccflare_core.clients.authentication import OWNER, Identity
 from ccflare_core.clients.checks import NO_PAGE, OTP
-from ccflare_core.clients.keys import Permission
 from ccflare_core.http.rejection import Rejection
+from ccflare_mitm.pages.html import HOME, LOGIN, LOGOUT, see_other
 from ccflare_mitm.pages.server import PageServer
 from ccflare_mitm.pages.table import find_page
 from ccflare_mitm.pages.visit import Visit
 
 PATHS = r"/ccflare/.*"
-OWNER = Principal(None, frozenset(Permission) - {Permission.API_REQUEST})
-"""Who has logged in to mitmweb, which lets one do much more."""
 ACTOR = "mitmweb"
 
 
@@ -39,6 +37,8 @@ class OwnPage(app.RequestHandler):
         if found is None:
             return rejected(NO_PAGE)
         page, name = found
+        if page.path in (LOGIN, LOGOUT):
+            return see_other(HOME)  # here one has logged in already
         if request.method not in page.methods:
             return rejected(Rejection(405, f"This page takes {', '.join(page.methods)} only.", allow=page.methods))
         if page.permission is not None and not OWNER.may(page.permission):
@@ -55,6 +55,7 @@ class OwnPage(app.RequestHandler):
             body=request.body,
             at=time.time(),  # noqa: TID251
             by=ACTOR,
+            token=("_xsrf", self.xsrf_token.decode()),
         )
         return self._pages.answer(page, visit)
 

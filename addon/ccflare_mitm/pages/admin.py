@@ -12,6 +12,8 @@ from ccflare_core.clients.keys import Permission
 from ccflare_core.exchange.exchanges import Exchanges
 from ccflare_core.text import iso
 from ccflare_core.writer.monitor import Monitor
+from ccflare_mitm.pages.html import HOME, see_other
+from ccflare_mitm.pages.logins import Logins
 from ccflare_mitm.pages.readers import Read
 from ccflare_mitm.pages.visit import Visit
 
@@ -33,12 +35,14 @@ class Admin:
         actions: AdminActions,
         read: Read,
         monitor: Monitor,
+        logins: Logins,
         wall: Callable[[], float] = time.time,  # noqa: TID251
     ) -> None:
         self.exchanges = exchanges
         self.read = read
         """Runs a function on the database, in a thread."""
         self.monitor = monitor
+        self.logins = logins
         self._token_state = token_state
         self._actions = actions
         self._wall = wall
@@ -59,17 +63,17 @@ class Admin:
     async def pause_account(self, visit: Visit) -> Answer:
         """Take an account out of the pool."""
         await self._actions.pause_account(visit, True)
-        return json_answer(200, {"name": visit.name, "paused": True})
+        return _done(visit, paused=True)
 
     async def resume_account(self, visit: Visit) -> Answer:
         """Put it back."""
         await self._actions.pause_account(visit, False)
-        return json_answer(200, {"name": visit.name, "paused": False})
+        return _done(visit, paused=False)
 
     async def revoke_client(self, visit: Visit) -> Answer:
         """End a client key for good."""
         await self._actions.revoke_client(visit)
-        return json_answer(200, {"name": visit.name, "revoked": True})
+        return _done(visit, revoked=True)
 
     def health(self) -> dict[str, Any]:
         """Alive (this answer), and whether a request could be routed now, with each account's reason."""
@@ -91,6 +95,11 @@ class Admin:
             "login_expires_at": iso(login_end(account)),
             "warning": login_warning(account, self._wall()),
         }
+
+
+def _done(visit: Visit, **what: bool) -> Answer:
+    """What was done; a person goes back to the first page, which shows it."""
+    return see_other(HOME) if visit.is_browsers else json_answer(200, {"name": visit.name, **what})
 
 
 def describe(status: AccountStatus) -> dict[str, Any]:

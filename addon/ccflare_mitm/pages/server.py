@@ -14,11 +14,19 @@ from ccflare_core.errors import CCFlareError, NotFound, NotInstalled
 from ccflare_core.http.rejection import Rejection
 from ccflare_core.writer.auditor import Auditor
 from ccflare_mitm.pages.admin import Admin
+from ccflare_mitm.pages.html import refusal
+from ccflare_mitm.pages.logins import is_forged
 from ccflare_mitm.pages.page import Page
 from ccflare_mitm.pages.visit import BadQuery, Visit
 
 logger = logging.getLogger("ccflare")
 
+FORGED = Rejection(
+    403,
+    "This form is of another session, or of none: load the page again, and send it from there.",
+    audit="a change without the session's token",
+    is_recorded=False,
+)
 BROKEN = Rejection(500, "This page failed inside; the proxy's log says more.", is_recorded=False)
 
 _STATUS: Final[Mapping[type[CCFlareError], int]] = {NotFound: 404, BadQuery: 400, NotInstalled: 501}
@@ -35,36 +43,44 @@ class PageServer:
     def answer(self, page: Page, visit: Visit) -> Answer | Awaitable[Answer]:
         """The page's answer, now or later; an error in its place, and nothing is raised."""
         if browser.is_unsafe(visit.method):
-            return self._guarded(page, self._change(page, visit))
+            return self._guarded(page, visit, self._change(page, visit))
         try:
             answer = page.handler(self._admin, visit)
         except Exception as problem:
-            return self._failed(page, problem)
-        return answer if isinstance(answer, Answer) else self._guarded(page, answer)
+            return self._failed(page, visit, problem)
+        return answer if isinstance(answer, Answer) else self._guarded(page, visit, answer)
 
     async def _change(self, page: Page, visit: Visit) -> Answer:
         """The answer to a request that changes something."""
-        if (rejection := await self._check_code(visit.code)) is not None:
+        if (rejection := await self._objection(page, visit)) is not None:
             self._deny(visit, rejection)
-            return rejected(rejection)
+            return refused(rejection, visit)
         answer = page.handler(self._admin, visit)
         return answer if isinstance(answer, Answer) else await answer
 
-    async def _guarded(self, page: Page, answer: Awaitable[Answer]) -> Answer:
+    async def _guarded(self, page: Page, visit: Visit, answer: Awaitable[Answer]) -> Answer:
         try:
             return await answer
         except Exception as problem:
-            return self._failed(page, problem)
+            return self._failed(page, visit, problem)
 
-    def _failed(self, page: Page, problem: Exception) -> Answer:
+    def _failed(self, page: Page, visit: Visit, problem: Exception) -> Answer:
         if not isinstance(problem, CCFlareError):
             logger.error("The page %s failed", page.path, exc_info=problem)
-            return rejected(BROKEN)
-        return rejected(failure(problem))
+            return refused(BROKEN, visit)
+        return refused(failure(problem), visit)
 
     def _deny(self, visit: Visit, rejection: Rejection) -> None:
         if self._auditor is not None:
             self._auditor.denied(visit.address, rejection.audit, actor=visit.actor, target=visit.path)
+
+    async def _objection(self, page: Page, visit: Visit) -> Rejection | None:
+        """Why this may not be changed: it does not come from a page of the session's, or the code does not do."""
+        if visit.session is not None and is_forged(visit.session, visit.form.get("token", "")):
+            return FORGED
+        if page.permission is None:
+            return None
+        return await self._check_code(visit.code or visit.form.get("code") or None)
 
     async def _check_code(self, code: str | None) -> Rejection | None:
         """Why the code of the second factor does not do, if so. One that was good is used up by then."""
@@ -73,6 +89,11 @@ class PageServer:
         if wrong.retry_after > 0:
             return replace(TOO_MANY_CODES, retry_after=ceil(wrong.retry_after))
         return CODE_REQUIRED
+
+
+def refused(rejection: Rejection, visit: Visit) -> Answer:
+    """The rejection as a program or a person gets it."""
+    return refusal(rejection, visit) if visit.is_browsers else rejected(rejection)
 
 
 def failure(problem: CCFlareError) -> Rejection:

@@ -6,6 +6,7 @@ from urllib.parse import parse_qsl
 
 from ccflare_core.clients.authentication import Identity
 from ccflare_core.clients.keys import Permission
+from ccflare_core.clients.sessions import Session
 from ccflare_core.errors import CCFlareError
 
 MOST_PARAMETERS = 100
@@ -38,6 +39,13 @@ class Visit:
     """When it came, in epoch seconds."""
     by: str = ""
     """Who asks, for the audit log, where that is nobody with a key."""
+    session: Session | None = None
+    """The session of a browser that it came in."""
+    token: tuple[str, str] = field(default=("", ""), repr=False)
+    """Name and value of the form field that shows that a page of ours asks."""
+    port: int = 0
+    """Of ours, the port that it came to."""
+    is_tls: bool = False
 
     @property
     def actor(self) -> str:
@@ -59,6 +67,11 @@ class Visit:
             return dict(parse_qsl(self.body.decode(), keep_blank_values=True, max_num_fields=MOST_PARAMETERS))
         except ValueError:
             return {}
+
+    @property
+    def is_browsers(self) -> bool:
+        """Whether a person is to see the answer, and not a program."""
+        return "text/html" in self.headers.get("accept", "")
 
     def asked(self, name: str, default: str = "") -> str:
         """The first parameter of this name in the query. Raises BadQuery as `parameters` does."""

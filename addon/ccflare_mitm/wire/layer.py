@@ -18,7 +18,12 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layer import CommandGenerator
 from mitmproxy.proxy.layers import ClientTLSLayer, DNSLayer, TCPLayer, UDPLayer
 from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode, HttpStream, RegisterHttpConnection
-from mitmproxy.proxy.layers.http._events import ErrorCode, RequestProtocolError, ResponseProtocolError
+from mitmproxy.proxy.layers.http._events import (
+    ErrorCode,
+    RequestProtocolError,
+    ResponseHeaders,
+    ResponseProtocolError,
+)
 from mitmproxy.proxy.layers.http._hooks import HttpConnectUpstreamHook
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.http._http2 import Http2Server
@@ -127,6 +132,21 @@ class FailoverLayer(HttpLayer):
             return self._read_client(event)
         handled: CommandGenerator[None] = super()._handle_event(event)
         return handled
+
+    def event_to_child(self, child: Any, event: events.Event) -> CommandGenerator[None]:
+        """As mitmproxy's; with the head of an answer of ours go the cookies that its flow does not show."""
+        if type(event) is ResponseHeaders:
+            event = self._with_cookies(child, event)
+        handled: CommandGenerator[None] = super().event_to_child(child, event)
+        return handled
+
+    def _with_cookies(self, child: Any, head: ResponseHeaders) -> ResponseHeaders:
+        stream = self.streams.get(head.stream_id)
+        if stream is None or child is stream or not (cookies := self.services.decisions.unshown(stream.flow)):
+            return head
+        response = head.response.copy()
+        response.headers.fields = (*response.headers.fields, *cookies)
+        return ResponseHeaders(head.stream_id, response, head.end_stream)
 
     def _read_client(self, event: events.DataReceived) -> CommandGenerator[None]:
         """Hand over what the client sent, and hang up if it keeps sending what cannot be read as anything."""

@@ -1,0 +1,119 @@
+"""The dashboard as a browser has it: the link, the login, what is shown, and a cookie that goes nowhere else."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+
+from ccflare_core.clients.sessions import COOKIE
+from fake_upstream import FakeUpstream
+from harness import Proxy, RawClient, Reply, claude_request, eventually, via_base_url
+
+ONE = "sk-ant-api03-one"
+HTML = (b"Accept", b"text/html")
+OWN = (b"Sec-Fetch-Site", b"same-origin")
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    with FakeUpstream() as upstream:
+        proxy = Proxy(upstream, folder=tmp_path_factory.mktemp("proxy"), program="mitmweb", ccflare_hold_seconds=0)
+        proxy.add_api_key("one", ONE)
+        with proxy:
+            yield proxy
+
+
+class Browser:
+    """Keeps the cookie, and sends what a browser sends."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+        self.cookie = b""
+
+    def get(self, path: str) -> Reply:
+        return self._ask("GET", path)
+
+    def post(self, path: str, **form: str) -> Reply:
+        body = urlencode(form).encode()
+        kind = ((b"Content-Type", b"application/x-www-form-urlencoded"), (b"Content-Length", b"%d" % len(body)))
+        return self._ask("POST", path, kind, body)
+
+    def token(self, page: bytes) -> str:
+        """The token in the page's forms."""
+        return str(re.findall(r'name="token" value="([^"]+)"', page.decode())[0])
+
+    def _ask(self, method: str, path: str, fields: tuple[tuple[bytes, bytes], ...] = (), body: bytes = b"") -> Reply:
+        cookie = ((b"Cookie", self.cookie),) if self.cookie else ()
+        with via_base_url(self._proxy) as client:
+            reply = client.request(method, path, (HTML, OWN, *fields, *cookie), body)
+        if given := reply.header("set-cookie"):
+            self.cookie = b"" if "Max-Age=0" in given else given.partition(";")[0].encode()
+        return reply
+
+
+def link_of(text: str) -> str:
+    """The path and query of the last link in a text."""
+    return str(re.findall(r"http://[^/\s]+(/ccflare/login\?token=\S+)", text)[-1])
+
+
+def test_the_starts_link_logs_in_once(proxy: Proxy) -> None:
+    link = link_of(eventually(proxy.log, lambda log: "/ccflare/login?token=" in log))
+    browser = Browser(proxy)
+
+    reply = browser.get(link)
+
+    assert (reply.status, reply.header("location")) == (303, "/ccflare/")
+    assert browser.cookie.startswith(COOKIE + b"%d=" % proxy.port)
+    assert Browser(proxy).get(link).status == 401
+    assert proxy.rows("SELECT actor FROM audit_log WHERE action = 'dashboard.login'")[0]["actor"] == "dashboard"
+
+
+def test_a_command_prints_another_link(proxy: Proxy) -> None:
+    browser = Browser(proxy)
+    assert browser.get(link_of(proxy.run_script("dashboard.py", "--address", f"127.0.0.1:{proxy.port}"))).status == 303
+    assert browser.get("/ccflare/login?next=/ccflare/health").status == 200
+
+
+def test_the_cookie_is_shown_and_sent_to_nobody(proxy: Proxy) -> None:
+    browser = Browser(proxy)
+    browser.get(link_of(proxy.run_script("dashboard.py", "--address", f"127.0.0.1:{proxy.port}")))
+    secret = browser.cookie.partition(b"=")[2]
+    with via_base_url(proxy) as client:
+        method, path, fields, body = claude_request()
+        client.request(method, path, (*fields, (b"Cookie", browser.cookie)), body)
+    token = ((b"Authorization", f"Bearer {proxy.web_token}".encode()),)
+
+    def flows() -> bytes:
+        with RawClient("127.0.0.1", proxy.web_port) as web:
+            return web.request("GET", "/flows", token).body
+
+    shown = eventually(flows, lambda text: b"/v1/messages" in text)
+    assert b"/ccflare/login" in shown
+    assert secret not in shown
+    assert b"token=" not in shown
+    assert secret.decode() not in proxy.log()
+    for file in Path(proxy.database).parent.glob(f"{proxy.database.name}*"):
+        assert secret not in file.read_bytes(), file
+
+
+def test_a_key_logs_in_by_the_form_and_out_again(proxy: Proxy) -> None:
+    key = proxy.add_client_key("boss", "--role", "operator")
+    browser = Browser(proxy)
+    eventually(lambda: browser.get("/ccflare/accounts").status, lambda status: status == 303)
+    assert b"problem" in browser.post("/ccflare/login", key="ccf_" + "w" * 32).body
+    assert browser.cookie == b""
+
+    reply = browser.post("/ccflare/login", key=key, next="/ccflare/accounts")
+
+    assert (reply.status, reply.header("location")) == (303, "/ccflare/accounts")
+    assert browser.get("/ccflare/accounts").status == 200
+    token = browser.token(browser.get("/ccflare/login").body)
+    assert browser.post("/ccflare/accounts/one/pause", token="other").status == 403
+    assert browser.post("/ccflare/accounts/one/pause", token=token).status == 303
+    assert browser.post("/ccflare/accounts/one/resume", token=token).status == 303
+    assert Browser(proxy).post("/ccflare/login", key=key, next="//evil.example/").header("location") == "/ccflare/"
+    assert browser.post("/ccflare/logout", token=token).status == 303
+    assert browser.cookie == b""
+    assert browser.get("/ccflare/accounts").status == 303
