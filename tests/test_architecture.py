@@ -34,7 +34,7 @@ WITH_IO = {
         *("egress_proxy", "key_sources", "os_keyring", "passphrase", "pkcs11", "references", "start_links", "vault"),
     },
     "reports": {"queries", "rollup"},
-    "transcripts": {"exports", "packing", "read", "search", "search_index", "write"},
+    "transcripts": {"exports", "packing", "read", "recorded", "search", "search_index", "write"},
 } | {room: set[str]() for room in ("db", "store", "writer")}
 WHOLE = {"db", "store", "writer"}
 """Rooms that are about I/O altogether."""
@@ -112,6 +112,7 @@ TESTED_IN = {
     "ccflare_core.http.pinning": "http/test_pins.py",
     "ccflare_core.http.rejection": "clients/test_admission.py",
     "ccflare_core.http.sse": "anthropic/test_usage.py",
+    "ccflare_core.reports.figures": "cli/test_output.py",
     "ccflare_core.reports.limit_history": "cli/stats/test_views.py",
     "ccflare_core.reports.measures": "reports/test_rollup.py",
     "ccflare_core.reports.observed": "writer/test_lookout.py",
@@ -139,6 +140,7 @@ TESTED_IN = {
     "ccflare_core.store.runs": "store/test_store.py",
     "ccflare_core.transcripts.exports": "cli/maintain/test_main.py",
     "ccflare_core.transcripts.read": "transcripts/test_write.py",
+    "ccflare_core.transcripts.recorded": "e2e/test_show_live.py",
     "ccflare_core.transcripts.redaction": "security/test_privacy.py",
     "ccflare_core.transcripts.stream_text": "transcripts/test_search.py",
     "ccflare_core.writer.monitor": "pages/test_metrics.py",

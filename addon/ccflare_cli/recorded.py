@@ -2,37 +2,20 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 from ccflare_cli.cells import shortened, wrapped
 from ccflare_cli.output import DASH, Column, Table, count, duration, moment, money
-from ccflare_core.anthropic.conversation import Request, Turn
+from ccflare_core.anthropic.conversation import Turn
 from ccflare_core.exchange.summary import tokens_in_words
-from ccflare_core.reports.within import Counts, PartUse, Subagent
+from ccflare_core.reports.within import Counts
 from ccflare_core.text import some, worded
 from ccflare_core.transcripts.passages import lines, sections_of, whole_of, within
+from ccflare_core.transcripts.recorded import FACTS, Recorded
 
 _ROOM = 40_000
 """Characters of a conversation that are shown without --full."""
 _HEADING = "── "
-
-FACTS = (
-    *("id", "timestamp", "method", "path", "outcome", "status_code", "error_message", "account_name", "model"),
-    *("session_id", "project", "agent", "request_class", "response_time_ms", "first_byte_ms", "input_tokens"),
-    *("output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "cost_usd", "choice_reason"),
-    *("estimated", "thinking_tokens", "web_search_requests", "web_fetch_requests", "service_tier", "speed"),
-    *(
-        "inference_geo",
-        "message_id",
-        "previous_message_id",
-        "stop_reason",
-        "refusal",
-        "input_transformations",
-        "agent_id",
-    ),
-    *("parent_agent_id", "waited_ms", "query", "api_version", "betas", "client_name", "client_ip", "user_agent"),
-)
-"""The columns of the request that are read."""
 
 _SETTLED = {
     None: "estimated",
@@ -40,25 +23,6 @@ _SETTLED = {
     "results": "by the batch's results",
     "late": "estimated, the results came too late",
 }
-
-
-class Recorded(NamedTuple):
-    """A recorded request: its row, its attempts, and its bodies read as a conversation."""
-
-    row: dict[str, Any]
-    attempts: list[dict[str, Any]]
-    request: Request
-    answer: tuple[Turn, ...]
-    missing: str
-    """Why there is nothing to read, or not all, as a sentence; "" if it is all there."""
-    agents: list[Subagent]
-    """Of the session, as a tree; none if it had no subagents."""
-    parts: list[PartUse]
-    """What other models and compaction took for the answer."""
-    counts: Counts | None
-    """What it counts in its client's budget, if that is not what is shown as used."""
-    thread: tuple[str, ...] = ()
-    """The ids of the requests before it in its message thread; their turns stand in front of its own."""
 
 
 def json_table(exchange: Recorded) -> Table[Recorded]:

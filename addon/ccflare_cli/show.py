@@ -3,23 +3,21 @@
 import argparse
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from ccflare_cli.console import OK, Console, Refused, note_reading, open_sealed, read_settings
 from ccflare_cli.ids import find_request, find_session
 from ccflare_cli.output import Table
 from ccflare_cli.parsing import Parser, dispatch, script_parser
-from ccflare_cli.recorded import FACTS, Recorded, attempt_table, conversation_lines, head_table, json_table
+from ccflare_cli.recorded import attempt_table, conversation_lines, head_table, json_table
 from ccflare_cli.stats.within_tables import part_table, subagent_table
-from ccflare_core.anthropic.conversation import Request, decoded, read_answer, read_request
+from ccflare_core.anthropic.conversation import decoded
 from ccflare_core.anthropic.routes import MESSAGES
 from ccflare_core.config.settings import Settings
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.program import typed
-from ccflare_core.reports.threads import earlier_parts
-from ccflare_core.reports.within import counts_of, parts_of, subagents_of
 from ccflare_core.store.store import Store
+from ccflare_core.transcripts.recorded import Recorded, facts_of, read_recorded
 
 _VERSION = "2023-06-01"
 """Of the API, for requests that were recorded without theirs."""
@@ -77,7 +75,7 @@ def _run(console: Console, arguments: argparse.Namespace) -> int:
         if arguments.raw:
             _write_raw(console, store, row["id"], arguments.raw, undo=arguments.decoded)
         else:
-            _show(console, _read(store, row), arguments)
+            _show(console, read_recorded(store.query, store.body, row), arguments)
     return OK
 
 
@@ -87,8 +85,7 @@ def _find(store: Store, name: str, session: str | None) -> dict[str, Any]:
         id_ = _last(store, find_session(store, session) if session else None)
     else:
         id_ = find_request(store, name)
-    (found,) = store.query(f"SELECT {', '.join(FACTS)} FROM requests WHERE id = ?", (id_,))  # noqa: S608
-    return dict(zip(FACTS, found, strict=True))
+    return facts_of(store.query, id_)
 
 
 def _last(store: Store, session: str | None) -> str:
@@ -103,39 +100,6 @@ def _last(store: Store, session: str | None) -> str:
     if not (found := store.query(sql, values)):
         raise Refused(f"There is no conversation yet: `{typed('stats requests')}` shows what there is.")
     return str(found[0][0])
-
-
-def _read(store: Store, row: dict[str, Any]) -> Recorded:
-    names = ("number", "account_name", "status_code", "verdict", "reason", "started_at", "duration_ms")
-    sql = f"SELECT {', '.join(names)} FROM attempts WHERE request_id = ? ORDER BY number"  # noqa: S608
-    attempts = [dict(zip(names, each, strict=True)) for each in store.query(sql, (row["id"],))]
-    asked, answered = (store.body(row["id"], part) for part in _PARTS)
-    earlier = earlier_parts(store.query, row["previous_message_id"])
-    missing = "" if asked or answered else "No body is kept of it: its recording was off, or they were deleted by now."
-    if any(body and body.truncated for body in (asked, answered)):
-        missing = "Only the beginning is kept of what is longer than ccflare_capture_limit_bytes."
-    request = read_request(asked.content, asked.content_encoding) if asked else Request(None, (), ())
-    answer = read_answer(answered.content, answered.content_type, answered.content_encoding) if answered else ()
-    agents = subagents_of(store.query, row["session_id"]) if row["session_id"] else []
-    request = _joined([_part_of_thread(store, link.request_id) for link in earlier], request)
-    parts, counts = parts_of(store.query, row["id"]), counts_of(store.query, row["id"])
-    return Recorded(
-        row, attempts, request, answer, missing, agents, parts, counts, tuple(link.request_id for link in earlier)
-    )
-
-
-def _part_of_thread(store: Store, request_id: str) -> Request:
-    """What was sent in an earlier part of the thread, and what came back."""
-    asked, answered = (store.body(request_id, part) for part in _PARTS)
-    request = read_request(asked.content, asked.content_encoding) if asked else Request(None, (), ())
-    answer = read_answer(answered.content, answered.content_type, answered.content_encoding) if answered else ()
-    return replace(request, turns=(*request.turns, *answer))
-
-
-def _joined(earlier: Sequence[Request], last: Request) -> Request:
-    """The whole conversation. What later parts leave out is as in the first one that has it."""
-    tools = last.tools or next((request.tools for request in earlier if request.tools), ())
-    return replace(last, turns=tuple(turn for request in (*earlier, last) for turn in request.turns), tools=tools)
 
 
 def _content_coding(store: Store, request_id: str) -> str:

@@ -14,13 +14,12 @@ from ccflare_cli.output import (
     duration,
     iso,
     local,
-    moment,
     money,
     named,
     percent,
 )
 from ccflare_cli.stats.within_tables import about, cost
-from ccflare_core.reports.forecast import Course, Forecast
+from ccflare_core.reports.figures import foretell
 from ccflare_core.reports.limit_history import WindowPast
 from ccflare_core.reports.traffic import By, Period, Traffic
 
@@ -95,24 +94,6 @@ def forecast_table(pasts: Sequence[WindowPast], labels: Sequence[str], title: st
         empty="No limits were read yet.",
         note="The forecast takes the pace of the last two hours. Peaks run from the oldest to now; a dot: no reading.",
     )
-
-
-def foretell(found: Forecast | None, now: float) -> str:
-    """`reaches 100 % at 14:20, resets 15:00`."""
-    if found is None:
-        return DASH
-    resets = "" if found.resets_at is None else f", resets {moment(found.resets_at, now)}"
-    match found.course:
-        case Course.FILLS:
-            return f"reaches 100 % at {moment(found.full_at, now)}{resets}"
-        case Course.HOLDS:
-            return f"not full before its reset at {moment(found.resets_at, now)}" if resets else "not filling"
-        case Course.SPENT:
-            return f"spent{resets}"
-        case Course.EMPTY:
-            return "empty again"
-        case _:
-            return f"too few readings{resets}"
 
 
 def sparkline(peaks: Mapping[str, float], labels: Sequence[str], most: int = _SPARKS) -> str:
