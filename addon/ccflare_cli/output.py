@@ -9,7 +9,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from typing import Any
 
 from tabulate import tabulate
@@ -18,6 +18,8 @@ from ccflare_cli.cells import shorten, wrap, wrapped
 from ccflare_cli.layout import Column as Column
 from ccflare_cli.layout import Grid, lay_out
 from ccflare_cli.page import WHOLE, Page, Tone
+from ccflare_core.reports.fields import named as named
+from ccflare_core.reports.fields import record
 from ccflare_core.reports.figures import DASH as DASH
 from ccflare_core.reports.figures import count as count
 from ccflare_core.reports.figures import duration as duration
@@ -30,11 +32,6 @@ from ccflare_core.text import iso as iso
 from ccflare_core.text import some as some
 
 FORMATS = ("table", "json", "csv", "markdown")
-
-
-def named(*names: str) -> tuple[tuple[str, Callable[[Any], object]], ...]:
-    """The fields of a table that are attributes of its rows, by their own names."""
-    return tuple((name, attrgetter(name)) for name in names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +50,7 @@ class Table[Row]:
 
     def records(self) -> list[dict[str, object]]:
         """The rows as JSON-ready dicts."""
-        return [{name: get(row) for name, get in self.fields} for row in self.rows]
+        return [record(row, self.fields) for row in self.rows]
 
 
 def render(tables: Sequence[Table[Any]], form: str, page: Page = WHOLE) -> str:

@@ -6,10 +6,10 @@ from typing import Any
 
 from ccflare_cli.cells import shortened, wrapped
 from ccflare_cli.output import DASH, Column, Table, count, duration, moment, money
-from ccflare_core.anthropic.conversation import Turn
 from ccflare_core.exchange.summary import tokens_in_words
 from ccflare_core.reports.within import Counts
 from ccflare_core.text import some, worded
+from ccflare_core.transcripts.fields import RECORDED, Whole
 from ccflare_core.transcripts.passages import lines, sections_of, whole_of, within
 from ccflare_core.transcripts.recorded import FACTS, Recorded
 
@@ -25,32 +25,8 @@ _SETTLED = {
 }
 
 
-def json_table(exchange: Recorded) -> Table[Recorded]:
-    return Table(
-        key="request",
-        title="",
-        rows=[exchange],
-        fields=(
-            *((name, _getter(name)) for name in FACTS),
-            ("attempts_made", lambda each: each.attempts),
-            ("within_request", lambda each: [part._asdict() for part in each.parts]),
-            ("counts_in_budget", lambda each: each.counts and each.counts._asdict()),
-            ("thread", lambda each: list(each.thread)),
-            ("tools", lambda each: each.request.tools),
-            ("turns", lambda each: [_told(turn) for turn in each.request.turns]),
-            ("answer", lambda each: [_told(turn) for turn in each.answer]),
-        ),
-        columns=(),
-        upright=True,
-    )
-
-
-def _told(turn: Turn) -> dict[str, object]:
-    return {"role": turn.role, "parts": [part._asdict() for part in turn.parts]}
-
-
-def _getter(name: str) -> Callable[[Recorded], object]:
-    return lambda exchange: exchange.row[name]
+def json_table(whole: Whole) -> Table[Whole]:
+    return Table(key="request", title="", rows=[whole], fields=RECORDED, columns=(), upright=True)
 
 
 def head_table(exchange: Recorded, now: float) -> Table[dict[str, Any]]:

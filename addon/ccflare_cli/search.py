@@ -104,6 +104,8 @@ def _table(hits: Sequence[Hit], threads: Mapping[str, str], limit: int, now: flo
         rows=hits,
         fields=(
             ("at", lambda hit: iso(hit.at)),
+            ("id", lambda hit: hit.request_id),
+            ("session", lambda hit: hit.session),
             ("request_id", lambda hit: hit.request_id),
             ("thread", lambda hit: threads.get(hit.request_id)),
             ("session_id", lambda hit: hit.session),

@@ -17,7 +17,8 @@ from ccflare_core.config.settings import Settings
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.program import typed
 from ccflare_core.store.store import Store
-from ccflare_core.transcripts.recorded import Recorded, facts_of, read_recorded
+from ccflare_core.transcripts.fields import Whole, read_whole
+from ccflare_core.transcripts.recorded import facts_of
 
 _VERSION = "2023-06-01"
 """Of the API, for requests that were recorded without theirs."""
@@ -75,7 +76,7 @@ def _run(console: Console, arguments: argparse.Namespace) -> int:
         if arguments.raw:
             _write_raw(console, store, row["id"], arguments.raw, undo=arguments.decoded)
         else:
-            _show(console, read_recorded(store.query, store.body, row), arguments)
+            _show(console, read_whole(store.query, store.body, row["id"]), arguments)
     return OK
 
 
@@ -142,10 +143,11 @@ def _write_raw(console: Console, store: Store, request_id: str, part: str, *, un
         console.complain("Only the beginning of this body is kept.")
 
 
-def _show(console: Console, exchange: Recorded, arguments: argparse.Namespace) -> None:
+def _show(console: Console, whole: Whole, arguments: argparse.Namespace) -> None:
     if arguments.format == "json":
-        console.show(arguments, json_table(exchange))
+        console.show(arguments, json_table(whole))
         return
+    exchange = whole.recorded
     now = console.now()
     tables: list[Table[Any]] = [head_table(exchange, now)]
     if exchange.parts:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
 
 from ccflare_cli.cells import shortened, wrapped
 from ccflare_cli.output import (
@@ -12,10 +11,8 @@ from ccflare_cli.output import (
     bar,
     count,
     duration,
-    iso,
     moment,
     money,
-    named,
     percent,
     printable,
     short_id,
@@ -27,8 +24,9 @@ from ccflare_core.accounts.identity import shared_limits, sharers
 from ccflare_core.accounts.priority import FIRST, LAST
 from ccflare_core.accounts.states import AccountState
 from ccflare_core.accounts.status import StoredStatus
-from ccflare_core.accounts.validity import login_end, login_warning, token_state
+from ccflare_core.accounts.validity import login_end, login_warning
 from ccflare_core.program import typed
+from ccflare_core.reports.fields import EXCHANGE, LIMITS, TROUBLE, account_fields, login_fields, token
 from ccflare_core.reports.queries import Exchange, Trouble, Use
 from ccflare_core.text import span, worded
 
@@ -42,29 +40,11 @@ def account_table(rows: Sequence[tuple[StoredStatus, Use]], now: float) -> Table
     """How each account stands and is used; the use counts the last 24 hours."""
     accounts = [status.account for status, _ in rows]
     groups = sharers(accounts)
-    shared = {each.name: [other.name for other in group if other != each] for group in groups for each in group}
     return Table(
         key="accounts",
         title="",
         rows=rows,
-        fields=(
-            ("name", lambda row: row[0].account.name),
-            ("kind", lambda row: row[0].account.kind.value),
-            ("priority", lambda row: row[0].account.priority),
-            ("state", lambda row: row[0].state_value),
-            ("state_reason", lambda row: row[0].cooldown.reason if row[0].cooldown else None),
-            ("state_until", lambda row: iso(row[0].cooldown.until) if row[0].cooldown else None),
-            ("token", lambda row: token(row[0], now)),
-            ("token_expires_at", lambda row: iso(row[0].account.expires_at)),
-            ("login_at", lambda row: iso(row[0].account.login_at)),
-            ("login_expires_at", lambda row: iso(login_end(row[0].account))),
-            ("warning", lambda row: login_warning(row[0].account, now)),
-            ("shares_limits_with", lambda row: shared.get(row[0].account.name, [])),
-            ("last_used", lambda row: iso(row[1].last_at)),
-            ("requests_24h", lambda row: row[1].requests),
-            ("utilization_5h", lambda row: row[0].utilization("5h")),
-            ("utilization_7d", lambda row: row[0].utilization("7d")),
-        ),
+        fields=account_fields(accounts, now),
         columns=(
             Column("Name", lambda row: row[0].account.name, way=shortened(14)),
             Column("Kind", lambda row: kind(row[0].account), under="Name"),
@@ -95,15 +75,7 @@ def login_table(statuses: Sequence[StoredStatus], now: float) -> Table[StoredSta
         key="logins",
         title="Logins",
         rows=statuses,
-        fields=(
-            ("account", lambda s: s.account.name),
-            ("kind", lambda s: s.account.kind.value),
-            ("token", lambda s: token(s, now)),
-            ("token_expires_at", lambda s: iso(s.account.expires_at)),
-            ("login_at", lambda s: iso(s.account.login_at)),
-            ("login_expires_at", lambda s: iso(login_end(s.account))),
-            ("warning", lambda s: login_warning(s.account, now)),
-        ),
+        fields=login_fields(now),
         columns=(
             Column("Account", lambda s: s.account.name, way=shortened(14)),
             Column("Kind", lambda s: kind(s.account), rank=2),
@@ -122,11 +94,7 @@ def window_table(statuses: Sequence[StoredStatus], now: float) -> Table[StoredSt
         key="windows",
         title="Limits now",
         rows=statuses,
-        fields=(
-            ("account", lambda s: s.account.name),
-            ("state", lambda s: s.state_value),
-            ("windows", lambda s: [{**w._asdict(), "resets_at": iso(w.resets_at)} for w in s.windows]),
-        ),
+        fields=LIMITS,
         columns=(
             Column("Account", lambda s: s.account.name, way=shortened(14)),
             *(column for name in _MAIN_WINDOWS for column in _window_columns(name, now)),
@@ -143,7 +111,7 @@ def exchange_table(exchanges: Sequence[Exchange], title: str, now: float) -> Tab
         key="requests",
         title=title,
         rows=exchanges,
-        fields=tuple((name, _exchange_field(name)) for name in Exchange._fields),
+        fields=EXCHANGE,
         columns=(
             Column("Time", lambda e: moment(e.at, now, seconds=True), way=wrapped(10)),
             Column("Request", lambda e: e.id, way=shortened(12), brief=lambda e: short_id(e.id)),
@@ -181,10 +149,7 @@ def trouble_table(key: str, troubles: Sequence[Trouble], title: str, now: float)
         key=key,
         title=title,
         rows=troubles,
-        fields=(
-            ("last_at", lambda t: iso(t.last_at)),
-            *named("number", "kind", "status", "account", "message", "path"),
-        ),
+        fields=TROUBLE,
         columns=(
             Column("Last", lambda t: moment(t.last_at, now), way=wrapped(10)),
             Column("Times", lambda t: count(t.number), right=True),
@@ -201,11 +166,6 @@ def trouble_table(key: str, troubles: Sequence[Trouble], title: str, now: float)
 def kind(account: Account) -> str:
     """What the account proves itself with."""
     return "API key" if account.kind is Kind.API_KEY else "OAuth"
-
-
-def token(status: StoredStatus, now: float) -> str:
-    """How its access token stands; an API key has no end."""
-    return DASH if status.account.kind is Kind.API_KEY else token_state(status.account, now, status.upkeep)
 
 
 def _login_age(account: Account, now: float) -> str:
@@ -246,12 +206,6 @@ def _window_columns(name: str, now: float) -> tuple[Column[StoredStatus], ...]:
 def _other_windows(status: StoredStatus) -> str:
     others = (window for window in status.windows if window.name not in _MAIN_WINDOWS)
     return ", ".join(f"{w.name} {percent(w.utilization, 0)}" for w in others if w.utilization is not None)
-
-
-def _exchange_field(name: str) -> Callable[[Exchange], Any]:
-    if name == "at":
-        return lambda exchange: iso(exchange.at)
-    return lambda exchange: getattr(exchange, name)
 
 
 def _prompt(exchange: Exchange) -> int | None:

@@ -63,6 +63,7 @@ from ccflare_mitm.gate.header_masking import HeaderMask
 from ccflare_mitm.gate.management import Management, StartLinks, renew_digest, report_failures
 from ccflare_mitm.gate.tunnel_opener import TunnelOpener
 from ccflare_mitm.host.listener import own_names, ports
+from ccflare_mitm.host.options import current
 from ccflare_mitm.inspector.held import Held, Recorded
 from ccflare_mitm.pages.admin import Admin
 from ccflare_mitm.pages.logins import Logins
@@ -289,7 +290,7 @@ def build_admission(
     links = StartLinks(storage.call, run_id)
     logins = Logins(authenticator, sessions, links.read, management.note, time.monotonic, storage.auditor)
     monitor = Monitor(recording.exchanges, storage.writer)
-    admin = Admin(recording.exchanges, accounts.keeper.state, management, storage.readers, monitor, logins)
+    admin = Admin(recording.exchanges, accounts.keeper.state, management, storage.readers, logins, monitor, current)
     rates = RateLimits(warn)
     access = AccessLists(live())
     strangers = Strangers(

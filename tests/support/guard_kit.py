@@ -11,6 +11,7 @@ from ccflare_core.clients.keys import ClientKey
 from ccflare_core.clients.rate_limits import RateLimits
 from ccflare_core.clients.sessions import Sessions
 from ccflare_core.clients.totp import SecondFactor, Used, Wrong
+from ccflare_core.config.options import OPTIONS
 from ccflare_core.errors import StoreError
 from ccflare_core.secrets.start_links import Link
 from ccflare_core.store.store import Store
@@ -66,6 +67,9 @@ class Actions:
     async def revoke_client(self, visit: Visit) -> None:
         self.done.append(("revoke", visit.name, visit.actor))
 
+    async def note_reading(self, visit: Visit, target: str) -> None:
+        self.done.append(("read", target, visit.actor))
+
 
 def an_admin(
     bench: Bench, actions: Actions | None = None, read: Read | None = None, logins: Logins | None = None
@@ -75,8 +79,9 @@ def an_admin(
         lambda account: f"of {account.name}",
         actions or Actions(),
         read or Readers(no_store),
-        Monitor(bench.exchanges, Writer(no_store, on_change=print, on_trouble=print)),
         logins or some_logins(an_authenticator(), Sessions()),
+        Monitor(bench.exchanges, Writer(no_store, on_change=print, on_trouble=print)),
+        lambda: {option.name: option.default for option in OPTIONS},
         wall=lambda: bench.clock.wall,
     )
 

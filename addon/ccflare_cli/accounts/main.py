@@ -14,15 +14,14 @@ from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script
 from ccflare_cli.tables import account_table
 from ccflare_core.accounts.account import Account
 from ccflare_core.accounts.priority import DEFAULT, FIRST, LAST
-from ccflare_core.accounts.status import StoredStatus, stored_status
+from ccflare_core.accounts.status import StoredStatus
 from ccflare_core.db.engine_choice import is_made
-from ccflare_core.reports.queries import Reports, Use
-from ccflare_core.reports.traffic import Period
+from ccflare_core.reports.queries import Use
 from ccflare_core.secrets.key_sources import choose
+from ccflare_core.store.statuses import statuses_and_use
 from ccflare_core.store.store import Store
 from ccflare_core.text import composed
 
-_DAY = 86_400
 _ORDER = f"from {FIRST}, used first, to {LAST}, used last"
 _EXAMPLES = """\
 examples:
@@ -165,20 +164,8 @@ def _list(console: Console, arguments: argparse.Namespace) -> int:
     if is_made(database):
         store = Store.open(database, None, read_only=True)
         try:
-            rows = _rows(store, now)
+            rows = statuses_and_use(store, now)
         finally:
             store.close()
     console.show(arguments, account_table(rows, now))
     return OK
-
-
-def _rows(store: Store, now: float) -> list[tuple[StoredStatus, Use]]:
-    reports, last_day = Reports(store.query), Period(now - _DAY, now)
-    cooldowns, windows, upkeep = store.limits.cooldowns(), store.limits.latest_windows(), store.logins.upkeep()
-    return [
-        (
-            stored_status(account, cooldowns, windows.get(account.id, ()), now, upkeep.get(account.id)),
-            reports.use(account.id, last_day),
-        )
-        for account in store.accounts.all()
-    ]

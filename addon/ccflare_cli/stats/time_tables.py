@@ -12,13 +12,13 @@ from ccflare_cli.output import (
     bar,
     count,
     duration,
-    iso,
     local,
     money,
     named,
     percent,
 )
 from ccflare_cli.stats.within_tables import about, cost
+from ccflare_core.reports.fields import WINDOW, timeline_fields
 from ccflare_core.reports.figures import foretell
 from ccflare_core.reports.limit_history import WindowPast
 from ccflare_core.reports.traffic import By, Period, Traffic
@@ -39,13 +39,7 @@ def timeline_table(groups: Sequence[Traffic], by: By, title: str, note: str) -> 
         key="timeline",
         title=title,
         rows=groups,
-        fields=(
-            (by.value, lambda t: t.keys[0]),
-            *named("requests", "input_tokens", "cache_read_tokens", "cache_creation_tokens", "output_tokens"),
-            ("cost_usd", lambda t: None if t.unknown_costs and not t.cost_usd else round(t.cost_usd, 8)),
-            ("requests_of_unknown_cost", lambda t: t.unknown_costs),
-            *named("moved", "failovers", "errors"),
-        ),
+        fields=timeline_fields(by),
         columns=(
             Column(by.capitalize(), lambda t: t.keys[0] or ""),
             Column("Requests", lambda t: count(t.requests), right=True),
@@ -70,16 +64,7 @@ def forecast_table(pasts: Sequence[WindowPast], labels: Sequence[str], title: st
         key="windows",
         title=title,
         rows=pasts,
-        fields=(
-            ("account", lambda past: past.account),
-            ("window", lambda past: past.name),
-            ("utilization", lambda past: past.forecast and past.forecast.utilization),
-            ("resets_at", lambda past: iso(past.forecast.resets_at) if past.forecast else None),
-            ("per_hour", lambda past: past.forecast and past.forecast.pace),
-            ("forecast", lambda past: past.forecast and past.forecast.course.value),
-            ("full_at", lambda past: iso(past.forecast.full_at) if past.forecast else None),
-            ("history", lambda past: [{"at": at, "peak": peak} for at, peak in past.peaks.items()]),
-        ),
+        fields=WINDOW,
         columns=(
             Column("Account", lambda past: past.account, way=shortened(11)),
             Column("Window", lambda past: past.name, way=shortened(8)),

@@ -9,15 +9,14 @@ from ccflare_cli.output import (
     Table,
     count,
     duration,
-    iso,
     moment,
-    named,
     percent,
     short_model,
     some,
 )
 from ccflare_cli.page import Tone
 from ccflare_cli.stats.within_tables import TOKENS, about, cost
+from ccflare_core.reports.fields import total_fields, traffic_fields
 from ccflare_core.reports.traffic import By, Period, Spread, Traffic
 
 _TOKENS = f"{TOKENS} First is the time to the first byte."
@@ -32,12 +31,7 @@ def total_table(total: Traffic, others: int, period: Period, title: str) -> Tabl
         key="total",
         title=title,
         rows=[total],
-        fields=(
-            ("since", lambda _: iso(period.since)),
-            ("until", lambda _: iso(period.until)),
-            *_traffic_fields(()),
-            ("other_requests", lambda _: others),
-        ),
+        fields=total_fields(period, others),
         columns=(
             Column("Requests", lambda t: _requests(t, others)),
             Column("Success", _success),
@@ -58,7 +52,7 @@ def traffic_table(groups: Sequence[Traffic], by: Sequence[By], title: str, note:
         key=f"by_{'_'.join(by)}",
         title=title,
         rows=groups,
-        fields=_traffic_fields(by),
+        fields=traffic_fields(by),
         columns=(
             *(
                 Column(split.capitalize(), _key(index, split), way=shortened(12 // len(by) + 4))
@@ -78,34 +72,6 @@ def traffic_table(groups: Sequence[Traffic], by: Sequence[By], title: str, note:
         ),
         empty="No requests.",
         note="\n".join(part for part in (note, _TOKENS if groups else "") if part),
-    )
-
-
-def _traffic_fields(by: Sequence[By]) -> tuple[tuple[str, Callable[[Traffic], object]], ...]:
-    names = (
-        *("requests", "open", "ok", "client_aborts", "refused", "moved", "failovers"),
-        *("input_tokens", "output_tokens", "cache_read_tokens", "cache_creation_tokens"),
-        *("thinking_tokens", "web_searches", "estimated"),
-    )
-
-    def attribute(name: str) -> Callable[[Traffic], object]:
-        return lambda traffic: getattr(traffic, name)
-
-    def key(index: int) -> Callable[[Traffic], object]:
-        return lambda traffic: traffic.keys[index]
-
-    return (
-        *((split.value, key(index)) for index, split in enumerate(by)),
-        *((name, attribute(name)) for name in names),
-        *named("success_rate", "cache_hit_rate"),
-        ("cost_usd", lambda t: None if t.unknown_costs and not t.cost_usd else round(t.cost_usd, 8)),
-        ("requests_of_unknown_cost", lambda t: t.unknown_costs),
-        ("latency_p50_seconds", lambda t: t.latency.p50),
-        ("latency_p95_seconds", lambda t: t.latency.p95),
-        ("first_byte_p50_seconds", lambda t: t.first_byte.p50),
-        ("first_byte_p95_seconds", lambda t: t.first_byte.p95),
-        ("first_at", lambda t: iso(t.first_at)),
-        ("last_at", lambda t: iso(t.last_at)),
     )
 
 

@@ -12,7 +12,6 @@ from ccflare_cli.stats.time_tables import compare_table, forecast_table, timelin
 from ccflare_cli.stats.traffic_tables import total_table, traffic_table
 from ccflare_cli.stats.within_tables import part_table, subagent_table
 from ccflare_cli.tables import exchange_table, login_table, trouble_table, window_table
-from ccflare_core.accounts.status import StoredStatus, stored_status
 from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.program import typed
 from ccflare_core.reports.limit_history import LimitHistory
@@ -20,6 +19,7 @@ from ccflare_core.reports.prompt_cache import cache_uses
 from ccflare_core.reports.queries import Reports
 from ccflare_core.reports.traffic import By, Period, Traffic, labels
 from ccflare_core.reports.within import parts, subagents
+from ccflare_core.store.statuses import statuses
 from ccflare_core.store.store import Store
 
 SPLITS = {
@@ -87,8 +87,8 @@ class Views:
         table = _split_table(groups, by, asked, f"By {' and '.join(by)}, {asked.when}")
         if split is not By.ACCOUNT:
             return [table, *self._within(asked)]
-        statuses = self._statuses(asked.now)
-        return [table, window_table(statuses, asked.now), login_table(statuses, asked.now)]
+        found = statuses(self._store, asked.now)
+        return [table, window_table(found, asked.now), login_table(found, asked.now)]
 
     def _within(self, asked: Question) -> list[Table[Any]]:
         """What goes on within the requests of models and the sessions of agents, if anything does."""
@@ -117,7 +117,7 @@ class Views:
         others = self._reports.others(asked.period) if asked.all else 0
         return [
             total_table(total, others, asked.period, f"All requests, {asked.when}"),
-            window_table(self._statuses(asked.now), asked.now),
+            window_table(statuses(self._store, asked.now), asked.now),
             _split_table(accounts, (By.ACCOUNT,), asked, f"Accounts, {asked.when}"),
         ]
 
@@ -171,14 +171,6 @@ class Views:
         before = Period(after.since - length, after.since)
         totals = self._reports.total(before), self._reports.total(after)
         return compare_table(*totals, (before, after))
-
-    def _statuses(self, now: float) -> list[StoredStatus]:
-        store = self._store
-        cooldowns, windows, upkeep = store.limits.cooldowns(), store.limits.latest_windows(), store.logins.upkeep()
-        return [
-            stored_status(each, cooldowns, windows.get(each.id, ()), now, upkeep.get(each.id))
-            for each in store.accounts.all()
-        ]
 
 
 def _split_table(groups: Sequence[Traffic], by: tuple[By, ...], asked: Question, title: str) -> Table[Any]:

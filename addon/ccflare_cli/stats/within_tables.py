@@ -1,9 +1,10 @@
 """The tables of what goes on within requests and sessions: other models' parts, subagents."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from ccflare_cli.cells import shortened, wrapped
-from ccflare_cli.output import DASH, Column, Table, count, iso, moment, money, short_id, short_model
+from ccflare_cli.output import DASH, Column, Table, count, moment, money, short_id, short_model
+from ccflare_core.reports.fields import PART, SUBAGENT
 from ccflare_core.reports.within import PartUse, Subagent
 from ccflare_core.text import worded
 
@@ -17,7 +18,7 @@ def part_table(uses: Sequence[PartUse], title: str) -> Table[PartUse]:
         key="within_requests",
         title=title,
         rows=uses,
-        fields=tuple((name, _field(name)) for name in PartUse._fields),
+        fields=PART,
         columns=(
             Column("Model", lambda use: short_model(use.model) or "(none)", way=shortened(12)),
             Column("What for", lambda use: worded(use.kind), way=wrapped(10)),
@@ -39,7 +40,7 @@ def subagent_table(agents: Sequence[Subagent], title: str, now: float, note: str
         key="subagents",
         title=title,
         rows=agents,
-        fields=tuple((name, _agent_field(name)) for name in Subagent._fields),
+        fields=SUBAGENT,
         columns=(
             Column("Session", _session, brief=lambda agent: short_id(_session(agent))),
             Column("Agent", lambda agent: "  " * agent.depth + (agent.agent_id or _MAIN), way=shortened(16)),
@@ -72,12 +73,3 @@ def cost(estimated: object, usd: float | None, unknown: int = 0) -> str:
 
 def _session(agent: Subagent) -> str:
     return "" if agent.depth else agent.session or DASH
-
-
-def _field(name: str) -> Callable[[PartUse], object]:
-    return lambda use: getattr(use, name)
-
-
-def _agent_field(name: str) -> Callable[[Subagent], object]:
-    is_time = name.endswith("_at")
-    return lambda agent: iso(getattr(agent, name)) if is_time else getattr(agent, name)

@@ -231,13 +231,21 @@ class Reports:
         if before is not None:
             conditions.append("(timestamp < ? OR (timestamp = ? AND id < ?))")
             values += [before.at_ms, *before]
+        where = " AND ".join(conditions)
+        return self._exchanges(f"{where} ORDER BY timestamp DESC, id DESC LIMIT ?", (*values, limit))
+
+    def exchange(self, request_id: str) -> Exchange | None:
+        """The request with this id."""
+        return next(iter(self._exchanges("id = ?", (request_id,))), None)
+
+    def _exchanges(self, where: str, parameters: Sequence[object]) -> list[Exchange]:
         sql = f"""SELECT id, timestamp / 1000.0, account_used, model, method, path, status_code, outcome,
                   error_message, response_time_ms / 1000.0, first_byte_ms / 1000.0, input_tokens,
                   output_tokens, cache_read_input_tokens, cache_creation_input_tokens, cost_usd,
                   COALESCE(failover_attempts, 0), session_id, client_ip, choice_reason, COALESCE(estimated, FALSE),
                   stop_reason, refusal, request_class, agent_id, waited_ms / 1000.0, client_name, project, agent
-                  FROM requests WHERE {" AND ".join(conditions)} ORDER BY timestamp DESC, id DESC LIMIT ?"""  # noqa: S608
-        rows = (Exchange(*row) for row in self._query(sql, (*values, limit)))
+                  FROM requests WHERE {where}"""  # noqa: S608
+        rows = (Exchange(*row) for row in self._query(sql, parameters))
         return [
             row._replace(account=self._shown(By.ACCOUNT, row.account), estimated=bool(row.estimated)) for row in rows
         ]

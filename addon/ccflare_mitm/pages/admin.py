@@ -1,14 +1,17 @@
 """What all pages ask, and the oldest of them: health, the accounts as they stand, pause, resume, revoke."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from ccflare_core.accounts.account import Account
 from ccflare_core.accounts.pool import AccountStatus
 from ccflare_core.accounts.validity import login_end, login_warning
 from ccflare_core.anthropic.answers import Answer, json_answer
+from ccflare_core.audit.entries import cover
 from ccflare_core.clients.keys import Permission
+from ccflare_core.config.option import Value
+from ccflare_core.config.options import OPTIONS
 from ccflare_core.exchange.exchanges import Exchanges
 from ccflare_core.text import iso
 from ccflare_core.writer.monitor import Monitor
@@ -17,12 +20,15 @@ from ccflare_mitm.pages.logins import Logins
 from ccflare_mitm.pages.readers import Read
 from ccflare_mitm.pages.visit import Visit
 
+_HIDDEN = frozenset({"ccflare_alert_webhook", "ccflare_alert_command", "ccflare_egress_proxy"})
+
 
 class AdminActions(Protocol):
     """What the pages can change. Each raises CCFlareError if that fails, and is audited if it does not."""
 
     async def pause_account(self, visit: Visit, paused: bool) -> None: ...
     async def revoke_client(self, visit: Visit) -> None: ...
+    async def note_reading(self, visit: Visit, target: str) -> None: ...
 
 
 class Admin:
@@ -34,15 +40,17 @@ class Admin:
         token_state: Callable[[Account], str],
         actions: AdminActions,
         read: Read,
-        monitor: Monitor,
         logins: Logins,
+        monitor: Monitor,
+        options: Callable[[], Mapping[str, Value]],
         wall: Callable[[], float] = time.time,  # noqa: TID251
     ) -> None:
         self.exchanges = exchanges
         self.read = read
         """Runs a function on the database, in a thread."""
-        self.monitor = monitor
         self.logins = logins
+        self.monitor = monitor
+        self._options = options
         self._token_state = token_state
         self._actions = actions
         self._wall = wall
@@ -75,6 +83,23 @@ class Admin:
         await self._actions.revoke_client(visit)
         return _done(visit, revoked=True)
 
+    async def note_reading(self, visit: Visit, request_id: str) -> None:
+        """Have it audited that what was said in a request is about to be read; what cannot be audited is not read."""
+        await self._actions.note_reading(visit, request_id)
+
+    def options(self) -> list[dict[str, object]]:
+        """Each option of ours with what it holds. Of what may hold a password nothing is told but whether it is set."""
+        return [
+            {
+                "name": option.name,
+                "value": None if option.name in _HIDDEN else _covered(self._options()[option.name]),
+                "default": option.default,
+                "is_default": self._options()[option.name] == option.default,
+                "applies": option.applies,
+            }
+            for option in OPTIONS
+        ]
+
     def health(self) -> dict[str, Any]:
         """Alive (this answer), and whether a request could be routed now, with each account's reason."""
         accounts = self.exchanges.pool.status()
@@ -100,6 +125,10 @@ class Admin:
 def _done(visit: Visit, **what: bool) -> Answer:
     """What was done; a person goes back to the first page, which shows it."""
     return see_other(HOME) if visit.is_browsers else json_answer(200, {"name": visit.name, **what})
+
+
+def _covered(value: Value) -> Value:
+    return cover(value) if isinstance(value, str) else value
 
 
 def describe(status: AccountStatus) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from ccflare_core.anthropic.routes import CONTROL_PREFIX
 from ccflare_core.clients.keys import Permission
 from ccflare_mitm.pages import login
 from ccflare_mitm.pages.admin import Admin
+from ccflare_mitm.pages.api import document
 from ccflare_mitm.pages.metrics import show_metrics
 from ccflare_mitm.pages.page import DO, READ, Page
 
@@ -19,6 +20,7 @@ PAGES: tuple[Page, ...] = (
     Page("/ccflare/accounts/{name}/resume", DO, Permission.ACCOUNTS_MANAGE, Admin.resume_account),
     Page("/ccflare/clients/{name}/revoke", DO, Permission.ACCOUNTS_MANAGE, Admin.revoke_client),
     *login.PAGES,
+    *document.PAGES,
 )
 
 

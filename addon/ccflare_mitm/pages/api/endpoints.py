@@ -1,0 +1,258 @@
+"""The endpoints of the API. Their fields are those of the scripts' `--format json`, see reports/fields.py."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+from ccflare_core.anthropic.answers import json_answer
+from ccflare_core.clients.keys import Permission
+from ccflare_core.exchange.records import storable
+from ccflare_core.exchange.steps import Outcome
+from ccflare_core.reports import vocabulary
+from ccflare_core.reports.fields import (
+    EXCHANGE,
+    WINDOW,
+    account_fields,
+    record,
+    total_fields,
+    traffic_fields,
+)
+from ccflare_core.reports.limit_history import LimitHistory
+from ccflare_core.reports.queries import OPEN, Position, Reports, Wanted
+from ccflare_core.reports.traffic import By, Period, Traffic
+from ccflare_core.reports.vocabulary import TEXT_OR_NULL, Schema, list_of, object_of
+from ccflare_core.store.statuses import statuses_and_use
+from ccflare_core.store.store import Store
+from ccflare_core.text import to_ms
+from ccflare_core.transcripts.fields import RECORDED, read_whole
+from ccflare_core.transcripts.recorded import facts_of
+from ccflare_mitm.pages.api.endpoint import Call, Content, Endpoint
+from ccflare_mitm.pages.api.parameters import Asked, choice, cursor, flag, text, when, whole, write_cursor
+
+MOST: Final = 500
+"""Rows of an answer."""
+_ROWS: Final = 100
+_COUNTED: Final = "how many rows there are, shown or not"
+_SINCE = when("since", "where the period begins", "24h")
+_UNTIL = when("until", "where it ends", None)
+_LIMIT = whole("limit", "rows of the answer", MOST, _ROWS)
+_OUTCOMES = (*(outcome.value for outcome in Outcome), OPEN)
+
+
+def _period(asked: Asked, now: float) -> Period:
+    """The period that is asked for; an empty one if it ends before it begins."""
+    since = asked["since"].moment(now)
+    until = now + 0.001 if asked["until"] is None else asked["until"].moment(now)  # the present is a part of it
+    return Period(since, max(since, until))
+
+
+# Accounts
+
+
+async def accounts(call: Call) -> Content:
+    """Each account by the database, and what it is doing now."""
+    now = call.visit.at
+    rows = await call.read(lambda store: statuses_and_use(store, now))
+    fields = account_fields([status.account for status, _ in rows], now)
+    live = {each["name"]: each for each in call.admin.health()["accounts"]}
+    found = [record(row, fields) for row in rows]
+    return {"accounts": [{**live[each["name"]], **each} for each in found if each["name"] in live]}
+
+
+async def windows(call: Call) -> Content:
+    """Each limit of each account, with its forecast."""
+    period, by, now = _period(call.asked, call.visit.at), By(call.asked["by"]), call.visit.at
+    pasts = await call.read(lambda store: LimitHistory(store.query).windows(period, by, now))
+    return {"windows": [record(past, WINDOW) for past in pasts]}
+
+
+# Requests
+
+
+async def requests(call: Call) -> Content:
+    """Single requests, the newest first."""
+    asked, period = call.asked, _period(call.asked, call.visit.at)
+    wanted = Wanted(*(asked[name] for name in Wanted._fields))
+    limit, before = asked["limit"], asked["cursor"]
+    found = await call.read(
+        lambda store: Reports(store.query).exchanges(
+            period, limit + 1, others=asked["others"], wanted=wanted, before=before
+        )
+    )
+    shown = found[:limit]
+    last = Position(to_ms(shown[-1].at), shown[-1].id) if len(found) > limit else None
+    return {"requests": [record(each, EXCHANGE) for each in shown], "next": last and write_cursor(last)}
+
+
+async def request(call: Call) -> Content:
+    """One request with its conversation. That it is read is audited first."""
+    id_ = str(storable(call.visit.name))
+    await call.read(lambda store: facts_of(store.query, id_))
+    await call.admin.note_reading(call.visit, id_)
+    return record(await call.read(lambda store: read_whole(store.query, store.body, id_)), RECORDED)
+
+
+async def sessions(call: Call) -> Content:
+    """What the requests of each session add up to, the latest session first."""
+    period, limit = _period(call.asked, call.visit.at), call.asked["limit"]
+    groups = await call.read(lambda store: Reports(store.query).traffic(period, (By.SESSION,), latencies=False))
+    places = sorted(((_place(group), group) for group in groups), key=lambda found: found[0], reverse=True)
+    before = call.asked["cursor"]
+    left = [(place, group) for place, group in places if before is None or place < before]
+    shown, fields = left[:limit], traffic_fields((By.SESSION,))
+    following = write_cursor(shown[-1][0]) if len(left) > limit else None
+    return {"sessions": [record(group, fields) for _, group in shown], "next": following}
+
+
+def _place(group: Traffic) -> Position:
+    return Position(to_ms(group.last_at or 0.0), group.keys[0] or "")
+
+
+async def stats(call: Call) -> Content:
+    """What the requests of the period add up to, in all and split."""
+    asked, period = call.asked, _period(call.asked, call.visit.at)
+    by = () if asked["by"] is None else (By(asked["by"]),)
+    total, groups, others = await call.read(partial(_sums, period=period, by=by))
+    shown = groups[-asked["limit"] :] if by and by[0].is_time else groups[: asked["limit"]]
+    fields = traffic_fields(by)
+    return {
+        "total": record(total, total_fields(period, others)),
+        "groups": [record(group, fields) for group in shown],
+        "groups_in_all": len(groups),
+    }
+
+
+def _sums(store: Store, period: Period, by: Sequence[By]) -> tuple[Traffic, list[Traffic], int]:
+    reports = Reports(store.query)
+    if by and by[0].is_time:
+        return reports.total(period), reports.traffic(period, by), reports.others(period)
+    total, groups = reports.total_and_split(period, by)
+    return total, groups if by else [], reports.others(period)
+
+
+# The proxy
+
+
+async def config(call: Call) -> Content:
+    """The options as they are."""
+    return {"options": call.admin.options()}
+
+
+async def health(call: Call) -> Content:
+    """That the proxy is alive, and how the accounts are."""
+    return call.admin.health()
+
+
+async def ready(call: Call) -> Content:
+    """The same, with another status if no request could be routed now."""
+    told = call.admin.health()
+    return json_answer(200 if told["ready"] else 503, told)
+
+
+# What they give
+
+
+def _names(fields: Sequence[tuple[str, object]]) -> list[str]:
+    return [name for name, _ in fields]
+
+
+def _list(name: str, row: Schema, **more: Schema) -> Schema:
+    properties = {name: list_of(row), **more}
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+_NEXT: Final[Schema] = {**TEXT_OR_NULL, "description": "The cursor of what follows; null: there is no more."}
+_TRAFFIC = object_of(_names(traffic_fields(())), vocabulary.TRAFFIC)
+_SESSION = object_of(_names(traffic_fields((By.SESSION,))), vocabulary.TRAFFIC)
+_TOTAL = object_of(_names(total_fields(Period(0, 0), 0)), vocabulary.TRAFFIC)
+_GROUP: Final[Schema] = {
+    **_TRAFFIC,
+    "properties": {**_TRAFFIC["properties"], **{by.value: vocabulary.TRAFFIC[by.value].as_schema() for by in By}},
+}
+_STATS: Final[Schema] = {
+    "type": "object",
+    "properties": {
+        "total": _TOTAL,
+        "groups": list_of(_GROUP),
+        "groups_in_all": {"type": "integer", "minimum": 0, "description": _COUNTED},
+    },
+    "required": ["total", "groups", "groups_in_all"],
+}
+_HEALTH = object_of(vocabulary.HEALTH, vocabulary.HEALTH)
+_FILTERS = (
+    text("account", "an account's name"),
+    text("model", "a model as it is recorded"),
+    text("session", "a session's id"),
+    text("project", "a project"),
+    text("client", "the name of a client key"),
+    choice("outcome", "how it ended", _OUTCOMES),
+)
+_OTHERS = flag("others", "whether requests that needed no account are in it too")
+_VIEW, _READ = Permission.DASHBOARD_VIEW, Permission.LOGS_VIEW
+
+ENDPOINTS: Final = (
+    Endpoint(
+        "/accounts",
+        _VIEW,
+        "The accounts, as `accounts.py list` tells them, and what each is doing now.",
+        _list("accounts", object_of(vocabulary.ACCOUNT, vocabulary.ACCOUNT)),
+        accounts,
+    ),
+    Endpoint(
+        "/requests",
+        _VIEW,
+        "Single requests, the newest first, as `stats.py requests` tells them.",
+        _list("requests", object_of(_names(EXCHANGE), vocabulary.REQUEST), next=_NEXT),
+        requests,
+        (_SINCE, _UNTIL, *_FILTERS, _OTHERS, _LIMIT, cursor()),
+    ),
+    Endpoint(
+        "/requests/{name}",
+        _READ,
+        "One request with its attempts and its conversation, as `show.py` tells it. That it is read is audited.",
+        object_of(_names(RECORDED), vocabulary.RECORDED),
+        request,
+        tells_content=True,
+    ),
+    Endpoint(
+        "/stats",
+        _VIEW,
+        "What the requests of a period add up to, as `stats.py` tells it.",
+        _STATS,
+        stats,
+        (_SINCE, _UNTIL, choice("by", "by what to split it", By), _LIMIT),
+    ),
+    Endpoint(
+        "/windows",
+        _VIEW,
+        "The limits of the accounts, their past and their forecast, as `stats.py windows` tells them.",
+        _list("windows", object_of(_names(WINDOW), vocabulary.WINDOW)),
+        windows,
+        (_SINCE, _UNTIL, choice("by", "how fine the past is", (By.HOUR, By.DAY), By.HOUR)),
+    ),
+    Endpoint(
+        "/sessions",
+        _VIEW,
+        "The sessions, the latest first, as `stats.py sessions` tells them.",
+        _list("sessions", _SESSION, next=_NEXT),
+        sessions,
+        (_SINCE, _UNTIL, _LIMIT, cursor()),
+    ),
+    Endpoint(
+        "/config",
+        _VIEW,
+        "The options in use. What may hold a password is not shown.",
+        _list("options", object_of(vocabulary.OPTION, vocabulary.OPTION)),
+        config,
+    ),
+    Endpoint("/health", _VIEW, "That the proxy is alive, and how the accounts are.", _HEALTH, health),
+    Endpoint(
+        "/ready",
+        _VIEW,
+        "Whether a request could be routed now: with 503 if not.",
+        _HEALTH,
+        ready,
+        statuses=(200, 503),
+    ),
+)
+"""All but the document."""

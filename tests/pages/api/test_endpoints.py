@@ -1,0 +1,319 @@
+"""The API: its answers are those of the scripts, hold what the document says, and refuse what that does not allow."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ccflare_cli import show
+from ccflare_cli.accounts import main as accounts
+from ccflare_cli.stats import main as stats
+from ccflare_cli.stats.views import SPLITS
+from ccflare_core.anthropic.answers import Answer
+from ccflare_core.clients.authentication import Identity
+from ccflare_core.clients.totp import SecondFactor
+from ccflare_core.exchange.records import Payload
+from ccflare_core.store.store import Store
+from ccflare_mitm.pages.api.document import DOCUMENT
+from ccflare_mitm.pages.api.endpoint import PREFIX
+from ccflare_mitm.pages.api.endpoints import ENDPOINTS
+from ccflare_mitm.pages.readers import Readers
+from ccflare_mitm.pages.server import PageServer
+from ccflare_mitm.pages.table import find_page
+from ccflare_mitm.pages.visit import Visit
+from desk import Desk
+from exchange_kit import Bench, account
+from guard_kit import Actions, an_admin, forget
+from history import KEY, NOON, History
+from schema_check import mistakes
+
+QUESTION, ANSWER = b'{"messages":[{"role":"user","content":"Why?"}]}', b'{"type":"message","content":[]}'
+
+
+class House(NamedTuple):
+    """A proxy without sockets, on a database with a past."""
+
+    past: History
+    server: PageServer
+    actions: Actions
+
+    async def answer(self, path: str, **query: object) -> Answer:
+        found = find_page(PREFIX + path)
+        assert found is not None
+        asked = urlencode({name: value for name, value in query.items() if value is not None}, doseq=True)
+        visit = Visit(Identity(None), "127.0.0.1", PREFIX + path, found.name, query=asked, at=NOON)
+        answer = self.server.answer(found.page, visit)
+        return answer if isinstance(answer, Answer) else await answer
+
+    async def get(self, path: str, **query: object) -> Any:
+        """A good answer, which has to be as the document says."""
+        answer = await self.answer(path, **query)
+        content = json.loads(answer.body)
+        assert answer.status == 200, content
+        assert [*mistakes(content, schema_of(path))] == []
+        return content
+
+    def script(self, *words: str) -> Any:
+        """What a script gives to programs."""
+        desk = Desk(environ={"ccflare_ENCRYPTION_KEY": bytes(range(32)).hex()})
+        code = run_script(words[0], ["--database", str(self.past.location), *words[1:], "--format", "json"], desk)
+        assert (code, desk.complained) == (0, "")
+        return json.loads(desk.said)
+
+
+def schema_of(path: str) -> dict[str, Any]:
+    documented = path if path in DOCUMENT["paths"] else "/requests/{id}"
+    responses = DOCUMENT["paths"][documented]["get"]["responses"]
+    schema: dict[str, Any] = responses["200"]["content"]["application/json"]["schema"]
+    return schema
+
+
+def run_script(name: str, arguments: list[str], desk: Desk) -> int:
+    main = {"accounts": accounts.main, "stats": stats.main, "show": show.main}[name]
+    return main(arguments, desk.console())
+
+
+def a_past(path: Path) -> History:
+    past = History(path)
+    past.account("max-1")
+    past.account("max-2", priority=10)
+    past.window("max-1", "5h", 0.25, NOON + 3600)
+    past.cooldown("max-2", NOON + 600, "5h window spent")
+    served = past.exchange(NOON - 60, project="ccflare", input_tokens=10, output_tokens=5, cost_usd=0.25)
+    past.attempt(served, NOON - 59, "max-1", "ok", "", 200)
+    bodies = (("request", QUESTION), ("response", ANSWER))
+    past.store.write(
+        [Payload(served, part, "application/json", "", body, len(body), truncated=False) for part, body in bodies]
+    )
+    past.exchange(NOON - 50, "max-2", session="s 2/ä", key="laptop", response_time_ms=1500.0, first_byte_ms=200.0)
+    past.exchange(NOON - 50, None, outcome="refused", status_code=503, session=None, model=None)
+    past.exchange(NOON - 40, None, outcome=None)
+    past.exchange(NOON - 30, None, path="/api/event_logging")
+    past.exchange(NOON - 3 * 86_400, "removed")
+    return past
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    path = tmp_path_factory.mktemp("api") / "ccflare.db"
+    bench, actions = Bench(""), Actions()
+    bench.pool.replace_accounts([account("1"), account("2")])
+    readers = Readers(lambda: Store.open(path, KEY, read_only=True))
+    with a_past(path) as past:
+        server = PageServer(an_admin(bench, actions, read=readers), SecondFactor(lambda: 0.0, forget), None)
+        yield House(past, server, actions)
+    readers.close()
+
+
+async def test_accounts_are_those_of_the_script_and_what_they_do_now(house: House) -> None:
+    told = (await house.get("/accounts"))["accounts"]
+    listed = house.script("accounts", "list")
+    # The script runs without the key, and so sees of a token only that there is one.
+    assert [{name: row[name] for name in listed[0]} for row in told] == listed
+    assert [(row["name"], row["state"], row["available"], row["in_flight"]) for row in told] == [
+        ("max-2", "cooling", True, 0),
+        ("max-1", "serving", True, 0),
+    ]
+
+
+async def test_requests_are_those_of_the_script(house: House) -> None:
+    told = await house.get("/requests")
+    assert told == {"requests": house.script("stats", "requests"), "next": None}
+    assert len(told["requests"]) == 4
+    everything = await house.get("/requests", since="all", others="true")
+    assert everything["requests"] == house.script("stats", "requests", "--since", "all", "--all")
+
+
+@pytest.mark.parametrize(
+    ("query", "number"),
+    [
+        ({"account": "max-2"}, 1),
+        ({"session": "s 2/ä"}, 1),
+        ({"client": "laptop"}, 1),
+        ({"project": "ccflare"}, 1),
+        ({"model": "claude-opus-4-8"}, 3),
+        ({"outcome": "open"}, 1),
+        ({"outcome": "ok", "account": "max-1"}, 1),
+        ({"since": "all"}, 5),
+        ({"since": "45m"}, 4),
+        ({"until": "1h"}, 0),
+        ({"since": "1m", "until": "2m"}, 0),
+        ({"since": "2099-02-30T00:00:00Z"}, 0),
+    ],
+    ids=str,
+)
+async def test_requests_are_those_that_are_asked_for(house: House, query: dict[str, object], number: int) -> None:
+    assert len((await house.get("/requests", **query))["requests"]) == number
+
+
+@pytest.mark.parametrize("path", ["/requests", "/sessions"])
+@pytest.mark.parametrize("limit", [1, 2])
+async def test_lists_go_on_where_they_were_cut(house: House, path: str, limit: int) -> None:
+    name = path.removeprefix("/")
+    whole = (await house.get(path, since="all"))[name]
+    assert len(whole) > limit
+
+    pages, following = list[list[object]](), None
+    while not pages or following:
+        told = await house.get(path, since="all", limit=limit, cursor=following)
+        pages.append(told[name])
+        following = told["next"]
+
+    assert [row for page in pages for row in page] == whole
+    assert {len(page) for page in pages[:-1]} == {limit}
+
+
+async def test_a_request_has_its_conversation_as_the_script_shows_it_and_that_is_audited(house: House) -> None:
+    (served,) = (await house.get("/requests", project="ccflare"))["requests"]
+    house.actions.done.clear()
+
+    told = await house.get(f"/requests/{served['id']}")
+
+    assert told == house.script("show", served["id"])
+    assert told.items() >= served.items()
+    assert [part["text"] for turn in told["turns"] for part in turn["parts"]] == ["Why?"]
+    assert house.actions.done == [("read", served["id"], "")]
+
+
+@pytest.mark.parametrize("id_", ["req_none", "%00", "..", "a" * 300, "%F0%9F%98%80", "' OR 1=1"])
+async def test_what_is_not_there_is_a_404_and_no_reading(house: House, id_: str) -> None:
+    house.actions.done.clear()
+    answer = await house.answer(f"/requests/{id_}")
+    assert (answer.status, house.actions.done) == (404, [])
+
+
+async def test_only_the_page_that_says_so_has_what_was_said(house: House) -> None:
+    for endpoint in ENDPOINTS:
+        if not endpoint.tells_content:
+            assert b"Why?" not in (await house.answer(endpoint.path)).body, endpoint.path
+
+
+@pytest.mark.parametrize("by", ["account", "model", "project", "client", "agent", "address", "hour", "day", "session"])
+async def test_stats_are_those_of_the_script(house: House, by: str) -> None:
+    told = await house.get("/stats", since="7d", by=by)
+    words = [f"{by}s"] if f"{by}s" in SPLITS else ["--by", by]
+    said = house.script("stats", *words, "--since", "7d")
+    rows = said if isinstance(said, list) else said[f"by_{by}"]
+    without = {"latency_p50_seconds", "latency_p95_seconds", "first_byte_p50_seconds", "first_byte_p95_seconds"}
+    kept = [name for name in rows[0] if by != "session" or name not in without]
+    assert [{name: row[name] for name in kept} for row in told["groups"]] == [
+        {name: row[name] for name in kept} for row in rows
+    ]
+    total = house.script("stats", "summary", "--since", "7d", "--all")["total"]
+    assert told["total"] == total
+    assert (total["requests"], total["other_requests"], told["groups_in_all"]) == (5, 1, len(rows))
+
+
+async def test_stats_are_cut_to_the_first_groups_and_the_last_hours(house: House) -> None:
+    whole = await house.get("/stats", since="7d", by="day")
+    cut = await house.get("/stats", since="7d", by="day", limit=1)
+    assert (cut["groups"], cut["groups_in_all"]) == (whole["groups"][-1:], len(whole["groups"]))
+    first = await house.get("/stats", since="7d", by="account", limit=1)
+    assert first["groups"] == (await house.get("/stats", since="7d", by="account"))["groups"][:1]
+
+
+async def test_windows_are_those_of_the_script(house: House) -> None:
+    told = (await house.get("/windows"))["windows"]
+    assert told == house.script("stats", "windows")
+    assert [(row["account"], row["window"], row["utilization"]) for row in told] == [("max-1", "5h", 0.25)]
+
+
+async def test_the_options_are_there_without_what_may_hold_a_password(house: House) -> None:
+    told = {row["name"]: row for row in (await house.get("/config"))["options"]}
+    assert told["ccflare_upstream"]["is_default"] is True
+    assert [name for name, row in told.items() if row["value"] is None] == [
+        name for name in told if name in ("ccflare_alert_webhook", "ccflare_alert_command", "ccflare_egress_proxy")
+    ]
+
+
+async def test_health_and_readiness_are_those_of_the_other_pages(house: House) -> None:
+    told = await house.get("/health")
+    assert told == await house.get("/ready")
+    assert (told["status"], told["ready"], len(told["accounts"])) == ("ok", True, 2)
+
+
+async def test_who_cannot_route_a_request_says_so_with_503() -> None:
+    bench = Bench("", passthrough="never")
+    page = find_page(f"{PREFIX}/ready")
+    assert page is not None
+    server = PageServer(an_admin(bench), SecondFactor(lambda: 0.0, forget), None)
+    answer = server.answer(page.page, Visit(Identity(None), "127.0.0.1", f"{PREFIX}/ready"))
+    told = answer if isinstance(answer, Answer) else await answer
+    assert told.status == 503
+    schema = DOCUMENT["paths"]["/ready"]["get"]["responses"]["503"]["content"]["application/json"]["schema"]
+    assert [*mistakes(json.loads(told.body), schema)] == []
+
+
+# --- what the document says, and what is done -------------------------------------------------------------------------
+
+OPERATIONS = {path: each["get"] for path, each in DOCUMENT["paths"].items() if "{" not in path}
+PARAMETERS = [(path, parameter) for path, operation in OPERATIONS.items() for parameter in operation["parameters"]]
+
+
+def allowed(schema: dict[str, Any]) -> st.SearchStrategy[object]:
+    """Values that a parameter may have."""
+    if "enum" in schema:
+        return st.sampled_from(schema["enum"])
+    if "pattern" in schema:
+        return st.from_regex(schema["pattern"].replace("$", r"\Z"), fullmatch=False)
+    if schema["type"] == "integer":
+        return st.integers(schema["minimum"], schema["maximum"])
+    if schema["type"] == "boolean":
+        return st.sampled_from(["true", "false"])
+    return st.text(min_size=schema["minLength"], max_size=schema["maxLength"])
+
+
+def not_allowed(schema: dict[str, Any]) -> st.SearchStrategy[object]:
+    """Values that it may not have."""
+    if schema["type"] == "integer":
+        outside = st.integers(max_value=schema["minimum"] - 1) | st.integers(min_value=schema["maximum"] + 1)
+        return outside | st.floats() | st.sampled_from(["", "1 ", "+1", "1e1", "\u0661", "0x1", "null"])
+    long = st.text(min_size=schema.get("maxLength", 100) + 1, max_size=schema.get("maxLength", 100) + 9)
+    if "enum" in schema or "pattern" in schema or schema["type"] == "boolean":
+        return long | st.sampled_from(["", " ", "24h\n", "24H", "0h", "1-0", "TRUE", "Hour", "ok ", "-", "1-zz", "\0"])
+    return long | st.just("")
+
+
+@pytest.mark.parametrize("path", OPERATIONS)
+@settings(max_examples=20)
+@given(data=st.data())
+async def test_all_that_the_document_allows_is_answered(house: House, path: str, data: st.DataObject) -> None:
+    parameters = {each["name"]: each["schema"] for each in OPERATIONS[path]["parameters"]}
+    query = data.draw(st.fixed_dictionaries({}, optional={name: allowed(each) for name, each in parameters.items()}))
+    await house.get(path, **query)
+
+
+@pytest.mark.parametrize(("path", "parameter"), PARAMETERS, ids=[f"{path}-{each['name']}" for path, each in PARAMETERS])
+@settings(max_examples=10)
+@given(data=st.data())
+async def test_what_the_document_does_not_allow_is_a_400(
+    house: House, path: str, parameter: dict[str, Any], data: st.DataObject
+) -> None:
+    value = data.draw(not_allowed(parameter["schema"]))
+    answer = await house.answer(path, **{parameter["name"]: value})
+    content = json.loads(answer.body)
+    assert answer.status == 400, (value, content)
+    assert [*mistakes(content, DOCUMENT["components"]["schemas"]["Error"])] == []
+    assert parameter["name"] in content["error"]["message"]
+
+
+@pytest.mark.parametrize("path", OPERATIONS)
+async def test_a_parameter_that_is_not_known_or_comes_twice_is_a_400(house: House, path: str) -> None:
+    assert (await house.answer(path, limits=1)).status == 400
+    for parameter in OPERATIONS[path]["parameters"][:1]:
+        assert (await house.answer(path, **{parameter["name"]: ["24h", "24h"]})).status == 400
+
+
+def test_every_endpoint_is_in_the_document_with_its_permission() -> None:
+    for endpoint in ENDPOINTS:
+        operation = DOCUMENT["paths"][endpoint.path.replace("{name}", "{id}")]["get"]
+        assert str(endpoint.permission) in operation["description"]
+        page = find_page(PREFIX + endpoint.path.replace("{name}", "x"))
+        assert page is not None
+        assert page.page.permission is endpoint.permission
+    assert len({each["operationId"] for path in DOCUMENT["paths"].values() for each in path.values()}) == len(ENDPOINTS)
