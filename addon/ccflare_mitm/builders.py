@@ -286,11 +286,21 @@ def build_admission(
         report=report_failures,
     )
     management = Management(storage.call, news.accounts.tell, news.client_keys.tell)
+    second_factor = SecondFactor(time.time, keep_try)  # noqa: TID251
     sessions = Sessions()
     links = StartLinks(storage.call, run_id)
     logins = Logins(authenticator, sessions, links.read, management.note, time.monotonic, storage.auditor)
     monitor = Monitor(recording.exchanges, storage.writer)
-    admin = Admin(recording.exchanges, accounts.keeper.state, management, storage.readers, logins, monitor, current)
+    admin = Admin(
+        recording.exchanges,
+        accounts.keeper.state,
+        management,
+        storage.readers,
+        logins,
+        monitor,
+        current,
+        needs_code=lambda: second_factor.is_needed,
+    )
     rates = RateLimits(warn)
     access = AccessLists(live())
     strangers = Strangers(
@@ -298,7 +308,6 @@ def build_admission(
         lambda: access.access.trusted,
         room=lambda: room_for_all(most_clients(live())),
     )
-    second_factor = SecondFactor(time.time, keep_try)  # noqa: TID251
     pages = PageServer(admin, second_factor, storage.auditor)
     live.listen(access.change)
     news.client_keys.listen(authenticator.replace)

@@ -124,7 +124,7 @@ def test_ready_means_that_a_request_can_be_routed_now(ids: str, paused: bool, pa
         ("/ccflare/health?verbose", "GET", 200),
         ("/ccflare/health", "HEAD", 200),
         ("/ccflare/health", "POST", 405),
-        ("/ccflare/", "GET", 404),
+        ("/ccflare/nothing", "GET", 404),
         ("/ccflare/healthy", "GET", 404),
         ("/ccflare/accounts", "DELETE", 405),
         ("/ccflare/accounts", "GET", 200),

@@ -630,7 +630,7 @@ def test_r08_a_page_cannot_be_without_a_decision_on_its_permission() -> None:
         Page("/ccflare/new", ("GET",), handler=PAGES[0].handler)  # type: ignore[call-arg]
 
 
-@pytest.mark.parametrize("path", ["/ccflare/", "/ccflare/new", "/ccflare/accounts/a/b/pause", "/ccflare/health/"])
+@pytest.mark.parametrize("path", ["/ccflare/x/", "/ccflare/new", "/ccflare/accounts/a/b/pause", "/ccflare/health/"])
 def test_r08_what_is_in_no_table_is_denied(path: str) -> None:
     assert find_page(path) is None
     for role, status in ((None, 401), (Role.CLIENT, 403), (Role.ADMIN, 404)):

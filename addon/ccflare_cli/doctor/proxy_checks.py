@@ -30,7 +30,10 @@ from ccflare_core.text import to_ms
 _SECONDS = 3.0
 _ALIVE_MS = 180_000
 _EVIL = "http://evil.example"
-PAGES = ("/ccflare/", "/ccflare/ready", "/ccflare/accounts", "/ccflare/metrics", "/ccflare/api/v1/requests")
+PAGES = (
+    *("/ccflare/", "/ccflare/ready", "/ccflare/accounts", "/ccflare/metrics", "/ccflare/api/v1/requests"),
+    "/ccflare/journal",
+)
 """Pages of the proxy that take a permission. Each probe counts as a failed authentication, so there are few."""
 _REFUSED = (400, 401, 403, 404, 405, 421, 429)
 _LATER = "run this again in a minute"

@@ -43,6 +43,7 @@ class Admin:
         logins: Logins,
         monitor: Monitor,
         options: Callable[[], Mapping[str, Value]],
+        needs_code: Callable[[], bool] = lambda: False,
         wall: Callable[[], float] = time.time,  # noqa: TID251
     ) -> None:
         self.exchanges = exchanges
@@ -50,6 +51,8 @@ class Admin:
         """Runs a function on the database, in a thread."""
         self.logins = logins
         self.monitor = monitor
+        self.needs_code = needs_code
+        """Whether a change takes a code of the second factor."""
         self._options = options
         self._token_state = token_state
         self._actions = actions

@@ -1,5 +1,6 @@
 """Pages as HTML: templates that escape all that they are given, under a policy that lets nothing in from elsewhere."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -10,6 +11,7 @@ from ccflare_core.anthropic.answers import SECURITY, Answer
 from ccflare_core.clients.keys import Permission
 from ccflare_core.http.headers import Header
 from ccflare_core.http.rejection import Rejection
+from ccflare_core.reports.figures import count, duration, moment, money, percent, short_model
 from ccflare_core.transcripts.visible import visible
 from ccflare_mitm.pages.visit import Visit
 
@@ -40,12 +42,16 @@ TEMPLATES = Environment(
 )
 
 
+TEMPLATES.filters |= {"count": count, "money": money, "duration": duration, "percent": percent, "model": short_model}
+
+
 def page(template: str, visit: Visit, *, status: int = 200, headers: tuple[Header, ...] = (), **values: Any) -> Answer:
     """A template as the answer. Every one may use `visit`, and what it may do."""
     text = TEMPLATES.get_template(template).render(
         visit=visit,
         may_manage=visit.may(Permission.ACCOUNTS_MANAGE),
         may_read=visit.may(Permission.LOGS_VIEW),
+        when=partial(moment, now=visit.at),
         **values,
     )
     return _answer(status, b"text/html; charset=utf-8", text.encode(errors="replace"), _HEADERS + headers)

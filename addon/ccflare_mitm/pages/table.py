@@ -5,7 +5,7 @@ from urllib.parse import unquote
 
 from ccflare_core.anthropic.routes import CONTROL_PREFIX
 from ccflare_core.clients.keys import Permission
-from ccflare_mitm.pages import login
+from ccflare_mitm.pages import journal, login, overview, requests, usage
 from ccflare_mitm.pages.admin import Admin
 from ccflare_mitm.pages.api import document
 from ccflare_mitm.pages.metrics import show_metrics
@@ -21,6 +21,10 @@ PAGES: tuple[Page, ...] = (
     Page("/ccflare/clients/{name}/revoke", DO, Permission.ACCOUNTS_MANAGE, Admin.revoke_client),
     *login.PAGES,
     *document.PAGES,
+    *overview.PAGES,
+    *requests.PAGES,
+    *usage.PAGES,
+    *journal.PAGES,
 )
 
 

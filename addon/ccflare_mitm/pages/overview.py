@@ -1,0 +1,111 @@
+"""The first page: the accounts as they stand, what is running now, and the last requests."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ccflare_core.accounts.member import AccountStatus
+from ccflare_core.accounts.states import AccountState
+from ccflare_core.accounts.validity import login_warning
+from ccflare_core.anthropic.answers import Answer
+from ccflare_core.anthropic.rate_limit_headers import Window
+from ccflare_core.clients.keys import Permission
+from ccflare_core.exchange.exchange import Exchange as Open
+from ccflare_core.reports.figures import foretell
+from ccflare_core.reports.limit_history import LimitHistory
+from ccflare_core.reports.queries import Exchange, Reports
+from ccflare_core.reports.traffic import By, Period, Traffic
+from ccflare_core.store.store import Store
+from ccflare_mitm.pages.admin import Admin
+from ccflare_mitm.pages.html import HOME, page
+from ccflare_mitm.pages.page import READ, Page
+from ccflare_mitm.pages.visit import Visit
+
+LAST = 10
+_NEARLY = 0.8
+"""How full a limit is that should be looked at."""
+
+
+class Limit(NamedTuple):
+    """A window of an account, and what is to be expected of it, in words."""
+
+    window: Window
+    level: str
+    """"spent", "nearly" or "well"."""
+    forecast: str
+
+    @property
+    def share(self) -> float:
+        """How full it is in percent, for a bar."""
+        return min(max(self.window.utilization or 0.0, 0.0), 1.0) * 100
+
+
+class Card(NamedTuple):
+    """An account as the page shows it."""
+
+    status: AccountStatus
+    tone: str
+    remedy: str
+    warning: str | None
+    limits: list[Limit]
+
+
+class Recorded(NamedTuple):
+    """What the database tells: forecasts by account and window, the last day's sums, the last requests."""
+
+    forecasts: dict[tuple[str, str], str]
+    today: Traffic
+    last: list[Exchange]
+
+
+async def show_overview(admin: Admin, visit: Visit) -> Answer:
+    """The page."""
+    recorded = await admin.read(lambda store: read(store, visit.at))
+    statuses = admin.exchanges.pool.status()
+    return page(
+        "overview.html",
+        visit,
+        cards=[card(status, recorded.forecasts, visit.at) for status in statuses],
+        open=running(list(admin.exchanges.open.values())),
+        today=recorded.today,
+        exchanges=recorded.last,
+        needs_code=admin.needs_code(),
+    )
+
+
+def read(store: Store, now: float) -> Recorded:
+    """What the page takes from the database."""
+    reports, day = Reports(store.query), Period(now - 86_400, now + 0.001)
+    pasts = LimitHistory(store.query).windows(Period(now - 3600, now), By.HOUR, now)
+    forecasts = {(past.account, past.name): foretell(past.forecast, now) for past in pasts}
+    return Recorded(forecasts, reports.total(day), reports.exchanges(day, LAST))
+
+
+def running(exchanges: Sequence[Open]) -> list[Open]:
+    """Those that are open, the latest first."""
+    return sorted(exchanges, key=lambda exchange: -exchange.started_at)
+
+
+def card(status: AccountStatus, forecasts: dict[tuple[str, str], str], now: float) -> Card:
+    """An account with its limits, and what to do if it needs a person."""
+    name = status.account.name
+    limits = [Limit(window, _level(window), forecasts.get((name, window.name), "")) for window in status.windows]
+    tone = "well" if status.available else "nearly" if status.until else "spent"
+    return Card(status, tone, _remedy(status), login_warning(status.account, now), limits)
+
+
+def _level(window: Window) -> str:
+    used = window.utilization or 0.0
+    return "spent" if used >= 1 or window.status == "rejected" else "nearly" if used >= _NEARLY else "well"
+
+
+def _remedy(status: AccountStatus) -> str:
+    match status.state:
+        case AccountState.NEEDS_LOGIN:
+            return f"scripts/accounts.py login {status.account.name}"
+        case AccountState.NEEDS_ATTENTION:
+            return f"see to it, then scripts/accounts.py resume {status.account.name}"
+        case _:
+            return ""
+
+
+PAGES = (Page(HOME, READ, Permission.DASHBOARD_VIEW, show_overview),)
