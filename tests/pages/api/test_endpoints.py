@@ -1,6 +1,7 @@
 """The API: its answers are those of the scripts, hold what the document says, and refuse what that does not allow."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ from guard_kit import Actions, an_admin, forget
 from history import KEY, NOON, History
 from schema_check import mistakes
 
+README = Path(__file__).resolve().parents[3] / "README.md"
 QUESTION, ANSWER = b'{"messages":[{"role":"user","content":"Why?"}]}', b'{"type":"message","content":[]}'
 
 
@@ -317,3 +319,10 @@ def test_every_endpoint_is_in_the_document_with_its_permission() -> None:
         assert page is not None
         assert page.page.permission is endpoint.permission
     assert len({each["operationId"] for path in DOCUMENT["paths"].values() for each in path.values()}) == len(ENDPOINTS)
+
+
+def test_the_readme_has_each_endpoint_with_its_permission() -> None:
+    section = README.read_text().partition("\n## API\n")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| `/") and "v1" not in line]
+    told = {path: row[1].strip() for row in rows for path in re.findall(r"`(/[^`]+)`", row[0])}
+    assert told == {each.path.replace("{name}", "{id}"): str(each.permission) for each in ENDPOINTS}
