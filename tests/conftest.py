@@ -36,8 +36,10 @@ PLOT_IS_MISSING = not os.environ.get("CI") and find_spec("matplotlib") is None
 BROWSER_IS_MISSING = not os.environ.get("CI") and shutil.which("chromium") is None
 # These are somebody else's programs, so no change waits for them.
 CLIENTS_ARE_MISSING = not clients_kit.are_installed()
+SCHEMATHESIS_IS_MISSING = find_spec("schemathesis") is None
 collect_ignore = ["cli/stats/test_plot.py"] * PLOT_IS_MISSING
 collect_ignore += ["cli/test_completion.py"] * COMPLETION_IS_MISSING
+collect_ignore += ["e2e/test_api_schema.py"] * SCHEMATHESIS_IS_MISSING
 collect_ignore += ["security/test_hsm.py"] * HSM_IS_MISSING + ["db/test_postgres.py"] * POSTGRES_IS_MISSING
 collect_ignore += ["db/test_pgbouncer.py"] * POOLER_IS_MISSING
 collect_ignore += ["e2e/test_browser.py"] * BROWSER_IS_MISSING
@@ -54,6 +56,7 @@ def pytest_report_header() -> list[str]:
     told += ["without a PostgreSQL server: the tests that need one are left out"] if POSTGRES_IS_MISSING else []
     told += ["without PgBouncer: tests/db/test_pgbouncer.py is left out"] if POOLER_IS_MISSING else []
     told += ["without matplotlib: tests/cli/stats/test_plot.py is left out"] if PLOT_IS_MISSING else []
+    told += ["without schemathesis: tests/e2e/test_api_schema.py is left out"] if SCHEMATHESIS_IS_MISSING else []
     told += ["without argcomplete: tests/cli/test_completion.py is left out"] if COMPLETION_IS_MISSING else []
     told += ["without Chromium: tests/e2e/test_browser.py is left out"] if BROWSER_IS_MISSING else []
     without_clients = "without the real clients (`scripts/test --clients` brings them)"
