@@ -11,6 +11,7 @@ from ccflare_core.accounts.account import Account, Kind
 from ccflare_core.errors import StoreError, Unusable
 from ccflare_core.secrets.key_sources import KeyFile
 from ccflare_core.store.store import Store
+from ccflare_mitm.pages import readers as readers_module
 from ccflare_mitm.pages.readers import THREADS, Readers
 
 
@@ -52,6 +53,20 @@ async def test_a_short_look_does_not_wait_for_a_long_one(path: Path) -> None:
     assert await readers(names) == ["first"]
     is_over.set()
     assert await long
+    readers.close()
+
+
+async def test_no_more_looks_wait_than_somebody_will_see(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers_module, "MOST_WAITING", 3)
+    readers = Readers(lambda: Store.open(path, KeyFile(path.parent / "key"), read_only=True), threads=1)
+    is_over = threading.Event()
+    looks = [asyncio.ensure_future(readers(lambda store: is_over.wait(60))) for _ in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(Unusable, match="Too many pages"):
+        await readers(names)
+    is_over.set()
+    assert await asyncio.gather(*looks) == [True] * 3
+    assert await readers(names) == ["first"]
     readers.close()
 
 

@@ -10,6 +10,8 @@ from ccflare_core.store.store import Store
 
 THREADS = 2
 """So that a short look need not wait for one long one."""
+MOST_WAITING = 50
+"""Looks that may wait for one thread: more would take longer than anybody waits for a page."""
 
 
 class Read(Protocol):
@@ -64,7 +66,10 @@ class Readers:
         self._readers = [_Reader(open_store) for _ in range(threads)]
 
     def __call__[T](self, function: Callable[[Store], T], /) -> Awaitable[T]:
-        return min(self._readers, key=lambda reader: reader.waiting).read(function)
+        reader = min(self._readers, key=lambda reader: reader.waiting)
+        if reader.waiting >= MOST_WAITING:
+            raise Unusable("Too many pages are being read: ask again in a moment.")
+        return reader.read(function)
 
     def close(self) -> None:
         """Close the connections, each when what is read by it has ended. Nothing is read any more."""
