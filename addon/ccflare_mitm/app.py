@@ -51,6 +51,7 @@ from ccflare_mitm.builders import (
     build_alerting,
     build_held,
     build_recording,
+    build_replayer,
     build_storage,
     build_upstream,
     build_usage_poll,
@@ -120,6 +121,8 @@ class App:
         self._alerting = build_alerting(live, environ, self.storage, self.admission, self.upstream.fetch)
         logs.hush(self._may_tell)
         self._inspector = Inspector(self.admission.gate.find, build_held(live, self.storage, loop))
+        start = self._background.start
+        self._replayer = build_replayer(live, self.storage, self.admission.gate, self._inspector, CONSOLE, start)
 
     @property
     def settings(self) -> Settings:
@@ -310,6 +313,8 @@ class App:
     def show(self, flow: http.HTTPFlow) -> None:
         """Show a finished flow's exchange in the inspector, and bound the inspector's list."""
         if exchange := self.admission.gate.find(flow):
+            if self._inspector.has_list:
+                self._replayer.remember(flow, exchange)
             self._inspector.show(flow, exchange)
         self._inspector.bound(flow, self.settings.inspector_flows)
 
@@ -330,9 +335,12 @@ class App:
     def _install_commands(self) -> None:
         accounts = ConsoleAccounts(self.accounts.pool.status, self.change_account)
         wall = self.recording.exchanges.wall
-        commands = Commands(accounts, self._inspector.flows, self.admission.gate.find, wall, self._pages)
+        find, replay = self.admission.gate.find, self._replayer.replay
+        commands = Commands(accounts, self._inspector.flows, find, replay, wall, self._pages)
         in_words = hasattr(ctx.master, "app")  # mitmweb, which shows an answer on one line
         install(ctx.master.commands, commands.all(), commands.words(), in_words=in_words)
+        if self._inspector.has_list:
+            ctx.master.commands.add("replay.client", self._replayer.press)
 
     def _pages(self) -> str:
         """Where our own pages are; "" as long as there are none."""

@@ -6,14 +6,15 @@ None of them does anything yet: the app starts the writer and the tasks, and fro
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from logging import getLogger
 from pathlib import Path
+from typing import Any
 
-from mitmproxy import ctx
+from mitmproxy import ctx, http
 from mitmproxy.connection import Client
 
 from ccflare_core.accounts.account import Account
@@ -26,6 +27,7 @@ from ccflare_core.accounts.usage_poll import PATH, UsagePoll
 from ccflare_core.anthropic.agents import Agents
 from ccflare_core.anthropic.ids import Id, Kind
 from ccflare_core.anthropic.price_files import PriceWatch
+from ccflare_core.audit.entries import By
 from ccflare_core.clients.access import AccessLists
 from ccflare_core.clients.authentication import Authenticator, KeyRing
 from ccflare_core.clients.rate_limits import RateLimits
@@ -62,9 +64,13 @@ from ccflare_mitm.gate.gate import Gate
 from ccflare_mitm.gate.header_masking import HeaderMask
 from ccflare_mitm.gate.management import Management, StartLinks, renew_digest, report_failures
 from ccflare_mitm.gate.tunnel_opener import TunnelOpener
-from ccflare_mitm.host.listener import own_names, ports
+from ccflare_mitm.host.listener import local_address, own_names, ports
 from ccflare_mitm.host.options import current
+from ccflare_mitm.host.replays import Replay
 from ccflare_mitm.inspector.held import Held, Recorded
+from ccflare_mitm.inspector.inspector import Inspector
+from ccflare_mitm.inspector.repeat import Place, Sender
+from ccflare_mitm.inspector.replay import Replayer, Way
 from ccflare_mitm.pages.admin import Admin
 from ccflare_mitm.pages.logins import Logins
 from ccflare_mitm.pages.readers import Readers
@@ -400,6 +406,50 @@ def spools_of(live: LiveSettings, reaper: Reaper) -> Callable[[Client], Spool]:
             loop.call_soon_threadsafe(reaper.leave_unread, client, False)
 
     return lambda client: room.open(lambda: read_on(client))
+
+
+def build_replayer(
+    live: LiveSettings,
+    storage: Storage,
+    gate: Gate,
+    inspector: Inspector,
+    by: By,
+    start: Callable[[str, Coroutine[Any, Any, None]], object],
+) -> Replayer:
+    """What sends a request of the inspector's list again, for `by`. It runs by `start`."""
+
+    def describe(flow: http.HTTPFlow, account: str) -> Replay:
+        exchange, principal = gate.find(flow), gate.tunnels.asker(flow)
+        keyed = principal if principal and principal.key else None
+        return Replay(exchange.id if exchange else "", keyed, account)
+
+    async def audit(replay: Replay) -> None:
+        def note(store: Store) -> None:
+            with store.acting(by):
+                store.note("request.replay", replay.of, account=replay.account or "any")
+
+        await storage.call(note)
+
+    def objection() -> str:
+        needs_certificate = live().client_ca is not None
+        return "not replayed: clients must show a certificate here, and a replay has none" if needs_certificate else ""
+
+    def place() -> Place:
+        host, _, port = local_address().rpartition(":")
+        return Place(host.strip("[]"), int(port), live().requires_client_tls)
+
+    sender = Sender(gate.replays, place)
+    way = Way(
+        find=gate.find,
+        bring_back=inspector.held.bring_back,
+        describe=describe,
+        objection=objection,
+        audit=audit,
+        send=sender.send,
+        say=inspector.say,
+        start=start,
+    )
+    return Replayer(way, time.monotonic)
 
 
 def target_of(live: LiveSettings, upstream: Upstream) -> Callable[[Client], UpstreamTarget]:

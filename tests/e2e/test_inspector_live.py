@@ -60,8 +60,9 @@ class Web:
         """What is shown of it."""
         return dict(json.loads(self.get(f"/flows/{flow['id']}/{part}/content/{view}.json?lines={lines}")))
 
-    def flows(self) -> list[dict[str, Any]]:
-        return list(json.loads(self.get("/flows")))
+    def replay(self, flow: dict[str, Any]) -> None:
+        """Press the button."""
+        self._post(f"/flows/{flow['id']}/replay", b"")
 
     def post(self, path: str, *, is_forged: bool = False) -> int:
         """The status of a change, with the token against forged requests or without it."""
@@ -70,11 +71,10 @@ class Web:
             fields = ((b"Authorization", f"Bearer {self._token}".encode()), (b"Content-Length", b"0"))
             return client.request("POST", path, fields if is_forged else (*fields, *token)).status
 
-    def command(self, name: str, *arguments: str) -> Any:
-        """The result of one of mitmproxy's commands."""
+    def _post(self, path: str, body: bytes) -> bytes:
         request = urllib.request.Request(
-            f"{self._address}/commands/{name}",
-            data=json.dumps({"arguments": arguments}).encode(),
+            self._address + path,
+            data=body,
             headers={
                 "Authorization": f"Bearer {self._token}",
                 "Content-Type": "application/json",
@@ -83,7 +83,14 @@ class Web:
             },
         )
         with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.loads(answer.read())
+            return bytes(answer.read())
+
+    def flows(self) -> list[dict[str, Any]]:
+        return list(json.loads(self.get("/flows")))
+
+    def command(self, name: str, *arguments: str) -> Any:
+        """The result of one of mitmproxy's commands."""
+        return json.loads(self._post(f"/commands/{name}", json.dumps({"arguments": arguments}).encode()))
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +251,44 @@ def test_polls_are_left_out_of_the_list_and_are_no_news_to_its_readers(
         assert client.request("HEAD", "/").status == 200
     last = last_flow(proxy, web)["id"]
     assert {flow["id"] for flow in web.flows()} - known == {last}
+
+
+def test_a_replay_asks_first_and_is_a_new_row_that_went_through_the_pool(
+    inspected: tuple[FakeUpstream, Proxy, Web],
+) -> None:
+    upstream, proxy, web = inspected
+    flow = last_flow(proxy, web)
+    first = flow["comment"].rpartition("request=")[2]
+    asked = len(upstream.requests)
+
+    web.replay(flow)
+    told = next(each["comment"] for each in web.flows() if each["id"] == flow["id"])
+    assert told.startswith("replay? it costs about $0.0003 (the first time $0.0003); do it once more ")
+    assert len(upstream.requests) == asked
+
+    known = {each["id"] for each in web.flows()}
+    web.replay(flow)
+    row = eventually(lambda: [f for f in web.flows() if f["id"] not in known and "outcome=ok" in f["comment"]])[0]
+
+    assert row["is_replay"] == "request"
+    assert row["comment"].endswith(f" replay={first}")
+    once, again = upstream.requests[-2:]
+    assert again.body == once.body
+    assert [field for field in again.headers if field[0] != b"x-api-key"] == [
+        field for field in once.headers if field[0] != b"x-api-key"
+    ]
+    (entry,) = proxy.rows("SELECT actor, target, outcome FROM audit_log WHERE action = 'request.replay'")
+    assert dict(entry) == {"actor": "console", "target": first, "outcome": "ok"}
+
+
+def test_a_replay_goes_to_the_account_that_is_named(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
+    _, proxy, web = inspected
+    flow = last_flow(proxy, web)
+    known = {each["id"] for each in web.flows()}
+    assert web.command("ccflare.replay", f"@{flow['id']}", "two")["value"].startswith("replay? ")
+    assert web.command("ccflare.replay", f"@{flow['id']}", "two")["value"] == "the request is sent again"
+    row = eventually(lambda: [f for f in web.flows() if f["id"] not in known and "outcome=ok" in f["comment"]])[0]
+    assert row["comment"].startswith("two ▸ ")
 
 
 def test_no_more_flows_are_kept_than_asked_for(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:

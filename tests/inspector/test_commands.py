@@ -29,6 +29,7 @@ class Desk:
             ConsoleAccounts(self.bench.pool.status, self._change),
             lambda: self.flows,
             lambda flow: self.stories.get(flow.id),
+            lambda flow, account: f"{flow.id} {account}",
             lambda: self.bench.clock.wall,
             lambda: link,
         )

@@ -46,6 +46,10 @@ class Binding:
         self._holdings: Query[Sequence[Holding]] | None = None
         self._thread = None if named.continues is None else Id(Kind.MESSAGE, named.continues)
         self._wanted = (*named.ids, *((self._thread,) if self._thread else ()))
+        if opening.only_account:
+            self.bind(
+                pool.id_of(opening.only_account) or "", Bound("This request is to be served by", opening.only_account)
+            )
         self._not_found_at: float | None = None
         self._is_settled = not (self._wanted or named.listed or named.problem)
 

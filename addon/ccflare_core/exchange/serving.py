@@ -22,6 +22,8 @@ from ccflare_core.exchange.story import Story
 from ccflare_core.secrets.echo import Echo
 
 BAD_GATEWAY = 502
+ASKED_FOR = "it was asked for"
+"""Why a replay went to the account that a person has named."""
 NO_ANSWER = "no answer came that could be passed on"
 STREAMED = " (body streamed: for one account, once)"
 """What is noted of an attempt that another account could not take over."""
@@ -38,6 +40,7 @@ class Serving(Story):
             opening, Capture(shared.settings.capture_limit_bytes, shared.memory, shared.clock), shared.wall()
         )
         self._shared = shared
+        self._choice_reason = ASKED_FOR if opening.only_account else ""
         self._hold = Hold(self.id, shared)
         self._spending = Spending(self, shared.clock)
         self._binding = self._bind(NO_IDS)

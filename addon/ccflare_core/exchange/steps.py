@@ -84,6 +84,10 @@ class Opening:
     """Whether the client sent a credential of its own, with which its request could pass."""
     stateful_account: str = ""
     """The name of the account that alone may serve it, if it is about Managed Agents."""
+    only_account: str = ""
+    """The name of the account that alone may serve it, since a person wants it so."""
+    replay_of: str = ""
+    """The id of the exchange whose request a person has sent again."""
 
     @property
     def client_key(self) -> str | None:

@@ -47,6 +47,7 @@ from ccflare_mitm.gate.ingress import Names, address_of, aim, ingress_of, read_r
 from ccflare_mitm.gate.tunnels import AskedFor, Tunnels
 from ccflare_mitm.host.decisions import Decisions
 from ccflare_mitm.host.messages import is_batch_upload, is_streamed_upload, method_of, route_of
+from ccflare_mitm.host.replays import Replays
 from ccflare_mitm.pages.html import LOGIN, to_login
 from ccflare_mitm.pages.logins import LINK_ACTOR
 from ccflare_mitm.pages.server import PageServer, refused
@@ -87,6 +88,7 @@ class Gate:
         self._own_names = own_names
         self.names = Names()
         self.decisions = Decisions()
+        self.replays = Replays()
         self.tunnels = Tunnels(authenticator)
         self._refused_tunnels = PassedRequests(exchanges.wall)
         self._browsers = BrowserChecks(self.names, lambda: exchanges.settings)
@@ -105,7 +107,8 @@ class Gate:
 
         All in one turn of the event loop, so that no other request is decided on by counters that are out of date.
         """
-        opener = self.tunnels.opener(flow.client_conn)
+        replay = self.replays.recognise(flow)
+        opener = replay.principal if replay else self.tunnels.opener(flow.client_conn)
         head = read_request_head(flow, self.names, opener, is_connect=is_connect)
         now = Moment(self._exchanges.clock(), self._exchanges.wall())
         self.apply(flow, admit(head, self.state(), now), now, is_connect=is_connect)
@@ -201,6 +204,7 @@ class Gate:
     def _open(self, flow: http.HTTPFlow, decision: Decision, now: Moment) -> None:
         """Begin the exchange, and send it on or end it with the rejection."""
         principal, request = decision.identity.principal, flow.request
+        replay = self.replays.of(flow)
         if principal is not None:
             self.tunnels.note(flow, principal)
         opening = Opening(
@@ -216,6 +220,8 @@ class Gate:
             account=composed(request.headers.get("x-ccflare-account", "")[:200])[:100],
             has_credential=has_credential(request.headers.fields),
             stateful_account=self._stateful_account(decision),
+            only_account=replay.account if replay else "",
+            replay_of=replay.of if replay else "",
         )
         exchange = self._exchanges.begin(opening)
         try:

@@ -70,6 +70,10 @@ class Tunnels:
         """Remember who asks: its connection may become a tunnel by an upgrade."""
         self._asking[flow] = principal
 
+    def asker(self, flow: http.HTTPFlow) -> Principal | None:
+        """Who has asked; None if that is not remembered."""
+        return self._asking.get(flow)
+
     def upgraded(self, flow: http.HTTPFlow) -> None:
         """The connection goes on in another protocol, for the client that has asked for that."""
         if (principal := self._asking.get(flow)) is not None:

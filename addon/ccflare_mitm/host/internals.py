@@ -130,7 +130,7 @@ ATTRIBUTES: Final[dict[type | ModuleType, str]] = {
     layer.Layer: "_handle_event context",
     layer.NextLayer: "context data_client layer",
     tunnel.TunnelLayer: "child_layer",
-    flow.Flow: "_backup comment error intercepted live marked",
+    flow.Flow: "_backup comment error intercepted is_replay live marked",
     connection.Client: "alpn error id peername proxy_mode sockname timestamp_end tls_established transport_protocol",
     connection.Server: "address alpn connected error via",
     server_hooks.ServerConnectionHookData: "client server",

@@ -47,7 +47,10 @@ UNNEEDED: dict[str, tuple[str, ...]] = {
 }
 
 FORBIDDEN = ("clientplayback", "serverplayback")
-"""A client's replay goes through mitmproxy's own HTTP layer, past the pool; a server's answers in the gate's place."""
+"""A client's replay goes through mitmproxy's own HTTP layer, past the pool; a server's answers in the gate's place.
+
+Where flows are shown there is a replay of ours, see inspector/replay.py.
+"""
 
 
 async def forbid_replay(refused: Callable[[], None]) -> None:

@@ -32,6 +32,9 @@ class AccountName(str):
     __slots__ = ()
 
 
+ANY_ACCOUNT = AccountName("")
+
+
 class SessionId(str):
     """The id of a session that is in the list."""
 
@@ -61,12 +64,14 @@ class Commands:
         accounts: ConsoleAccounts,
         flows: Callable[[], Iterable[http.HTTPFlow]],
         find: Callable[[http.HTTPFlow], Story | None],
+        replay: Callable[[http.HTTPFlow, str], str],
         wall: Callable[[], float],
         link: Callable[[], str],
     ) -> None:
         self._accounts = accounts
         self._flows = flows
         self._find = find
+        self._replay = replay
         self._wall = wall
         self._link = link
 
@@ -80,6 +85,7 @@ class Commands:
             "ccflare.pause": self.pause,
             "ccflare.resume": self.resume,
             "ccflare.priority": self.priority,
+            "ccflare.replay": self.replay,
         }
 
     def words(self) -> tuple[Words, ...]:
@@ -104,7 +110,8 @@ class Commands:
 
     def why(self, flow: mitmproxy_flow.Flow) -> Table:
         """Why this account has served the request, and not another one; and each attempt."""
-        if not isinstance(flow, http.HTTPFlow) or (story := self._find(flow)) is None:
+        story = self._find(flow) if isinstance(flow, http.HTTPFlow) else None
+        if story is None:
             raise NotFound("ccflare has no exchange of this flow: it did not let it in, or it is of an earlier run")
         rows = [*_reasons(story)]
         return Table(self._linked(visible("; ".join(": ".join(row) for row in rows))), ("what", "why"), rows)
@@ -125,6 +132,12 @@ class Commands:
             raise StoreError(f"a priority is a number from {FIRST} (first) to {LAST} (last), and not {priority}")
         self._accounts.change(account, f"has the priority {priority}", priority=priority)
         return f"{account} is being given the priority {priority}"
+
+    def replay(self, flow: mitmproxy_flow.Flow, account: AccountName = ANY_ACCOUNT) -> str:
+        """Send a request once more, with this account or any. The first time it says what that may cost."""
+        if not isinstance(flow, http.HTTPFlow):
+            raise NotFound("this flow has no request")
+        return self._replay(flow, account)
 
     # Pieces
 

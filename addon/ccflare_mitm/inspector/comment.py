@@ -28,16 +28,27 @@ class Comments:
     """Writes them into flows. What a person has written into one stays, above ours."""
 
     def __init__(self) -> None:
+        self._told: WeakKeyDictionary[http.HTTPFlow, str] = WeakKeyDictionary()
+        self._said: WeakKeyDictionary[http.HTTPFlow, str] = WeakKeyDictionary()
         self._ours: WeakKeyDictionary[http.HTTPFlow, str] = WeakKeyDictionary()
 
     def write(self, flow: http.HTTPFlow, story: Story) -> bool:
         """Whether the flow has another comment now."""
-        told, before = comment(story), self._ours.get(flow, "")
-        if told == before:
+        self._told[flow] = comment(story)
+        return self._renew(flow)
+
+    def say(self, flow: http.HTTPFlow, sentence: str) -> bool:
+        """The same with a sentence over it, where the list shows it; without one ("") the last one goes."""
+        self._said[flow] = visible(sentence)
+        return self._renew(flow)
+
+    def _renew(self, flow: http.HTTPFlow) -> bool:
+        ours = "\n".join(each for each in (self._said.get(flow), self._told.get(flow)) if each)
+        if ours == (before := self._ours.get(flow, "")):
             return False
         note = flow.comment.removesuffix(before).rstrip("\n")
-        flow.comment = f"{note}\n{told}" if note else told
-        self._ours[flow] = told
+        flow.comment = f"{note}\n{ours}" if note and ours else note or ours
+        self._ours[flow] = ours
         return True
 
 
@@ -150,5 +161,6 @@ def _to_search_by(story: Story) -> str:
         "key": key.name if key else None,
         "outcome": story.outcome or "running",
         "request": story.id,
+        "replay": story.opening.replay_of,
     }
     return " ".join(f"{name}={value}" for name, value in known.items() if value)

@@ -63,6 +63,16 @@ class Inspector:
             response.raw_content = exchange.capture.body
         exchange.let_go()
 
+    def say(self, flow: http.HTTPFlow, sentence: str) -> None:
+        """Show a sentence where the list tells of this flow; "" takes it away."""
+        if self._comments.say(flow, sentence):
+            renew(flow)
+
+    @property
+    def has_list(self) -> bool:
+        """Whether this program shows flows: mitmdump does not."""
+        return _view() is not None
+
     def flows(self) -> Sequence[http.HTTPFlow]:
         """Those in the list, the oldest first; none in mitmdump."""
         view = _view()
