@@ -14,10 +14,12 @@ from ccflare_core.reports.alerts import (
     none_available,
     of_accounts,
     of_errors,
+    of_forecasts,
     of_notice,
     of_windows,
 )
 from ccflare_core.reports.anomalies import Cause, Notice
+from ccflare_core.reports.forecast import Course, Forecast
 from database_kit import a_part
 
 NOW = 1_800_000_000.0
@@ -64,6 +66,41 @@ def test_limits_that_are_nearly_used_up_are_told_once_an_account() -> None:
 
     assert list(of_windows([ONE, TWO], windows, NOW)) == [
         Condition("window", "id-1", "max-1", "its limits are nearly used up: 5h 95 %, 7d 91 %")
+    ]
+
+
+@pytest.mark.usefixtures("utc")
+def test_limits_that_will_be_used_up_before_their_reset_are_told_with_when() -> None:
+    def window(name: str, full: float, reset: float | None = NOW + 3600) -> Window:
+        return Window(name, "allowed", full, reset)
+
+    windows = {
+        "id-1": [
+            window("5h", 0.6),
+            window("7d", 0.8),
+            window("nearly", 0.95),  # is told already
+            window("little", 0.3),
+            window("reset", 0.6, NOW - 1),
+            window("unknown", 0.6, None),
+            window("unread", 0.6),
+        ],
+        "id-2": [window("5h", 0.6)],
+    }
+
+    def expected(account: str, name: str) -> Forecast | None:
+        if name == "unread":
+            return None
+        course = Course.HOLDS if name == "7d" else Course.FILLS
+        return Forecast(course, 0.6, NOW + 3600, 0.2, NOW + 1800)
+
+    accounts = [ONE, replace(TWO, paused=True)]
+    assert list(of_forecasts(accounts, windows, expected, NOW)) == [
+        Condition(
+            "forecast",
+            "id-1",
+            "max-1",
+            "as it goes on now, 5h is full at 08:30, 30 min before its reset at 09:00",
+        )
     ]
 
 

@@ -56,6 +56,25 @@ def test_step_tells_of_accounts_limits_errors_and_what_only_this_proxy_sees(stor
     assert alarms.step(store, [DISK]) == []
 
 
+def test_step_tells_of_a_limit_that_fills_before_its_reset_and_that_this_is_over(
+    store: Store, alarms: Alarms, clock: Clock
+) -> None:
+    account = an_account("max-1")
+    store.accounts.add(account)
+    for minutes, full in ((40, 0.4), (30, 0.5), (20, 0.6), (10, 0.7)):
+        at = NOW - minutes * 60
+        store.write([WindowRead(account.id, round(at * 1000), Window("5h", "allowed", full, NOW + 7200))])
+
+    [told] = alarms.step(store, [])
+    assert (told.cause, told.state, told.name) == ("forecast", State.BEGINS, "max-1")
+    assert told.what.startswith("as it goes on now, 5h is full at ")
+    assert alarms.step(store, []) == []
+
+    clock.now += 7300
+
+    assert [(alert.cause, alert.state) for alert in alarms.step(store, [])] == [("forecast", State.OVER)]
+
+
 def test_step_tells_that_no_account_is_available_once_that_has_lasted(
     store: Store, alarms: Alarms, clock: Clock
 ) -> None:

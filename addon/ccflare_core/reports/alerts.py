@@ -1,7 +1,7 @@
 """What a person should hear of at once: which conditions hold, by what is stored, and how an alert says so. Pure."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -10,10 +10,13 @@ from ccflare_core.accounts.cooldowns import WHOLE, Cooldown
 from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.program import typed
 from ccflare_core.reports.anomalies import Notice
+from ccflare_core.reports.forecast import Course, Forecast
 from ccflare_core.text import iso, local_time, span
 
 FULL = 0.9
 """How full a window is to be told of."""
+HALF = 0.5
+"""How full one has to be, for its forecast to be told: before that a forecast often changes."""
 _FEWEST_REQUESTS, _FAILED_SHARE = 20, 0.5
 ERROR_SECONDS = 900.0
 
@@ -105,6 +108,35 @@ def of_windows(accounts: Iterable[Account], windows: Mapping[str, Iterable[Windo
         ]
         if full and not account.paused:
             yield Condition("window", account.id, account.name, f"its limits are nearly used up: {', '.join(full)}")
+
+
+def of_forecasts(
+    accounts: Iterable[Account],
+    windows: Mapping[str, Iterable[Window]],
+    expected: Callable[[str, str], Forecast | None],
+    now: float,
+) -> Iterator[Condition]:
+    """Accounts with a limit that will be used up before its reset, as it goes on now; `expected` is by id and window.
+
+    What is nearly used up already is told by `of_windows`.
+    """
+    for account in accounts:
+        filling = [] if account.paused else [*_filling(account, windows.get(account.id, ()), expected, now)]
+        if filling:
+            yield Condition("forecast", account.id, account.name, f"as it goes on now, {', '.join(filling)}")
+
+
+def _filling(
+    account: Account, windows: Iterable[Window], expected: Callable[[str, str], Forecast | None], now: float
+) -> Iterator[str]:
+    for window in windows:
+        if window.resets_at is None or window.resets_at <= now or not HALF <= (window.utilization or 0.0) <= FULL:
+            continue
+        future = expected(account.id, window.name)
+        if future is not None and future.course is Course.FILLS and future.full_at is not None:
+            full, reset = (local_time(at, now) for at in (future.full_at, window.resets_at))
+            early = span(window.resets_at - future.full_at)
+            yield f"{window.name} is full at {full}, {early} before its reset at {reset}"
 
 
 def of_errors(requests: int, failed: int) -> Iterator[Condition]:

@@ -39,9 +39,13 @@ class LimitHistory:
         found = {}
         for account_id, account in self._query("SELECT id, name FROM accounts ORDER BY name", ()):
             for name in self._names(account_id):
-                if expected := forecast(self._readings(account_id, name, now), now):
+                if expected := self.expected(account_id, name, now):
                     found[account, name] = expected
         return found
+
+    def expected(self, account_id: str, name: str, now: float) -> Forecast | None:
+        """What is to be expected of one window; None if it was never read."""
+        return forecast(self._readings(account_id, name, now), now)
 
     def _names(self, account_id: str) -> list[str]:
         """The account's windows, each found by one step in the index, however many readings there are."""

@@ -10,8 +10,10 @@ from ccflare_core.reports.alerts import (
     none_available,
     of_accounts,
     of_errors,
+    of_forecasts,
     of_windows,
 )
+from ccflare_core.reports.limit_history import LimitHistory
 from ccflare_core.store.alerts import HOUR
 from ccflare_core.store.store import Store
 from ccflare_core.text import to_ms
@@ -45,7 +47,9 @@ class Alarms:
     def _stored(self, store: Store) -> Iterator[Condition]:
         now, accounts = self._wall(), store.accounts.all()
         yield from of_accounts(accounts)
-        yield from of_windows(accounts, store.limits.latest_windows(), now)
+        windows, history = store.limits.latest_windows(), LimitHistory(store.query)
+        yield from of_windows(accounts, windows, now)
+        yield from of_forecasts(accounts, windows, lambda id, name: history.expected(id, name, now), now)
         yield from of_errors(*(number or 0 for number in store.query(_ERRORS, (to_ms(now - ERROR_SECONDS),))[0]))
         none = none_available(accounts, store.limits.cooldowns(), now)
         if none is None:
