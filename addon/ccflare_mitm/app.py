@@ -62,7 +62,9 @@ from ccflare_mitm.host import listener
 from ccflare_mitm.host.options import current, in_use
 from ccflare_mitm.host.tls import ClientAuthority, prefer_http1
 from ccflare_mitm.inspector.answers import install
-from ccflare_mitm.inspector.commands import Commands, ConsoleAccounts
+from ccflare_mitm.inspector.commands import Commands, ConsoleAccounts, Doing
+from ccflare_mitm.inspector.export import Address as ProxyAddress
+from ccflare_mitm.inspector.export import Exports
 from ccflare_mitm.inspector.inspector import Inspector
 from ccflare_mitm.pages.table import find_page
 from ccflare_mitm.stopping import drain, write_down
@@ -335,12 +337,19 @@ class App:
     def _install_commands(self) -> None:
         accounts = ConsoleAccounts(self.accounts.pool.status, self.change_account)
         wall = self.recording.exchanges.wall
-        find, replay = self.admission.gate.find, self._replayer.replay
-        commands = Commands(accounts, self._inspector.flows, find, replay, wall, self._pages)
+        find, inspector = self.admission.gate.find, self._inspector
+        exports = Exports(find, self._address, inspector.text)
+        exports.install()
+        commands = Commands(accounts, inspector.flows, find, Doing(self._replayer.replay, exports), wall, self._pages)
         in_words = hasattr(ctx.master, "app")  # mitmweb, which shows an answer on one line
         install(ctx.master.commands, commands.all(), commands.words(), in_words=in_words)
         if self._inspector.has_list:
             ctx.master.commands.add("replay.client", self._replayer.press)
+
+    def _address(self) -> ProxyAddress:
+        """Where clients of this machine reach the proxy."""
+        host, _, port = listener.local_address().rpartition(":")
+        return ProxyAddress("https" if self.settings.requires_client_tls else "http", host.strip("[]"), int(port))
 
     def _pages(self) -> str:
         """Where our own pages are; "" as long as there are none."""

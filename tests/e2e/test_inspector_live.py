@@ -358,6 +358,17 @@ def test_commands_tell_of_requests_in_a_sentence(inspected: tuple[FakeUpstream, 
     assert "matched 0" in web.command("ccflare.why", "@none")["error"]
 
 
+def test_an_export_leads_to_the_proxy(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
+    _, proxy, web = inspected
+    flow = f"@{last_flow(proxy, web)['id']}"
+    for command in (("ccflare.export", flow, "curl"), ("export", "curl", flow)):
+        told = web.command(*command)["value"]
+        assert told.startswith("curl ")
+        assert f" http://127.0.0.1:{proxy.port}/v1/messages" in told.replace("'", "")
+        assert "redacted" not in told
+    assert "# user (the question)" in web.command("ccflare.export", flow, "conversation")["value"]
+
+
 def test_a_command_for_nobody_says_so(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
     _, _, web = inspected
     assert web.command("ccflare.pause", "nobody") == {"error": "no account 'nobody'; there is one, two"}

@@ -10,7 +10,16 @@ from mitmproxy.test import tflow
 
 from ccflare_core.errors import CCFlareError, NotFound
 from ccflare_core.exchange.exchange import Exchange
-from ccflare_mitm.inspector.commands import MOST, AccountName, Commands, ConsoleAccounts, SessionId
+from ccflare_mitm.inspector.commands import (
+    MOST,
+    AccountName,
+    Commands,
+    ConsoleAccounts,
+    Doing,
+    ExportFormat,
+    SessionId,
+)
+from ccflare_mitm.inspector.export import Address, Exports
 from exchange_kit import OK, OPUS, Bench, limited, refusal
 
 pytestmark = pytest.mark.usefixtures("utc")
@@ -25,11 +34,16 @@ class Desk:
         self.stories: dict[str, Exchange] = {}
         self.flows: list[http.HTTPFlow] = []
         self.changes: list[tuple[str, str, dict[str, Any]]] = []
+        self.exports = Exports(
+            lambda flow: self.stories.get(flow.id),
+            lambda: Address("http", "127.0.0.1", 8080),
+            lambda flow, view: f"{view} of {flow.id}",
+        )
         self.commands = Commands(
             ConsoleAccounts(self.bench.pool.status, self._change),
             lambda: self.flows,
             lambda flow: self.stories.get(flow.id),
-            lambda flow, account: f"{flow.id} {account}",
+            Doing(lambda flow, account: f"{flow.id} {account}", self.exports),
             lambda: self.bench.clock.wall,
             lambda: link,
         )
@@ -140,3 +154,15 @@ def test_a_priority_out_of_range_is_refused(number: int) -> None:
 
 def test_names_are_such_that_mitmweb_calls_them() -> None:
     assert [name for name in Desk().commands.all() if not re.fullmatch("[a-z.]+", name)] == []
+
+
+def test_a_flow_is_replayed_and_exported_elsewhere() -> None:
+    desk = Desk()
+    flow = desk.add(OK)
+    assert desk.commands.replay(flow) == f"{flow.id} "
+    assert desk.commands.replay(flow, AccountName("max-a")) == f"{flow.id} max-a"
+    assert desk.commands.export(flow, ExportFormat("events")).text == f"Claude events of {flow.id}"
+    assert desk.commands.words()[2].completion(None, ExportFormat, "") == ["curl", "httpie", "conversation", "events"]
+    for command in (desk.commands.replay, lambda each: desk.commands.export(each, ExportFormat("curl"))):
+        with pytest.raises(NotFound, match="no request"):
+            command(tflow.ttcpflow())

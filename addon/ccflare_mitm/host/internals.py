@@ -19,6 +19,7 @@ from mitmproxy import addonmanager, certs, command, connection, flow, io, log, m
 from mitmproxy.addons import (
     clientplayback,
     errorcheck,
+    export,
     next_layer,
     proxyserver,
     save,
@@ -144,6 +145,7 @@ ATTRIBUTES: Final[dict[type | ModuleType, str]] = {
     types: "CommandTypes Data",
     types.TypeManager: "get typemap",
     log: "ALERT",
+    export: "curl_command formats httpie_command",
     typecheck: "check_option_type typespec_to_str",
     master.Master: "_legacy_log_events addons commands event_loop options should_exit",
     log.LegacyLogEvents: "uninstall",

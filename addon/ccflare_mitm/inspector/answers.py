@@ -26,7 +26,13 @@ class Table(NamedTuple):
     rows: Sequence[tuple[str, ...]]
 
 
-type Command = Callable[..., Table | str]
+class Text(NamedTuple):
+    """A text to read or to copy, which the console opens a window for."""
+
+    text: str
+
+
+type Command = Callable[..., Table | Text | str]
 
 
 def as_command(function: Command, *, in_words: bool) -> Callable[..., Any]:
@@ -36,7 +42,6 @@ def as_command(function: Command, *, in_words: bool) -> Callable[..., Any]:
     What it raises of ours becomes a CommandError, which is shown as it is.
     """
     signature = inspect.signature(function)
-    is_table = signature.return_annotation is Table
 
     @functools.wraps(function)
     def command(*arguments: Any) -> Any:
@@ -46,12 +51,15 @@ def as_command(function: Command, *, in_words: bool) -> Callable[..., Any]:
             raise exceptions.CommandError(str(error)) from error
         if isinstance(answer, Table):
             return answer.sentence if in_words else [list(row) for row in (answer.head, *answer.rows)]
+        if isinstance(answer, Text):
+            return answer.text
         if in_words:
             return answer
         logger.log(ALERT, "%s", answer)
         return None
 
-    answers = str if in_words else (mitmproxy_types.Data if is_table else inspect.Signature.empty)
+    of_the_console = {Table: mitmproxy_types.Data, Text: str}
+    answers = str if in_words else of_the_console.get(signature.return_annotation, inspect.Signature.empty)
     command.__signature__ = signature.replace(return_annotation=answers)  # type: ignore[attr-defined]
     return command
 

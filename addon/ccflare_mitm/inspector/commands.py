@@ -19,8 +19,9 @@ from ccflare_core.exchange.story import Story
 from ccflare_core.exchange.summary import attempt_line
 from ccflare_core.text import local_time, some
 from ccflare_core.transcripts.visible import visible
-from ccflare_mitm.inspector.answers import Command, Table, Words
+from ccflare_mitm.inspector.answers import Command, Table, Text, Words
 from ccflare_mitm.inspector.comment import model_of, used, who
+from ccflare_mitm.inspector.export import Exports
 
 MOST = 200
 """Requests in a table."""
@@ -49,6 +50,19 @@ class ConsoleAccounts(NamedTuple):
     """Takes a name, what it is to be, in words, and the fields to change. What becomes of it is audited and logged."""
 
 
+class ExportFormat(str):
+    """What a flow can be exported as."""
+
+    __slots__ = ()
+
+
+class Doing(NamedTuple):
+    """What is done with a flow elsewhere."""
+
+    replay: Callable[[http.HTTPFlow, str], str]
+    exports: Exports
+
+
 class Listed(NamedTuple):
     """A flow of the list, with its exchange."""
 
@@ -64,14 +78,14 @@ class Commands:
         accounts: ConsoleAccounts,
         flows: Callable[[], Iterable[http.HTTPFlow]],
         find: Callable[[http.HTTPFlow], Story | None],
-        replay: Callable[[http.HTTPFlow, str], str],
+        doing: Doing,
         wall: Callable[[], float],
         link: Callable[[], str],
     ) -> None:
         self._accounts = accounts
         self._flows = flows
         self._find = find
-        self._replay = replay
+        self._doing = doing
         self._wall = wall
         self._link = link
 
@@ -85,13 +99,15 @@ class Commands:
             "ccflare.pause": self.pause,
             "ccflare.resume": self.resume,
             "ccflare.priority": self.priority,
+            "ccflare.export": self.export,
             "ccflare.replay": self.replay,
         }
 
     def words(self) -> tuple[Words, ...]:
         """What their parameters may be."""
         names = Words(AccountName, "account", lambda: [each.account.name for each in self._accounts.status()])
-        return names, Words(SessionId, "session", self._sessions)
+        formats = Words(ExportFormat, "format", lambda: self._doing.exports.names)
+        return names, Words(SessionId, "session", self._sessions), formats
 
     def accounts(self) -> Table:
         """Every account with what it is doing, how full its windows are, and when they are empty again."""
@@ -137,7 +153,13 @@ class Commands:
         """Send a request once more, with this account or any. The first time it says what that may cost."""
         if not isinstance(flow, http.HTTPFlow):
             raise NotFound("this flow has no request")
-        return self._replay(flow, account)
+        return self._doing.replay(flow, account)
+
+    def export(self, flow: mitmproxy_flow.Flow, format: ExportFormat) -> Text:
+        """A request as a command for curl or httpie that sends it to this proxy, or its conversation or events."""
+        if not isinstance(flow, http.HTTPFlow):
+            raise NotFound("this flow has no request")
+        return Text(self._doing.exports.export(flow, format))
 
     # Pieces
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mitmproxy import contentviews, ctx, hooks, http
-from mitmproxy.contentviews import Contentview
+from mitmproxy.contentviews import Contentview, Metadata
 from mitmproxy.flow import Flow
 
 from ccflare_core.exchange.exchange import Exchange
@@ -33,12 +33,13 @@ class Inspector:
         self.held = held
         self._find = find
         self._finished: tuple[dict[str, http.HTTPFlow], ...] = ({}, {})
+        self._views: Sequence[Contentview] = ()
         self._audience: object = None
 
     def open(self, pages: PageServer) -> None:
         """Give mitmproxy our views, and mitmweb what makes them readable, and our pages."""
         sources = Sources(self._find, self.live.asked, note=self.held.note)
-        views = ConversationView(sources), EventsView(sources)
+        self._views = views = ConversationView(sources), EventsView(sources)
         for view in views:
             contentviews.add(view)
         hidden.hide()
@@ -47,6 +48,11 @@ class Inspector:
             listed.sig_store_remove.connect(self._removed)
             listed.sig_store_refresh.connect(self._cleared)
         self._audience = extend_page(ctx.master, views, self.held, pages)
+
+    def text(self, flow: http.HTTPFlow, view: str) -> str:
+        """What the view of this name shows of the flow's answer, or of its request while there is none."""
+        shown = next(each for each in self._views if each.name == view)
+        return shown.prettify(b"", Metadata(flow=flow, http_message=flow.response or flow.request))
 
     def follow(self, flow: http.HTTPFlow) -> None:
         """Show what becomes of this flow, if there is anything to show it in."""
