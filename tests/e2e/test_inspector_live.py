@@ -7,6 +7,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from http.cookies import SimpleCookie
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from harness import CLIENT_CREDENTIAL, Proxy, RawClient, claude_request, eventua
 
 ONE, TWO = "sk-ant-api03-one", "sk-ant-api03-two"
 KEPT = 4
+LARGE_OBJECTS = Path(__file__).parents[1] / "support" / "large_objects.py"
 START = start_event(COUNTS[0], "claude-opus-4-8") + event(
     {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
 )
@@ -100,6 +102,7 @@ def inspected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeUp
             upstream,
             folder=tmp_path_factory.mktemp("proxy"),
             program="mitmweb",
+            arguments=("-s", str(LARGE_OBJECTS)),
             ccflare_inspector_flows=KEPT,
             ccflare_hold_seconds=0,
             ccflare_retry_delay_ms=1,
@@ -321,6 +324,24 @@ def test_a_body_that_was_let_go_is_shown_downloaded_and_saved_from_the_database(
     assert isinstance(saved, http.HTTPFlow)
     assert (saved.request.raw_content, saved.response and saved.response.raw_content) == (request, response)
     web.command("set", "ccflare_inspector_bytes", str(2**27))
+
+
+def test_large_bodies_are_in_memory_once_and_only_up_to_the_bound(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
+    """The flow is not the only one that had them: the exchange, the recorder and the wire let them go too."""
+    _, proxy, web = inspected
+    size, bound = 2_000_000, 10_000_000
+    web.command("set", "ccflare_inspector_flows", "100")
+    web.command("set", "ccflare_inspector_bytes", str(bound))
+
+    flows = [last_flow(proxy, web, size=size)["id"] for _ in range(12)]
+
+    large = eventually(lambda: int(web.command("test.large")["value"]), lambda total: total <= bound + size)
+    assert large >= bound - size
+    assert {
+        flow["id"]: flow["request"]["contentLength"] for flow in web.flows() if flow["id"] in flows
+    } == dict.fromkeys(flows, size)
+    web.command("set", "ccflare_inspector_bytes", str(2**27))
+    web.command("set", "ccflare_inspector_flows", str(KEPT))
 
 
 def test_a_body_that_was_let_go_and_not_recorded_says_so(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
