@@ -63,9 +63,32 @@ def test_a_body_stays_until_it_is_in_the_database() -> None:
     recorded(desk, later)  # after the database was asked
     assert not is_away(flow)
 
-    desk.write()
-
+    desk.write(1)
     assert (is_away(flow), is_away(later)) == (True, False)
+
+    desk.write()
+    assert is_away(later)
+
+
+def test_what_cannot_go_yet_is_no_reason_to_ask_again_and_again() -> None:
+    desk, flow = Desk(), finished()
+    flow.intercepted = True
+    recorded(desk, flow)
+    desk.write()
+    assert not is_away(flow)
+    assert desk.is_idle
+
+
+async def test_who_saves_many_flows_has_few_in_memory() -> None:
+    desk, flows = Desk(), [finished() for _ in range(10)]
+    for flow in flows:
+        let_go(desk, flow)
+    file = io.BytesIO()
+    for flow in flows:
+        FlowWriter(file).add(flow)  # in one turn of the event loop
+        assert desk.held.size == 5000
+    saved = list(FlowReader(io.BytesIO(file.getvalue())).stream())
+    assert [flow.request.raw_content for flow in saved if isinstance(flow, HTTPFlow)] == [REQUEST] * 10
 
 
 def test_a_body_waits_for_a_database_only_so_long() -> None:
@@ -219,6 +242,7 @@ async def test_what_was_cut_or_redacted_says_so_and_is_not_exact() -> None:
     desk = Desk()
     cut = let_go(desk, finished(), request=body(b"q" * 2000, 3000))
     blanked = let_go(desk, finished(), request=body(b"q" * 2900, redactions=2))
+    desk.limit = 10_000
     for flow in (cut, blanked):
         await desk.held.bring_back(flow)
         assert not desk.held.is_exact(flow)

@@ -41,10 +41,16 @@ class Desk:
     def _later(self, function: Callable[..., object], *arguments: Any) -> None:
         self._soon.append(lambda: function(*arguments))
 
-    def write(self) -> None:
-        """All is in the database that was put so far, and the event loop has a turn."""
-        while self._marks:
-            self._marks.pop(0).set_result(True)
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is to be done any more."""
+        return not self._marks and not self._soon
+
+    def write(self, times: int = 10) -> None:
+        """All is in the database that was put so far, and the event loop has a turn; so often at most."""
+        for _ in range(times):
+            if self._marks:
+                self._marks.pop(0).set_result(True)
             while self._soon:
                 self._soon.pop(0)()
 

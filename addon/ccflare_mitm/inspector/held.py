@@ -76,6 +76,7 @@ class Held:
         self._exchanges: WeakKeyDictionary[http.HTTPFlow, str] = WeakKeyDictionary()
         self._notes: WeakKeyDictionary[http.HTTPFlow, dict[str, str]] = WeakKeyDictionary()
         self._newest = 0
+        self._written_to = 0
         self._asked_at: float | None = None
 
     def hold(self, flow: http.HTTPFlow, exchange: Story | None = None) -> None:
@@ -134,24 +135,33 @@ class Held:
             self.size += held.size
 
     def _make_room(self) -> None:
+        """Let go of what is in the database for sure, and else ask whether it is by now."""
+        self._let_go(self._written_to)
         if self.size <= self._limit():
             return
         now = self._clock()
         if self._asked_at is None:
             self._asked_at, newest = now, self._newest
 
-            def go_on(_: Future[bool]) -> None:
+            def answered(_: Future[bool]) -> None:
                 with contextlib.suppress(RuntimeError):  # the event loop is over
-                    self._soon(self._let_go, newest)
+                    self._soon(self._answered, newest)
 
-            self._written().add_done_callback(go_on)
+            self._written().add_done_callback(answered)
         elif now - self._asked_at > PATIENCE:
             self._let_go(self._newest)
 
-    def _let_go(self, newest: int) -> None:
+    def _answered(self, newest: int) -> None:
         """Those up to this one are in the database, or never will be."""
+        self._asked_at, self._written_to = None, newest
+        if newest < self._newest:
+            self._make_room()
+        else:
+            self._let_go(newest)
+
+    def _let_go(self, newest: int) -> None:
+        """Of the oldest ones, but of none that has finished after this one, until there are not too many."""
         with self._lock:
-            self._asked_at = None
             gone, excess = list[_Held](), self.size - self._limit()
             for held in self._held.values():
                 if excess <= 0:
@@ -203,9 +213,13 @@ class Held:
                 if isinstance(message.raw_content, StandIn) and part in found:
                     message.raw_content = _as_on_the_wire(found[part], message)
                     self._notes.setdefault(flow, {})[part] = _difference(found[part])
-            self._add(flow, 0)
         self._give_up(flow, GONE)
-        self._make_room()
+        if _is_on_loop():
+            self._make_room()  # at once: who saves many flows has one after the other come back
+        else:
+            self._soon(self._make_room)
+        with self._lock:
+            self._add(flow, 0)
 
     def _give_up(self, flow: http.HTTPFlow, why: str) -> None:
         """Say of what has not come back why not."""
@@ -228,6 +242,15 @@ def _content(message: http.Message) -> bytes:
 
 def _is_away(flow: http.HTTPFlow) -> bool:
     return any(isinstance(message.raw_content, StandIn) for _, message in _messages(flow))
+
+
+def _is_on_loop() -> bool:
+    """Whether this is the event loop's thread, in which alone bodies go: in another one somebody may look at them."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _as_on_the_wire(body: Body, message: http.Message) -> bytes:
