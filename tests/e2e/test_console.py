@@ -17,7 +17,7 @@ LEAVES_SCREEN = "\x1b[?1049l"
 
 @pytest.fixture
 def console(upstream: FakeUpstream, tmp_path: Path) -> Iterator[Console]:
-    console = Console(upstream, tmp_path, ccflare_log_level="debug")
+    console = Console(upstream, tmp_path, ccflare_log_level="debug", ccflare_inspector_bytes=0)
     console.add_api_key("one", "sk-ant-api03-one")
     with console:
         yield console
@@ -40,6 +40,18 @@ def test_the_console_serves_shows_and_leaves_by_its_keys(console: Console) -> No
     console.press("y")
 
     assert ends_well(console)
+
+
+def test_the_console_opens_a_flow_whose_bodies_are_in_the_database(console: Console) -> None:
+    with via_base_url(console) as client:
+        assert client.request(*claude_request()).status == 200
+    console.shown("/v1/messages")
+    console.rows("SELECT request_id FROM payloads", until=lambda rows: len(rows) == 2)
+
+    console.press("\r")
+
+    console.shown("# user (the question)")
+    console.shown("Say hello.")
 
 
 def test_the_console_leaves_by_a_signal(console: Console) -> None:

@@ -10,7 +10,7 @@ LARGE = 1_000_000
 class LargeObjects:
     """See the module."""
 
-    @command.command("test.large")
+    @command.command("test.large")  # type: ignore[untyped-decorator]
     def large(self) -> str:
         """The sum of all bytes objects that are large, each counted once."""
         gc.collect()
