@@ -5,6 +5,7 @@ None of them does anything yet: the app starts the writer and the tasks, and fro
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -463,7 +464,11 @@ def build_held(live: LiveSettings, storage: Storage, loop: asyncio.AbstractEvent
     def recorded(exchange_id: str) -> Future[Recorded]:
         return storage.writer.call(lambda store: store.transcripts.bodies(exchange_id))
 
-    return Held(live.reader("inspector_bytes"), recorded, storage.writer.written, loop.call_soon_threadsafe)
+    def limit() -> int:
+        # What `hardump` names is written when the database is closed already, so with it all bodies stay.
+        return sys.maxsize if ctx.options.hardump else live().inspector_bytes
+
+    return Held(limit, recorded, storage.writer.written, loop.call_soon_threadsafe)
 
 
 def mode_of(live: LiveSettings, budget: MemoryBudget, retention: Retention) -> Callable[[Opening], Mode]:

@@ -326,6 +326,17 @@ def test_a_body_that_was_let_go_is_shown_downloaded_and_saved_from_the_database(
     web.command("set", "ccflare_inspector_bytes", str(2**27))
 
 
+def test_a_har_file_that_is_written_at_the_end_has_the_bodies(upstream: FakeUpstream, tmp_path: Path) -> None:
+    file = tmp_path / "all.har"
+    with Proxy(upstream, folder=tmp_path, program="mitmweb", ccflare_inspector_bytes=0, hardump=file) as proxy:
+        proxy.add_api_key("one", ONE)
+        web = Web(proxy)
+        flows = [last_flow(proxy, web) for _ in range(2)]
+    entries = json.loads(file.read_text())["log"]["entries"]
+    assert len(entries) == len(flows)
+    assert all("Say hello." in entry["request"]["postData"]["text"] for entry in entries)
+
+
 def test_large_bodies_are_in_memory_once_and_only_up_to_the_bound(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
     """The flow is not the only one that had them: the exchange, the recorder and the wire let them go too."""
     _, proxy, web = inspected
