@@ -13,6 +13,7 @@ from bodies_kit import ODD, answer, content, contents, conversation, is_sound, r
 from ccflare_core.config.location import Location
 from ccflare_core.errors import StoreError, VaultError
 from ccflare_core.exchange.records import Payload
+from ccflare_core.secrets import redact
 from ccflare_core.store.resealing import drain
 from ccflare_core.store.store import Store
 from ccflare_core.transcripts.packing import MANIFEST
@@ -69,6 +70,28 @@ def test_every_turn_comes_back_as_it_was(store: Store) -> None:
     assert contents(store, 30) == bodies
     assert {row[0] for row in store.query("SELECT DISTINCT format FROM payloads")} == {MANIFEST}
     assert is_sound(store)
+
+
+def test_every_turn_is_redacted_as_if_it_were_the_first(store: Store) -> None:
+    bodies = [body.replace(b'"text":"', b'"text":"export API_TOKEN=Xk29vLq84mZt77Rw ', 2) for body in conversation(20)]
+    for number, body in enumerate(bodies):
+        store.write(request(f"s-1/{number}", body, redact=True))
+    expected = [redact.redact(body) for body in bodies]
+    assert contents(store, 20) == [each.data for each in expected]
+    assert {each.secrets for each in expected} == {2}
+    assert store.query("SELECT DISTINCT redactions FROM payloads") == [(2,)]
+
+
+def test_a_session_goes_on_under_a_new_key(store: Store) -> None:
+    bodies = conversation(12)
+    record(store, bodies[:6])
+    before = set(store.query("SELECT address FROM blocks"))
+    assert store.keys is not None
+    store.keys.rotate()
+    record(store, bodies[6:], first=6)
+    assert contents(store, 12) == bodies
+    fresh = set(store.query("SELECT address FROM blocks")) - before
+    assert len(fresh) > len(before)  # also for what was there already
 
 
 @pytest.mark.parametrize("name", ODD)

@@ -80,11 +80,11 @@ _RULES = {
 }
 
 
-def find(view: bytes, budget: Budget) -> Iterator[Span]:
-    """The secrets in `view`. Raises TooMuch."""
+def find(view: bytes, budget: Budget, low: int, high: int) -> Iterator[Span]:
+    """The secrets in `view` whose runs begin from `low` to `high`. Raises TooMuch."""
     classes = view.translate(_CLASSES) + b" "
-    done, start = 0, classes.find(_NEEDLE)
-    while start >= 0:
+    done, start = 0, classes.find(_NEEDLE, low)
+    while 0 <= start < high:
         end = classes.find(b" ", start)
         run = view[start:end]
         if start >= done and not _is_plain(run):
@@ -100,7 +100,7 @@ def _in_run(view: bytes, run: bytes, start: int, done: int, budget: Budget) -> l
     """What has a vendor's literal in this run or reaches into it, or what stands in a secret's place."""
     before = view[start - 1] if start else _SPACE
     found = list(_around(view, run, start, before, done, budget))
-    if not found and before in _GUARDS and (guarded := _behind(view, start, before)):
+    if not found and before in _GUARDS and (guarded := _behind(view, start, before, budget)):
         found.append(guarded)
     return found
 
@@ -141,7 +141,7 @@ def _spans(rule: Rule, view: bytes, match: re.Match[bytes]) -> Iterator[Span]:
         yield Span(*secret.span(), "aws-secret")
 
 
-def _behind(view: bytes, start: int, before: int) -> Span | None:
+def _behind(view: bytes, start: int, before: int, budget: Budget) -> Span | None:
     """A run that nothing but its place gives away."""
     left = max(start - _LEFT, 0)
     if before == 0x3A and _AFTER_COLON.search(view, left, start):
@@ -149,6 +149,7 @@ def _behind(view: bytes, start: int, before: int) -> Span | None:
     if before in b" \t" and view[max(start - 12, 0) : start].rstrip().lower().endswith(b"bearer"):
         return Span(start, _end(_CREDENTIAL, view, start), "bearer-token")
     if before == 0x22 and _JWK_MEMBER.search(view, max(start - 40, 0), start):
+        budget.looks_far = True
         near = view[max(start - _JWK_NEAR, 0) : start + _JWK_NEAR]
         return Span(start, _end(_REST, view, start), "jwk") if b'"kty' in near else None
     return None

@@ -81,11 +81,11 @@ _LOGIN = re.compile(rb"\blogin\s{1,4}\S{1,100}\s{1,4}\Z")
 _AFTER_STRING = tuple(bytes([byte]) for byte in b" )],;:}.+%|\\\n\r\t")
 
 
-def find(view: bytes, budget: Budget) -> Iterator[Span]:
-    """The values in `view` that stand behind such names. Raises TooMuch."""
+def find(view: bytes, budget: Budget, low: int, high: int) -> Iterator[Span]:
+    """The values in `view` that stand behind such names, if those begin from `low` to `high`. Raises TooMuch."""
     lower = view.lower()
     for word, pattern in _NAMES:
-        done, start = 0, lower.find(word)
+        done, start = 0, lower.find(word, low, high)
         while start >= 0:
             match = pattern.match(lower, start)
             if match and (match["blank"] is None or _takes_blank(lower, match)):
@@ -94,7 +94,7 @@ def find(view: bytes, budget: Budget) -> Iterator[Span]:
                     done = span.end
                     yield span
             # Within a value already, to look for its end once more would be quadratic.
-            start = lower.find(word, max(start + len(word), done))
+            start = lower.find(word, max(start + len(word), done), high)
 
 
 def _guarded(view: bytes, lower: bytes, match: re.Match[bytes]) -> Iterator[Span]:

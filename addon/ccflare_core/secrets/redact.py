@@ -44,7 +44,6 @@ _PEM_LINE = re.compile(rb"(?<=[\"'])[A-Za-z0-9+/]{16,}+={0,2}(?=[\\\"'])")
 _PEM_LEAST = 24
 """Of a body, in bytes: what is shorter is a word on keys, and no key."""
 _PEM_BYTES = 32 * 1024
-_MOST_PEMS = 1000
 
 
 def redact(data: bytes) -> Redacted:
@@ -74,36 +73,36 @@ def is_secret(name: bytes) -> bool:
 def find(data: bytes) -> list[Span]:
     """Where the secrets are. Spans may overlap. Raises TooMuch."""
     view, offsets = unescaped(data)
-    found = _search(view)
+    found = search(view, Budget())
     return [Span(offsets(start), offsets(end), label) for start, end, label in found] if offsets else found
 
 
-def _search(view: bytes) -> list[Span]:
-    budget = Budget()
+def search(view: bytes, budget: Budget, start: int = 0, end: int | None = None) -> list[Span]:
+    """The same in bytes whose escapes are undone; from `start` to `end` only what begins there. Raises TooMuch."""
+    end = len(view) if end is None else end
     return [
-        *by_form.find(view, budget),
-        *by_name.find(view, budget),
-        *_url_passwords(view),
-        *_private_keys(view),
+        *by_form.find(view, budget, start, end),
+        *by_name.find(view, budget, start, end),
+        *_url_passwords(view, start, end),
+        *_private_keys(view, budget, start, end),
     ]
 
 
-def _url_passwords(view: bytes) -> Iterator[Span]:
-    position = view.find(b"://")
+def _url_passwords(view: bytes, start: int, end: int) -> Iterator[Span]:
+    position = view.find(b"://", start, end)
     while position >= 0:
         if match := _URL_PASSWORD.match(view, position):
             yield Span(*match.span(1), "password")
-        position = view.find(b"://", match.end() if match else position + 3)
+        position = view.find(b"://", match.end() if match else position + 3, end)
 
 
-def _private_keys(view: bytes) -> Iterator[Span]:
+def _private_keys(view: bytes, budget: Budget, low: int, high: int) -> Iterator[Span]:
     """PEM blocks; of one that is cut, all that can belong to it."""
-    if b"PRIVATE KEY" not in view:
+    if view.find(b"PRIVATE KEY", low, high) < 0:
         return
-    position = found = 0
-    while begin := _PEM.search(view, position):
-        if (found := found + 1) > _MOST_PEMS:
-            raise TooMuch
+    position = low
+    while begin := _PEM.search(view, position, high):
+        budget.spend_pem()
         body = _PEM_BODY.match(view, begin.end())
         position = body.end() if body else begin.end()
         if position - begin.end() < _PEM_LEAST:

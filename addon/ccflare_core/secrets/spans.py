@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 MOST_CANDIDATES = 50_000
 """How many places may look like the beginning of a secret. A body with more is hostile, or no text."""
+MOST_PEMS = 1000
+"""How many private keys may begin."""
 
 
 class TooMuch(Exception):
@@ -27,15 +29,24 @@ class Redacted(NamedTuple):
 
 
 class Budget:
-    """Counts the places that one search looks at."""
+    """Counts the places that one search looks at. Raises TooMuch when they are too many."""
 
     def __init__(self) -> None:
-        self._left = MOST_CANDIDATES
+        self.candidates = self.pems = 0
+        self.looks_far = False
+        """Whether one of them depends on what stands some thousand bytes away."""
 
     def spend(self) -> None:
-        """Raises TooMuch when there is nothing left."""
-        self._left -= 1
-        if self._left < 0:
+        """Look at one more."""
+        self.candidates += 1
+        if self.candidates > MOST_CANDIDATES:
+            raise TooMuch
+
+    def spend_pem(self) -> None:
+        """Look at one more private key."""
+        self.pems += 1
+        self.looks_far = True
+        if self.pems > MOST_PEMS:
             raise TooMuch
 
 

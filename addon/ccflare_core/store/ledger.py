@@ -52,7 +52,9 @@ from ccflare_core.exchange.records import (
 from ccflare_core.secrets.vault import Vault
 from ccflare_core.store.batches import Batches
 from ccflare_core.text import to_ms
+from ccflare_core.transcripts.conversations import Conversations
 from ccflare_core.transcripts.redaction import without_secrets
+from ccflare_core.transcripts.stretches import Searched
 from ccflare_core.transcripts.write import Blocks
 
 _STARTED = (
@@ -143,6 +145,7 @@ class Ledger:
         """Without a vault, no payload can be written: that raises VaultError."""
         self._database = database
         self._blocks = Blocks(database, vault)
+        self._searched: Conversations[Searched] = Conversations()
         self._batches = Batches(database)
         self._requests = Insert(database, RequestRow, _STARTED)
         self._whole = Insert(database, RequestRow, (*_STARTED, *_FINISHED))
@@ -170,7 +173,7 @@ class Ledger:
                 case IdMade():
                     rows[IdMade].append((*record, record.at_ms))  # made is used
                 case Payload():
-                    payloads.append(without_secrets(record))
+                    payloads.append(without_secrets(record, self._searched))
                 case CooldownSet() | CooldownCleared():
                     rows[CooldownSet].append(record)  # one list: their order matters
                 case BatchMade() | BatchDropped() | BatchEnded() | BatchRead():

@@ -10,7 +10,6 @@ database cannot try whether a text occurs in it. Rotation gives a block a new ad
 depends on a data key that was retired. Until all is sealed anew, equal content may lie there twice.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, chain
@@ -20,6 +19,7 @@ from typing import NamedTuple
 from ccflare_core.errors import VaultError
 from ccflare_core.http.zstd import LIBRARY
 from ccflare_core.secrets.vault import Vault, place
+from ccflare_core.transcripts.digests import digest
 from ccflare_core.transcripts.splitting import join
 
 FORMAT = "zstd+sealed/1"
@@ -31,7 +31,6 @@ LEVEL = 1
 """The work is done while the proxy serves. On 100 KB of JSON, level 3 takes 40 % longer and saves 6-10 %."""
 
 _ADDRESS = 16
-_DIGEST = 16
 
 
 class Manifest(NamedTuple):
@@ -84,11 +83,6 @@ def reseal_block(sealed: bytes, at: bytes, vault: Vault) -> tuple[bytes, bytes]:
     content = decode(sealed, vault, block_place(at))
     new = address(content, vault)
     return new, vault.move(sealed, block_place(at), block_place(new))
-
-
-def digest(body: bytes) -> bytes:
-    """What tells this body from every other one."""
-    return hashlib.sha256(body).digest()[:_DIGEST]
 
 
 def write_manifest(manifest: Manifest) -> bytes:

@@ -1,5 +1,7 @@
 """Blanks the secrets in a recorded body, for the mode `redacted`. Pure, but slow: for the writer's thread.
 
+A request that goes on from an earlier one of its session is searched only where it differs (see stretches.py).
+
 It fails closed: of a body that cannot be decoded, is too long or raises anything, only its size is kept.
 """
 
@@ -10,12 +12,17 @@ from ccflare_core.http.content_coding import Decoder
 from ccflare_core.secrets import redact
 from ccflare_core.secrets.redact import Redacted, Span
 from ccflare_core.transcripts import stream_text
+from ccflare_core.transcripts.changes import runs
+from ccflare_core.transcripts.conversations import Conversations
+from ccflare_core.transcripts.stretches import Searched, search
 
+_LEAST = 8192
+"""Of a shorter body the whole search takes no longer than to remember it."""
 MOST_BYTES = 32 * 1024 * 1024
 """How long a body may be, decoded, to be searched. That takes 10 to 20 ms for each MB."""
 
 
-def without_secrets(payload: Payload) -> Payload:
+def without_secrets(payload: Payload, earlier: Conversations[Searched] | None = None) -> Payload:
     """The payload to store, with the number of `redactions`; as it was if it is not to be looked at.
 
     A body without secrets stays as it was on the wire. One with some is stored decoded. One that cannot be
@@ -25,7 +32,7 @@ def without_secrets(payload: Payload) -> Payload:
         return payload
     try:
         plain = _decoded(payload)
-        found = _redacted_stream(plain) if "event-stream" in payload.content_type else redact.redact(plain)
+        found = _redacted(plain, payload, earlier)
     except Exception:  # whatever it was, the body has not been searched
         return replace(payload, redact=False, withheld=True, body=b"", content_encoding="", truncated=True)
     if not found.secrets:
@@ -41,6 +48,18 @@ def _decoded(payload: Payload) -> bytes:
     if decoder.trouble:
         raise ValueError(decoder.trouble)
     return plain
+
+
+def _redacted(plain: bytes, payload: Payload, earlier: Conversations[Searched] | None) -> Redacted:
+    if "event-stream" in payload.content_type:
+        return _redacted_stream(plain)
+    session = payload.session_id
+    if earlier is None or payload.part != "request" or not session or len(plain) < _LEAST:
+        return redact.redact(plain)
+    last = earlier.closest(session, plain)
+    searched = search(plain, last, runs(last.body, plain) if last else ())
+    earlier.keep(session, searched)
+    return redact.blank(plain, searched.spans)
 
 
 def _redacted_stream(stream: bytes) -> Redacted:

@@ -24,8 +24,9 @@ from ccflare_core.errors import VaultError
 from ccflare_core.exchange.records import Payload
 from ccflare_core.secrets.vault import Vault
 from ccflare_core.transcripts import packing
+from ccflare_core.transcripts.conversations import Conversations
 from ccflare_core.transcripts.packing import Manifest
-from ccflare_core.transcripts.splitting import SMALLEST, split
+from ccflare_core.transcripts.pieces import Pieces, pieces
 
 _MOST_BODIES = 256
 _MOST_BLOCKS = 8192
@@ -35,15 +36,18 @@ _REMEMBERED = 30_000
 
 
 class Draft(NamedTuple):
-    """A body on its way: `addresses` of its blocks in order, or none if it is kept whole."""
+    """A body on its way, in `pieces`, or none if it is kept whole."""
 
     payload: Payload
-    addresses: list[bytes]
-    contents: dict[bytes, bytes]
-    inserts: list[tuple[int, bytes]]
-    digest: bytes
+    pieces: Pieces | None
+    numbers: dict[bytes, int]
+    """By address which of the pieces has its content."""
     sealed: dict[bytes, bytes]
     """By address what had to be sealed for it; by "" the whole body."""
+
+    def content(self, at: bytes) -> bytes:
+        """What stands in the block with this address; by "" the whole body."""
+        return self.pieces.cuts.piece(self.numbers[at]) if self.pieces else self.payload.body
 
 
 @dataclass(slots=True)
@@ -80,6 +84,7 @@ class Blocks:
         self._terms = ByKeys(database, _asking)
         self._found = ByKeys(database, _finding)
         self._segments: OrderedDict[str, Segment] = OrderedDict()
+        self._earlier: Conversations[Pieces] = Conversations()
         self._key_id = ""
 
     def forget(self) -> None:
@@ -91,28 +96,40 @@ class Blocks:
         if not payloads:
             return []
         vault = self._with_key()
-        drafts = [_draft(payload, vault) for payload in payloads]
-        todo: dict[bytes | str, tuple[Draft, bytes, bytes]] = {}
+        drafts = [self._draft(payload, vault) for payload in payloads]
+        todo: dict[bytes | str, tuple[Draft, bytes]] = {}
         for draft in drafts:
-            if not draft.addresses:
-                todo[draft.payload.request_id + draft.payload.part] = (draft, b"", draft.payload.body)
+            if draft.pieces is None:
+                todo[draft.payload.request_id + draft.payload.part] = (draft, b"")
                 continue
             segment = self._segments.get(draft.payload.session_id or "")
             known = segment.known if segment else {}
-            todo |= {at: (draft, at, text) for at, text in draft.contents.items() if at not in known and at not in todo}
-        sealed = packing.encode([(text, _place(draft, at)) for draft, at, text in todo.values()], vault)
-        for (draft, at, _), each in zip(todo.values(), sealed, strict=True):
+            todo |= {at: (draft, at) for at in draft.numbers if at not in known and at not in todo}
+        sealed = packing.encode([(draft.content(at), _place(draft, at)) for draft, at in todo.values()], vault)
+        for (draft, at), each in zip(todo.values(), sealed, strict=True):
             draft.sealed[at] = each
         return drafts
 
+    def _draft(self, payload: Payload, vault: Vault) -> Draft:
+        if payload.part != "request" or payload.content_encoding:
+            return Draft(payload, None, {}, {})
+        session = payload.session_id
+        earlier = self._earlier.closest(session, payload.body) if session else None
+        found = pieces(payload.body, lambda piece: packing.address(piece, vault), earlier)
+        if found is None:
+            return Draft(payload, None, {}, {})
+        if session:
+            self._earlier.keep(session, found)
+        return Draft(payload, found, {at: number for number, at in enumerate(found.addresses)}, {})
+
     def write(self, drafts: Sequence[Draft]) -> list[Row]:
         """Write the blocks that are missing; the rows of `payloads`, which the caller writes."""
-        cut = [draft for draft in drafts if draft.addresses]
+        cut = [draft for draft in drafts if draft.pieces]
         segments = self._segments_of(cut) if cut else {}
         if cut:
             self._write_blocks(cut, segments)
         manifests = iter(self._manifests(cut, segments))
-        rows = [_row(draft, next(manifests), segments) if draft.addresses else _whole_row(draft) for draft in drafts]
+        rows = [_row(draft, next(manifests), segments) if draft.pieces else _whole_row(draft) for draft in drafts]
         self._let_go()
         return rows
 
@@ -121,6 +138,7 @@ class Blocks:
             raise VaultError("no body can be recorded without a key: open the database with a key source")
         if self._vault.key_id != self._key_id:
             self.forget()  # every address is another one now
+            self._earlier.clear()
             self._key_id = self._vault.key_id
         return self._vault
 
@@ -149,13 +167,13 @@ class Blocks:
         wanted: dict[bytes, Draft] = {}
         for draft in cut:
             known = segments[draft.payload.session_id or ""].known
-            wanted |= {at: draft for at in draft.contents if at not in known}
+            wanted |= {at: draft for at in draft.numbers if at not in known}
         ids = {bytes(at): number for at, number in self._found.run([*wanted])}
         ids |= self._insert({at: draft for at, draft in wanted.items() if at not in ids}, cut)
         notes = []
         for draft in cut:
             segment = segments[draft.payload.session_id or ""]
-            new = {at: ids[at] for at in draft.contents if at not in segment.known}
+            new = {at: ids[at] for at in draft.numbers if at not in segment.known}
             notes += [(segment.id, block) for block in new.values()]
             segment.known |= new
         self._notes.run(notes)
@@ -165,7 +183,7 @@ class Blocks:
             return {}
         sealed = {at: each for draft in cut for at, each in draft.sealed.items()}
         if late := [at for at in missing if at not in sealed]:  # its segment was closed since `prepare`
-            todo = [(missing[at].contents[at], packing.block_place(at)) for at in late]
+            todo = [(missing[at].content(at), packing.block_place(at)) for at in late]
             sealed |= zip(late, packing.encode(todo, self._with_key()), strict=True)
         rows = self._new_blocks.run([(at, sealed[at]) for at in missing])
         return {bytes(at): number for at, number in rows}
@@ -173,9 +191,10 @@ class Blocks:
     def _manifests(self, cut: Sequence[Draft], segments: Mapping[str, Segment]) -> list[bytes]:
         todo = []
         for draft in cut:
-            known = segments[draft.payload.session_id or ""].known
-            manifest = Manifest(draft.digest, [known[at] for at in draft.addresses], draft.inserts)
-            todo.append((packing.write_manifest(manifest), _place(draft, b"")))
+            if (found := draft.pieces) is not None:
+                known = segments[draft.payload.session_id or ""].known
+                manifest = Manifest(found.digested.digest, [known[at] for at in found.addresses], found.inserts)
+                todo.append((packing.write_manifest(manifest), _place(draft, b"")))
         return packing.encode(todo, self._with_key()) if todo else []
 
     def _let_go(self) -> None:
@@ -191,17 +210,6 @@ def _asking(ids: list[Any]) -> Any:
 def _finding(addresses: list[Any]) -> Any:
     query = BlockRow.select(BlockRow.address, fn.MIN(BlockRow.id)).where(BlockRow.address.in_(addresses))
     return query.group_by(BlockRow.address)
-
-
-def _draft(payload: Payload, vault: Vault) -> Draft:
-    body = payload.body
-    if payload.part == "request" and not payload.content_encoding and len(body) >= SMALLEST:
-        pieces, inserts = split(body)
-        if len(pieces) > 1:
-            addresses = [packing.address(piece, vault) for piece in pieces]
-            contents = dict(zip(addresses, pieces, strict=True))
-            return Draft(payload, addresses, contents, inserts, packing.digest(body), {})
-    return Draft(payload, [], {}, [], b"", {})
 
 
 def _place(draft: Draft, at: bytes) -> str:
