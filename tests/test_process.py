@@ -1,11 +1,13 @@
 """What can be seen of a process: its memory from outside, and how much of it there is."""
 
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ccflare_core.process import hide_memory, resident_bytes
+from ccflare_core.process import be_less_urgent, hide_memory, resident_bytes
 from harness import REPOSITORY
 
 LOOK = """
@@ -43,3 +45,16 @@ def test_memory_has_a_size() -> None:
     assert after
     assert after - before > 32_000_000
     assert ballast
+
+
+def test_a_thread_gives_way_and_no_other_does() -> None:
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+
+    def give_way() -> int:
+        be_less_urgent()
+        return os.getpriority(os.PRIO_PROCESS, 0)  # on Linux that of the thread which asks
+
+    with ThreadPoolExecutor(1) as thread:
+        given = thread.submit(give_way).result()
+    assert given == (min(before + 5, 19) if sys.platform == "linux" else before)
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before

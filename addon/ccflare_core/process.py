@@ -1,5 +1,7 @@
 """This process: keeps other programs out of its memory, tells how much it takes, and outlives its terminal.
 
+It also says which of its threads can wait.
+
 Python cannot wipe a secret from memory, so nobody else may look at it: no core dump, no debugger, and on Linux
 nothing in /proc that shows memory or environment, even to other programs of the same user.
 """
@@ -11,9 +13,11 @@ import os
 import resource
 import sys
 import termios
+import threading
 from pathlib import Path
 
 _PR_SET_DUMPABLE = 4
+_LESS_URGENT = 5
 
 
 def hide_memory() -> bool:
@@ -68,3 +72,16 @@ def resident_bytes() -> int | None:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         return pages * resource.getpagesize()
     return None
+
+
+def be_less_urgent() -> None:
+    """Have the calling thread give way to the others of this process where the system knows that of threads (Linux).
+
+    Only a little: while it computes it holds the interpreter's lock, and beside programs that use the whole machine a
+    thread of the lowest priority would not get to hand it on. With those, 5 costs the event loop nothing, and 15 makes
+    its longest waits three times as long.
+    """
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _LESS_URGENT)

@@ -1,5 +1,6 @@
 """Which of mitmproxy's own addons stay: what nobody needs goes, what somebody asked for does not."""
 
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -63,6 +64,13 @@ async def test_what_somebody_has_set_stays(context: taddons.context, name: str, 
 
     assert addon in present(context)
     assert "disableh2c" not in present(context)
+
+
+def test_threads_hand_the_interpreter_on_often() -> None:
+    before = sys.getswitchinterval()
+    tuning.share_often()
+    assert sys.getswitchinterval() == pytest.approx(0.0005)
+    sys.setswitchinterval(before)
 
 
 async def test_trimming_twice_does_nothing_more(context: taddons.context) -> None:

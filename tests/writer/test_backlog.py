@@ -19,14 +19,14 @@ def taken(backlog: Backlog) -> list[Record]:
     return records
 
 
-def test_first_in_first_out_in_batches_of_a_hundred() -> None:
-    backlog = Backlog(1000, 1000)
-    records = [started(f"r{number}") for number in range(250)]
+def test_first_in_first_out_in_batches_of_five_hundred() -> None:
+    backlog = Backlog(2000, 1000)
+    records = [started(f"r{number}") for number in range(1250)]
     for record in records:
         backlog.put(record)
     assert backlog.has_full_batch
     batches = [backlog.take()[0] for _ in range(4)]
-    assert [len(batch) for batch in batches] == [100, 100, 50, 0]
+    assert [len(batch) for batch in batches] == [500, 500, 250, 0]
     assert [record for batch in batches for record in batch] == records
 
 

@@ -16,7 +16,8 @@ from ccflare_core.exchange.records import Payload, Record
 Marker = Future[bool]
 """Stands in the line and is told True once everything before it is in the database."""
 
-_BATCH_ROWS = 100
+_BATCH_ROWS = 500
+"""So a killed process loses at most so many of a batch that is being written."""
 _BATCH_BYTES = 4 * 1024 * 1024
 
 

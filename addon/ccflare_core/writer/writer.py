@@ -1,8 +1,9 @@
 """The one thread that writes to the database, so that no event loop ever waits for a disk.
 
-It gathers what is put for up to 50 ms or 100 rows and commits that as one transaction. While the database
-cannot be written it keeps the rows and tries again, more and more slowly: bodies are left out once their bound
-is reached, rows only when `max_rows` of them wait (see backlog.py).
+It gathers what is put for up to 50 ms or 500 rows and commits that as one transaction. So kill -9 loses what was put
+in the last 50 ms, or, while a batch is being written, that batch and what came since. While the database cannot be
+written it keeps the rows and tries again, more and more slowly: bodies are left out once their bound is reached, rows
+only when `max_rows` of them wait (see backlog.py).
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from ccflare_core.accounts.account import Account
 from ccflare_core.clients.authentication import KeyRing
 from ccflare_core.errors import CCFlareError, Gone, StoreError
 from ccflare_core.exchange.records import Record, storable
+from ccflare_core.process import be_less_urgent
 from ccflare_core.store.store import Store
 from ccflare_core.text import some
 from ccflare_core.writer.backlog import Backlog, Marker
@@ -185,6 +187,7 @@ class Writer:
     # What follows runs in the writer's thread.
 
     def _run(self, opened: Future[None]) -> None:
+        be_less_urgent()
         with contextlib.ExitStack() as stack:
             try:
                 store = self._open_store()
