@@ -278,11 +278,19 @@ install() {
         make_venv || give_up
         install_packages "$1" >>"$state/install.log" 2>&1 || give_up
     fi
+    [ "$1" != run ] || compile >>"$state/install.log" 2>&1 || : # some packages bring files that no Python 3 compiles
     stamp >"$state/$1.stamp"
     for extra in $extras; do true >"$state/with-$extra"; done
     if [ -n "$locked" ]; then lock_stamp >"$state/$1.locked"; else rm -f "$state"/*.locked; fi
     rm -f "$state/unfinished"
 }
+
+# pip compiles for a Python without -O, and scripts/run starts one with it, which would compile all anew: at the first
+# start, or at each one where PYTHONDONTWRITEBYTECODE is set, as in many containers.
+compile() (
+    unset PYTHONHOME PYTHONPATH PYTHONPYCACHEPREFIX
+    exec "$venv/bin/python" -O -m compileall -q -j 0 "$venv/lib" "$root/addon"
+)
 
 give_up() {
     reason=$(grep -i '^error' "$state/install.log" | tail -n 1) || :

@@ -45,6 +45,7 @@ case "$*" in
             printf '#!/bin/sh\\necho "%s -O=$PYTHONOPTIMIZE $*"\\n' "$name" >"${0%/python}/$name"
             chmod +x "${0%/python}/$name"
         done ;;
+    "-O -m compileall "*) echo "$*" >"${0%/bin/python}/compiled"; exit 1 ;;
     scripts/_clients.py) echo "clients" >>"$LOG"; exit 1 ;;
     "-m pytest"*) echo "pytest $*" ;;
     *) exit 1 ;;
@@ -270,6 +271,11 @@ def test_run_may_be_called_by_a_link(ready: Checkout) -> None:
     result = subprocess.run(["sh", str(link)], env=ready.environ, capture_output=True, text=True, timeout=DEADLINE)
 
     assert result.stdout.startswith("mitmdump")
+
+
+def test_what_the_proxy_imports_is_compiled_as_it_is_started(ready: Checkout) -> None:
+    compiled = ready.root / ".venv" / "compiled"
+    assert compiled.read_text() == f"-O -m compileall -q -j 0 {ready.root}/.venv/lib {ready.root}/addon\n"
 
 
 def test_a_changed_pyproject_brings_venv_up_to_date(ready: Checkout) -> None:

@@ -6,12 +6,11 @@ import importlib
 import os
 import sys
 import time
-import webbrowser
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from ccflare_cli import ROOT
 from ccflare_cli.output import Table, printable, render
@@ -22,13 +21,15 @@ from ccflare_core.config.environment import all_explained
 from ccflare_core.config.settings import Settings
 from ccflare_core.db.engine_choice import is_frozen, is_made
 from ccflare_core.errors import CCFlareError
-from ccflare_core.http.client import Fetcher
 from ccflare_core.http.origins import reachable
 from ccflare_core.process import hide_memory
 from ccflare_core.secrets import egress_proxy
 from ccflare_core.secrets.key_sources import KeySource, choose
 from ccflare_core.store.store import Store
 from ccflare_core.text import sentence
+
+if TYPE_CHECKING:
+    from ccflare_core.http.client import Fetcher
 
 OK, REFUSED = 0, 1
 SECRET_LIMIT = 64 * 1024
@@ -129,6 +130,8 @@ def _browse(address: str) -> bool:
     seats = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
     if sys.platform not in ("darwin", "win32") and not any(os.environ.get(name) for name in seats):
         return False
+    import webbrowser  # as in `fetcher`: a fifth of the start of every script that needs neither
+
     try:
         return webbrowser.open(address)
     except (webbrowser.Error, OSError):
@@ -210,12 +213,14 @@ def read_settings(console: Console, database: str | None) -> Settings:
     return Settings.build(values, console.environ)
 
 
-def fetcher(console: Console, settings_: Settings, **limits: Any) -> Fetcher:
+def fetcher(console: Console, settings_: Settings, **limits: Any) -> "Fetcher":
     """Our own client, as the proxy has it: the authorities that it trusts, and the proxy on its way.
 
     What is mitmproxy's to say of them is known as far as the configuration file says it, not what `mitmdump` was told
     on its command line. Raises ConfigError if one of the two cannot be used.
     """
+    from ccflare_core.http.client import Fetcher
+
     found = settings.defaults(console.environ, ROOT)
     trusted = found.get("ssl_verify_upstream_trusted_ca")
     proxy = egress_proxy.configured(settings_.egress_proxy)

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
-from tabulate import tabulate
-
 from ccflare_cli.cells import shorten, wrap, wrapped
 from ccflare_cli.layout import Column as Column
 from ccflare_cli.layout import Grid, lay_out
@@ -114,6 +112,8 @@ def _github(table: Table[Any]) -> str:
     if table.upright:
         cells, align = [[heading, cell] for heading, cell in zip(headings, cells[0], strict=True)], ["left"] * 2
         headings = ["", ""]
+    from tabulate import tabulate  # with what it imports a tenth of a script's start, and few ask for this
+
     text = tabulate(cells, headings, tablefmt="github", disable_numparse=True, colalign=align, headersalign=align)
     return "\n".join(line.rstrip() for line in text.splitlines())
 

@@ -4,12 +4,11 @@ Whatever goes wrong before that leaves nothing behind but the sentence that says
 """
 
 import argparse
-import asyncio
 import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ccflare_cli.accounts.add import account_called, checked_name, described, new_id, opened, tell_of_end
 from ccflare_cli.console import OK, Console, Refused, fetcher, read_settings
@@ -21,10 +20,11 @@ from ccflare_core.anthropic import oauth
 from ccflare_core.anthropic.oauth import Mode, Owner, PendingLogin, Tokens
 from ccflare_core.config.settings import Settings
 from ccflare_core.errors import CCFlareError, StoreError, TokenRejected, TokenUnavailable
-from ccflare_core.http.client import Fetcher
 from ccflare_core.http.messages import Request, Response
-from ccflare_core.http.pinning import PinGuard
 from ccflare_core.store.store import Store
+
+if TYPE_CHECKING:
+    from ccflare_core.http.client import Fetcher
 
 _KEYS_PAGE = "https://platform.claude.com/settings/keys"
 _HINTED_LENGTH = 60
@@ -53,6 +53,8 @@ def log_in(console: Console, arguments: argparse.Namespace, *, may_renew: bool =
     """Log in as a new account or, if that may be, anew as one that is there."""
     name = checked_name(arguments.name)
     settings = read_settings(console, arguments.database)
+    from ccflare_core.http.pinning import PinGuard  # as in console.py: all commands import this module
+
     pins = PinGuard(lambda: settings.upstream_pins, enforced=lambda: settings.pins_mode == "enforce")
     client = fetcher(console, settings, pins=pins, egress=lambda: settings.egress)
     with opened(console, settings) as store:
@@ -114,7 +116,7 @@ class _Login:
         self,
         console: Console,
         endpoints: oauth.Endpoints,
-        fetcher: Fetcher,
+        fetcher: "Fetcher",
         store: Store,
         name: str,
         account: Account | None,
@@ -227,4 +229,6 @@ class _Login:
 
     def _send(self, request: Request) -> Response:
         proxy = self._account.proxy if self._account is not None else None
+        import asyncio
+
         return asyncio.run(self._fetcher.send(replace(request, proxy=proxy)))

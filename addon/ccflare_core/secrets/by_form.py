@@ -6,6 +6,7 @@ write, so only around them is looked for anything else.
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import groupby
 
 from ccflare_core.secrets.formats import AWS_ID, RULES, Rule
@@ -68,8 +69,6 @@ def _expression(words: Iterable[str]) -> str:
 _LITERALS = {literal for rule in RULES for literal in rule.literals}
 _INNER = {"sk-ant-", "ccf_", *(literal for rule in RULES for literal in rule.literals if rule.back)}
 """Those that are looked for within words too: the keys that pass through here, and what has its literal inside."""
-_LITERAL = re.compile(_expression(_LITERALS).encode())
-_BORDERED = re.compile(f"(?<![A-Za-z0-9])(?:{_expression(_LITERALS)})|{_expression(_INNER)}".encode())
 _GLUE = b"\\%["
 """What begins an escape in JSON, in a URL, in a terminal. That ends with letters or digits which are none of a word."""
 _GUARDS = b': \t"'
@@ -78,6 +77,18 @@ _RULES = {
     literal.encode(): [rule for rule in RULES for known in rule.literals if literal.startswith(known)]
     for literal in _LITERALS
 }
+
+
+@cache
+def _literal() -> re.Pattern[bytes]:
+    """Any of the literals."""
+    return re.compile(_expression(_LITERALS).encode())
+
+
+@cache
+def _bordered() -> re.Pattern[bytes]:
+    """One at the beginning of a word, or one that may stand within."""
+    return re.compile(f"(?<![A-Za-z0-9])(?:{_expression(_LITERALS)})|{_expression(_INNER)}".encode())
 
 
 def find(view: bytes, budget: Budget, low: int, high: int) -> Iterator[Span]:
@@ -115,9 +126,10 @@ def _is_plain(run: bytes) -> bool:
 def _around(view: bytes, run: bytes, start: int, before: int, done: int, budget: Budget) -> Iterator[Span]:
     """What has a vendor's literal in a run, or reaches into it."""
     back = _BACK.get(before, 0)
-    literal = _LITERAL if back == _MIDDLE or before in _GLUE else _BORDERED
-    if not back and literal is _BORDERED and run.isalnum() and not _LITERAL.match(view, start):
+    is_bordered = back != _MIDDLE and before not in _GLUE
+    if not back and is_bordered and run.isalnum() and not _literal().match(view, start):
         return  # one word has one beginning
+    literal = _bordered() if is_bordered else _literal()
     position, end = max(start - back, done), start + min(len(run), _FAR)
     while found := literal.search(view, position, end):
         budget.spend()

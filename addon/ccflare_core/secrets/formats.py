@@ -3,9 +3,13 @@
 A rule has the literals of which one stands in every secret of its kind, and an expression. Lengths are the published
 ones or less, where a literal is known for nothing else: what was cut off still tells most of a secret. A literal that
 is also part of words wants the whole length and a border in front.
+
+An expression is compiled when it is first needed: most programs that import this search nothing, and all of them
+together take as long as everything else that a script imports from here.
 """
 
 import re
+from functools import cache
 from typing import NamedTuple
 
 
@@ -14,9 +18,17 @@ class Rule(NamedTuple):
 
     label: str
     literals: tuple[str, ...]
-    pattern: re.Pattern[bytes]
+    expression: bytes
     source: str
     back: int = 0
+
+    @property
+    def pattern(self) -> re.Pattern[bytes]:
+        """The expression, compiled."""
+        return _compiled(self.expression)
+
+
+_compiled = cache(re.compile)
 
 
 # In front of a literal that may be a word's end. What JSON's, a terminal's or a URL's escape ends with is no word.
@@ -154,13 +166,13 @@ JWT = Rule(
     "jwt",
     ("eyJ",),
     # The first part's length has a bound, so that one which no dot follows is read a bounded number of times.
-    re.compile(rb"eyJ[\w-]{6,8192}+(?:\.[\w-]++){1,4}+\.?"),
+    rb"eyJ[\w-]{6,8192}+(?:\.[\w-]++){1,4}+\.?",
     "https://www.rfc-editor.org/rfc/rfc7519#section-3",
 )
 AWS_ID = Rule(
     "aws-key-id",
     ("AKIA", "ASIA", "ABIA", "ACCA"),
-    re.compile(rb"A(?:[KS]IA|BIA|CCA)[A-Z0-9]{16}(?![A-Z0-9])"),
+    rb"A(?:[KS]IA|BIA|CCA)[A-Z0-9]{16}(?![A-Z0-9])",
     "https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html#identifiers-unique-ids",
 )
 
@@ -171,9 +183,9 @@ def _rules() -> tuple[Rule, ...]:
         for label, literals, rest, source in rows:
             named = tuple(literals.split())
             start = "|".join(map(re.escape, named))
-            found.append(Rule(label, named, re.compile(f"{border}(?:{start}){rest}{end}".encode()), source))
+            found.append(Rule(label, named, f"{border}(?:{start}){rest}{end}".encode(), source))
     for label, literal, back, whole, source in _AROUND:
-        found.append(Rule(label, (literal,), re.compile(whole.encode()), source, back))
+        found.append(Rule(label, (literal,), whole.encode(), source, back))
     return tuple(found)
 
 
