@@ -88,6 +88,7 @@ def test_every_script_is_in_the_readme() -> None:
         "access",
         "accounts",
         "audit",
+        "connect",
         "dashboard",
         "doctor",
         "env",

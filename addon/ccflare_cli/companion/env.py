@@ -27,7 +27,7 @@ BUNDLE = "ca-bundle.pem"
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
     """Print it and give the exit code: 0 done, 1 refused, 2 misused."""
-    return dispatch(_parser(), argv, console, _print)
+    return dispatch(_parser(), argv, console, show)
 
 
 def _parser() -> Parser:
@@ -46,7 +46,8 @@ def variables(console: Console, arguments: argparse.Namespace) -> Variables:
     return client_variables(here.address, here.authority, bundle, console.environ, has_login=has_login)
 
 
-def _print(console: Console, arguments: argparse.Namespace) -> int:
+def show(console: Console, arguments: argparse.Namespace) -> int:
+    """Print it for the shell that is asked for, or as a table."""
     found = variables(console, arguments)
     if arguments.format != "table":
         console.show(arguments, _table(found))

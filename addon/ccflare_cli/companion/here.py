@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ class Here(NamedTuple):
     address: ProxyAddress
     authority: Path
     data: Path
-    """Where our own files lie: beside the database, or the key if that is on a server."""
+    """Where our own files lie."""
 
 
 def add_proxy_options(parser: Parser) -> None:
@@ -47,19 +48,21 @@ def _place(text: str) -> str:
     raise argparse.ArgumentTypeError("give a host and a port, such as 127.0.0.1:8080")
 
 
-def find_proxy(console: Console, arguments: argparse.Namespace) -> Here:
-    """The proxy that a client is to use. Raises Refused, also if it wants a key and there is none."""
+def find_proxy(console: Console, arguments: argparse.Namespace, known: Mapping[str, str] | None = None) -> Here:
+    """The proxy that a client is to use. Raises Refused, also if it wants a key and there is none.
+
+    A key that is in use already, in our own environment or in the `known` one of the client, is used again.
+    """
     found = read_settings(console, arguments.database)
     place = arguments.address or proxy_address(console)
-    key = _given_key(console) if arguments.key else key_in(console.environ)
+    key = _given_key(console) if arguments.key else key_in(console.environ) or key_in(known or {})
     if wants_key(console, found):
         if not key:
             raise Refused(_WANTS_KEY)
     else:
         key = ""
     authority = own_authority(confdir(settings.defaults(console.environ, ROOT)))
-    data = found.database.parent if isinstance(found.database, Path) else found.key_path.parent
-    return Here(ProxyAddress(place, found.requires_client_tls, key=key), authority, data)
+    return Here(ProxyAddress(place, found.requires_client_tls, key=key), authority, data_folder(found))
 
 
 def _given_key(console: Console) -> str:
@@ -77,3 +80,8 @@ def wants_key(console: Console, found: Settings) -> bool:
         return False
     with open_store(console, found, None, read_only=True) as store:
         return store.clients.exist()
+
+
+def data_folder(found: Settings) -> Path:
+    """Where our own files lie: beside the database, or the key if that is on a server."""
+    return found.database.parent if isinstance(found.database, Path) else found.key_path.parent

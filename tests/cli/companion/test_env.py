@@ -9,11 +9,8 @@ from pathlib import Path
 import pytest
 
 from ccflare_cli.companion.env import main
-from ccflare_core.store.client_keys import new_key
-from ccflare_core.store.store import Store
-from database_kit import KEY
 from desk import Desk, Terminal
-from home_kit import make_home
+from home_kit import add_key, make_home
 
 Run = Callable[..., Desk]
 
@@ -31,14 +28,6 @@ def run(home: Path) -> Run:
         return desk
 
     return run
-
-
-def with_a_key(home: Path) -> str:
-    with_store = Store.open(home / "data" / "ccflare.db", KEY)
-    try:
-        return with_store.clients.add(new_key("laptop", 0.0))
-    finally:
-        with_store.close()
 
 
 def test_a_shell_takes_what_is_printed(home: Path, run: Run) -> None:
@@ -91,7 +80,7 @@ def test_a_login_of_claude_code_stays(home: Path, run: Run) -> None:
 
 
 def test_where_keys_are_in_use_an_address_without_one_is_refused(home: Path, run: Run) -> None:
-    key = with_a_key(home)
+    key = add_key(home)
 
     refused = run(code=1)
 
@@ -106,7 +95,7 @@ def test_where_keys_are_in_use_an_address_without_one_is_refused(home: Path, run
 
 
 def test_what_is_no_key_is_refused_and_not_repeated(home: Path, run: Run) -> None:
-    with_a_key(home)
+    add_key(home)
 
     refused = run("--key", "-", code=1, stdin="sk-ant-EXAMPLE")
 
