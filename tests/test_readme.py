@@ -1,9 +1,7 @@
 """The README keeps its word: every option, command, script and file that it names exists, and none is left out."""
 
-import configparser
 import importlib
 import json
-import plistlib
 import re
 import shlex
 from pathlib import Path
@@ -33,10 +31,6 @@ def anchors(text: str) -> set[str]:
     """Where a link with a # may lead to in this text."""
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-def default_of(option: str) -> int:
-    return next(int(row[1]) for row in option_table() if row[0] == option)
 
 
 def table_rows(after: str) -> list[list[str]]:
@@ -96,6 +90,7 @@ def test_every_script_is_in_the_readme() -> None:
         "maintain",
         "prices",
         "search",
+        "service",
         "show",
         "stats",
     ],
@@ -154,26 +149,3 @@ def test_base_urls_end_behind_host_and_port() -> None:
 
     assert len(urls) >= 3
     assert [url for url in urls if not re.fullmatch(r"https?://[\w.]+:\d+", url)] == []
-
-
-def test_user_unit_starts_what_is_in_the_clone_and_waits_for_its_end() -> None:
-    (block,) = blocks("ini")
-    unit = configparser.ConfigParser(interpolation=None)
-    unit.optionxform = str  # type: ignore[assignment, method-assign]
-    unit.read_string(block)
-
-    service = unit["Service"]
-    assert list(unit) == ["DEFAULT", "Unit", "Service", "Install"]
-    assert (ROOT / service["ExecStart"].removeprefix("%h/ccflare/")).is_file()
-    assert int(service["TimeoutStopSec"]) > default_of("ccflare_drain_seconds")
-    assert service["UMask"] == "0077"
-
-
-def test_launch_agent_starts_what_is_in_the_clone_and_waits_for_its_end() -> None:
-    (block,) = blocks("xml")
-    agent = plistlib.loads(block.encode())
-
-    (program,) = agent["ProgramArguments"]
-    assert (ROOT / program.removeprefix("/Users/you/ccflare/")).is_file()
-    assert agent["ExitTimeOut"] > default_of("ccflare_drain_seconds")
-    assert agent["Umask"] == 0o077

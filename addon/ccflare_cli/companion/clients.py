@@ -36,6 +36,10 @@ class Client:
     makes_folder: bool
     """Whether the file's folder may be made; without it the program is not installed."""
 
+    def memory(self, data: Path) -> Path:
+        """Where it is remembered that it was connected."""
+        return data / "connections" / f"{self.name}.json"
+
     def environment(self, text: str) -> dict[str, str]:
         """The variables that matter here, as far as this file sets them."""
         names = (*_VARIABLES, *LEADING_ELSEWHERE, "no_proxy", "ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN")

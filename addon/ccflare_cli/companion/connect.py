@@ -11,6 +11,7 @@ from ccflare_cli.companion.clients import CLIENTS, OPTIONAL, Client
 from ccflare_cli.companion.edits import Change, Steps, apply, conflicts
 from ccflare_cli.companion.environment import PLACEHOLDER, client_variables
 from ccflare_cli.companion.here import Here, add_proxy_options, data_folder, find_proxy
+from ccflare_cli.companion.managers import has_service
 from ccflare_cli.companion.settings_file import Connection, SettingsFile
 from ccflare_cli.companion.shells import SHELLS
 from ccflare_cli.console import OK, Console, Refused, read_settings
@@ -18,6 +19,7 @@ from ccflare_cli.parsing import Parser, dispatch, script_parser
 from ccflare_core.secrets import redact
 
 _BY_VARIABLES = ("python", "node")
+_NO_SERVICE = "It works only while the proxy runs, and no service starts that: `ccflare service install` installs one."
 _EXAMPLES = """\
 examples:
   ccflare connect claude-code           ~/.claude/settings.json
@@ -53,8 +55,7 @@ def _run(console: Console, arguments: argparse.Namespace) -> int:
         return env.show(console, arguments)
     client = CLIENTS[arguments.client]
     data = data_folder(read_settings(console, arguments.database))
-    memory = data / "connections" / f"{client.name}.json"
-    work = _Work(console, arguments, client, memory)
+    work = _Work(console, arguments, client, client.memory(data))
     return work.undo() if arguments.undo else work.connect()
 
 
@@ -92,6 +93,8 @@ class _Work:
             f"{self._client.title} goes through the proxy at {here.address.place} from its next start on. "
             f"`ccflare connect {self._client.name} --undo` takes that back."
         )
+        if not has_service(self._console.environ):
+            self._console.complain(_NO_SERVICE)
         return OK
 
     def undo(self) -> int:
