@@ -33,7 +33,7 @@ def own_authority(confdir: Path) -> Path:
     if not path.is_file():
         raise Refused(
             f"There is no certificate {path} yet: the proxy makes it when it starts for the first time, so start it "
-            "(`ccflare proxy`, or `scripts/run`)."
+            "once."
         )
     return path
 

@@ -12,6 +12,7 @@ from ccflare_cli.companion import claude_code
 from ccflare_cli.companion.environment import LEADING_ELSEWHERE, Variables
 from ccflare_cli.companion.jsonc import MISSING, Element, value_at
 from ccflare_cli.companion.jsonc import Path as Steps
+from ccflare_core.program import typed
 
 _VARIABLES = ("HTTPS_PROXY", "NODE_EXTRA_CA_CERTS", "NO_PROXY", "ANTHROPIC_AUTH_TOKEN")
 """Those that a settings file can set. Of SSL_CERT_FILE Claude Code takes no notice there, and it needs no other."""
@@ -35,6 +36,11 @@ class Client:
     """Whether it is Claude Code's own file, which has more than variables."""
     makes_folder: bool
     """Whether the file's folder may be made; without it the program is not installed."""
+
+    @property
+    def undo_command(self) -> str:
+        """What takes the connection back."""
+        return typed(f"connect {self.name} --undo")
 
     def memory(self, data: Path) -> Path:
         """Where it is remembered that it was connected."""

@@ -16,16 +16,17 @@ from ccflare_cli.companion.settings_file import Connection, SettingsFile
 from ccflare_cli.companion.shells import SHELLS
 from ccflare_cli.console import OK, Console, Refused, read_settings
 from ccflare_cli.parsing import Parser, dispatch, script_parser
+from ccflare_core.program import typed
 from ccflare_core.secrets import redact
 
 _BY_VARIABLES = ("python", "node")
-_NO_SERVICE = "It works only while the proxy runs, and no service starts that: `ccflare service install` installs one."
+_NO_SERVICE = "It works only while the proxy runs, and no service starts that: `{command}` installs one."
 _EXAMPLES = """\
 examples:
-  ccflare connect claude-code           ~/.claude/settings.json
-  ccflare connect vscode                Claude Code's settings in VS Code
-  ccflare connect claude-code --undo
-  ccflare connect python                what `ccflare env` prints
+  scripts/connect.py claude-code           ~/.claude/settings.json
+  scripts/connect.py vscode                Claude Code's settings in VS Code
+  scripts/connect.py claude-code --undo
+  scripts/connect.py python                the environment for a shell
 
 The difference is shown first. Comments, order and your own values stay, and --undo makes
 the file what it was. A project's settings are left alone.
@@ -91,17 +92,17 @@ class _Work:
         self._write(after, mode, change)
         self._console.say(
             f"{self._client.title} goes through the proxy at {here.address.place} from its next start on. "
-            f"`ccflare connect {self._client.name} --undo` takes that back."
+            f"`{self._client.undo_command}` takes that back."
         )
         if not has_service(self._console.environ):
-            self._console.complain(_NO_SERVICE)
+            self._console.complain(_NO_SERVICE.format(command=typed("service install")))
         return OK
 
     def undo(self) -> int:
         """Take our entries out; with a question only where the file is not as we have left it."""
         known = self._known
         if known is None:
-            raise Refused(f"{self._client.title} was not connected by `ccflare connect`, so there is nothing to undo.")
+            raise Refused(f"{self._client.title} was not connected by this command, so there is nothing to undo.")
         before = self._without_ours()
         if not known.change.left_it_so(self._found.content) and self._differs(before) and not self._agreed(before):
             return OK

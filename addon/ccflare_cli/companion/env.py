@@ -10,13 +10,14 @@ from ccflare_cli.companion.here import add_proxy_options, find_proxy
 from ccflare_cli.console import OK, Console
 from ccflare_cli.output import Column, Table
 from ccflare_cli.parsing import Parser, dispatch, script_parser
+from ccflare_core.program import typed
 
 _EXAMPLES = """\
 examples:
-  eval "$(ccflare env)"                 bash, zsh
-  ccflare env --shell fish | source
-  ccflare env --key - < key.txt         where clients need a key
-  ccflare env --format json
+  eval "$(scripts/env.py)"               bash, zsh
+  scripts/env.py --shell fish | source
+  scripts/env.py --key - < key.txt       where clients need a key
+  scripts/env.py --format json
 
 A client that is started in that shell goes through the proxy. A login or a key of its own
 stays as it is. For Python programs a file with the system's authorities and mitmproxy's is
@@ -55,7 +56,7 @@ def show(console: Console, arguments: argparse.Namespace) -> int:
     shell = arguments.shell or shells.own_shell(console.environ)
     console.stdout.write(f"{shells.spoken(found, shell)}\n")
     if console.stdout.isatty():
-        command = "ccflare env" + (f" --shell {shell}" if arguments.shell else "")
+        command = typed("env") + (f" --shell {shell}" if arguments.shell else "")
         console.complain(f"To have this shell take it: {shells.SHELLS[shell].use.format(command=command)}")
     return OK
 

@@ -16,12 +16,12 @@ from ccflare_core.clients.keys import PREFIX as KEY_PREFIX
 from ccflare_core.config import settings
 from ccflare_core.config.settings import Settings
 from ccflare_core.db.engine_choice import is_made
+from ccflare_core.program import typed
 
 _PLACE = re.compile(r"(?:\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}")
 _KEY = re.compile(rf"{KEY_PREFIX}[A-Za-z0-9_-]+")
 _WANTS_KEY = (
-    "Every request needs a client key here: make one with `ccflare keys client add NAME --tunnels`, and give it on "
-    "standard input with `--key -`."
+    "Every request needs a client key here: make one with `{command}`, and give it on standard input with `--key -`."
 )
 
 
@@ -58,7 +58,7 @@ def find_proxy(console: Console, arguments: argparse.Namespace, known: Mapping[s
     key = _given_key(console) if arguments.key else key_in(console.environ) or key_in(known or {})
     if wants_key(console, found):
         if not key:
-            raise Refused(_WANTS_KEY)
+            raise Refused(_WANTS_KEY.format(command=typed("keys client add NAME --tunnels")))
     else:
         key = ""
     authority = own_authority(confdir(settings.defaults(console.environ, ROOT)))
@@ -69,7 +69,7 @@ def _given_key(console: Console) -> str:
     key = console.secret("Client key: ")
     if not _KEY.fullmatch(key):
         raise Refused(
-            f"This is no client key: it begins with {KEY_PREFIX}, and `ccflare keys client add` shows it once."
+            f"This is no client key: it begins with {KEY_PREFIX}, and `{typed('keys client add')}` shows it once."
         )
     return key
 

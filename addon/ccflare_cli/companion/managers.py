@@ -11,6 +11,8 @@ from typing import NamedTuple, Protocol
 
 from ccflare_cli.companion.units import NAME, Service, launch_agent, systemd_unit
 from ccflare_cli.console import Refused
+from ccflare_core.config.environment import of_others
+from ccflare_core.program import typed
 
 _SECONDS = 240
 """For one command: a stop waits for open answers."""
@@ -50,6 +52,7 @@ def run_program(words: Sequence[str]) -> Done:
             timeout=_SECONDS,
             check=False,
             stdin=subprocess.DEVNULL,
+            env=of_others(os.environ),
         )
     except FileNotFoundError:
         raise Refused(f"There is no {words[0]} on this system, so nothing can be installed: see the README.") from None
@@ -160,8 +163,8 @@ class Systemd:
         if done.code != 0:
             why = done.said.splitlines()[-1] if done.said else f"exit code {done.code}"
             raise Refused(
-                f"`systemctl --user {' '.join(words)}` failed ({why}): see `ccflare service logs`; without a session "
-                "of this user (sudo, su) log in as them, or run `loginctl enable-linger` first."
+                f"`systemctl --user {' '.join(words)}` failed ({why}): see `{typed('service logs')}`; without a "
+                "session of this user (sudo, su) log in as them, or run `loginctl enable-linger` first."
             )
 
 
@@ -188,7 +191,7 @@ class Launchd:
                 return
             self._sleep(0.5)
             done = self._launchctl("bootstrap", self._domain, str(self.path))
-        raise Refused(f"`launchctl bootstrap` failed ({done.said}): see `ccflare service logs`.")
+        raise Refused(f"`launchctl bootstrap` failed ({done.said}): see `{typed('service logs')}`.")
 
     def stop(self) -> None:
         """Have it stopped, and started no more."""

@@ -21,7 +21,7 @@ class Answer(StrEnum):
     NOTHING = "nothing listens there"
     STARTING = "it is still starting"
     READY = "it is ready"
-    NO_ACCOUNT = "it runs, but no account can serve: add one, or see `ccflare accounts list`"
+    NO_ACCOUNT = "it runs, but no account can serve"
     CLOSED = "it runs, and tells more to a client key alone"
     FOREIGN = "another program answers there"
 

@@ -18,15 +18,17 @@ from ccflare_cli.companion.units import MARK, Service
 from ccflare_cli.console import OK, REFUSED, Console, Refused, proxy_address, read_settings
 from ccflare_cli.output import Column, Table
 from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script_parser, whole_number
+from ccflare_core.config.environment import of_others
 from ccflare_core.config.settings import Settings
 from ccflare_core.files import write_whole
+from ccflare_core.program import typed
 
 _EXAMPLES = """\
 examples:
-  ccflare service install        start the proxy now, and whenever you log in
-  ccflare service status
-  ccflare service logs --follow
-  ccflare service uninstall      the data stay
+  scripts/service.py install        start the proxy now, and whenever you log in
+  scripts/service.py status
+  scripts/service.py logs --follow
+  scripts/service.py uninstall      the data stay
 
 With systemd it is a unit of your own, on macOS an agent of your own; neither needs root.
 The proxy has the options of mitm-config.yaml, and of the variables that are set when it is
@@ -83,7 +85,7 @@ def _install(console: Console, arguments: argparse.Namespace) -> int:
         partial(readiness.ask, address), lambda: manager.state() is State.FAILED, float(arguments.wait)
     )
     if not answer.is_up:
-        raise Refused(f"The service was installed, but {answer} ({address.place}): see `ccflare service logs`.")
+        raise Refused(f"The service was installed, but {answer} ({address.place}): see `{typed('service logs')}`.")
     console.say(f"The service runs at {address.place}: {answer}.")
     if advice := manager.advice():
         console.say(advice)
@@ -120,7 +122,7 @@ def _uninstall(console: Console, arguments: argparse.Namespace) -> int:
         if client.memory(data_folder(settings)).exists():
             console.complain(
                 f"{client.title} still goes through the proxy, and works only while that runs: "
-                f"`ccflare connect {client.name} --undo` takes that back."
+                f"`{client.undo_command}` takes that back."
             )
     return OK
 
@@ -165,6 +167,6 @@ def _logs(console: Console, arguments: argparse.Namespace) -> int:
     words = manager.log_command(arguments.lines, follow=arguments.follow)
     console.stdout.flush()
     try:
-        return subprocess.run(words, check=False).returncode  # noqa: S603
+        return subprocess.run(words, env=of_others(os.environ), check=False).returncode  # noqa: S603
     except FileNotFoundError:
         raise Refused(f"There is no {words[0]} on this system: see what keeps its logs.") from None

@@ -62,7 +62,7 @@ def test_at_a_terminal_it_says_how_the_shell_takes_it(home: Path) -> None:
 
     assert main(["--database", str(home / "ccflare.db"), "--shell", "fish"], desk.console()) == 0
 
-    assert "ccflare env --shell fish | source" in desk.complained
+    assert "scripts/env.py --shell fish | source" in desk.complained
 
 
 def test_programs_get_the_variables_as_json(run: Run) -> None:
@@ -85,7 +85,7 @@ def test_where_keys_are_in_use_an_address_without_one_is_refused(home: Path, run
     refused = run(code=1)
 
     assert refused.said == ""
-    assert "make one with `ccflare keys client add NAME --tunnels`" in refused.complained
+    assert "make one with `scripts/keys.py client add NAME --tunnels`" in refused.complained
     given = run("--key", "-", stdin=f"{key}\n").said
     assert f"http://key:{key}@127.0.0.1:8080" in given
     again = run(HTTPS_PROXY=f"http://key:{key}@127.0.0.1:8080").said

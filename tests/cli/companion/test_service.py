@@ -160,14 +160,14 @@ def test_uninstall_stops_it_and_leaves_the_data(home: Path, run: Run) -> None:
 def test_a_client_without_a_service_is_told_of(home: Path, run: Run) -> None:
     desk = Desk()
     assert connect.main(["claude-code", "--yes", "--database", str(home / "ccflare.db")], desk.console()) == 0
-    assert "`ccflare service install` installs one" in desk.complained
+    assert "`scripts/service.py install` installs one" in desk.complained
     running(home)
     assert connect.main(["claude-code", "--undo", "--database", str(home / "ccflare.db")], desk.console()) == 0
     again = Desk()
     assert connect.main(["claude-code", "--yes", "--database", str(home / "ccflare.db")], again.console()) == 0
     assert "service install" not in again.complained
 
-    assert "`ccflare connect claude-code --undo`" in run("uninstall").complained
+    assert "`scripts/connect.py claude-code --undo`" in run("uninstall").complained
 
 
 def test_status_tells_of_the_service_and_of_the_proxy(home: Path, run: Run, proxy: str) -> None:
