@@ -1,6 +1,7 @@
 """An exchange's rows: what is put down in which mode, in which order, with which columns."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from ccflare_core.anthropic.verdicts import Kind
 from ccflare_core.config.record_mode import Mode
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.final_row import final_columns, total_of
+from ccflare_core.exchange.log_line import line
 from ccflare_core.exchange.recorder import Recorder
 from ccflare_core.exchange.records import (
     AttemptMade,
@@ -357,3 +359,17 @@ def test_an_estimate_says_so() -> None:
     row = final_row(Desk("a").serve(Reply(200, STREAM, START)))
 
     assert (row["output_tokens"], row["estimated"]) == (0, True)
+
+
+def test_what_stands_in_clear_holds_no_token_of_a_vendors_form() -> None:
+    """A client can put one anywhere: into a path, its name, its betas, a model's name."""
+    token = f"ghp_{'Ab3' * 12}"
+    asked = replace(ASKED, path=f"/v1/files/{token}", user_agent=f"tool/1 ({token})", betas=f"a,{token}")
+    desk = Desk("a", mode="metadata")
+    exchange = desk.exchanges.begin(asked)
+    exchange.admit(replace(OPUS, model=token), b"{}", "")
+    exchange.finish(Outcome.CLIENT_ABORT, f"it said {token}")
+
+    assert "/v1/files/[redacted:github-token]" in line(exchange)
+    assert len(desk.rows) == 2
+    assert token not in f"{desk.rows} {line(exchange)}"

@@ -172,6 +172,8 @@ def test_a_message_for_people() -> None:
     [
         *(b"Authorization", b"x-api-key", b"COOKIE", b"Set-Cookie", b"Proxy-Authorization", b"X-CCFlare-OTP"),
         *(b"X-Api-Key ", b" authorization", b"X_API_KEY"),
+        *(b"X-Auth-Token", b"Private-Token", b"Helicone-Auth", b"CF-Access-Client-Secret", b"Cf-Access-Jwt-Assertion"),
+        *(b"Ocp-Apim-Subscription-Key", b"x-amz-security-token", b"apikey"),
     ],
 )
 def test_header_fields_that_carry_credentials(name: bytes) -> None:
@@ -179,6 +181,11 @@ def test_header_fields_that_carry_credentials(name: bytes) -> None:
         (b"accept", b"*/*"),
         (name, b"[redacted]"),
     )
+
+
+@pytest.mark.parametrize("name", [b"Idempotency-Key", b"Sec-WebSocket-Key", b"anthropic-beta", b"x-monkey", b"Keyed"])
+def test_other_header_fields_are_shown(name: bytes) -> None:
+    assert redact.headers([(name, b"1")]) == ((name, b"1"),)
 
 
 # --- whatever comes

@@ -11,6 +11,7 @@ from ccflare_core.exchange.batch_records import is_about_batches
 from ccflare_core.exchange.records import ExchangeFinished, PartUsed
 from ccflare_core.exchange.steps import Outcome
 from ccflare_core.exchange.story import Story
+from ccflare_core.secrets.redact import label
 from ccflare_core.text import to_ms
 
 
@@ -35,18 +36,22 @@ def _asked(exchange: Story) -> dict[str, Any]:
     return {
         "session_id": exchange.facts.session_id,
         "project": provenance.project,
-        "working_directory": provenance.working_directory,
+        "working_directory": _label(provenance.working_directory),
         "request_class": provenance.request_class,
         "agent": exchange.agent,
         "agent_id": provenance.agent_id,
         "parent_agent_id": provenance.parent_agent_id,
-        "original_model": exchange.original_model,
+        "original_model": _label(exchange.original_model),
         "previous_message_id": exchange.continues,
         "query": opening.query or None,
         "api_version": opening.api_version or None,
-        "betas": opening.betas or None,
+        "betas": _label(opening.betas),
         "request_bytes": len(exchange.request_body),
     }
+
+
+def _label(text: str | None) -> str | None:
+    return label(text) if text else None
 
 
 def _served(exchange: Story) -> dict[str, Any]:
@@ -71,9 +76,9 @@ def _answered(exchange: Story) -> dict[str, Any]:
         "stream": "text/event-stream" in capture.content_type if status else exchange.facts.stream,
         "response_bytes": capture.size,
         "upstream_request_id": exchange.upstream_request_id,
-        "model": (reading.model if reading else None) or exchange.facts.model,
+        "model": _label((reading.model if reading else None) or exchange.facts.model),
         "message_id": reading.message_id if reading else None,
-        "stop_reason": reading.stop_reason if reading else None,
+        "stop_reason": _label(reading.stop_reason if reading else None),
         "refusal": reading.refusal if reading else None,
         "input_transformations": reading.input_transformations if reading else None,
         "estimated": True if reading and reading.is_estimated else None,

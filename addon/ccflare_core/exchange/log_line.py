@@ -8,6 +8,7 @@ from ccflare_core.accounts.pool import Cooldown
 from ccflare_core.exchange.steps import Outcome, Ticket
 from ccflare_core.exchange.story import Story
 from ccflare_core.program import typed
+from ccflare_core.secrets.redact import label
 from ccflare_core.text import local_time
 
 logger = logging.getLogger("ccflare")
@@ -87,7 +88,7 @@ def line(exchange: Story) -> str:
     """For the log: `POST /v1/messages 200 ok · max-2 · opus-4-8 · 1,204 in / 312 out · $0.0123 · 843 ms`."""
     opening = exchange.opening
     outcome = exchange.outcome.in_words if exchange.outcome else "open"
-    head = f"{opening.method} {opening.path} {exchange.status or '-'} {outcome}"
+    head = f"{opening.method} {label(opening.path)} {exchange.status or '-'} {outcome}"
     took = f"{exchange.duration * 1000:,.0f} ms"
     return " · ".join([head, *_parts(exchange), took, *([exchange.error] if exchange.error else [])])
 
@@ -98,7 +99,7 @@ def _parts(exchange: Story) -> list[str]:
     parts.append(served_by(exchange))
     reading = exchange.reading
     if model := (reading.model if reading else None) or exchange.facts.model:
-        parts.append(model.removeprefix("claude-"))
+        parts.append(label(model).removeprefix("claude-"))
     if exchange.original_model:
         parts.append(f"for {exchange.agent} in place of {exchange.original_model.removeprefix('claude-')}")
     if reading is not None and (usage := reading.usage).input_tokens is not None:

@@ -30,6 +30,7 @@ from ccflare_core.exchange.records import (
 )
 from ccflare_core.exchange.steps import Attempt, Opening, Outcome, Ticket
 from ccflare_core.exchange.story import Story
+from ccflare_core.secrets.redact import label
 from ccflare_core.text import to_ms
 
 logger = logging.getLogger("ccflare")
@@ -78,9 +79,9 @@ class Recorder:
                 id=exchange.id,
                 timestamp_ms=to_ms(exchange.started_at),
                 method=opening.method,
-                path=opening.path,
+                path=label(opening.path),
                 client_ip=opening.client,
-                user_agent=opening.user_agent,
+                user_agent=label(opening.user_agent),
                 session_id=None,
                 door=opening.door,
                 run_id=self._run_id,

@@ -24,17 +24,17 @@ __all__ = (
     "find",
     "headers",
     "is_secret",
+    "label",
     "redact",
     "text",
 )
 
 HIDDEN = b"[redacted]"
-SECRET_HEADERS = frozenset(
-    (
-        *(b"authorization", b"x-api-key", b"cookie", b"set-cookie", b"proxy-authorization", b"x-goog-api-key"),
-        *(b"api-key", b"x-ccflare-otp"),
-    )
+_SECRET_HEADER = re.compile(
+    rb"(?:.*-)?(?:authorization|auth|cookie2?|api-?key|key|token|secret|password|passwd|credentials?|otp|jwt(?:-.*)?)"
 )
+"""What ends so carries a credential: ours, the API's, or that of a gateway which a client is to go through."""
+_NO_SECRETS = frozenset({b"idempotency-key", b"x-idempotency-key", b"sec-websocket-key"})
 
 _URL_PASSWORD = re.compile(rb"://[^\s:/?#@\"'\\]{0,256}+:([^\s/@\"'\\]{1,256}+)@")
 _PEM = re.compile(rb"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----")
@@ -59,6 +59,12 @@ def text(value: str) -> str:
         return HIDDEN.decode()
 
 
+@lru_cache(1024)
+def label(value: str) -> str:
+    """The same for a short text in clear in rows and in the log, which comes again: a path, a model's name."""
+    return text(value)
+
+
 def headers(fields: Iterable[Header]) -> tuple[Header, ...]:
     """Header fields with the values of those that carry credentials blanked."""
     return tuple((name, HIDDEN if is_secret(name) else value) for name, value in fields)
@@ -67,7 +73,8 @@ def headers(fields: Iterable[Header]) -> tuple[Header, ...]:
 @lru_cache(512)
 def is_secret(name: bytes) -> bool:
     """Whether a header field of this name carries a credential, also if it is spelt as some servers read it."""
-    return name.strip().lower().replace(b"_", b"-") in SECRET_HEADERS
+    plain = name.strip().lower().replace(b"_", b"-")
+    return _SECRET_HEADER.fullmatch(plain) is not None and plain not in _NO_SECRETS
 
 
 def find(data: bytes) -> list[Span]:
