@@ -13,6 +13,11 @@ def make_private_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
+def unblocked(path: str, flags: int) -> int:
+    """An opener that does not wait for who writes to a pipe: the caller can see that it is one."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 @contextlib.contextmanager
 def draft(target: Path) -> Iterator[Path]:
     """An empty file (0600) under a passing name beside `target`, to be written and then published.

@@ -1,6 +1,7 @@
 """Where the wrapping key comes from: what is set but unusable stops, nothing is tried in its place."""
 
 import base64
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -282,6 +283,13 @@ def test_a_program_that_a_variable_names_sees_none_of_ours(monkeypatch: pytest.M
 
     assert "its own" in seen
     assert "ccflare_" not in seen
+
+
+def test_a_variable_that_names_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe", 0o600)
+
+    with pytest.raises(VaultError, match="is not a plain file"):
+        read_secret({"A": f"file:{tmp_path}/pipe"}, "A")
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,14 @@ def test_r28_another_key_source_is_named(made: Path, tmp_path: Path) -> None:
         backup.unpack(made, GivenKey(b"k" * 32), tmp_path / "x", lambda done, total: None)
 
 
+def test_r28_a_pipe_is_no_backup_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    with pytest.raises(StoreError, match="this is no backup"):
+        backup.examine(pipe)
+
+
 def test_r52_a_backup_is_its_owners_alone_and_never_written_over(path: Path, made: Path) -> None:
     before = made.read_bytes()
     assert stat.S_IMODE(made.stat().st_mode) == 0o600

@@ -15,6 +15,7 @@ from ccflare_core.accounts.validity import ending, token_state
 from ccflare_core.config.settings import Settings
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.secrets.key_sources import choose
+from ccflare_core.secrets.redact import holds_secret
 from ccflare_core.store.store import Store
 
 _SETUP_SECONDS = 365 * 86_400.0
@@ -103,6 +104,8 @@ def checked_name(name: str) -> str:
     """The name, if an account may have it; raises Refused."""
     if not valid_name(name):
         raise Refused(f"A name has {RULE}; choose another.")
+    if holds_secret(name):
+        raise Refused("This name has the form of a key or token, and names are shown everywhere: choose another.")
     return name
 
 

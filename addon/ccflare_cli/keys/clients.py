@@ -17,6 +17,7 @@ from ccflare_cli.parsing import Parser, add_command, add_group, one_of, whole_nu
 from ccflare_core.clients.keys import ClientKey, Permission, Role, valid_key_name
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.secrets.key_sources import choose
+from ccflare_core.secrets.redact import holds_secret
 from ccflare_core.store.client_keys import new_key
 from ccflare_core.store.store import Store
 from ccflare_core.text import composed
@@ -150,6 +151,8 @@ def _add(console: Console, arguments: argparse.Namespace) -> int:
             f"A new key has no limits but those that you give: leave an option out instead of giving it {_NONE} "
             "(`--not-accounts '*'` is how no account serves a key)."
         )
+    if holds_secret(arguments.name):
+        raise Refused("This name has the form of a key or token, and names are shown everywhere: choose another.")
     with _opened(console, arguments, make=True) as store:
         is_first = not store.clients.all()
         secret = store.clients.add(_consistent(new_key(arguments.name, now, **given)))

@@ -23,6 +23,7 @@ __all__ = (
     "blank",
     "find",
     "headers",
+    "holds_secret",
     "is_secret",
     "label",
     "redact",
@@ -63,6 +64,11 @@ def text(value: str) -> str:
 def label(value: str) -> str:
     """The same for a short text in clear in rows and in the log, which comes again: a path, a model's name."""
     return text(value)
+
+
+def holds_secret(value: str) -> bool:
+    """Whether there is a secret in a text, or may be."""
+    return text(value) != value
 
 
 def headers(fields: Iterable[Header]) -> tuple[Header, ...]:

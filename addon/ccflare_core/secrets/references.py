@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ccflare_core.config.environment import of_others
 from ccflare_core.errors import VaultError
+from ccflare_core.files import unblocked
 
 _LIMIT = 65_536
 _SECONDS = 20.0
@@ -37,7 +38,7 @@ def read_secret(environ: Mapping[str, str], variable: str) -> str | None:
 def read_private(path: Path, what: str) -> bytes:
     """The bytes of a file that nobody else can read. Raises VaultError, which calls the file `what`."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=unblocked) as file:
             _check_private(path, os.fstat(file.fileno()), what)
             return file.read(_LIMIT)
     except OSError as error:

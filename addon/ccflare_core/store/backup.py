@@ -22,7 +22,7 @@ from ccflare_core import __version__
 from ccflare_core.db import sqlite
 from ccflare_core.db.engine import naming
 from ccflare_core.errors import StoreError, VaultError
-from ccflare_core.files import draft, publish_audited
+from ccflare_core.files import draft, publish_audited, unblocked
 from ccflare_core.program import typed
 from ccflare_core.secrets.key_sources import KeySource
 from ccflare_core.secrets.vault import Chunks, Vault
@@ -113,7 +113,7 @@ def unpack(backup: Path, source: KeySource, target: Path, progress: Progress) ->
 
     Only what came out whole is a database: after an error throw `target` away.
     """
-    with naming(backup), backup.open("rb") as sealed, target.open("wb") as out:
+    with naming(backup), open(backup, "rb", opener=unblocked) as sealed, target.open("wb") as out:
         head = _read_head(sealed)
         if head.key.source != source.name:
             raise VaultError(
@@ -130,7 +130,7 @@ def examine(backup: Path) -> BackupHead:
 
     Raises StoreError.
     """
-    with naming(backup), backup.open("rb") as sealed:
+    with naming(backup), open(backup, "rb", opener=unblocked) as sealed:
         head = _read_head(sealed)
         pieces = max(1, -(-head.size // _PIECE))
         if backup.stat().st_size - sealed.tell() != head.size + pieces * _TAG:

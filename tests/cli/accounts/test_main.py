@@ -223,6 +223,13 @@ class TestAdd:
         assert code == 1
         assert desk.complained.startswith("A name has")
 
+    def test_a_name_that_is_a_secret_is_not_kept(self, database: Path) -> None:
+        code, desk = call(database, "add", f"sk-ant-api03-{'Ab1' * 12}", "--api-key", "-", stdin="sk-ant-api03-K")
+
+        assert code == 1
+        assert "has the form of a key or token" in desk.complained
+        assert "sk-ant" not in desk.complained
+
     def test_a_taken_name_is_refused(self, database: Path) -> None:
         call(database, "add", "key-1", "--api-key", "-", stdin="sk-ant-api03-K")
 

@@ -62,6 +62,15 @@ def test_a_new_key_is_shown_once_and_alone_on_stdout(run: Run, database: Path) -
     assert secret not in run("list").said
 
 
+def test_a_name_that_is_a_secret_is_not_kept(run: Run, database: Path) -> None:
+    secret = run("add", "laptop").said.strip()
+
+    desk = run("add", secret, code=1)
+
+    assert "has the form of a key or token" in desk.complained
+    assert [key["name"] for key in listed(run)] == ["laptop"]
+
+
 def test_everything_can_be_said_at_once(run: Run, database: Path) -> None:
     run(
         *("add", "laptop", "--role", "viewer", "--expires", "30d", "--requests-per-minute", "30"),
