@@ -30,6 +30,8 @@ class Column[Row](NamedTuple):
     under: str = ""
     """The heading of the column beneath which it goes where room is scarce."""
     tone: Callable[[Row], Tone | None] | None = None
+    legend: str = ""
+    """A sentence about it that stands beneath the table, unless the column is left out."""
 
 
 class Grid(NamedTuple):

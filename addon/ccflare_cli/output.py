@@ -76,11 +76,18 @@ def _csv(table: Table[Any]) -> str:
 
 def _text(table: Table[Any], page: Page) -> str:
     grid = _grid(table, page)
-    notes = [table.note] if table.note else []
+    notes = _notes(table, grid.left_out)
     if grid.left_out:
         notes.append(f"Left out for want of room: {', '.join(grid.left_out)}; --wide shows all.")
     title = [page.tinted(line, Tone.TITLE) for line in _lines(table.title, page)]
     return "\n".join([*title, *grid.lines, *(_lines("\n" + "\n".join(notes), page) if notes else ())])
+
+
+def _notes(table: Table[Any], left_out: Sequence[str] = ()) -> list[str]:
+    """What is told beneath a table whose columns are shown but for these."""
+    shown = [column for column in table.columns if column.heading not in left_out] if table.rows else []
+    legends = " ".join(column.legend for column in shown if column.legend)
+    return [note for note in (legends, table.note) if note]
 
 
 def _grid(table: Table[Any], page: Page) -> Grid:
@@ -100,9 +107,8 @@ def _lines(text: str, page: Page) -> list[str]:
 
 def _markdown(table: Table[Any]) -> str:
     title = [f"### {table.title}\n"] if table.title else []
-    return "\n".join(
-        [*title, _github(table) if table.rows else table.empty, *([f"\n{table.note}"] if table.note else [])]
-    )
+    notes = [f"\n{note}" for note in _notes(table)]
+    return "\n".join([*title, _github(table) if table.rows else table.empty, *notes])
 
 
 def _github(table: Table[Any]) -> str:

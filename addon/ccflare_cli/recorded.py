@@ -92,7 +92,7 @@ def _how(row: dict[str, Any]) -> str:
     names = ("service_tier", "speed", "inference_geo")
     told = [row[name] for name in names]
     for what, number in (("search", row["web_search_requests"]), ("fetch", row["web_fetch_requests"])):
-        told += [some(number, f"web {what}")] * bool(number)
+        told += [some(number, f"web {what}")] if number else []
     return ", ".join(filter(None, told))
 
 

@@ -48,7 +48,7 @@ def account_table(rows: Sequence[tuple[StoredStatus, Use]], now: float) -> Table
         columns=(
             Column("Name", lambda row: row[0].account.name, way=shortened(14)),
             Column("Kind", lambda row: kind(row[0].account), under="Name"),
-            Column("Priority", lambda row: str(row[0].account.priority), right=True, rank=1),
+            Column("Priority", lambda row: str(row[0].account.priority), right=True, rank=1, legend=_ORDER),
             Column("Token", lambda row: token(row[0], now), way=wrapped(12), under="State"),
             Column("Login", lambda row: _login_age(row[0].account, now), rank=5),
             Column("Ends", lambda row: _login_end(row[0].account, now), rank=4),
@@ -61,7 +61,6 @@ def account_table(rows: Sequence[tuple[StoredStatus, Use]], now: float) -> Table
         empty=f"No accounts yet: add one with `{typed('accounts add NAME')}`, or with `--api-key -` after the name.",
         note="\n".join(
             [
-                *([_ORDER] if rows else []),
                 *(f"{printable(shared_limits(group))}." for group in groups),
                 *_warnings(accounts, now),
             ]

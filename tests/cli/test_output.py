@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from ccflare_cli import output
 from ccflare_cli.output import Column, Table, render
+from ccflare_cli.page import Page
 from history import NOON, at_local
 
 Pair = tuple[str, int]
@@ -163,3 +165,13 @@ class TestRender:
 
     def test_upright_shows_a_line_for_each_column(self) -> None:
         assert render([table(("a", 1204), upright=True)], "table") == "Things\nName    a\nNumber  1,204"
+
+
+@pytest.mark.parametrize(("width", "legends"), [(80, "Name is who. Number is how many."), (9, "Name is who.")])
+def test_a_legend_is_shown_with_its_column_alone(width: int, legends: str) -> None:
+    number = Column[Pair]("Number", lambda row: str(row[1]), rank=1, legend="Number is how many.")
+    columns = (Column[Pair]("Name", lambda row: row[0], legend="Name is who."), number)
+    shown = render([replace(table(("ann", 1)), columns=columns)], "table", Page(width))
+
+    assert legends in " ".join(shown.split())
+    assert ("how many" in shown) is (width == 80)

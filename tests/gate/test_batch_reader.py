@@ -149,7 +149,7 @@ def test_a_batch_above_what_is_left_is_refused_with_the_sum() -> None:
 
     assert desk.refusal(ONE) == (
         429,
-        f"This batch of 1 requests may take {TOKENS} tokens, by the size of its prompts and its max_tokens, and the "
+        f"This batch of 1 request may take {TOKENS} tokens, by the size of its prompts and its max_tokens, and the "
         f"client key laptop has {TOKENS - 1} tokens left of its {2 * TOKENS - 1} tokens of today.",
     )
 

@@ -15,11 +15,11 @@ from ccflare_cli.output import (
     some,
 )
 from ccflare_cli.page import Tone
-from ccflare_cli.stats.within_tables import TOKENS, about, cost
+from ccflare_cli.stats.within_tables import about, cost
 from ccflare_core.reports.fields import total_fields, traffic_fields
 from ccflare_core.reports.traffic import By, Period, Spread, Traffic
 
-_TOKENS = f"{TOKENS} First is the time to the first byte."
+_SPLIT = "Of it Read came from the cache, Write went into it, New did neither."
 _NONE = "(none)"
 _WELL, _HALF = 0.9, 0.5
 """Shares of requests that end ok, as the doctor judges them."""
@@ -61,8 +61,8 @@ def traffic_table(groups: Sequence[Traffic], by: Sequence[By], title: str, note:
             Column("Requests", lambda t: count(t.requests), right=True),
             Column("Success", lambda t: percent(t.success_rate), right=True, rank=1, tone=_health),
             *(_seen(now) if By.SESSION in by else _SPEED),
-            Column("In", lambda t: count(t.prompt_tokens), right=True),
-            Column("New", lambda t: count(t.input_tokens), right=True, rank=9),
+            Column("In", lambda t: count(t.prompt_tokens), right=True, legend="In is the whole prompt."),
+            Column("New", lambda t: count(t.input_tokens), right=True, rank=9, legend=_SPLIT),
             Column("Read", lambda t: count(t.cache_read_tokens), right=True, rank=9),
             Column("Write", lambda t: count(t.cache_creation_tokens), right=True, rank=9),
             Column("Out", lambda t: about(t.estimated) + count(t.output_tokens), right=True, rank=2),
@@ -71,14 +71,20 @@ def traffic_table(groups: Sequence[Traffic], by: Sequence[By], title: str, note:
             Column("Moved", lambda t: count(t.moved), right=True, rank=6),
         ),
         empty="No requests.",
-        note="\n".join(part for part in (note, _TOKENS if groups else "") if part),
+        note=note,
     )
 
 
 _SPEED: tuple[Column[Traffic], ...] = (
     Column("p50", lambda t: duration(t.latency.p50), right=True, rank=4),
     Column("p95", lambda t: duration(t.latency.p95), right=True, rank=5),
-    Column("First", lambda t: duration(t.first_byte.p50), right=True, rank=8),
+    Column(
+        "First",
+        lambda t: duration(t.first_byte.p50),
+        right=True,
+        rank=8,
+        legend="First is the time to the first byte.",
+    ),
 )
 
 _SHARE: tuple[Column[Traffic], ...] = (Column("Hits", lambda t: percent(t.cache_hit_rate, 0), right=True, rank=3),)

@@ -8,7 +8,6 @@ from ccflare_core.reports.fields import PART, SUBAGENT
 from ccflare_core.reports.within import PartUse, Subagent
 from ccflare_core.text import worded
 
-TOKENS = "Tokens: In is the whole prompt. Of it Read came from the cache, Write went into it, New did neither."
 _MAIN = "(main)"
 
 

@@ -238,7 +238,7 @@ def test_a_plot_without_matplotlib_says_what_is_missing(
 
     assert (code, desk.complained) == (
         1,
-        "A plot needs matplotlib: `./scripts/run --with plot` installs it and starts the proxy.\n",
+        "A plot needs matplotlib: `scripts/run --with plot` installs it.\n",
     )
     assert not file.exists()
 
