@@ -69,8 +69,7 @@ def log_in(console: Console, arguments: argparse.Namespace, *, may_renew: bool =
             with contextlib.suppress(StoreError):  # nothing was done, and the person hears of it in any case
                 store.note("login.done", name, "failed", mode=mode.value, reason=str(error))
             raise
-    verb = "Added" if account is None else "Renewed the login of"
-    console.say(f"{verb} {name} ({described(stored, console.now())}).")
+    console.say(f"{login.done} ({described(stored, console.now())}).")
     tell_of_end(console, stored)
     return OK
 
@@ -130,6 +129,8 @@ class _Login:
         self._account = account
         self._priority: int | None = arguments.priority
         self._may_replace: bool = arguments.replace
+        self.done = f"Added {name}"
+        """What has become of the login, as the beginning of a sentence."""
 
     def redeem(self, pending: PendingLogin, code: str) -> Account:
         """The account as it is stored now."""
@@ -214,10 +215,14 @@ class _Login:
         if place is None:
             return self._add(self._priority or DEFAULT, kind, **fields)
         priority = self._priority or place.priority
+        self.done = f"Renewed the login of {self._name}"
         if is_anothers(place, owner):  # nothing of the old one is the new one's: no limits, and nothing it has made
+            self.done = f"Put another login in the place of that of {self._name}"
             with self._store.audited("login.replaced", self._name):
                 self._store.accounts.remove(place.id)
                 return self._add(priority, kind, paused=place.paused, proxy=place.proxy, **fields)
+        if place.name != self._name:
+            self.done = f"Renamed {place.name} to {self._name}, with its login renewed"
         self._store.accounts.update(place.id, name=self._name, priority=priority, **fields)
         return self._store.accounts.by_name(self._name)
 

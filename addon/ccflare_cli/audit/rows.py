@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from ccflare_cli.cells import shortened, wrapped
-from ccflare_cli.output import DASH, Column, Table, moment
+from ccflare_cli.output import DASH, Column, Table, local, moment
 from ccflare_cli.page import Tone
 from ccflare_core.audit.entries import Row, stamp
 from ccflare_core.store.store import Store
@@ -79,14 +79,19 @@ def _brief(detail: dict[str, object]) -> str:
     """The details for people; who needs all of them takes JSON."""
     if set(detail) == {"what"}:
         return _value(detail["what"])  # a sentence
-    return ", ".join(f"{name} {_value(value)}" for name, value in detail.items() if name != "id")
+    return ", ".join(f"{name} {_value(value, name)}" for name, value in detail.items() if name != "id")
 
 
-def _value(value: object) -> str:
+def _value(value: object, name: str = "") -> str:
+    """A detail of that name. What ends in `_at` is a time."""
     if isinstance(value, dict):
         if set(value) == {"before", "after"}:
-            return f"{_value(value['before'])} → {_value(value['after'])}"
-        return ", ".join(f"{name} {_value(each)}" for name, each in value.items())
+            return f"{_value(value['before'], name)} → {_value(value['after'], name)}"
+        return ", ".join(f"{each} {_value(value[each], each)}" for each in value)
+    if value is None:
+        return "none"
+    if isinstance(value, float) and name.endswith("_at"):
+        return f"{local(value):%Y-%m-%d %H:%M}"
     if isinstance(value, str) and value.startswith("hmac-sha256:"):
         return "(hidden)"
     return json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value

@@ -82,7 +82,8 @@ class Accounts:
             if before is None:
                 raise StoreError(_GONE)
             AccountRow.update(columns).where(is_it).execute(self._database)
-            changes = {name: _change(name, getattr(before, name), value) for name, value in fields.items()}
+            told = {name: _change(name, getattr(before, name), value) for name, value in fields.items()}
+            changes = {name: change for name, change in told.items() if change.get("before", ...) != change["after"]}
             if before.attention is not None and "attention" in columns:
                 changes["attention"] = {"before": before.attention, "after": columns["attention"]}
             self._record(_action(fields), before.name, id=account_id, changes=changes)

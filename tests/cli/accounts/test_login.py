@@ -207,9 +207,10 @@ class TestOthers:
             store.write([IdMade("file", "file_1", before.id, "", 1)])
         office.upstream.logins.person = "somebody-else"
 
-        code, _ = office.call("login", "max-1", "--replace")
+        code, desk = office.call("login", "max-1", "--replace")
 
         (after,) = office.accounts()
+        assert "Put another login in the place of that of max-1 (OAuth, valid for 8 h).\n" in desk.said
         assert (code, after.name, after.priority, after.paused) == (0, "max-1", 3, True)
         assert (after.person_id, after.id != before.id) == ("somebody-else", True)
         with office.store() as store:
@@ -242,6 +243,7 @@ class TestOthers:
 
         (after,) = office.accounts()
         assert (code, after.id, after.name, after.priority) == (0, before[0].id, "max-2", 3)
+        assert "Renamed max-1 to max-2, with its login renewed (OAuth, valid for 8 h).\n" in desk.said
         assert after.refresh_token != before[0].refresh_token
 
     def test_login_of_one_account_is_not_put_into_another(self, office: Office) -> None:

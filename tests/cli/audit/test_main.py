@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from ccflare_cli.audit import rows
 from ccflare_cli.audit.main import main
+from ccflare_cli.output import local
 from ccflare_core.audit.entries import By, Secret
 from ccflare_core.secrets.key_sources import KeyFile
 from ccflare_core.store.store import Store
@@ -70,6 +72,11 @@ def test_show_tells_people_who_did_what(run: Run) -> None:
     lines = run("show").said.splitlines()
     assert lines[2].split()[1:8] == ["Mon", "11:00:00", "cli:ann", "10.0.0.7", "account.add", "max-1", "ok"]
     assert lines[2].endswith("key (hidden), tries 3")
+
+
+def test_details_say_times_as_times() -> None:
+    detail = {"id": 7, "changes": {"expires_at": {"before": None, "after": NOON}}, "seconds": 4.9}
+    assert rows._brief(detail) == f"changes expires_at none → {local(NOON):%Y-%m-%d %H:%M}, seconds 4.9"
 
 
 @pytest.mark.parametrize(
