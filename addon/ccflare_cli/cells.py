@@ -12,7 +12,8 @@ from typing import NamedTuple
 MARK = "…"
 """Stands where something was cut. A terminal without it gets three dots, so whatever cuts is told what to put."""
 
-_WORD = re.compile(r"\S+\s*|\s+")
+_WORD = re.compile(r"(?:\d\S* (?=%|[A-Za-z]{1,3}\b))?\S+\s*|\s+")
+"""What no line breaks in, with the blanks behind it: a number stays with its unit."""
 _JOINT = re.compile(r"[^/,;:=._-]*[/,;:=._-]+")
 """A piece of a long word, up to where one would break it: paths, addresses, ids."""
 

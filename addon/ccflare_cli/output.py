@@ -85,8 +85,9 @@ def _text(table: Table[Any], page: Page) -> str:
 
 def _notes(table: Table[Any], left_out: Sequence[str] = ()) -> list[str]:
     """What is told beneath a table whose columns are shown but for these."""
-    shown = [column for column in table.columns if column.heading not in left_out] if table.rows else []
-    legends = " ".join(column.legend for column in shown if column.legend)
+    is_list = table.rows and not table.upright
+    shown = [column for column in table.columns if column.heading not in left_out] if is_list else []
+    legends = "\n".join(column.legend for column in shown if column.legend)
     return [note for note in (legends, table.note) if note]
 
 

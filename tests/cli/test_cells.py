@@ -7,7 +7,7 @@ from wcwidth import wcswidth
 
 from ccflare_cli.cells import cut, fold, shorten, width, wrap
 
-WORDS = st.text(st.sampled_from("ab cd-/.é店舗 ｱ👍"), max_size=60)
+WORDS = st.text(st.sampled_from("ab cd-/.é店舗 ｱ👍12%"), max_size=60)
 
 
 @pytest.mark.parametrize("text", ["", "max-1", "claude é", "cafe\u0301", "店舗管理", "한국어", "👍 ok", "██░░ …–→"])
@@ -35,6 +35,10 @@ def test_ids_keep_both_ends() -> None:
 def test_lines_break_between_words_and_long_words_behind_their_joints() -> None:
     assert wrap("cooling until 12:59: 5h window spent", 20) == ["cooling until 12:59:", "5h window spent"]
     assert wrap("see /v1/messages/batches now", 14) == ["see /v1/", "messages/", "batches now"]
+
+
+def test_a_number_stays_with_its_unit() -> None:
+    assert wrap("valid for 7 h, 21 % used", 11) == ["valid for", "7 h, 21 %", "used"]
 
 
 def test_what_has_too_many_lines_ends_with_a_mark() -> None:

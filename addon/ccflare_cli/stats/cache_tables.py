@@ -4,10 +4,12 @@ from collections.abc import Callable, Sequence
 
 from ccflare_cli.cells import shortened, wrapped
 from ccflare_cli.output import Column, Table, count, iso, moment, money, named, percent, short_model
-from ccflare_core.reports.prompt_cache import METHOD, CacheUse
+from ccflare_core.reports.prompt_cache import CacheUse
 from ccflare_core.reports.traffic import By
 
 _NONE = "(none)"
+_REBILLED = "Re-billed: written again because the former account had it cached; priced as writing less reading."
+_LOST = "Thinking lost: what the former account had thought, for models that tie it to the account; priced as output."
 
 
 def cache_table(uses: Sequence[CacheUse], by: Sequence[By], title: str, note: str, now: float) -> Table[CacheUse]:
@@ -40,8 +42,8 @@ def cache_table(uses: Sequence[CacheUse], by: Sequence[By], title: str, note: st
             Column("Read", lambda use: count(use.read_tokens), right=True, rank=4),
             Column("Write", lambda use: count(use.written_tokens), right=True, rank=4),
             Column("Switches", lambda use: count(use.switches), right=True, rank=1),
-            Column("Re-billed", lambda use: count(use.rebilled_tokens), right=True),
-            Column("Thinking lost", lambda use: count(use.lost_thinking_tokens), right=True, rank=2),
+            Column("Re-billed", lambda use: count(use.rebilled_tokens), right=True, legend=_REBILLED),
+            Column("Thinking lost", lambda use: count(use.lost_thinking_tokens), right=True, rank=2, legend=_LOST),
             Column("Cost", lambda use: money(use.cost_usd, use.unpriced_tokens), right=True),
             *([_last(now)] if By.SESSION in by else []),
         ),
@@ -57,11 +59,6 @@ def _last(now: float) -> Column[CacheUse]:
 
 def _prompt(use: CacheUse) -> int:
     return use.uncached_tokens + use.read_tokens + use.written_tokens
-
-
-def total_note(uses: Sequence[CacheUse]) -> str:
-    """How the re-billed tokens are found."""
-    return METHOD if uses else ""
 
 
 def _key(index: int) -> Callable[[CacheUse], str | None]:

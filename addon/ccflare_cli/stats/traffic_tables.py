@@ -19,7 +19,7 @@ from ccflare_cli.stats.within_tables import about, cost
 from ccflare_core.reports.fields import total_fields, traffic_fields
 from ccflare_core.reports.traffic import By, Period, Spread, Traffic
 
-_SPLIT = "Of it Read came from the cache, Write went into it, New did neither."
+_SPLIT = "Of In, Read came from the cache, Write went into it, New did neither."
 _NONE = "(none)"
 _WELL, _HALF = 0.9, 0.5
 """Shares of requests that end ok, as the doctor judges them."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ccflare_cli.output import Table
-from ccflare_cli.stats.cache_tables import cache_table, total_note
+from ccflare_cli.stats.cache_tables import cache_table
 from ccflare_cli.stats.plot import draw_timeline, draw_windows, save
 from ccflare_cli.stats.time_tables import compare_table, forecast_table, timeline_table
 from ccflare_cli.stats.traffic_tables import total_table, traffic_table
@@ -144,7 +144,7 @@ class Views:
         shown, note = _cut(uses, (by,), asked.limit)
         tables = [
             cache_table(total, (), f"Prompt cache, {asked.when}", "", asked.now),
-            cache_table(shown, (by,), f"By {by}", "\n".join(filter(None, (note, total_note(uses)))), asked.now),
+            cache_table(shown, (by,), f"By {by}", note, asked.now),
         ]
         return tables if total else tables[1:]
 

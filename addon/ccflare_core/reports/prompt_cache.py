@@ -14,12 +14,6 @@ from typing import NamedTuple
 from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.reports.traffic import Keys, Traffic
 
-METHOD = (
-    "Re-billed: written again because the former account had it cached; priced as writing less reading.\n"
-    "Thinking lost: what the former account had thought, for models that tie it to the account; priced as output."
-)
-"""For people, a line each."""
-
 
 class CacheUse(NamedTuple):
     """A group's use of the cache. The kinds of prompt tokens do not overlap."""
