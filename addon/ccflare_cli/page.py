@@ -51,10 +51,14 @@ class Page:
         return text.translate(_ASCII) if self.is_ascii else text
 
     def folded(self, text: str) -> str:
-        """A message in lines that break between words, where the page has an edge."""
+        """A message in lines that break between words, where the page has an edge.
+
+        What is indented is to be copied, and stays as it is.
+        """
         if self.width is None:
             return text
-        return "\n".join(each for line in text.splitlines() for each in fold(line, self.width))
+        lines = text.splitlines()
+        return "\n".join(each for line in lines for each in ([line] if line[:1] == " " else fold(line, self.width)))
 
     def tinted(self, text: str, tone: Tone | None) -> str:
         """The text in its colour, if there are any."""

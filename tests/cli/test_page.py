@@ -43,3 +43,8 @@ def test_an_encoding_without_our_characters_gets_ascii_forms() -> None:
 def test_tones_are_colours_where_there_are_any() -> None:
     assert Page(has_colours=True).tinted("fail", Tone.BAD) == "\x1b[31mfail\x1b[0m"
     assert Page().tinted("fail", Tone.BAD) == Page(has_colours=True).tinted("fail", None) == "fail"
+
+
+def test_a_message_breaks_between_words_and_leaves_what_is_to_be_copied() -> None:
+    text = "To use it, with the key in place:\n  curl http://127.0.0.1:8080/v1/models --header KEY"
+    assert Page(24).folded(text).splitlines() == ["To use it, with the key", "in place:", text.splitlines()[1]]
