@@ -98,6 +98,26 @@ def test_the_cookie_is_shown_and_sent_to_nobody(proxy: Proxy) -> None:
         assert secret not in file.read_bytes(), file
 
 
+def test_what_was_said_takes_a_login_and_is_audited(proxy: Proxy) -> None:
+    with via_base_url(proxy) as client:
+        client.request(*claude_request())
+    (row,) = proxy.rows(
+        "SELECT id FROM requests WHERE outcome = 'ok' ORDER BY timestamp DESC LIMIT 1", until=lambda rows: rows
+    )
+    path = f"/ccflare/requests/{row['id']}"
+    stranger, browser = Browser(proxy), Browser(proxy)
+    browser.get(link_of(proxy.run_script("dashboard.py", "--address", f"127.0.0.1:{proxy.port}")))
+
+    assert stranger.get("/ccflare/").status == 200  # the figures, as there is no client key yet
+    assert (stranger.get(path).status, stranger.get("/ccflare/journal").status) == (303, 303)
+    shown = eventually(lambda: browser.get(path).body, lambda body: b"Say hello." in body)
+    assert b"Pause one" in browser.get("/ccflare/").body
+    assert b"Pause one" not in stranger.get("/ccflare/").body
+    assert b"the question" in shown
+    read = proxy.rows("SELECT actor FROM audit_log WHERE action = 'data.read' AND target = ?", [row["id"]])
+    assert {each["actor"] for each in read} == {"dashboard"}
+
+
 def test_a_key_logs_in_by_the_form_and_out_again(proxy: Proxy) -> None:
     key = proxy.add_client_key("boss", "--role", "operator")
     browser = Browser(proxy)

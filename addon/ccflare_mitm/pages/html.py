@@ -1,5 +1,6 @@
 """Pages as HTML: templates that escape all that they are given, under a policy that lets nothing in from elsewhere."""
 
+import asyncio
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,11 @@ def page(template: str, visit: Visit, *, status: int = 200, headers: tuple[Heade
         **values,
     )
     return _answer(status, b"text/html; charset=utf-8", text.encode(errors="replace"), _HEADERS + headers)
+
+
+async def long_page(template: str, visit: Visit, **values: Any) -> Answer:
+    """The same, made in a thread: on the event loop it would hold up every stream meanwhile."""
+    return await asyncio.to_thread(partial(page, template, visit, **values))
 
 
 def refusal(rejection: Rejection, visit: Visit) -> Answer:

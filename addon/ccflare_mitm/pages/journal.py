@@ -9,7 +9,7 @@ from ccflare_core.clients.keys import Permission
 from ccflare_core.store.store import Store
 from ccflare_core.text import to_seconds
 from ccflare_mitm.pages.admin import Admin
-from ccflare_mitm.pages.html import page
+from ccflare_mitm.pages.html import long_page
 from ccflare_mitm.pages.page import READ, Page
 from ccflare_mitm.pages.visit import Visit
 
@@ -37,7 +37,7 @@ class Happened(NamedTuple):
 async def show_journal(admin: Admin, visit: Visit) -> Answer:
     """The page."""
     happened = await admin.read(read)
-    return page("journal.html", visit, alarms=happened.alarms, entries=happened.entries, brief=_brief)
+    return await long_page("journal.html", visit, alarms=happened.alarms, entries=happened.entries, brief=_brief)
 
 
 def read(store: Store) -> Happened:

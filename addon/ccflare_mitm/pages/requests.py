@@ -13,7 +13,7 @@ from ccflare_core.text import to_ms
 from ccflare_core.transcripts.passages import Section, sections_of, whole_of, within
 from ccflare_core.transcripts.recorded import Recorded, facts_of, read_recorded
 from ccflare_mitm.pages.admin import Admin
-from ccflare_mitm.pages.html import page
+from ccflare_mitm.pages.html import long_page
 from ccflare_mitm.pages.page import READ, Page
 from ccflare_mitm.pages.periods import CHOICES, asked
 from ccflare_mitm.pages.visit import BadQuery, Visit
@@ -42,7 +42,7 @@ async def show_list(admin: Admin, visit: Visit) -> Answer:
     )
     rows, is_more = found[:MOST], len(found) > MOST
     filters = {name: value for name, value in wanted._asdict().items() if value}
-    return page(
+    return await long_page(
         "requests.html",
         visit,
         exchanges=rows,
@@ -85,7 +85,7 @@ async def show_exchange(admin: Admin, visit: Visit) -> Answer:
     is_whole = bool(visit.asked("all"))
 
     said = await admin.read(lambda store: _said(read_recorded(store.query, store.body, row), is_whole))
-    return page("exchange.html", visit, said=said, row=row, tokens=_tokens(row), is_whole=is_whole)
+    return await long_page("exchange.html", visit, said=said, row=row, tokens=_tokens(row), is_whole=is_whole)
 
 
 def _said(recorded: Recorded, is_whole: bool) -> Said:

@@ -11,7 +11,7 @@ from ccflare_core.reports.traffic import By, Traffic, labels
 from ccflare_core.store.store import Store
 from ccflare_mitm.pages.admin import Admin
 from ccflare_mitm.pages.charts import Chart, chart
-from ccflare_mitm.pages.html import page
+from ccflare_mitm.pages.html import long_page
 from ccflare_mitm.pages.page import READ, Page
 from ccflare_mitm.pages.periods import CHOICES, Asked, asked
 from ccflare_mitm.pages.visit import Visit
@@ -58,7 +58,7 @@ async def show_usage(admin: Admin, visit: Visit) -> Answer:
     """The page."""
     time = asked(visit)
     used = await admin.read(lambda store: read(store, time))
-    return page(
+    return await long_page(
         "usage.html", visit, time=time, choices=CHOICES, total=used.total, groups=used.groups,
         charts=draw(used.along), along=used.along, measures=MEASURES,
     )  # fmt: skip
