@@ -15,7 +15,7 @@ from typing import Any, Final
 import h2.connection
 import h2.stream
 from h11._receivebuffer import ReceiveBuffer
-from mitmproxy import addonmanager, certs, command, connection, flow, io, log, master, optmanager, types
+from mitmproxy import addonmanager, certs, command, connection, flow, flowfilter, io, log, master, optmanager, types
 from mitmproxy.addons import (
     clientplayback,
     errorcheck,
@@ -163,7 +163,8 @@ ATTRIBUTES: Final[dict[type | ModuleType, str]] = {
     errorcheck.ErrorCheckHandler: "has_errored",
     save.Save: "maybe_rotate_to_new_file stream",
     io.FilteredFlowWriter: "fo",
-    view.View: "remove",
+    view.View: "get_by_id remove sig_store_refresh sig_store_remove",
+    flowfilter: "FBod FBodRequest FBodResponse",
     termlog.TermLog: "logger",
     tlsconfig.TlsConfig: "certstore",
     certs.CertStore: "dhparams",
