@@ -204,11 +204,7 @@ class CCFlare:
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         """Decide on the request by its head: reject it, answer it here or aim it at the upstream."""
-        app = self._open_app()
-        try:
-            app.admission.gate.enter(flow)
-        finally:
-            app.admission.mask.mask(flow.request)
+        self._open_app().arrives(flow)
 
     def request(self, flow: http.HTTPFlow) -> None:
         """Read what it needs and issue its ticket. The wire takes it from here."""

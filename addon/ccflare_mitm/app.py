@@ -307,6 +307,14 @@ class App:
             ctx.master.addons.get("tlsconfig").tls_start_client(data)
         prefer_http1(data)
 
+    def arrives(self, flow: http.HTTPFlow) -> None:
+        """The head of a request is here: decide on it, and on whether the inspector's list has it."""
+        try:
+            self._inspector.arrives(flow)
+            self.admission.gate.enter(flow)
+        finally:
+            self.admission.mask.mask(flow.request)
+
     def follow(self, flow: http.HTTPFlow) -> None:
         """Show in the inspector what becomes of a flow that has been let in."""
         if self.admission.gate.find(flow):

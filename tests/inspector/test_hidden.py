@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from mitmproxy import flowfilter
+from mitmproxy import http
 from mitmproxy.addons.view import View
 from mitmproxy.test import taddons, tflow, tutils
 
@@ -13,7 +13,7 @@ from ccflare_mitm.inspector import hidden
 def is_listed(method: str, path: str, *headers: tuple[bytes, bytes], scheme: bytes = b"http") -> bool:
     request = tutils.treq(method=method.encode(), path=path.encode(), scheme=scheme, port=8080)
     request.headers.fields = headers
-    return not hidden.is_poll(tflow.tflow(req=request))
+    return not hidden.is_poll(request)
 
 
 @pytest.mark.parametrize(
@@ -53,11 +53,7 @@ def test_the_doctors_probe_is_left_out_and_nobody_hides_under_its_name() -> None
     assert not is_listed("GET", "/v1/models", doctor)
     assert is_listed("GET", "/v1/models")
     assert is_listed("POST", "/v1/messages", doctor)
-    assert is_listed("GET", "/v1/models", (b"x", b"user-agent: ccflare-doctor"))
-
-
-def test_what_is_no_request_is_listed() -> None:
-    assert flowfilter.parse(hidden.FILTER)(tflow.ttcpflow())
+    assert is_listed("GET", "/v1/models", (b"x", b"ccflare-doctor"))
 
 
 @pytest.fixture
@@ -69,9 +65,13 @@ def view() -> Iterator[View]:
 
 def test_a_list_without_a_filter_gets_ours(view: View) -> None:
     hidden.hide()
-    view.requestheaders(tflow.tflow(req=tutils.treq(path=b"/ccflare/health")))
-    view.requestheaders(tflow.tflow(req=tutils.treq(path=b"/v1/messages")))
-    assert [flow.request.path for flow in view] == ["/v1/messages"]
+    for path in (b"/ccflare/health", b"/v1/messages"):
+        flow = tflow.tflow(req=tutils.treq(path=path))
+        hidden.mark(flow)
+        view.requestheaders(flow)
+    view.tcp_start(tflow.ttcpflow())
+    assert [flow.request.path for flow in view if isinstance(flow, http.HTTPFlow)] == ["/v1/messages"]
+    assert len(view) == 2
     assert hidden.told() == "Health polls, preconnects and the doctor's probes are hidden (option view_filter)."
 
 

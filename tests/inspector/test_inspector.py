@@ -179,6 +179,7 @@ def test_polls_do_not_push_others_out_of_the_list(view: View) -> None:
     polls = listed(view, 5)
     for poll in polls:
         poll.request.path = "/ccflare/health"
+        inspector.arrives(poll)
         inspector.bound(poll, most=2)
 
     assert list(view) == [first, *polls[-2:]]

@@ -191,7 +191,7 @@ def _account(status: AccountStatus, now: float) -> tuple[str, ...]:
         f"{window.name} {window.utilization:.0%}"
         + (f" until {local_time(window.resets_at, now)}" if window.resets_at else "")
         for window in status.windows
-        if window.utilization is not None
+        if window.utilization
     )
     account = status.account
     return account.name, status.reason, str(account.priority), str(status.in_flight), ", ".join(windows)

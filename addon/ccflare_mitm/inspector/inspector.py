@@ -69,6 +69,11 @@ class Inspector:
             response.raw_content = exchange.capture.body
         exchange.let_go()
 
+    def arrives(self, flow: http.HTTPFlow) -> None:
+        """Its head is here, and the list has it with the next hook."""
+        if self.has_list:
+            hidden.mark(flow)
+
     def say(self, flow: http.HTTPFlow, sentence: str) -> None:
         """Show a sentence where the list tells of this flow; "" takes it away."""
         if self._comments.say(flow, sentence):
@@ -92,7 +97,7 @@ class Inspector:
         view = _view()
         if view is None:
             return
-        finished = self._finished[hidden.is_poll(flow)]
+        finished = self._finished[hidden.is_marked(flow)]
         finished[flow.id] = flow
         if (surplus := len(finished) - most) > 0:
             view.remove(list(finished.values())[:surplus])
