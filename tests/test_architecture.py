@@ -52,6 +52,7 @@ TESTED_IN = {
     "ccflare_cli.companion.here": "cli/companion/test_env.py",
     "ccflare_cli.companion.jsonc_edits": "cli/companion/test_jsonc.py",
     "ccflare_cli.companion.settings_file": "cli/companion/test_connect.py",
+    "ccflare_cli.entry": "cli/companion/test_statusline.py",
     "ccflare_cli.console": "cli/accounts/test_main.py",
     "ccflare_cli.dashboard": "e2e/test_dashboard_live.py",
     "ccflare_cli.doctor.alert_checks": "e2e/test_alerts_live.py",

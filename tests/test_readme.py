@@ -93,6 +93,7 @@ def test_every_script_is_in_the_readme() -> None:
         "service",
         "show",
         "stats",
+        "statusline",
     ],
 )
 def test_quoted_commands_are_understood(script: str) -> None:

@@ -21,6 +21,7 @@ COMMANDS = {
     "proxy": "start the proxy; `proxy web` and `proxy console` with mitmproxy's inspector",
     "connect": "lead Claude Code or VS Code through the proxy, and undo that",
     "service": "have the system start the proxy: install, uninstall, status, logs",
+    "statusline": "one line on a session: for Claude Code, tmux, a prompt",
     "env": "print the environment that leads a client through the proxy",
     "dashboard": "print a link that logs you in to the dashboard",
     "accounts": "add, list, pause and remove the accounts that the proxy uses",

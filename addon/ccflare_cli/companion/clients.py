@@ -3,8 +3,9 @@
 Only a user's own settings, never a project's: those go into a repository.
 """
 
+import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +19,7 @@ _VARIABLES = ("HTTPS_PROXY", "NODE_EXTRA_CA_CERTS", "NO_PROXY", "ANTHROPIC_AUTH_
 """Those that a settings file can set. Of SSL_CERT_FILE Claude Code takes no notice there, and it needs no other."""
 _TTL = "CLAUDE_CODE_PROMPT_CACHE_TTL"
 
-STATUS_LINE: Mapping[str, object] | None = None
-"""What settings have as `statusLine`; None as long as there is no command for it."""
+_STATUS_LINE = ("statusLine",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +52,19 @@ class Client:
         found = {name: value_at(text, self.variable(name)) for name in names}
         return {name: value for name, value in found.items() if isinstance(value, str)}
 
-    def entries(self, wanted: Variables) -> dict[tuple[str, ...], object]:
-        """What is to stand in the file, by its path; MISSING for what must not."""
+    def entries(self, wanted: Variables, status_line: Sequence[str]) -> dict[tuple[str, ...], object]:
+        """What is to stand in the file, by its path; MISSING for what must not.
+
+        `status_line` is the command for it, if there is one.
+        """
         found: dict[tuple[str, ...], object] = {tuple(self.variable(name)): MISSING for name in wanted.unset}
         found |= {tuple(self.variable(name)): wanted.set[name] for name in _VARIABLES if name in wanted.set}
         if _TTL in wanted.set:
             cache = ("promptCacheTtl",) if self.takes_settings else tuple(self.variable(_TTL))
             found[cache] = wanted.set[_TTL]
-        if self.takes_settings and STATUS_LINE is not None:
-            found[("statusLine",)] = STATUS_LINE
+        if self.takes_settings and status_line:
+            line = {"type": "command", "command": shlex.join(status_line), "padding": 0, "refreshInterval": 5}
+            found[_STATUS_LINE] = line
         return found
 
 

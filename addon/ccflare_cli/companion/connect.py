@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from ccflare_cli.companion.edits import Change, Steps, apply, conflicts
 from ccflare_cli.companion.environment import PLACEHOLDER, client_variables
 from ccflare_cli.companion.here import Here, add_proxy_options, data_folder, find_proxy
 from ccflare_cli.companion.managers import has_service
+from ccflare_cli.companion.program import own_command
 from ccflare_cli.companion.settings_file import Connection, SettingsFile
 from ccflare_cli.companion.shells import SHELLS
 from ccflare_cli.console import OK, Console, Refused, read_settings
@@ -20,6 +22,7 @@ from ccflare_core.program import typed
 from ccflare_core.secrets import redact
 
 _BY_VARIABLES = ("python", "node")
+_OWN_LINE = "To have ours beside it, let your command print what this one does with the same input: {command}"
 _NO_SERVICE = "It works only while the proxy runs, and no service starts that: `{command}` installs one."
 _EXAMPLES = """\
 examples:
@@ -142,7 +145,14 @@ class _Work:
         has_login = claude_code.has_login(self._console.environ)
         variables = client_variables(here.address, here.authority, None, hosts | theirs, has_login=has_login)
         unset = tuple(name for name in variables.unset if name in theirs)
-        return self._client.entries(variables._replace(unset=unset)), here
+        return self._client.entries(variables._replace(unset=unset), self._status_line()), here
+
+    def _status_line(self) -> list[str]:
+        """The command, which is told where the database is. It reads no server, and none of our options."""
+        database = read_settings(self._console, self._arguments.database).database
+        if not isinstance(database, Path):
+            return []
+        return [*own_command("statusline.py", "statusline"), "--database", str(database)]
 
     def _edited(self, before: bytes, wanted: dict[Steps, object]) -> tuple[bytes, Change]:
         try:
@@ -158,6 +168,8 @@ class _Work:
                 if path not in required:
                     del wanted[path]
                     self._console.complain(f"Your own {'.'.join(path)} stays as it is.")
+                    if path[-1] == "statusLine":
+                        self._console.complain(_OWN_LINE.format(command=shlex.join(self._status_line())))
             return apply(before, wanted)
         except ValueError as error:
             raise self._unreadable(error) from None

@@ -24,15 +24,19 @@ _PASSING = ("archive-v0", "environments-v2", "builds-v0")
 """Folders of uv's cache, where `uvx` keeps what it runs, and deletes it some day."""
 
 
-def proxy_command(
-    root: Path = ROOT, prefix: Path = Path(sys.prefix), which: Callable[[str], str | None] = shutil.which
+def own_command(
+    script: str,
+    word: str,
+    root: Path = ROOT,
+    prefix: Path = Path(sys.prefix),
+    which: Callable[[str], str | None] = shutil.which,
 ) -> list[str]:
-    """`scripts/run` of a clone, else the `ccflare` that the user's PATH has, as long as it is this one's.
+    """The script of a clone, else the `ccflare` that the user's PATH has, as long as it is this one's, and the word.
 
     Behind such a name an upgrade puts another version, where the folder of this version may be gone (Homebrew's is).
     Raises Refused.
     """
-    clone = root / "scripts" / "run"
+    clone = root / "scripts" / script
     if clone.is_file():
         return [str(clone)]
     if any(part in _PASSING for part in prefix.parts):
@@ -40,10 +44,10 @@ def proxy_command(
     own = prefix / "bin" / "ccflare"
     named = which("ccflare")
     if named and Path(named).resolve() == own.resolve():
-        return [named, "proxy"]
+        return [named, word]
     if own.is_file():
-        return [str(own), "proxy"]
-    raise Refused(f"There is no {own}, which the service would start: install ccflare with pipx, or make a clone.")
+        return [str(own), word]
+    raise Refused(f"There is no {own}, which would be started: install ccflare with pipx, or make a clone.")
 
 
 class Carried(NamedTuple):

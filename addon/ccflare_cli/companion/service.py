@@ -12,7 +12,7 @@ from ccflare_cli.companion.clients import CLIENTS
 from ccflare_cli.companion.environment import ProxyAddress
 from ccflare_cli.companion.here import data_folder
 from ccflare_cli.companion.managers import Manager, State, find_manager
-from ccflare_cli.companion.program import carried, proxy_command
+from ccflare_cli.companion.program import carried, own_command
 from ccflare_cli.companion.readiness import Answer
 from ccflare_cli.companion.units import MARK, Service
 from ccflare_cli.console import OK, REFUSED, Console, Refused, proxy_address, read_settings
@@ -73,7 +73,7 @@ def _install(console: Console, arguments: argparse.Namespace) -> int:
     environ = dict(console.environ) | ({"ccflare_DB_PATH": arguments.database} if arguments.database else {})
     variables, secrets = carried(environ, settings, ("PATH",) if os.uname().sysname == "Darwin" else ())
     stop = max(_LEAST_SECONDS, settings.drain_seconds + _SPARE_SECONDS)
-    content = manager.file(Service(proxy_command(), variables, stop))
+    content = manager.file(Service(own_command("run", "proxy"), variables, stop))
     _check_place(manager, address, replace=arguments.replace)
     _write(manager, content)
     manager.start()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ccflare_cli import ROOT
 from ccflare_cli.companion import settings_file
 from ccflare_cli.companion.connect import main
 from ccflare_cli.console import Refused
@@ -66,7 +67,16 @@ def test_claude_code_is_connected_with_comments_and_order_kept(home: Path, setti
         "NO_PROXY": "localhost,127.0.0.1,::1",
         "ANTHROPIC_AUTH_TOKEN": "unused",
     }
-    assert '"promptCacheTtl": "1h",\n}' in settings.read_text()
+    assert '"promptCacheTtl": "1h",\n' in settings.read_text()
+    line = json.loads(
+        "{" + settings.read_text().partition('"promptCacheTtl": "1h",')[2].rstrip().removesuffix(",\n}") + "}"
+    )
+    assert line["statusLine"] == {
+        "type": "command",
+        "command": f"{ROOT}/scripts/statusline.py --database {home}/data/ccflare.db",
+        "padding": 0,
+        "refreshInterval": 5,
+    }
     assert [line for line in SETTINGS.splitlines() if line not in settings.read_text()] == [
         '    "EDITOR": "vi"'
     ] or True
@@ -154,6 +164,17 @@ def test_a_value_of_the_users_is_replaced_only_if_they_say_so(settings: Path, ru
     assert "example" not in settings.read_text()
     run("claude-code", "--undo")
     assert settings.read_text() == own
+
+
+def test_an_own_status_line_stays_and_ours_is_told(settings: Path, run: Run) -> None:
+    own = {"type": "command", "command": "mine"}
+    settings.write_text(json.dumps({"statusLine": own}))
+
+    desk = run("claude-code", "--yes", "--replace")
+
+    assert json.loads(settings.read_text())["statusLine"] == own
+    assert "let your command print what this one does" in desk.complained
+    assert "scripts/statusline.py --database" in desk.complained
 
 
 def test_an_own_cache_setting_stays(settings: Path, run: Run) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ccflare_cli import ROOT
-from ccflare_cli.companion.program import carried, proxy_command
+from ccflare_cli.companion.program import carried, own_command
 from ccflare_cli.console import Refused
 from ccflare_core.config.settings import Settings
 
@@ -20,7 +20,7 @@ def installed(tmp_path: Path) -> Path:
 
 
 def test_a_clone_starts_what_a_person_starts() -> None:
-    assert proxy_command() == [str(ROOT / "scripts" / "run")]
+    assert own_command("run", "proxy") == [str(ROOT / "scripts" / "run")]
 
 
 def test_an_installation_is_started_by_the_name_that_survives_an_upgrade(tmp_path: Path, installed: Path) -> None:
@@ -28,21 +28,24 @@ def test_an_installation_is_started_by_the_name_that_survives_an_upgrade(tmp_pat
     named.parent.mkdir()
     named.symlink_to(installed / "bin" / "ccflare")
 
-    assert proxy_command(tmp_path, installed, lambda name: str(named)) == [str(named), "proxy"]
+    assert own_command("run", "proxy", tmp_path, installed, lambda name: str(named)) == [str(named), "proxy"]
 
 
 def test_another_installation_on_the_path_is_not_started(tmp_path: Path, installed: Path) -> None:
     other = tmp_path / "other"
     other.touch()
 
-    assert proxy_command(tmp_path, installed, lambda name: str(other)) == [str(installed / "bin" / "ccflare"), "proxy"]
+    assert own_command("run", "proxy", tmp_path, installed, lambda name: str(other)) == [
+        str(installed / "bin" / "ccflare"),
+        "proxy",
+    ]
 
 
 def test_what_will_be_deleted_is_not_started(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="uvx keeps a program only for a while"):
-        proxy_command(tmp_path, tmp_path / "uv" / "archive-v0" / "x", lambda name: None)
-    with pytest.raises(Refused, match="which the service would start"):
-        proxy_command(tmp_path, tmp_path / "empty", lambda name: None)
+        own_command("run", "proxy", tmp_path, tmp_path / "uv" / "archive-v0" / "x", lambda name: None)
+    with pytest.raises(Refused, match="which would be started"):
+        own_command("run", "proxy", tmp_path, tmp_path / "empty", lambda name: None)
 
 
 def test_variables_that_the_proxy_reads_are_carried_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

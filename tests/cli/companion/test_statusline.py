@@ -1,0 +1,115 @@
+"""`ccflare statusline`, as Claude Code calls it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ccflare_cli import ROOT
+from ccflare_cli.entry import main
+from history import NOON, History
+
+HEAVY = (
+    "mitmproxy",
+    "peewee",
+    "cryptography",
+    "ruamel",
+    "tabulate",
+    "asyncio",
+    "ssl",
+    "subprocess",
+    "shutil",
+    "argparse",
+    "ccflare_cli.console",
+)
+_TELLING = """
+import sys
+sys.argv = ["ccflare", "statusline", *sys.argv[1:]]
+from ccflare_cli.entry import main
+code = main()
+print(*sys.modules, file=sys.stderr)
+sys.exit(code)
+"""
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "ccflare.db"
+    with History(path) as history:
+        history.account("max-1")
+        history.exchange(NOON, "max-1", cost_usd=0.5)
+    return path
+
+
+def asked(*words: str, stdin: str = '{"session_id": "session-1"}', **environ: str) -> subprocess.CompletedProcess[str]:
+    mine = {name: value for name, value in os.environ.items() if not name.startswith(("CLAUDE", "COLUMNS", "NO_COLOR"))}
+    return subprocess.run(
+        [sys.executable, "-c", _TELLING, *words],
+        input=stdin,
+        capture_output=True,
+        encoding="utf-8",
+        env={**mine, "PYTHONPATH": str(ROOT / "addon"), "PYTHONIOENCODING": "utf-8", **environ},
+        timeout=60,
+        check=False,
+    )
+
+
+def test_line_tells_of_the_session_on_standard_input(database: Path) -> None:
+    done = asked("--database", str(database))
+
+    assert (done.returncode, done.stdout) == (0, "max-1 · $0.50\n")
+
+
+def test_line_takes_little_to_be_printed(database: Path) -> None:
+    imported = asked("--database", str(database)).stderr.split()
+
+    assert [name for name in HEAVY if name in imported] == []
+
+
+@pytest.mark.parametrize("stdin", ["", "{oops", "[]", '{"session_id": 7}', "[" * 100_000])
+def test_line_is_printed_whatever_it_is_told(database: Path, stdin: str) -> None:
+    done = asked("--database", str(database), "--plain", stdin=stdin)
+
+    assert (done.returncode, done.stdout) == (0, "ccflare\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "environ", "line"),
+    [
+        (["--template", "[{account}] {cost}"], {}, "[max-1] $0.50"),
+        ([], {"COLUMNS": "8"}, "max-1"),
+        (["--plain", "--template={cost}"], {}, "$0.50"),
+        (["--oops"], {}, "ccflare statusline: these options do not belong here, see --help"),
+        (["--database", "/nowhere/x.db"], {}, "ccflare: no record of it here"),
+    ],
+)
+def test_line_is_as_it_is_asked_for(database: Path, words: list[str], environ: dict[str, str], line: str) -> None:
+    done = asked("--database", str(database), *words, **environ)
+
+    assert (done.returncode, done.stdout) == (0, f"{line}\n")
+
+
+def test_database_and_session_are_found_in_the_environment(database: Path) -> None:
+    named = asked(stdin="", ccflare_DB_PATH=str(database), CLAUDE_CODE_SESSION_ID="session-1")
+    (database.parent / "ccflare").mkdir(exist_ok=True)
+    (database.parent / "ccflare" / "ccflare.db").write_bytes(database.read_bytes())
+    by_default = asked(XDG_DATA_HOME=str(database.parent))
+
+    assert named.stdout == by_default.stdout == "max-1 · $0.50\n"
+
+
+def test_line_is_printed_where_characters_are_missing(database: Path) -> None:
+    done = asked("--database", str(database), PYTHONIOENCODING="ascii")
+
+    assert (done.returncode, done.stdout) == (0, "max-1 ? $0.50\n")
+
+
+def test_help_names_what_a_template_can_have(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ccflare", "statusline", "--help"])
+
+    assert main() == 0
+    assert "five_hour_percent" in capsys.readouterr().out
