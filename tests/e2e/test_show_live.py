@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ccflare_cli.show import _why_no_body
+from ccflare_core.transcripts.recorded import why_no_body
 from corpus import COUNTS, stream
 from fake_upstream import FakeUpstream, Header, limited_5h, sse, sse_answer, stall_before_head
 from harness import CLIENT_CREDENTIAL, RawClient, claude_request
@@ -199,4 +199,4 @@ def test_what_is_not_there_is_said(rig: Rig) -> None:
     [([], "no account has answered"), ([None, None], "no account has answered"), ([None, 200], "deleted by now")],
 )
 def test_why_no_body_is_kept_is_told(statuses: list[int | None], told: str) -> None:
-    assert told in _why_no_body([{"status_code": status} for status in statuses])
+    assert told in why_no_body([{"status_code": status} for status in statuses])

@@ -68,7 +68,7 @@ def read_recorded(query: Query, body: Bodies, row: dict[str, Any]) -> Recorded:
     attempts = [dict(zip(names, each, strict=True)) for each in query(sql, (row["id"],))]
     asked, answered = (body(row["id"], part) for part in PARTS)
     earlier = earlier_parts(query, row["previous_message_id"])
-    missing = "" if asked or answered else _why_no_body(attempts)
+    missing = "" if asked or answered else why_no_body(attempts)
     if any(each and each.truncated for each in (asked, answered)):
         missing = "Only the beginning is kept of what is longer than ccflare_capture_limit_bytes."
     request = read_request(asked.content, asked.content_encoding) if asked else Request(None, (), ())
@@ -81,7 +81,8 @@ def read_recorded(query: Query, body: Bodies, row: dict[str, Any]) -> Recorded:
     )
 
 
-def _why_no_body(attempts: Sequence[dict[str, Any]]) -> str:
+def why_no_body(attempts: Sequence[dict[str, Any]]) -> str:
+    """Why there is nothing to read of an exchange with these attempts, as a sentence."""
     if not any(attempt["status_code"] for attempt in attempts):
         return "No body is kept of what no account has answered."
     return "No body is kept of it: its recording was off, or they were deleted by now."
