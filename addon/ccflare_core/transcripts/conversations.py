@@ -47,7 +47,9 @@ class Conversations[T: Made]:
     def closest(self, session: str, body: bytes) -> T | None:
         """What was made of the body of this session that begins most like this one."""
         known = self._sessions.get(session)
-        return max(known.made, key=lambda made: _common(made, body), default=None) if known else None
+        if known is None:
+            return None
+        return known.made[0] if len(known.made) == 1 else max(known.made, key=lambda made: _common(made, body))
 
     def keep(self, session: str, made: T) -> None:
         """Remember this, in place of what it goes on from."""
@@ -82,4 +84,5 @@ def _common(made: Made, body: bytes) -> int:
 
 
 def _goes_on(made: Made, earlier: Made) -> bool:
-    return _common(made, earlier.body) * 2 >= len(earlier.body)
+    half = (len(earlier.body) + 1) // 2
+    return made.body[:half] == earlier.body[:half]
