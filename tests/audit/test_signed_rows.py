@@ -214,6 +214,14 @@ def test_a_change_that_was_not_stored_as_written_says_so_and_is_undone(kept: Kep
     assert (kept.admitted, kept.problems) == (["laptop", "ci"], [])
 
 
+@pytest.mark.parametrize("place", ["DELETE ON row_signatures", "UPDATE ON audit_head"])
+def test_what_cannot_be_signed_anew_is_told_in_words_and_undone(kept: Kept, place: str) -> None:
+    kept.attack(f"CREATE TRIGGER holds BEFORE {place} BEGIN SELECT RAISE(IGNORE); END")
+    with pytest.raises(AuditError, match="somebody has put a trigger"):
+        kept.store.clients.revoke("laptop")
+    assert (kept.admitted, kept.problems) == (["laptop", "ci"], [])
+
+
 @pytest.mark.parametrize("table", ["blocked_addresses", "second_factor", "recovery_codes"])
 def test_rows_with_ids_that_are_no_text_are_found(kept: Kept, table: str) -> None:
     key = columns(table)[0]

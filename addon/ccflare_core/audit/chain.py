@@ -31,6 +31,10 @@ ANCHOR = "anchor"
 _PRUNED_AT_ONCE = 5000
 _TELL_SECONDS = 10.0
 _BROKEN = f"the audit log does not hold together: see `{typed('audit verify')}`, then restore a backup or `restart` it"
+_HELD = (
+    "the end of the audit log was not stored as it was written, so nothing was changed: somebody has put a trigger or "
+    "the like into the database; restore a backup"
+)
 _UNKNOWN = "?"
 
 
@@ -283,7 +287,10 @@ class Audit:
         head = head._replace(key_id=self.signer.key_id)
         fields = head._replace(mac=self.signer.mac(head.signed_text()))._asdict()
         if not AuditHeadRow.update(fields).where(AuditHeadRow.id == 1).execute(self._database):
-            AuditHeadRow.insert(fields | {"id": 1}).execute(self._database)
+            try:
+                AuditHeadRow.insert(fields | {"id": 1}).execute(self._database)
+            except IntegrityError as error:  # it is there, and stays as it is
+                raise AuditError(_HELD) from error
 
     def _prune_batch(self, before: float, last: int, by: By) -> int:
         head = self._begin()

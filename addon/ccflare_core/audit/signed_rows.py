@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from peewee import BooleanField, Model
+from peewee import BooleanField, IntegrityError, Model
 
 from ccflare_core.audit.chain import Audit
 from ccflare_core.audit.entries import FIRST_HASH, ChainHead, sum_of
@@ -296,7 +296,10 @@ class SignedRows:
         self._forget(model, row_id, signed)
         signed[row_id] = new
         row = {"kind": _kind(model), "row_id": row_id, **new._asdict()}
-        RowSignatureRow.insert(row).execute(self._database)
+        try:
+            RowSignatureRow.insert(row).execute(self._database)
+        except IntegrityError as error:  # the old one could not be taken away
+            raise AuditError(_NOT_AS_WRITTEN.format(f"signature of the {_WORDS[model]}")) from error
 
     def _forget(self, model: type[Model], row_id: str, signed: dict[str, Signature]) -> None:
         if signed.pop(row_id, None) is not None:
