@@ -514,6 +514,22 @@ def test_r13_a_client_that_resets_all_it_asks_for_is_cut_off(secure: Rig, frames
     secure.fresh("a", "b")
 
 
+def test_r13_no_account_is_blamed_for_a_client_that_breaks_its_streams_and_leaves(secure: Rig, frames: Frames) -> None:
+    """More of them than mitmproxy connects for at once, so that some still wait when the client is gone."""
+    secure.fresh("a")
+    secure.script("a", always=sse(gate=Gate()))
+    with contextlib.suppress(ConnectionError):
+        for number in range(60):
+            frames.send(1, 0x4, 2 * number + 1, block(*REQUEST))
+            frames.send(0, 0x1, 2 * number + 1, BODY)
+            frames.send(8, 0, 2 * number + 1, struct.pack(">I", 2**31 - 1))
+    frames.socket.close()
+
+    assert eventually(secure.is_idle)
+    assert secure.rests("a") == []
+    secure.fresh("a", "b")
+
+
 @pytest.mark.parametrize("name", ["continuations", "streams", "a large head"])
 def test_r13_what_the_protocol_bounds_is_bounded(secure: Rig, frames: Frames, name: str) -> None:
     with contextlib.suppress(ConnectionError):

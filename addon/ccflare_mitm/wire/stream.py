@@ -128,6 +128,9 @@ class FailoverStream(HttpStream):
                 yield from self.client_state(event)
             case Event.CLIENT_LEFT:
                 yield from client.left(event.message)
+            case Event.CONNECTED | Event.BROKEN if self.context.client.timestamp_end is not None:
+                # mitmproxy gives up all connections of a client that is gone: that is no failure of the upstream's.
+                yield from client.left("Client disconnected.")
             case Event.CONNECTED:
                 yield from upstream.connected(event)
             case Event.TIMER if course.timer is not None:
