@@ -179,10 +179,10 @@ def test_add_without_a_secret_is_a_login(person: Person) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda code: code.partition("#")[0] + "#wrong", "the code belongs to another login"),
+        (lambda code: code.partition("#")[0] + "#wrong", "The code belongs to another login"),
         (lambda code: "wrong#" + code.partition("#")[2], "The provider did not take the code"),
-        (lambda code: code.partition("#")[0], "the code is incomplete"),
-        (lambda code: "", "nothing was pasted"),
+        (lambda code: code.partition("#")[0], "The code is incomplete"),
+        (lambda code: "", "Nothing was pasted"),
     ],
 )
 def test_a_wrong_paste_is_one_sentence_and_stores_nothing(person: Person, change: object, sentence: str) -> None:
@@ -201,7 +201,7 @@ def test_a_login_is_good_for_one_use(person: Person, upstream: FakeUpstream) -> 
             store.sessions.take(str(session), "max-1")
         complaint = person.pastes(child, person.code)
 
-    assert "this login was used before" in complaint
+    assert "This login was used before" in complaint
     assert accounts(person.database) == []
     assert TOKEN not in {request.path for request in upstream.requests}
 
@@ -223,7 +223,7 @@ def test_the_code_of_another_login_is_refused(person: Person) -> None:
     with person.begins("login", "max-1") as child:
         complaint = person.pastes(child, other)
 
-    assert "the code belongs to another login" in complaint
+    assert "The code belongs to another login" in complaint
     assert accounts(person.database) == []
 
 
