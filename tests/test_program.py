@@ -29,6 +29,7 @@ def test_a_clones_command_is_named_as_it_was_called(
 ) -> None:
     monkeypatch.setattr(sys, "argv", [called])
     assert (typed("keys rotate"), with_extra("plot")) == (told, extra)
+    assert typed("proxy") == ("scripts/run" if "scripts/" in told else "ccflare proxy")
 
 
 def test_an_installation_has_no_scripts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

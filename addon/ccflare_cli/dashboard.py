@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ccflare_cli.console import OK, Console, open_made_store, proxy_address, read_settings
 from ccflare_cli.parsing import Parser, dispatch, script_parser
 from ccflare_core.errors import StoreError
+from ccflare_core.program import typed
 from ccflare_core.secrets.key_sources import choose
 from ccflare_core.secrets.start_links import GOOD_SECONDS, link, new_token
 
@@ -37,7 +38,7 @@ def _link(console: Console, arguments: argparse.Namespace) -> int:
     with open_made_store(console, settings, source, "There is no proxy to log in to", read_only=True) as store:
         run = store.runs.newest(socket.gethostname())
         if run is None or store.vault is None:
-            raise StoreError("No proxy runs on this machine with this database: start one with scripts/run.")
+            raise StoreError(f"No proxy runs on this machine with this database: start one by `{typed('proxy')}`.")
         token = new_token(store.vault, run, console.now())
     scheme = "https" if settings.requires_client_tls else "http"
     console.say(link(scheme, arguments.address or proxy_address(console), token))

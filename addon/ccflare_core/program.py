@@ -8,9 +8,12 @@ _SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
 def typed(words: str) -> str:
-    """`keys rotate` as it is typed here: `scripts/keys.py rotate`, or `ccflare keys rotate`."""
+    """`keys rotate` as it is typed here: `scripts/keys.py rotate`, or `ccflare keys rotate`. `proxy`: `scripts/run`."""
+    if not has_scripts():
+        return f"ccflare {words}"
     name, blank, rest = words.partition(" ")
-    return f"scripts/{name}.py{blank}{rest}" if has_scripts() else f"ccflare {words}"
+    script = "run" if name == "proxy" else f"{name}.py"
+    return f"scripts/{script}{blank}{rest}"
 
 
 def with_extra(name: str) -> str:

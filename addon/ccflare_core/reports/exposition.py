@@ -5,14 +5,13 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ccflare_core.errors import NotInstalled
+from ccflare_core.program import with_extra
 from ccflare_core.reports.metrics import Family, Histogram
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
-HOW_TO_INSTALL: Final = (
-    "The metrics need the package prometheus_client: start once with `scripts/run --with metrics`, or install it."
-)
+HOW_TO_INSTALL: Final = f"The metrics need the package prometheus_client: {with_extra('metrics')}."
 
 
 class Exposition(NamedTuple):

@@ -10,6 +10,7 @@ from ccflare_core.anthropic.answers import Answer
 from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.clients.keys import Permission
 from ccflare_core.exchange.exchange import Exchange as Open
+from ccflare_core.program import typed
 from ccflare_core.reports.figures import foretell
 from ccflare_core.reports.limit_history import LimitHistory
 from ccflare_core.reports.queries import Exchange, Reports
@@ -101,9 +102,9 @@ def _level(window: Window) -> str:
 def _remedy(status: AccountStatus) -> str:
     match status.state:
         case AccountState.NEEDS_LOGIN:
-            return f"scripts/accounts.py login {status.account.name}"
+            return typed(f"accounts login {status.account.name}")
         case AccountState.NEEDS_ATTENTION:
-            return f"see to it, then scripts/accounts.py resume {status.account.name}"
+            return f"see to it, then {typed(f'accounts resume {status.account.name}')}"
         case _:
             return ""
 
