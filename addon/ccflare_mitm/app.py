@@ -28,7 +28,7 @@ from ccflare_core.config.live import LiveSettings
 from ccflare_core.config.options import waits_for_restart
 from ccflare_core.config.permissions import Guarded, check, guarded_files, require
 from ccflare_core.config.settings import Settings, config_file
-from ccflare_core.errors import ConfigError, NotFound
+from ccflare_core.errors import ConfigError, NotFound, StoreError
 from ccflare_core.http.addresses import Address
 from ccflare_core.program import typed
 from ccflare_core.secrets.start_links import GOOD_SECONDS, link
@@ -61,6 +61,7 @@ from ccflare_mitm.builders import (
 from ccflare_mitm.host import listener
 from ccflare_mitm.host.options import current, in_use
 from ccflare_mitm.host.tls import ClientAuthority, prefer_http1
+from ccflare_mitm.inspector import loading
 from ccflare_mitm.inspector.answers import install
 from ccflare_mitm.inspector.commands import Commands, ConsoleAccounts, Doing
 from ccflare_mitm.inspector.export import Address as ProxyAddress
@@ -348,11 +349,28 @@ class App:
         find, inspector = self.admission.gate.find, self._inspector
         exports = Exports(find, self._address, inspector.text)
         exports.install()
-        commands = Commands(accounts, inspector.flows, find, Doing(self._replayer.replay, exports), wall, self._pages)
+        commands = Commands(
+            accounts, inspector.flows, find, Doing(self._replayer.replay, exports, self._load), wall, self._pages
+        )
         in_words = hasattr(ctx.master, "app")  # mitmweb, which shows an answer on one line
         install(ctx.master.commands, commands.all(), commands.words(), in_words=in_words)
         if self._inspector.has_list:
             ctx.master.commands.add("replay.client", self._replayer.press)
+
+    def _load(self, since: float) -> None:
+        """Put what was recorded since then into the inspector's list, once it is read."""
+
+        async def load() -> None:
+            most = min(loading.MOST, self.settings.inspector_flows)
+            try:
+                found = await self.storage.call(lambda store: loading.read(store, since, most))
+            except StoreError as error:
+                logger.warning("what was recorded cannot be loaded: %s", error)
+                return
+            number = self._inspector.adopt(found, self.settings)
+            logger.log(ALERT, "%s loaded", some(number, "recorded request"))
+
+        self._background.start("load", load())
 
     def _address(self) -> ProxyAddress:
         """Where clients of this machine reach the proxy."""

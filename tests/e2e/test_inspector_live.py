@@ -390,6 +390,25 @@ def test_commands_tell_of_requests_in_a_sentence(inspected: tuple[FakeUpstream, 
     assert "matched 0" in web.command("ccflare.why", "@none")["error"]
 
 
+def test_what_left_the_list_is_loaded_from_the_record_with_its_bodies(
+    inspected: tuple[FakeUpstream, Proxy, Web],
+) -> None:
+    upstream, proxy, web = inspected
+    upstream.answer(sse(["Hello from the record."]))
+    story = last_flow(proxy, web)["comment"]
+    request = story.rpartition("request=")[2]
+    eventually(lambda: proxy.rows("SELECT 1 FROM requests WHERE id = ? AND outcome IS NOT NULL", (request,)))
+    web.command("view.clear")
+    assert web.flows() == []
+
+    assert web.command("ccflare.load", "1h")["value"].endswith("is being loaded")
+
+    (flow,) = eventually(lambda: [each for each in web.flows() if each["comment"].endswith(request)])
+    assert flow["comment"].partition(" · recorded ")[0] == story.partition("\n")[0]
+    assert "\n# assistant (the answer)\nHello from the record." in web.text(flow)["text"]
+    assert web.text(flow, "request")["text"].startswith("# user (the question)\nSay hello.\n")
+
+
 def test_an_export_leads_to_the_proxy(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
     _, proxy, web = inspected
     flow = f"@{last_flow(proxy, web)['id']}"

@@ -34,6 +34,7 @@ class Desk:
         self.stories: dict[str, Exchange] = {}
         self.flows: list[http.HTTPFlow] = []
         self.changes: list[tuple[str, str, dict[str, Any]]] = []
+        self.loads: list[float] = []
         self.exports = Exports(
             lambda flow: self.stories.get(flow.id),
             lambda: Address("http", "127.0.0.1", 8080),
@@ -43,7 +44,7 @@ class Desk:
             ConsoleAccounts(self.bench.pool.status, self._change),
             lambda: self.flows,
             lambda flow: self.stories.get(flow.id),
-            Doing(lambda flow, account: f"{flow.id} {account}", self.exports),
+            Doing(lambda flow, account: f"{flow.id} {account}", self.exports, self.loads.append),
             lambda: self.bench.clock.wall,
             lambda: link,
         )
@@ -166,3 +167,12 @@ def test_a_flow_is_replayed_and_exported_elsewhere() -> None:
     for command in (desk.commands.replay, lambda each: desk.commands.export(each, ExportFormat("curl"))):
         with pytest.raises(NotFound, match="no request"):
             command(tflow.ttcpflow())
+
+
+def test_what_was_recorded_is_loaded_from_a_time_on() -> None:
+    desk = Desk()
+    assert desk.commands.load("2h") == "what was recorded in the last 2h is being loaded"
+    assert desk.loads == [desk.bench.clock.wall - 7200]
+    with pytest.raises(CCFlareError, match="is no time to go back"):
+        desk.commands.load("yesterday")
+    assert len(desk.loads) == 1

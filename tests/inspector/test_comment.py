@@ -12,7 +12,7 @@ from ccflare_core.anthropic.request import Facts
 from ccflare_core.clients.keys import ClientKey
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.steps import Outcome
-from ccflare_mitm.inspector.comment import Comments, _short, _short_money, comment
+from ccflare_mitm.inspector.comment import Comments, comment, short, short_money
 from exchange_kit import (
     ASKED,
     END,
@@ -139,7 +139,7 @@ def test_an_exchange_that_runs_tells_its_account_and_why_it_moved() -> None:
     [(0, "0"), (999, "999"), (1000, "1.0k"), (9949, "9.9k"), (9950, "10k"), (999_499, "999k"), (12_345_678, "12M")],
 )
 def test_numbers_of_tokens_are_short(number: int, text: str) -> None:
-    assert _short(number) == text
+    assert short(number) == text
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_numbers_of_tokens_are_short(number: int, text: str) -> None:
     [("0.00004", "$0.0000"), ("0.0099", "$0.0099"), ("0.0123", "$0.012"), ("0.5", "$0.500"), ("1234.567", "$1,234.57")],
 )
 def test_dollars_are_short(cost: str, text: str) -> None:
-    assert _short_money(Decimal(cost)) == text
+    assert short_money(Decimal(cost)) == text
 
 
 # --- the lines below --------------------------------------------------------------------------------------------------

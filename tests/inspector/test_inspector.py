@@ -7,10 +7,12 @@ from mitmproxy import http
 from mitmproxy.addons.view import View
 from mitmproxy.test import taddons, tflow
 
+from ccflare_core.config.settings import Settings
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.steps import Outcome
 from ccflare_mitm.inspector.comment import comment
 from ccflare_mitm.inspector.inspector import FAILED, FAILED_OVER, LIMITED, Inspector, marker
+from ccflare_mitm.inspector.loading import Head, Recorded
 from exchange_kit import JSON, OK, OVERLOADED, STREAM, Bench, Reply, limited, refusal
 from held_kit import held
 
@@ -201,3 +203,41 @@ def test_without_a_list_nothing_is_kept() -> None:
         inspector.bound(tflow.tflow(), most=1)
 
     assert not any(inspector._finished)
+
+
+# --- what was recorded ------------------------------------------------------------------------------------------------
+
+
+def recorded(number: int) -> Recorded:
+    row = dict.fromkeys(("status_code", "error_message", "account_name", "model", "output_tokens", "response_time_ms"))
+    row |= dict.fromkeys(("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "cost_usd"))
+    row |= dict.fromkeys(("session_id", "project", "client_name"))
+    told = {"id": f"r{number}", "timestamp": number, "method": "POST", "path": "/v1/messages", "client_ip": "127.0.0.1"}
+    return Recorded(row | told | {"outcome": "ok"}, [], {"request": Head("application/json", "", 9000)})
+
+
+def test_what_was_recorded_is_adopted_once_and_with_the_bound_of_the_list(view: View) -> None:
+    inspector = Inspector(lambda flow: None, held())
+    settings = Settings.build({"ccflare_inspector_flows": 3}, {"XDG_DATA_HOME": "/x"})
+
+    assert inspector.adopt([recorded(1), recorded(2)], settings) == 2
+    assert inspector.adopt([recorded(2), recorded(3), recorded(4)], settings) == 2
+
+    assert [flow.comment.rpartition("request=")[2] for flow in view] == ["r2", "r3", "r4"]
+    assert [len(flow.request.raw_content) for flow in view] == [9000] * 3
+
+
+def test_what_runs_in_the_list_is_not_adopted(view: View) -> None:
+    exchange = Bench("a").begin()
+    inspector = Inspector(lambda flow: exchange, held())
+    listed(view, 1)
+    row = recorded(1)
+    assert inspector.adopt([row._replace(row=dict(row.row) | {"id": exchange.id})], SETTINGS) == 0
+
+
+def test_without_a_list_nothing_is_adopted() -> None:
+    with taddons.context():
+        assert Inspector(lambda flow: None, held()).adopt([recorded(1)], SETTINGS) == 0
+
+
+SETTINGS = Settings.build({}, {"XDG_DATA_HOME": "/x"})

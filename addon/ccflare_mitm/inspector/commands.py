@@ -22,6 +22,7 @@ from ccflare_core.transcripts.visible import visible
 from ccflare_mitm.inspector.answers import Command, Table, Text, Words
 from ccflare_mitm.inspector.comment import model_of, used, who
 from ccflare_mitm.inspector.export import Exports
+from ccflare_mitm.inspector.loading import seconds_of
 
 MOST = 200
 """Requests in a table."""
@@ -61,6 +62,8 @@ class Doing(NamedTuple):
 
     replay: Callable[[http.HTTPFlow, str], str]
     exports: Exports
+    load: Callable[[float], object]
+    """Puts what was recorded since then (epoch seconds) into the list."""
 
 
 class Listed(NamedTuple):
@@ -99,6 +102,7 @@ class Commands:
             "ccflare.pause": self.pause,
             "ccflare.resume": self.resume,
             "ccflare.priority": self.priority,
+            "ccflare.load": self.load,
             "ccflare.export": self.export,
             "ccflare.replay": self.replay,
         }
@@ -154,6 +158,11 @@ class Commands:
         if not isinstance(flow, http.HTTPFlow):
             raise NotFound("this flow has no request")
         return self._doing.replay(flow, account)
+
+    def load(self, since: str) -> str:
+        """Put recorded requests of earlier into the list: those of the last 30m, 6h or 2d, the newest 200 of them."""
+        self._doing.load(self._wall() - seconds_of(since))
+        return f"what was recorded in the last {since.strip()} is being loaded"
 
     def export(self, flow: mitmproxy_flow.Flow, format: ExportFormat) -> Text:
         """A request as a command for curl or httpie that sends it to this proxy, or its conversation or events."""

@@ -124,11 +124,11 @@ def used(story: Story) -> Iterator[str]:
         return
     read = usage.input_tokens + (usage.cache_read_input_tokens or 0) + (usage.cache_creation_input_tokens or 0)
     about = "~" * reading.is_estimated
-    yield f"{_short(read)}{MOVED}{about}{_short(usage.output_tokens or 0)}"
-    yield f"{about}{_short_money(story.cost)}"
+    yield f"{short(read)}{MOVED}{about}{short(usage.output_tokens or 0)}"
+    yield f"{about}{short_money(story.cost)}"
 
 
-def _short(number: int) -> str:
+def short(number: int) -> str:
     """`312`, `1.2k`, `12k`, `1.2M`."""
     for limit, unit in ((999_500, "M"), (1_000, "k")):
         if number >= limit:
@@ -137,7 +137,7 @@ def _short(number: int) -> str:
     return str(number)
 
 
-def _short_money(cost: Decimal | None) -> str:
+def short_money(cost: Decimal | None) -> str:
     """Dollars with two digits that count; small ones as everywhere."""
     if cost is None or cost < Decimal("0.01"):
         return money(cost)

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from mitmproxy import contentviews, ctx, hooks, http
 from mitmproxy.contentviews import Contentview, Metadata
 from mitmproxy.flow import Flow
 
+from ccflare_core.config.settings import Settings
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.steps import Outcome
 from ccflare_core.exchange.story import Story
@@ -15,6 +17,7 @@ from ccflare_mitm.inspector.comment import Comments
 from ccflare_mitm.inspector.console import in_place
 from ccflare_mitm.inspector.held import Held
 from ccflare_mitm.inspector.live import Live
+from ccflare_mitm.inspector.loading import Recorded, flow_of
 from ccflare_mitm.inspector.page import STYLES, warn_of_page
 from ccflare_mitm.inspector.stand_ins import keep_searches_short
 from ccflare_mitm.inspector.views import ConversationView, EventsView, Sources
@@ -34,6 +37,7 @@ class Inspector:
         self._find = find
         self._finished: tuple[dict[str, http.HTTPFlow], ...] = ({}, {})
         self._views: Sequence[Contentview] = ()
+        self._loaded: WeakKeyDictionary[http.HTTPFlow, str] = WeakKeyDictionary()
         self._audience: object = None
 
     def open(self, pages: PageServer) -> None:
@@ -89,6 +93,20 @@ class Inspector:
         view = _view()
         return () if view is None else list(view)
 
+    def adopt(self, recorded: Sequence[Recorded], settings: Settings) -> int:
+        """Put what was recorded into the list, but for what is there; how many that are."""
+        view = _view()
+        stories = (self._find(flow) for flow in self.flows())
+        known = {story.id for story in stories if story is not None} | {*self._loaded.values()}
+        new = [each for each in recorded if each.row["id"] not in known] if view is not None else []
+        for each in new:
+            flow = flow_of(each, settings)
+            self.held.promise(flow, each.row["id"], {part: head.size for part, head in each.bodies.items()})
+            self._loaded[flow] = each.row["id"]
+            view.add([flow])
+            self._count(view, flow, settings.inspector_flows)
+        return len(new)
+
     def bound(self, flow: http.HTTPFlow, most: int) -> None:
         """Count this flow as finished; let go of the oldest over `most`, and of bodies over their bound.
 
@@ -97,11 +115,14 @@ class Inspector:
         view = _view()
         if view is None:
             return
+        self._count(view, flow, most)
+        self.held.hold(flow, self._find(flow))
+
+    def _count(self, view: Any, flow: http.HTTPFlow, most: int) -> None:
         finished = self._finished[hidden.is_marked(flow)]
         finished[flow.id] = flow
         if (surplus := len(finished) - most) > 0:
             view.remove(list(finished.values())[:surplus])
-        self.held.hold(flow, self._find(flow))
 
     def _removed(self, flow: Flow) -> None:
         """It is in the list no more."""
