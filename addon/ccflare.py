@@ -65,6 +65,7 @@ class CCFlare:
             contract.install()
             self._places = options.declare(loader, os.environ, Path(__file__).resolve().parent.parent)
             listener.forgive(early)
+            listener.check_web_address()
         except ConfigError as error:
             give_up(error)
 
@@ -78,7 +79,6 @@ class CCFlare:
             if self._app is not None:
                 self._app.change(self._settings)
             elif self._log_file is None:
-                listener.check_web_address()
                 self._log_file = logs.open_file(self._settings)
         except ConfigError as error:
             if self._app is None:
