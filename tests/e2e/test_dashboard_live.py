@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -19,7 +20,11 @@ OWN = (b"Sec-Fetch-Site", b"same-origin")
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     with FakeUpstream() as upstream:
-        proxy = Proxy(upstream, folder=tmp_path_factory.mktemp("proxy"), program="mitmweb", ccflare_hold_seconds=0)
+        options: dict[str, Any] = {
+            "ccflare_hold_seconds": 0,
+            "view_filter": "~all",
+        }  # or mitmweb's list would leave our pages out
+        proxy = Proxy(upstream, folder=tmp_path_factory.mktemp("proxy"), program="mitmweb", **options)
         proxy.add_api_key("one", ONE)
         with proxy:
             yield proxy

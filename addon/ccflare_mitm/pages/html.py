@@ -12,6 +12,7 @@ from ccflare_core.anthropic.answers import SECURITY, Answer
 from ccflare_core.clients.keys import Permission
 from ccflare_core.http.headers import Header
 from ccflare_core.http.rejection import Rejection
+from ccflare_core.program import typed
 from ccflare_core.reports.figures import count, duration, moment, money, percent, short_model
 from ccflare_core.transcripts.visible import visible
 from ccflare_mitm.pages.visit import Visit
@@ -43,6 +44,7 @@ TEMPLATES = Environment(
 )
 
 
+TEMPLATES.globals["typed"] = typed
 TEMPLATES.filters |= {"count": count, "money": money, "duration": duration, "percent": percent, "model": short_model}
 
 

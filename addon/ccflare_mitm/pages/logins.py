@@ -17,9 +17,7 @@ from ccflare_mitm.pages.visit import Visit
 LINK_ACTOR = "dashboard"
 """Who came by a link, as the audit log calls them."""
 NO_KEY = Rejection(401, "This is no valid client key of this proxy.", is_recorded=False)
-NO_LINK = Rejection(
-    401, "This link was used, or is too old: `ccflare dashboard` prints another one.", is_recorded=False
-)
+NO_LINK = Rejection(401, "This link was used, or is too old.", is_recorded=False)
 NOT_PERMITTED = Rejection(403, f"This client key has no permission {Permission.DASHBOARD_VIEW}.", is_recorded=False)
 _MOST_USED = 10_000
 
