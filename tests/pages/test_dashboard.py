@@ -114,7 +114,7 @@ async def test_a_request_that_is_not_there_is_not_found(past: Path) -> None:
 
 async def test_an_exchange_without_bodies_says_so(past: Path) -> None:
     shown = await text(past, "/ccflare/requests/request-1")
-    assert "No body is kept of it" in shown
+    assert "No body is kept of" in shown
     assert "312 out" in shown
 
 
