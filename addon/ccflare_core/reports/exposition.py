@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ccflare_core.errors import NotInstalled
 from ccflare_core.program import with_extra
@@ -10,8 +10,6 @@ from ccflare_core.reports.metrics import Family, Histogram
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
-
-HOW_TO_INSTALL: Final = f"The metrics need the package prometheus_client: {with_extra('metrics')}."
 
 
 class Exposition(NamedTuple):
@@ -26,7 +24,7 @@ def exposition(families: Iterable[Family]) -> Exposition:
     try:
         from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
     except ImportError as missing:
-        raise NotInstalled(HOW_TO_INSTALL) from missing
+        raise NotInstalled(f"The metrics need the package prometheus_client: {with_extra('metrics')}.") from missing
     return Exposition(CONTENT_TYPE_PLAIN_0_0_4, generate_latest(_Collected(families)))
 
 
