@@ -226,12 +226,14 @@ def test_a_key_is_not_written_where_others_could_read_it(
 
 
 def test_secrets_beside_ours_are_not_shown(settings: Path, run: Run) -> None:
-    settings.write_text(SETTINGS.replace('"EDITOR": "vi"', '"OTHER_TOKEN": "ghp_0123456789abcdefghijABCDEFGHIJ012345"'))
+    settings.write_text(
+        SETTINGS.replace('"EDITOR": "vi"', '"OTHER_TOKEN": "ghp_PLANTED0123456789abcdefghijABCDEFGHIJ"')
+    )
 
     desk = run("claude-code", "--yes")
 
     assert "OTHER_TOKEN" in desk.said
-    assert "ghp_0123" not in desk.said
+    assert "ghp_PLANTED" not in desk.said
 
 
 def test_a_link_stays_one(home: Path, settings: Path, run: Run) -> None:
