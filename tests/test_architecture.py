@@ -55,6 +55,7 @@ TESTED_IN = {
     "ccflare_cli.entry": "cli/companion/test_statusline.py",
     "ccflare_cli.console": "cli/accounts/test_main.py",
     "ccflare_cli.dashboard": "e2e/test_dashboard_live.py",
+    "ccflare_cli.doctor.client_checks": "cli/companion/test_bypasses.py",
     "ccflare_cli.doctor.alert_checks": "e2e/test_alerts_live.py",
     "ccflare_cli.doctor.host_checks": "cli/doctor/test_judgements.py",
     "ccflare_cli.doctor.installation": "cli/doctor/test_judgements.py",

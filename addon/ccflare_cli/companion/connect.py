@@ -92,7 +92,7 @@ class _Work:
         if here.address.key:
             self._file.check_private()
         mode = 0o600 if here.address.key else self._mode
-        self._write(after, mode, change)
+        self._write(after, mode, change, here.address.place)
         self._console.say(
             f"{self._client.title} goes through the proxy at {here.address.place} from its next start on. "
             f"`{self._client.undo_command}` takes that back."
@@ -174,14 +174,14 @@ class _Work:
         except ValueError as error:
             raise self._unreadable(error) from None
 
-    def _write(self, after: bytes, mode: int, change: Change) -> None:
+    def _write(self, after: bytes, mode: int, change: Change, place: str) -> None:
         """Write the file. What undoes it is remembered first, so that it can be undone in any case."""
         known, found = self._known, self._found
         if known and found.mode is not None:
-            connection = replace(known, change=change)
+            connection = replace(known, change=change, place=place)
         else:
             connection = Connection(
-                str(self._file.path), found.mode is not None, not self._has_folder, found.mode, change
+                str(self._file.path), found.mode is not None, not self._has_folder, found.mode, change, place
             )
         connection.keep(self._memory)
         try:

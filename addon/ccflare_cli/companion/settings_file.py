@@ -88,6 +88,8 @@ class Connection:
     made_folder: bool
     mode: int | None
     change: Change
+    place: str = ""
+    """Host and port of the proxy that it was led to."""
 
     @classmethod
     def read(cls, path: Path) -> Self | None:

@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from ccflare_cli.cells import wrapped
-from ccflare_cli.console import OK, REFUSED, Console, fetcher, read_settings
-from ccflare_cli.doctor import alert_checks, host_checks, installation, proxy_checks, store_checks
+from ccflare_cli.console import OK, REFUSED, Console, fetcher, proxy_address, read_settings
+from ccflare_cli.doctor import alert_checks, client_checks, host_checks, installation, proxy_checks, store_checks
 from ccflare_cli.doctor.installation import Ingress
 from ccflare_cli.doctor.results import AREAS, Level, Result, Results, fail, worst
 from ccflare_cli.output import Column, Table, named
@@ -112,6 +112,9 @@ class Examination:
             *host_checks.sources(self._console.environ),
             *host_checks.files(settings, self._merged, self._console.environ),
         ]
+        if settings is not None:
+            place = proxy_address(self._console)
+            results += client_checks.clients(settings, self._console.environ, place)
         if "code" in wanted:
             results += host_checks.code()
         stored = {"keys", "database", "accounts", "access", "activity", "proxy"}
