@@ -190,7 +190,7 @@ def test_the_page_has_our_stylesheet_and_nothing_of_ours_is_there_without_a_logi
     flow = last_flow(proxy, web)["id"]
     page = web.get("/")
     assert b'<link rel="stylesheet" href="/ccflare/inspector.css"></head>' in page
-    assert b'<p id="ccflare">Health polls, preconnects and the doctor' in page
+    assert b"Dashboard</a> \xc2\xb7 Health polls, preconnects and the doctor" in page
     assert b"pre-wrap" in web.get("/ccflare/inspector.css")
 
     ours = (

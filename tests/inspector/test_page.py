@@ -6,7 +6,7 @@ import pytest
 
 from ccflare_core.clients.totp import SecondFactor
 from ccflare_mitm.inspector.inspector import extend_page
-from ccflare_mitm.inspector.page import STYLES, STYLESHEET, extended
+from ccflare_mitm.inspector.page import DASHBOARD, STYLES, STYLESHEET, extended
 from ccflare_mitm.pages.server import PageServer
 from exchange_kit import Bench
 from guard_kit import an_admin, forget
@@ -18,13 +18,20 @@ LINK = f'<link rel="stylesheet" href="{STYLESHEET}">'.encode()
 
 
 def test_the_stylesheet_is_the_last_in_the_head() -> None:
-    assert extended(PAGE) == PAGE.replace(b"</head>", LINK + b"</head>")
+    page = extended(PAGE)
+    assert page is not None
+    assert LINK + b"</head>" in page
+
+
+def test_the_dashboard_is_linked_whether_there_is_a_line_or_not() -> None:
+    assert f'<p id="ccflare">{DASHBOARD}</p><div id="mitmproxy">'.encode() in (extended(PAGE) or b"")
 
 
 def test_our_line_stands_before_the_element_that_is_drawn_anew() -> None:
     page = extended(PAGE, "a <b> is hidden")
     assert page is not None
-    assert b'<body><p id="ccflare">a &lt;b&gt; is hidden</p><div id="mitmproxy"></div>' in page
+    line = b'<p id="ccflare"><a href="/ccflare/">Dashboard</a> \xc2\xb7 a &lt;b&gt; is hidden</p>'
+    assert b"<body>" + line + b'<div id="mitmproxy"></div>' in page
 
 
 @pytest.mark.parametrize("mark", [b"</head>", b'<div id="mitmproxy">'])
