@@ -23,7 +23,7 @@ NAMES = (
     *(b"--password ", b"login me password ", b"<password>", b"12345678", b"\\u007d", b"\\\\\\u0041", b"{x}", b"..."),
 )
 FORMS = (
-    *(b"sk-ant-", b"sk-ant-api03-AbCdEf123456_xyz", b"AKIAABCDEFGHIJKLMNOP", b"A" * 33, b"Q~", b":AA", b"-us12"),
+    *(b"sk-ant-", b"sk-ant-api03-AbCdEf123456_xyz", b"AKIAPLANTED234567ABC", b"A" * 33, b"Q~", b":AA", b"-us12"),
     *(b"wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEYab", b"eyJhbGciOiJIUzI1NiJ9", b"0123456789abcdef" * 2, b"+/" * 120),
     *(b'"kty":"oct"', b'"k":"', b"AbCdEfGh0123456789ijklmnop", b" -u admin:", b"db:5432:shop:app:", b"Bearer "),
     *(b"://user:", b"hunter2@", b"-----BEGIN PRIVATE KEY-----", b"-----END PRIVATE KEY-----"),
