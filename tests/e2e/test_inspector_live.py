@@ -400,6 +400,7 @@ def test_what_left_the_list_is_loaded_from_the_record_with_its_bodies(
     inspected: tuple[FakeUpstream, Proxy, Web],
 ) -> None:
     upstream, proxy, web = inspected
+    web.command("set", "ccflare_record", "redacted")  # whatever a test before has left
     upstream.answer(sse(["Hello from the record."]))
     story = last_flow(proxy, web)["comment"]
     request = story.rpartition("request=")[2]
