@@ -68,6 +68,13 @@ def test_a_first_start_says_what_comes_next_and_nothing_that_needs_an_explanatio
     assert len(lines) == 7
 
 
+def test_mitmproxys_folder_is_made_for_its_owner_alone(tmp_path: Path, port: int) -> None:
+    with Started(tmp_path, "-p", str(port)) as process:
+        eventually(lambda: "listening at" in process.log or process.poll() is not None, timeout=60)
+
+    assert (tmp_path / ".mitmproxy").stat().st_mode & 0o777 == 0o700
+
+
 def test_variables_say_where_and_the_command_line_wins(tmp_path: Path, port: int) -> None:
     assert addresses(tmp_path, HOST="127.0.0.2", PORT=str(port)) == {("127.0.0.2", port)}
     assert addresses(tmp_path, "-p", str(port), HOST="127.0.0.2", PORT="1") == {("127.0.0.2", port)}
