@@ -1,4 +1,4 @@
-"""The running proxy: it opens and closes in order, and takes up new settings. Its parts are made in builders.py."""
+"""The running proxy: it opens and closes in order, and takes up new settings. Its parts are made in builders/."""
 
 import asyncio
 import logging
@@ -45,16 +45,18 @@ from ccflare_mitm.background import (
     spending,
     watch_memory,
 )
-from ccflare_mitm.builders import (
+from ccflare_mitm.builders.core import (
     build_accounts,
-    build_admission,
-    build_alerting,
-    build_held,
     build_recording,
-    build_replayer,
     build_storage,
     build_upstream,
     build_usage_poll,
+)
+from ccflare_mitm.builders.wing import (
+    build_admission,
+    build_alerting,
+    build_held,
+    build_replayer,
     build_wire,
     target_of,
 )

@@ -1,0 +1,286 @@
+"""What stands in mitmproxy: admission with our own pages, alerts, the wire, the inspector."""
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mitmproxy import ctx, http
+from mitmproxy.connection import Client
+
+from ccflare_core.audit.entries import By
+from ccflare_core.clients.access import AccessLists
+from ccflare_core.clients.authentication import Authenticator, KeyRing
+from ccflare_core.clients.rate_limits import RateLimits
+from ccflare_core.clients.sessions import Sessions
+from ccflare_core.clients.strangers import Strangers, room_for_all, share_of
+from ccflare_core.clients.totp import SecondFactor, Used, Wrong
+from ccflare_core.config.live import LiveSettings
+from ccflare_core.config.record_mode import Mode, record_mode
+from ccflare_core.config.target import UpstreamTarget
+from ccflare_core.http.client import Fetcher
+from ccflare_core.store.spool import Spool, SpoolRoom
+from ccflare_core.store.store import Store
+from ccflare_core.writer.alarms import Alarms
+from ccflare_core.writer.delivery import sinks
+from ccflare_core.writer.monitor import Monitor
+from ccflare_core.writer.news import Rules
+from ccflare_core.writer.retention import Retention
+from ccflare_mitm.alerting import Alerting, LocalConditions
+from ccflare_mitm.builders.core import Accounts, Recording, Storage, Upstream, warn
+from ccflare_mitm.gate.destinations import Destinations
+from ccflare_mitm.gate.gate import Gate
+from ccflare_mitm.gate.header_masking import HeaderMask
+from ccflare_mitm.gate.management import Management, StartLinks, renew_digest, report_failures
+from ccflare_mitm.gate.tunnel_opener import TunnelOpener
+from ccflare_mitm.host.listener import local_address, own_names, ports
+from ccflare_mitm.host.options import current
+from ccflare_mitm.host.replays import Replay
+from ccflare_mitm.inspector.held import Held, Recorded
+from ccflare_mitm.inspector.inspector import Inspector
+from ccflare_mitm.inspector.repeat import Place, Sender
+from ccflare_mitm.inspector.replay import Replayer, Way
+from ccflare_mitm.pages.admin import Admin
+from ccflare_mitm.pages.logins import Logins
+from ccflare_mitm.pages.server import PageServer
+from ccflare_mitm.wire.hooks import HookRunner
+from ccflare_mitm.wire.reaper import Reaper
+from ccflare_mitm.wire.services import Services
+from ccflare_mitm.wire.sockets import most_clients
+from ccflare_mitm.wire.upstream import target_for
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What decides on a request, and what it asks."""
+
+    gate: Gate
+    authenticator: Authenticator
+    access: AccessLists
+    strangers: Strangers
+    rates: RateLimits
+    mask: HeaderMask
+    opener: TunnelOpener
+    pages: PageServer
+    links: StartLinks
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """What keeps the connections."""
+
+    services: Services
+    reaper: Reaper
+
+
+def build_admission(
+    live: LiveSettings, storage: Storage, accounts: Accounts, recording: Recording, run_id: str
+) -> Admission:
+    """The gate with all that it asks, which follow the client keys and rules in the database."""
+
+    async def keep_try(tried: Used | Wrong) -> bool:
+        return await storage.call(lambda store: store.factors.keep(tried))
+
+    def take_rules(rules: Rules) -> None:
+        access.ban(rules.blocked)
+        second_factor.replace(rules.factor)
+
+    news = storage.news
+    authenticator = Authenticator(
+        wall=time.time,  # noqa: TID251
+        open_loopback=live.reader("open_loopback"),
+        outdated=lambda key_id, secret: renew_digest(storage.writer, key_id, secret),
+        report=report_failures,
+    )
+    second_factor = SecondFactor(time.time, keep_try)  # noqa: TID251
+    sessions, links = Sessions(), StartLinks(storage.call, run_id)
+    pages = build_pages(storage, accounts, recording, authenticator, second_factor, sessions, links)
+    rates = RateLimits(warn)
+    access = AccessLists(live())
+    strangers = Strangers(
+        lambda: share_of(most_clients(live())),
+        lambda: access.access.trusted,
+        room=lambda: room_for_all(most_clients(live())),
+    )
+    live.listen(access.change)
+    news.client_keys.listen(authenticator.replace)
+    news.rules.listen(take_rules)
+    gate = Gate(
+        recording.exchanges,
+        authenticator,
+        access,
+        rates,
+        pages,
+        second_factor,
+        auditor=storage.auditor,
+        sessions=sessions,
+        strangers=strangers,
+        own_names=own_names,
+    )
+    opener = TunnelOpener(
+        gate,
+        Destinations(live, ports),
+        rates,
+        storage.writer.put,
+        run_id=run_id,
+        wall=time.time,  # noqa: TID251
+        records=records_tunnels(live, storage.retention),
+    )
+    return Admission(gate, authenticator, access, strangers, rates, HeaderMask(), opener, pages, links)
+
+
+def build_alerting(
+    live: LiveSettings,
+    environ: Mapping[str, str],
+    storage: Storage,
+    admission: Admission,
+    fetch: Callable[..., Fetcher],
+) -> Alerting:
+    """What tells people. Raises ConfigError or VaultError if there is a webhook, and no secret to sign with."""
+    wall = time.time  # noqa: TID251
+    local = LocalConditions(admission.rates.budgets, storage.retention, storage.auditor, wall)
+    storage.news.client_keys.listen(local.take_keys)
+    alarms = Alarms(wall, live.reader("hold_seconds"))
+    return Alerting(storage.call, alarms, local, sinks(live(), environ, fetch))
+
+
+def build_wire(live: LiveSettings, storage: Storage, upstream: Upstream, admission: Admission) -> Wire:
+    """The services of the stream layer, and the keeper of its deadlines."""
+
+    def sweep_soon(_: KeyRing) -> None:
+        reaper.hurry()
+
+    gate = admission.gate
+    connections = ctx.master.addons.get("proxyserver").connections
+    reaper = Reaper(connections, live, is_over=gate.tunnels.is_over, strangers=admission.strangers)
+    storage.news.client_keys.listen(sweep_soon)
+    services = Services(
+        find=gate.find,
+        target=target_of(live, upstream),
+        proof=upstream.proof,
+        settings=live,
+        claim=gate.names.note,
+        unmask=admission.mask.unmask,
+        decisions=gate.decisions,
+        hooks=HookRunner(ctx.master.addons),
+        watch=reaper.watch,
+        tunnel=lambda flow: gate.tunnels.story(flow.server_conn),
+        let_go=reaper.let_go,
+        leave_unread=reaper.leave_unread,
+        unsent_bytes=reaper.unsent_bytes,
+        open_spool=spools_of(live, reaper),
+    )
+    return Wire(services, reaper)
+
+
+def build_replayer(
+    live: LiveSettings,
+    storage: Storage,
+    gate: Gate,
+    inspector: Inspector,
+    by: By,
+    start: Callable[[str, Coroutine[Any, Any, None]], object],
+) -> Replayer:
+    """What sends a request of the inspector's list again, for `by`. It runs by `start`."""
+
+    def describe(flow: http.HTTPFlow, account: str) -> Replay:
+        exchange, principal = gate.find(flow), gate.tunnels.asker(flow)
+        keyed = principal if principal and principal.key else None
+        return Replay(exchange.id if exchange else "", keyed, account)
+
+    async def audit(replay: Replay) -> None:
+        def note(store: Store) -> None:
+            with store.acting(by):
+                store.note("request.replay", replay.of, account=replay.account or "any")
+
+        await storage.call(note)
+
+    def objection() -> str:
+        needs_certificate = live().client_ca is not None
+        return "not replayed: clients must show a certificate here, and a replay has none" if needs_certificate else ""
+
+    def place() -> Place:
+        host, _, port = local_address().rpartition(":")
+        return Place(host.strip("[]"), int(port), live().requires_client_tls)
+
+    sender = Sender(gate.replays, place)
+    way = Way(
+        find=gate.find,
+        bring_back=inspector.held.bring_back,
+        describe=describe,
+        objection=objection,
+        audit=audit,
+        send=sender.send,
+        say=inspector.say,
+        start=start,
+    )
+    return Replayer(way, time.monotonic)
+
+
+def build_held(live: LiveSettings, storage: Storage, loop: asyncio.AbstractEventLoop) -> Held:
+    """What keeps the bodies that the inspector shows in bounds."""
+
+    def recorded(exchange_id: str) -> Future[Recorded]:
+        return storage.writer.call(lambda store: store.transcripts.bodies(exchange_id))
+
+    def limit() -> int:
+        # What `hardump` names is written when the database is closed already, so with it all bodies stay.
+        return sys.maxsize if ctx.options.hardump else live().inspector_bytes
+
+    return Held(limit, recorded, storage.writer.written, loop.call_soon_threadsafe)
+
+
+def target_of(live: LiveSettings, upstream: Upstream) -> Callable[[Client], UpstreamTarget]:
+    """Where credentials go, for a client of this ingress."""
+    return lambda client: target_for(live(), client, upstream.proxy, ctx.options.upstream_auth)
+
+
+def build_pages(
+    storage: Storage,
+    accounts: Accounts,
+    recording: Recording,
+    authenticator: Authenticator,
+    second_factor: SecondFactor,
+    sessions: Sessions,
+    links: StartLinks,
+) -> PageServer:
+    """What answers under /ccflare/."""
+    management = Management(storage.call, storage.news.accounts.tell, storage.news.client_keys.tell)
+    admin = Admin(
+        recording.exchanges,
+        accounts.keeper.state,
+        management,
+        storage.readers,
+        Logins(authenticator, sessions, links.read, management.note, time.monotonic, storage.auditor),
+        Monitor(recording.exchanges, storage.writer),
+        current,
+        needs_code=lambda: second_factor.is_needed,
+    )
+    return PageServer(admin, second_factor, storage.auditor)
+
+
+def records_tunnels(live: LiveSettings, retention: Retention) -> Callable[[str | None], bool]:
+    """Whether there is a row for a tunnel of a client key that is recorded in this mode (None: as everybody)."""
+    return lambda mode: retention.allowed(record_mode(live().record, (), "", mode)) is not Mode.OFF
+
+
+def spools_of(live: LiveSettings, reaper: Reaper) -> Callable[[Client], Spool]:
+    """Where large batches are kept until they are sent on: beside the database, or the key if that is on a server."""
+
+    def folder() -> Path:
+        settings = live()
+        return settings.database.parent if isinstance(settings.database, Path) else settings.key_path.parent
+
+    room = SpoolRoom(folder, live.reader("minimum_free_bytes"))
+    loop = asyncio.get_running_loop()
+
+    def read_on(client: Client) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(reaper.leave_unread, client, False)
+
+    return lambda client: room.open(lambda: read_on(client))
