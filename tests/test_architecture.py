@@ -163,6 +163,7 @@ TESTED_IN = {
     "ccflare_mitm.gate.header_masking": "e2e/test_secrets.py",
     "ccflare_mitm.gate.ingress": "gate/test_gate.py",
     "ccflare_mitm.gate.management": "security/test_access.py",
+    "ccflare_mitm.gate.ticketing": "gate/test_gate.py",
     "ccflare_mitm.gate.tunnel_story": "e2e/test_tunnel_targets.py",
     "ccflare_mitm.gate.tunnels": "gate/test_gate.py",
     "ccflare_mitm.host.decisions": "security/test_guard.py",

@@ -1,0 +1,160 @@
+"""The ticket of each request that the gate has let in: what may go upstream for it, and what is known of it by then."""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+
+from mitmproxy import http
+
+from ccflare_core.anthropic import ids, routes
+from ccflare_core.anthropic.agents import with_model
+from ccflare_core.anthropic.claude_code import read_provenance
+from ccflare_core.anthropic.ids import NO_IDS, Named
+from ccflare_core.anthropic.request import PARSE_LIMIT, Facts, models_asked, read_facts
+from ccflare_core.anthropic.routes import FILES, PathClass, Route, Rule
+from ccflare_core.clients.keys import ClientKey
+from ccflare_core.exchange.binding import key_of
+from ccflare_core.exchange.exchange import Exchange
+from ccflare_core.exchange.exchanges import Exchanges
+from ccflare_core.exchange.story import Spooled
+from ccflare_core.http.rejection import Rejection
+from ccflare_mitm.gate.batch_reader import BatchReader, model_not_allowed, named_on_disk
+from ccflare_mitm.host.messages import is_batch_upload, method_of, route_of
+
+logger = logging.getLogger("ccflare")
+
+
+class Ticketing:
+    """See the module. `reject` answers a request whose key may not have what the body asks for."""
+
+    def __init__(
+        self,
+        exchanges: Exchanges,
+        batches: BatchReader,
+        reject: Callable[[http.HTTPFlow, Exchange, Rejection], None],
+    ) -> None:
+        self._exchanges = exchanges
+        self._batches = batches
+        self._reject = reject
+        self._id_search = ThreadPoolExecutor(1, thread_name_prefix="ccflare-names")
+        self._has_told_of_stateful = False
+
+    def issue(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        """The whole request is here."""
+        request = flow.request
+        is_ours = self._is_aimed(request)
+        rule = routes.rule_of(method_of(request), request.path.partition("?")[0]) if is_ours else None
+        route = route_of(request, stateful=exchange.is_stateful) if is_ours else Route.UPSTREAM
+        if rule is None or route not in (Route.INFERENCE, Route.STATEFUL):
+            self._tell_of_stateful(rule)
+            exchange.let_pass()
+        elif route is Route.STATEFUL:
+            exchange.admit_stateful(Facts(path_class=rule.resource))
+        else:
+            self._admit(flow, exchange, rule)
+
+    def issue_for_upload(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        """The head of a large file is here, which goes up as it comes: by the head alone."""
+        request = flow.request
+        rule = routes.rule_of(method_of(request), FILES)
+        if rule is None or not self._is_aimed(request) or route_of(request) is not Route.INFERENCE:
+            return
+        exchange.identified(read_provenance(request.method, exchange.opening.path, request.headers.get, b""))
+        facts = replace(self._facts(flow, b"", "", exchange.opening.client), path_class=rule.resource)
+        exchange.admit_upload(facts, request.headers.get("content-type", ""))
+        request.stream = True
+
+    def _is_aimed(self, request: http.Request) -> bool:
+        return (request.scheme, request.host, request.port) == self._exchanges.settings.upstream
+
+    def _tell_of_stateful(self, rule: Rule | None) -> None:
+        """Say once what it takes that Managed Agents are served by an account."""
+        if rule is not None and rule.path_class is PathClass.STATEFUL and not self._has_told_of_stateful:
+            self._has_told_of_stateful = True
+            logger.info(
+                "Managed Agents (%s, …) pass with the client's own credential: ccflare_stateful_account names an "
+                "account to serve them",
+                rule.resource,
+            )
+
+    def _admit(self, flow: http.HTTPFlow, exchange: Exchange, rule: Rule) -> None:
+        """Read the body, and let the request go with an account if its key may run what it asks for."""
+        request = flow.request
+        encoding = request.headers.get("content-encoding", "")
+        if exchange.spool is not None:
+            self._admit_spooled(flow, exchange, exchange.spool, rule, encoding)
+            return
+        named = self._named(request, exchange, request.raw_content or b"", encoding)
+        if not encoding:
+            self._look_for_agent(request, exchange, in_thread=named.thread)
+        body = request.raw_content or b""
+        exchange.identified(read_provenance(request.method, exchange.opening.path, request.headers.get, body))
+        if (key := exchange.opening.key) is not None:
+            if is_batch_upload(request):
+                self._batches.weigh(flow, exchange, key, body, encoding)
+            elif not self._may_run(key, rule, body, encoding):
+                self._reject(flow, exchange, model_not_allowed(key))
+                return
+        facts = replace(self._facts(flow, body, encoding, exchange.opening.client), path_class=rule.resource)
+        exchange.admit(facts, body, encoding, named)
+
+    def _admit_spooled(
+        self, flow: http.HTTPFlow, exchange: Exchange, spool: Spooled, rule: Rule, encoding: str
+    ) -> None:
+        """The same for a batch that is on the disk: what is in it is found out meanwhile."""
+        request, opening = flow.request, exchange.opening
+        exchange.identified(read_provenance(request.method, opening.path, request.headers.get, b""))
+        if opening.key is None:
+            self._batches.await_spool(exchange, spool)
+        else:
+            self._batches.weigh(flow, exchange, opening.key, spool.pieces(), encoding)
+        facts = replace(self._facts(flow, b"", encoding, opening.client), path_class=rule.resource)
+        exchange.admit(facts, b"", encoding)
+        strict = key_of(opening) is not None
+        exchange.await_names(self._id_search.submit(named_on_disk, spool, encoding, strict=strict))
+
+    def _named(self, request: http.Request, exchange: Exchange, body: bytes, encoding: str) -> Named:
+        """What the request names. For a long body that is found out meanwhile, and the exchange waits for it."""
+        asked = (method_of(request), request.path, body)
+        look = partial(ids.named_by, content_encoding=encoding, strict=key_of(exchange.opening) is not None)
+        if len(body) <= PARSE_LIMIT or not routes.runs_model(asked[0], exchange.opening.path):
+            return look(*asked)
+        exchange.await_names(self._id_search.submit(look, *asked))
+        return NO_IDS
+
+    def _may_run(self, key: ClientKey, rule: Rule, body: bytes, encoding: str) -> bool:
+        """Whether the key may use every model that the body asks for, as it goes upstream."""
+        if not key.models or rule.path_class is not PathClass.MODEL:
+            return True
+        models = models_asked(body, content_encoding=encoding)
+        return bool(models) and all(key.may_use_model(model) for model in models or ())
+
+    def _look_for_agent(self, request: http.Request, exchange: Exchange, *, in_thread: bool) -> None:
+        """Note whose request it is. If its model is another one, that is all that changes in the body.
+
+        A thread keeps its model: the upstream refuses to go on with it under another one.
+        """
+        agents = self._exchanges.agents
+        body = request.raw_content or b""
+        if not agents or (agent := agents.find(body)) is None:
+            return
+        exchange.belongs_to_agent(agent.name)
+        asked_for = read_facts(body).model
+        if in_thread or agent.model in (None, asked_for):
+            return
+        changed = with_model(body, agent.model)
+        if changed is not None:
+            exchange.replaced_model(asked_for)
+            request.content = changed  # the setter makes the Content-Length follow
+
+    def _facts(self, flow: http.HTTPFlow, body: bytes, encoding: str, client: str) -> Facts:
+        return read_facts(
+            body,
+            content_encoding=encoding,
+            session_header=flow.request.headers.get("x-claude-code-session-id"),
+            client=client,
+            beta_header=",".join(flow.request.headers.get_all("anthropic-beta")),
+            usage_limit_header=flow.request.headers.get("anthropic-usage-limit"),
+        )
