@@ -59,7 +59,11 @@ def path_of(page: Page) -> str:
     return page.path.replace("{name}", "max")
 
 
-@pytest.mark.parametrize(("route", "role"), list(product(ROUTES, ROLES)), ids=str)
+def named(value: tuple[Page, str] | Role | None) -> str:
+    return f"{value[1]} {value[0].path}" if isinstance(value, tuple) else str(value)
+
+
+@pytest.mark.parametrize(("route", "role"), list(product(ROUTES, ROLES)), ids=named)
 async def test_r08_every_page_for_every_session(route: tuple[Page, str], role: Role | None) -> None:
     page, method = route
     browser = Browser(role)
