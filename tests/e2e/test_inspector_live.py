@@ -22,7 +22,7 @@ from harness import CLIENT_CREDENTIAL, Proxy, RawClient, claude_request, eventua
 
 ONE, TWO = "sk-ant-api03-one", "sk-ant-api03-two"
 KEPT = 4
-LARGE_OBJECTS = Path(__file__).parents[1] / "support" / "large_objects.py"
+PROCESS = Path(__file__).parents[1] / "support" / "process_addon.py"
 START = start_event(COUNTS[0], "claude-opus-4-8") + event(
     {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
 )
@@ -95,6 +95,11 @@ class Web:
         """The result of one of mitmproxy's commands."""
         return json.loads(self._post(f"/commands/{name}", json.dumps({"arguments": arguments}).encode()))
 
+    def set(self, option: str, value: object) -> None:
+        """Change one of our options, and wait until the change counts."""
+        self.command("set", option, str(value))
+        eventually(lambda: self.command("test.setting", option)["value"], lambda found: found == str(value))
+
 
 @pytest.fixture(scope="module")
 def inspected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeUpstream, Proxy, Web]]:
@@ -103,7 +108,7 @@ def inspected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeUp
             upstream,
             folder=tmp_path_factory.mktemp("proxy"),
             program="mitmweb",
-            arguments=("-s", str(LARGE_OBJECTS)),
+            arguments=("-s", str(PROCESS)),
             ccflare_inspector_flows=KEPT,
             ccflare_hold_seconds=0,
             ccflare_retry_delay_ms=1,
@@ -309,7 +314,7 @@ def test_a_body_that_was_let_go_is_shown_downloaded_and_saved_from_the_database(
     flow = last_flow(proxy, web)
     request, response = (web.get(f"/flows/{flow['id']}/{part}/content.data") for part in ("request", "response"))
 
-    web.command("set", "ccflare_inspector_bytes", "0")
+    web.set("ccflare_inspector_bytes", 0)
     assert flow["id"] in {each["id"] for each in web.flows()}
     last_flow(proxy, web)  # each that finishes is an occasion to look
 
@@ -324,7 +329,7 @@ def test_a_body_that_was_let_go_is_shown_downloaded_and_saved_from_the_database(
     (saved,) = [each for each in FlowReader(file).stream() if each.id == flow["id"]]
     assert isinstance(saved, http.HTTPFlow)
     assert (saved.request.raw_content, saved.response and saved.response.raw_content) == (request, response)
-    web.command("set", "ccflare_inspector_bytes", str(2**27))
+    web.set("ccflare_inspector_bytes", 2**27)
 
 
 def test_a_har_file_that_is_written_at_the_end_has_the_bodies(upstream: FakeUpstream, tmp_path: Path) -> None:
@@ -345,8 +350,8 @@ def test_large_bodies_are_in_memory_once_and_only_up_to_the_bound(inspected: tup
     """
     _, proxy, web = inspected
     size, bound = 2_000_000, 10_000_000
-    web.command("set", "ccflare_inspector_flows", "100")
-    web.command("set", "ccflare_inspector_bytes", str(bound))
+    web.set("ccflare_inspector_flows", 100)
+    web.set("ccflare_inspector_bytes", bound)
 
     session = str(uuid.uuid4())
     flows = [last_flow(proxy, web, size=size, session=session)["id"] for _ in range(12)]
@@ -356,14 +361,14 @@ def test_large_bodies_are_in_memory_once_and_only_up_to_the_bound(inspected: tup
     assert {
         flow["id"]: flow["request"]["contentLength"] for flow in web.flows() if flow["id"] in flows
     } == dict.fromkeys(flows, size)
-    web.command("set", "ccflare_inspector_bytes", str(2**27))
-    web.command("set", "ccflare_inspector_flows", str(KEPT))
+    web.set("ccflare_inspector_bytes", 2**27)
+    web.set("ccflare_inspector_flows", KEPT)
 
 
 def test_a_body_that_was_let_go_and_not_recorded_says_so(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
     _, proxy, web = inspected
-    web.command("set", "ccflare_record", "metadata")
-    web.command("set", "ccflare_inspector_bytes", "0")
+    web.set("ccflare_record", "metadata")
+    web.set("ccflare_inspector_bytes", 0)
 
     flow = last_flow(proxy, web)
     last_flow(proxy, web)  # each that finishes is an occasion to look
@@ -372,8 +377,8 @@ def test_a_body_that_was_let_go_and_not_recorded_says_so(inspected: tuple[FakeUp
     raw = web.text(flow, "request", view="raw")
     assert raw["text"].startswith("This body is not in memory any more (ccflare_inspector_bytes)")
     assert raw["description"].startswith("This body is not in memory")
-    web.command("set", "ccflare_record", "redacted")
-    web.command("set", "ccflare_inspector_bytes", str(2**27))
+    web.set("ccflare_record", "redacted")
+    web.set("ccflare_inspector_bytes", 2**27)
 
 
 def test_commands_list_pause_and_resume(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
@@ -400,7 +405,7 @@ def test_what_left_the_list_is_loaded_from_the_record_with_its_bodies(
     inspected: tuple[FakeUpstream, Proxy, Web],
 ) -> None:
     upstream, proxy, web = inspected
-    web.command("set", "ccflare_record", "redacted")  # whatever a test before has left
+    web.set("ccflare_record", "redacted")  # whatever a test before has left
     upstream.answer(sse(["Hello from the record."]))
     story = last_flow(proxy, web)["comment"]
     request = story.rpartition("request=")[2]

@@ -57,6 +57,17 @@ def test_the_oldest_go_as_soon_as_there_are_too_many_bytes() -> None:
     assert desk.held.size == 10_000
 
 
+def test_a_smaller_bound_holds_without_another_flow() -> None:
+    desk, flow = Desk(limit=10_000), finished()
+    recorded(desk, flow)
+    desk.limit = 0
+
+    desk.held.make_room()
+    desk.write()
+
+    assert is_away(flow)
+
+
 def test_a_body_stays_until_it_is_in_the_database() -> None:
     desk, flow, later = Desk(), finished(), finished()
     recorded(desk, flow)

@@ -232,7 +232,9 @@ def build_held(live: LiveSettings, storage: Storage, loop: asyncio.AbstractEvent
         # What `hardump` names is written when the database is closed already, so with it all bodies stay.
         return sys.maxsize if ctx.options.hardump else live().inspector_bytes
 
-    return Held(limit, recorded, storage.writer.written, loop.call_soon_threadsafe)
+    held = Held(limit, recorded, storage.writer.written, loop.call_soon_threadsafe)
+    live.listen(lambda _: held.make_room())
+    return held
 
 
 def target_of(live: LiveSettings, upstream: Upstream) -> Callable[[Client], UpstreamTarget]:

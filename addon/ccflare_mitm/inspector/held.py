@@ -87,7 +87,7 @@ class Held:
         with self._lock:
             self._newest += 1
             self._add(flow, self._newest)
-        self._make_room()
+        self.make_room()
 
     def forget(self, flow_id: str) -> None:
         """It is shown no more."""
@@ -134,7 +134,7 @@ class Held:
             self._held[flow.id] = held = _Held(flow, bodies, number)
             self.size += held.size
 
-    def _make_room(self) -> None:
+    def make_room(self) -> None:
         """Let go of what is in the database for sure, and else ask whether it is by now."""
         self._let_go(self._written_to)
         if self.size <= self._limit():
@@ -155,7 +155,7 @@ class Held:
         """Those up to this one are in the database, or never will be."""
         self._asked_at, self._written_to = None, newest
         if newest < self._newest:
-            self._make_room()
+            self.make_room()
         else:
             self._let_go(newest)
 
@@ -215,9 +215,9 @@ class Held:
                     self._notes.setdefault(flow, {})[part] = _difference(found[part])
         self._give_up(flow, GONE)
         if _is_on_loop():
-            self._make_room()  # at once: who saves many flows has one after the other come back
+            self.make_room()  # at once: who saves many flows has one after the other come back
         else:
-            self._soon(self._make_room)
+            self._soon(self.make_room)
         with self._lock:
             self._add(flow, 0)
 
