@@ -23,6 +23,7 @@ SECRET = re.compile(
 )
 HARMLESS = {
     ("ccflare_cli.console.Console", "ask_secret"): "a function",
+    ("ccflare_cli.companion.here.Here", "data"): "a folder",
     ("anthropic.answers.Answer", "body"): "an answer of our own",
     ("anthropic.answers.Answer", "headers"): "its headers",
     ("secrets.spans.Redacted", "data"): "what is left when the secrets are out",

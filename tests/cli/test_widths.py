@@ -33,7 +33,6 @@ COMMANDS = (
 
 UNTRIED = {
     "ccflare_cli.companion.env": "has lines for a shell, and a table for programs alone",
-    "ccflare_cli.companion.service": "asks the system for its service; its table is upright, and so wraps",
 }
 
 _CUT = re.compile(r"…|Left out for want of room")

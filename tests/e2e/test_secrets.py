@@ -102,7 +102,7 @@ def test_http2_and_whatever_goes_wrong_with_it(tls_upstream: FakeUpstream, tmp_p
 
 @pytest.fixture
 def web(upstream: FakeUpstream, tmp_path: Path) -> Iterator[Proxy]:
-    proxy = Proxy(upstream, folder=tmp_path, program="mitmweb", ccflare_tuning=False)
+    proxy = Proxy(upstream, folder=tmp_path, program="mitmweb", ccflare_tuning=False, view_filter="~all")
     accounts(proxy)
     with proxy:
         yield proxy

@@ -17,6 +17,8 @@ ALLOWED = b"allow-secret"
 _MADE_UP = (b"planted", b"example", b"redacted", b"placeholder")
 _LEAST = {"anthropic-key": 60, "client-key": 36, "private-key": 200}
 """Bytes of a real one; 20 for all others."""
+_LINK = b"/ccflare/login?token="
+"""What follows is good once and for minutes, and the proxy logs it at its start."""
 _BITS = {"secret": 4.0, "password": 4.0}
 """Least entropy per byte where only the name before it tells that it is a secret; else 3.5. Base64 has 5 and more."""
 
@@ -57,6 +59,8 @@ def _unknown(data: bytes, *, is_source: bool) -> Iterable[tuple[int, str]]:
     spans = sorted(span for span in redact.find(data) if span.label not in ("", "number"))
     formed = [span.start for span in spans if span.label not in _BITS]
     for start, end, label in spans:
+        if data.endswith(_LINK, 0, start):
+            continue
         if label in _BITS and bisect_left(formed, end) > bisect_left(formed, start):
             continue  # a name stands before it, but its form tells more
         if not (is_source and _is_made_up(label, data[start:end])):

@@ -21,7 +21,7 @@ class Pieces(NamedTuple):
     digested: Digested
 
     def __repr__(self) -> str:
-        return f"<Pieces: {len(self.addresses)}>"
+        return "<Pieces>"
 
     @property
     def weight(self) -> int:

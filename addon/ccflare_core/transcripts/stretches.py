@@ -54,7 +54,7 @@ class Searched(NamedTuple):
     stretches: list[Stretch]
 
     def __repr__(self) -> str:
-        return f"<Searched: {len(self.stretches)} stretches>"
+        return "<Searched>"
 
     @property
     def weight(self) -> int:

@@ -183,7 +183,7 @@ def test_an_account_gets_a_proxy_and_loses_it_again(api: FakeUpstream, tmp_path:
         (["a", "--proxy", "proxy.example:3128"], "", "a proxy is http:// or https://"),
         (["a", "--proxy", "-"], PASSWORD, "What came on stdin cannot be used: a proxy is http:// or https://"),
         (["a"], "", "--proxy"),
-        (["b", "--proxy", "none"], "", "there is no account called b"),
+        (["b", "--proxy", "none"], "", "There is no account called b"),
     ],
 )
 def test_a_proxy_that_cannot_be_an_accounts_is_refused(

@@ -255,6 +255,12 @@ def test_made_up_secrets_of_tests_are_passed_over_in_sources_only(text: bytes) -
     assert bool(leaks.find(b"key = " + text)) == (text[:1] != b"a")
 
 
+def test_the_link_that_the_proxy_logs_at_its_start_is_no_leak() -> None:
+    token = b"key_0a1b2c.1796027803.aB3-dE6_gH9jK2mN5pQ8sT1vW4yZ7.q8ST1vW4yZ7aB3dE6gH9jK2mN5pQ8sT1"
+    assert leaks.find(b"dashboard: http://127.0.0.1:8080/ccflare/login?token=" + token) == []
+    assert leaks.find(b"dashboard: http://127.0.0.1:8080/ccflare/other?token=" + token)
+
+
 def test_a_damaged_database(run: Run, history: History, tmp_path: Path) -> None:
     history.store.close()
     path = tmp_path / "data" / "ccflare.db"
