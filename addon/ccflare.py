@@ -113,8 +113,10 @@ class CCFlare:
             await listener.listen()
         except ConfigError as error:
             give_up(ConfigError(f"{error} ({options.told_places(self._places, 'listen_host', 'listen_port')})."))
+        link = await self._app.dashboard_link()
+        # Nothing is awaited from here on: mitmproxy makes its certificates right after this, and who waits wants one.
         self._opening.ready()
-        for sentence in (self._app.greeting(), *self._app.next_steps(), await self._app.dashboard_link()):
+        for sentence in (self._app.greeting(), *self._app.next_steps(), link):
             logger.info("%s", sentence)
 
     # A connection
