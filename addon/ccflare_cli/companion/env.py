@@ -56,7 +56,8 @@ def show(console: Console, arguments: argparse.Namespace) -> int:
     shell = arguments.shell or shells.own_shell(console.environ)
     console.stdout.write(f"{shells.spoken(found, shell)}\n")
     if console.stdout.isatty():
-        command = typed("env") + (f" --shell {shell}" if arguments.shell else "")
+        given = (f" --shell {shell}" if arguments.shell else "") + (" --key -" if arguments.key else "")
+        command = typed("env") + given
         console.complain(f"To have this shell take it: {shells.SHELLS[shell].use.format(command=command)}")
     return OK
 

@@ -23,6 +23,7 @@ _KEY = re.compile(rf"{KEY_PREFIX}[A-Za-z0-9_-]+")
 _WANTS_KEY = (
     "Every request needs a client key here: make one with `{command}`, and give it on standard input with `--key -`."
 )
+_WANTS_NONE = "The key is left out: this proxy asks programs of this machine for none."
 
 
 class Here(NamedTuple):
@@ -51,7 +52,8 @@ def _place(text: str) -> str:
 def find_proxy(console: Console, arguments: argparse.Namespace, known: Mapping[str, str] | None = None) -> Here:
     """The proxy that a client is to use. Raises Refused, also if it wants a key and there is none.
 
-    A key that is in use already, in our own environment or in the `known` one of the client, is used again.
+    A key that is in use already, in our own environment or in the `known` one of the client, is used again. One that is
+    given where none is wanted is left out, which is said.
     """
     found = read_settings(console, arguments.database)
     place = arguments.address or proxy_address(console)
@@ -60,6 +62,8 @@ def find_proxy(console: Console, arguments: argparse.Namespace, known: Mapping[s
         if not key:
             raise Refused(_WANTS_KEY.format(command=typed("keys client add NAME --tunnels")))
     else:
+        if arguments.key:
+            console.complain(_WANTS_NONE)
         key = ""
     authority = own_authority(confdir(settings.defaults(console.environ, ROOT)))
     return Here(ProxyAddress(place, found.requires_client_tls, key=key), authority, data_folder(found))

@@ -65,6 +65,22 @@ def test_at_a_terminal_it_says_how_the_shell_takes_it(home: Path) -> None:
     assert "scripts/env.py --shell fish | source" in desk.complained
 
 
+def test_at_a_terminal_the_way_to_take_it_asks_for_the_key_again(home: Path) -> None:
+    key = add_key(home)
+    desk = Desk(io.StringIO(f"{key}\n"), stdout=Terminal(), environ={"SHELL": "/bin/bash"})
+
+    assert main(["--database", str(home / "data" / "ccflare.db"), "--key", "-"], desk.console()) == 0
+
+    assert 'eval "$(scripts/env.py --key -)"' in desk.complained
+
+
+def test_a_key_that_nobody_asks_for_is_left_out_and_that_is_said(home: Path, run: Run) -> None:
+    desk = run("--key", "-", stdin="ccf_EXAMPLE\n")
+
+    assert "ccf_" not in desk.said
+    assert desk.complained == "The key is left out: this proxy asks programs of this machine for none.\n"
+
+
 def test_programs_get_the_variables_as_json(run: Run) -> None:
     rows = json.loads(run("--format", "json", ANTHROPIC_BASE_URL="http://127.0.0.1:8080").said)
 
