@@ -37,6 +37,10 @@ To use it, with the key in the place of KEY:
   SDKs         ANTHROPIC_BASE_URL=http://{address} ANTHROPIC_API_KEY=KEY
   curl         curl http://{address}/v1/models --header 'x-api-key: KEY'
   HTTPS proxy  HTTPS_PROXY=http://key:KEY@{address}"""
+_HOW_TO_LOOK = """\
+It sends no requests, but shows what they were. To use it, with the key in the place of KEY:
+  Browser      http://{address}/ccflare/login
+  curl         curl http://{address}/ccflare/api/v1/stats --header 'x-api-key: KEY'"""
 _NOBODY = (
     "It was the last one that was valid, so nobody is served now: add another key, or set ccflare_open_loopback to "
     "serve this machine's own programs without one."
@@ -162,6 +166,8 @@ def _add(console: Console, arguments: argparse.Namespace) -> int:
         console.complain(_HOW_TO_USE.format(address=proxy_address(console)))
         if not given.get("tunnels"):
             console.complain(_NEEDS_TUNNELS)
+    else:
+        console.complain(_HOW_TO_LOOK.format(address=proxy_address(console)))
     if is_first:
         console.complain("It is the first one: from now on every request needs a key.")
     return OK

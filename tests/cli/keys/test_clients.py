@@ -196,7 +196,9 @@ def test_a_new_key_says_how_it_is_used(run: Run) -> None:
 
     assert "ANTHROPIC_BASE_URL=http://127.0.0.1:8080 ANTHROPIC_AUTH_TOKEN=KEY" in told
     assert "HTTPS_PROXY=http://key:KEY@127.0.0.1:8080" in told
-    assert "BASE_URL" not in run("add", "boss", "--role", "viewer").complained
+    viewers = run("add", "boss", "--role", "viewer").complained
+    assert "BASE_URL" not in viewers
+    assert "http://127.0.0.1:8080/ccflare/login" in viewers
 
 
 def test_who_revokes_the_last_key_that_is_served_hears_that_nobody_is(run: Run) -> None:
