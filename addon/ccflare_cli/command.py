@@ -13,6 +13,7 @@ from typing import NoReturn
 from ccflare_cli import MODULES
 from ccflare_cli.completion import complete, first_word
 from ccflare_cli.parsing import Parser, near
+from ccflare_core import __version__
 
 ENTRY = Path(__file__).resolve().parents[1] / "ccflare.py"
 """The addon, beside the packages in a clone as in an installation."""
@@ -68,6 +69,7 @@ def main() -> int:
 
 def _parser() -> Parser:
     parser = Parser(prog="ccflare", description="Pool your own Claude accounts behind one local proxy.")
+    parser.add_argument("--version", action="version", version=f"ccflare {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, text in COMMANDS.items():
         commands.add_parser(name, help=text, add_help=False)

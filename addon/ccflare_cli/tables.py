@@ -58,7 +58,8 @@ def account_table(rows: Sequence[tuple[StoredStatus, Use]], now: float) -> Table
             Column("7d", lambda row: percent(row[0].utilization("7d"), 0), right=True),
             Column("State", lambda row: row[0].in_words(now), way=wrapped(20), tone=lambda row: _tone(row[0])),
         ),
-        empty=f"No accounts yet: add one with `{typed('accounts add NAME')}`, or with `--api-key -` after the name.",
+        empty=f"No accounts yet: log in with `{typed('accounts login NAME')}`, or give an API key to "
+        f"`{typed('accounts add NAME --api-key -')}`.",
         note="\n".join(
             [
                 *(f"{printable(shared_limits(group))}." for group in groups),

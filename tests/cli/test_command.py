@@ -10,6 +10,7 @@ import pytest
 
 from ccflare_cli import ROOT
 from ccflare_cli.command import COMMANDS
+from ccflare_core import __version__
 
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 
@@ -43,6 +44,10 @@ def test_help_has_a_line_for_every_command(ccflare: Path) -> None:
     assert [name for name in COMMANDS if f"\n    {name} " not in said] == []
 
 
+def test_version_is_that_of_the_package(ccflare: Path) -> None:
+    assert run(ccflare, "--version") == (0, f"ccflare {__version__}\n", "")
+
+
 def test_every_script_is_a_command() -> None:
     scripts = {path.stem for path in (ROOT / "scripts").glob("[a-z]*.py")}
 
@@ -53,7 +58,11 @@ def test_a_command_does_what_its_script_does(ccflare: Path, tmp_path: Path) -> N
     code, said, _ = run(ccflare, "accounts", "--database", str(tmp_path / "none.db"), "list")
     wrong, _, complained = run(ccflare, "accounts", "lst")
 
-    assert (code, said.partition(":")[0]) == (0, "No accounts yet")
+    assert code == 0
+    assert said == (
+        "No accounts yet: log in with `ccflare accounts login NAME`, or give an API key to "
+        "`ccflare accounts add NAME --api-key -`.\n"
+    )
     assert wrong == 2
     assert complained.startswith("usage: ccflare accounts ")
     assert "did you mean list?" in complained
