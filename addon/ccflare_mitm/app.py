@@ -151,7 +151,7 @@ class App:
         self._take_up(known)
         self._check_stateful_account(self.settings)
         if known.crashed:
-            logger.warning("%s of an earlier run that crashed closed as crashed", some(known.crashed, "exchange"))
+            logger.warning("an earlier run crashed with %s open: recorded as crashed", some(known.crashed, "exchange"))
         for host in self.settings.upstream_pins.without_backup():
             logger.warning("%s has one pin only: if its key is replaced, nothing can be sent to it", host)
         self._inspector.open(self.admission.pages)

@@ -35,7 +35,8 @@ def test_block_list_unblock(run: Run) -> None:
     run("unblock", "203.0.113.7")
 
     assert blocked(run) == []
-    assert "is not blocked as such" in run("unblock", "203.0.113.7", code=1).complained
+    refused = run("unblock", "203.0.113.7", code=1).complained
+    assert "is not blocked as such: `scripts/access.py list` shows which networks are" in refused
 
 
 def test_without_a_database_nothing_is_blocked(run: Run) -> None:

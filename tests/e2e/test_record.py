@@ -246,7 +246,7 @@ def test_what_a_killed_proxy_left_open_is_closed_at_the_next_start(upstream: Fak
     with Proxy(upstream, folder=tmp_path) as again:
         rows = again.rows("SELECT outcome, success FROM requests", until=lambda rows: rows[0]["outcome"])
         assert rows == [{"outcome": "crashed", "success": 0}]
-        assert "closed as crashed" in again.log()
+        assert "an earlier run crashed with 1 exchange open: recorded as crashed" in again.log()
         assert ask(again).status == 200
 
 

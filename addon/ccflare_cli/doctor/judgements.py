@@ -50,7 +50,9 @@ def backup(newest: Backup | None, *, is_used: bool) -> Result:
     """Whether there is a backup that is whole and young; None if none was ever made."""
     check, remedy = "database.backup", f"run `{typed('maintain backup FILE')}` regularly, and try once to restore it"
     if newest is None:
-        return warn(check, "no backup was ever made", remedy) if is_used else ok(check, "empty")
+        return (
+            warn(check, "no backup was ever made", remedy) if is_used else ok(check, "there is nothing to back up yet")
+        )
     told = f"the newest backup is {span(newest.age)} old"
     if not newest.is_there:
         return warn(check, f"{told}, and no longer where it was written, {newest.path}", "see that it lies elsewhere")

@@ -15,6 +15,7 @@ from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script
 from ccflare_cli.pasting import unwrapped
 from ccflare_core.config.settings import Settings
 from ccflare_core.errors import VaultError
+from ccflare_core.program import typed
 from ccflare_core.secrets.key_sources import SOURCES, choose, make
 from ccflare_core.store.data_keys import DataKey, DataKeys
 from ccflare_core.store.resealing import CLEAR, drain
@@ -169,7 +170,7 @@ def _rewrap_all(console: Console, store: Store, keys: DataKeys) -> int:
         console.complain(f"{some(len(work.left), 'value')} cannot be opened and stayed as before:\n{shown}")
         return REFUSED
     if old := keys.all()[1:]:
-        console.say(f"No value needs {_names(old)} any more: `retire` deletes a key.")
+        console.say(f"No value needs {_names(old)} any more: `{typed('keys retire KEY')}` deletes a key.")
     return OK
 
 

@@ -137,7 +137,8 @@ def _answer(settings: Settings, arguments: argparse.Namespace, console: Console)
                 and arguments.format in ("table", "markdown")
                 and views.is_empty()
             ):
-                return f"Nothing is recorded yet in {settings.database}: send a request through the proxy first."
+                told = f"Nothing is recorded yet in {settings.database}: send a request through the proxy first."
+                return console.page(arguments).folded(told)
             if arguments.plot:
                 views.plot(asked, arguments.plot)
                 return f"{arguments.plot} is written."

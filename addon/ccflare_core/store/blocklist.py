@@ -9,6 +9,7 @@ from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import BlockedAddressRow
 from ccflare_core.errors import StoreError
 from ccflare_core.http.addresses import Network, Networks
+from ccflare_core.program import typed
 from ccflare_core.store.context import StoreContext
 from ccflare_core.text import to_ms
 
@@ -67,7 +68,7 @@ class Blocklist:
         with self._transaction():
             look = self._context.signed.look(BlockedAddressRow)
             if not (found := _spellings(network, look) + [each for each in look.sound if each == str(network)]):
-                raise StoreError(f"{network} is not blocked as such: the list shows which networks are")
+                raise StoreError(f"{network} is not blocked as such: `{typed('access list')}` shows which networks are")
             self._delete(found)
             self._record("address.unblock", str(network))
 

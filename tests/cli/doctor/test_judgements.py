@@ -283,7 +283,8 @@ def test_room_growth_and_backups() -> None:
     assert [r.level for r in judgements.room(500 * MIB, MIB, 1, 0)] == [Level.WARN, Level.OK]
     assert [r.level for r in judgements.room(2 * GIB, GIB, 2, 0)] == [Level.OK, Level.WARN]
     assert judgements.backup(None, is_used=True).level is Level.WARN
-    assert judgements.backup(None, is_used=False).level is Level.OK
+    unused = judgements.backup(None, is_used=False)
+    assert (unused.level, unused.found) == (Level.OK, "there is nothing to back up yet")
     assert judgements.backup(Backup("x", 3 * DAY), is_used=True).level is Level.OK
 
 

@@ -73,7 +73,7 @@ def test_rotate_rewrap_retire(run: Run) -> None:
     run("rotate", "--later")
     assert [row["values"] for row in status(run)] == [0, 3]
     assert "still needed by 3 values" in run("retire", str(old["id"]), code=1).complained
-    assert f"No value needs {old['id']}" in run("rewrap").said
+    assert f"No value needs {old['id']} any more: `scripts/keys.py retire KEY` deletes a key." in run("rewrap").said
     run("retire", str(old["id"]))
     assert [row["values"] for row in status(run)] == [4]  # with the audit key of the old one
 
