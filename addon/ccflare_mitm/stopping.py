@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from ccflare_core.exchange.exchanges import Exchanges
 from ccflare_core.exchange.steps import Outcome
@@ -23,8 +23,8 @@ async def drain(exchanges: Exchanges, seconds: float, hurry: asyncio.Event) -> N
     """Wait for open exchanges until `hurry` shortens it, and record the rest as cut."""
     if exchanges.open and seconds:
         logger.info(
-            "stopping: %s may go on for up to %.0f s; a second Ctrl-C, or signal, cuts them",
-            open_ones(exchanges),
+            "stopping: %s may go on for up to %.0f s; a second Ctrl-C, or signal, ends that",
+            open_ones([exchange.status for exchange in exchanges.open.values()]),
             seconds,
         )
     loop = asyncio.get_running_loop()
@@ -36,10 +36,13 @@ async def drain(exchanges: Exchanges, seconds: float, hurry: asyncio.Event) -> N
         logger.warning("%s cut by the shutdown", some(cut, "open exchange"))
 
 
-def open_ones(exchanges: Exchanges) -> str:
-    """How many requests there are, and in how many the client has a part of the answer."""
-    answered = sum(exchange.status is not None for exchange in exchanges.open.values())
-    return f"{some(len(exchanges.open), 'open request')}, {answered} of them in the midst of an answer,"
+def open_ones(statuses: Collection[int | None]) -> str:
+    """How many requests are open, and in how many the client has a part of the answer: these have a status."""
+    told = some(len(statuses), "open request")
+    answered = sum(status is not None for status in statuses)
+    if not answered:
+        return told
+    return f"{told}, {'' if len(statuses) == 1 else f'{answered} of them '}in the midst of an answer,"
 
 
 def write_down(writer: Writer, last: Callable[[], object]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ccflare_mitm.stopping import open_ones
 from fake_upstream import FakeUpstream, Gate, sse, stall_before_head
 from harness import Proxy, StartProxy, claude_request, eventually, via_base_url
 
@@ -31,10 +32,24 @@ def test_a_stop_says_what_it_waits_for_and_for_how_long(
         told = proxy.wait_for_log("stopping: ")
 
         assert "stopping: 2 open requests, 1 of them in the midst of an answer, may go on for up to 60 s" in told
-        assert "a second Ctrl-C, or signal, cuts them" in told
+        assert "a second Ctrl-C, or signal, ends that" in told
         os.kill(proxy.pid, number)
         eventually(lambda: proxy.returncode, until=lambda code: code == 0)
     assert "2 open exchanges cut by the shutdown" in proxy.log()
+
+
+@pytest.mark.parametrize(
+    ("statuses", "told"),
+    [
+        ([None], "1 open request"),
+        ([200], "1 open request, in the midst of an answer,"),
+        ([None, None], "2 open requests"),
+        ([200, None], "2 open requests, 1 of them in the midst of an answer,"),
+        ([200, 429], "2 open requests, 2 of them in the midst of an answer,"),
+    ],
+)
+def test_open_requests_are_told_in_a_sentence(statuses: list[int | None], told: str) -> None:
+    assert open_ones(statuses) == told
 
 
 def test_a_stop_with_nothing_open_says_nothing_of_waiting(upstream: FakeUpstream, start_proxy: StartProxy) -> None:
