@@ -178,6 +178,7 @@ def activity(day: Activity, *, is_remote: bool) -> Results:
     for name, number, limit, noun, which, how in looks:
         told = f"{some(number, noun)} {which} in 24 hours"
         see = f"look: `{typed('audit show')} {how} --since 24h`"
+        see += "; each run of this doctor makes one, too" if name == "denied" else ""
         yield warn(f"activity.{name}", told, see) if number >= limit else ok(f"activity.{name}", told)
     yield _failures(day)
     strange = [address for address in day.addresses if address and not is_this_machine(address)]

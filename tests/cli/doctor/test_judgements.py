@@ -413,7 +413,10 @@ def test_an_administrator_without_a_second_factor(run: Run, history: History) ->
 def test_unusual_activity() -> None:
     events = Counter({("auth.denied", "denied"): 10, ("token.refresh", "failed"): 3, ("config.change", "ok"): 20})
     day = Activity(30, 10, ("127.0.0.1", "10.0.0.7"), events)
-    assert [r.level for r in judgements.activity(day, is_remote=False)] == [Level.WARN] * 5
+    told = list(judgements.activity(day, is_remote=False))
+    assert [result.level for result in told] == [Level.WARN] * 5
+    assert told[0].remedy.endswith("--since 24h`; each run of this doctor makes one, too")
+    assert told[1].remedy.endswith("--since 24h`")
     quiet = Activity(30, 1, ("127.0.0.1", "10.0.0.7"), Counter())
     assert [r.level for r in judgements.activity(quiet, is_remote=True)] == [Level.OK] * 5
 
