@@ -1,4 +1,4 @@
-"""The gate knows a replay by the port that it comes from, once, and takes it for its client's."""
+"""The gate knows a replay by its connection's ends, once, and takes it for its client's."""
 
 from typing import Any
 
@@ -7,17 +7,18 @@ from mitmproxy import http
 from mitmproxy.test import tflow
 
 from ccflare_mitm.gate.gate import Gate
-from ccflare_mitm.host.replays import Replay, Replays
+from ccflare_mitm.host.replays import Ends, Replay, Replays
 from exchange_kit import EPOCH, Bench
 from flow_kit import asked
 from guard_kit import SECRET, a_gate, a_key, an_authenticator, ring_of
 
 REPLAY = Replay("req_1", None, "max-1")
+HERE = Ends(("127.0.0.1", 50_000), ("127.0.0.1", 8080))
 
 
 def test_the_next_request_from_there_is_the_replay_and_no_other() -> None:
     replays, flow, next_flow = Replays(), asked(), asked()
-    replays.expect(("127.0.0.1", 50_000), REPLAY)
+    replays.expect(HERE, REPLAY)
 
     assert replays.recognise(asked(peer="127.0.0.2")) is None
     assert replays.recognise(flow) == REPLAY
@@ -27,17 +28,27 @@ def test_the_next_request_from_there_is_the_replay_and_no_other() -> None:
     assert (next_flow.is_replay, replays.of(next_flow)) == (None, None)
 
 
+@pytest.mark.parametrize("here", [("127.0.0.1", 8081), ("127.0.0.2", 8080)])
+def test_the_same_port_on_its_way_to_another_of_ours_is_no_replay(here: tuple[str, int]) -> None:
+    """The kernel gives a port to several connections, and another program can ask for it (IP_LOCAL_PORT_RANGE)."""
+    replays, flow = Replays(), asked()
+    replays.expect(HERE, REPLAY)
+    flow.client_conn.sockname = here
+    assert replays.recognise(flow) is None
+    assert flow.is_replay is None
+
+
 def test_what_was_forgotten_is_expected_no_more() -> None:
     replays, flow = Replays(), asked()
-    replays.expect(("127.0.0.1", 50_000), REPLAY)
-    replays.forget(("127.0.0.1", 50_000))
-    replays.forget(("127.0.0.1", 50_000))
+    replays.expect(HERE, REPLAY)
+    replays.forget(HERE)
+    replays.forget(HERE)
     assert replays.recognise(flow) is None
 
 
 def test_a_flow_without_an_address_is_no_replay() -> None:
     replays, flow = Replays(), tflow.tflow()
-    replays.expect(("127.0.0.1", 50_000), REPLAY)
+    replays.expect(HERE, REPLAY)
     flow.client_conn.peername = None  # type: ignore[assignment]
     assert replays.recognise(flow) is None
 
@@ -52,7 +63,7 @@ def repeated(gate: Gate, flow: http.HTTPFlow) -> http.HTTPFlow:
     exchange = gate.find(flow)
     assert exchange is not None
     again = asked()
-    gate.replays.expect(("127.0.0.1", 50_000), Replay(exchange.id, gate.tunnels.asker(flow), "max-b"))
+    gate.replays.expect(HERE, Replay(exchange.id, gate.tunnels.asker(flow), "max-b"))
     gate.enter(again)
     return again
 

@@ -1,13 +1,14 @@
 """What a replay puts on the wire: the request as it came, without what was hidden, for a connection of its own."""
 
 import asyncio
+import zlib
 
 import pytest
 from mitmproxy import http
 from mitmproxy.test import tutils
 
 from ccflare_core.secrets.redact import HIDDEN
-from ccflare_mitm.host.replays import Replay, Replays
+from ccflare_mitm.host.replays import Ends, Replay, Replays
 from ccflare_mitm.inspector.repeat import Place, Seen, Sender, head_of, take_answer
 
 BODY = b'{"model": "m"}'
@@ -59,13 +60,20 @@ def test_requests_are_told_apart_by_each_of_their_parts() -> None:
         assert Seen.of(edited, BODY) != seen
 
 
+def test_a_body_is_told_from_another_one_of_its_checksum() -> None:
+    """Whoever edits in mitmweb could else have words of their own sent by the key of the client that had asked."""
+    first, other = b"plumless", b"buckeroo"
+    assert zlib.crc32(first) == zlib.crc32(other)
+    assert Seen.of(request(), first) != Seen.of(request(), other)
+
+
 async def test_a_replay_is_expected_at_the_port_that_it_comes_from_and_only_there() -> None:
     seen: list[tuple[tuple[str, int], bytes]] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         peer = writer.get_extra_info("peername")[:2]
-        assert replays._expected == {peer: REPLAY}
+        assert replays._expected == {Ends(peer, (host, port)): REPLAY}
         seen.append((peer, head + await reader.readexactly(len(BODY))))
         writer.close()
 

@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import ssl
-import zlib
 from collections.abc import Callable
+from hashlib import sha256
 from typing import NamedTuple
 
 import h11
@@ -12,7 +12,7 @@ from mitmproxy import http
 
 from ccflare_core.http.headers import Header
 from ccflare_core.secrets.redact import HIDDEN
-from ccflare_mitm.host.replays import Replay, Replays
+from ccflare_mitm.host.replays import Ends, Replay, Replays
 
 _READ_BYTES = 65_536
 _SAID_ANEW = frozenset({b"transfer-encoding", b"expect"})
@@ -26,12 +26,12 @@ class Seen(NamedTuple):
     path: str
     fields: tuple[Header, ...]
     size: int
-    checksum: int
+    digest: bytes
 
     @classmethod
     def of(cls, request: http.Request, body: bytes) -> "Seen":
         """That of a request with this body."""
-        return cls(request.method, request.path, request.headers.fields, len(body), zlib.crc32(body))
+        return cls(request.method, request.path, request.headers.fields, len(body), sha256(body).digest())
 
 
 class Place(NamedTuple):
@@ -53,15 +53,15 @@ class Sender:
         """Send it, and take its answer, which is shown where all are. Raises OSError if there is no connection."""
         host, port, is_tls = self._place()
         reader, writer = await asyncio.open_connection(host, port, ssl=_tls() if is_tls else None)
-        address = writer.get_extra_info("sockname")[:2]
+        ends = Ends(*(writer.get_extra_info(end)[:2] for end in ("sockname", "peername")))
         try:
-            self._expected.expect(address, replay)
+            self._expected.expect(ends, replay)
             writer.write(head_of(request, host, port))
             writer.write(request.raw_content or b"")
             await writer.drain()
             await take_answer(reader)
         finally:
-            self._expected.forget(address)
+            self._expected.forget(ends)
             writer.transport.abort()
 
 

@@ -113,7 +113,7 @@ class Replayer:
         if body is None or len(body) != seen.size or (isinstance(body, StandIn) and body.fetch is None):
             return "not replayed: its exact body is not here any more"
         found = Seen.of(flow.request, body)
-        if (found._replace(size=seen.size, checksum=seen.checksum) if is_away else found) != seen:
+        if (found._replace(size=seen.size, digest=seen.digest) if is_away else found) != seen:
             return "not replayed: it was edited here, and only what a client has sent is sent again"
         return self._way.objection()
 
