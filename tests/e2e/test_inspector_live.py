@@ -18,7 +18,7 @@ from mitmproxy.io import FlowReader
 from ccflare_mitm.pages.table import PAGES
 from corpus import COUNTS, end_events, event, start_event
 from fake_upstream import FakeUpstream, Gate, limited_5h, overloaded, sse, sse_answer
-from harness import CLIENT_CREDENTIAL, Proxy, RawClient, claude_request, eventually, via_base_url
+from harness import CLIENT_CREDENTIAL, Proxy, RawClient, accepts, claude_request, eventually, via_base_url
 
 ONE, TWO = "sk-ant-api03-one", "sk-ant-api03-two"
 KEPT = 4
@@ -484,3 +484,23 @@ def test_a_page_changes_something_in_mitmweb_only_with_its_token(inspected: tupl
     assert json.loads(web.get("/ccflare/health"))["accounts"][1]["reason"].startswith("paused")
     assert web.post("/ccflare/accounts/two/resume") == 200
     assert {"actor": "mitmweb", "action": "account.pause"} in proxy.rows("SELECT actor, action FROM audit_log")
+
+
+def comment_of(web: Web, flow: dict[str, Any]) -> str:
+    return str(next(each["comment"] for each in web.flows() if each["id"] == flow["id"]))
+
+
+def test_a_replay_goes_nowhere_while_the_proxy_does_not_listen(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
+    """Where it has listened, or would by default, another program can listen by then."""
+    _, proxy, web = inspected
+    flow = last_flow(proxy, web)
+    web.command("set", "server", "false")
+    try:
+        eventually(lambda: accepts(proxy.port), lambda found: not found)
+        web.replay(flow)
+        web.replay(flow)
+        told = eventually(lambda: comment_of(web, flow), has("not replayed: "))
+    finally:
+        web.command("set", "server", "true")
+        eventually(lambda: accepts(proxy.port))
+    assert told.startswith("not replayed: the proxy does not listen at the moment")

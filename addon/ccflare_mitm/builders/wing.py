@@ -23,6 +23,7 @@ from ccflare_core.clients.totp import SecondFactor, Used, Wrong
 from ccflare_core.config.live import LiveSettings
 from ccflare_core.config.record_mode import Mode, record_mode
 from ccflare_core.config.target import UpstreamTarget
+from ccflare_core.errors import StoreError
 from ccflare_core.http.client import Fetcher
 from ccflare_core.store.spool import Spool, SpoolRoom
 from ccflare_core.store.store import Store
@@ -38,7 +39,7 @@ from ccflare_mitm.gate.gate import Gate
 from ccflare_mitm.gate.header_masking import HeaderMask
 from ccflare_mitm.gate.management import Management, StartLinks, renew_digest, report_failures
 from ccflare_mitm.gate.tunnel_opener import TunnelOpener
-from ccflare_mitm.host.listener import local_address, own_names, ports
+from ccflare_mitm.host.listener import own_names, ports, way_in
 from ccflare_mitm.host.options import current
 from ccflare_mitm.host.replays import Replay
 from ccflare_mitm.inspector.held import Held, Recorded
@@ -205,8 +206,9 @@ def build_replayer(
         return "not replayed: clients must show a certificate here, and a replay has none" if needs_certificate else ""
 
     def place() -> Place:
-        host, _, port = local_address().rpartition(":")
-        return Place(host.strip("[]"), int(port), live().requires_client_tls)
+        if (found := way_in()) is None:  # another program may, by now
+            raise StoreError("the proxy does not listen at the moment")
+        return Place(*found, live().requires_client_tls)
 
     sender = Sender(gate.replays, place)
     way = Way(

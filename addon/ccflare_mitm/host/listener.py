@@ -71,12 +71,19 @@ def ports() -> frozenset[int]:
     return frozenset(address[1] for instance in server.servers for address in instance.listen_addrs)
 
 
-def local_address() -> str:
-    """Host and port by which programs on this machine reach the proxy, as in an address."""
+def way_in() -> tuple[str, int] | None:
+    """Host and port by which programs on this machine reach the proxy; None while it does not listen."""
     server: Any = ctx.master.addons.get("proxyserver")
     found = [address[:2] for instance in server.servers for address in instance.listen_addrs]
-    host, port = next((each for each in found if ":" not in each[0]), found[0] if found else ("127.0.0.1", 8080))
-    host = reachable(host)
+    if not found:
+        return None
+    host, port = next((each for each in found if ":" not in each[0]), found[0])
+    return reachable(host), port
+
+
+def local_address() -> str:
+    """The same as in an address; mitmproxy's own while it does not listen."""
+    host, port = way_in() or ("127.0.0.1", 8080)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
