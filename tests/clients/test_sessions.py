@@ -21,6 +21,11 @@ VIEWER = a_key(role=Role.VIEWER)
 PRINCIPAL = Principal(VIEWER, VIEWER.role.permissions, SECRET)
 
 
+def principal_of(name: str) -> Principal:
+    key = a_key(name, role=Role.VIEWER)
+    return Principal(key, key.role.permissions, SECRET)
+
+
 def some_sessions(most: int = 3) -> Sessions:
     numbers = itertools.count()
     return Sessions(lambda: f"secret-{next(numbers)}", most)
@@ -67,6 +72,15 @@ def test_sessions_are_few_and_the_least_used_one_gives_way() -> None:
     sessions.begin(OWNER, 3.0)
     assert sessions.find([second.cookie], 3.0) is None
     assert sessions.find([first.cookie], 3.0) is first.session
+
+
+def test_who_logs_in_again_and_again_ends_no_session_but_their_own() -> None:
+    sessions = some_sessions(most=4)
+    owners, others = sessions.begin(OWNER, 0.0), sessions.begin(principal_of("other"), 0.0)
+    own = [sessions.begin(PRINCIPAL, 1.0) for _ in range(20)]
+    for begun in (owners, others, *own[-2:]):
+        assert sessions.find([begun.cookie], 2.0) is begun.session
+    assert [sessions.find([begun.cookie], 2.0) for begun in own[:-2]] == [None] * 18
 
 
 @pytest.mark.parametrize(

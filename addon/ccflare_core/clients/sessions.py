@@ -7,7 +7,7 @@ and a change takes the session's token beside it.
 
 import hashlib
 import secrets
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -20,7 +20,7 @@ IDLE_SECONDS = 3600.0
 LONGEST_SECONDS = 12 * 3600.0
 """A session is over by then in any case."""
 MOST = 256
-"""Sessions at once; the one that was used longest ago gives way."""
+"""Sessions at once; then who has most of them loses the one that was used longest ago."""
 COOKIE = b"ccflare_session_"
 """What the names of our cookies begin with, before the port."""
 PATH = "/ccflare/"
@@ -67,8 +67,14 @@ class Sessions:
         cookie, session = self._new_secret(), Session(principal, self._new_secret(), now)
         self._entries[_digest(cookie)] = _Entry(session, now)
         while len(self._entries) > self._most:
-            self._entries.popitem(last=False)
+            self._give_way()
         return Begun(session, cookie)
+
+    def _give_way(self) -> None:
+        """End one session of who has most of them: nobody's logins end the sessions of others."""
+        whose = [_whose(entry.session) for entry in self._entries.values()]
+        ((most, _),) = Counter(whose).most_common(1)
+        del self._entries[list(self._entries)[whose.index(most)]]
 
     def find(self, cookies: Sequence[str], now: float) -> Session | None:
         """The session that one of these cookies stands for, if it is not over."""
@@ -121,6 +127,12 @@ def cookie_of(value: str, port: int, *, tls: bool) -> Header:
     secure = "; Secure" if tls else ""
     text = f"{_name(port).decode()}={value}; Path={PATH}; HttpOnly; SameSite=Strict{secure}{age}"
     return (b"set-cookie", text.encode())
+
+
+def _whose(session: Session) -> str:
+    """The id of the client key; "" for the owner's."""
+    key = session.principal.key
+    return key.id if key is not None else ""
 
 
 def _name(port: int) -> bytes:
