@@ -123,6 +123,15 @@ def test_what_was_said_takes_a_login_and_is_audited(proxy: Proxy) -> None:
     assert {each["actor"] for each in read} == {"dashboard"}
 
 
+@pytest.mark.parametrize("query", ["/{}", "?model={}", "?before=1-{}", "?{}={}"])
+def test_bytes_that_are_no_text_find_nothing(proxy: Proxy, query: str) -> None:
+    browser = Browser(proxy)
+    browser.get(link_of(proxy.run_script("dashboard.py", "--address", f"127.0.0.1:{proxy.port}")))
+    for odd in ("\udcff", "\udced\udca0\udc80"):
+        assert browser.get(f"/ccflare/requests{query.format(odd, odd)}").status == (404 if "/" in query else 200)
+    assert "Traceback" not in proxy.log()
+
+
 def test_a_key_logs_in_by_the_form_and_out_again(proxy: Proxy) -> None:
     key = proxy.add_client_key("boss", "--role", "operator")
     browser = Browser(proxy)

@@ -36,6 +36,11 @@ async def answered(page: Page, visit: Visit) -> Answer:
     return answer if isinstance(answer, Answer) else await answer
 
 
+def test_what_a_query_says_can_be_asked_of_every_database() -> None:
+    """PostgreSQL takes no NUL, and what is recorded has it spelt out."""
+    assert a_visit("model=a%00b&before=1-%00").parameters == [("model", "a\\0b"), ("before", "1-\\0")]
+
+
 @pytest.mark.parametrize("later", [False, True])
 @pytest.mark.parametrize(
     ("problem", "status", "told"),

@@ -118,6 +118,17 @@ async def test_r09_a_person_is_sent_to_the_login_and_a_program_is_not() -> None:
     assert await browser.ask("/ccflare/accounts") == 401
 
 
+@pytest.mark.parametrize("accepts", [b"text/html", b"application/json"])
+@pytest.mark.parametrize("odd", ["\udcff", "\udced\udca0\udc80", "\udcc3\udcff"])
+@pytest.mark.parametrize("path", ["/ccflare/requests/{}", "/ccflare/requests?model={}", "/ccflare/usage?{}={}"])
+async def test_r09_bytes_that_are_no_text_are_no_error_inside(path: str, odd: str, accepts: bytes) -> None:
+    """Strangers could else fill the log with tracebacks."""
+    target, fields = path.format(odd, odd), (*OWN_PAGE, (b"Accept", accepts))
+    stranger = Browser(None)
+    stranger.sessions.end(stranger.begun.session)
+    assert await stranger.ask(target, fields=fields) == (303 if accepts == b"text/html" else 401)
+
+
 async def test_r09_what_was_said_is_not_for_everybody_on_this_machine() -> None:
     """Without keys a program on this machine sees figures; the rest takes the owner's link."""
     reading = [page for page in PAGES if page.permission is Permission.LOGS_VIEW and "GET" in page.methods]

@@ -35,7 +35,7 @@ def asked(
         scheme=scheme.encode(),
         host=host,
         port=port,
-        path=path.encode(),
+        path=path.encode(errors="surrogateescape"),
         headers=http.Headers(((b"Host", host.encode()), (b"authorization", b"Bearer the-clients-own"), *headers)),
         content=body,
     )

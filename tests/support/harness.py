@@ -569,7 +569,9 @@ class RawClient:
             own.append((b"Content-Length", b"%d" % len(body)))
         lines = b"".join(b"%s: %s\r\n" % header for header in (*own, *headers))
         self._method = method
-        self.send(b"%s %s HTTP/1.1\r\n%s\r\n%s" % (method.encode(), target.encode(), lines, body))
+        self.send(
+            b"%s %s HTTP/1.1\r\n%s\r\n%s" % (method.encode(), target.encode(errors="surrogateescape"), lines, body)
+        )
 
     def request(self, method: str, target: str, headers: Sequence[Header] = (), body: bytes = b"") -> Reply:
         """Send a request and read the whole answer."""

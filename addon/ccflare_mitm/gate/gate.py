@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 from mitmproxy import http
@@ -267,9 +268,10 @@ class Gate:
             self._auditor.denied(address, rejection.audit, actor=actor, target=target, request_id=request_id)
 
     def _serve_page(self, flow: http.HTTPFlow, decision: Decision, now: Moment) -> None:
-        if (found := find_page(flow.request.path.partition("?")[0])) is None:
+        visit = _visit(flow, decision, now)
+        if (found := find_page(visit.path)) is None:
             raise ValueError("the gate has admitted a request to a page that is not there")
-        visit = _visit(flow, decision, found.name, now)
+        visit = replace(visit, name=found.name)
         if found.page.path == LOGIN:
             flow.request.path = visit.path  # what is left of it in the flow holds no link
         self._pages.serve(flow, found.page, visit)
@@ -278,7 +280,7 @@ class Gate:
         """The rejection as an answer; a person whom a login could help is sent to it."""
         if not decision.is_for_page:
             return rejected(rejection)
-        visit = _visit(flow, decision, "", now)
+        visit = _visit(flow, decision, now)
         found, principal = find_page(visit.path), decision.identity.principal
         needed = found.page.permission if found else None
         is_lacking = needed is not None and (principal is None or not principal.may(needed))
@@ -309,15 +311,17 @@ class Gate:
         return None if exchange is None or flow.response is not None or exchange.outcome is not None else exchange
 
 
-def _visit(flow: http.HTTPFlow, decision: Decision, name: str, now: Moment) -> Visit:
-    """What a page is told of a request: no client key and no cookie of ours is in its fields any more."""
+def _visit(flow: http.HTTPFlow, decision: Decision, now: Moment) -> Visit:
+    """What a page is told of a request: no client key and no cookie of ours is in its fields any more.
+
+    Bytes that are no UTF-8 are told as what stands for them: no database, template or URL takes half a character.
+    """
     request, session = flow.request, decision.session
-    path, _, query = request.path.partition("?")
+    path, _, query = request.data.path.decode(errors="replace").partition("?")
     return Visit(
         decision.identity,
         decision.caller.text,
         path,
-        name,
         code=request.headers.get(OTP.decode()),
         method=request.method.upper(),
         query=query,

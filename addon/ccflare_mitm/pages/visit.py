@@ -8,6 +8,7 @@ from ccflare_core.clients.authentication import Identity
 from ccflare_core.clients.keys import Permission
 from ccflare_core.clients.sessions import Session
 from ccflare_core.errors import CCFlareError
+from ccflare_core.exchange.records import storable
 
 MOST_PARAMETERS = 100
 
@@ -54,11 +55,12 @@ class Visit:
 
     @property
     def parameters(self) -> list[tuple[str, str]]:
-        """What the query says, in its order. Raises BadQuery if that is too much."""
+        """What the query says, in its order and as it would be recorded. Raises BadQuery if that is too much."""
         try:
-            return parse_qsl(self.query, keep_blank_values=True, max_num_fields=MOST_PARAMETERS)
+            said = parse_qsl(self.query, keep_blank_values=True, max_num_fields=MOST_PARAMETERS)
         except ValueError:
             raise BadQuery(f"The query has more than {MOST_PARAMETERS} parameters.") from None
+        return [(name, str(storable(value))) for name, value in said]
 
     @property
     def form(self) -> dict[str, str]:
