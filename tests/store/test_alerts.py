@@ -106,3 +106,16 @@ def test_more_than_ten_an_hour_become_one_summary(proxies: Proxies) -> None:
     assert first[-1].text == "4 more alerts: 4 of needs_login"
     assert second == []
     assert [alert.cause for alert in later] == ["needs_login"] * 4 + ["window"] * 3
+
+
+def test_clients_leave_room_for_what_a_person_has_to_see_to(proxies: Proxies) -> None:
+    odd = [ODD._replace(subject=f"ck_{number}") for number in range(40)]
+    spent = [Condition("budget", f"ck_{number}", f"office-{number}", "has spent it") for number in range(40)]
+
+    flood = proxies.take(*odd, *spent, LIMIT)
+    real = [proxies.see(*spent, LIMIT, LOGIN._replace(subject=f"id-{number}"), after=30) for number in range(2, 6)]
+
+    causes = [alert.cause for alert in flood]
+    assert causes == ["window", *["anomaly.address"] * 5, "summary"]
+    assert flood[-1].text == "75 more alerts: 35 of anomaly.address, 40 of budget"
+    assert real == [[(State.BEGINS, "needs_login")]] * 4

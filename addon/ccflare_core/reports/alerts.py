@@ -75,6 +75,11 @@ def of_notice(notice: Notice) -> Condition:
     return Condition(f"anomaly.{notice.cause}", notice.subject, who, what, lasts=False)
 
 
+def is_of_clients(cause: str) -> bool:
+    """Whether a condition of this cause is about what clients have done, who can do it again by another key."""
+    return cause == "budget" or cause.startswith("anomaly.")
+
+
 def of_accounts(accounts: Iterable[Account]) -> Iterator[Condition]:
     """Those that wait for a person."""
     for account in accounts:

@@ -1,16 +1,20 @@
 """The stored state of alerts, by which each is told once over all proxies on a database and over restarts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import AlertRow
-from ccflare_core.reports.alerts import Alert, Condition, State, summary
+from ccflare_core.reports.alerts import Alert, Condition, State, is_of_clients, summary
 from ccflare_core.store.context import StoreContext
 from ccflare_core.text import to_ms
 
 HOUR = 3_600.0
-MOST_AN_HOUR = 10
+MOST_AN_HOUR, OF_CLIENTS = 10, 5
+"""How many are told one by one within an hour, and how many of them may be about what clients have done.
+
+So clients, who can bring about as much as they like, never leave an account that needs a login without room.
+"""
 GONE_SECONDS = 150.0
 """How long no proxy has seen a condition that is over: proxies do not look at the same moment."""
 _TOUCH_SECONDS = 45.0
@@ -78,8 +82,7 @@ class Alerts:
     def _tell(self, rows: dict[tuple[str, str], AlertRow], fresh: list[Condition], now: float) -> list[Alert]:
         """One alert each, as far as there is room in this hour, and one for all others."""
         lately = [key for key, row in rows.items() if row.told_at > to_ms(now - HOUR)]
-        room = max(0, MOST_AN_HOUR - len([key for key in lately if key[0] != _SUMMARY]))
-        single, others = fresh[:room], fresh[room:]
+        single, others = _as_room(fresh, [cause for cause, _ in lately if cause != _SUMMARY])
         for each in single:
             self._write(each.cause, each.subject, is_told=each.lasts, told_at=to_ms(now))
         told = [Alert(State.BEGINS, each.cause, each.name, now, each.what) for each in single]
@@ -94,3 +97,17 @@ class Alerts:
     def _write(self, cause: str, subject: str, **changed: Any) -> None:
         is_it = (AlertRow.cause == cause) & (AlertRow.subject == subject)
         AlertRow.update(changed).where(is_it).execute(self._database)
+
+
+def _as_room(fresh: Iterable[Condition], lately: Sequence[str]) -> tuple[list[Condition], list[Condition]]:
+    """Those that there is room for, after others with these causes within the last hour, and the rest."""
+    single: list[Condition] = []
+    others: list[Condition] = []
+    of_clients = sum(map(is_of_clients, lately))
+    room = MOST_AN_HOUR - (len(lately) - of_clients) - min(of_clients, OF_CLIENTS)
+    for each in sorted(fresh, key=lambda each: is_of_clients(each.cause)):
+        is_clients = is_of_clients(each.cause)
+        has_room = len(single) < room and not (is_clients and of_clients >= OF_CLIENTS)
+        (single if has_room else others).append(each)
+        of_clients += is_clients
+    return single, others
