@@ -17,7 +17,7 @@ from ccflare_core.config.settings import Settings
 from ccflare_core.errors import ConfigError
 from ccflare_core.http.client import Fetcher
 from ccflare_core.reports.alerts import Alert, State
-from ccflare_core.writer.delivery import PAUSES, SIGNATURE, Command, Undelivered, Webhook, sinks
+from ccflare_core.writer.delivery import PAUSES, SIGNATURE, Command, Undelivered, Webhook, encoded, sinks
 from harness import eventually
 
 ALERT = Alert(State.BEGINS, "window", "max-1", 1_800_000_000.0, "its limits are nearly used up: 5h 95 %")
@@ -54,6 +54,11 @@ def receiver() -> Iterator[Receiver]:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+def test_an_alert_is_json_whatever_a_name_has_in_it() -> None:
+    odd = ALERT._replace(name="\udcff\x1b<b>")
+    assert json.loads(encoded(odd)) == odd.as_json()
 
 
 @pytest.fixture

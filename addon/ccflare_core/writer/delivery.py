@@ -115,7 +115,8 @@ def sinks(settings: Settings, environ: Mapping[str, str], fetch: Callable[..., F
 
 def encoded(alert: Alert) -> bytes:
     """The alert as JSON."""
-    return json.dumps(alert.as_json(), ensure_ascii=False).encode()
+    # What is half a character only becomes an escape of JSON's: an alert that cannot be sent would end all others.
+    return json.dumps(alert.as_json(), ensure_ascii=False).encode(errors="backslashreplace")
 
 
 def signature(secret: bytes, body: bytes) -> str:
