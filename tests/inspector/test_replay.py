@@ -13,7 +13,7 @@ from ccflare_core.errors import StoreError, Unusable
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_mitm.host.replays import Replay
 from ccflare_mitm.inspector.comment import Comments, comment
-from ccflare_mitm.inspector.replay import PATIENCE, Replayer, Way
+from ccflare_mitm.inspector.replay import PATIENCE, PAUSE, Replayer, Way
 from ccflare_mitm.inspector.stand_ins import AWAY, GONE, StandIn
 from exchange_kit import OK, OPUS, STREAM, Bench, Reply, refusal
 
@@ -63,6 +63,11 @@ class Desk:
     async def _send(self, request: http.Request, replay: Replay) -> None:
         self.sent.append((request.raw_content, replay))
 
+    def press(self, account: str = "") -> str:
+        """What a person is told who presses, some time after the last press."""
+        self.bench.clock.pass_(PAUSE)
+        return self.replayer.replay(self.flow, account)
+
     def run(self) -> None:
         """What was begun comes to its end."""
         while self._work:
@@ -75,7 +80,7 @@ class Desk:
 
 def refused(desk: Desk) -> str:
     with pytest.raises(StoreError) as caught:
-        desk.replayer.replay(desk.flow)
+        desk.press()
     desk.run()
     assert (desk.sent, desk.audited) == ([], [])
     assert desk.said == str(caught.value)
@@ -84,11 +89,11 @@ def refused(desk: Desk) -> str:
 
 def test_the_first_press_asks_and_the_second_sends() -> None:
     desk = Desk()
-    assert desk.replayer.replay(desk.flow) == ASKS
+    assert desk.press() == ASKS
     desk.run()
     assert (desk.said, desk.sent) == (ASKS, [])
 
-    assert desk.replayer.replay(desk.flow) == "the request is sent again"
+    assert desk.press() == "the request is sent again"
     desk.run()
 
     assert desk.sent == [(BODY, Replay(desk.story.id, None, ""))]
@@ -99,7 +104,7 @@ def test_the_first_press_asks_and_the_second_sends() -> None:
 def test_a_third_press_asks_again() -> None:
     desk = Desk()
     for _ in range(3):
-        desk.replayer.replay(desk.flow)
+        desk.press()
     desk.run()
     assert len(desk.sent) == 1
     assert desk.said == ASKS
@@ -107,13 +112,23 @@ def test_a_third_press_asks_again() -> None:
 
 def test_a_second_press_that_is_late_or_for_another_account_asks_again() -> None:
     desk = Desk()
-    desk.replayer.replay(desk.flow)
+    desk.press()
     desk.bench.clock.pass_(PATIENCE + 1)
-    assert desk.replayer.replay(desk.flow) == ASKS
-    assert desk.replayer.replay(desk.flow, "max-a") == ASKS
-    desk.replayer.replay(desk.flow, "max-a")
+    assert desk.press() == ASKS
+    assert desk.press("max-a") == ASKS
+    desk.press("max-a")
     desk.run()
     assert desk.sent == [(BODY, Replay(desk.story.id, None, "max-a"))]
+
+
+def test_a_held_key_or_a_double_click_sends_nothing() -> None:
+    desk = Desk()
+    for _ in range(40):
+        assert desk.replayer.replay(desk.flow) == ASKS
+        desk.bench.clock.pass_(PAUSE / 4)
+    assert desk.press() == "the request is sent again"
+    desk.run()
+    assert len(desk.sent) == 1
 
 
 def test_the_button_never_raises_and_says_why_not(caplog: pytest.LogCaptureFixture) -> None:
@@ -138,8 +153,8 @@ def test_a_body_that_was_let_go_comes_back_and_is_sent() -> None:
     desk = Desk()
     desk.flow.request.raw_content = StandIn(AWAY, len(BODY), "1", lambda: None)
     desk.kept = BODY
-    desk.replayer.replay(desk.flow)
-    desk.replayer.replay(desk.flow)
+    desk.press()
+    desk.press()
     desk.run()
     assert [body for body, _ in desk.sent] == [BODY]
 
@@ -149,8 +164,8 @@ def test_a_body_that_comes_back_as_another_one_is_not_sent(recorded: bytes) -> N
     desk = Desk()
     desk.flow.request.raw_content = StandIn(AWAY, len(BODY), "1", lambda: None)
     desk.kept = recorded
-    desk.replayer.replay(desk.flow)
-    desk.replayer.replay(desk.flow)
+    desk.press()
+    desk.press()
     desk.run()
     assert (desk.sent, desk.audited) == ([], [])
     assert desk.said.startswith("not replayed: it")
@@ -196,8 +211,8 @@ def test_where_nothing_can_be_replayed_is_said() -> None:
 def test_nothing_is_sent_that_could_not_be_audited(caplog: pytest.LogCaptureFixture) -> None:
     desk = Desk()
     desk.problems = [Unusable("the disk is full")]
-    desk.replayer.replay(desk.flow)
-    desk.replayer.replay(desk.flow)
+    desk.press()
+    desk.press()
     desk.run()
     assert (desk.sent, desk.said) == ([], "not replayed: the disk is full")
     assert "the disk is full" in caplog.text
@@ -205,9 +220,7 @@ def test_nothing_is_sent_that_could_not_be_audited(caplog: pytest.LogCaptureFixt
 
 def test_a_request_without_an_answer_can_be_sent_with_what_is_known_of_its_cost() -> None:
     desk = Desk(refusal(400))
-    assert desk.replayer.replay(desk.flow).startswith(
-        "replay? what it costs is not known, its prompt has about 9 tokens; "
-    )
+    assert desk.press().startswith("replay? what it costs is not known, its prompt has about 9 tokens; ")
 
 
 def test_what_an_account_is_wanted_for_goes_to_no_other() -> None:

@@ -27,15 +27,15 @@ from ccflare_mitm.inspector.views import has_conversation
 
 logger = logging.getLogger("ccflare")
 
-PATIENCE = 60.0
-"""Seconds for which the second press counts."""
+PAUSE, PATIENCE = 0.5, 60.0
+"""Seconds from which on, and for which, the second press counts: nobody reads a question within a double click."""
 
 
 class Wanted(NamedTuple):
     """A replay that waits for its second press."""
 
     account: str
-    until: float
+    asked_at: float
     """Monotonic seconds."""
 
 
@@ -88,12 +88,12 @@ class Replayer:
             self._way.say(flow, objection)
             raise StoreError(objection)
         wanted, now = self._wanted.pop(flow, None), self._clock()
-        if wanted is not None and wanted.account == account and now <= wanted.until:
+        if wanted is not None and wanted.account == account and PAUSE <= now - wanted.asked_at <= PATIENCE:
             self._way.say(flow, "")
             replay = self._way.describe(flow, account)
             self._way.start("replay", self._send(flow, replay))
             return "the request is sent again"
-        self._wanted[flow] = Wanted(account, now + PATIENCE)
+        self._wanted[flow] = Wanted(account, now)
         question = f"replay? {self._costs(flow)}; do it once more within {PATIENCE:.0f} s to send it"
         self._way.say(flow, question)
         return question
