@@ -88,7 +88,7 @@ def test_what_is_remembered_is_not_shown() -> None:
     found = pieces(ODD["ordinary"], name)
     assert found is not None
     assert (repr(found), repr(found.cuts)) == (
-        f"<Pieces: {len(found.addresses)}>",
+        "<Pieces>",
         f"<Cuts: {len(found.addresses)} pieces>",
     )
 

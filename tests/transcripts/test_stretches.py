@@ -122,7 +122,7 @@ def test_odd_bodies_are_searched_whole(name: str) -> None:
 
 
 def test_what_is_remembered_is_not_shown() -> None:
-    assert repr(search(ODD["ordinary"])).startswith("<Searched: ")
+    assert repr(search(ODD["ordinary"])) == "<Searched>"
 
 
 def test_too_many_candidates_are_too_many_in_all_stretches_together() -> None:
