@@ -17,7 +17,7 @@ from ccflare_core.program import typed
 from ccflare_core.reports.limit_history import LimitHistory
 from ccflare_core.reports.prompt_cache import cache_uses
 from ccflare_core.reports.queries import Reports
-from ccflare_core.reports.traffic import By, Period, Traffic, labels
+from ccflare_core.reports.traffic import By, Period, Traffic, clock_of, labels
 from ccflare_core.reports.within import parts, subagents
 from ccflare_core.store.statuses import statuses
 from ccflare_core.store.store import Store
@@ -36,8 +36,6 @@ UNSPLIT = ("requests", "errors", "compare")
 LIMIT = 20
 _MANY = {By.SESSION, By.ADDRESS}
 _LEAST_AXIS = 3600.0
-_HOURS = 3 * 86_400
-"""Up to a period of this many seconds, time goes by the hour, and else by the day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +182,7 @@ def _split_table(groups: Sequence[Traffic], by: tuple[By, ...], asked: Question,
 
 
 def _clock(asked: Question) -> By:
-    if asked.by is not None:
-        return asked.by
-    return By.HOUR if asked.period.until - asked.period.since <= _HOURS else By.DAY
+    return clock_of(asked.period) if asked.by is None else asked.by
 
 
 def _cut[T](rows: Sequence[T], by: tuple[By, ...], limit: int | None) -> tuple[Sequence[T], str]:

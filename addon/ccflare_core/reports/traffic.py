@@ -16,6 +16,7 @@ from ccflare_core.reports.measures import milliseconds
 Keys = tuple[str | None, ...]
 
 _DAY = 86_400
+_HOURS = 3 * _DAY
 
 
 class Period(NamedTuple):
@@ -158,6 +159,11 @@ def stretches(period: Period) -> list[Stretch]:
             start = change
         at = following
     return [*found, Stretch(Period(start, period.until), _ahead(start))] if start < period.until else found
+
+
+def clock_of(period: Period) -> By:
+    """By what a period is split along time: by the hour if it has three days at most, and else by the day."""
+    return By.HOUR if period.until - period.since <= _HOURS else By.DAY
 
 
 def labels(period: Period, by: By) -> list[str]:

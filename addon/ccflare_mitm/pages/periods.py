@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from ccflare_core.reports.traffic import By, Period
+from ccflare_core.reports.traffic import By, Period, clock_of
 from ccflare_mitm.pages.visit import BadQuery, Visit
 
 
@@ -21,8 +21,6 @@ CHOICES = (
     Choice("7d", "7 days", 7 * 86_400),
     Choice("30d", "30 days", 30 * 86_400),
 )
-_HOURS = 3 * 86_400
-"""Up to a period of this many seconds, time goes by the hour, and else by the day."""
 
 
 class Asked(NamedTuple):
@@ -34,7 +32,7 @@ class Asked(NamedTuple):
     @property
     def clock(self) -> By:
         """By what it is split along time."""
-        return By.HOUR if self.choice.seconds <= _HOURS else By.DAY
+        return clock_of(self.period)
 
 
 def asked(visit: Visit, default: str = "24h") -> Asked:
