@@ -233,7 +233,7 @@ def test_ctrl_c_leaves_nothing_behind(person: Person) -> None:
         child.send_signal(signal.SIGINT)
         _, complaint = child.communicate(timeout=60)
 
-    assert child.returncode == 130
+    assert child.returncode == 130, complaint
     assert "Traceback" not in complaint
     assert (accounts(person.database), pending(person.database)) == ([], 0)
 
