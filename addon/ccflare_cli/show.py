@@ -92,7 +92,7 @@ def _find(store: Store, name: str, session: str | None) -> dict[str, Any]:
 def _last(store: Store, session: str | None) -> str:
     """The id of the newest request that somebody asked a model, and that no client made for itself."""
     marks = ", ".join("?" for _ in _CHORES)
-    condition = f"path = ? AND (request_class IS NULL OR request_class NOT IN ({marks}))"
+    condition = f"method = 'POST' AND path = ? AND (request_class IS NULL OR request_class NOT IN ({marks}))"
     values: list[object] = [MESSAGES, *_CHORES]
     if session:
         condition += " AND session_id = ?"

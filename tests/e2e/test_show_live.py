@@ -80,6 +80,15 @@ def test_the_last_is_the_last_conversation(shown: tuple[Rig, bytes], client: Raw
     assert (found["path"], found["request_class"], found["stop_reason"]) == ("/v1/messages", "main", "tool_use")
 
 
+def test_the_last_is_nothing_that_a_refused_method_asked_for(rig: Rig, client: RawClient) -> None:
+    client.request(*claude_request(3000, session=rig.session))
+    rig.row()
+    assert client.request("DELETE", "/v1/messages", (CLIENT_CREDENTIAL,)).status == 405
+    rig.proxy.rows("SELECT id FROM requests WHERE method = 'DELETE'", until=bool)
+
+    assert json.loads(rig.proxy.run_script("show.py", "last", "--format", "json"))["method"] == "POST"
+
+
 def test_an_unknown_session_is_told(rig: Rig) -> None:
     with pytest.raises(AssertionError, match="There is no such session"):
         show(rig)

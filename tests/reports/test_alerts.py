@@ -69,6 +69,11 @@ def test_limits_that_are_nearly_used_up_are_told_once_an_account() -> None:
     ]
 
 
+def test_a_limit_that_is_full_is_not_nearly_used_up() -> None:
+    (told,) = of_windows([ONE], {ONE.id: (Window("5h", "rejected", 1.01, NOW + 60),)}, NOW)
+    assert told.what == "its limits are used up: 5h 101 %"
+
+
 @pytest.mark.usefixtures("utc")
 def test_limits_that_will_be_used_up_before_their_reset_are_told_with_when() -> None:
     def window(name: str, full: float, reset: float | None = NOW + 3600) -> Window:

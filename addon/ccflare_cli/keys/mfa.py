@@ -75,9 +75,9 @@ def _enable(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _confirm(console: Console, arguments: argparse.Namespace) -> int:
-    code = console.secret(_CODE)
     with _store(console, arguments) as store:
-        codes = store.factors.confirm(code)
+        store.factors.waiting()
+        codes = store.factors.confirm(console.secret(_CODE))
     if codes is None:
         console.complain("This code is wrong, used, or too early: wait for the next one, and check both clocks.")
         return REFUSED

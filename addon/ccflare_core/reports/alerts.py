@@ -106,13 +106,15 @@ def none_available(accounts: Iterable[Account], cooldowns: Iterable[Cooldown], n
 def of_windows(accounts: Iterable[Account], windows: Mapping[str, Iterable[Window]], now: float) -> Iterator[Condition]:
     """Accounts that have little left of a limit."""
     for account in accounts:
-        full = [
-            f"{window.name} {100 * (window.utilization or 0.0):.0f} %"
+        used = {
+            window.name: window.utilization or 0.0
             for window in windows.get(account.id, ())
             if (window.utilization or 0.0) > FULL and (window.resets_at is None or window.resets_at > now)
-        ]
-        if full and not account.paused:
-            yield Condition("window", account.id, account.name, f"its limits are nearly used up: {', '.join(full)}")
+        }
+        if used and not account.paused:
+            nearly = "" if min(used.values()) >= 1 else "nearly "
+            told = ", ".join(f"{name} {100 * share:.0f} %" for name, share in used.items())
+            yield Condition("window", account.id, account.name, f"its limits are {nearly}used up: {told}")
 
 
 def of_forecasts(

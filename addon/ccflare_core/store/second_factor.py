@@ -68,12 +68,17 @@ class Factors:
             self._record("mfa.enable")
         return secret
 
+    def waiting(self) -> Factor:
+        """The factor that waits for its first code. Raises StoreError if none does."""
+        factor = self._needed()
+        if factor.is_confirmed:
+            raise StoreError("the second factor is enabled already")
+        return factor
+
     def confirm(self, code: str) -> list[str] | None:
         """Show that the app has the seed: from now on codes are asked for. The recovery codes; None if it is wrong."""
         with self._transaction():
-            factor = self._needed()
-            if factor.is_confirmed:
-                raise StoreError("the second factor is enabled already")
+            factor = self.waiting()
             result = check(factor, code, self._wall())
             if not self._keep(result) or not isinstance(result, Used):
                 self._record("mfa.confirm", outcome="denied")

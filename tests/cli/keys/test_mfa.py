@@ -72,6 +72,12 @@ def test_new_recovery_codes_are_shown_once(run: Run) -> None:
     assert not set(re.findall(r"^  (\S+)$", before, re.MULTILINE)) & set(re.findall(r"^  (\S+)$", after, re.MULTILINE))
 
 
+def test_no_code_is_read_where_none_is_waited_for(run: Run) -> None:
+    assert run("confirm", code=1, stdin="000000").stdin.tell() == 0
+    run("enable")
+    assert run("confirm", code=1, stdin="000000").stdin.tell() > 0
+
+
 @pytest.mark.parametrize("command", ["confirm", "recovery", "disable"])
 def test_without_a_factor_there_is_nothing_to_do(run: Run, command: str) -> None:
     assert "mfa enable" in run(command, code=1, stdin="123456").complained
