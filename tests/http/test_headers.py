@@ -143,8 +143,19 @@ def test_with_its_own_credential_a_client_may_name_what_it_has(name: str) -> Non
 def test_what_connection_names_stays_behind() -> None:
     fields = ((b"Connection", b"close, X-A ,x-b"), FIELD, (b"x-B", b"2"), (b"X-C", b"3"))
 
-    assert toward_upstream(fields, leased=True) == ((b"Connection", b"close"), (b"X-C", b"3"))
+    assert toward_upstream(fields, leased=True) == ((b"X-C", b"3"),)
     assert toward_client(fields, leased=True) == ((b"Connection", b"close"), (b"X-C", b"3"))
+
+
+@pytest.mark.parametrize("leased", [True, False])
+@pytest.mark.parametrize(("said", "left"), [(b"close", ()), (b"Close", ()), (b"keep-alive", (b"keep-alive",))])
+def test_the_end_of_a_clients_connection_is_not_told_upstream(
+    said: bytes, left: tuple[bytes, ...], leased: bool
+) -> None:
+    fields = ((b"Connection", said), FIELD)
+
+    assert toward_upstream(fields, leased=leased) == (*((b"Connection", value) for value in left), FIELD)
+    assert toward_client(fields, leased=leased) == fields
 
 
 def test_a_message_keeps_its_length_and_host_whatever_connection_names() -> None:

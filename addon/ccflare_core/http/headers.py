@@ -5,7 +5,7 @@ Whatever is not named here passes as it came, in its order and its spelling.
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -132,19 +132,21 @@ _PREFIXES = {
     b"x-rewrite-": _CLIENT,
 }
 
-_PERSISTENCE = frozenset({b"keep-alive", b"close"})
+_KEEP = frozenset({b"keep-alive"})
+# The end of a client's connection is none of the upstream's, which other requests may follow.
+_PERSISTENCE = _KEEP | {b"close"}
 # Without these a message is read differently by who gets it, so naming them in Connection removes nothing.
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"host"})
 
 
 def toward_upstream(fields: Sequence[Header], *, leased: bool) -> tuple[Header, ...]:
     """What of a client's fields goes on; with `leased`, to an account that is not the client's own."""
-    return _passing(fields, _LOCAL | _UPGRADE | _CLIENT if leased else _LOCAL)
+    return _passing(fields, _LOCAL | _UPGRADE | _CLIENT if leased else _LOCAL, _KEEP)
 
 
 def toward_client(fields: Sequence[Header], *, leased: bool) -> tuple[Header, ...]:
     """What of an upstream's fields goes on; with `leased`, of an account that is not the client's own."""
-    return _passing(fields, _LOCAL | _UPGRADE | _ACCOUNT if leased else _LOCAL)
+    return _passing(fields, _LOCAL | _UPGRADE | _ACCOUNT if leased else _LOCAL, _PERSISTENCE)
 
 
 class _Plan(NamedTuple):
@@ -174,20 +176,23 @@ def _mark(name: bytes) -> int:
     return _MARKS.get(name, 0) | sum(mark for prefix, mark in _PREFIXES.items() if name.startswith(prefix))
 
 
-def _passing(fields: Sequence[Header], dropped: int) -> tuple[Header, ...]:
+def _passing(fields: Sequence[Header], dropped: int, persistence: Set[bytes]) -> tuple[Header, ...]:
     plan = _plan(_names(fields), dropped)
     passing = tuple(itertools.compress(fields, plan.passes))
-    is_plain = all(fields[place][1].lower() in _PERSISTENCE for place in plan.connections)
-    return passing if is_plain and not plan.upgrades else _without_named(passing)
+    is_plain = all(fields[place][1].lower() in persistence for place in plan.connections)
+    return passing if is_plain and not plan.upgrades else _without_named(passing, persistence)
 
 
-def _without_named(fields: Sequence[Header]) -> tuple[Header, ...]:
-    """The fields without those that Connection names. An upgrade is left only if it is to a WebSocket."""
+def _without_named(fields: Sequence[Header], persistence: Set[bytes]) -> tuple[Header, ...]:
+    """The fields without those that Connection names. An upgrade is left only if it is to a WebSocket.
+
+    Of what Connection says of the connection itself, `persistence` is left.
+    """
     connections = [_tokens(value) for name, value in fields if name.lower() == b"connection"]
     upgrades = {value.lower() for name, value in fields if name.lower() == b"upgrade"}
     named = {token for tokens in connections for token in tokens}
     is_websocket = b"upgrade" in named and upgrades == {b"websocket"}
-    allowed = _PERSISTENCE | {b"upgrade"} if is_websocket else _PERSISTENCE
+    allowed = persistence | {b"upgrade"} if is_websocket else persistence
     dropped = (named | {b"upgrade"}) - allowed - _FRAMING
     kept: list[Header] = []
     for name, value in fields:

@@ -2,7 +2,8 @@
 
 - `Http1Client` (toward an upstream) takes the first head for the answer, be it a "100 Continue"; has no limit for a
   head; and fails at trailers, as `Http1Server` (toward a client) does.
-- `Http1Server` sends chunks to a client of HTTP/1.0 too, and keeps the connection as the upstream's answer says.
+- `Http1Server` sends chunks to a client of HTTP/1.0 too, and keeps the connection as the upstream's answer says; to one
+  that asks for its end it says nothing of that.
 - `Http2Server` (toward a client) answers errors of its own in HTML, and has no limit for frames that cost it work and
   the client nothing: resets, pings, settings, priorities, empty data. Below it, h2 compares a body with its
   content-length only where that ends with a DATA frame: one that ends with its head or with trailers may be shorter.
@@ -75,12 +76,26 @@ class Http1Server(WithoutTrailers, _http1.Http1Server):
     """See the module."""
 
     def send(self, event: HttpEvent) -> CommandGenerator[None]:
-        """As mitmproxy's, in a framing that the client knows."""
-        if isinstance(event, ResponseHeaders) and self.request is not None and is_of_http10(self.request):
-            if event.response.status_code == CONTINUE:
-                return
-            event = replace(event, response=framed_for_http10(self.request, event.response))
+        """As mitmproxy's, in a framing that the client knows; one that has asked for the end is told of it."""
+        if isinstance(event, ResponseHeaders) and self.request is not None:
+            if is_of_http10(self.request):
+                if event.response.status_code == CONTINUE:
+                    return
+                event = replace(event, response=framed_for_http10(self.request, event.response))
+            elif self._is_last() and event.response.status_code >= 200:
+                event = replace(event, response=closing(event.response))
         yield from super().send(event)
+
+    def _is_last(self) -> bool:
+        request = self.request
+        return request is not None and http1.connection_close(request.http_version, request.headers)
+
+
+def closing(response: http.Response) -> http.Response:
+    """The head of an answer after which the connection ends, and which says so (RFC 9112, 9.6)."""
+    last = response.copy()
+    last.headers["connection"] = "close"
+    return last
 
 
 def framed_for_http10(request: http.Request, response: http.Response) -> http.Response:
