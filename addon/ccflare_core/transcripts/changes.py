@@ -28,9 +28,10 @@ class Run(NamedTuple):
 
 def alike(old: bytes, at: int, new: bytes, to: int, most: int) -> int:
     """How many bytes are the same from these places on, `most` at most."""
+    view = memoryview(old)  # a slice of it is no copy
     done, size = 0, min(_SLICE, most)
     while size:
-        if old[at + done : at + done + size] == new[to + done : to + done + size]:
+        if new.startswith(view[at + done : at + done + size], to + done):
             done += size
             size = min(size, most - done)
         else:
@@ -41,9 +42,10 @@ def alike(old: bytes, at: int, new: bytes, to: int, most: int) -> int:
 
 def alike_before(old: bytes, at: int, new: bytes, to: int, most: int) -> int:
     """How many bytes are the same directly before these places, `most` at most."""
+    view = memoryview(old)
     done, size = 0, min(_SLICE, most)
     while size:
-        if old[at - done - size : at - done] == new[to - done - size : to - done]:
+        if new.startswith(view[at - done - size : at - done], to - done - size):
             done += size
             size = min(size, most - done)
         else:

@@ -85,4 +85,4 @@ def _common(made: Made, body: bytes) -> int:
 
 def _goes_on(made: Made, earlier: Made) -> bool:
     half = (len(earlier.body) + 1) // 2
-    return made.body[:half] == earlier.body[:half]
+    return made.body.startswith(memoryview(earlier.body)[:half])
