@@ -118,11 +118,17 @@ async def test_an_exchange_without_bodies_says_so(past: Path) -> None:
     assert "312 out" in shown
 
 
-@pytest.mark.parametrize("since", ["1h", "6h", "24h", "7d", "30d"])
-async def test_usage_is_drawn_and_told(past: Path, since: str) -> None:
+@pytest.mark.parametrize(
+    ("since", "step", "steps"),
+    [("1h", "Minute", 61), ("6h", "5 minutes", 73), ("24h", "Hour", 25), ("7d", "Day", 8), ("30d", "Day", 31)],
+)
+async def test_usage_is_drawn_and_told(past: Path, since: str, step: str, steps: int) -> None:
     shown = await text(past, f"/ccflare/usage?since={since}")
     assert shown.count('<svg role="img" aria-label="') == 9
     assert "By project" in shown
+    table = shown.partition("The same as a table")[2].partition("</details>")[0]
+    assert f"<th>{step}</th>" in table
+    assert table.count("<tr>") == 1 + steps
 
 
 async def test_the_journal_shows_the_audit_log(past: Path) -> None:

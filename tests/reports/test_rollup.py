@@ -9,7 +9,7 @@ from ccflare_core.config.location import Location
 from ccflare_core.reports.measures import SLOT_MS, milliseconds, pack, unpack
 from ccflare_core.reports.queries import Reports
 from ccflare_core.reports.rollup import Rollup
-from ccflare_core.reports.tally import Span, Tally
+from ccflare_core.reports.tally import Span, Split, Tally
 from ccflare_core.reports.traffic import By, Period, Traffic
 from ccflare_core.store.store import Store
 from ccflare_core.writer.writer import Writer
@@ -167,14 +167,21 @@ def test_a_period_is_read_from_slots_but_for_its_ends_and_what_waits(past: Histo
     waits = todo(past)[0]
     tally = Tally(past.store.query)
 
-    parts = tally.parts((waits - 3) * SLOT_MS - 1, (waits + 1) * SLOT_MS)
+    parts = tally.parts((waits - 3) * SLOT_MS - 1, (waits + 1) * SLOT_MS, Split())
 
     assert parts.slots == Span(waits - 3, waits + 1)
     assert parts.requests == [
         Span((waits - 3) * SLOT_MS - 1, (waits - 3) * SLOT_MS),
         Span(waits * SLOT_MS, (waits + 1) * SLOT_MS),
     ]
-    assert tally.parts(5, 9).requests == [Span(5, 9)]
+    assert tally.parts(5, 9, Split()).requests == [Span(5, 9)]
+
+
+def test_steps_that_are_shorter_than_a_slot_are_read_request_by_request(past: History) -> None:
+    past.add_up()
+    minutes = Tally(past.store.query).parts(0, 9 * SLOT_MS, Split(unit_ms=60_000))
+
+    assert (minutes.slots, minutes.requests) == (Span(0, 0), [Span(0, 9 * SLOT_MS)])
 
 
 def test_durations_are_packed_and_unpacked() -> None:

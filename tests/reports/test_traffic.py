@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccflare_core.reports.traffic import By, Period, Spread, Traffic, labels, ordered, spread, stretches
+from ccflare_core.reports.traffic import By, Period, Spread, Traffic, clock_of, labels, ordered, spread, stretches
 from history import NOON, at_local
 
 
@@ -60,6 +60,24 @@ def test_cache_hit_rate_is_a_share_of_the_whole_prompt() -> None:
 def test_labels_are_those_of_the_hours_that_are_touched() -> None:
     assert labels(Period(at_local(24, 10, 30), at_local(24, 12)), By.HOUR) == ["2026-11-24 10:00", "2026-11-24 11:00"]
     assert labels(Period(at_local(24, 10), at_local(24, 11) + 0.001), By.HOUR)[-1] == "2026-11-24 11:00"
+
+
+@pytest.mark.parametrize(
+    ("hours", "step", "most"),
+    [(1, By.MINUTE, 62), (2, By.MINUTE, 122), (6, By.FIVE_MINUTES, 74), (24, By.HOUR, 26), (7 * 24, By.DAY, 9)],
+)
+def test_a_short_period_goes_by_small_steps(hours: int, step: By, most: int) -> None:
+    period = Period(NOON + 7 - 3600 * hours, NOON + 7.001)
+
+    assert clock_of(period) is step
+    assert most / 2 < len(labels(period, step)) <= most
+
+
+def test_minutes_are_named_by_their_beginning() -> None:
+    period = Period(at_local(24, 10, 59), at_local(24, 11, 6))
+
+    assert labels(period, By.MINUTE)[:2] == ["2026-11-24 10:59", "2026-11-24 11:00"]
+    assert labels(period, By.FIVE_MINUTES) == ["2026-11-24 10:55", "2026-11-24 11:00", "2026-11-24 11:05"]
 
 
 @pytest.mark.usefixtures("berlin")

@@ -65,7 +65,7 @@ def _mistake(arguments: argparse.Namespace) -> str | None:
     if by and by is SPLITS.get(view):
         return f"{view} are split by {by} already"
     if by and view in TIMES and not by.is_time:
-        return f"{view} go by hour or by day"
+        return f"{view} go by {', '.join(each for each in By if each.is_time)}"
     if by is By.MODEL and view == "cache":
         return "--by cannot split cache by model: see models"
     if view == "compare" and arguments.since.is_all:

@@ -10,7 +10,7 @@ from ccflare_cli.console import Refused
 from ccflare_cli.output import local
 from ccflare_core.program import with_extra
 from ccflare_core.reports.limit_history import WindowPast
-from ccflare_core.reports.traffic import By, Period, Traffic
+from ccflare_core.reports.traffic import By, Period, Traffic, label_format
 
 FORMATS = (".svg", ".png")
 _LOOKS = {
@@ -93,4 +93,4 @@ def _library(module: str) -> Any:
 
 
 def _time(label: str, by: By) -> datetime:
-    return datetime.strptime(label, "%Y-%m-%d %H:00" if by is By.HOUR else "%Y-%m-%d")  # noqa: DTZ007
+    return datetime.strptime(label, label_format(by))  # noqa: DTZ007

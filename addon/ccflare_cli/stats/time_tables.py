@@ -1,4 +1,4 @@
-"""The tables that go along time: traffic hour by hour, limits with their forecast, two periods side by side."""
+"""The tables that go along time: traffic step by step, limits with their forecast, two periods side by side."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -29,7 +29,7 @@ _SPARKS, _FEW_SPARKS = 48, 16
 
 
 def timeline_table(groups: Sequence[Traffic], by: By, title: str, note: str) -> Table[Traffic]:
-    """One row for each hour or day, also for those without a request."""
+    """One row for each minute, hour or day, also for those without a request."""
     most = max((group.requests for group in groups), default=0)
 
     def share(traffic: Traffic, cells: int) -> str:
@@ -41,7 +41,7 @@ def timeline_table(groups: Sequence[Traffic], by: By, title: str, note: str) -> 
         rows=groups,
         fields=timeline_fields(by),
         columns=(
-            Column(by.capitalize(), lambda t: t.keys[0] or ""),
+            Column(by.words.capitalize(), lambda t: t.keys[0] or ""),
             Column("Requests", lambda t: count(t.requests), right=True),
             Column("", partial(share, cells=20), rank=1, brief=partial(share, cells=8)),
             Column("In", lambda t: count(t.prompt_tokens), right=True),
@@ -59,7 +59,7 @@ def timeline_table(groups: Sequence[Traffic], by: By, title: str, note: str) -> 
 
 
 def forecast_table(pasts: Sequence[WindowPast], labels: Sequence[str], title: str, now: float) -> Table[WindowPast]:
-    """One row for each window: its past as a line of bars, and what is to come. `labels` are the hours or days."""
+    """One row for each window: its past as a line of bars, and what is to come. `labels` are the steps of time."""
     return Table(
         key="windows",
         title=title,

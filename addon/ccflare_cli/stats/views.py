@@ -151,13 +151,13 @@ class Views:
         pasts = LimitHistory(self._store.query).windows(asked.period, clock, asked.now)
         known = sorted({at for past in pasts for at in past.peaks})
         touched = labels(asked.period, clock) if asked.period.since else known
-        return forecast_table(pasts, touched, f"Limits by the {clock}, {asked.when}", asked.now)
+        return forecast_table(pasts, touched, f"Limits by the {clock.words}, {asked.when}", asked.now)
 
     def _timeline(self, asked: Question) -> Table[Any]:
         clock = _clock(asked)
         groups = self._along_time(asked, clock)
         shown, note = _cut(groups, (clock,), asked.limit)
-        return timeline_table(shown, clock, f"By {clock}, {asked.when}", note)
+        return timeline_table(shown, clock, f"By {clock.words}, {asked.when}", note)
 
     def _along_time(self, asked: Question, clock: By) -> list[Traffic]:
         found = {group.keys: group for group in self._reports.traffic(asked.period, (clock,), latencies=False)}

@@ -1,4 +1,4 @@
-"""How full the accounts' limit windows were, by the hour, and how that goes on."""
+"""How full the accounts' limit windows were along time, and how that goes on."""
 
 from collections import defaultdict
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from ccflare_core.text import to_ms
 
 
 class WindowPast(NamedTuple):
-    """A window of an account: the highest utilization of each local hour or day that has readings, by its label."""
+    """A window of an account: the highest utilization of each local step of time that has readings, by its label."""
 
     account: str
     name: str

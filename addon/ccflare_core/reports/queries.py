@@ -160,7 +160,7 @@ class Reports:
     def others(self, period: Period) -> int:
         """How many requests went through with the client's own credential or were answered by us."""
         groups = new_groups()
-        self._tally.add_sums(groups, self._tally.parts(*period.bounds_ms()), Split(), inference=False)
+        self._tally.add_sums(groups, self._tally.parts(*period.bounds_ms(), Split()), Split(), inference=False)
         return sum(group.sums["requests"] for group in groups.values())
 
     def traffic(
@@ -168,7 +168,7 @@ class Reports:
     ) -> list[Traffic]:
         """The inference requests of the period, split `by`, in the order of `ordered`; without a split, one group.
 
-        At most one split can be By.HOUR or By.DAY. Groups, hours and days without a request are left out. What the
+        At most one split can be one of time. Groups, hours and days without a request are left out. What the
         cache lost by a change of account is only looked for with `switches`.
         """
         return self._ordered(self._groups(period, by, latencies=latencies, switches=switches), by)
@@ -178,8 +178,8 @@ class Reports:
         columns = tuple(_COLUMN[split] for split in by if split is not clock)
         groups = new_groups()
         for part, ahead in stretches(self.recorded(period)) if clock else [Stretch(period, 0)]:
-            parts = self._tally.parts(*part.bounds_ms())
             split = Split(columns, unit_ms=clock.seconds * 1000 if clock else 0, ahead_ms=ahead * 1000)
+            parts = self._tally.parts(*part.bounds_ms(), split)
             self._tally.add_sums(groups, parts, split)
             if latencies:
                 self._tally.add_durations(groups, parts, split)

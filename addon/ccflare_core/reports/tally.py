@@ -98,6 +98,11 @@ class Split(NamedTuple):
     def width(self) -> int:
         return len(self.dimensions) + bool(self.unit_ms)
 
+    @property
+    def is_finer_than_slots(self) -> bool:
+        """Whether a slot's sums are of several of its units."""
+        return 0 < self.unit_ms < SLOT_MS
+
     def columns(self, at: str) -> list[str]:
         """The columns of a SELECT; `at` is the expression for the time in ms."""
         unit = [f"({at} + {self.ahead_ms}) / {self.unit_ms} AS unit"] if self.unit_ms else []
@@ -115,10 +120,10 @@ class Tally:
     def __init__(self, query: Query) -> None:
         self._query = query
 
-    def parts(self, since_ms: int, until_ms: int) -> Parts:
-        """What of the period is read from where."""
+    def parts(self, since_ms: int, until_ms: int, split: Split) -> Parts:
+        """What of the period is read from where, for this split."""
         slots = Span(-(-since_ms // SLOT_MS), until_ms // SLOT_MS)
-        if slots.since >= slots.until:
+        if slots.since >= slots.until or split.is_finer_than_slots:
             return Parts(Span(0, 0), [Span(since_ms, until_ms)])
         sql = "SELECT slot FROM usage_todo WHERE slot >= ? AND slot < ? ORDER BY slot"
         todo = [Span(slot * SLOT_MS, (slot + 1) * SLOT_MS) for (slot,) in self._query(sql, slots)]

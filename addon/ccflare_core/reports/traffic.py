@@ -1,6 +1,6 @@
 """What the requests of a period, or of a group in it, add up to. Pure.
 
-The database adds up. Local hours and days, percentiles and the order of groups are decided here.
+The database adds up. Local minutes, hours and days, percentiles and the order of groups are decided here.
 """
 
 import math
@@ -16,7 +16,8 @@ from ccflare_core.reports.measures import milliseconds
 Keys = tuple[str | None, ...]
 
 _DAY = 86_400
-_HOURS = 3 * _DAY
+_MOST_MINUTES, _MOST_5MIN, _MOST_HOURS = 2 * 3600, 6 * 3600, 3 * _DAY
+"""How long a period is at most, in seconds, that is split into these."""
 
 
 class Period(NamedTuple):
@@ -33,6 +34,8 @@ class Period(NamedTuple):
 class By(StrEnum):
     """What the traffic can be split by."""
 
+    MINUTE = "minute"
+    FIVE_MINUTES = "5min"
     HOUR = "hour"
     DAY = "day"
     ACCOUNT = "account"
@@ -45,12 +48,20 @@ class By(StrEnum):
 
     @property
     def is_time(self) -> bool:
-        return self in (By.HOUR, By.DAY)
+        return self in _SECONDS
 
     @property
     def seconds(self) -> int:
-        """The length of an hour or of a day; 0 of what is no time."""
-        return {By.HOUR: 3600, By.DAY: 86_400}.get(self, 0)
+        """The length of a step of time; 0 of what is no time."""
+        return _SECONDS.get(self, 0)
+
+    @property
+    def words(self) -> str:
+        """How it stands in a heading."""
+        return "5 minutes" if self is By.FIVE_MINUTES else self.value
+
+
+_SECONDS = {By.MINUTE: 60, By.FIVE_MINUTES: 300, By.HOUR: 3600, By.DAY: _DAY}
 
 
 class Spread(NamedTuple):
@@ -162,12 +173,16 @@ def stretches(period: Period) -> list[Stretch]:
 
 
 def clock_of(period: Period) -> By:
-    """By what a period is split along time: by the hour if it has three days at most, and else by the day."""
-    return By.HOUR if period.until - period.since <= _HOURS else By.DAY
+    """By what a period is split along time, so that it has at most about a hundred steps, unless it is of months."""
+    length = math.floor(period.until - period.since)  # the present's fraction of a second makes nothing longer
+    for most, step in ((_MOST_MINUTES, By.MINUTE), (_MOST_5MIN, By.FIVE_MINUTES), (_MOST_HOURS, By.HOUR)):
+        if length <= most:
+            return step
+    return By.DAY
 
 
 def labels(period: Period, by: By) -> list[str]:
-    """The local hours or days that the period touches, in order."""
+    """The local minutes, hours or days that the period touches, in order."""
     found: dict[str, None] = {}
     for part, ahead in stretches(period):
         first, last = (math.floor((at + ahead) / by.seconds) for at in part)
@@ -177,8 +192,13 @@ def labels(period: Period, by: By) -> list[str]:
 
 
 def label(number: int, by: By) -> str:
-    """`2026-11-24 14:00` or `2026-11-24`: the name of the local hour or day that has this number since the epoch."""
-    return time.strftime("%Y-%m-%d %H:00" if by is By.HOUR else "%Y-%m-%d", time.gmtime(number * by.seconds))
+    """`2026-11-24 14:00` or `2026-11-24`: the name of the local step of time that has this number since the epoch."""
+    return time.strftime(label_format(by), time.gmtime(number * by.seconds))
+
+
+def label_format(by: By) -> str:
+    """What strftime and strptime take for these names."""
+    return "%Y-%m-%d" if by is By.DAY else "%Y-%m-%d %H:%M"
 
 
 def _ahead(at: float) -> int:

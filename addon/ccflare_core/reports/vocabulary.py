@@ -207,6 +207,7 @@ TRAFFIC: Final[Mapping[str, Word]] = {
     **_words(TIME, since="Where the period begins.", until="Where it ends."),
     **_words(
         TEXT_OR_NULL,
+        minute="The minute, in the proxy's own time.",
         hour="The hour, in the proxy's own time.",
         day="The day, in the proxy's own time.",
         account="The account.",
@@ -217,6 +218,7 @@ TRAFFIC: Final[Mapping[str, Word]] = {
         client="The name of the client key.",
         address="The client's address.",
     ),
+    "5min": Word(TEXT_OR_NULL, "Where the five minutes begin, in the proxy's own time."),
 }
 """What became of the requests of a period, or of a group in it."""
 
@@ -275,7 +277,7 @@ WINDOW: Final[Mapping[str, Word]] = {
     **_words(TEXT_OR_NULL, forecast="spent, fills, holds, unknown or empty."),
     **_words(
         list_of({"type": "object", "properties": {"at": TEXT, "peak": NUMBER}, "required": ["at", "peak"]}),
-        history="The highest utilization of each hour or day, in the proxy's own time.",
+        history="The highest utilization of each minute, hour or day, in the proxy's own time.",
     ),
 }
 """A limit."""

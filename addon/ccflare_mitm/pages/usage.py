@@ -65,10 +65,10 @@ async def show_usage(admin: Admin, visit: Visit) -> Answer:
 
 
 def read(store: Store, time: Asked) -> Used:
-    """The figures of this time, as the scripts have them."""
+    """The figures of this time, as the scripts have them; the axis is all of it, also where nothing is recorded."""
     reports, period, clock = Reports(store.query), time.period, time.clock
     found = {each.keys: each for each in reports.traffic(period, (clock,))}
-    along = [found.get((name,), Traffic((name,))) for name in labels(reports.recorded(period), clock)]
+    along = [found.get((name,), Traffic((name,))) for name in labels(period, clock)]
     return Used(reports.total(period), along, [_group(reports, time, by) for by in SPLITS])
 
 

@@ -270,7 +270,7 @@ def test_help_has_a_line_for_each_view(capsys: pytest.CaptureFixture[str]) -> No
     [
         (["windws"], "did you mean windows?"),
         (["--by", "dya"], "did you mean day?"),
-        (["--by", "x"], "give one of hour, day"),
+        (["--by", "x"], "give one of minute, 5min, hour, day"),
     ],
 )
 def test_a_word_that_there_is_not_gets_the_one_that_was_meant(

@@ -175,6 +175,22 @@ class TestTimeline:
         ]
         assert "████" in ask(past, "timeline")
 
+    def test_goes_by_the_minute_where_it_is_short(self, past: History) -> None:
+        past.exchange(NOON - 190)
+        past.exchange(NOON - 30)
+        past.add_up()
+
+        rows = ask_json(past, "timeline", "--since", "1h")
+
+        assert [(row["minute"][-5:], row["requests"]) for row in rows] == [
+            ("11:56", 1),
+            ("11:57", 0),
+            ("11:58", 0),
+            ("11:59", 1),
+            ("12:00", 0),
+        ]
+        assert ask(past, "timeline", "--since", "5h").startswith("By 5 minutes, last 5 h")
+
     def test_goes_by_day_where_it_is_long(self, past: History) -> None:
         past.exchange(at_local(20, 9))
 

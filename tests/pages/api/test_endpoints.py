@@ -19,6 +19,7 @@ from ccflare_core.anthropic.answers import Answer
 from ccflare_core.clients.authentication import Identity
 from ccflare_core.clients.totp import SecondFactor
 from ccflare_core.exchange.records import Payload
+from ccflare_core.reports.traffic import By
 from ccflare_core.store.store import Store
 from ccflare_mitm.pages.api.document import DOCUMENT
 from ccflare_mitm.pages.api.endpoint import PREFIX
@@ -195,7 +196,7 @@ async def test_only_the_page_that_says_so_has_what_was_said(house: House) -> Non
             assert b"Why?" not in (await house.answer(endpoint.path)).body, endpoint.path
 
 
-@pytest.mark.parametrize("by", ["account", "model", "project", "client", "agent", "address", "hour", "day", "session"])
+@pytest.mark.parametrize("by", [*By])
 async def test_stats_are_those_of_the_script(house: House, by: str) -> None:
     told = await house.get("/stats", since="7d", by=by)
     words = [f"{by}s"] if f"{by}s" in SPLITS else ["--by", by]

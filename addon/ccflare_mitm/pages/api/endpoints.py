@@ -228,7 +228,7 @@ ENDPOINTS: Final = (
         "The limits of the accounts, their past and their forecast, as `stats.py windows` tells them.",
         _list("windows", object_of(_names(WINDOW), vocabulary.WINDOW)),
         windows,
-        (_SINCE, _UNTIL, choice("by", "how fine the past is", (By.HOUR, By.DAY), By.HOUR)),
+        (_SINCE, _UNTIL, choice("by", "how fine the past is", (by for by in By if by.is_time), By.HOUR)),
     ),
     Endpoint(
         "/sessions",
