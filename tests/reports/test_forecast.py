@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ccflare_core.reports.figures import foretell_end
 from ccflare_core.reports.forecast import Course, Reading, forecast
 from history import NOON
 
@@ -76,6 +77,49 @@ def test_other_courses(points: list[tuple[float, float]], resets_at: float | Non
 
 def test_nothing_is_foretold_without_a_reading() -> None:
     assert forecast([], NOON) is None
+
+
+FILLING = ((60.0, 0.2), (40.0, 0.4), (20.0, 0.6), (0.0, 0.8))
+
+
+@pytest.mark.parametrize(("turns", "left"), [(4, None), (5, 1.6666), (12, 4), (3600, 1200)])
+def test_what_is_left_is_told_in_turns_once_there_were_enough(turns: int, left: float | None) -> None:
+    found = forecast(readings(*FILLING), NOON, lambda since, until: turns)
+
+    assert found is not None
+    assert found.turns_left == (left if left is None else pytest.approx(left, abs=1e-3))
+
+
+def test_turns_are_counted_between_the_readings_since_the_last_reset() -> None:
+    asked = []
+
+    def turns(since: float, until: float) -> int:
+        asked.append((NOON - since, NOON - until))
+        return 9
+
+    forecast(readings((90, 0.9), (60, 0.1), (30, 0.2), (9, 0.3)), NOON, turns)
+    assert asked == [(3600, 540)]
+    for few in ((30, 0.2), (9, 0.3)), ((60, 0.2), (30, 0.2), (9, 0.2)):
+        forecast(readings(*few), NOON, turns)
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("turns", "words"),
+    [
+        (0, "full at 12:20"),
+        (12, "full at 12:20, about 4 turns left"),
+        (6, "full at 12:20, about 2 turns left"),
+        (3737, "full at 12:20, about 1,200 turns left"),
+    ],
+)
+def test_the_end_is_told_with_the_turns_that_are_left(turns: int, words: str) -> None:
+    assert foretell_end(forecast(readings(*FILLING), NOON, lambda *_: turns), NOON) == words
+
+
+def test_what_does_not_fill_has_no_end() -> None:
+    holds = forecast(readings((100, 0.10), (50, 0.11), (0, 0.12)), NOON, lambda *_: 99)
+    assert [foretell_end(found, NOON) for found in (None, holds)] == ["", ""]
 
 
 @given(st.lists(st.tuples(st.floats(0, 200), st.floats(0, 1.2)), min_size=1, max_size=200))

@@ -111,6 +111,11 @@ LIMITS: Fields[StoredStatus] = (
 )
 """How full an account's limits are."""
 
+
+def _whole(number: float | None) -> int | None:
+    return None if number is None else round(number)
+
+
 WINDOW: Fields[WindowPast] = (
     ("account", lambda past: past.account),
     ("window", lambda past: past.name),
@@ -119,6 +124,7 @@ WINDOW: Fields[WindowPast] = (
     ("per_hour", lambda past: past.forecast and past.forecast.pace),
     ("forecast", lambda past: past.forecast and past.forecast.course.value),
     ("full_at", lambda past: iso(past.forecast.full_at) if past.forecast else None),
+    ("turns_left", lambda past: _whole(past.forecast.turns_left) if past.forecast else None),
     ("history", lambda past: [{"at": at, "peak": peak} for at, peak in past.peaks.items()]),
 )
 """A limit with its past and what is to come."""

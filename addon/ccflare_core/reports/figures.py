@@ -85,13 +85,13 @@ def short_model(model: str | None) -> str:
 
 
 def foretell(found: Forecast | None, now: float) -> str:
-    """`reaches 100 % at 14:20, resets 15:00`."""
+    """`full at 14:20, about 35 turns left, resets 15:00`."""
     if found is None:
         return DASH
     resets = "" if found.resets_at is None else f", resets {moment(found.resets_at, now)}"
     match found.course:
         case Course.FILLS:
-            return f"reaches 100 % at {moment(found.full_at, now)}{resets}"
+            return f"{foretell_end(found, now)}{resets}"
         case Course.HOLDS:
             return f"not full before its reset at {moment(found.resets_at, now)}" if resets else "not filling"
         case Course.SPENT:
@@ -100,3 +100,18 @@ def foretell(found: Forecast | None, now: float) -> str:
             return "empty again"
         case _:
             return f"too few readings{resets}"
+
+
+def foretell_end(found: Forecast | None, now: float) -> str:
+    """`full at 14:20, about 35 turns left`; "" of what is not full before its reset, as far as that is known."""
+    if found is None or found.full_at is None:
+        return ""
+    return f"full at {moment(found.full_at, now)}{_about_turns(found.turns_left)}"
+
+
+def _about_turns(left: float | None) -> str:
+    """In two digits: it is an estimate."""
+    if left is None:
+        return ""
+    number = int(float(f"{max(left, 1):.2g}"))
+    return f", about {count(number)} {'turn' if number == 1 else 'turns'} left"

@@ -1,6 +1,7 @@
 """How full the accounts' limit windows were along time, and how that goes on."""
 
 from collections import defaultdict
+from functools import partial
 from typing import NamedTuple
 
 from ccflare_core.reports.forecast import LOOK_BACK_SECONDS, Forecast, Reading, forecast
@@ -29,9 +30,8 @@ class LimitHistory:
         found = []
         for account_id, account in self._query("SELECT id, name FROM accounts ORDER BY name", ()):
             for name in self._names(account_id):
-                readings = self._readings(account_id, name, now)
                 peaks = self._peaks(account_id, name, period, by)
-                found.append(WindowPast(account, name, peaks, forecast(readings, now)))
+                found.append(WindowPast(account, name, peaks, self.expected(account_id, name, now)))
         return found
 
     def forecasts(self, now: float) -> dict[tuple[str, str], Forecast]:
@@ -45,7 +45,12 @@ class LimitHistory:
 
     def expected(self, account_id: str, name: str, now: float) -> Forecast | None:
         """What is to be expected of one window; None if it was never read."""
-        return forecast(self._readings(account_id, name, now), now)
+        return forecast(self._readings(account_id, name, now), now, partial(self._turns, account_id))
+
+    def _turns(self, account_id: str, since: float, until: float) -> int:
+        sql = """SELECT COUNT(*) FROM requests
+                 WHERE account_used = ? AND timestamp >= ? AND timestamp < ? AND output_tokens > 0"""
+        return int(next(iter(self._query(sql, (account_id, *Period(since, until).bounds_ms()))))[0])
 
     def _names(self, account_id: str) -> list[str]:
         """The account's windows, each found by one step in the index, however many readings there are."""

@@ -275,6 +275,7 @@ WINDOW: Final[Mapping[str, Word]] = {
     **_words(_or_null("number"), per_hour="How much of it is used in an hour, by the last two hours."),
     **_words(TIME_OR_NULL, resets_at="When it is empty again.", full_at="When it is full, if that is before."),
     **_words(TEXT_OR_NULL, forecast="spent, fills, holds, unknown or empty."),
+    **_words(COUNT_OR_NULL, turns_left="How many requests like the recent ones go into what is left of it."),
     **_words(
         list_of({"type": "object", "properties": {"at": TEXT, "peak": NUMBER}, "required": ["at", "peak"]}),
         history="The highest utilization of each minute, hour or day, in the proxy's own time.",

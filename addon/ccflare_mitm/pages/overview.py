@@ -1,6 +1,6 @@
 """The first page: the accounts as they stand, what is running now, and the last requests."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ccflare_core.accounts.member import AccountStatus
@@ -11,10 +11,11 @@ from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.clients.keys import Permission
 from ccflare_core.exchange.exchange import Exchange as Open
 from ccflare_core.program import typed
-from ccflare_core.reports.figures import foretell
+from ccflare_core.reports.figures import foretell_end
+from ccflare_core.reports.forecast import Forecast
 from ccflare_core.reports.limit_history import LimitHistory
 from ccflare_core.reports.queries import Exchange, Reports
-from ccflare_core.reports.traffic import By, Period, Traffic
+from ccflare_core.reports.traffic import Period, Traffic
 from ccflare_core.store.store import Store
 from ccflare_mitm.pages.admin import Admin
 from ccflare_mitm.pages.html import HOME, page
@@ -27,7 +28,7 @@ _NEARLY = 0.8
 
 
 class Limit(NamedTuple):
-    """A window of an account, and what is to be expected of it, in words."""
+    """A window of an account, and when it is full, in words, if that is before its reset."""
 
     window: Window
     level: str
@@ -53,7 +54,7 @@ class Card(NamedTuple):
 class Recorded(NamedTuple):
     """What the database tells: forecasts by account and window, the last day's sums, the last requests."""
 
-    forecasts: dict[tuple[str, str], str]
+    forecasts: dict[tuple[str, str], Forecast]
     today: Traffic
     last: list[Exchange]
 
@@ -76,9 +77,7 @@ async def show_overview(admin: Admin, visit: Visit) -> Answer:
 def read(store: Store, now: float) -> Recorded:
     """What the page takes from the database."""
     reports, day = Reports(store.query), Period(now - 86_400, now + 0.001)
-    pasts = LimitHistory(store.query).windows(Period(now - 3600, now), By.HOUR, now)
-    forecasts = {(past.account, past.name): foretell(past.forecast, now) for past in pasts}
-    return Recorded(forecasts, reports.total(day), reports.exchanges(day, LAST))
+    return Recorded(LimitHistory(store.query).forecasts(now), reports.total(day), reports.exchanges(day, LAST))
 
 
 def running(exchanges: Sequence[Open]) -> list[Open]:
@@ -86,10 +85,13 @@ def running(exchanges: Sequence[Open]) -> list[Open]:
     return sorted(exchanges, key=lambda exchange: -exchange.started_at)
 
 
-def card(status: AccountStatus, forecasts: dict[tuple[str, str], str], now: float) -> Card:
+def card(status: AccountStatus, forecasts: Mapping[tuple[str, str], Forecast], now: float) -> Card:
     """An account with its limits, and what to do if it needs a person."""
     name = status.account.name
-    limits = [Limit(window, _level(window), forecasts.get((name, window.name), "")) for window in status.windows]
+    limits = [
+        Limit(window, _level(window), foretell_end(forecasts.get((name, window.name)), now))
+        for window in status.windows
+    ]
     tone = "well" if status.available else "nearly" if status.until else "spent"
     return Card(status, tone, _remedy(status), login_warning(status.account, now), limits)
 

@@ -147,8 +147,18 @@ class TestWindows:
 
         assert lines[0] == "Limits by the hour, last 24 h"
         assert lines[3].split()[:4] == ["max-1", "5h", "80", "%"]
-        assert lines[3].endswith("reaches 100 % at 12:20, resets 13:00")
+        assert lines[3].endswith("full at 12:20, resets 13:00")
         assert lines[4].endswith("too few readings, resets Wed 12:00")
+
+    def test_tells_how_many_turns_are_left(self, past: History) -> None:
+        for minutes, used in ((60, 0.2), (40, 0.4), (20, 0.6), (0, 0.8)):
+            past.window("max-1", "5h", used, at_local(24, 13), at=NOON - 60 * minutes)
+        for number in range(12):
+            past.exchange(NOON - 3600 + 300 * number, output_tokens=9)
+            past.exchange(NOON - 3600 + 300 * number, "max-2", output_tokens=9)
+
+        assert "full at 12:20, about 4 turns left, resets 13:00" in ask(past, "windows")
+        assert ask_json(past, "windows")[0]["turns_left"] == 4
 
     def test_its_history_is_the_highest_of_each_hour(self, past: History) -> None:
         for at, used in ((at_local(24, 9, 10), 0.5), (at_local(24, 9, 50), 0.7), (at_local(24, 11, 5), 0.1)):
