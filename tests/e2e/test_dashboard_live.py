@@ -63,6 +63,13 @@ def link_of(text: str) -> str:
     return str(re.findall(r"http://[^/\s]+(/ccflare/login\?token=\S+)", text)[-1])
 
 
+def listed(proxy: Proxy) -> bytes:
+    """mitmweb's list."""
+    token = ((b"Authorization", f"Bearer {proxy.web_token}".encode()),)
+    with RawClient("127.0.0.1", proxy.web_port) as web:
+        return web.request("GET", "/flows", token).body
+
+
 def test_the_starts_link_logs_in_once(proxy: Proxy) -> None:
     link = link_of(eventually(proxy.log, lambda log: "/ccflare/login?token=" in log))
     browser = Browser(proxy)
@@ -88,13 +95,7 @@ def test_the_cookie_is_shown_and_sent_to_nobody(proxy: Proxy) -> None:
     with via_base_url(proxy) as client:
         method, path, fields, body = claude_request()
         client.request(method, path, (*fields, (b"Cookie", browser.cookie)), body)
-    token = ((b"Authorization", f"Bearer {proxy.web_token}".encode()),)
-
-    def flows() -> bytes:
-        with RawClient("127.0.0.1", proxy.web_port) as web:
-            return web.request("GET", "/flows", token).body
-
-    shown = eventually(flows, lambda text: b"/v1/messages" in text)
+    shown = eventually(lambda: listed(proxy), lambda text: b"/v1/messages" in text)
     assert b"/ccflare/login" in shown
     assert secret not in shown
     assert b"token=" not in shown
@@ -119,6 +120,9 @@ def test_what_was_said_takes_a_login_and_is_audited(proxy: Proxy) -> None:
     assert b"Pause one" in browser.get("/ccflare/").body
     assert b"Pause one" not in stranger.get("/ccflare/").body
     assert b"the question" in shown
+    (flow,) = re.findall(rb'href="http://127.0.0.1:%d/#/flows/([0-9a-f-]+)/request"' % proxy.web_port, shown)
+    assert flow in listed(proxy)
+    assert proxy.web_token.encode() not in shown
     read = proxy.rows("SELECT actor FROM audit_log WHERE action = 'data.read' AND target = ?", [row["id"]])
     assert {each["actor"] for each in read} == {"dashboard"}
 

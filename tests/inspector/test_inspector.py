@@ -3,16 +3,18 @@
 from collections.abc import Iterator
 
 import pytest
-from mitmproxy import http
+from mitmproxy import ctx, http
 from mitmproxy.addons.view import View
 from mitmproxy.test import taddons, tflow
 
+from ccflare_core.clients.authentication import OWNER, Identity
 from ccflare_core.config.settings import Settings
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.steps import Outcome
 from ccflare_mitm.inspector.comment import comment
 from ccflare_mitm.inspector.inspector import FAILED, FAILED_OVER, LIMITED, Inspector, marker
 from ccflare_mitm.inspector.loading import Head, Recorded
+from ccflare_mitm.pages.visit import WEB, Visit
 from exchange_kit import JSON, OK, OVERLOADED, STREAM, Bench, Reply, limited, refusal
 from held_kit import held
 
@@ -233,6 +235,31 @@ def test_what_runs_in_the_list_is_not_adopted(view: View) -> None:
     listed(view, 1)
     row = recorded(1)
     assert inspector.adopt([row._replace(row=dict(row.row) | {"id": exchange.id})], SETTINGS) == 0
+
+
+WEB_VISIT, NEAR, FAR = (
+    Visit(Identity(OWNER), address, "/", by=by)
+    for address, by in (("10.0.0.9", WEB), ("127.0.0.1", ""), ("10.0.0.9", ""))
+)
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("127.0.0.1", "http://127.0.0.1:8081"), ("0.0.0.0", "http://127.0.0.1:8081"), ("::", "http://[::1]:8081")],
+)
+def test_a_request_in_the_list_is_linked_for_who_can_go_there(view: View, host: str, address: str) -> None:
+    exchange = Bench("a").begin()
+    inspector, (flow,) = Inspector(lambda flow: exchange, held()), listed(view, 1)
+    assert inspector.link(WEB_VISIT, exchange.id) == ""  # the console has a list, and no page
+    for name, value in (("web_host", host), ("web_port", 8081)):
+        ctx.options.add_option(name, type(value), value, "")
+
+    path = f"/#/flows/{flow.id}/request"
+    links = [inspector.link(visit, exchange.id) for visit in (WEB_VISIT, NEAR, FAR)]
+    assert links == [path, address + path, ""]
+    assert inspector.link(NEAR, "another") == ""
+    view.remove([flow])
+    assert inspector.link(NEAR, exchange.id) == ""
 
 
 def test_without_a_list_nothing_is_adopted() -> None:

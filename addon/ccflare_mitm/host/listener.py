@@ -171,6 +171,16 @@ def check_web_address() -> None:
         raise ConfigError(f"web_port: {why_not(error, host, port, '--web-port')}.") from error
 
 
+def web_address() -> str:
+    """Where this machine reaches mitmweb's page, without its token; "" in the other programs."""
+    if "web_port" not in ctx.options:
+        return ""
+    host = ctx.options.web_host
+    everywhere = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing listens by this
+    host = everywhere.get(host, host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{ctx.options.web_port}"
+
+
 def why_not(error: Exception, host: str, port: int, option: str = "-p") -> str:
     """Why nothing can listen there, and what to do."""
     number = getattr(error, "errno", None) or 0

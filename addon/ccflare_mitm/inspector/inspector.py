@@ -12,6 +12,8 @@ from ccflare_core.config.settings import Settings
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.steps import Outcome
 from ccflare_core.exchange.story import Story
+from ccflare_core.http.origins import is_loopback
+from ccflare_mitm.host.listener import web_address
 from ccflare_mitm.inspector import hidden
 from ccflare_mitm.inspector.comment import Comments
 from ccflare_mitm.inspector.console import in_place
@@ -22,6 +24,7 @@ from ccflare_mitm.inspector.page import STYLES, warn_of_page
 from ccflare_mitm.inspector.stand_ins import keep_searches_short
 from ccflare_mitm.inspector.views import ConversationView, EventsView, Sources
 from ccflare_mitm.pages.server import PageServer
+from ccflare_mitm.pages.visit import WEB, Visit
 
 FAILED_OVER, LIMITED, FAILED = ":twisted_rightwards_arrows:", ":hourglass:", ":x:"
 
@@ -52,6 +55,21 @@ class Inspector:
             listed.sig_store_remove.connect(self._removed)
             listed.sig_store_refresh.connect(self._cleared)
         self._audience = extend_page(ctx.master, views, self.held, pages)
+        pages.link_flows(self.link)
+
+    def link(self, visit: Visit, request_id: str) -> str:
+        """Where mitmweb shows this request; "" if it is not in its list, or if who asks is on another machine."""
+        shown = (flow.id for flow in self.flows() if self._request_of(flow) == request_id)
+        if not (address := web_address()) or (flow_id := next(shown, None)) is None:
+            return ""
+        path = f"/#/flows/{flow_id}/request"
+        if visit.by == WEB:  # asked there, by whatever address
+            return path
+        return address + path if is_loopback(visit.address) else ""
+
+    def _request_of(self, flow: http.HTTPFlow) -> str | None:
+        story = self._find(flow)
+        return self._loaded.get(flow) if story is None else story.id
 
     def text(self, flow: http.HTTPFlow, view: str) -> str:
         """What the view of this name shows of the flow's answer, or of its request while there is none."""
@@ -96,8 +114,7 @@ class Inspector:
     def adopt(self, recorded: Sequence[Recorded], settings: Settings) -> int:
         """Put what was recorded into the list, but for what is there; how many that are."""
         view = _view()
-        stories = (self._find(flow) for flow in self.flows())
-        known = {story.id for story in stories if story is not None} | {*self._loaded.values()}
+        known = {self._request_of(flow) for flow in self.flows()} | {*self._loaded.values()}
         new = [each for each in recorded if each.row["id"] not in known] if view is not None else []
         for each in new:
             flow = flow_of(each, settings)

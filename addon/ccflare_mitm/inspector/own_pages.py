@@ -12,10 +12,9 @@ from ccflare_core.http.rejection import Rejection
 from ccflare_mitm.pages.html import HOME, LOGIN, LOGOUT, see_other
 from ccflare_mitm.pages.server import PageServer
 from ccflare_mitm.pages.table import find_page
-from ccflare_mitm.pages.visit import Visit
+from ccflare_mitm.pages.visit import WEB, Visit
 
 PATHS = r"/ccflare/.*"
-ACTOR = "mitmweb"
 
 
 class OwnPage(app.RequestHandler):
@@ -54,7 +53,7 @@ class OwnPage(app.RequestHandler):
             headers={key.lower(): value for key, value in request.headers.items()},
             body=request.body,
             at=time.time(),  # noqa: TID251
-            by=ACTOR,
+            by=WEB,
             token=("_xsrf", self.xsrf_token.decode()),
         )
         return self._pages.answer(page, visit)

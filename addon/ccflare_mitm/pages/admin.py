@@ -53,6 +53,8 @@ class Admin:
         self.monitor = monitor
         self.needs_code = needs_code
         """Whether a change takes a code of the second factor."""
+        self.flow_link: Callable[[Visit, str], str] = lambda visit, request_id: ""
+        """Where mitmweb shows a request to who visits; "" if it does not."""
         self._options = options
         self._token_state = token_state
         self._actions = actions

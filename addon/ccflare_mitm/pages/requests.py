@@ -85,7 +85,15 @@ async def show_exchange(admin: Admin, visit: Visit) -> Answer:
     is_whole = bool(visit.asked("all"))
 
     said = await admin.read(lambda store: _said(read_recorded(store.query, store.body, row), is_whole))
-    return await long_page("exchange.html", visit, said=said, row=row, tokens=_tokens(row), is_whole=is_whole)
+    return await long_page(
+        "exchange.html",
+        visit,
+        said=said,
+        row=row,
+        tokens=_tokens(row),
+        is_whole=is_whole,
+        flow_link=admin.flow_link(visit, row["id"]),
+    )
 
 
 def _said(recorded: Recorded, is_whole: bool) -> Said:

@@ -1,7 +1,7 @@
 """Gives a page's answer to a visit: what changes something asks for the second factor first, and failures are told."""
 
 import logging
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from math import ceil
 from typing import Final
@@ -39,6 +39,10 @@ class PageServer:
         self._admin = admin
         self._factor = factor
         self._auditor = auditor
+
+    def link_flows(self, link: Callable[[Visit, str], str]) -> None:
+        """Let the pages link to mitmweb: `link` tells where it shows a request to who visits; "" if it does not."""
+        self._admin.flow_link = link
 
     def answer(self, page: Page, visit: Visit) -> Answer | Awaitable[Answer]:
         """The page's answer, now or later; an error in its place, and nothing is raised."""

@@ -11,6 +11,8 @@ from ccflare_core.errors import CCFlareError
 from ccflare_core.exchange.records import storable
 
 MOST_PARAMETERS = 100
+WEB = "mitmweb"
+"""Who asks by mitmweb's own page, behind its login."""
 
 
 class BadQuery(CCFlareError):
