@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -112,15 +113,58 @@ async def test_every_option_of_the_server_replay_is_known_with_its_default(conte
     assert known == {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
 
 
-@given(
-    fields=st.lists(
-        st.tuples(st.sampled_from([b"A", b"a", b"Content-Type", b"x-\xff"]), st.binary(max_size=5)), max_size=6
-    ),
-    name=st.sampled_from(["a", "A", b"a", "content-type", "x-\udcff", b"X-\xff", "missing"]),
+FIELDS = st.lists(
+    st.tuples(st.sampled_from([b"A", b"a", b"Content-Type", b"x-\xff"]), st.binary(max_size=5)), max_size=6
 )
-def test_quick_look_ups_answer_as_mitmproxys_own(fields: list[tuple[bytes, bytes]], name: str | bytes) -> None:
-    headers = Headers(fields)
+NAMES = st.sampled_from(["a", "A", b"a", "content-type", "x-\udcff", b"X-\xff", "missing"])
+
+
+def check_look_ups(headers: Headers, name: str | bytes) -> None:
     own = headers[name] if headers.get_all(name) else None
     assert tuning.get_header(headers, name) == own
     assert tuning.get_header(headers, name, "default") == ("default" if own is None else own)
     assert tuning.has_header(headers, name) == bool(headers.get_all(name))
+    assert tuning.get_all_headers(headers, name) == headers.get_all(name)
+    if own is None:
+        with pytest.raises(KeyError):
+            tuning.getitem(headers, name)
+    else:
+        assert tuning.getitem(headers, name) == own
+
+
+@given(fields=FIELDS, later=FIELDS, name=NAMES)
+def test_quick_look_ups_answer_as_mitmproxys_own_also_after_a_change(
+    fields: list[tuple[bytes, bytes]], later: list[tuple[bytes, bytes]], name: str | bytes
+) -> None:
+    headers = Headers(fields)
+    check_look_ups(headers, name)
+    headers.fields = tuple(later)
+    check_look_ups(headers, name)
+    headers["a"] = "new"
+    check_look_ups(headers, name)
+    assert headers == Headers(headers.fields)
+    assert headers.copy().fields == headers.fields
+
+
+@given(fields=FIELDS)
+def test_quickly_made_headers_are_as_mitmproxys_own(fields: list[tuple[bytes, bytes]]) -> None:
+    quick = Headers.__new__(Headers)
+    tuning.make_headers(quick, [list(field) for field in fields])  # type: ignore[misc]
+    assert quick.fields == Headers(fields).fields
+
+    tuning.make_headers(quick, fields, content_type="x")
+    assert quick.fields == Headers(fields, content_type="x").fields
+
+
+@pytest.mark.parametrize("fields", [[(b"a", "b")], [("a", b"b")], [(b"a", None)]])
+def test_quickly_made_headers_are_of_bytes_too(fields: Any) -> None:
+    with pytest.raises(TypeError, match="must be bytes"):
+        tuning.make_headers(Headers.__new__(Headers), fields)
+
+
+async def test_options_that_are_read_quickly_have_the_values_that_mitmproxy_reads(context: taddons.context) -> None:
+    context.options.update(anticache=True, listen_port=8081, stickycookie=".*", modify_headers=["/~q/x/y"])
+    for option in context.options._options.values():
+        assert tuning.current_value(option) == option.current()
+    tuning.current_value(context.options._options["modify_headers"]).append("not kept")
+    assert context.options.modify_headers == ["/~q/x/y"]

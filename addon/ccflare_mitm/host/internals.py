@@ -140,7 +140,7 @@ ATTRIBUTES: Final[dict[type | ModuleType, str]] = {
     server.ConnectionIO: "writer",
     # The options, the addons and what they keep.
     optmanager.OptManager: "_options deferred update_defer",
-    optmanager._Option: "current default has_changed typespec value",
+    optmanager._Option: "_default current default has_changed typespec value",
     optmanager: "unset",
     types: "CommandTypes Data",
     types.TypeManager: "get typemap",

@@ -179,13 +179,19 @@ class Course:
 
     def _held(self) -> set[Part]:
         attempt = self.attempt
-        parts = {
-            Part.EXCHANGE: self.exchange is not None,
-            Part.TIMER: self.timer is not None,
-            Part.ATTEMPT: attempt is not None,
-            Part.UPSTREAM: attempt is not None and attempt.stream_id is not None,
-            Part.HEAD: attempt is not None and attempt.head is not None,
-            Part.RELAY: self.relay is not None,
-            Part.UPLOAD: self.is_uploading,
-        }
-        return {part for part, is_held in parts.items() if is_held}
+        held = set()
+        if self.exchange is not None:
+            held.add(Part.EXCHANGE)
+        if self.timer is not None:
+            held.add(Part.TIMER)
+        if self.relay is not None:
+            held.add(Part.RELAY)
+        if self.is_uploading:
+            held.add(Part.UPLOAD)
+        if attempt is not None:
+            held.add(Part.ATTEMPT)
+            if attempt.stream_id is not None:
+                held.add(Part.UPSTREAM)
+            if attempt.head is not None:
+                held.add(Part.HEAD)
+        return held
