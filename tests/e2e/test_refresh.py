@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import random
 import threading
 import time
@@ -29,7 +30,7 @@ from fake_upstream import (
 )
 from harness import Proxy, StartProxy, claude_request, eventually, via_base_url, via_connect
 
-ROUNDS = 50
+ROUNDS = 50 if os.environ.get("CCFLARE_LONG_TESTS") else 15
 
 
 @contextlib.contextmanager

@@ -38,7 +38,8 @@ class Rig:
         self._numbers = itertools.count(1)
         self._accounts: dict[str, Account] = {}
         self._begin = 0
-        self._has_standing_answers = False
+        self._is_plain = True
+        """Whether the accounts are as `fresh` makes them, and the upstream has no standing answers to them."""
 
     @classmethod
     @contextmanager
@@ -76,14 +77,13 @@ class Rig:
             for account in made:
                 store.accounts.add(account)
         eventually(self.health, lambda health: list(health) == list(names))
-        self._has_standing_answers = False
+        self._is_plain = not (each or fields)
         self._begin = 0 if isinstance(self._upstream, str) else len(self.upstream.requests)
 
     def renew(self, *names: str) -> None:
         """As `fresh`, but at once if nothing has come of the accounts that there are: it takes the same again."""
         untouched = all(a["reason"] == "serving" and not a["in_flight"] for a in self.health().values())
-        as_new = untouched and not self._has_standing_answers
-        if list(names) != list(self._accounts) or not as_new:
+        if list(names) != list(self._accounts) or not (untouched and self._is_plain):
             self.fresh(*names)
             return
         self.session = str(uuid.uuid4())
@@ -102,7 +102,7 @@ class Rig:
         """What upstream says to an account: these answers, then always that one or else the usual."""
         self.upstream.answer(*answers, credential=self.secret(name))
         if always is not None:
-            self._has_standing_answers = True
+            self._is_plain = False
             self.upstream.always(always, credential=self.secret(name))
 
     def change(self, name: str, **fields: Any) -> None:
