@@ -227,6 +227,7 @@ def test_what_was_recorded_is_adopted_once_and_with_the_bound_of_the_list(view: 
 
     assert [flow.comment.rpartition("request=")[2] for flow in view] == ["r2", "r3", "r4"]
     assert [len(flow.request.raw_content) for flow in view] == [9000] * 3
+    assert all(inspector.is_loaded(flow) for flow in view)
 
 
 def test_what_runs_in_the_list_is_not_adopted(view: View) -> None:

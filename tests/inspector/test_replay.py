@@ -33,12 +33,14 @@ class Desk:
         self.audited: list[Replay] = []
         self.problems: list[Exception] = []
         self.objection = ""
+        self.is_loaded = False
         self.kept: bytes | None = None
         """What the database has of the body."""
         self.comments = Comments()
         self._work: list[Coroutine[Any, Any, None]] = []
         way = Way(
             find=lambda flow: self.story if flow is self.flow else None,
+            is_loaded=lambda flow: self.is_loaded,
             bring_back=self._bring_back,
             describe=lambda flow, account: Replay(self.story.id, None, account),
             objection=lambda: self.objection,
@@ -99,6 +101,12 @@ def test_the_first_press_asks_and_the_second_sends() -> None:
     assert desk.sent == [(BODY, Replay(desk.story.id, None, ""))]
     assert desk.audited == [Replay(desk.story.id, None, "")]
     assert desk.flow.comment == comment(desk.story)
+
+
+def test_what_was_loaded_from_the_record_says_why_it_cannot_be_sent() -> None:
+    desk = Desk()
+    desk.is_loaded = True
+    assert refused(desk) == "not replayed: it was loaded from the record, which keeps no headers to send it with"
 
 
 def test_a_third_press_asks_again() -> None:

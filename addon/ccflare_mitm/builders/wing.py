@@ -213,6 +213,7 @@ def build_replayer(
     sender = Sender(gate.replays, place)
     way = Way(
         find=gate.find,
+        is_loaded=inspector.is_loaded,
         bring_back=inspector.held.bring_back,
         describe=describe,
         objection=objection,

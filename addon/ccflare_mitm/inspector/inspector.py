@@ -124,6 +124,10 @@ class Inspector:
             self._count(view, flow, settings.inspector_flows)
         return len(new)
 
+    def is_loaded(self, flow: http.HTTPFlow) -> bool:
+        """Whether it was made of the record, and did not run here."""
+        return flow in self._loaded
+
     def bound(self, flow: http.HTTPFlow, most: int) -> None:
         """Count this flow as finished; let go of the oldest over `most`, and of bodies over their bound.
 

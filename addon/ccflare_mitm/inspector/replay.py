@@ -43,6 +43,8 @@ class Way(NamedTuple):
     """What a replay needs of others."""
 
     find: Callable[[http.HTTPFlow], Story | None]
+    is_loaded: Callable[[http.HTTPFlow], bool]
+    """Whether it was made of the record, and did not run here."""
     bring_back: Callable[[http.HTTPFlow], Awaitable[object]]
     """Gets its bodies out of the database, if they have been let go."""
     describe: Callable[[http.HTTPFlow, str], Replay]
@@ -106,6 +108,8 @@ class Replayer:
             return "not replayed: it still runs"
         if story is not None and story.ticket is Ticket.PASS:
             return "not replayed: it went with the client's own credential, which is not kept"
+        if self._way.is_loaded(flow):
+            return "not replayed: it was loaded from the record, which keeps no headers to send it with"
         if story is None or seen is None:
             return "not replayed: only requests to the Messages API whose exact body is still here can be"
         body = flow.request.raw_content
