@@ -36,7 +36,7 @@ def is_as_the_first(body: bytes, found: Pieces | None) -> bool:
     if found is None:
         return len(whole) == 1
     addresses = [name(piece) for piece in whole]
-    return (found.addresses, found.inserts, found.digested.digest) == (addresses, inserts, digest(body))
+    return (found.addresses, found.taken.inserts, found.digested.digest) == (addresses, inserts, digest(body))
 
 
 def bodies(parts: list[bytes], edits: list[tuple[int, int, list[bytes]]]) -> Iterator[bytes]:

@@ -1,6 +1,7 @@
 """What tells a body from every other one, reckoned on from an earlier body that begins the same. Pure."""
 
 import hashlib
+from collections.abc import Buffer
 from typing import NamedTuple, Protocol, Self
 
 _SIZE = 16
@@ -14,7 +15,7 @@ class Hash(Protocol):
 
     def digest(self) -> bytes: ...
 
-    def update(self, data: bytes, /) -> None: ...
+    def update(self, data: Buffer, /) -> None: ...
 
 
 class Digested(NamedTuple):
@@ -33,8 +34,9 @@ def digest_on(body: bytes, earlier: Digested | None = None, same: int = 0) -> Di
     """The body's digest. Its first `same` bytes are those of the body that `earlier` is of."""
     steps: list[Hash] = earlier.steps[: same // _STEP] if earlier else []
     running = steps[-1].copy() if steps else hashlib.sha256()
+    view = memoryview(body)
     for start in range(len(steps) * _STEP, len(body), _STEP):
-        piece = body[start : start + _STEP]
+        piece = view[start : start + _STEP]
         running.update(piece)
         if len(piece) == _STEP:
             steps.append(running.copy())

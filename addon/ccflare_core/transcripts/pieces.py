@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from ccflare_core.transcripts.changes import alike
 from ccflare_core.transcripts.digests import Digested, digest_on
-from ccflare_core.transcripts.splitting import Cuts, cut, has_structure, take_out
+from ccflare_core.transcripts.moving import Taken, take_out
+from ccflare_core.transcripts.splitting import Cuts, cut, has_structure
 
 
 class Pieces(NamedTuple):
@@ -16,7 +17,7 @@ class Pieces(NamedTuple):
 
     body: bytes
     cuts: Cuts
-    inserts: list[tuple[int, bytes]]
+    taken: Taken
     addresses: list[bytes]
     digested: Digested
 
@@ -26,7 +27,7 @@ class Pieces(NamedTuple):
     @property
     def weight(self) -> int:
         """About how many bytes of memory it takes."""
-        numbers = len(self.cuts.places) + len(self.cuts.ends)
+        numbers = len(self.cuts.places) + len(self.cuts.ends) + sum(map(len, self.taken.places))
         return len(self.body) + len(self.cuts.rest) + 40 * numbers + 64 * len(self.addresses)
 
 
@@ -34,13 +35,13 @@ def pieces(body: bytes, address: Callable[[bytes], bytes], earlier: Pieces | Non
     """The pieces, or None if the body is a single one. An `earlier` body has its addresses by the same function."""
     if not has_structure(body):
         return None
-    rest, inserts = take_out(body)
-    cuts = cut(rest, earlier.cuts if earlier else None)
+    same = alike(earlier.body, 0, body, 0, min(len(earlier.body), len(body))) if earlier else 0
+    taken = take_out(body, earlier.taken if earlier else None, same)
+    cuts = cut(taken.rest, earlier.cuts if earlier else None)
     if len(cuts.ends) <= 2:  # the beginning and the end
         return None
-    same = alike(earlier.body, 0, body, 0, min(len(earlier.body), len(body))) if earlier else 0
     digested = digest_on(body, earlier.digested if earlier else None, same)
-    return Pieces(body, cuts, inserts, list(_addresses(cuts, address, earlier)), digested)
+    return Pieces(body, cuts, taken, list(_addresses(cuts, address, earlier)), digested)
 
 
 def _addresses(cuts: Cuts, address: Callable[[bytes], bytes], earlier: Pieces | None) -> Iterator[bytes]:

@@ -15,6 +15,7 @@ from itertools import islice, pairwise
 from typing import NamedTuple
 
 from ccflare_core.transcripts.changes import alike, alike_before
+from ccflare_core.transcripts.moving import take_out
 
 SMALLEST = 4096
 """Bodies below this many bytes are not worth a cut."""
@@ -26,20 +27,13 @@ _LARGE = 4096
 _LONG = 8192
 """A string of this many bytes is a piece of its own: a file that is read twice has two ids, but one text."""
 _MOST = 20_000
-"""Finds of one kind at most, so that no body makes endless work; and of insertions a hundredth of it."""
+"""Finds of one kind at most, so that no body makes endless work."""
 
 _AFTER_OBJECT = re.compile(rb'\}\s*(?:,\s*\{|\]\s*,)\s*"')
 """Where an array's next element begins, or its end and the next key."""
 _SECTION = re.compile(rb'"(?:messages|system|tools)"\s*:\s*\[')
 _BODY_END = re.compile(rb"\]\s*\}\s*\Z")
 _QUOTE = re.compile(rb'"(?<!\\")')
-
-_MOVING = (
-    (b'"cache_control"', re.compile(rb'(?:,\s*)?"cache_control"\s*:\s*\{[^{}]{0,200}\}')),
-    (b"x-anthropic-billing-header:", re.compile(rb'x-anthropic-billing-header:[^"\\]{0,400}')),
-    (b'"previous_message_id"', re.compile(rb'"previous_message_id"\s*:\s*"[^"\\]{0,200}"')),
-)
-"""What a client changes with every turn in the middle of what stays."""
 
 
 class Split(NamedTuple):
@@ -75,9 +69,9 @@ def split(body: bytes) -> Split:
     """The body in pieces; a single one if it is small or has no structure that is known here."""
     if not has_structure(body):
         return Split([body], [])
-    rest, inserts = take_out(body)
-    cuts = cut(rest)
-    return Split([cuts.piece(number) for number in range(len(cuts.ends) - 1)], inserts)
+    taken = take_out(body)
+    cuts = cut(taken.rest)
+    return Split([cuts.piece(number) for number in range(len(cuts.ends) - 1)], taken.inserts)
 
 
 def has_structure(body: bytes) -> bool:
@@ -98,34 +92,6 @@ def join(pieces: Sequence[bytes], inserts: Sequence[tuple[int, bytes]]) -> bytes
         parts += rest[done:offset], text
         done = offset
     return b"".join((*parts, rest[done:]))
-
-
-def take_out(body: bytes) -> tuple[bytes, list[tuple[int, bytes]]]:
-    """The body without what moves in it, and that as `inserts`."""
-    spans = sorted(span for word, pattern in _MOVING for span in islice(_spans(body, word, pattern), _MOST // 100))
-    if not spans:
-        return body, []
-    kept, inserts, done, offset = [], [], 0, 0
-    for start, end in spans:
-        if start < done:
-            continue  # within the last one
-        kept.append(body[done:start])
-        offset += start - done
-        inserts.append((offset, body[start:end]))
-        done = end
-    return b"".join((*kept, body[done:])), inserts
-
-
-def _spans(body: bytes, word: bytes, pattern: re.Pattern[bytes]) -> Iterator[tuple[int, int]]:
-    """Where the pattern is found around the word. Looking for the word alone is ten times as fast."""
-    at = body.find(word)
-    while at >= 0:
-        comma = len(body[max(0, at - 40) : at].rstrip()) - 1 + max(0, at - 40)
-        start = comma if body[comma : comma + 1] == b"," else at
-        found = pattern.match(body, start) or pattern.match(body, at)
-        if found:
-            yield found.span()
-        at = body.find(word, found.end() if found else at + len(word))
 
 
 def cut(rest: bytes, earlier: Cuts | None = None) -> Cuts:

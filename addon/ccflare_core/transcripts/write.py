@@ -193,7 +193,7 @@ class Blocks:
         for draft in cut:
             if (found := draft.pieces) is not None:
                 known = segments[draft.payload.session_id or ""].known
-                manifest = Manifest(found.digested.digest, [known[at] for at in found.addresses], found.inserts)
+                manifest = Manifest(found.digested.digest, [known[at] for at in found.addresses], found.taken.inserts)
                 todo.append((packing.write_manifest(manifest), _place(draft, b"")))
         return packing.encode(todo, self._with_key()) if todo else []
 
