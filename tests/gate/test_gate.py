@@ -513,3 +513,26 @@ def test_names_of_this_machine(host: str) -> None:
 )
 def test_names_that_others_decide_on(host: str) -> None:
     assert not is_loopback(host)
+
+
+# --- what is known of a conversation ----------------------------------------------------------------------------------
+
+
+def test_what_a_conversation_names_is_found_in_whichever_of_its_turns_it_stands() -> None:
+    bench = Bench()
+    gate = gate_of(bench)
+    said = b'{"model":"claude-opus-4-8","messages":[' + b'{"role":"user","content":"lorem ipsum"},' * 500
+    ends = (b"null]}", b'null],"speed":"fast"}', b"null]}", b'null],"container":"container_1"}', b"3]}")
+
+    modes, named = [], []
+    for end in ends:
+        flow = asked(body=said + end, headers=((b"x-claude-code-session-id", b"s-1"),))
+        gate.enter(flow)
+        gate.issue_ticket(flow)
+        exchange = gate.find(flow)
+        assert exchange is not None
+        modes.append(exchange.facts.mode)
+        named.append([each.text for each in exchange._named.ids])
+
+    assert modes == ["", "fast", "", "", ""]
+    assert named == [[], [], [], ["container_1"], []]

@@ -76,6 +76,9 @@ class Notes:
     def started(self, exchange: Story) -> None:
         self.started_ones.append(exchange)
 
+    def keeps_bodies(self, opening: Opening) -> bool:
+        return True
+
     def attempted(self, exchange: Story, attempt: Attempt) -> None:
         self.attempts.append(attempt)
 

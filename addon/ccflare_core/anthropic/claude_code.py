@@ -24,6 +24,7 @@ _EARLY_MESSAGES = 6
 """Among so many messages the directory stands: in the second, and after a compaction in the fifth."""
 _TOKEN_LIMIT, _MESSAGE_LIMIT = 20_000, 256 * 1024
 _SAID_DIRECTORY = re.compile(r"orking directory: (.{1,2000})$", re.MULTILINE)
+_TOLD = b"orking directory: "
 _DIRECTORY = re.compile(rb'orking directory: ((?:[^"\\\x00-\x1f]|\\["\\/bft]|\\u[0-9a-fA-F]{4}){1,2000})(?:\\[nr]|")')
 _DIRECTORY_LIMIT, _PROJECT_LIMIT = 500, 100
 _CLASS_HEADERS = ("x-claude-code-request-class", "x-claude-1p-request-class")
@@ -78,9 +79,11 @@ def system_text(body: bytes) -> bytes:
     It stands behind the messages, so the last place that looks like it is taken. A quotation of it in a message does
     not look like it: its quotes are escaped.
     """
-    start = -1
-    for mark in _SYSTEM:  # the likeliest first: what stands before it need not be looked through again
-        start = max(start, body.rfind(mark, start + 1))
+    likeliest, *others = _SYSTEM
+    start = body.rfind(likeliest)
+    low = start if start >= 0 else body.find(b'"system"')  # what stands before it need not be looked through again
+    if low >= 0:
+        start = max(start, *(body.rfind(mark, low) for mark in others))
     return body[start:] if start >= 0 else b""
 
 
@@ -89,14 +92,18 @@ def working_directory(body: bytes, system: bytes | None = None) -> str | None:
 
     `system` is the body's system text, where that is known already.
     """
-    if found := _DIRECTORY.search(system_text(body) if system is None else system):
+    system = system_text(body) if system is None else system
+    told = system.find(_TOLD)  # ten times as quick as the expression
+    if told >= 0 and (found := _DIRECTORY.search(system, told)):
         try:
             return _as_directory(json.loads(b'"%s"' % found[1]))
         except ValueError:
             return None
+    if not system and b'"system"' not in body:
+        return None
     for text in _system_messages(body):
-        if told := _SAID_DIRECTORY.search(text):
-            return _as_directory(told[1])
+        if said := _SAID_DIRECTORY.search(text):
+            return _as_directory(said[1])
     return None
 
 
@@ -107,8 +114,6 @@ def _as_directory(text: str) -> str | None:
 
 def _system_messages(body: bytes) -> Iterator[str]:
     """The texts of those of the first messages whose own role is `system`."""
-    if b'"system"' not in body:
-        return
     for start, end in _early_messages(body):
         if end - start > _MESSAGE_LIMIT or body.find(b'"system"', start, end) < 0:
             continue

@@ -13,8 +13,9 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl
 
-from ccflare_core.anthropic.request import PARSE_LIMIT, decoded, unambiguous
+from ccflare_core.anthropic.request import PARSE_LIMIT, RARE_NAMES, decoded, unambiguous, words_of
 from ccflare_core.anthropic.routes import CACHE_TOUCH, MESSAGES, runs_model
+from ccflare_core.anthropic.words import Word, Words
 
 ID_LIMIT = 300
 """Characters of an id. The API's have about 30."""
@@ -72,8 +73,10 @@ NO_IDS: Final = Named()
 _KINDS: Final = {"files": Kind.FILE, "skills": Kind.SKILL, "messages/batches": Kind.BATCH}
 _PATH = re.compile(r"/v1/(files|skills|messages/batches)(?:/([^/]+)(/.+)?)?")
 _MARKS: Final = (b'"file_id"', b'"container"', b'"fallback_credit_token"', b'"thread"')
-"""One of these is in every body that names something. Quotes that a conversation has are escaped."""
-_ESCAPED_NAME = re.compile(rb'"[a-z_]{0,24}\\u00[5-7]')
+"""One of these, all of them RARE_NAMES, is in every body that names something. Quotes that a conversation has are
+escaped."""
+_ESCAPE = Word(re.compile(rb"\\u00"), b"\\")
+_ESCAPED_NAME = Word(re.compile(rb'"[a-z_]{0,24}\\u00[5-7]'), b'"')
 """A name may be spelt with escapes, which no genuine client does for letters."""
 _LOOSE_KINDS: Final = {
     b'"file_id"': Kind.FILE,
@@ -107,11 +110,20 @@ def id_of(kind: Kind, value: object) -> Id | None:
 # What a request names
 
 
-def named_by(method: str, target: str, body: bytes, *, content_encoding: str = "", strict: bool = False) -> Named:
+def named_by(
+    method: str,
+    target: str,
+    body: bytes,
+    *,
+    content_encoding: str = "",
+    strict: bool = False,
+    words: Words | None = None,
+) -> Named:
     """What a request for this target names. `strict` is for clients that may not reach everything.
 
     Then a body that two readers could take for different ones has a `problem`. A body is looked at in under 2 ms a
-    megabyte, and is parsed only where it can name something. One of more than PARSE_LIMIT is for a thread.
+    megabyte, and is parsed only where it can name something. One of more than PARSE_LIMIT is for a thread. `words` are
+    those of the body, if it has no coding and they are known.
     """
     path, _, query = target.partition("?")
     if found := _PATH.fullmatch(path):
@@ -124,7 +136,7 @@ def named_by(method: str, target: str, body: bytes, *, content_encoding: str = "
         return Named((_touched(body, content_encoding),))
     if not runs_model(method, path):
         return NO_IDS
-    return _named_in(body, content_encoding, strict=strict)
+    return _named_in(body, content_encoding, words, strict=strict)
 
 
 def _touched(body: bytes, content_encoding: str) -> Id:
@@ -169,7 +181,7 @@ def _unique(ids: list[Id | None]) -> tuple[Id, ...]:
     return tuple(dict.fromkeys([each for each in ids if each is not None]))
 
 
-def _named_in(body: bytes, content_encoding: str, *, strict: bool) -> Named:
+def _named_in(body: bytes, content_encoding: str = "", words: Words | None = None, *, strict: bool) -> Named:
     text = decoded(body, content_encoding)
     if not text.whole:
         return Named(problem="its body cannot be decoded")
@@ -177,9 +189,10 @@ def _named_in(body: bytes, content_encoding: str, *, strict: bool) -> Named:
     is_utf8 = b"\0" not in data[:4] and data[:2] not in (b"\xff\xfe", b"\xfe\xff")
     if len(data) > PARSE_LIMIT:
         return _named_in_long(data, is_utf8=is_utf8)
-    is_marked = any(mark in data for mark in _MARKS)
+    words = words_of(text, words)
+    is_marked = words.has(RARE_NAMES) and any(mark in data for mark in _MARKS)
     if strict and not is_marked:
-        is_marked = b"\\u00" in data and _ESCAPED_NAME.search(data) is not None
+        is_marked = words.has(_ESCAPE) and words.has(_ESCAPED_NAME)
     if is_utf8 and not is_marked:
         return NO_IDS
     try:
@@ -194,7 +207,7 @@ def named_in_batch(requests: Iterable[bytes], *, strict: bool = False) -> Named:
     ids: dict[Id, None] = {}
     problem = ""
     for text in requests:
-        named = _named_in(b'{"requests":[%s]}' % text, "", strict=strict)
+        named = _named_in(b'{"requests":[%s]}' % text, strict=strict)
         ids.update(dict.fromkeys(named.ids))
         problem = problem or named.problem
         if len(ids) > IDS_LIMIT:
@@ -208,7 +221,7 @@ def _named_in_long(data: bytes, *, is_utf8: bool) -> Named:
     is_clear = is_utf8
     for start in range(0, len(data), _PIECE):
         end = start + _PIECE + _OVERLAP
-        is_clear = is_clear and _ESCAPED_NAME.search(data, start, end) is None
+        is_clear = is_clear and _ESCAPED_NAME.pattern.search(data, start, end) is None
         for mark, kind in _LOOSE_KINDS.items():
             at = data.find(mark, start, end)
             while at >= 0:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ccflare_core.anthropic.words import Word, Words
 from ccflare_core.http.content_coding import Decoder
 
 MOST_OUTPUT = 128_000
@@ -29,7 +30,12 @@ TYING_MODELS = ("claude-sonnet-5-5", "claude-haiku-5-5")
 """How the names of models begin whose thinking is of use to the account alone that it came from: others drop it, and
 answer 200 (Anthropic's documentation, "Preserved thinking")."""
 # In the JSON of a request what a conversation quotes has its quotes escaped.
-_THINKING = re.compile(rb'"type"\s*:\s*"(?:redacted_)?thinking"')
+_THINKING = Word(re.compile(rb'"type"\s*:\s*"(?:redacted_)?thinking"'), b'"type"')
+RARE_NAMES = Word(
+    re.compile(rb'"(?:file_id|container|fallback_credit_token|thread|speed|service_tier)"'),
+    b'"',
+)
+"""Names in a request that most have none of. All of them together are found as quickly as three are by themselves."""
 _FAMILY = re.compile(r"claude-(?:[0-9][0-9.]*-)*([a-z]+)(?![a-z0-9.])")
 
 
@@ -100,19 +106,22 @@ def read_facts(
     client: str = "",
     beta_header: str = "",
     usage_limit_header: str | None = None,
+    words: Words | None = None,
 ) -> Facts:
     """The facts of a request. Never raises: what cannot be read is left out.
 
     `session_header` is the value of `x-claude-code-session-id`; without it the session is looked for inside
     the body's `metadata.user_id`. Values of more than 200 characters or with unprintable ones do not count.
-    `beta_header` and `usage_limit_header` are those of `anthropic-beta` and `anthropic-usage-limit`.
+    `beta_header` and `usage_limit_header` are those of `anthropic-beta` and `anthropic-usage-limit`. `words` are those
+    of the body, if it has no coding and they are known.
     """
     session = _clean(session_header)
     content = decoded(body, content_encoding)
     slow = "slow" if (usage_limit_header or "").strip().lower() in ("slow", "extended") else ""
     betas = tuple(dict.fromkeys(_BETA.findall(beta_header)))[:_MOST_BETAS]
-    facts = _glance(content, session, client) or _facts_of(content, session, client)
-    has_thinking = facts.ties_thinking and _THINKING.search(content.data) is not None
+    words = words_of(content, words)
+    facts = _glance(content, session, client, words) or _facts_of(content, session, client)
+    has_thinking = facts.ties_thinking and words.has(_THINKING)
     if slow or betas or has_thinking:
         return replace(facts, mode=facts.mode or slow, betas=betas, has_thinking=has_thinking)
     return facts
@@ -202,7 +211,7 @@ def unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _glance(body: Text, session: str | None, client: str) -> Facts | None:
+def _glance(body: Text, session: str | None, client: str, words: Words) -> Facts | None:
     """The same facts without parsing, where the order of keys allows it; else None.
 
     Claude Code sends `model` first and `stream` last. Parsing its 100 kB would take most of a millisecond.
@@ -213,7 +222,7 @@ def _glance(body: Text, session: str | None, client: str) -> Facts | None:
     stream = _STREAM_LAST.search(body.data, max(0, len(body.data) - _TAIL))
     if stream is None and b'"stream"' in body.data:
         return None
-    if b'"speed"' in body.data or b'"service_tier"' in body.data:
+    if words.has(RARE_NAMES) and (b'"speed"' in body.data or b'"service_tier"' in body.data):
         return None
     return Facts(model, session, client, stream is not None and stream[1] == b"true")
 
@@ -230,6 +239,11 @@ def decoded(body: bytes, content_encoding: str) -> Text:
     decoder = Decoder(content_encoding, limit=PARSE_LIMIT)
     data = decoder.feed(body)
     return Text(data, whole=decoder.trouble is None)
+
+
+def words_of(text: Text, known: Words | None) -> Words:
+    """The text's words: the known ones, if they are this very text's."""
+    return known if known is not None and known.body is text.data else Words(text.data)
 
 
 def _parse(body: Text) -> dict[str, Any]:

@@ -91,6 +91,10 @@ class Recorder:
             )
         )
 
+    def keeps_bodies(self, opening: Opening) -> bool:
+        """Whether the bodies of such an exchange are written down, as things are now."""
+        return self._mode(opening).keeps_bodies
+
     def attempted(self, exchange: Story, attempt: Attempt) -> None:
         """Note one attempt."""
         if self._mode(exchange.opening) is Mode.OFF or exchange.id in self._left_out:

@@ -14,16 +14,23 @@ from ccflare_core.anthropic.claude_code import read_provenance
 from ccflare_core.anthropic.ids import NO_IDS, Named
 from ccflare_core.anthropic.request import PARSE_LIMIT, Facts, models_asked, read_facts
 from ccflare_core.anthropic.routes import FILES, PathClass, Route, Rule
+from ccflare_core.anthropic.words import Words
 from ccflare_core.clients.keys import ClientKey
 from ccflare_core.exchange.binding import key_of
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.exchanges import Exchanges
 from ccflare_core.exchange.story import Spooled
 from ccflare_core.http.rejection import Rejection
+from ccflare_core.transcripts.changes import alike
+from ccflare_core.transcripts.conversations import Conversations
 from ccflare_mitm.gate.batch_reader import BatchReader, model_not_allowed, named_on_disk
 from ccflare_mitm.host.messages import is_batch_upload, method_of, route_of
 
 logger = logging.getLogger("ccflare")
+
+_LEAST = 16 * 1024
+"""A shorter body is looked through sooner than it is compared."""
+_SESSION_LIMIT = 200
 
 
 class Ticketing:
@@ -38,6 +45,7 @@ class Ticketing:
         self._exchanges = exchanges
         self._batches = batches
         self._reject = reject
+        self._earlier: Conversations[Words] = Conversations()
         self._id_search = ThreadPoolExecutor(1, thread_name_prefix="ccflare-names")
         self._has_told_of_stateful = False
 
@@ -86,9 +94,10 @@ class Ticketing:
         if exchange.spool is not None:
             self._admit_spooled(flow, exchange, exchange.spool, rule, encoding)
             return
-        named = self._named(request, exchange, request.raw_content or b"", encoding)
+        words = None if encoding else self._words(request, exchange, request.raw_content or b"")
+        named = self._named(request, exchange, request.raw_content or b"", encoding, words)
         if not encoding:
-            self._look_for_agent(request, exchange, in_thread=named.thread)
+            self._look_for_agent(request, exchange, words, in_thread=named.thread)
         body = request.raw_content or b""
         exchange.identified(read_provenance(request.method, exchange.opening.path, request.headers.get, body))
         if (key := exchange.opening.key) is not None:
@@ -97,8 +106,26 @@ class Ticketing:
             elif not self._may_run(key, rule, body, encoding):
                 self._reject(flow, exchange, model_not_allowed(key))
                 return
-        facts = replace(self._facts(flow, body, encoding, exchange.opening.client), path_class=rule.resource)
+        facts = replace(self._facts(flow, body, encoding, exchange.opening.client, words), path_class=rule.resource)
         exchange.admit(facts, body, encoding, named)
+
+    def _words(self, request: http.Request, exchange: Exchange, body: bytes) -> Words:
+        """The body's words, known from the last one as far as it goes on from that.
+
+        Only what is recorded anyway is remembered. The recorder has the same bytes, so that takes no memory twice.
+        """
+        session = request.headers.get("x-claude-code-session-id", "")
+        is_long = _LEAST <= len(body) <= PARSE_LIMIT
+        if not 0 < len(session) <= _SESSION_LIMIT or not is_long or not self._keeps_bodies(exchange):
+            return Words(body)
+        earlier = self._earlier.closest(session, body)
+        same = alike(earlier.body, 0, body, 0, min(len(earlier.body), len(body))) if earlier else 0
+        words = Words(body, earlier, same)
+        self._earlier.keep(session, words)
+        return words
+
+    def _keeps_bodies(self, exchange: Exchange) -> bool:
+        return self._exchanges.recorder.keeps_bodies(exchange.opening)
 
     def _admit_spooled(
         self, flow: http.HTTPFlow, exchange: Exchange, spool: Spooled, rule: Rule, encoding: str
@@ -115,10 +142,13 @@ class Ticketing:
         strict = key_of(opening) is not None
         exchange.await_names(self._id_search.submit(named_on_disk, spool, encoding, strict=strict))
 
-    def _named(self, request: http.Request, exchange: Exchange, body: bytes, encoding: str) -> Named:
+    def _named(
+        self, request: http.Request, exchange: Exchange, body: bytes, encoding: str, words: Words | None
+    ) -> Named:
         """What the request names. For a long body that is found out meanwhile, and the exchange waits for it."""
         asked = (method_of(request), request.path, body)
-        look = partial(ids.named_by, content_encoding=encoding, strict=key_of(exchange.opening) is not None)
+        strict = key_of(exchange.opening) is not None
+        look = partial(ids.named_by, content_encoding=encoding, strict=strict, words=words)
         if len(body) <= PARSE_LIMIT or not routes.runs_model(asked[0], exchange.opening.path):
             return look(*asked)
         exchange.await_names(self._id_search.submit(look, *asked))
@@ -131,7 +161,9 @@ class Ticketing:
         models = models_asked(body, content_encoding=encoding)
         return bool(models) and all(key.may_use_model(model) for model in models or ())
 
-    def _look_for_agent(self, request: http.Request, exchange: Exchange, *, in_thread: bool) -> None:
+    def _look_for_agent(
+        self, request: http.Request, exchange: Exchange, words: Words | None, *, in_thread: bool
+    ) -> None:
         """Note whose request it is. If its model is another one, that is all that changes in the body.
 
         A thread keeps its model: the upstream refuses to go on with it under another one.
@@ -141,7 +173,7 @@ class Ticketing:
         if not agents or (agent := agents.find(body)) is None:
             return
         exchange.belongs_to_agent(agent.name)
-        asked_for = read_facts(body).model
+        asked_for = read_facts(body, words=words).model
         if in_thread or agent.model in (None, asked_for):
             return
         changed = with_model(body, agent.model)
@@ -149,7 +181,7 @@ class Ticketing:
             exchange.replaced_model(asked_for)
             request.content = changed  # the setter makes the Content-Length follow
 
-    def _facts(self, flow: http.HTTPFlow, body: bytes, encoding: str, client: str) -> Facts:
+    def _facts(self, flow: http.HTTPFlow, body: bytes, encoding: str, client: str, words: Words | None = None) -> Facts:
         return read_facts(
             body,
             content_encoding=encoding,
@@ -157,4 +189,5 @@ class Ticketing:
             client=client,
             beta_header=",".join(flow.request.headers.get_all("anthropic-beta")),
             usage_limit_header=flow.request.headers.get("anthropic-usage-limit"),
+            words=words,
         )
