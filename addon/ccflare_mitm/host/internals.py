@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import h2.connection
 import h2.stream
+from h11._readers import ChunkedReader
 from h11._receivebuffer import ReceiveBuffer
 from mitmproxy import addonmanager, certs, command, connection, flow, flowfilter, io, log, master, optmanager, types
 from mitmproxy.addons import (
@@ -106,7 +107,7 @@ ATTRIBUTES: Final[dict[type | ModuleType, str]] = {
         "child_layer client_state context flow request_body_buf server_state stream_id state_consume_request_body "
         "state_consume_response_body state_done state_errored state_stream_response_body"
     ),
-    _http1.Http1Connection: "ReceiveEndOfMessage buf conn done request response state stream_id wait",
+    _http1.Http1Connection: "ReceiveEndOfMessage body_reader buf conn done request response state stream_id wait",
     _http1.Http1Server: "buf state stream_id",
     _http2.Http2Server: "conn h2_conn streams",
     _http_h2.BufferedH2Connection: "stream_buffers",
@@ -116,7 +117,8 @@ ATTRIBUTES: Final[dict[type | ModuleType, str]] = {
     ),
     h2.stream.H2Stream: "state_machine",
     h2.stream.H2StreamStateMachine: "headers_sent",
-    ReceiveBuffer: "__bool__ __len__ maybe_extract_at_most",
+    ChunkedReader: "_bytes_in_chunk _bytes_to_discard _reading_trailer",
+    ReceiveBuffer: "__bool__ __bytes__ __len__ maybe_extract_at_most",
     http: ("DropStream GetHttpConnection Http1Client Http1Server Http2Server HTTPMode RegisterHttpConnection SendHttp"),
     http.RegisterHttpConnection: "connection err",
     _hooks: ("HttpConnectUpstreamHook HttpErrorHook HttpRequestHeadersHook HttpResponseHeadersHook HttpResponseHook"),

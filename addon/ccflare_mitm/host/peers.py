@@ -16,6 +16,7 @@ from dataclasses import replace
 
 import h2.errors
 import h2.events
+from h11._readers import ChunkedReader
 from mitmproxy import http
 from mitmproxy.net.http import http1, status_codes
 from mitmproxy.proxy import commands, events
@@ -32,6 +33,7 @@ from mitmproxy.proxy.layers.http._events import (
 from ccflare_core.anthropic.answers import error
 from ccflare_core.http.failure_words import HEAD_TOO_LARGE
 from ccflare_core.http.headers import HEAD_BYTES
+from ccflare_mitm.host.chunks import JoinedChunks
 from ccflare_mitm.host.messages import HTTP10, HTTP11
 
 CONTINUE, SWITCHING = 100, 101
@@ -143,6 +145,12 @@ class Http1Client(WithoutTrailers, _http1.Http1Client):
             yield commands.CloseConnection(self.conn)
             self.buf.maybe_extract_at_most(len(self.buf))
             yield ReceiveHttp(ResponseProtocolError(self.stream_id, HEAD_TOO_LARGE, ErrorCode.GENERIC_SERVER_ERROR))
+
+    def read_body(self, event: events.Event) -> CommandGenerator[None]:
+        """As mitmproxy's, with the chunks that came together as one."""
+        if type(self.body_reader) is ChunkedReader:
+            self.body_reader = JoinedChunks()
+        yield from super().read_body(event)
 
     @staticmethod
     def _status(command: commands.Command) -> int | None:
