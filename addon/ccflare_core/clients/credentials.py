@@ -37,6 +37,12 @@ def take_keys(fields: Sequence[Header]) -> tuple[list[str], tuple[Header, ...]]:
     return list(presented), tuple(kept)
 
 
+def may_hold_key(parts: Iterable[bytes]) -> bool:
+    """Whether one of these could have a client key in it: what a look at all of them together tells."""
+    joined = b"\n".join(parts)
+    return b"%" in joined or b"ccf_" in joined
+
+
 def misplaced_key(parts: Iterable[tuple[str, bytes]]) -> str:
     """The name of the first part with a client key in it, percent-encoded or not; "" if none has one."""
     return next((name for name, value in parts if _WHOLE_KEY.search(_plain(value))), "")

@@ -3,6 +3,7 @@
 An address counts as what it is, however it is written: ::ffff:10.0.0.1 is 10.0.0.1."""
 
 import re
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple, Self
 
@@ -28,16 +29,23 @@ class Address(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Self | None:
         """The address in `text`, IPv4 in an IPv6 coat without the coat; None if it is none."""
-        host, separator, zone = text.strip("[]").partition("%")
-        if separator and not _ZONE.fullmatch(zone):
-            return None
-        try:
-            ip = ip_address(host)
-        except ValueError:
-            return None
-        if isinstance(ip, IPv6Address):
-            return cls(ip.ipv4_mapped) if ip.ipv4_mapped else cls(ip, zone)
-        return None if separator else cls(ip)
+        found = _parsed(text)
+        return None if found is None else cls(*found)
+
+
+@lru_cache(1024)
+def _parsed(text: str) -> tuple[IPv4Address | IPv6Address, str] | None:
+    """What an Address is made of: a connection's is asked for with each of its requests."""
+    host, separator, zone = text.strip("[]").partition("%")
+    if separator and not _ZONE.fullmatch(zone):
+        return None
+    try:
+        ip = ip_address(host)
+    except ValueError:
+        return None
+    if isinstance(ip, IPv6Address):
+        return (ip.ipv4_mapped, "") if ip.ipv4_mapped else (ip, zone)
+    return None if separator else (ip, "")
 
 
 class Network(NamedTuple):

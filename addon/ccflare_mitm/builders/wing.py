@@ -12,6 +12,7 @@ from typing import Any
 
 from mitmproxy import ctx, http
 from mitmproxy.connection import Client
+from mitmproxy.proxy.mode_specs import ProxyMode
 
 from ccflare_core.audit.entries import By
 from ccflare_core.clients.access import AccessLists
@@ -241,8 +242,17 @@ def build_held(live: LiveSettings, storage: Storage, loop: asyncio.AbstractEvent
 
 
 def target_of(live: LiveSettings, upstream: Upstream) -> Callable[[Client], UpstreamTarget]:
-    """Where credentials go, for a client of this ingress."""
-    return lambda client: target_for(live(), client, upstream.proxy, ctx.options.upstream_auth)
+    """Where credentials go, for a client of this ingress: worked out once for each, until the settings change."""
+    known: dict[tuple[ProxyMode, str | None], UpstreamTarget] = {}
+    live.listen(lambda settings: known.clear())
+
+    def target(client: Client) -> UpstreamTarget:
+        of = (client.proxy_mode, ctx.options.upstream_auth)
+        if (found := known.get(of)) is None:
+            known[of] = found = target_for(live(), client, upstream.proxy, of[1])
+        return found
+
+    return target
 
 
 def build_pages(

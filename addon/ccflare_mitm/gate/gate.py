@@ -108,8 +108,9 @@ class Gate:
 
     def state(self) -> GateState:
         """What a decision depends on beside the head, as it is now."""
+        settings = self._exchanges.settings
         return GateState(
-            settings=self._exchanges.settings,
+            settings=settings,
             access=self._access.access,
             ring=self._authenticator.ring,
             open_loopback=self._authenticator.open_loopback,
@@ -120,7 +121,7 @@ class Gate:
             needs_code=self._factor.is_needed,
             sessions=self._sessions,
             has_room=self._strangers.has_room,
-            own_names=self._own_names(),
+            own_names=self._own_names() if settings.allow_remote else frozenset(),  # a system call; else nobody asks
         )
 
     # What follows from a decision

@@ -1,5 +1,6 @@
 """How a request came in, what its head says, and where it is aimed."""
 
+import itertools
 from weakref import WeakKeyDictionary
 
 from mitmproxy import http
@@ -9,7 +10,7 @@ from mitmproxy.proxy.mode_specs import ReverseMode
 
 from ccflare_core.clients.authentication import Principal
 from ccflare_core.clients.checks import OTP
-from ccflare_core.clients.credentials import misplaced_key, take_keys, without_keys
+from ccflare_core.clients.credentials import may_hold_key, misplaced_key, take_keys, without_keys
 from ccflare_core.clients.request_head import RequestHead
 from ccflare_core.clients.sessions import take_cookies
 from ccflare_core.http.headers import Line
@@ -72,6 +73,8 @@ def take_misplaced_keys(request: http.Request) -> str:
     """Where a client key stands that does not belong there; "" if there is none. No such key is left in the flow."""
     data, fields = request.data, request.headers.fields
     host = data.host.encode(errors="surrogateescape")
+    if not may_hold_key((data.path, data.authority, host, data.method, *itertools.chain.from_iterable(fields))):
+        return ""
     line = (("the path", data.path), ("the host", data.authority + host), ("the method", data.method))
     names = (("the name of a header", name) for name, _ in fields)  # before any is told
     values = ((f"the header {name.decode('latin-1')[:40]}", value) for name, value in fields)
