@@ -199,6 +199,7 @@ TESTED_IN = {
     "ccflare_mitm.wire.deadlines": "e2e/test_deadlines.py",
     "ccflare_mitm.wire.guarded_tunnel": "e2e/test_tunnel_targets.py",
     "ccflare_mitm.wire.layer": "e2e/test_fail_closed.py",
+    "ccflare_mitm.wire.pieces": "wire/test_feeder.py",
     "ccflare_mitm.wire.relay": "e2e/test_failover.py",
     "ccflare_mitm.wire.services": "e2e/test_streams.py",
     "ccflare_mitm.wire.sockets": "wire/test_reaper.py",

@@ -1,5 +1,6 @@
 """One stream of ours without a socket: real events in, commands out, with a real exchange and pool behind it."""
 
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,14 +22,16 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseProtocolError,
     ResponseTrailers,
 )
-from mitmproxy.proxy.layers.http._hooks import HttpConnectHook, HttpRequestHeadersHook
+from mitmproxy.proxy.layers.http._hooks import HttpConnectHook, HttpRequestHeadersHook, HttpRequestHook
 from mitmproxy.test import tutils
 
+from ccflare_core.anthropic.answers import Pieces, event_stream
 from ccflare_core.config.target import UpstreamTarget
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_mitm.host.decisions import Decisions
 from ccflare_mitm.wire.deadlines import DeadlinePassed, ReaderStalled, TunnelOver
 from ccflare_mitm.wire.layer import FailoverLayer
+from ccflare_mitm.wire.pieces import Piece, PiecesOver
 from ccflare_mitm.wire.services import Services
 from ccflare_mitm.wire.states import Event, State
 from ccflare_mitm.wire.stream import FailoverStream
@@ -37,6 +40,19 @@ from flow_kit import BODY, client
 
 EVENT_STREAM = ((b"content-type", b"text/event-stream"), (b"transfer-encoding", b"chunked"))
 CONTENT = b'event: content_block_start\ndata: {"type":"content_block_start"}\n\n'
+
+
+class SomePieces:
+    """Pieces of which a test knows whether anybody still takes them."""
+
+    def __init__(self) -> None:
+        self.is_closed = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        raise NotImplementedError("a test brings them itself")
+
+    def close(self) -> None:
+        self.is_closed = True
 
 
 class StreamKit:
@@ -48,6 +64,11 @@ class StreamKit:
         """Whether it brings a large file, which goes up as it comes."""
         self.unread: list[bool] = []
         """What was said of reading from the client."""
+        self.is_page = False
+        """Whether it is for a page of ours that goes on."""
+        self.pieces = SomePieces()
+        self.fed: list[Pieces] = []
+        """What was to be brought piece by piece."""
         self.exchange: Exchange | None = self.bench.begin() if admitted else None
         if self.exchange is not None and uploads:
             self.exchange.admit_upload(self.exchange.facts, "multipart/form-data")
@@ -85,6 +106,7 @@ class StreamKit:
             unsent_bytes=lambda *_: 0,
             open_spool=anything,
             tunnel=anything,
+            feed=lambda layer, stream, pieces: self.fed.append(pieces),
         )
 
     # Events
@@ -102,6 +124,8 @@ class StreamKit:
                 if isinstance(command, commands.StartHook):
                     if self.uploads and isinstance(command, HttpRequestHeadersHook):
                         self.stream.flow.request.stream = True
+                    if isinstance(command, HttpRequestHook) and self.is_page:
+                        self.layer.services.decisions.give(self.stream.flow, event_stream(lambda: self.pieces))
                     if type(command) is self.killed_in:
                         self.stream.flow.kill()
                     todo.append(events.HookCompleted(command))
@@ -133,6 +157,8 @@ class StreamKit:
             Event.DEADLINE: DeadlinePassed(),
             Event.STALLED: ReaderStalled(),
             Event.TUNNEL_OVER: TunnelOver(),
+            Event.PIECE: Piece(b": piece\n\n"),
+            Event.PIECES_OVER: PiecesOver(),
         }
         return made[kind]
 
@@ -200,6 +226,11 @@ class StreamKit:
     def _reach_relaying(self) -> None:
         self._reach_judging()
         self.feed(self.event(Event.BODY))
+
+    def _reach_feeding(self) -> None:
+        """As a page of ours, for which there is no exchange."""
+        self.exchange, self.is_page = None, True
+        self.ask()
 
     def _reach_answered(self) -> None:
         self._reach_relaying()

@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, NamedTuple, Protocol, Self
 
 from ccflare_core.http.rejection import Rejection
 from ccflare_core.program import typed
@@ -39,14 +39,25 @@ SECURITY: tuple[tuple[bytes, bytes], ...] = (
 """What every answer of our own has. A page that needs scripts or styles brings a content-security-policy of its own."""
 
 
+class Pieces(Protocol):
+    """A body that comes piece by piece, and may go on for ever."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    def close(self) -> None:
+        """Nobody takes more of it. May be called twice."""
+
+
 class Answer(NamedTuple):
-    """A complete answer of our own."""
+    """An answer of our own: complete, or a head with what makes its body, piece by piece."""
 
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
     reason: str
     """For the log and the record, which the owner reads: it may say more of the accounts than the client is told."""
+    pieces: Callable[[], Pieces] | None = None
+    """Makes the body, once the head is out, where that comes in pieces."""
 
     def allowing(self, methods: Sequence[str]) -> Self:
         """The same, naming the methods that would do, as a 405 has to (RFC 9110, 15.5.6)."""
@@ -63,6 +74,12 @@ def json_answer(status: int, content: Any, *, extra: Sequence[tuple[bytes, bytes
         *extra,
     )
     return Answer(status, headers, body, reason)
+
+
+def event_stream(pieces: Callable[[], Pieces]) -> Answer:
+    """An answer in server-sent events, which nobody on the way should collect first."""
+    head = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no"), *SECURITY)
+    return Answer(200, head, b"", "", pieces)
 
 
 NO_REQUEST = "req_none"

@@ -50,6 +50,7 @@ from ccflare_mitm.inspector.replay import Replayer, Way
 from ccflare_mitm.pages.admin import Admin
 from ccflare_mitm.pages.logins import Logins
 from ccflare_mitm.pages.server import PageServer
+from ccflare_mitm.wire.feeder import Feeder
 from ccflare_mitm.wire.hooks import HookRunner
 from ccflare_mitm.wire.reaper import Reaper
 from ccflare_mitm.wire.services import Services
@@ -176,6 +177,7 @@ def build_wire(live: LiveSettings, storage: Storage, upstream: Upstream, admissi
         leave_unread=reaper.leave_unread,
         unsent_bytes=reaper.unsent_bytes,
         open_spool=spools_of(live, reaper),
+        feed=Feeder(connections).start,
     )
     return Wire(services, reaper)
 

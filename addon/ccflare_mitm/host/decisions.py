@@ -5,11 +5,12 @@ puts it back after every hook, before mitmproxy looks at the flow again. Only `f
 answers nothing.
 """
 
+from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 from mitmproxy import http
 
-from ccflare_core.anthropic.answers import Answer
+from ccflare_core.anthropic.answers import Answer, Pieces
 from ccflare_core.http.headers import Header
 from ccflare_mitm.host.messages import make_response
 
@@ -22,6 +23,7 @@ class Decisions:
     def __init__(self) -> None:
         self._of_flow: WeakKeyDictionary[http.HTTPFlow, http.Response] = WeakKeyDictionary()
         self._unshown: WeakKeyDictionary[http.HTTPFlow, tuple[Header, ...]] = WeakKeyDictionary()
+        self._in_pieces: WeakKeyDictionary[http.HTTPFlow, Callable[[], Pieces]] = WeakKeyDictionary()
 
     def give(self, flow: http.HTTPFlow, answer: Answer, *, is_last: bool = False) -> None:
         """This is what the client gets, and nothing else. With its last answer an HTTP/1 connection ends."""
@@ -29,6 +31,8 @@ class Decisions:
         if cookies:
             self._unshown[flow] = cookies
             answer = answer._replace(headers=tuple(field for field in answer.headers if field[0] != COOKIE))
+        if answer.pieces is not None and flow.request.method != "HEAD":
+            self._in_pieces[flow] = answer.pieces
         response = make_response(answer)
         if is_last and not flow.request.is_http2:
             response.headers["connection"] = "close"
@@ -40,6 +44,10 @@ class Decisions:
             response.raw_content = b""  # mitmproxy would send it over HTTP/2: an error that ends the connection
         self._of_flow[flow] = response.copy()
         flow.response = response
+
+    def in_pieces(self, flow: http.HTTPFlow) -> Callable[[], Pieces] | None:
+        """What makes the body of our answer, if that comes in pieces."""
+        return self._in_pieces.get(flow)
 
     def unshown(self, flow: http.HTTPFlow) -> tuple[Header, ...]:
         """The cookies that go out with our answer, and into nothing that shows the flow."""

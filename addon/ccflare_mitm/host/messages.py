@@ -153,8 +153,9 @@ def _with_host(fields: tuple[Header, ...], host: bytes) -> tuple[Header, ...]:
 
 
 def make_response(answer: Answer) -> http.Response:
-    """One of our own answers as mitmproxy's response."""
-    return http.Response.make(answer.status, answer.body, http.Headers(answer.headers))
+    """One of our own answers as mitmproxy's response; HTTP/2 leaves out that it comes in chunks."""
+    chunked = ((b"transfer-encoding", b"chunked"),) if answer.pieces is not None else ()
+    return http.Response.make(answer.status, answer.body, http.Headers((*answer.headers, *chunked)))
 
 
 def screen_head(response: http.Response, echo: Echo) -> None:

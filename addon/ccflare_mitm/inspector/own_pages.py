@@ -1,11 +1,13 @@
 """Our own pages in mitmweb, behind its login: who is in there may do all, and gives no key."""
 
+import asyncio
 import time
 from typing import Any
 
 from mitmproxy.tools.web import app
+from tornado.iostream import StreamClosedError
 
-from ccflare_core.anthropic.answers import Answer, rejected
+from ccflare_core.anthropic.answers import Answer, Pieces, rejected
 from ccflare_core.clients.authentication import OWNER, Identity
 from ccflare_core.clients.checks import NO_PAGE, OTP
 from ccflare_core.http.rejection import Rejection
@@ -15,6 +17,8 @@ from ccflare_mitm.pages.table import find_page
 from ccflare_mitm.pages.visit import WEB, Visit
 
 PATHS = r"/ccflare/.*"
+STALL_SECONDS = 30.0
+"""How long a piece of an answer may wait for a browser that takes nothing."""
 
 
 class OwnPage(app.RequestHandler):
@@ -23,11 +27,16 @@ class OwnPage(app.RequestHandler):
     def initialize(self, pages: PageServer) -> None:
         """tornado gives what the rule has."""
         self._pages = pages
+        self._pieces: Pieces | None = None
 
     async def get(self) -> None:
         """The page's answer."""
-        answer = self._answer(self.request)
-        self._send(answer if isinstance(answer, Answer) else await answer)
+        found = self._answer(self.request)
+        answer = found if isinstance(found, Answer) else await found
+        self._begin(answer)
+        if answer.pieces is not None and self.request.method != "HEAD":
+            await self._pass_on(answer.pieces())
+        self.finish()
 
     head = post = get
 
@@ -58,9 +67,29 @@ class OwnPage(app.RequestHandler):
         )
         return self._pages.answer(page, visit)
 
-    def _send(self, answer: Answer) -> None:
+    def _begin(self, answer: Answer) -> None:
         """Its own headers count, in the place of mitmweb's."""
         self.set_status(answer.status)
         for name, value in answer.headers:
             self.set_header(name.decode(), value.decode("latin-1"))
-        self.finish(answer.body)
+        self.write(answer.body)
+
+    async def _pass_on(self, pieces: Pieces) -> None:
+        """Send each piece as it comes, until there are no more, or the browser leaves or takes nothing."""
+        self._pieces = pieces
+        try:
+            await self.flush()
+            async for piece in pieces:
+                self.write(piece)
+                async with asyncio.timeout(STALL_SECONDS):
+                    await self.flush()
+        except (StreamClosedError, TimeoutError):
+            connection: Any = self.request.connection
+            connection.stream.close()
+        finally:
+            pieces.close()
+
+    def on_connection_close(self) -> None:
+        """The browser has left."""
+        if self._pieces is not None:
+            self._pieces.close()

@@ -18,7 +18,7 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpResponseHeadersHook, HttpResponseHook
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 
-from ccflare_core.anthropic.answers import NO_REQUEST, Answer, error
+from ccflare_core.anthropic.answers import NO_REQUEST, Answer, Pieces, error
 from ccflare_core.exchange.exchange import TIMED_OUT
 from ccflare_core.exchange.serving import BAD_GATEWAY
 from ccflare_core.exchange.steps import Outcome
@@ -164,6 +164,26 @@ class ClientSide:
         yield SendHttp(ResponseData(stream.stream_id, body), client)
         yield SendHttp(ResponseEndOfMessage(stream.stream_id), client)
 
+    # An answer of ours in pieces
+
+    def begin_pieces(self, pieces: Pieces) -> CommandGenerator[None]:
+        """Send the head. The pieces come as events of the stream."""
+        stream = self._stream
+        response = stream.flow.response or make_response(NOT_ADMITTED)
+        yield from self._course.enter(State.FEEDING, pieces=pieces)
+        yield SendHttp(ResponseHeaders(stream.stream_id, response, end_stream=False), stream.context.client)
+        self._parent.services.feed(self._parent, stream, pieces)
+
+    def send_piece(self, data: bytes) -> CommandGenerator[None]:
+        """One of them; an empty one would be the end of the body."""
+        if data:
+            yield SendHttp(ResponseData(self._stream.stream_id, data), self._stream.context.client)
+
+    def end_pieces(self) -> CommandGenerator[None]:
+        """There are no more."""
+        yield from self._course.enter(State.ANSWERED)
+        yield from self._stream.send_response(already_streamed=True)
+
     # Bad ends
 
     def apologize(self, *, can_answer: bool) -> CommandGenerator[None]:
@@ -193,11 +213,14 @@ class ClientSide:
         """The client is gone: its upstream attempt is closed at once, in any state."""
         stream, course = self._stream, self._course
         is_told = course.state is State.LINGERING or stream.server_state in (stream.state_done, stream.state_errored)
+        has_looked_on = course.state is State.FEEDING
         yield from course.enter(State.OVER)
         if course.exchange is not None:
             course.exchange.finish(Outcome.CLIENT_ABORT, why)
         stream.client_state = stream.server_state = stream.state_errored
-        if not is_told:
+        if has_looked_on:  # such an answer has no other end, so nothing has gone wrong
+            yield HttpResponseHook(stream.flow)
+        elif not is_told:
             stream.flow.error = flow.Error(message)
             yield HttpErrorHook(stream.flow)
         stream.flow.live = False

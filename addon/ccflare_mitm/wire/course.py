@@ -24,9 +24,11 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseTrailers,
 )
 
+from ccflare_core.anthropic.answers import Pieces
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_mitm.wire.attempt import Attempt
 from ccflare_mitm.wire.deadlines import DeadlinePassed, Deadlines, ReaderStalled, TunnelOver
+from ccflare_mitm.wire.pieces import Piece, PiecesOver
 from ccflare_mitm.wire.relay import Relay
 from ccflare_mitm.wire.states import Event, IllegalState, Machine, Part, State
 from ccflare_mitm.wire.upload import Upload
@@ -48,6 +50,8 @@ MEANINGS: Final[dict[type[events.Event], Event]] = {
     DeadlinePassed: Event.DEADLINE,
     ReaderStalled: Event.STALLED,
     TunnelOver: Event.TUNNEL_OVER,
+    Piece: Event.PIECE,
+    PiecesOver: Event.PIECES_OVER,
 }
 """What mitmproxy's events, and the reaper's, mean to the machine. Any other is illegal in all states.
 
@@ -83,6 +87,8 @@ class Course:
         self.relay: Relay | None = None
         self.upload: Upload | None = None
         """The request's body, if it goes up as it comes."""
+        self.pieces: Pieces | None = None
+        """The body of an answer of ours, if it goes out as it comes."""
 
     def __repr__(self) -> str:
         return f"{self.state.name}, attempt={self.attempt}"
@@ -145,6 +151,7 @@ class Course:
         timer: Timer | None = None,
         attempt: Attempt | None = None,
         relay: Relay | None = None,
+        pieces: Pieces | None = None,
     ) -> CommandGenerator[None]:
         """Go on to `state` with these in hand, and let go of what may not be there in it.
 
@@ -152,6 +159,9 @@ class Course:
         """
         rule = self.machine.enter(state)
         self.timer, self.relay, dropped = timer, relay, None
+        if self.pieces is not None:
+            self.pieces.close()
+        self.pieces = pieces
         if attempt is not None or not rule.holds(Part.ATTEMPT):
             dropped, self.attempt = self.attempt, attempt
         if not rule.is_timed:
@@ -171,8 +181,10 @@ class Course:
     def abort(self) -> CommandGenerator[None]:
         """Be over, whatever was. Asks no table: what has failed before may fail again."""
         attempt = self.attempt
+        if self.pieces is not None:
+            self.pieces.close()
         self.machine.state = State.OVER
-        self.timer = self.attempt = self.relay = None
+        self.timer = self.attempt = self.relay = self.pieces = None
         self.deadlines.cancel()
         if attempt is not None:
             yield from attempt.cancel()
@@ -188,6 +200,8 @@ class Course:
             held.add(Part.RELAY)
         if self.is_uploading:
             held.add(Part.UPLOAD)
+        if self.pieces is not None:
+            held.add(Part.PIECES)
         if attempt is not None:
             held.add(Part.ATTEMPT)
             if attempt.stream_id is not None:

@@ -54,7 +54,7 @@ _PEER = re.compile(r"(?:\[[0-9a-f:.]+\]|[0-9.]+):\d+: ")
 
 @dataclass(eq=False)
 class LayerCommand(commands.RequestWakeup):
-    """What the reaper has a layer do to its streams or its connection.
+    """What the reaper, or the feeder, has a layer do to its streams or its connection.
 
     mitmproxy never sees it as a command, which it would wait for. It is handed to the layer as if its wait were over.
     """
@@ -68,6 +68,16 @@ class LayerCommand(commands.RequestWakeup):
     close_status: tuple[int | None] | None = None
     """Set: close the client's connection, with this status (if any) when a request's head is only half here."""
     delay: float = 0.0
+
+    async def bring(self, handler: Any) -> None:
+        """Hand it to its layer as the end of a wait, which mitmproxy's layers around it hand through.
+
+        `handler` is mitmproxy's ConnectionHandler of the client.
+        """
+        for outer, inner in itertools.pairwise(self.layer.context.layers):
+            if isinstance(outer, HttpLayer):
+                outer.command_sources[self] = inner
+        await handler.server_event(events.Wakeup(self))
 
 
 class FailoverLayer(HttpLayer):

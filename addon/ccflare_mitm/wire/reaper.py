@@ -11,7 +11,6 @@ on unopened.
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import time
 from collections import Counter, defaultdict
@@ -21,7 +20,6 @@ from typing import Any, Final, NamedTuple
 
 from mitmproxy.connection import Client
 from mitmproxy.proxy import events
-from mitmproxy.proxy.layers.http import HttpLayer
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 
 from ccflare_core.clients.strangers import Strangers
@@ -214,7 +212,7 @@ class Reaper:
         if verdict is not None:
             command.close_status = (verdict.status,)
         if command.messages or command.stalled or command.close_status:
-            await self._send(watch, command)
+            await command.bring(watch.handler)
         return verdict
 
     def _close_silent(self, watch: Watch, now: float, settings: Settings) -> Verdict | None:
@@ -283,11 +281,4 @@ class Reaper:
         """Tell all requests of a connection; what is a pipe by now has its own protocol, and hears of the close."""
         if layer := watch.layer:
             streams = [(stream, event) for stream in layer.open_streams() if not stream.is_pipe]
-            await self._send(watch, LayerCommand(layer, messages=streams))
-
-    async def _send(self, watch: Watch, command: LayerCommand) -> None:
-        """Bring a command to its layer as the end of a wait, which mitmproxy's layers around it hand through."""
-        for outer, inner in itertools.pairwise(command.layer.context.layers):
-            if isinstance(outer, HttpLayer):
-                outer.command_sources[command] = inner
-        await watch.handler.server_event(events.Wakeup(command))
+            await LayerCommand(layer, messages=streams).bring(watch.handler)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from mitmproxy import http
 from mitmproxy.connection import Client
 
+from ccflare_core.anthropic.answers import Pieces
 from ccflare_core.config.settings import Settings
 from ccflare_core.config.target import UpstreamTarget
 from ccflare_core.exchange.exchange import Exchange
@@ -54,6 +55,8 @@ class Services:
     """How much waits in a client's connection to a server."""
     open_spool: Callable[[Client], Spooled]
     """A place on the disk for the body that this client sends."""
+    feed: Callable[[Any, Any, Pieces], None]
+    """Has a stream of a layer told of each piece of an answer of ours as it comes."""
 
     @property
     def body_limit(self) -> int:

@@ -5,7 +5,9 @@ Rule 2: this module knows neither mitmproxy nor the pool, so that the table can 
 
     READING ------ refused while its body comes --------> LINGERING ------.
       |                                                                   |
-      |---- refused, or answered by another addon -----------.            |
+      |---- a page of ours that goes on ---> FEEDING --------.            |
+      |                                                      |            |
+      |---- refused, or answered by another addon -----------|            |
       |                                                      |            |
       |  the request is whole                                |            |
       v                                                      |            |
@@ -78,6 +80,7 @@ class State(Word):
     SENT = "waiting for the answer's head"
     JUDGING = "judging the answer"
     RELAYING = "relaying the answer"
+    FEEDING = "sending an answer of ours as it comes"
     ANSWERED = "answered"
     LINGERING = "answered early, the request still coming"
     PIPE = "a tunnel or another protocol"
@@ -100,6 +103,8 @@ class Event(Word):
     DEADLINE = "a deadline"
     STALLED = "a client that reads nothing"
     TUNNEL_OVER = "the end of a tunnel's key"
+    PIECE = "a piece of an answer of ours"
+    PIECES_OVER = "the last piece of an answer of ours"
 
 
 class Part(Word):
@@ -112,6 +117,7 @@ class Part(Word):
     HEAD = "an answer's head"
     RELAY = "a relay"
     UPLOAD = "an upload that has not ended"
+    PIECES = "an answer of ours in pieces"
 
 
 class Rule(NamedTuple):
@@ -137,12 +143,15 @@ class Rule(NamedTuple):
 _ANY_TIME = frozenset({Event.CLIENT_LEFT, Event.DEADLINE, Event.STALLED, Event.TUNNEL_OVER})
 _UPSTREAM = frozenset({Event.HEAD, Event.BODY, Event.TRAILERS, Event.END, Event.BROKEN})
 _LET_GO = frozenset({Event.CONNECTED, Event.TIMER})
+_PIECES = frozenset({Event.PIECE, Event.PIECES_OVER})
 _NOTHING: frozenset[Part] = frozenset()
 
 TABLE: Final[dict[State, Rule]] = {
     # mitmproxy reads the head and the body, runs the request's hooks, and asks for a server when all is here.
     State.READING: Rule(
-        leads_to={State.WAITING, State.CONNECTING, State.ANSWERED, State.LINGERING, State.PIPE},
+        leads_to={
+            *(State.WAITING, State.CONNECTING, State.ANSWERED, State.LINGERING, State.PIPE, State.FEEDING),
+        },
         needs=_NOTHING,
         allows=_NOTHING,
         handles=_ANY_TIME | {Event.REQUEST},
@@ -198,6 +207,16 @@ TABLE: Final[dict[State, Rule]] = {
         handles=_ANY_TIME | {Event.UPLOAD, Event.BODY, Event.TRAILERS, Event.END, Event.BROKEN},
         late=_LET_GO,
     ),
+    # The head of our own answer is out, and what goes on behind it is nobody's exchange. It ends with its pieces, or
+    # when the client leaves; until then no sign of life is expected of either side.
+    State.FEEDING: Rule(
+        leads_to={State.ANSWERED},
+        needs={Part.PIECES},
+        allows=_NOTHING,
+        handles=_ANY_TIME | _PIECES,
+        late=frozenset(),
+        is_timed=False,
+    ),
     # mitmproxy has all of the answer, the upstream's or ours. It may still wait for a hook. Of a request that another
     # addon has sent on before it was read (`flow.request.stream`) the rest comes now, and goes nowhere. So does that of
     # an upload, for as long as a client may linger.
@@ -206,7 +225,7 @@ TABLE: Final[dict[State, Rule]] = {
         needs=_NOTHING,
         allows={Part.EXCHANGE, Part.UPLOAD},
         handles=_ANY_TIME | {Event.UPLOAD},
-        late=_LET_GO | _UPSTREAM | {Event.REQUEST},
+        late=_LET_GO | _UPSTREAM | _PIECES | {Event.REQUEST},
         is_timed=False,
     ),
     # A client that is cut off while it sends may never read why: it goes on for a while, into nothing.
@@ -234,7 +253,7 @@ TABLE: Final[dict[State, Rule]] = {
         needs=_NOTHING,
         allows={Part.EXCHANGE, Part.UPLOAD},
         handles={Event.CLIENT_LEFT},
-        late=(_ANY_TIME - {Event.CLIENT_LEFT}) | _LET_GO | _UPSTREAM | {Event.REQUEST, Event.UPLOAD},
+        late=(_ANY_TIME - {Event.CLIENT_LEFT}) | _LET_GO | _UPSTREAM | _PIECES | {Event.REQUEST, Event.UPLOAD},
         is_timed=False,
     ),
 }

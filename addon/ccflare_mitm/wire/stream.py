@@ -155,6 +155,10 @@ class FailoverStream(HttpStream):
             case Event.STALLED:
                 why = f"the client read nothing for {self._parent.services.settings().client_stall_seconds} s"
                 yield from client.left(why, f"{why}; it was cut off")
+            case Event.PIECE:
+                yield from client.send_piece(event.data)
+            case Event.PIECES_OVER:
+                yield from client.end_pieces()
             case Event.TUNNEL_OVER:  # the connection ends next, so there is nobody left to answer
                 why = "the client key that the tunnel was opened with is over"
                 yield from client.left(why, why)
@@ -360,6 +364,9 @@ class FailoverStream(HttpStream):
     def send_response(self, already_streamed: bool = False) -> CommandGenerator[None]:
         """As mitmproxy's, which over HTTP/2 would send a body after a HEAD too: an error that ends the connection."""
         if self._course.state is State.READING:  # the gate, or another addon, has put an answer into the flow
+            if make_pieces := self._parent.services.decisions.in_pieces(self.flow):
+                yield from self._client.begin_pieces(make_pieces())
+                return
             yield from self._course.enter(State.ANSWERED)
         if self.flow.response is not None and self.flow.request.method == "HEAD":
             self.flow.response.raw_content = b""
