@@ -202,9 +202,11 @@ class App:
         start("reaper", self.wire.reaper.run())
         start("memory", watch_memory(recording.memory))
         start("inspector", self._inspector.live.run())
+        start("events", self.admission.events.run())
 
     async def close(self, hurry: asyncio.Event) -> None:
         """Wait for open answers (a second signal shortens it), record the rest as cut, write everything down."""
+        self.admission.events.close()
         await drain(self.recording.exchanges, self.settings.drain_seconds, hurry)
         self.admission.gate.tunnels.close()
         self._background.stop()

@@ -71,7 +71,7 @@ def test_a_key_for_requests_alone_sees_none_of_it(watched: Watched, path: str) -
 
 def test_each_endpoint_answers_as_its_own_document_says(watched: Watched) -> None:
     document = watched.ask(f"{API}/openapi.json").json()
-    paths = [path for path in document["paths"] if "{" not in path]
+    paths = [path for path in document["paths"] if "{" not in path and path != "/events"]
     assert len(paths) >= 8
     with via_base_url(watched.proxy) as client:
         for path in paths:

@@ -31,7 +31,7 @@ OPUS_4_8 = "claude-opus-4-8"
 
 def metered(ids: str = "ab", **options: Any) -> tuple[Bench, Meter]:
     bench, meter = Bench(ids, **options), Meter()
-    bench.exchanges.ended = meter.ended
+    bench.exchanges.ended.append(meter.ended)
     return bench, meter
 
 

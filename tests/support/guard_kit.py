@@ -19,9 +19,11 @@ from ccflare_core.writer.monitor import Monitor
 from ccflare_core.writer.writer import Writer
 from ccflare_mitm.gate.gate import Gate
 from ccflare_mitm.pages.admin import Admin
+from ccflare_mitm.pages.events import Events
 from ccflare_mitm.pages.logins import Logins
 from ccflare_mitm.pages.readers import Read, Readers
 from ccflare_mitm.pages.server import PageServer
+from ccflare_mitm.pages.standing import Standing
 from ccflare_mitm.pages.visit import Visit
 from exchange_kit import EPOCH, Bench
 
@@ -72,7 +74,11 @@ class Actions:
 
 
 def an_admin(
-    bench: Bench, actions: Actions | None = None, read: Read | None = None, logins: Logins | None = None
+    bench: Bench,
+    actions: Actions | None = None,
+    read: Read | None = None,
+    logins: Logins | None = None,
+    events: Events | None = None,
 ) -> Admin:
     return Admin(
         bench.exchanges,
@@ -82,8 +88,16 @@ def an_admin(
         logins or some_logins(an_authenticator(), Sessions()),
         Monitor(bench.exchanges, Writer(no_store, on_change=print, on_trouble=print)),
         lambda: {option.name: option.default for option in OPTIONS},
+        events or some_events(bench, an_authenticator(), Sessions()),
         wall=lambda: bench.clock.wall,
     )
+
+
+def some_events(bench: Bench, authenticator: Authenticator, sessions: Sessions) -> Events:
+    """What goes on at this bench, by its clocks, for those whom these know."""
+    access = AccessLists(bench.exchanges.settings)
+    clock, wall = bench.exchanges.clock, bench.exchanges.wall
+    return Events(bench.exchanges, Standing(authenticator, sessions, access, clock, wall), wall, clock)
 
 
 def some_logins(authenticator: Authenticator, sessions: Sessions, links: Mapping[str, Link] | None = None) -> Logins:

@@ -45,6 +45,11 @@ class Weight:
         """What Claude Code counts: text and thinking, a third of their characters."""
         return round(self._read / CHARACTERS_PER_TOKEN)
 
+    @property
+    def passed_tokens(self) -> int:
+        """What has come by now: also a tool's input and citations, which Claude Code leaves out."""
+        return round(self._all / CHARACTERS_PER_TOKEN)
+
     def most(self, at: float) -> int:
         """The tokens of everything that came, and of the thinking behind it up to `at`."""
         hidden = self._hidden + sum(at - begun for begun in self._begun.values())

@@ -132,6 +132,14 @@ class Reading:
         return (*(self.parts or (Message(self.model or asked, self.usage),)), *self.extra)
 
 
+class SoFar(NamedTuple):
+    """What is known of an answer's usage while more of it comes."""
+
+    usage: Usage = Usage()
+    is_estimated: bool = False
+    """Whether the output is what has come, weighed: the upstream counts it at the end."""
+
+
 def without(reading: Reading, is_secret: Callable[[str], bool]) -> Reading:
     """The reading without those of the upstream's own words that hold what must not be stored."""
 

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 
 from ccflare_core.anthropic import ids
 from ccflare_core.anthropic.deltas import Weight
-from ccflare_core.anthropic.usage import Ending, Reading, Tally, Usage, value_at
+from ccflare_core.anthropic.usage import Ending, Reading, SoFar, Tally, Usage, value_at
 from ccflare_core.http.content_coding import CODECS, Decoder, Trouble
 from ccflare_core.http.json_members import Members
 from ccflare_core.http.sse import MARKS, Splitter, marked_events, parse_event, parse_json
@@ -65,6 +65,14 @@ class UsageReader:
         if self._body is not None:
             for piece in self._decoder.pieces(chunk):
                 self._body.feed(piece, at)
+
+    def so_far(self) -> SoFar:
+        """What is known by now: the prompt once the upstream has told it, and the output as far as it has come."""
+        told, tally = dict(self._tally.usage), self._tally
+        is_weighed = isinstance(self._body, _Stream) and not tally.has_output and "input_tokens" in told
+        if is_weighed:
+            told["output_tokens"] = self._weight.passed_tokens
+        return SoFar(Usage(**told), is_weighed)
 
     def close(self, *, cut: bool = False, at: float = 0.0) -> Reading:
         """The reading; `cut` tells that the connection broke before the body's end."""

@@ -84,6 +84,10 @@ class Sessions:
                 return entry.session
         return None
 
+    def is_on(self, session: Session, now: float) -> bool:
+        """Whether it is not over yet."""
+        return any(entry.session is session and not entry.is_over(now) for entry in self._entries.values())
+
     def used(self, session: Session, now: float) -> None:
         """Note that it was used: its idle time begins anew."""
         for digest, entry in list(self._entries.items()):

@@ -4,7 +4,7 @@ import time
 from array import array
 from collections.abc import Callable
 
-from ccflare_core.anthropic.usage import Reading
+from ccflare_core.anthropic.usage import Reading, SoFar
 from ccflare_core.anthropic.usage_reader import UsageReader
 from ccflare_core.exchange.memory import MemoryBudget
 
@@ -112,6 +112,14 @@ class Capture:
         """How many bytes had passed at each moment, in seconds since the head; the last one may be some time ago."""
         begun = self.begun_at or 0.0
         return [(size, at - begun) for size, at in zip(self._sizes.tolist(), self._came_at.tolist(), strict=False)]
+
+    def so_far(self) -> SoFar:
+        """What is known of its usage while more comes."""
+        if self._reader is None:
+            return SoFar()
+        if self._unread:
+            self._hand_over(self._reader, self._clock())
+        return self._reader.so_far()
 
     def read(self, *, cut: bool) -> Reading:
         """What the whole body says of usage; `cut` means that the upstream did not get to end it."""

@@ -51,5 +51,5 @@ class Collaborators:
     departures: Departures = field(default_factory=Departures)
     held: set[str] = field(default_factory=set)
     """The ids of those that wait for an account."""
-    ended: Callable[[Story], object] = lambda story: None
-    """Told of each that has ended."""
+    ended: list[Callable[[Story], object]] = field(default_factory=list)
+    """Who is told of each that has ended."""

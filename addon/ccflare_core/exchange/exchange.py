@@ -363,7 +363,8 @@ class Exchange(Serving):
         self._on_end(self)
         self._shared.recorder.finished(self)
         self.capture.release()
-        self._shared.ended(self)
+        for tell in self._shared.ended:
+            tell(self)
 
     def let_go(self) -> None:
         """Keep neither body any more, once it has ended: they are recorded, and whoever shows them has them."""

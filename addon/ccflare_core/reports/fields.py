@@ -10,6 +10,7 @@ from typing import Any
 
 from ccflare_core.accounts.account import Account, Kind
 from ccflare_core.accounts.identity import sharers
+from ccflare_core.accounts.member import AccountStatus
 from ccflare_core.accounts.status import StoredStatus
 from ccflare_core.accounts.validity import login_end, login_warning, token_state
 from ccflare_core.anthropic.rate_limit_headers import Window
@@ -103,6 +104,18 @@ def window_record(window: Window) -> dict[str, object]:
     """A limit as last read."""
     return {**window._asdict(), "resets_at": iso(window.resets_at)}
 
+
+DOING: Fields[AccountStatus] = (
+    ("name", lambda status: status.account.name),
+    ("kind", lambda status: status.account.kind),
+    ("priority", lambda status: status.account.priority),
+    ("available", lambda status: status.available),
+    ("reason", lambda status: status.reason),
+    ("available_at", lambda status: iso(status.until)),
+    ("in_flight", lambda status: status.in_flight),
+    ("windows", lambda status: [window_record(window) for window in status.windows]),
+)
+"""What an account is doing now, in the pool of a proxy that runs."""
 
 LIMITS: Fields[StoredStatus] = (
     ("account", lambda status: status.account.name),

@@ -15,7 +15,7 @@ class Monitor:
         self._exchanges = exchanges
         self._writer = writer
         self._meter = Meter()
-        exchanges.ended = self._meter.ended
+        exchanges.ended.append(self._meter.ended)
 
     def families(self) -> Iterator[Family]:
         """All that is known without a look at the database. Only the event loop's thread may call it."""

@@ -48,8 +48,10 @@ from ccflare_mitm.inspector.inspector import Inspector
 from ccflare_mitm.inspector.repeat import Place, Sender
 from ccflare_mitm.inspector.replay import Replayer, Way
 from ccflare_mitm.pages.admin import Admin
+from ccflare_mitm.pages.events import Events
 from ccflare_mitm.pages.logins import Logins
 from ccflare_mitm.pages.server import PageServer
+from ccflare_mitm.pages.standing import Standing
 from ccflare_mitm.wire.feeder import Feeder
 from ccflare_mitm.wire.hooks import HookRunner
 from ccflare_mitm.wire.reaper import Reaper
@@ -71,6 +73,8 @@ class Admission:
     opener: TunnelOpener
     pages: PageServer
     links: StartLinks
+    events: Events
+    """What goes on, for those who look on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +105,11 @@ def build_admission(
         report=report_failures,
     )
     second_factor = SecondFactor(time.time, keep_try)  # noqa: TID251
-    sessions, links = Sessions(), StartLinks(storage.call, run_id)
-    pages = build_pages(storage, accounts, recording, authenticator, second_factor, sessions, links)
+    sessions, links, access = Sessions(), StartLinks(storage.call, run_id), AccessLists(live())
+    standing = Standing(authenticator, sessions, access, time.monotonic, time.time)  # noqa: TID251
+    events = Events(recording.exchanges, standing, time.time)  # noqa: TID251
+    pages = build_pages(storage, accounts, recording, authenticator, second_factor, sessions, links, events)
     rates = RateLimits(warn)
-    access = AccessLists(live())
     strangers = Strangers(
         lambda: share_of(most_clients(live())),
         lambda: access.access.trusted,
@@ -134,7 +139,7 @@ def build_admission(
         wall=time.time,  # noqa: TID251
         records=records_tunnels(live, storage.retention),
     )
-    return Admission(gate, authenticator, access, strangers, rates, HeaderMask(), opener, pages, links)
+    return Admission(gate, authenticator, access, strangers, rates, HeaderMask(), opener, pages, links, events)
 
 
 def build_alerting(
@@ -265,6 +270,7 @@ def build_pages(
     second_factor: SecondFactor,
     sessions: Sessions,
     links: StartLinks,
+    events: Events,
 ) -> PageServer:
     """What answers under /ccflare/."""
     management = Management(storage.call, storage.news.accounts.tell, storage.news.client_keys.tell)
@@ -276,6 +282,7 @@ def build_pages(
         Logins(authenticator, sessions, links.read, management.note, time.monotonic, storage.auditor),
         Monitor(recording.exchanges, storage.writer),
         current,
+        events,
         needs_code=lambda: second_factor.is_needed,
     )
     return PageServer(admin, second_factor, storage.auditor)

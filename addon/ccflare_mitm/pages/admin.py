@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from ccflare_core.accounts.account import Account
-from ccflare_core.accounts.pool import AccountStatus
 from ccflare_core.accounts.validity import login_end, login_warning
 from ccflare_core.anthropic.answers import Answer, json_answer
 from ccflare_core.audit.entries import cover
@@ -13,8 +12,10 @@ from ccflare_core.clients.keys import Permission
 from ccflare_core.config.option import Value
 from ccflare_core.config.options import OPTIONS
 from ccflare_core.exchange.exchanges import Exchanges
+from ccflare_core.reports.fields import DOING, record
 from ccflare_core.text import iso
 from ccflare_core.writer.monitor import Monitor
+from ccflare_mitm.pages.events import Events
 from ccflare_mitm.pages.html import HOME, see_other
 from ccflare_mitm.pages.logins import Logins
 from ccflare_mitm.pages.readers import Read
@@ -43,6 +44,7 @@ class Admin:
         logins: Logins,
         monitor: Monitor,
         options: Callable[[], Mapping[str, Value]],
+        events: Events,
         needs_code: Callable[[], bool] = lambda: False,
         wall: Callable[[], float] = time.time,  # noqa: TID251
     ) -> None:
@@ -51,6 +53,7 @@ class Admin:
         """Runs a function on the database, in a thread."""
         self.logins = logins
         self.monitor = monitor
+        self.events = events
         self.needs_code = needs_code
         """Whether a change takes a code of the second factor."""
         self.flow_link: Callable[[Visit, str], str] = lambda visit, request_id: ""
@@ -114,7 +117,7 @@ class Admin:
             "status": "ok",
             "ready": can_pass or any(account.available for account in accounts),
             "open_exchanges": len(self.exchanges.open),
-            "accounts": [describe(status) | self._login(status.account) for status in accounts],
+            "accounts": [record(status, DOING) | self._login(status.account) for status in accounts],
         }
 
     def _login(self, account: Account) -> dict[str, Any]:
@@ -134,25 +137,3 @@ def _done(visit: Visit, **what: bool) -> Answer:
 
 def _covered(value: Value) -> Value:
     return cover(value) if isinstance(value, str) else value
-
-
-def describe(status: AccountStatus) -> dict[str, Any]:
-    """An account as the health page shows it."""
-    return {
-        "name": status.account.name,
-        "kind": status.account.kind,
-        "priority": status.account.priority,
-        "available": status.available,
-        "reason": status.reason,
-        "available_at": iso(status.until),
-        "in_flight": status.in_flight,
-        "windows": [
-            {
-                "name": window.name,
-                "status": window.status,
-                "utilization": window.utilization,
-                "resets_at": iso(window.resets_at),
-            }
-            for window in status.windows
-        ],
-    }

@@ -62,7 +62,7 @@ def document(endpoints: Iterable[Endpoint]) -> Schema:
 
 def _operation(endpoint: Endpoint) -> dict[str, Any]:
     in_path = [_ID] if "{name}" in endpoint.path else []
-    answer = _as_json(endpoint.about, endpoint.gives)
+    answer = (_as_events if endpoint.tells_events else _as_json)(endpoint.about, endpoint.gives)
     errors = {status: {"$ref": "#/components/responses/Error"} for status in ("4XX", "5XX")}
     return {
         "operationId": endpoint.function.__name__,
@@ -75,6 +75,13 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
 
 def _as_json(about: str, schema: Schema) -> Schema:
     return {"description": about, "content": {"application/json": {"schema": schema}}}
+
+
+def _as_events(about: str, schemas: Schema) -> Schema:
+    """OpenAPI 3.1 has no words for what is in a stream."""
+    told = f"Server-sent events: {', '.join(schemas)}. The data of each is JSON, as x-events says."
+    stream = {"schema": {**TEXT, "description": told}, "x-events": schemas}
+    return {"description": about, "content": {"text/event-stream": stream}}
 
 
 DOCUMENT: Final = document(ENDPOINTS)

@@ -51,6 +51,8 @@ class Endpoint(NamedTuple):
     """Those of answers that are no errors, and have the schema."""
     tells_content: bool = False
     """Whether what was said in conversations is in it."""
+    tells_events: bool = False
+    """Whether the answer is a stream of events; `gives` has a schema of the data of each then, by their names."""
 
     @property
     def page(self) -> Page:

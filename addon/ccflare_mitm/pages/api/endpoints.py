@@ -10,6 +10,7 @@ from ccflare_core.exchange.records import storable
 from ccflare_core.exchange.steps import Outcome
 from ccflare_core.reports import vocabulary
 from ccflare_core.reports.fields import (
+    DOING,
     EXCHANGE,
     WINDOW,
     account_fields,
@@ -149,6 +150,11 @@ async def ready(call: Call) -> Content:
     return json_answer(200 if told["ready"] else 503, told)
 
 
+async def events(call: Call) -> Content:
+    """What goes on, for as long as the client listens and may."""
+    return call.admin.events.answer(call.visit, _VIEW)
+
+
 # What they give
 
 
@@ -179,6 +185,11 @@ _STATS: Final[Schema] = {
     "required": ["total", "groups", "groups_in_all"],
 }
 _HEALTH = object_of(vocabulary.HEALTH, vocabulary.HEALTH)
+_REQUEST = object_of(_names(EXCHANGE), vocabulary.REQUEST)
+_EVENTS: Final[Schema] = {
+    **dict.fromkeys(("open", "progress", "closed"), _REQUEST),
+    "accounts": _list("accounts", object_of(_names(DOING), vocabulary.ACCOUNT)),
+}
 _FILTERS = (
     text("account", "an account's name"),
     text("model", "a model as it is recorded"),
@@ -202,7 +213,7 @@ ENDPOINTS: Final = (
         "/requests",
         _VIEW,
         "Single requests, the newest first, as `stats.py requests` tells them.",
-        _list("requests", object_of(_names(EXCHANGE), vocabulary.REQUEST), next=_NEXT),
+        _list("requests", _REQUEST, next=_NEXT),
         requests,
         (_SINCE, _UNTIL, *_FILTERS, _OTHERS, _LIMIT, cursor()),
     ),
@@ -253,6 +264,15 @@ ENDPOINTS: Final = (
         _HEALTH,
         ready,
         statuses=(200, 503),
+    ),
+    Endpoint(
+        "/events",
+        _VIEW,
+        "What goes on, as it happens: each request as it opens, proceeds and closes, with the fields of `/requests`, "
+        "and all accounts when one has changed. It begins with what is open. At most twice a second, for 16 listeners.",
+        _EVENTS,
+        events,
+        tells_events=True,
     ),
 )
 """All but the document."""

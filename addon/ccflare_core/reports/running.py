@@ -1,0 +1,45 @@
+"""A request that is still open, or has just ended, as the record will have it: a row not written yet. Pure."""
+
+from ccflare_core.exchange.final_row import final_columns
+from ccflare_core.exchange.story import Story
+from ccflare_core.reports.queries import Exchange
+from ccflare_core.secrets.redact import label
+from ccflare_core.text import to_seconds
+
+
+def running(story: Story, now: float) -> Exchange:
+    """What is known of it by `now` (epoch seconds): its tokens as far as they have come, its cost once it has ended."""
+    row, opening, is_open = final_columns(story), story.opening, story.outcome is None
+    so_far = story.capture.so_far()
+    used = so_far.usage if is_open else row
+    return Exchange(
+        id=story.id,
+        at=story.started_at,
+        account=row.account_name,
+        model=row.model,
+        method=opening.method,
+        path=label(opening.path),
+        status=row.status_code,
+        outcome=None if story.outcome is None else story.outcome.value,
+        error=row.error_message,
+        seconds=max(0.0, now - story.started_at) if is_open else story.duration,
+        first_byte_seconds=to_seconds(row.first_byte_ms),
+        input_tokens=used.input_tokens,
+        output_tokens=used.output_tokens,
+        cache_read_tokens=used.cache_read_input_tokens,
+        cache_creation_tokens=used.cache_creation_input_tokens,
+        cost_usd=row.cost_usd,
+        failovers=row.failover_attempts,
+        session=row.session_id,
+        client=opening.client,
+        choice_reason=row.choice_reason,
+        estimated=so_far.is_estimated if is_open else bool(row.estimated),
+        stop_reason=row.stop_reason,
+        refusal=row.refusal,
+        request_class=row.request_class,
+        agent_id=row.agent_id,
+        waited_seconds=to_seconds(row.waited_ms),
+        client_name=opening.key.name if opening.key else None,
+        project=row.project,
+        agent=row.agent,
+    )

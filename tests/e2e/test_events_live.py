@@ -1,0 +1,226 @@
+"""What goes on, as it is told over real sockets: by each door, to whom it may be told, and for no longer than that."""
+
+import json
+import time
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import pytest
+
+from ccflare_mitm.pages.api.document import DOCUMENT
+from ccflare_mitm.pages.viewers import MOST
+from fake_upstream import FakeUpstream, Gate, sse, sse_answer
+from harness import Http2Client, Proxy, RawClient, StartProxy, claude_request, eventually, via_base_url
+from schema_check import mistakes
+
+EVENTS = "/ccflare/api/v1/events"
+SCHEMAS = DOCUMENT["paths"]["/events"]["get"]["responses"]["200"]["content"]["text/event-stream"]["x-events"]
+
+
+class Event(NamedTuple):
+    """One of the events: its name, and its data, which are as the document says."""
+
+    name: str
+    data: dict[str, Any]
+
+
+class Listener:
+    """Reads events as they come. `read` gives the next piece of the body, b"" at its end."""
+
+    def __init__(self, read: Callable[[], bytes]) -> None:
+        self._read = read
+        self._text = b""
+
+    def next(self) -> Event:
+        """The next event; EOFError if there are no more."""
+        while True:
+            while b"\n\n" not in self._text:
+                if not (piece := self._read()):
+                    raise EOFError("the stream has ended")
+                self._text += piece
+            block, _, self._text = self._text.partition(b"\n\n")
+            lines = dict(line.split(": ", 1) for line in block.decode().splitlines() if ": " in line)
+            if "event" in lines:
+                event = Event(lines["event"], json.loads(lines["data"]))
+                assert [*mistakes(event.data, SCHEMAS[event.name])] == []
+                return event
+
+    def until(self, name: str, **fields: object) -> dict[str, Any]:
+        """The data of the next event of this name that has these values."""
+        while True:
+            event = self.next()
+            if event.name == name and event.data.items() >= fields.items():
+                return event.data
+
+    def ends(self) -> bool:
+        """Whether the body comes to its proper end."""
+        try:
+            while True:
+                self.next()
+        except EOFError:
+            return True
+
+
+def listen(client: RawClient, *fields: tuple[bytes, bytes]) -> Listener:
+    """Ask for the events by HTTP/1.1, and be let in."""
+    assert status(client, *fields) == 200
+    return Listener(client.read_chunk)
+
+
+def status(client: RawClient, *fields: tuple[bytes, bytes]) -> int:
+    client.send_request("GET", EVENTS, ((b"Accept", b"text/event-stream"), *fields))
+    return client.read_head().status
+
+
+def bearer(secret: str) -> tuple[bytes, bytes]:
+    return (b"Authorization", f"Bearer {secret}".encode())
+
+
+class House(NamedTuple):
+    """A proxy of which also mitmweb shows pages, and the keys of its clients by their role."""
+
+    proxy: Proxy
+    upstream: FakeUpstream
+    keys: dict[str, str]
+
+    def listener(self, running: ExitStack, key: str = "viewer") -> Listener:
+        return listen(self.connect(running), bearer(self.keys[key]))
+
+    def connect(self, running: ExitStack) -> RawClient:
+        return running.enter_context(via_base_url(self.proxy, timeout=60))
+
+    def request(self) -> tuple[str, str, tuple[tuple[bytes, bytes], ...], bytes]:
+        """What a client asks for."""
+        return claude_request(5000, credential=(b"x-api-key", self.keys["client"].encode()))
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with FakeUpstream(tls=True, http2=True) as upstream:
+        folder = tmp_path_factory.mktemp("proxy")
+        proxy = Proxy(upstream, folder=folder, program="mitmweb", ccflare_client_idle_seconds=1)
+        proxy.add_api_key("one", "sk-ant-api03-one")
+        keys = {role: proxy.add_client_key(role, "--role", role) for role in ("client", "viewer")}
+        keys["gone"] = proxy.add_client_key("gone", "--role", "viewer")
+        with proxy:
+            yield House(proxy, upstream, keys)
+
+
+def test_a_request_is_told_as_it_opens_proceeds_and_closes(house: House) -> None:
+    begins, ends = Gate(), Gate()
+    start, *rest = sse(6, input_tokens=1000, output_tokens=20).chunks
+    house.upstream.answer(sse_answer(start, begins, *rest[:6], ends, *rest[6:]))
+    with ExitStack() as running:
+        listener = house.listener(running)
+        assert [account["name"] for account in listener.until("accounts")["accounts"]] == ["one"]
+        client = house.connect(running)
+
+        client.send_request(*house.request())
+
+        opened = listener.until("open", path="/v1/messages")
+        assert (opened["status"], opened["input_tokens"]) == (None, None)
+        begins.open()
+        now = listener.until("progress", id=opened["id"], status=200, input_tokens=1000)
+        assert (now["account"], now["client_name"], now["outcome"]) == ("one", "client", None)
+        assert (now["estimated"], now["cost_usd"], now["output_tokens"] > 0) == (True, None, True)
+        ends.open()
+        closed = listener.until("closed", id=opened["id"])
+        client.read_head()
+        assert b"message_stop" in client.read_body()
+        assert (closed["outcome"], closed["output_tokens"], closed["estimated"]) == ("ok", 20, False)
+        house.proxy.rows("SELECT id FROM requests WHERE id = ? AND outcome = 'ok'", [opened["id"]], until=bool)
+        found = house.connect(running).request("GET", "/ccflare/api/v1/requests", (bearer(house.keys["viewer"]),))
+        (row,) = (each for each in found.json()["requests"] if each["id"] == opened["id"])
+        assert closed == pytest.approx(row)
+
+
+def test_events_come_over_http2_beside_requests(house: House) -> None:
+    proof = (b"Proxy-Authorization", b"Basic " + b64encode(f"x:{house.keys['client']}".encode()))
+    with Http2Client.via_connect(house.proxy, "localhost", house.upstream.port, headers=(proof,)) as client:
+        stream = client.send_request("GET", EVENTS, (bearer(house.keys["viewer"]),))
+        head = client.read_head(stream)
+        assert (head.status, head.header("content-type")) == (200, "text/event-stream; charset=utf-8")
+        assert (head.header("transfer-encoding"), head.header("content-length")) == (None, None)
+        listener = Listener(lambda: client.read_data(stream))
+        listener.until("accounts")
+
+        assert client.request(*house.request()).status == 200
+
+        assert listener.until("closed", path="/v1/messages")["outcome"] == "ok"
+        client.reset_stream(stream)
+        assert client.request(*house.request()).status == 200
+
+
+def test_events_come_in_mitmweb_behind_its_own_login(house: House) -> None:
+    with ExitStack() as running:
+        web, stranger = (running.enter_context(RawClient("127.0.0.1", house.proxy.web_port)) for _ in range(2))
+        listener = listen(web, bearer(house.proxy.web_token))
+        listener.until("accounts")
+
+        assert house.connect(running).request(*house.request()).status == 200
+
+        assert listener.until("closed", path="/v1/messages")["account"] == "one"
+        assert status(stranger) == 403
+    assert "Traceback" not in house.proxy.log()
+
+
+def test_events_are_for_who_may_see_the_dashboard(house: House) -> None:
+    with via_base_url(house.proxy) as client:
+        assert status(client, bearer(house.keys["client"])) == 403
+    with via_base_url(house.proxy) as client:
+        assert status(client) == 401
+    with via_base_url(house.proxy) as client:
+        assert status(client, bearer(house.keys["viewer"]), (b"Sec-Fetch-Site", b"cross-site")) == 403
+
+
+def test_so_many_listen_and_the_next_one_once_one_has_left(house: House) -> None:
+    viewer = bearer(house.keys["viewer"])
+    with ExitStack() as running:
+        for client in (clients := [house.connect(running) for _ in range(MOST)]):
+            listen(client, viewer)
+
+        with via_base_url(house.proxy) as next_one:
+            assert status(next_one, viewer) == 503
+            assert b"look on already" in next_one.read_body()
+
+        clients[5].close()
+
+        def ask_again() -> int:
+            return status(house.connect(running), viewer)
+
+        assert eventually(ask_again, until=lambda status: status == 200)
+
+
+def test_a_listener_to_whom_nothing_happens_stays(house: House) -> None:
+    with ExitStack() as running:
+        listener = house.listener(running)
+        time.sleep(2.5)  # an idle connection would be closed by now
+        assert house.connect(running).request(*house.request()).status == 200
+        listener.until("closed", path="/v1/messages")
+
+
+def test_a_listener_goes_with_its_key(house: House) -> None:
+    with ExitStack() as running:
+        listener = house.listener(running, "gone")
+        listener.until("accounts")
+
+        house.proxy.run_script("keys.py", "client", "revoke", "gone")
+
+        assert listener.ends()
+        assert status(house.connect(running), bearer(house.keys["gone"])) == 401
+
+
+def test_a_stop_does_not_wait_for_listeners(upstream: FakeUpstream, start_proxy: StartProxy) -> None:
+    proxy = start_proxy(upstream, accounts={"one": "sk-ant-api03-one"}, program="mitmweb", ccflare_drain_seconds=600)
+    with via_base_url(proxy) as client, RawClient("127.0.0.1", proxy.web_port) as web:
+        listener, in_mitmweb = listen(client), listen(web, bearer(proxy.web_token))
+        listener.until("accounts")
+        in_mitmweb.until("accounts")
+
+        assert proxy.stop() == 0
+
+        assert (listener.ends(), in_mitmweb.ends()) == (True, True)
+    assert "stopping" not in proxy.log()
+    assert "Traceback" not in proxy.log()

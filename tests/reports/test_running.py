@@ -1,0 +1,69 @@
+"""An open request as a row: what is known of it while it runs, and that its end is what the record has."""
+
+import pytest
+
+from ccflare_core.exchange.steps import Send
+from ccflare_core.reports.queries import Exchange as Row
+from ccflare_core.reports.running import running
+from exchange_kit import END, EPOCH, OK, START, STREAM, Bench
+
+DELTA = (
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"type":"%s","%s":"%s"}}\n\n'
+)
+
+
+def row(bench: Bench) -> Row:
+    (exchange,) = bench.exchanges.open.values()
+    return running(exchange, bench.clock.wall)
+
+
+def test_a_request_that_waits_has_its_model_and_its_time() -> None:
+    bench = Bench()
+    bench.begin()
+    bench.clock.pass_(1.5)
+
+    told = row(bench)
+
+    assert (told.at, told.seconds, told.model, told.session) == (EPOCH, 1.5, "claude-opus-4-8", "session-1")
+    assert (told.account, told.status, told.outcome, told.input_tokens, told.output_tokens) == (None,) * 5
+
+
+def test_a_stream_that_runs_has_its_account_and_the_tokens_so_far() -> None:
+    bench = Bench()
+    exchange = bench.begin()
+    assert isinstance(exchange.next_step(), Send)
+    exchange.judge(200, STREAM, None)
+    exchange.delivering(200, STREAM)
+    exchange.capture.add(START)
+    told = row(bench)
+    assert (told.account, told.status) == ("max-a", 200)
+    assert (told.input_tokens, told.output_tokens, told.estimated, told.cost_usd) == (25, 0, True, None)
+
+    exchange.capture.add(DELTA % (b"text_delta", b"text", b"x" * 30))
+    exchange.capture.add(DELTA % (b"input_json_delta", b"partial_json", b"y" * 60))
+    assert row(bench).output_tokens == 30  # three characters each; what a tool is to do is output too
+
+    exchange.capture.add(END)
+    assert (row(bench).output_tokens, row(bench).estimated) == (15, False)
+
+
+@pytest.mark.parametrize("content_type", [b"application/json", b"application/octet-stream"])
+def test_an_answer_that_tells_its_tokens_at_the_end_alone_has_none_before(content_type: bytes) -> None:
+    bench = Bench()
+    exchange = bench.begin()
+    exchange.next_step()
+    exchange.delivering(200, ((b"content-type", content_type),))
+    exchange.capture.add(b'{"type":"message","usage":{"input_tokens":9')
+    assert (row(bench).input_tokens, row(bench).estimated) == (None, False)
+
+
+def test_a_request_that_has_ended_is_as_it_is_recorded() -> None:
+    bench = Bench()
+    exchange = bench.serve(OK)
+    bench.clock.pass_(60)
+
+    told = running(exchange, bench.clock.wall)
+
+    assert (told.outcome, told.account, told.seconds) == ("ok", "max-a", exchange.duration)
+    assert (told.input_tokens, told.output_tokens, told.cache_read_tokens) == (1000, 312, 204)
+    assert (told.cost_usd, told.estimated) == (float(exchange.cost or 0), False)
