@@ -63,7 +63,7 @@ class CCFlare:
         logs.write_at_once()
         try:
             contract.install()
-            self._places = options.declare(loader, os.environ, Path(__file__).resolve().parent.parent)
+            self._places = options.declare(loader, os.environ)
             listener.forgive(early)
             listener.check_web_address()
         except ConfigError as error:

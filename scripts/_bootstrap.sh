@@ -11,8 +11,6 @@
 
 venv=$root/.venv
 state=$venv/.ccflare
-# mitmproxy verifies upstreams with whatever certifi is there, and no older one will do (doctor.py says why).
-set_of_authorities='certifi>=2026.10.19'
 mitmproxy=mitmproxy # which of the versions that pyproject.toml allows
 locked=             # whether they are those of the lock file
 extras=
@@ -252,7 +250,7 @@ install_packages() (
     [ "$1" = run ] || requirements "$1" >"$state/requirements.txt" || exit
     "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$venv/bin/python" -m ensurepip || exit
     "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
-        --editable "$root$(wanted_extras)" --requirement "$state/requirements.txt" "$set_of_authorities" "$mitmproxy"
+        --editable "$root$(wanted_extras)" --requirement "$state/requirements.txt" "$mitmproxy"
 )
 
 # Nothing but what the lock file names, by its hashes; wheels alone, for building one would bring what it does not name.

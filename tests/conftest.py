@@ -38,7 +38,7 @@ BROWSER_IS_MISSING = not os.environ.get("CI") and shutil.which("chromium") is No
 CLIENTS_ARE_MISSING = not clients_kit.are_installed()
 SCHEMATHESIS_IS_MISSING = find_spec("schemathesis") is None
 collect_ignore = ["cli/stats/test_plot.py"] * PLOT_IS_MISSING
-collect_ignore += ["cli/test_completion.py"] * COMPLETION_IS_MISSING
+collect_ignore += ["cli/test_completion.py", "cli/companion/test_completion.py"] * COMPLETION_IS_MISSING
 collect_ignore += ["e2e/test_api_schema.py"] * SCHEMATHESIS_IS_MISSING
 collect_ignore += ["security/test_hsm.py"] * HSM_IS_MISSING + ["db/test_postgres.py"] * POSTGRES_IS_MISSING
 collect_ignore += ["db/test_pgbouncer.py"] * POOLER_IS_MISSING
@@ -57,7 +57,7 @@ def pytest_report_header() -> list[str]:
     told += ["without PgBouncer: tests/db/test_pgbouncer.py is left out"] if POOLER_IS_MISSING else []
     told += ["without matplotlib: tests/cli/stats/test_plot.py is left out"] if PLOT_IS_MISSING else []
     told += ["without schemathesis: tests/e2e/test_api_schema.py is left out"] if SCHEMATHESIS_IS_MISSING else []
-    told += ["without argcomplete: tests/cli/test_completion.py is left out"] if COMPLETION_IS_MISSING else []
+    told += ["without argcomplete: tests/**/test_completion.py are left out"] if COMPLETION_IS_MISSING else []
     told += ["without Chromium: tests/e2e/test_browser.py is left out"] if BROWSER_IS_MISSING else []
     without_clients = "without the real clients (`scripts/test --clients` brings them)"
     told += [f"{without_clients}: test_real_clients.py, test_sdk_*.py are left out"] if CLIENTS_ARE_MISSING else []

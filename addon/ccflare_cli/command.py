@@ -3,9 +3,9 @@
 
 import importlib
 import os
-import shutil
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
@@ -22,6 +22,7 @@ COMMANDS = {
     "proxy": "start the proxy; `proxy web` and `proxy console` with mitmproxy's inspector",
     "connect": "lead Claude Code or VS Code through the proxy, and undo that",
     "service": "have the system start the proxy: install, uninstall, status, logs",
+    "ready": "whether the proxy is up, and wait for it",
     "statusline": "one line on a session: for Claude Code, tmux, a prompt",
     "env": "print the environment that leads a client through the proxy",
     "dashboard": "print a link that logs you in to the dashboard",
@@ -35,6 +36,8 @@ COMMANDS = {
     "doctor": "check the security and health of this installation",
     "maintain": "retention, backups, exports",
     "prices": "what tokens cost",
+    "config": "where the options are read from, and a file of your own for them",
+    "completion": "print what has a shell complete the words of this command",
 }
 _PROGRAMS = {"web": "mitmweb", "console": "mitmproxy"}
 _MITMDUMPS = ("-", "~", "!", "(")
@@ -97,10 +100,17 @@ def _start_proxy(words: Sequence[str]) -> NoReturn:
     elif words and words[0][:1] not in _MITMDUMPS:
         sys.stderr.write(f"ccflare: {_TAKEN} {near(words[0], _PROGRAMS)}".rstrip() + "\n")
         sys.exit(2)
-    beside = Path(sys.executable).with_name(program)
-    path = str(beside) if beside.exists() else shutil.which(program)
-    if path is None:
+    if find_spec("mitmproxy") is None:
         sys.exit(f"ccflare: there is no {program}: install mitmproxy where ccflare is.")
     os.environ.setdefault("PYTHONOPTIMIZE", "1")  # see scripts/run
     sys.stdout.flush()
-    os.execv(path, [path, "-s", str(ENTRY), *words])  # noqa: S606
+    command = [*_of_this_python(program), "-s", str(ENTRY), *words]
+    os.execv(command[0], command)  # noqa: S606
+
+
+def _of_this_python(program: str) -> list[str]:
+    """What starts mitmproxy where our packages are: one elsewhere on PATH would not find them."""
+    beside = Path(sys.executable).with_name(program)
+    if beside.exists():
+        return [str(beside)]
+    return [sys.executable, "-P", "-c", f"import sys, mitmproxy.tools.main as tools; sys.exit(tools.{program}())"]

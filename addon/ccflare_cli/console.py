@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from ccflare_cli import ROOT
 from ccflare_cli.output import Table, printable, render
 from ccflare_cli.page import Page, page_of
 from ccflare_core.audit.entries import By
@@ -207,7 +206,7 @@ def reading_stages(
 
 def read_settings(console: Console, database: str | None) -> Settings:
     """The settings that the proxy would have, with `database` before its own. Raises ConfigError."""
-    values = settings.defaults(console.environ, ROOT)
+    values = settings.defaults(console.environ)
     if database:
         values["ccflare_database"] = database
     return Settings.build(values, console.environ)
@@ -221,7 +220,7 @@ def fetcher(console: Console, settings_: Settings, **limits: Any) -> "Fetcher":
     """
     from ccflare_core.http.client import Fetcher
 
-    found = settings.defaults(console.environ, ROOT)
+    found = settings.defaults(console.environ)
     trusted = found.get("ssl_verify_upstream_trusted_ca")
     proxy = egress_proxy.configured(settings_.egress_proxy)
     if proxy is None:
@@ -233,7 +232,7 @@ def fetcher(console: Console, settings_: Settings, **limits: Any) -> "Fetcher":
 
 def proxy_address(console: Console) -> str:
     """Host and port by which programs on this machine reach the proxy, as it is configured."""
-    values = settings.defaults(console.environ, ROOT)
+    values = settings.defaults(console.environ)
     host, port = reachable(str(values.get("listen_host") or "")), values.get("listen_port") or 8080
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

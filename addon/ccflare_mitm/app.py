@@ -16,7 +16,6 @@ from mitmproxy.connection import Client
 from mitmproxy.log import ALERT
 from mitmproxy.tls import TlsData
 
-from ccflare_core import __version__
 from ccflare_core.accounts.account import Account
 from ccflare_core.accounts.cooldowns import Cooldown
 from ccflare_core.accounts.token_refresh import ANSWER_SECONDS
@@ -30,7 +29,7 @@ from ccflare_core.config.permissions import Guarded, check, guarded_files, requi
 from ccflare_core.config.settings import Settings, config_file
 from ccflare_core.errors import ConfigError, NotFound, StoreError
 from ccflare_core.http.addresses import Address
-from ccflare_core.program import typed
+from ccflare_core.program import Version, typed
 from ccflare_core.secrets.start_links import GOOD_SECONDS, link
 from ccflare_core.store.store import Store
 from ccflare_core.text import some
@@ -109,7 +108,7 @@ class App:
         """`places` tells where each option that is set comes from."""
         self._loop = loop
         self._run_id = secrets.token_hex(8)
-        self._config = config_file(environ, Path(__file__).resolve().parents[2])
+        self._config = config_file(environ)
         self._client_authority = client_authority(settings)
         self._running_with = self._options = current()
         self._places = places
@@ -167,7 +166,8 @@ class App:
         store.search_index.begin(plain=self.settings.search_index == "plain")
         used = in_use()
         came_from = {name: place for name, place in self._places.items() if name in used}
-        who = {"version": __version__, "run": self._run_id, "pid": os.getpid()}
+        version = Version.of()
+        who = {"version": version.number, "files": version.files, "run": self._run_id, "pid": os.getpid()}
         self.storage.auditor.begin(store, scope(), used, **who, sources=came_from)
         store.runs.start(self._run_id, socket.gethostname(), os.getpid())
         return Known(

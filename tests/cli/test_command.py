@@ -51,7 +51,7 @@ def test_version_is_that_of_the_package(ccflare: Path) -> None:
 def test_every_script_is_a_command() -> None:
     scripts = {path.stem for path in (ROOT / "scripts").glob("[a-z]*.py")}
 
-    assert {*COMMANDS} == scripts | {"proxy"}
+    assert {*COMMANDS} == scripts | {"proxy", "completion"}
 
 
 def test_a_command_does_what_its_script_does(ccflare: Path, tmp_path: Path) -> None:

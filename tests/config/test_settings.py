@@ -11,11 +11,14 @@ from ccflare_core.anthropic.oauth import Endpoints
 from ccflare_core.config.option import Applies, Group
 from ccflare_core.config.settings import (
     OPTIONS,
+    SHIPPED,
     Settings,
     config_file,
     defaults,
     environment_defaults,
     file_defaults,
+    own_file,
+    places,
 )
 from ccflare_core.errors import ConfigError
 from ccflare_core.reading import TEXT_LIMIT
@@ -319,6 +322,30 @@ def test_a_file_that_is_named_has_to_be_there(tmp_path: Path) -> None:
 def test_the_file_beside_the_addon_may_be_missing(tmp_path: Path) -> None:
     assert config_file({}, tmp_path) is None
     assert file_defaults(None) == {}
+
+
+def test_the_users_own_file_comes_before_the_one_beside_the_addon(tmp_path: Path) -> None:
+    environ = {"XDG_DATA_HOME": str(tmp_path / "data")}
+    shipped = write(tmp_path, "listen_port: 1\n")
+    own = own_file(environ)
+    assert own is not None
+    assert config_file(environ, tmp_path) == shipped
+    assert places(environ, tmp_path) == {"listen_port": "mitm-config.yaml"}
+
+    own.parent.mkdir(parents=True)
+    own.write_text("listen_port: 2\n")
+
+    assert config_file(environ, tmp_path) == own
+    assert places(environ, tmp_path) == {"listen_port": str(own)}
+    assert config_file({**environ, "ccflare_CONFIG_PATH": str(shipped)}, tmp_path) == shipped
+
+
+def test_packages_have_the_file_of_this_repository() -> None:
+    """For an installation, which has nothing beside them."""
+    packaged = ROOT / "addon" / "ccflare_core" / "config" / "mitm-config.yaml"
+
+    assert SHIPPED == ROOT
+    assert packaged.samefile(ROOT / "mitm-config.yaml")
 
 
 # --- together ------------------------------------------------------------------------------------------------------

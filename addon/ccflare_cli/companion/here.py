@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ccflare_cli import ROOT
 from ccflare_cli.companion.authorities import own_authority
 from ccflare_cli.companion.environment import ProxyAddress, key_in
 from ccflare_cli.console import Console, Refused, open_store, proxy_address, read_settings
@@ -65,7 +64,7 @@ def find_proxy(console: Console, arguments: argparse.Namespace, known: Mapping[s
         if arguments.key:
             console.complain(_WANTS_NONE)
         key = ""
-    authority = own_authority(confdir(settings.defaults(console.environ, ROOT)))
+    authority = own_authority(confdir(settings.defaults(console.environ)))
     return Here(ProxyAddress(place, found.requires_client_tls, key=key), authority, data_folder(found))
 
 

@@ -1,4 +1,4 @@
-"""Whether the proxy is up: asks `/ccflare/ready`, and waits for it."""
+"""Whether the proxy is up: asks `/ccflare/ready`, or `/ccflare/health` where that takes a key, and waits for it."""
 
 import http.client
 import json
@@ -31,8 +31,12 @@ class Answer(StrEnum):
         return self in (Answer.READY, Answer.NO_ACCOUNT, Answer.CLOSED)
 
 
-def ask(address: ProxyAddress) -> Answer:
-    """What is there now. No credential is sent."""
+def ask(address: ProxyAddress, *, is_closed: bool = False) -> Answer:
+    """What is there now. No credential is sent.
+
+    Where that is known not to do (`is_closed`), the one page is asked for that takes none: others would count each time
+    as a stranger's attempt.
+    """
     parts = urlsplit(f"//{address.place}")
     host, port = parts.hostname or "", parts.port
     connection: http.client.HTTPConnection
@@ -43,7 +47,8 @@ def ask(address: ProxyAddress) -> Answer:
     else:
         connection = http.client.HTTPConnection(host, port, timeout=_SECONDS)
     try:
-        connection.request("GET", "/ccflare/ready", headers={"Connection": "close"})
+        page = "/ccflare/health" if is_closed else "/ccflare/ready"
+        connection.request("GET", page, headers={"Connection": "close"})
         answer = connection.getresponse()
         return _meaning(answer.status, answer.read(65_536))
     except ssl.SSLError:
@@ -67,6 +72,8 @@ def _meaning(status: int, body: bytes) -> Answer:
         return Answer.FOREIGN
     if "ready" in told:
         return Answer.READY if told["ready"] else Answer.NO_ACCOUNT
+    if told == {"status": "ok"}:
+        return Answer.CLOSED
     if told.get("type") != "error":
         return Answer.FOREIGN
     return Answer.STARTING if status == 503 else Answer.CLOSED

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ccflare_cli import ROOT
-from ccflare_cli.doctor import installation, leaks
+from ccflare_cli.doctor import installation, leaks, versions
 from ccflare_cli.doctor.installation import MINIMA
 from ccflare_cli.doctor.results import Results, checked, fail, ok, warn
 from ccflare_core.config import settings
@@ -19,6 +19,7 @@ from ccflare_core.config.options import ALERT_SECRET, ENCRYPTION_KEY, LISTEN, OP
 from ccflare_core.config.permissions import check, guarded_files
 from ccflare_core.config.settings import Settings
 from ccflare_core.errors import ConfigError
+from ccflare_core.program import is_clone
 from ccflare_core.secrets.redact import TooMuch
 
 _LOG_BYTES = 64 * 1024**2
@@ -38,7 +39,7 @@ def option_sources(environ: Mapping[str, str], problems: list[str]) -> dict[str,
     found: dict[str, Options] = {}
     file = None
     try:
-        file = settings.config_file(environ, ROOT)
+        file = settings.config_file(environ)
     except ConfigError as error:
         problems += error.problems
     own: Options = {}
@@ -70,6 +71,7 @@ def host(environ: Mapping[str, str], options: Options) -> Results:
     installed = {each.package: version for each in MINIMA if (version := _version(each.package))}
     major, minor, _, patch, _ = ssl.OPENSSL_VERSION_INFO
     yield from installation.versions(sys.version_info[:3], (major, minor, patch), installed)
+    yield from versions.versions(environ)
     ports = [int(str(options.get("listen_port") or 8080))]
     yield from installation.environment(environ, ports, (ENCRYPTION_KEY, PASSPHRASE, PKCS11_PIN, ALERT_SECRET))
     if hasattr(os, "geteuid") and os.geteuid() == 0:
@@ -88,7 +90,7 @@ def _version(package: str) -> str:
 def sources(environ: Mapping[str, str]) -> Results:
     """Where the options that are not at their defaults come from here, and which variables are not counted."""
     try:
-        values, places = settings.defaults(environ, ROOT), settings.places(environ, ROOT)
+        values, places = settings.defaults(environ), settings.places(environ)
         foreign = told(read_environment(environ).foreign)
     except ConfigError:
         return  # it is told already
@@ -111,7 +113,7 @@ def options(sources: Mapping[str, Options], problems: Iterable[str], merged: Opt
 def files(settings_: Settings | None, merged: Options, environ: Mapping[str, str]) -> Results:
     """Whether the files that hold secrets are their owner's alone."""
     if settings_ is not None:
-        config = settings.config_file(environ, ROOT)
+        config = settings.config_file(environ)
         found = check(guarded_files(settings_, confdir(merged), config))
         for finding in found:
             level = fail if finding.is_fatal else warn
@@ -147,6 +149,8 @@ def code() -> Results:
 
 
 def _tracked() -> list[str] | None:
+    if not is_clone():  # an installation may lie in somebody else's checkout
+        return None
     command, environ = ["git", "-C", str(ROOT), "ls-files", "-z"], of_others(os.environ)
     try:
         done = subprocess.run(command, capture_output=True, env=environ, timeout=_GIT_SECONDS, check=True)  # noqa: S603

@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from ccflare_cli.doctor import installation
+from ccflare_cli.doctor import installation, versions
 from ccflare_cli.doctor.results import Result, Results, fail, ok, warn
 from ccflare_core.clients.checks import SLOW_DOWN
 from ccflare_core.config.settings import Settings
@@ -24,6 +24,7 @@ from ccflare_core.http.messages import Request, Response
 from ccflare_core.http.origins import is_this_machine, reachable
 from ccflare_core.http.pinning import PinGuard
 from ccflare_core.http.pins import Pins
+from ccflare_core.program import Version
 from ccflare_core.store.store import Store
 from ccflare_core.text import to_ms
 
@@ -60,6 +61,8 @@ class Proxy(NamedTuple):
     options: Mapping[str, object]
     sources: Mapping[str, str]
     """Where those that are set came from when it started."""
+    version: Version | None = None
+    """None if an old one has not said."""
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
@@ -117,7 +120,8 @@ def _proxy(started: tuple[str, str, str], pid: int) -> Proxy:
     asks = bool(options.get("ccflare_client_ca"))
     tls = asks or options.get("ccflare_client_tls") == "required"
     host = str(options.get("listen_host") or "127.0.0.1")
-    return Proxy(host, int(scope.rpartition(":")[2]), pid, tls, asks, options, detail.get("sources", {}))
+    version = Version(detail["version"], detail.get("files", "")) if "version" in detail else None
+    return Proxy(host, int(scope.rpartition(":")[2]), pid, tls, asks, options, detail.get("sources", {}), version)
 
 
 def _accepts(proxy: Proxy) -> bool:
@@ -136,6 +140,8 @@ def proxies(store: Store, now: float) -> Results:
         yield ok("proxy.health", "no proxy runs here with this database; the checks that need one were not made")
     for proxy in found:
         yield from _memory(proxy)
+        if proxy.version is not None:
+            yield versions.of_proxy(str(proxy), proxy.version)
         yield from installation.option_hazards(f"the proxy on {proxy}", proxy.options)
         yield from installation.option_places(f"the proxy on {proxy}: ", proxy.sources)
         try:

@@ -52,11 +52,15 @@ __all__ = [
     "environment_defaults",
     "file_defaults",
     "option_table",
+    "own_file",
     "places",
     "unknown",
 ]
 
 FILE_NAME = "mitm-config.yaml"
+_ROOT, _HERE = Path(__file__).resolve().parents[3], Path(__file__).resolve().parent
+SHIPPED = _ROOT if (_ROOT / FILE_NAME).is_file() else _HERE
+"""The folder whose mitm-config.yaml came with the program: a clone's own, or that of an installation's package."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,10 +285,10 @@ def _log_file(path: Path | None, fields: Mapping[str, object]) -> Path | None:
     return path
 
 
-def defaults(environ: Mapping[str, str], folder: Path) -> dict[str, object]:
+def defaults(environ: Mapping[str, str], folder: Path = SHIPPED) -> dict[str, object]:
     """What holds where the command line is silent: the file's options under the environment's.
 
-    `folder` is where mitm-config.yaml is looked for. ConfigError with the mistakes of both.
+    `folder` is where mitm-config.yaml is looked for last. ConfigError with the mistakes of both.
     """
     found: dict[str, object] = {}
     problems: list[str] = []
@@ -301,10 +305,10 @@ def defaults(environ: Mapping[str, str], folder: Path) -> dict[str, object]:
     return found
 
 
-def places(environ: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """Where each of the `defaults` comes from: the name of a file, or `variable NAME`."""
+def places(environ: Mapping[str, str], folder: Path = SHIPPED) -> dict[str, str]:
+    """Where each of the `defaults` comes from: a file by its name, the user's own by its path, or `variable NAME`."""
     file = config_file(environ, folder)
-    found = dict.fromkeys(file_defaults(file), file.name if file else "")
+    found = dict.fromkeys(file_defaults(file), _told(file, environ) if file else "")
     return found | {option: f"variable {name}" for option, name in read_environment(environ).variables.items()}
 
 
@@ -313,8 +317,23 @@ def environment_defaults(environ: Mapping[str, str]) -> dict[str, object]:
     return read_environment(environ).values
 
 
-def config_file(environ: Mapping[str, str], folder: Path) -> Path | None:
-    """The file that ccflare_CONFIG_PATH names, or else mitm-config.yaml in `folder` if there is one."""
+def _told(file: Path, environ: Mapping[str, str]) -> str:
+    return str(file) if file == own_file(environ) else file.name
+
+
+def own_file(environ: Mapping[str, str]) -> Path | None:
+    """The user's own mitm-config.yaml, which no update touches, whether it is there or not; None without a home."""
+    try:
+        return _folder(environ) / FILE_NAME
+    except ConfigError:
+        return None
+
+
+def config_file(environ: Mapping[str, str], folder: Path = SHIPPED) -> Path | None:
+    """The file that ccflare_CONFIG_PATH names, or else the user's own mitm-config.yaml, or else that in `folder`.
+
+    None if there is none of them.
+    """
     if named := environ.get(CONFIG_PATH, "").strip():
         if not is_path(named):
             raise ConfigError(f"{CONFIG_PATH}: {shown(named)} cannot be used; allowed is the path of a YAML file")
@@ -322,8 +341,9 @@ def config_file(environ: Mapping[str, str], folder: Path) -> Path | None:
         if not path.exists():
             raise ConfigError(f"{CONFIG_PATH}: there is no file {path}; name one, or unset the variable")
         return path
-    beside = folder / FILE_NAME
-    return beside if beside.exists() else None
+    own, shipped = own_file(environ), folder / FILE_NAME
+    # Not exists(), which raises an error for a home that is another user's.
+    return next((path for path in (own, shipped) if path is not None and os.access(path, os.F_OK)), None)
 
 
 def file_defaults(path: Path | None) -> dict[str, object]:

@@ -32,8 +32,8 @@ _WHOLE = re.compile(r"-?\d{1,18}", re.ASCII)
 COMMAND_LINE = "command line"
 
 
-def declare(loader: Loader, environ: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """Declare the options of ccflare with the defaults that hold here; `folder` has the mitm-config.yaml.
+def declare(loader: Loader, environ: Mapping[str, str], folder: Path = settings.SHIPPED) -> dict[str, str]:
+    """Declare the options of ccflare with the defaults that hold here; `folder` has the shipped mitm-config.yaml.
 
     What the command line or mitmproxy's own config.yaml says stands. Returns where each option that is set comes from.
     Raises ConfigError with all mistakes in the command line, the environment and the file.

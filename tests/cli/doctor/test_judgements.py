@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import subprocess
 import threading
+import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -35,7 +36,7 @@ from ccflare_mitm.pages.page import READ
 from ccflare_mitm.pages.table import PAGES
 from desk import Desk
 from fake_upstream import FakeUpstream
-from harness import Proxy, StartProxy, eventually
+from harness import REPOSITORY, Proxy, StartProxy, eventually
 from history import NOON, History
 
 HEX_KEY = bytes(range(32)).hex()
@@ -158,6 +159,14 @@ def test_options_that_are_wrong_or_open_a_hole(run: Run, check: str, options: st
 def test_variables_that_harm(run: Run, check: str, variables: dict[str, str], expected: Level) -> None:
     found = run(code=int(expected is Level.FAIL), **variables)
     assert level(found, check) is expected
+
+
+def test_installation_brings_the_authorities_that_are_asked_for() -> None:
+    (certifi,) = [".".join(map(str, each.version)) for each in installation.MINIMA if each.package == "certifi"]
+
+    assert (
+        f"certifi>={certifi}" in tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
+    )
 
 
 def test_versions_with_known_holes() -> None:
@@ -493,8 +502,9 @@ def test_the_running_proxy(start_proxy: StartProxy, upstream: FakeUpstream) -> N
     found = examined(proxy)
     assert {check for check in found if check.startswith("proxy.")} == {
         *("proxy.core", "proxy.health", "proxy.cors", "proxy.origin", "proxy.host", "proxy.changes"),
-        *("proxy.headers", "proxy.errors", "proxy.endpoints"),
+        *("proxy.headers", "proxy.errors", "proxy.endpoints", "proxy.version"),
     }
+    assert [result.level for result in found["proxy.version"]] == [Level.OK]
     proxy.run_script("keys.py", "client", "add", "me")
     eventually(lambda: set(examined(proxy)), lambda checks: "proxy.keys" in checks)
     assert upstream.requests == []  # none of what it tries gets anywhere
