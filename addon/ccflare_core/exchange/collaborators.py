@@ -16,13 +16,14 @@ from ccflare_core.exchange.departures import Departures
 from ccflare_core.exchange.failover import RetryBudget
 from ccflare_core.exchange.memory import MemoryBudget
 from ccflare_core.exchange.ownership import Ownership
-from ccflare_core.exchange.steps import Attempt, Outcome
+from ccflare_core.exchange.steps import Attempt, Opening, Outcome
 from ccflare_core.exchange.story import Story
 
 
 class Recorder(Protocol):
     """Who writes down what happened. None of these may raise or block."""
 
+    def keeps_bodies(self, opening: Opening) -> bool: ...
     def started(self, exchange: Story) -> None: ...
     def attempted(self, exchange: Story, attempt: Attempt) -> None: ...
     def reserved(self, exchange: Story, estimate: Counted) -> None: ...

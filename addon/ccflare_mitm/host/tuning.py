@@ -142,7 +142,7 @@ def make_headers(headers: Headers, fields: Iterable[Header] = (), **more: str | 
     if more:
         _make(headers, fields, **more)
         return
-    headers.fields = tuple(map(tuple, fields))
+    headers.fields = tuple(map(tuple, fields))  # type: ignore[arg-type]  # pairs stay pairs
     for name, value in headers.fields:
         if type(name) is not bytes or type(value) is not bytes:
             _make(headers, headers.fields)  # which objects, or knows better
