@@ -29,6 +29,27 @@ def reports(past: History) -> Reports:
     return Reports(past.store.query)
 
 
+class TestSplits:
+    def test_are_those_of_each_question_for_itself(self, past: History) -> None:
+        for number in range(12):
+            account, model = f"max-{number % 2 + 1}", ("a", "b", "c")[number % 3]
+            past.exchange(NOON - 9 - 1800 * number, account, model=model, project="p" if number % 4 else None)
+        past.add_up()
+        by = (By.MODEL, By.ACCOUNT, By.PROJECT)
+
+        assert reports(past).splits(DAY, by) == [reports(past).traffic(DAY, (each,), latencies=False) for each in by]
+
+
+class TestFilters:
+    @pytest.mark.parametrize("outcome", ["ok", "client_abort", "upstream_error", "refused", "open"])
+    def test_an_outcome_is_found_by_its_name(self, past: History, outcome: str) -> None:
+        for each in ("ok", "client_abort", "upstream_error", "refused", None):
+            past.exchange(NOON - 9, outcome=each)
+
+        found = reports(past).exchanges(DAY, 9, wanted=Wanted(outcome=outcome))
+        assert [exchange.outcome or "open" for exchange in found] == [outcome]
+
+
 class TestTotal:
     def test_of_an_empty_database_is_all_zero(self, past: History) -> None:
         total = reports(past).total(DAY)

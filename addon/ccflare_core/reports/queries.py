@@ -24,6 +24,9 @@ from ccflare_core.reports.traffic import (
 from ccflare_core.text import to_seconds
 
 _IN_PERIOD = "timestamp >= ? AND timestamp < ?"
+_WELL = ("ok", "client_abort")
+_FAILED = f"outcome NOT IN {_WELL}"
+"""What the index `requests_failed` says: with it, those that failed are found among many that did not."""
 
 _COLUMN = {
     By.ACCOUNT: "account_used",
@@ -48,6 +51,14 @@ def _kinds(others: bool) -> str:
 def _spread(group: Figures, name: str) -> Spread:
     codes = group.codes.get(name)
     return spread(codes) if codes else NOT_MEASURED
+
+
+def _joined(groups: Groups, place: int) -> Groups:
+    """The groups by what is at this place of their keys alone."""
+    found = new_groups()
+    for key, group in groups.items():
+        found[key[place : place + 1]].join(group)
+    return found
 
 
 def _clock(by: Sequence[By]) -> By | None:
@@ -157,6 +168,14 @@ class Reports:
             whole.join(group)
         return self._traffic((), whole, (), None), self._ordered(groups, by)
 
+    def splits(self, period: Period, by: Sequence[By]) -> list[list[Traffic]]:
+        """The requests of the period split by each of these for itself, from one look; none is of time.
+
+        Without latencies.
+        """
+        groups = self._groups(period, by, latencies=False, switches=False)
+        return [self._ordered(_joined(groups, place), (split,)) for place, split in enumerate(by)]
+
     def others(self, period: Period) -> int:
         """How many requests went through with the client's own credential or were answered by us."""
         groups = new_groups()
@@ -262,13 +281,15 @@ class Reports:
                 yield (f"{column} = ?", ids[0][0]) if ids else (f"{name} = ?", value)
         if wanted.outcome == OPEN:
             yield ("outcome IS NULL",)
-        elif wanted.outcome is not None:
+        elif wanted.outcome in _WELL:
             yield "outcome = ?", wanted.outcome
+        elif wanted.outcome is not None:
+            yield f"outcome = ? AND {_FAILED}", wanted.outcome
 
     def errors(self, period: Period, limit: int, *, others: bool = False) -> list[Trouble]:
         """What clients saw fail, equal failures in one row, the latest first. A client that left is none."""
         sql = f"""SELECT MAX(timestamp) / 1000.0, COUNT(*), outcome, status_code, account_used, error_message, path
-                  FROM requests WHERE {_IN_PERIOD}{_kinds(others)} AND outcome NOT IN ('ok', 'client_abort')
+                  FROM requests WHERE {_IN_PERIOD}{_kinds(others)} AND {_FAILED}
                   GROUP BY 3, 4, 5, 6, 7 ORDER BY 1 DESC LIMIT ?"""  # noqa: S608
         return self._troubles(sql, (*period.bounds_ms(), limit))
 

@@ -67,13 +67,13 @@ async def show_usage(admin: Admin, visit: Visit) -> Answer:
 def read(store: Store, time: Asked) -> Used:
     """The figures of this time, as the scripts have them; the axis is all of it, also where nothing is recorded."""
     reports, period, clock = Reports(store.query), time.period, time.clock
-    found = {each.keys: each for each in reports.traffic(period, (clock,))}
+    total, steps = reports.total_and_split(period, (clock,))
+    found = {each.keys: each for each in steps}
     along = [found.get((name,), Traffic((name,))) for name in labels(period, clock)]
-    return Used(reports.total(period), along, [_group(reports, time, by) for by in SPLITS])
+    return Used(total, along, list(map(_group, SPLITS, reports.splits(period, SPLITS))))
 
 
-def _group(reports: Reports, time: Asked, by: By) -> Group:
-    rows = reports.traffic(time.period, (by,), latencies=False)
+def _group(by: By, rows: list[Traffic]) -> Group:
     return Group(by, rows[:MOST_ROWS], max(len(rows) - MOST_ROWS, 0))
 
 
