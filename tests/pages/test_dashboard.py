@@ -143,6 +143,10 @@ async def test_every_page_has_a_policy_that_lets_nothing_in(past: Path, target: 
     assert b"unsafe" not in policies[0]
 
 
+async def test_a_form_of_ours_is_sent_with_its_origin_and_links_tell_no_path(past: Path) -> None:
+    assert (b"referrer-policy", b"strict-origin") in (await asked(past, "/ccflare/")).headers
+
+
 @pytest.mark.parametrize(
     "path", ["", "/", "//evil.example", "https://evil.example/ccflare/", "/ccflare/\\x", "/ccflare/é"]
 )

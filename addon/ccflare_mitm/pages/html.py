@@ -23,10 +23,12 @@ POLICY = (
     b"default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; "
     b"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-_HEADERS: tuple[Header, ...] = (
-    *(field for field in SECURITY if field[0] != b"content-security-policy"),
-    (b"content-security-policy", POLICY),
-)
+_OWN = {
+    b"content-security-policy": POLICY,
+    # With `no-referrer` a browser says "Origin: null" when a form of ours is sent, as it does for a stranger's page.
+    b"referrer-policy": b"strict-origin",
+}
+_HEADERS: tuple[Header, ...] = tuple((name, _OWN.get(name, value)) for name, value in SECURITY)
 
 
 def _shown(value: object) -> object:
