@@ -152,7 +152,8 @@ class PriceList:
     def cost_of(self, reading: Reading, asked: str | None) -> Decimal | None:
         """What an answer cost with all its parts. The model that was asked for prices one that nobody knows."""
         model = reading.model if reading.model and self.tariff(reading.model) else asked or reading.model
-        return self.total(replace(reading, model=model).messages(asked))
+        told = reading if model == reading.model else replace(reading, model=model)
+        return self.total(told.messages(asked))
 
     def total(self, messages: Iterable[Message]) -> Decimal | None:
         """What the messages cost together; None if the cost of one is not known."""

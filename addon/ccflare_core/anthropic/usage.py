@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
@@ -143,6 +143,9 @@ class SoFar(NamedTuple):
 def without(reading: Reading, is_secret: Callable[[str], bool]) -> Reading:
     """The reading without those of the upstream's own words that hold what must not be stored."""
 
+    if not any(map(is_secret, _upstreams_words(reading))):
+        return reading
+
     def left(word: str | None) -> str | None:
         return None if word is not None and is_secret(word) else word
 
@@ -162,6 +165,17 @@ def without(reading: Reading, is_secret: Callable[[str], bool]) -> Reading:
         handed_out=tuple(each for each in reading.handed_out if not is_secret(each.text)),
         batches=tuple(each for each in reading.batches if not is_secret(each.id)),
     )
+
+
+def _upstreams_words(reading: Reading) -> Iterator[str]:
+    """All that `without` looks at."""
+    usages = (reading.usage, *(each.usage for each in reading.extra))
+    models = (reading.model, *(each.model for each in reading.extra))
+    told = (reading.stop_reason, reading.message_id, reading.refusal, reading.input_transformations)
+    words = (*models, *told, *(getattr(usage, name) for usage in usages for name in WORDS))
+    yield from filter(None, words)
+    yield from (each.text for each in reading.handed_out)
+    yield from (each.id for each in reading.batches)
 
 
 @dataclass(slots=True)
@@ -270,8 +284,13 @@ class Tally:
 
 
 def _counts(usage: object) -> dict[str, Any]:
-    counts = ((name, _count(value_at(usage, *path))) for name, path in COUNTS.items())
-    return {name: count for name, count in counts if count is not None}
+    found: dict[str, Any] = {}
+    if not isinstance(usage, dict):
+        return found
+    for name, (first, *rest) in COUNTS.items():
+        if first in usage and (count := _count(value_at(usage[first], *rest))) is not None:
+            found[name] = count
+    return found
 
 
 def _count(value: object) -> int | None:

@@ -92,7 +92,7 @@ class Exchange(Serving):
         if self.outcome is not None:
             return
         is_free = bool(named.ids or named.listed) and not runs_model(self.opening.method, self.opening.path)
-        self._facts = replace(facts, spends=not is_free)
+        self._facts = replace(facts, spends=False) if is_free else facts
         self._named, self._binding = named, self._bind(named)
         self._request_body, self._request_encoding = body, encoding
         # The answer of the first tells tokens that nobody is billed for; the other runs no model.

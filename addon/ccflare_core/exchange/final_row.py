@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import fields
 from decimal import Decimal
 from typing import Any
 
@@ -13,6 +13,8 @@ from ccflare_core.exchange.steps import Outcome
 from ccflare_core.exchange.story import Story
 from ccflare_core.secrets.redact import label
 from ccflare_core.text import to_ms
+
+_OF_USAGE = tuple(field.name for field in fields(Usage))
 
 
 def final_columns(exchange: Story) -> ExchangeFinished:
@@ -89,7 +91,8 @@ def _used(exchange: Story) -> dict[str, Any]:
     """Tokens and dollars. The columns of one answer's usage have the names that Usage has."""
     usage = exchange.reading.usage if exchange.reading else Usage()
     cost, counted = exchange.cost, exchange.counted
-    return asdict(usage) | {
+    return {
+        **{name: getattr(usage, name) for name in _OF_USAGE},
         "prompt_tokens": prompt_tokens(usage),
         "completion_tokens": usage.output_tokens,
         "total_tokens": total_tokens(exchange),

@@ -95,10 +95,13 @@ def find(view: bytes, budget: Budget, low: int, high: int) -> Iterator[Span]:
     """The secrets in `view` whose runs begin from `low` to `high`. Raises TooMuch."""
     classes = view.translate(_CLASSES) + b" "
     done, start = 0, classes.find(_NEEDLE, low)
+    names: set[bytes] = set()  # of a stream's events each comes a thousand times
     while 0 <= start < high:
         end = classes.find(b" ", start)
         run = view[start:end]
-        if start >= done and not _is_plain(run):
+        if start >= done and run not in names and _is_plain(run):
+            names.add(run)
+        elif start >= done and run not in names:
             for span in _in_run(view, run, start, done, budget):
                 yield span
                 done = span.end
