@@ -1,6 +1,7 @@
 """The dashboard's pages over a past: what they show, what they escape, and which queries they refuse."""
 
 import contextlib
+import re
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,14 @@ from ccflare_mitm.pages.readers import Readers
 from ccflare_mitm.pages.server import PageServer
 from ccflare_mitm.pages.table import find_page
 from ccflare_mitm.pages.visit import Visit
-from exchange_kit import Bench
+from exchange_kit import START, STREAM, Bench
 from guard_kit import an_admin, forget
 from history import KEY, NOON, History
 
+DELTA = (
+    b"event: content_block_delta\n"
+    b'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hello there."}}\n\n'
+)
 ODD = "<script>alert(1)</script>\u202e"
 
 
@@ -38,9 +43,9 @@ def past(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-async def asked(path: Path, target: str) -> Answer:
+async def asked(path: Path, target: str, bench: Bench | None = None) -> Answer:
     """What a page answers to the owner's browser."""
-    bench = Bench("a")
+    bench = bench or Bench("a")
     bench.pool.replace_accounts([Account("MAX-1", "max-1", Kind.API_KEY, api_key="sk-ant-api03-x")])
     readers = Readers(lambda: Store.open(path, KEY, read_only=True))
     server = PageServer(an_admin(bench, read=readers), SecondFactor(lambda: 0.0, forget), None)
@@ -55,8 +60,8 @@ async def asked(path: Path, target: str) -> Answer:
         return answer if isinstance(answer, Answer) else await answer
 
 
-async def text(path: Path, target: str) -> str:
-    answer = await asked(path, target)
+async def text(path: Path, target: str, bench: Bench | None = None) -> str:
+    answer = await asked(path, target, bench)
     assert answer.status == 200, answer.body.decode()
     return answer.body.decode()
 
@@ -66,6 +71,22 @@ async def test_accounts_show_their_state_and_a_button(past: Path) -> None:
     assert 'action="/ccflare/accounts/max-1/pause"' in shown
     assert "serving" in shown
     assert "$0.0120" in shown
+
+
+async def test_what_runs_now_is_shown_with_its_tokens_so_far(past: Path) -> None:
+    bench = Bench("a")
+    assert 'colspan="7">Nothing.' in await text(past, "/ccflare/", bench)
+    exchange = bench.begin()
+    exchange.next_step()
+    exchange.delivering(200, STREAM)
+    exchange.capture.add(START)
+    exchange.capture.add(DELTA)
+
+    shown = await text(past, "/ccflare/", bench)
+
+    (row,) = re.findall(r'<tbody id="running">\s*<tr>(.*)</tr>\s*</tbody>', shown)
+    assert re.findall(r"<td[^>]*>(.*?)</td>", row)[:3] == ["max-1", "opus-4-8", "127.0.0.1"]
+    assert row.endswith('<td class="n">25</td><td class="n">~4</td>')
 
 
 @pytest.mark.parametrize("target", ["/ccflare/", "/ccflare/requests", "/ccflare/usage?since=24h"])

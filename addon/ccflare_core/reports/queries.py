@@ -7,6 +7,7 @@ added up already. Percentiles come from histograms, exact to a millisecond below
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
+from ccflare_core.exchange.final_row import total_of
 from ccflare_core.reports.measures import IS_INFERENCE
 from ccflare_core.reports.tally import Figures, Groups, Key, Query, Split, Tally, new_groups
 from ccflare_core.reports.traffic import (
@@ -98,6 +99,11 @@ class Exchange(NamedTuple):
     """Of its key, if it has one."""
     project: str | None
     agent: str | None
+
+    @property
+    def prompt_tokens(self) -> int | None:
+        """All that was sent to the model, from the cache or not."""
+        return total_of(self.input_tokens, self.cache_read_tokens, self.cache_creation_tokens)
 
 
 class Wanted(NamedTuple):

@@ -1,6 +1,6 @@
 """The first page: the accounts as they stand, what is running now, and the last requests."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from ccflare_core.accounts.member import AccountStatus
@@ -9,12 +9,13 @@ from ccflare_core.accounts.validity import login_warning
 from ccflare_core.anthropic.answers import Answer
 from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.clients.keys import Permission
-from ccflare_core.exchange.exchange import Exchange as Open
+from ccflare_core.exchange.story import Story
 from ccflare_core.program import typed
 from ccflare_core.reports.figures import foretell_end
 from ccflare_core.reports.forecast import Forecast
 from ccflare_core.reports.limit_history import LimitHistory
 from ccflare_core.reports.queries import Exchange, Reports
+from ccflare_core.reports.running import running
 from ccflare_core.reports.traffic import Period, Traffic
 from ccflare_core.store.store import Store
 from ccflare_mitm.pages.admin import Admin
@@ -67,7 +68,7 @@ async def show_overview(admin: Admin, visit: Visit) -> Answer:
         "overview.html",
         visit,
         cards=[card(status, recorded.forecasts, visit.at) for status in statuses],
-        open=running(list(admin.exchanges.open.values())),
+        open=open_requests(admin.exchanges.open.values(), visit.at),
         today=recorded.today,
         exchanges=recorded.last,
         needs_code=admin.needs_code(),
@@ -80,9 +81,9 @@ def read(store: Store, now: float) -> Recorded:
     return Recorded(LimitHistory(store.query).forecasts(now), reports.total(day), reports.exchanges(day, LAST))
 
 
-def running(exchanges: Sequence[Open]) -> list[Open]:
-    """Those that are open, the latest first."""
-    return sorted(exchanges, key=lambda exchange: -exchange.started_at)
+def open_requests(stories: Iterable[Story], now: float) -> list[Exchange]:
+    """Those that are open, the latest first, as far as they have come."""
+    return [running(story, now) for story in sorted(stories, key=lambda story: -story.started_at)]
 
 
 def card(status: AccountStatus, forecasts: Mapping[tuple[str, str], Forecast], now: float) -> Card:
