@@ -77,6 +77,7 @@ TESTED_IN = {
     "ccflare_cli.stats.traffic_tables": "cli/stats/test_views.py",
     "ccflare_cli.stats.within_tables": "cli/stats/test_views.py",
     "ccflare_cli.tables": "cli/accounts/test_main.py",
+    "ccflare_cli.top.rows": "cli/top/test_board.py",
     "ccflare_core": "test_architecture.py",
     "ccflare_core.accounts.cooldowns": "accounts/test_pool.py",
     "ccflare_core.accounts.member": "accounts/test_pool.py",

@@ -96,6 +96,7 @@ def test_every_script_is_in_the_readme() -> None:
         "show",
         "stats",
         "statusline",
+        "top",
     ],
 )
 def test_quoted_commands_are_understood(script: str) -> None:

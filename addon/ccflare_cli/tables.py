@@ -56,7 +56,7 @@ def account_table(rows: Sequence[tuple[StoredStatus, Use]], now: float) -> Table
             Column("Last 24 h", lambda row: count(row[1].requests), right=True, rank=2),
             Column("5h", lambda row: percent(row[0].utilization("5h"), 0), right=True),
             Column("7d", lambda row: percent(row[0].utilization("7d"), 0), right=True),
-            Column("State", lambda row: row[0].in_words(now), way=wrapped(20), tone=lambda row: _tone(row[0])),
+            Column("State", lambda row: row[0].in_words(now), way=wrapped(20), tone=lambda row: state_tone(row[0])),
         ),
         empty=f"No accounts yet: log in with `{typed('accounts login NAME')}`, or give an API key to "
         f"`{typed('accounts add NAME --api-key -')}`.",
@@ -99,7 +99,7 @@ def window_table(statuses: Sequence[StoredStatus], now: float) -> Table[StoredSt
             Column("Account", lambda s: s.account.name, way=shortened(14)),
             *(column for name in _MAIN_WINDOWS for column in _window_columns(name, now)),
             Column("Others", lambda s: _other_windows(s) or DASH, way=wrapped(10), under="State"),
-            Column("State", lambda s: s.in_words(now), way=wrapped(16), tone=_tone),
+            Column("State", lambda s: s.in_words(now), way=wrapped(16), tone=state_tone),
         ),
         empty=f"No accounts yet: `{typed('accounts add NAME')}` adds one.",
     )
@@ -118,15 +118,15 @@ def exchange_table(exchanges: Sequence[Exchange], title: str, now: float) -> Tab
             Column("Session", lambda e: e.session or DASH, under="Request", brief=lambda e: short_id(e.session)),
             Column("Account", lambda e: e.account or DASH, way=shortened(10)),
             Column("Client", lambda e: e.client_name or e.client or DASH, way=shortened(10), under="Account"),
-            Column("Model or path", _model_or_path, way=shortened(9)),
+            Column("Model or path", model_or_path, way=shortened(9)),
             Column("Status", lambda e: DASH if e.status is None else str(e.status), right=True, under="Model or path"),
-            Column("Outcome", lambda e: worded(e.outcome or "open"), way=wrapped(8), under="Time", tone=_end),
-            Column("In", lambda e: count(_prompt(e)), right=True, rank=1),
+            Column("Outcome", lambda e: worded(e.outcome or "open"), way=wrapped(8), under="Time", tone=end_tone),
+            Column("In", lambda e: count(prompt_of(e)), right=True, rank=1),
             Column("New", lambda e: count(e.input_tokens), right=True, rank=7),
             Column("Read", lambda e: count(e.cache_read_tokens), right=True, rank=7),
             Column("Write", lambda e: count(e.cache_creation_tokens), right=True, rank=7),
             Column("Out", lambda e: f"{'~' * e.estimated}{count(e.output_tokens)}", right=True, rank=2),
-            Column("Cost", _cost, right=True, under="In"),
+            Column("Cost", cost_of, right=True, under="In"),
             Column("First", lambda e: duration(e.first_byte_seconds), right=True, rank=6),
             Column("Total", lambda e: duration(e.seconds), right=True, rank=4),
             Column("Moved", lambda e: str(e.failovers or ""), right=True, rank=5),
@@ -135,11 +135,13 @@ def exchange_table(exchanges: Sequence[Exchange], title: str, now: float) -> Tab
     )
 
 
-def _model_or_path(exchange: Exchange) -> str:
+def model_or_path(exchange: Exchange) -> str:
+    """What was asked: a model, or else another page of the API."""
     return short_model(exchange.model) or exchange.path.partition("?")[0]
 
 
-def _cost(exchange: Exchange) -> str:
+def cost_of(exchange: Exchange) -> str:
+    """What it has cost, if there is anything to be paid for."""
     return f"{'~' * exchange.estimated}{money(exchange.cost_usd)}" if exchange.output_tokens else DASH
 
 
@@ -198,7 +200,7 @@ def _window_columns(name: str, now: float) -> tuple[Column[StoredStatus], ...]:
         return DASH if window is None or window.resets_at is None else written(window.resets_at - now)
 
     return (
-        Column(f"{name} used", used, brief=partial(used, cells=4), tone=lambda s: _fill(s.utilization(name))),
+        Column(f"{name} used", used, brief=partial(used, cells=4), tone=lambda s: fill_tone(s.utilization(name))),
         Column("Resets in", resets, rank=1, brief=partial(resets, written=span)),
     )
 
@@ -208,22 +210,25 @@ def _other_windows(status: StoredStatus) -> str:
     return ", ".join(f"{w.name} {percent(w.utilization, 0)}" for w in others if w.utilization is not None)
 
 
-def _prompt(exchange: Exchange) -> int | None:
+def prompt_of(exchange: Exchange) -> int | None:
+    """The tokens of its prompt, from the cache or not."""
     kinds = (exchange.input_tokens, exchange.cache_read_tokens, exchange.cache_creation_tokens)
     known = [kind for kind in kinds if kind is not None]
     return sum(known) if known else None
 
 
-def _fill(fraction: float | None) -> Tone | None:
+def fill_tone(fraction: float | None) -> Tone | None:
+    """Whether a limit is nearly used up, or is."""
     return None if fraction is None or fraction < _NEARLY else Tone.BAD if fraction >= 1 else Tone.CARE
 
 
-def _tone(status: StoredStatus) -> Tone:
+def state_tone(status: StoredStatus) -> Tone:
     """Whether the account serves, will again by itself, or needs a person."""
     if status.state is AccountState.SERVING:
         return Tone.CARE if status.cooldown or status.scope_cooldowns else Tone.GOOD
     return Tone.CARE if status.state is AccountState.REFRESHING else Tone.BAD
 
 
-def _end(exchange: Exchange) -> Tone | None:
+def end_tone(exchange: Exchange) -> Tone | None:
+    """How well it has ended; None while it is under way."""
     return {"ok": Tone.GOOD, None: None, "client_abort": Tone.CARE}.get(exchange.outcome, Tone.BAD)

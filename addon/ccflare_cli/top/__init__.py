@@ -1,0 +1,1 @@
+"""`scripts/top.py`: accounts and requests as they go on, in the terminal."""
