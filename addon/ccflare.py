@@ -60,7 +60,7 @@ class CCFlare:
         early = listener.addresses()
         listener.postpone()
         dumps.keep_private()
-        logs.write_at_once()
+        logs.write_soon(asyncio.get_running_loop())
         try:
             contract.install()
             self._places = options.declare(loader, os.environ)

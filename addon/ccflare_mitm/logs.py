@@ -1,12 +1,13 @@
 """How messages reach the terminal, and a file: as text or as one JSON object a line, ours at the level asked for."""
 
+import asyncio
 import io
 import json
 import logging
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final, TextIO
 
 from mitmproxy import ctx
 
@@ -18,6 +19,8 @@ _CONNECTIONS = "mitmproxy.proxy.server"
 """Logs each connection made and lost at INFO: two lines a request that say nothing."""
 _VERBOSITIES = ("termlog_verbosity", "console_eventlog_verbosity")
 """mitmproxy's own levels: mitmdump and mitmweb have the first, the console, which writes no log, the second."""
+FLUSH_SECONDS: Final = 0.1
+"""After which a line is written at the latest."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -52,10 +55,38 @@ def configure(level: str, form: str) -> None:
         _show_debug(logger, form)
 
 
-def write_at_once() -> None:
-    """Have each line of the log reach a journal, a file or a pipe when it is logged: Python gathers 8 KiB for those."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)
+def write_soon(loop: asyncio.AbstractEventLoop) -> None:
+    """Have each line of the log reach a journal, a file or a pipe soon: Python gathers 8 KiB for those."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.line_buffering:
+        logging.getLogger().addHandler(Flusher(sys.stdout, loop))
+
+
+class Flusher(logging.Handler):
+    """Writes out what a stream has gathered: at once with a warning, else a moment later, for all lines of that moment.
+
+    To write each line by itself is a system call a request, during which the writer's thread takes the interpreter.
+    """
+
+    def __init__(self, stream: TextIO, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._stream = stream
+        self._loop = loop
+        self._is_coming = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called for each line, behind the handler that prints it."""
+        if record.levelno >= logging.WARNING or self._loop.is_closed():
+            self._write_out()
+        elif not self._is_coming:
+            self._is_coming = True
+            self._loop.call_soon_threadsafe(self._loop.call_later, FLUSH_SECONDS, self._write_out)
+
+    def _write_out(self) -> None:
+        self._is_coming = False
+        try:
+            self._stream.flush()
+        except OSError:
+            sys.exit(1)  # as mitmproxy does when it cannot print
 
 
 def hush(may_tell: Callable[[str], bool]) -> None:

@@ -37,7 +37,7 @@ def test_it_listens_on_loopback_alone(tmp_path: Path, port: int) -> None:
     assert addresses(tmp_path, "-p", str(port)) == {("127.0.0.1", port)}
 
 
-def test_the_log_is_written_line_by_line_where_it_is_no_terminal(tmp_path: Path, port: int) -> None:
+def test_the_log_is_written_soon_where_it_is_no_terminal(tmp_path: Path, port: int) -> None:
     with Started(tmp_path, "-p", str(port), PYTHONUNBUFFERED="") as process:
         eventually(lambda: "listening at" in process.log or process.poll() is not None, timeout=60)
 

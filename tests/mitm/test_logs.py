@@ -1,5 +1,6 @@
 """The log: one JSON object a line whatever it says, and whose messages are shown at which level."""
 
+import asyncio
 import io
 import json
 import logging
@@ -13,7 +14,7 @@ from mitmproxy.addons.termlog import TermLog
 from mitmproxy.test import taddons
 
 from ccflare_mitm import logs
-from ccflare_mitm.logs import JsonFormatter
+from ccflare_mitm.logs import Flusher, JsonFormatter
 
 CONNECTIONS, PEEWEE = "mitmproxy.proxy.server", "peewee"
 OURS = logging.getLogger(logs.OURS)
@@ -192,3 +193,67 @@ def test_connections_are_in_the_consoles_event_log_for_those_who_ask(verbosity: 
         logs.configure("info", "text")
 
     assert logging.getLogger(CONNECTIONS).level == level
+
+
+# --- when it is written -----------------------------------------------------------------------------------------------
+
+
+class Gathering(io.StringIO):
+    """What is written to it, as far as it was flushed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times = 0
+        self.written = ""
+
+    def flush(self) -> None:
+        self.times += 1
+        self.written = self.getvalue()
+
+
+async def said(stream: Gathering, *levels: int) -> Flusher:
+    flusher = Flusher(stream, asyncio.get_running_loop())
+    for number, level in enumerate(levels):
+        stream.write(f"{number}\n")
+        flusher.handle(logging.makeLogRecord({"levelno": level, "msg": str(number)}))
+    return flusher
+
+
+async def test_lines_of_one_moment_are_written_together_and_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "FLUSH_SECONDS", 0.01)
+    stream = Gathering()
+    flusher = await said(stream, *[logging.INFO] * 50)
+    assert stream.times == 0
+    while not stream.times:
+        await asyncio.sleep(0.005)
+    assert (stream.times, stream.written.count("\n")) == (1, 50)
+
+    stream.write("50\n")
+    await asyncio.to_thread(flusher.handle, logging.makeLogRecord({"levelno": logging.DEBUG, "msg": "50"}))
+    while stream.times == 1:
+        await asyncio.sleep(0.005)
+    assert stream.written.endswith("50\n")
+
+
+async def test_a_warning_is_written_at_once_with_what_was_said_before_it() -> None:
+    stream = Gathering()
+    await said(stream, logging.INFO, logging.WARNING)
+    assert (stream.times, stream.written) == (1, "0\n1\n")
+
+
+def test_without_an_event_loop_each_line_is_written_at_once() -> None:
+    stream, loop = Gathering(), asyncio.new_event_loop()
+    loop.close()
+    flusher = Flusher(stream, loop)
+    for _ in range(2):
+        flusher.handle(logging.makeLogRecord({"levelno": logging.INFO, "msg": ""}))
+    assert stream.times == 2
+
+
+async def test_a_log_that_cannot_be_written_ends_the_program() -> None:
+    class Closed(Gathering):
+        def flush(self) -> None:
+            raise BrokenPipeError
+
+    with pytest.raises(SystemExit):
+        await said(Closed(), logging.ERROR)
