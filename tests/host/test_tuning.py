@@ -1,5 +1,6 @@
 """Which of mitmproxy's own addons stay: what nobody needs goes, what somebody asked for does not."""
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,6 +13,7 @@ from mitmproxy.addons.clientplayback import ClientPlayback
 from mitmproxy.addons.serverplayback import ServerPlayback
 from mitmproxy.exceptions import CommandError
 from mitmproxy.http import Headers
+from mitmproxy.proxy.server import ConnectionHandler, ConnectionIO
 from mitmproxy.test import taddons
 
 from ccflare_core.config.unsafe_options import CHANGED
@@ -72,6 +74,29 @@ def test_threads_hand_the_interpreter_on_often() -> None:
     tuning.share_often()
     assert sys.getswitchinterval() == pytest.approx(0.0005)
     sys.setswitchinterval(before)
+
+
+class Handler:
+    """What of a client's connection is used to begin with it."""
+
+    def __init__(self) -> None:
+        self.client, self.reader = "client", asyncio.StreamReader(limit=100)
+        self.transports = {self.client: ConnectionIO(reader=self.reader)}
+
+
+async def test_large_reads_give_all_that_a_client_has_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def read(handler: Any) -> list[bytes]:
+        return [await handler.reader.read(10) for _ in range(3)]
+
+    monkeypatch.setattr(ConnectionHandler, "handle_client", read)
+    tuning.read_largely()
+    handler: Any = Handler()
+    handler.reader.feed_data(b"a" * 1000)
+    asyncio.get_running_loop().call_later(0.01, handler.reader.feed_data, b"b" * 70_000)
+    asyncio.get_running_loop().call_later(0.02, handler.reader.feed_eof)
+
+    handle: Any = ConnectionHandler.handle_client
+    assert await handle(handler) == [b"a" * 1000, b"b" * 70_000, b""]
 
 
 async def test_trimming_twice_does_nothing_more(context: taddons.context) -> None:

@@ -21,6 +21,7 @@ from mitmproxy.proxy.layers.http._hooks import HttpResponseHeadersHook
 from ccflare_core.exchange.failover import Deliver
 from ccflare_mitm.wire.attempt import Attempt
 from ccflare_mitm.wire.deadlines import DeadlinePassed
+from ccflare_mitm.wire.layer import LARGE, Writes
 from ccflare_mitm.wire.states import Event, State
 from exchange_kit import EVENT_ERROR, JSON, MESSAGE
 from stream_kit import CONTENT, StreamKit
@@ -251,3 +252,19 @@ def test_a_tunnel_has_a_server_of_its_own() -> None:
     assert kit.stream.flow.server_conn is own
     assert own.address is not None
     assert kit.layer.context.server.address is None
+
+
+# --- what is written --------------------------------------------------------------------------------------------------
+
+
+def test_writes_are_joined_unless_they_are_large() -> None:
+    kit, writes = StreamKit(), Writes()
+    parts = (b"head", b"beginning", b"x" * LARGE, b"the", b"end")
+    done = [each for part in parts for each in writes.add(commands.SendData(kit.client, part))]
+    done += writes.flush()
+
+    assert [each.data for each in done if isinstance(each, commands.SendData)] == [
+        b"headbeginning",
+        b"x" * LARGE,
+        b"theend",
+    ]

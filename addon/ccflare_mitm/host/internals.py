@@ -6,7 +6,7 @@ mitmproxy's own classes, private or not; words are those that only mitmproxy's m
 
 import dis
 import inspect
-from asyncio import base_events
+from asyncio import StreamReader, base_events
 from collections.abc import Callable, Iterator
 from operator import attrgetter
 from types import CodeType, FunctionType, ModuleType
@@ -71,6 +71,7 @@ SIGNATURES: Final[dict[Callable[..., Any], str]] = {
     _http2.Http2Server.is_open_for_us: "self stream_id",
     _http2.Http2Server.protocol_error: "self message error_code",
     server.ConnectionHandler.close_connection: "self connection half_close",
+    server.ConnectionHandler.handle_client: "self",
     server.ConnectionHandler.server_event: "self event",
     http.GetHttpConnection.__init__: "self address tls via transport_protocol",
     http.GetHttpConnectionCompleted.__init__: "self command reply",
@@ -139,7 +140,7 @@ ATTRIBUTES: Final[dict[type | ModuleType, str]] = {
     server_hooks.ServerConnectionHookData: "client server",
     server.ConnectionHandler: "client timeout_watchdog transports",
     server.TimeoutWatchdog: "timeout",
-    server.ConnectionIO: "writer",
+    server.ConnectionIO: "reader writer",
     # The options, the addons and what they keep.
     optmanager.OptManager: "_options deferred update_defer",
     optmanager._Option: "_default current default has_changed typespec value",
@@ -175,7 +176,8 @@ ATTRIBUTES: Final[dict[type | ModuleType, str]] = {
     http1: "assemble_response connection_close expected_http_body_size",
     status_codes: "RESPONSES",
     validate: "validate_headers",
-    # asyncio has no word for a pause in listening.
+    # asyncio has no word for a pause in listening, nor for how much a reader takes before its time.
+    StreamReader: "_limit",
     base_events.Server: "_serving _start_serving",
     # pyOpenSSL does not tell whether a connection's peer was verified.
     SSL: "_lib _lib.SSL_get_verify_result",

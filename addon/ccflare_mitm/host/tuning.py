@@ -15,14 +15,18 @@ copies what can be changed.
 `drop_legacy_log` (a private name, 3 %): for an event that is deprecated since mitmproxy 9 every log line wakes the
 event loop and walks all addons. It stays if an addon listens.
 
+`read_largely` (a patch; at 1 MB a sixth of plain mitmproxy's CPU): of what a client has sent mitmproxy takes 64 KB at a
+time, and each portion goes through all layers. Ours are as large as what came, up to 256 KB.
+
 `share_often` (public means): a thread that computes, such as the writer's, hands the interpreter on after half a
 millisecond where Python's own default is five, for which the event loop waits each time. Shorter gains nothing more.
 """
 
+import asyncio
 import contextlib
 import copy
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -30,6 +34,7 @@ from mitmproxy import ctx, exceptions, optmanager
 from mitmproxy.addonmanager import traverse
 from mitmproxy.flow import Flow
 from mitmproxy.http import Headers
+from mitmproxy.proxy.server import ConnectionHandler
 from mitmproxy.types import Path
 
 from ccflare_core.http.headers import Header
@@ -93,12 +98,43 @@ def apply() -> None:
     quicken_headers()
     quicken_options()
     drop_legacy_log()
+    read_largely()
     share_often()
 
 
 def share_often() -> None:
     """Have the event loop wait less for threads that compute."""
     sys.setswitchinterval(0.0005)
+
+
+PORTION = 256 * 1024
+"""How much asyncio takes from a socket at a time."""
+
+
+class LargeReader(asyncio.StreamReader):
+    """Gives all that has come, whatever it is asked for."""
+
+    def read(self, n: int = -1) -> Coroutine[Any, Any, bytes]:  # without a coroutine of its own around it
+        """What there is, once there is something; nothing at the end."""
+        return super().read(2 * PORTION)
+
+
+def enlarge(reader: Any) -> None:
+    """Have this reader give more at a time. At twice the limit it stops to take any."""
+    reader.__class__, reader._limit = LargeReader, PORTION
+
+
+def read_largely() -> None:
+    """Have the connections of clients that come from now on read in larger portions."""
+    handle_client = ConnectionHandler.handle_client
+
+    def handle(self: ConnectionHandler) -> Coroutine[Any, Any, None]:
+        reader: Any = self.transports[self.client].reader
+        if isinstance(reader, asyncio.StreamReader):
+            enlarge(reader)
+        return handle_client(self)
+
+    ConnectionHandler.handle_client = handle  # type: ignore[method-assign]
 
 
 def trim() -> None:

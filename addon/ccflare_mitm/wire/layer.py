@@ -262,6 +262,10 @@ class FailoverLayer(HttpLayer):
             yield from self._turn_away(*command.close_status)
 
 
+LARGE = 256 * 1024
+"""To copy so much takes longer than to write it by itself."""
+
+
 class Writes:
     """Data that waits for more to the same connection."""
 
@@ -270,7 +274,9 @@ class Writes:
         self._parts: list[bytes] = []
 
     def add(self, command: commands.SendData) -> Iterable[commands.Command]:
-        """Keep this; what has to go out before it, if it is for another connection."""
+        """Keep this; what has to go out before it, if it is for another connection. What is large goes out itself."""
+        if len(command.data) >= LARGE:
+            return (*self.flush(), command)
         if command.connection is self._connection or self._connection is None:
             self._connection = command.connection
             self._parts.append(command.data)
