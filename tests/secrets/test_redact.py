@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ccflare_core.secrets import redact
+from ccflare_core.secrets import by_form, redact
+from ccflare_core.secrets.formats import RULES
 from ccflare_core.secrets.redact import Span, TooMuch
 
 TAIL = "PLANTED0123456789abcdefghijklmnopqrstuv"
@@ -45,6 +46,22 @@ def test_tokens_are_known_by_their_form(label: str) -> None:
     assert f"[redacted:{label}]" in found
     assert "planted" not in found.lower()
     assert (found[:4], found[-9:]) == ("use ", " for that")
+
+
+@pytest.mark.parametrize("prefix", ["toolu_", "srvtoolu_", "msg_", "req_"])
+def test_what_begins_as_an_id_is_searched_all_the_same(prefix: str) -> None:
+    for secret in (*ALL, *(f"{literal}{TAIL}" for rule in RULES for literal in rule.literals)):
+        other = "".join("x" if letter.isalnum() else letter for letter in prefix)
+        ours, theirs = (redact.find(f'{{"id":"{begun}{secret}"}}'.encode()) for begun in (prefix, other))
+        assert ours == theirs
+    assert redact.find(f'{{"id":"{prefix}01A{TAIL}"}}'.encode()) == []
+
+
+@pytest.mark.parametrize("name", ["d", "p", "q", "dp", "dq", "qi", "k", "id", "kd", "x", ""])
+@pytest.mark.parametrize("form", ['{"%s":"', '{"%s": "', '{\\"%s\\":\\"', '{"%s\\":"', '\\"%s":"', '%s":"', 'a%s":"'])
+def test_a_member_of_a_key_in_json_is_known_by_its_name(form: str, name: str) -> None:
+    text = f'{{"kty":"oct"}} {form % name}'.encode()
+    assert by_form._is_of_jwk(text, len(text)) == (by_form._JWK_MEMBER.search(text) is not None)
 
 
 @pytest.mark.parametrize("secret", ALL)

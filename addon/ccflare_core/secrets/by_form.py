@@ -18,7 +18,7 @@ _IN_RUN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 # expression that begins with a class takes thirty. Hence the search in a copy with one letter for the whole class.
 _CLASSES = bytes(0x61 if byte in _IN_RUN else 0x20 for byte in range(256))
 _NEEDLE = b"a" * _SHORTEST
-_SPACE = 0x20
+_SPACE, _QUOTE = 0x20, 0x22
 _DIGIT = re.compile(rb"[0-9]")
 
 _FAR = 64
@@ -52,6 +52,7 @@ _AFTER_COLON = re.compile(
     rb"|" + _BREAK + rb"[\w.*-]{1,100}:(?:\d{1,5}|\*):[\w.*-]{1,64}:[\w.*@-]{1,64}):\Z"
 )
 _JWK_MEMBER = re.compile(rb"\\*\"(?:d|p|q|dp|dq|qi|k)\\*\"\s{0,8}:\s{0,8}\\*\"\Z")
+_JWK_PLAIN = tuple(b'"%s":"' % name for name in (b"d", b"p", b"q", b"dp", b"dq", b"qi", b"k"))
 _JWK_NEAR = 4096
 _REST = re.compile(rb"[^\s\"'\\<>]{0,512}+")
 _CREDENTIAL = re.compile(rb"[\w.~+/=-]{16,}+")
@@ -91,6 +92,12 @@ def _bordered() -> re.Pattern[bytes]:
     return re.compile(f"(?<![A-Za-z0-9])(?:{_expression(_LITERALS)})|{_expression(_INNER)}".encode())
 
 
+@cache
+def _id() -> re.Pattern[bytes]:
+    """An id of the API's: it is its two words, and a literal could begin neither of them, nor stand within."""
+    return re.compile(f"(?:toolu|srvtoolu|msg|req)_(?!{_expression(_LITERALS)})[A-Za-z0-9]++\\Z".encode())
+
+
 def find(view: bytes, budget: Budget, low: int, high: int) -> Iterator[Span]:
     """The secrets in `view` whose runs begin from `low` to `high`. Raises TooMuch."""
     classes = view.translate(_CLASSES) + b" "
@@ -113,7 +120,8 @@ def find(view: bytes, budget: Budget, low: int, high: int) -> Iterator[Span]:
 def _in_run(view: bytes, run: bytes, start: int, done: int, budget: Budget) -> list[Span]:
     """What has a vendor's literal in this run or reaches into it, or what stands in a secret's place."""
     before = view[start - 1] if start else _SPACE
-    found = list(_around(view, run, start, before, done, budget))
+    is_id = before == _QUOTE and _id().match(run) is not None  # in a conversation nearly all are
+    found = [] if is_id else list(_around(view, run, start, before, done, budget))
     if not found and before in _GUARDS and (guarded := _behind(view, start, before, budget)):
         found.append(guarded)
     return found
@@ -163,11 +171,18 @@ def _behind(view: bytes, start: int, before: int, budget: Budget) -> Span | None
         return Span(start, _end(_REST, view, start), "password")
     if before in b" \t" and view[max(start - 12, 0) : start].rstrip().lower().endswith(b"bearer"):
         return Span(start, _end(_CREDENTIAL, view, start), "bearer-token")
-    if before == 0x22 and _JWK_MEMBER.search(view, max(start - 40, 0), start):
+    if before == _QUOTE and _is_of_jwk(view, start):
         budget.looks_far = True
         near = view[max(start - _JWK_NEAR, 0) : start + _JWK_NEAR]
         return Span(start, _end(_REST, view, start), "jwk") if b'"kty' in near else None
     return None
+
+
+def _is_of_jwk(view: bytes, start: int) -> bool:
+    """Whether the string that begins there is a member of a key in JSON, by its name."""
+    if view.endswith(b'":"', 0, start) and view[max(start - 4, 0)] != 0x5C:  # as nearly all of them stand
+        return view.endswith(_JWK_PLAIN, 0, start)
+    return _JWK_MEMBER.search(view, max(start - 40, 0), start) is not None
 
 
 def _end(pattern: re.Pattern[bytes], view: bytes, start: int) -> int:
