@@ -33,7 +33,7 @@ POSTGRES_IS_MISSING = not os.environ.get("CI") and not postgres_kit.IS_HERE
 POOLER_IS_MISSING = not os.environ.get("CI") and not postgres_kit.POOLER_IS_HERE
 COMPLETION_IS_MISSING = not os.environ.get("CI") and find_spec("argcomplete") is None
 PLOT_IS_MISSING = not os.environ.get("CI") and find_spec("matplotlib") is None
-BROWSER_IS_MISSING = not os.environ.get("CI") and shutil.which("chromium") is None
+BROWSER_IS_MISSING = not os.environ.get("CI") and (find_spec("playwright") is None or shutil.which("chromium") is None)
 # These are somebody else's programs, so no change waits for them.
 CLIENTS_ARE_MISSING = not clients_kit.are_installed()
 SCHEMATHESIS_IS_MISSING = find_spec("schemathesis") is None
@@ -58,7 +58,7 @@ def pytest_report_header() -> list[str]:
     told += ["without matplotlib: tests/cli/stats/test_plot.py is left out"] if PLOT_IS_MISSING else []
     told += ["without schemathesis: tests/e2e/test_api_schema.py is left out"] if SCHEMATHESIS_IS_MISSING else []
     told += ["without argcomplete: tests/**/test_completion.py are left out"] if COMPLETION_IS_MISSING else []
-    told += ["without Chromium: tests/e2e/test_browser.py is left out"] if BROWSER_IS_MISSING else []
+    told += ["without Chromium and Playwright: tests/e2e/test_browser.py is left out"] if BROWSER_IS_MISSING else []
     without_clients = "without the real clients (`scripts/test --clients` brings them)"
     told += [f"{without_clients}: test_real_clients.py, test_sdk_*.py are left out"] if CLIENTS_ARE_MISSING else []
     return told

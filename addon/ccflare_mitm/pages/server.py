@@ -29,6 +29,12 @@ FORGED = Rejection(
 )
 BROKEN = Rejection(500, "This page failed inside; the proxy's log says more.", is_recorded=False)
 
+WRONG_CODE = replace(
+    CODE_REQUIRED,
+    message="This code is wrong, or was used: go back, wait until your app shows another one, and type the next one.",
+)
+"""The same for a person, who has typed it into a form."""
+
 _STATUS: Final[Mapping[type[CCFlareError], int]] = {NotFound: 404, BadQuery: 400, NotInstalled: 501}
 
 
@@ -84,15 +90,15 @@ class PageServer:
             return FORGED
         if page.permission is None:
             return None
-        return await self._check_code(visit.code or visit.form.get("code") or None)
+        return await self._check_code(visit)
 
-    async def _check_code(self, code: str | None) -> Rejection | None:
+    async def _check_code(self, visit: Visit) -> Rejection | None:
         """Why the code of the second factor does not do, if so. One that was good is used up by then."""
-        if (wrong := await self._factor.admit(code)) is None:
+        if (wrong := await self._factor.admit(visit.code or visit.form.get("code") or None)) is None:
             return None
         if wrong.retry_after > 0:
             return replace(TOO_MANY_CODES, retry_after=ceil(wrong.retry_after))
-        return CODE_REQUIRED
+        return WRONG_CODE if visit.is_browsers else CODE_REQUIRED
 
 
 def refused(rejection: Rejection, visit: Visit) -> Answer:
