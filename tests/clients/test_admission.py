@@ -14,6 +14,7 @@ from ccflare_core.clients.access import AccessLists
 from ccflare_core.clients.admission import Count, Decision, Ending, admit
 from ccflare_core.clients.authentication import LOCAL, OWNER, Principal
 from ccflare_core.clients.checks import CHECKS, CONNECT_CHECKS, UNCOUNTED_CHECKS, Admitted, Way
+from ccflare_core.clients.client_runs import ClientRun, ClientRuns
 from ccflare_core.clients.keys import Permission, Role
 from ccflare_core.clients.rate_limits import SOON, Moment, RateLimits
 from ccflare_core.clients.request_head import GateState, PageAccess, RequestHead
@@ -144,13 +145,18 @@ EVERYTHING_IS_WRONG: dict[str, Any] = {
     "host": "evil.com",
     "problem": "a line of nonsense",
     "misplaced_key": "the path",
+    "run": "run-unknown",
 }
+RUN = ClientRun("run-1", EPOCH, EPOCH, KEY.id, dollars=Decimal(1), cost=Decimal(1))
+SPENT_RUN = ClientRuns()
+SPENT_RUN.replace([RUN])
 AGAINST_EVERYBODY: dict[str, Any] = {
     "options": {"block_ips": "127.0.0.1", "trusted_proxies": "127.0.0.0/8", "max_requests": 1, "allow_remote": True},
     "rates": Spent(print),
     "audit_problem": "nothing can be audited",
     "open_requests": 1,
     "has_room": lambda address: False,
+    "runs": SPENT_RUN,
 }
 MENDED: tuple[tuple[str, int, dict[str, Any], dict[str, Any]], ...] = (
     # The check that decides, its status, and what is then mended for the next row: in the head, in the state.
@@ -165,6 +171,7 @@ MENDED: tuple[tuple[str, int, dict[str, Any], dict[str, Any]], ...] = (
     ("share_of_address", 429, {"fields": (EVIL, (b"x", b"y" * HEAD_BYTES))}, {}),
     ("key_in_its_place", 400, {"misplaced_key": ""}, {}),
     ("valid_key", 401, {"presented": (SECRET,)}, {"key": a_key(role=Role.VIEWER)}),
+    ("known_run", 403, {"run": RUN.id}, {}),
     ("permitted", 403, {}, {"key": KEY}),
     ("well_formed", 400, {"problem": ""}, {}),
     ("open_requests", 503, {}, {"open_requests": 0}),
@@ -180,6 +187,7 @@ MENDED: tuple[tuple[str, int, dict[str, Any], dict[str, Any]], ...] = (
     ),
     ("stateful", 403, {"line": Line(b"POST", b"/v1/messages")}, {}),
     ("limits_of_key", 429, {}, {"rates": RateLimits(print)}),
+    ("budget_of_run", 429, {"run": ""}, {}),
     ("go_on", 0, {}, {}),
 )
 
@@ -622,3 +630,75 @@ def test_any_head_is_either_admitted_or_rejected(head: RequestHead, state: GateS
     else:
         assert 400 <= outcome.status < 600
         assert outcome.message
+
+
+# --- runs of clients --------------------------------------------------------------------------------------------------
+
+IN_RUN: dict[str, Any] = {"runs": SPENT_RUN, "key": None}
+KEYLESS = ClientRun("run-2", EPOCH, EPOCH, account_id="id", account="work", dollars=Decimal(1))
+SPENT_RUN.replace([RUN, KEYLESS])
+
+
+def test_runs_what_a_tunnel_was_opened_in_holds_for_each_request_in_it() -> None:
+    connect = a_head("", "CONNECT", is_connect=True, presented=(), host="api.anthropic.com", port=443, run="run-2")
+    opened = admit(connect, a_state(**IN_RUN), NOW).outcome
+    assert isinstance(opened, Admitted)
+
+    inside = admit(a_head(presented=(), tunnel=opened.principal), a_state(**IN_RUN), NOW)
+
+    assert opened.principal == replace(LOCAL, run="run-2")
+    assert (inside.outcome, inside.run) == (Admitted(Way.UPSTREAM, LOCAL), KEYLESS)
+
+
+@pytest.mark.parametrize(
+    ("said", "tunnel", "check"),
+    [
+        ("run-2", "", "go_on"),
+        ("run-2", "run-2", "go_on"),
+        ("run-9", "", "known_run"),
+        ("", "run-9", "known_run"),
+        ("run-2", "run-9", "known_run"),
+        ("run-1", "", "known_run"),  # which is a client key's
+    ],
+)
+def test_runs_one_that_is_not_known_or_not_sure_is_served_nothing(said: str, tunnel: str, check: str) -> None:
+    head = a_head(presented=(), run=said, tunnel=replace(LOCAL, run=tunnel))
+
+    assert deciding(head, a_state(**IN_RUN)) == check
+
+
+@pytest.mark.parametrize("run", ["run-1", "run-2", "run-9"])
+def test_runs_a_label_lets_nobody_in(run: str) -> None:
+    for presented in ((), (WRONG,)):
+        assert deciding(a_head(presented=presented, run=run), a_state(runs=SPENT_RUN)) == "valid_key"
+        assert not admit(a_head(presented=presented, run=run), a_state(runs=SPENT_RUN), NOW).is_identified
+
+
+def test_runs_what_everybody_gets_tells_whether_a_run_is_known_and_asks_for_no_key() -> None:
+    known, unknown = (
+        a_head("/ccflare/health", "GET", page=HEALTH, presented=(), run=run) for run in ("run-1", "run-9")
+    )
+
+    assert deciding(known, a_state(runs=SPENT_RUN)) == "own_page"
+    assert rejection(admit(unknown, a_state(runs=SPENT_RUN), NOW)).status == 403
+
+
+@pytest.mark.parametrize(
+    ("path", "check"),
+    [("/v1/messages/batches", "budget_of_run"), ("/v1/messages", "go_on"), ("/v1/files", "go_on")],
+)
+def test_runs_with_a_budget_make_no_batches(path: str, check: str) -> None:
+    assert deciding(a_head(path, presented=(), run="run-2"), a_state(**IN_RUN)) == check
+
+
+def test_runs_that_are_spent_still_get_what_costs_nothing() -> None:
+    head = a_head("/v1/models", "GET", run="run-1")
+
+    assert deciding(head, a_state(runs=SPENT_RUN)) == "go_on"
+    assert deciding(replace(head, line=Line(b"POST", b"/v1/messages")), a_state(runs=SPENT_RUN)) == "budget_of_run"
+
+
+def test_runs_are_kept_out_of_managed_agents_by_their_account() -> None:
+    head = a_head("/v1/sessions", presented=(), run="run-2")
+
+    assert deciding(head, a_state(**IN_RUN, options=SERVES_AGENTS)) == "stateful"

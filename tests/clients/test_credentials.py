@@ -10,6 +10,7 @@ from ccflare_core.clients.credentials import (
     TAKEN,
     has_credential,
     misplaced_key,
+    run_label,
     take_keys,
     without_keys,
     without_taken,
@@ -95,3 +96,23 @@ def test_what_holds_keys_is_left_without_them() -> None:
     assert without_keys(b"a=" + key + b"&b=" + key + b"&c=ccf_short") == b"a=(client key)&b=(client key)&c=ccf_short"
     assert without_keys(b"a=%20" + key.replace(b"_", b"%5F")) == b"a= (client key)"
     assert without_keys(b"a=%20ccf_short") == b"a=%20ccf_short"
+
+
+@pytest.mark.parametrize(
+    ("values", "label"),
+    [
+        ((), ""),
+        ((basic("run-1:"),), "run-1"),
+        ((basic("run-1:-"),), "run-1"),
+        ((basic(f"run-1:{SECRET}"), basic("run-1:")), "run-1"),
+        ((basic(f"key:{SECRET}"),), ""),
+        ((basic("run-1:"), basic("run-2:")), "run-"),
+        ((b"Basic !!",), ""),
+    ],
+)
+def test_a_run_is_the_user_of_the_proxys_address_and_two_are_an_unknown_one(
+    values: tuple[bytes, ...], label: str
+) -> None:
+    fields = [(b"Host", b"run-3"), *((b"Proxy-Authorization", value) for value in values), (b"x-api-key", b"run-4")]
+
+    assert run_label(fields) == label

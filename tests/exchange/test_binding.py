@@ -9,7 +9,8 @@ import pytest
 
 from ccflare_core.accounts.owners import Holding, Owner
 from ccflare_core.anthropic.answers import Answer
-from ccflare_core.anthropic.ids import Id, Kind, Named
+from ccflare_core.anthropic.ids import NO_IDS, Id, Kind, Named
+from ccflare_core.clients.client_runs import ClientRun
 from ccflare_core.clients.keys import ClientKey, Role
 from ccflare_core.exchange.steps import Opening, Send, Step, Wait
 from exchange_kit import ASKED, EPOCH, account, judged, limited
@@ -336,3 +337,42 @@ def test_touch_of_what_nobody_knows_is_sent_nowhere(bench: OwnersBench, key: str
 
 def test_touch_passes_where_there_is_no_account() -> None:
     assert step_of(OwnersBench(""), TOUCH, Named((TOUCHED,))) == Send(None)
+
+
+# --- a run of a client ------------------------------------------------------------------------------------------------
+
+
+def in_run(opening: Opening, account: str) -> Opening:
+    return replace(opening, run=ClientRun("run-1", EPOCH, EPOCH, account_id=account, account=account))
+
+
+def test_run_is_served_by_its_account_and_not_moved(bench: OwnersBench) -> None:
+    opening = in_run(ASKED, "c")
+    assert [account_of(step_of(bench, opening, NO_IDS)) for _ in range(3)] == ["c"] * 3
+    exchange = bench.ask(opening)
+    assert account_of(exchange.next_step()) == "c"
+    judged(exchange, limited())
+
+    status, message = told(step_of(bench, opening, NO_IDS))
+
+    assert status == 503
+    assert message.startswith("This run is to be served by account c")
+
+
+def test_run_whose_account_is_gone_goes_nowhere_else(bench: OwnersBench) -> None:
+    assert told(step_of(bench, in_run(ASKED, "gone"), NO_IDS))[0] == 503
+    bench.pool.replace_accounts([])
+    assert told(step_of(bench, in_run(ASKED, "a"), NO_IDS))[0] == 503
+
+
+@pytest.mark.parametrize("opening", [ASKED, GET])
+def test_run_does_not_follow_what_it_names_to_another_account(bench: OwnersBench, opening: Opening) -> None:
+    assert account_of(step_of(bench, in_run(opening, "b"), NAMED)) == "b"
+    status, message = told(step_of(bench, in_run(opening, "a"), NAMED))
+
+    assert (status, message) == (403, "This run may not use the account that has made file_1.")
+
+
+def test_run_lists_what_its_account_has(bench: OwnersBench) -> None:
+    assert account_of(step_of(bench, in_run(LIST, "a"), LISTED)) == "a"
+    assert told(step_of(bench, in_run(replace(LIST, account="b"), "a"), LISTED))[0] == 400

@@ -15,6 +15,8 @@ from ccflare_core.clients.access import Caller
 from ccflare_core.clients.authentication import Identity, identify, recall
 from ccflare_core.clients.browser import Asked
 from ccflare_core.clients.checks import Admitted, Request
+from ccflare_core.clients.client_runs import PREFIX as RUN
+from ccflare_core.clients.client_runs import ClientRun
 from ccflare_core.clients.rate_limits import Moment
 from ccflare_core.clients.request_head import GateState, RequestHead
 from ccflare_core.clients.sessions import Session, identity_of
@@ -50,6 +52,8 @@ class Decision(NamedTuple):
     """The session of a browser that it came in."""
     is_for_page: bool = False
     """Whether it is for a page of ours, be it there or not."""
+    run: ClientRun | None = None
+    """The run of a client that it is in."""
 
     @property
     def is_identified(self) -> bool:
@@ -68,7 +72,7 @@ def admit(head: RequestHead, state: GateState, now: Moment) -> Decision:
     if check is checks.go_on and (request.leads_elsewhere or not head.is_connect):
         counts.add(Count.KEY)
     decision = Decision(request.caller, request.identity, outcome, frozenset(counts))
-    decision = decision._replace(session=request.session, is_for_page=request.route is Route.CONTROL)
+    decision = decision._replace(session=request.session, is_for_page=request.route is Route.CONTROL, run=request.run)
     if decision.is_identified or not isinstance(outcome, Rejection):
         return decision
     ending = Ending.AT_ONCE if check is checks.share_of_address else Ending.ANSWERED
@@ -109,7 +113,19 @@ def examine(head: RequestHead, state: GateState, now: Moment) -> Request:
         browser.read_fields(head.fields),
         is_vouched=(head.is_tls and head.host == upstream.host) or is_ours_by_name(head, state),
     )
-    return Request(head, state, now, caller, contradiction, identity, asked, route, session)
+    request = Request(head, state, now, caller, contradiction, identity, asked, route, session)
+    label = run_of(head, identity)
+    return request._replace(label=label, run=state.runs.find(label)) if label else request
+
+
+def run_of(head: RequestHead, identity: Identity) -> str:
+    """The run that a request is in: as it says, or its tunnel did, or the key was made for; "" if in none.
+
+    If these differ it is in none that is known.
+    """
+    opener, principal = head.tunnel, identity.principal
+    said = {head.run, opener.run if opener else "", principal.run if principal else ""} - {""}
+    return "" if not said else said.pop() if len(said) == 1 else RUN
 
 
 def find_session(head: RequestHead, state: GateState, now: Moment) -> Session | None:

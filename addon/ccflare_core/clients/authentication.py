@@ -36,6 +36,8 @@ class Principal:
     permissions: frozenset[Permission]
     proof: str | None = field(default=None, repr=False, compare=False)
     """The secret that was presented."""
+    run: str = ""
+    """The run of a client that it says it is in, known or not."""
 
     def may(self, permission: Permission) -> bool:
         """Whether it has this permission."""
@@ -65,10 +67,12 @@ class Identity:
 
 
 class Digest(NamedTuple):
-    """Whose key a digest stands for, and until when (epoch seconds) if it has a successor."""
+    """Whose key a digest stands for, and until when (epoch seconds) if it has a successor or is temporary."""
 
     key: str
     until: float | None = None
+    run: str = ""
+    """The run that it is the temporary key of."""
 
 
 class Found(NamedTuple):
@@ -78,6 +82,8 @@ class Found(NamedTuple):
     until: float | None
     is_current: bool
     """Whether its digest was made with the newest pepper."""
+    run: str = ""
+    """The run that it is the temporary key of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +98,8 @@ class KeyRing:
     peppers: tuple[str, ...]
     keys: Mapping[str, ClientKey] = field(default_factory=dict)
     digests: Mapping[bytes, Digest] = field(default_factory=dict, repr=False)
+    temporary: Mapping[str, ClientKey] = field(default_factory=dict)
+    """What the temporary keys of runs stand for, by the run's id."""
     denied: int = 0
     """How many keys there are or were whose rows somebody else has changed: nobody is let in by them."""
 
@@ -105,7 +113,8 @@ class KeyRing:
         found: Found | None = None
         for number, pepper in enumerate(self.peppers):
             if (stored := self.digests.get(self.digest(secret, pepper))) is not None:
-                found = Found(self.keys[stored.key], stored.until, number == 0)
+                key = self.temporary[stored.run] if stored.run else self.keys[stored.key]
+                found = Found(key, stored.until, number == 0, stored.run)
         return found
 
 
@@ -135,7 +144,8 @@ def _judge(found: Found, secret: str, now: float) -> Identity:
         return Identity(None, Why.REVOKED, key)
     if not key.is_valid(now) or (found.until is not None and found.until <= now):
         return Identity(None, Why.EXPIRED, key)
-    return Identity(Principal(key, key.role.permissions, secret), key=key, is_outdated=not found.is_current)
+    principal = Principal(key, key.role.permissions, secret, found.run)
+    return Identity(principal, key=key, is_outdated=not found.is_current)
 
 
 class Authenticator:

@@ -15,6 +15,7 @@ from ccflare_core.clients import browser
 from ccflare_core.clients.access import Caller
 from ccflare_core.clients.authentication import Identity, Principal
 from ccflare_core.clients.browser import Asked
+from ccflare_core.clients.client_runs import ClientRun
 from ccflare_core.clients.keys import Permission
 from ccflare_core.clients.rate_limits import SOON, Moment
 from ccflare_core.clients.request_head import GateState, PageAccess, RequestHead
@@ -71,6 +72,10 @@ class Request(NamedTuple):
     """What its path means; None for a path of another host, and for a CONNECT."""
     session: Session | None = None
     """The session of a browser that it came in, for a page of ours alone."""
+    label: str = ""
+    """The run of a client that it says it is in."""
+    run: ClientRun | None = None
+    """That run, if it is known."""
 
     @property
     def is_forwarded(self) -> bool:
@@ -165,6 +170,20 @@ def valid_key(request: Request) -> Rejection | None:
     else:
         rejection = PROXY_KEY_REQUIRED if head.is_connect else KEY_REQUIRED
     return replace(rejection, audit=identity.why or "", is_recorded=False)
+
+
+def known_run(request: Request) -> Rejection | None:
+    """The run that the client says it is in has to go on: without what narrows it, it is not served at all.
+
+    A tunnel is opened all the same, so that each request in it gets an answer that its program shows.
+    """
+    if not request.label:
+        return None
+    principal = request.identity.principal
+    key = principal.key if principal else None
+    if principal is None and request.run is not None:  # what everybody gets needs no key
+        return None
+    return request.state.runs.objection(request.run, key, request.now.wall)
 
 
 def permitted(request: Request) -> Rejection | None:
@@ -289,11 +308,12 @@ def method_and_path(request: Request) -> Rejection | None:
 
 def stateful(request: Request) -> Rejection | None:
     """Managed Agents are for keys that may use them, and the account that they live in."""
-    principal = request.identity.principal
-    if request.route is not Route.STATEFUL or principal is None or principal.key is None:
+    principal, account = request.identity.principal, request.state.settings.stateful_account
+    if request.route is not Route.STATEFUL or principal is None:
         return None
-    objection = principal.key.objection_to_stateful(request.state.settings.stateful_account)
-    return _forbidden(objection) if objection else None
+    limiting = [each for each in (principal.key, request.run) if each is not None]
+    objections = (each.objection_to_stateful(account) for each in limiting)
+    return next((_forbidden(objection) for objection in objections if objection), None)
 
 
 def limits_of_key(request: Request) -> Rejection | None:
@@ -302,20 +322,38 @@ def limits_of_key(request: Request) -> Rejection | None:
     What is not for a model uses nothing. A spent budget must not keep a client from its batch's results, by which the
     budget learns what they really took.
     """
-    head, principal = request.head, request.identity.principal
+    principal = request.identity.principal
     if principal is None or principal.key is None:
         return None
-    path = head.path.partition("?")[0]
-    spends = request.route is not Route.INFERENCE or routes.runs_model(head.method_as_sent, path)
-    return request.state.rates.for_key(principal.key, request.now, spends=spends)
+    return request.state.rates.for_key(principal.key, request.now, spends=_spends(request))
+
+
+def budget_of_run(request: Request) -> Rejection | None:
+    """The run has to have something left of its budget for what could use some of it.
+
+    What a batch takes is known too late for that.
+    """
+    run = request.run
+    if run is None or run.dollars is None or not _spends(request):
+        return None
+    if request.route is Route.INFERENCE and request.head.path.partition("?")[0] == routes.BATCHES:
+        return _forbidden("A run with a budget makes no batches, whose price is known only later.")
+    return request.state.runs.spent_up(run)
+
+
+def _spends(request: Request) -> bool:
+    """Whether it could use some of a budget."""
+    path = request.head.path.partition("?")[0]
+    return request.route is not Route.INFERENCE or routes.runs_model(request.head.method_as_sent, path)
 
 
 def go_on(request: Request) -> Admitted:
     """Nothing speaks against it."""
+    principal = request.identity.principal
     if request.head.is_connect:
         way = Way.TUNNEL_ELSEWHERE if request.leads_elsewhere else Way.TUNNEL
-        return Admitted(way, request.identity.principal)
-    principal = request.identity.principal
+        in_run = principal is not None and request.label != principal.run
+        return Admitted(way, replace(principal, run=request.label) if principal and in_run else principal)
     if request.route is None:
         return Admitted(Way.ELSEWHERE, principal)
     return Admitted(Way.STATEFUL if request.route is Route.STATEFUL else Way.UPSTREAM, principal)
@@ -330,6 +368,7 @@ CHECKS: tuple[Check, ...] = (
     page_of_ours_only,
     preflight,
     valid_key,
+    known_run,
     permitted,
     own_change,
     well_formed,
@@ -342,6 +381,7 @@ CHECKS: tuple[Check, ...] = (
     method_and_path,
     stateful,
     limits_of_key,
+    budget_of_run,
     go_on,
 )
 """The order for a request."""

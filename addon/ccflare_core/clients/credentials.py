@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from urllib.parse import unquote_to_bytes
 
+from ccflare_core.clients.client_runs import PREFIX as RUN
 from ccflare_core.clients.keys import is_key
 from ccflare_core.http.headers import Header
 
@@ -41,6 +42,19 @@ def may_hold_key(parts: Iterable[bytes]) -> bool:
     """Whether one of these could have a client key in it: what a look at all of them together tells."""
     joined = b"\n".join(parts)
     return b"%" in joined or b"ccf_" in joined
+
+
+def run_label(fields: Iterable[Header]) -> str:
+    """The run that a client says it is in, as the user of the proxy's address; "" if it says none.
+
+    Whatever begins like a run's id is one, known or not. Two different ones are an unknown one.
+    """
+    found: dict[str, None] = {}
+    for name, value in fields:
+        if name.strip().lower() == b"proxy-authorization":
+            words = (word.decode("latin-1") for word in _credentials(value))
+            found |= dict.fromkeys(word for word in words if word.startswith(RUN))
+    return next(iter(found)) if len(found) == 1 else RUN if found else ""
 
 
 def misplaced_key(parts: Iterable[tuple[str, bytes]]) -> str:

@@ -6,7 +6,8 @@ from typing import NamedTuple, Protocol
 
 from ccflare_core.clients.access import Access
 from ccflare_core.clients.authentication import KeyRing, Principal
-from ccflare_core.clients.keys import Permission
+from ccflare_core.clients.client_runs import ClientRun, ClientRuns
+from ccflare_core.clients.keys import ClientKey, Permission
 from ccflare_core.clients.rate_limits import Limited, Moment
 from ccflare_core.clients.sessions import Session, Sessions
 from ccflare_core.config.settings import Settings
@@ -54,6 +55,8 @@ class RequestHead:
     """Our own cookies that came with it, which are taken out of its `fields` too."""
     misplaced_key: str = ""
     """Where a client key stood that does not belong there, such as "the path"."""
+    run: str = ""
+    """The run that its client says it is in."""
 
     @property
     def method(self) -> str:
@@ -76,6 +79,14 @@ class Rates(Protocol):
 
     def for_address(self, address: Address | None, per_minute: int, now: Moment) -> Rejection | None: ...
     def for_key(self, key: Limited, now: Moment, *, spends: bool = True) -> Rejection | None: ...
+
+
+class Runs(Protocol):
+    """The runs of clients that go on, to look at; see client_runs.py."""
+
+    def find(self, label: str) -> ClientRun | None: ...
+    def objection(self, run: ClientRun | None, key: ClientKey | None, now: float) -> Rejection | None: ...
+    def spent_up(self, run: ClientRun) -> Rejection | None: ...
 
 
 class LoggedIn(Protocol):
@@ -108,6 +119,7 @@ class GateState:
     needs_code: bool
     """Whether there is a second factor."""
     sessions: LoggedIn = field(default_factory=Sessions)
+    runs: Runs = field(default_factory=ClientRuns)
     has_room: Callable[[Address | None], bool] = lambda address: True
     """Whether an address may have one more connection without a valid key."""
     own_names: frozenset[str] = frozenset()

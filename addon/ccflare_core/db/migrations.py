@@ -410,6 +410,18 @@ MIGRATIONS: tuple[Migration, ...] = (
             "ALTER TABLE accounts ADD COLUMN organization_id TEXT",
         ),
     ),
+    Migration(
+        "0025_client_runs",
+        (
+            """CREATE TABLE client_runs (
+                id TEXT NOT NULL PRIMARY KEY, created_at BIGINT NOT NULL, seen_at BIGINT NOT NULL, ended_at BIGINT,
+                client_id TEXT, data_key TEXT, account_id TEXT, account_name TEXT NOT NULL, project TEXT NOT NULL,
+                tags TEXT NOT NULL, micro_dollars BIGINT)""",
+            "CREATE INDEX client_runs_open ON client_runs (seen_at) WHERE ended_at IS NULL",
+            "ALTER TABLE requests ADD COLUMN client_run TEXT",
+            "CREATE INDEX requests_client_run ON requests (client_run) WHERE client_run IS NOT NULL",
+        ),
+    ),
 )
 
 _BOOK = "CREATE TABLE IF NOT EXISTS migrations (name TEXT NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)"

@@ -214,6 +214,28 @@ class RunRow(Model):
         table_name = "runs"
 
 
+class ClientRunRow(Model):
+    """A run of a client that `ccflare run` has started. `data_key` is what its temporary key is made with, if any.
+
+    It stays when the run has ended, for what was recorded in it. `tags` is JSON.
+    """
+
+    id = TextField(primary_key=True)
+    created_at = BigIntegerField()
+    seen_at = BigIntegerField()
+    ended_at = BigIntegerField(null=True)
+    client_id = TextField(null=True)
+    data_key = TextField(null=True)
+    account_id = TextField(null=True)
+    account_name = TextField()
+    project = TextField()
+    tags = TextField()
+    micro_dollars = BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "client_runs"
+
+
 class RequestRow(Model):
     """One exchange with a client. `outcome` is NULL while it goes on; a NULL count or cost is unknown, not 0.
 
@@ -291,6 +313,8 @@ class RequestRow(Model):
     counted_tokens = BigIntegerField(null=True)
     counted_usd = DoubleField(null=True)
     """What a budget counts in place of the tokens and the cost, where those are not known or are an estimate."""
+    client_run = TextField(null=True)
+    """The run of a client that it was in; see client_runs.py."""
 
     class Meta:
         table_name = "requests"
@@ -629,6 +653,7 @@ TABLES: tuple[type[Model], ...] = (
     DataKeyRow,
     SealedCountRow,
     ClientKeyRow,
+    ClientRunRow,
     BlockedAddressRow,
     SecondFactorRow,
     RecoveryCodeRow,

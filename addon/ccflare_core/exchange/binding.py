@@ -50,6 +50,8 @@ class Binding:
             self.bind(
                 pool.id_of(opening.only_account) or "", Bound("This request is to be served by", opening.only_account)
             )
+        if opening.run is not None and opening.run.account_id is not None:
+            self.bind(opening.run.account_id, Bound("This run is to be served by", opening.run.account))
         self._not_found_at: float | None = None
         self._is_settled = not (self._wanted or named.listed or named.problem)
 
@@ -119,8 +121,9 @@ class Binding:
             each = [f"{id.shown} of account {account.name}" if known else id.shown for account, id in owned]
             return self._refuse(400, f"This request names {' and '.join(each)}: no account has both.")
         for account, id in owned:
-            if self._opening.key is not None and not self._opening.key.may_use_account(account.name):
-                return self._refuse(403, f"This client key may not use the account that has made {id.shown}.")
+            if not self._opening.may_use(account):
+                who = "client key" if self._opening.run is None else "run"
+                return self._refuse(403, f"This {who} may not use the account that has made {id.shown}.")
             self.account_id = account.id
             self.why = Bound(f"This request names {id.shown}, which", account.name, " has made")
         return None
@@ -142,8 +145,8 @@ class Binding:
     # A list
 
     def _decide_on_list(self) -> Answer | None:
-        kind, key = self._named.listed, self._opening.key
-        usable = [each for each in self._pool.accounts() if key is None or key.may_use_account(each.name)]
+        kind = self._named.listed
+        usable = [each for each in self._pool.accounts() if self._opening.may_use(each)]
         if kind is None or self._holdings is None or not (usable or self._opening.account):
             return None
         stored = self._holdings.answer()

@@ -37,7 +37,8 @@ def _asked(exchange: Story) -> dict[str, Any]:
     provenance, opening = exchange.provenance, exchange.opening
     return {
         "session_id": exchange.facts.session_id,
-        "project": provenance.project,
+        "project": exchange.project,
+        "client_run": opening.run.id if opening.run else None,
         "working_directory": _label(provenance.working_directory),
         "request_class": provenance.request_class,
         "agent": exchange.agent,

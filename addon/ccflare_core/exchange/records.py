@@ -87,6 +87,7 @@ class ExchangeFinished(NamedTuple):
     betas: str | None = None
     counted_tokens: int | None = None
     counted_usd: float | None = None
+    client_run: str | None = None
 
 
 class OutcomeCorrected(NamedTuple):

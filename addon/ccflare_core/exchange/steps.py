@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from ccflare_core.accounts.account import Credential
+from ccflare_core.accounts.account import Account, Credential
 from ccflare_core.accounts.pool import Lease
 from ccflare_core.accounts.renewal import Renewal
 from ccflare_core.anthropic.answers import Answer
 from ccflare_core.anthropic.verdicts import Verdict
+from ccflare_core.clients.client_runs import ClientRun
 from ccflare_core.clients.keys import ClientKey
 from ccflare_core.exchange.failover import Deliver
 from ccflare_core.http.egress import EgressProxy
@@ -88,6 +89,8 @@ class Opening:
     """The name of the account that alone may serve it, since a person wants it so."""
     replay_of: str = ""
     """The id of the exchange whose request a person has sent again."""
+    run: ClientRun | None = None
+    """The run of a client that it is in."""
 
     @property
     def client_key(self) -> str | None:
@@ -99,9 +102,16 @@ class Opening:
         """Whether its client may be told of all accounts: with a key that may look at them, or here without one."""
         return self.key is None or self.key.sees_accounts
 
+    def may_use(self, account: Account) -> bool:
+        """Whether its key and its run let it use this account."""
+        if self.run is not None and self.run.account_id not in (None, account.id):
+            return False
+        return self.key is None or self.key.may_use_account(account.name)
+
     def may_hear_of(self, account: str) -> bool:
         """Whether its client may be told this account's name."""
-        return self.key is None or self.key.may_hear_of(account)
+        is_its_own = self.run is not None and self.run.account == account
+        return self.key is None or is_its_own or self.key.may_hear_of(account)
 
     @property
     def record(self) -> str | None:

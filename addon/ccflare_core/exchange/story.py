@@ -168,6 +168,12 @@ class Story:
         return self._provenance
 
     @property
+    def project(self) -> str | None:
+        """The project that it counts for: that of its run, else the one that it comes from."""
+        run = self.opening.run
+        return run.project if run is not None and run.project else self._provenance.project
+
+    @property
     def agent(self) -> str | None:
         """The name of the agent whose request it is."""
         return self._agent

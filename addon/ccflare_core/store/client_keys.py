@@ -22,6 +22,7 @@ from ccflare_core.db.models import ClientKeyRow, RequestRow, RowSignatureRow
 from ccflare_core.errors import NotFound, StoreError, VaultError
 from ccflare_core.program import typed
 from ccflare_core.secrets.vault import Vault, head_of
+from ccflare_core.store.client_runs import StoredClientRuns
 from ccflare_core.store.context import StoreContext
 from ccflare_core.text import to_ms, to_seconds
 
@@ -41,7 +42,8 @@ _UNKNOWN = f"there is no client key called {{}}: `{typed('keys client list')}` s
 class Clients:
     """A part of the store: it works through the store's connection, in the store's transactions."""
 
-    def __init__(self, context: StoreContext) -> None:
+    def __init__(self, context: StoreContext, runs: StoredClientRuns) -> None:
+        self._runs = runs
         self._database = context.database
         self._vault = context.vault
         self._transaction = context.transaction
@@ -86,10 +88,26 @@ class Clients:
                 digests[bytes(row.old_digest)] = Digest(row.id, to_seconds(row.old_until))
             if row.digest is not None:
                 digests[bytes(row.digest)] = Digest(row.id)
+        temporary = self._temporary(keys, digests)
         used = {digest[len(head_of("")) : len(head_of(vault.key_id))].hex() for digest in digests}
         peppers = [each for each in vault.key_ids if each in used or each == vault.key_id]
         denied = len(look.altered) + len(look.gone) + (not look.is_whole)
-        return KeyRing(_Digester(vault), tuple(peppers), keys, digests, denied)
+        return KeyRing(_Digester(vault), tuple(peppers), keys, digests, temporary, denied)
+
+    def _temporary(self, keys: Mapping[str, ClientKey], digests: dict[bytes, Digest]) -> dict[str, ClientKey]:
+        """What the temporary keys of runs stand for, once their digests are among the others.
+
+        That of a client key may be used as the key may, and counts for it, but manages nothing. One of the owner's own
+        is good for requests and tunnels. Without any key there is none, so that it closes the proxy to nobody.
+        """
+        found: dict[str, ClientKey] = {}
+        for run, secret in self._runs.secrets() if keys else ():
+            owner = ClientKey(run.id, run.id, created_at=run.created_at, tunnels=True)
+            own = owner if run.key_id == run.id else keys.get(run.key_id or "")
+            if own is not None:
+                found[run.id] = replace(own, role=Role.CLIENT)
+                digests[self._digest(secret)] = Digest(own.id, run.until, run.id)
+        return found
 
     def uses(self) -> dict[str, tuple[int, float | None, float | None, int]]:
         """What is recorded of each key, by id.

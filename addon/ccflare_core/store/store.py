@@ -31,6 +31,7 @@ from ccflare_core.store.alerts import Alerts
 from ccflare_core.store.blocklist import Blocklist
 from ccflare_core.store.carry_over import CarryOver
 from ccflare_core.store.client_keys import Clients
+from ccflare_core.store.client_runs import StoredClientRuns
 from ccflare_core.store.context import StoreContext
 from ccflare_core.store.data_keys import DataKey, DataKeys, list_keys
 from ccflare_core.store.history import History
@@ -112,7 +113,8 @@ class Store:
         self.runs = Runs(context)
         self.logins = Logins(context, self.accounts)
         self.sessions = Sessions(context)
-        self.clients = Clients(context)
+        self.client_runs = StoredClientRuns(context)
+        self.clients = Clients(context, self.client_runs)
         self.blocklist = Blocklist(context)
         self.factors = Factors(context)
         self.owners = StoredOwners(context)
@@ -210,9 +212,13 @@ class Store:
         self.audit.add(Entry.of(self.by, action, target, outcome, **detail))
 
     def heartbeat(self, run_id: str) -> None:
-        """Note that the run is alive, and drop the begun logins that nobody finished. Once in 60 s is enough."""
+        """Note that the run is alive, and drop begun logins that nobody finished, and what is over for long.
+
+        Once in 60 s is enough.
+        """
         self.runs.heartbeat(run_id)
         self.sessions.purge()
+        self.client_runs.purge()
         self.sign_older_rows()
 
     def sign_older_rows(self) -> None:

@@ -1,11 +1,12 @@
 """What has changed in the database, handed from the writer's thread to the event loop; neither waits for the other."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from ccflare_core.accounts.account import Account
 from ccflare_core.clients.authentication import KeyRing
+from ccflare_core.clients.client_runs import ClientRun
 from ccflare_core.clients.totp import Factor
 from ccflare_core.http.addresses import Networks
 from ccflare_core.store.store import Store
@@ -17,11 +18,14 @@ class Rules(NamedTuple):
 
     blocked: Networks
     factor: Factor | None
+    runs: Sequence[ClientRun]
+    """Those that go on, with what this proxy has not counted itself."""
 
     @classmethod
     def of(cls, store: Store) -> "Rules":
         """Those of this store."""
-        return cls(store.blocklist.networks(), store.factors.get())
+        runs = store.client_runs.active(but=store.runs.current or "")
+        return cls(store.blocklist.networks(), store.factors.get(), runs)
 
 
 class Signal[T]:

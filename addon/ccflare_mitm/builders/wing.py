@@ -17,6 +17,7 @@ from mitmproxy.proxy.mode_specs import ProxyMode
 from ccflare_core.audit.entries import By
 from ccflare_core.clients.access import AccessLists
 from ccflare_core.clients.authentication import Authenticator, KeyRing
+from ccflare_core.clients.client_runs import ClientRuns
 from ccflare_core.clients.rate_limits import RateLimits
 from ccflare_core.clients.sessions import Sessions
 from ccflare_core.clients.strangers import Strangers, room_for_all, share_of
@@ -96,6 +97,7 @@ def build_admission(
     def take_rules(rules: Rules) -> None:
         access.ban(rules.blocked)
         second_factor.replace(rules.factor)
+        runs.replace(rules.runs)
 
     news = storage.news
     authenticator = Authenticator(
@@ -109,7 +111,7 @@ def build_admission(
     standing = Standing(authenticator, sessions, access, time.monotonic, time.time)  # noqa: TID251
     events = Events(recording.exchanges, standing, time.time)  # noqa: TID251
     pages = build_pages(storage, accounts, recording, authenticator, second_factor, sessions, links, events)
-    rates = RateLimits(warn)
+    rates, runs = RateLimits(warn), ClientRuns(warn)
     strangers = Strangers(
         lambda: share_of(most_clients(live())),
         lambda: access.access.trusted,
@@ -128,6 +130,7 @@ def build_admission(
         auditor=storage.auditor,
         sessions=sessions,
         strangers=strangers,
+        runs=runs,
         own_names=own_names,
     )
     opener = TunnelOpener(

@@ -14,8 +14,8 @@ from ccflare_core.clients.access import AccessLists
 from ccflare_core.clients.admission import Count, Decision, Ending, admit
 from ccflare_core.clients.authentication import Authenticator
 from ccflare_core.clients.checks import OTP, Admitted, Way
+from ccflare_core.clients.client_runs import ClientRuns
 from ccflare_core.clients.credentials import has_credential
-from ccflare_core.clients.keys import ClientKey
 from ccflare_core.clients.rate_limits import Moment, RateLimits
 from ccflare_core.clients.request_head import GateState
 from ccflare_core.clients.sessions import Sessions
@@ -68,6 +68,7 @@ class Gate:
         auditor: Auditor | None = None,
         sessions: Sessions | None = None,
         strangers: Strangers | None = None,
+        runs: ClientRuns | None = None,
         own_names: Callable[[], frozenset[str]] = frozenset[str],
     ) -> None:
         self._exchanges = exchanges
@@ -78,6 +79,7 @@ class Gate:
         self._auditor = auditor
         self._sessions = sessions or Sessions()
         self._strangers = strangers or Strangers()
+        self._runs = runs or ClientRuns()
         self._own_names = own_names
         self.names = Names()
         self.decisions = Decisions()
@@ -120,6 +122,7 @@ class Gate:
             audit_problem=self._auditor.halted() if self._auditor else None,
             needs_code=self._factor.is_needed,
             sessions=self._sessions,
+            runs=self._runs,
             has_room=self._strangers.has_room,
             own_names=self._own_names() if settings.allow_remote else frozenset(),  # a system call; else nobody asks
         )
@@ -198,6 +201,7 @@ class Gate:
             stateful_account=self._stateful_account(decision),
             only_account=replay.account if replay else "",
             replay_of=replay.of if replay else "",
+            run=decision.run,
         )
         exchange = self._exchanges.begin(opening)
         try:
@@ -241,12 +245,18 @@ class Gate:
         """Count it for its client key, until it ends, and aim it at the upstream if it is meant for it."""
         if (key := exchange.opening.key) is not None:
             self._rates.count_key(key, now)
-            exchange.when_ended(lambda ended: self._ended(key, ended))
+        if key is not None or exchange.opening.run is not None:
+            exchange.when_ended(self._ended)
         if way in (Way.UPSTREAM, Way.STATEFUL):
             aim(flow.request, self._exchanges.settings.upstream)
 
-    def _ended(self, key: ClientKey, exchange: Story) -> None:
-        self._rates.ended(key, exchange.started_at, *budgeted(exchange))
+    def _ended(self, exchange: Story) -> None:
+        used, opening = budgeted(exchange), exchange.opening
+        if opening.run is not None:
+            self._runs.add(opening.run, *used)
+        if opening.key is None:
+            return
+        self._rates.ended(opening.key, exchange.started_at, *used)
         if tells_of_batches(exchange):
             self._rates.budgets.batch_ended(exchange.id, may_be_made=bool(exchange.counted.tokens))
 

@@ -10,7 +10,7 @@ from mitmproxy.proxy.mode_specs import ReverseMode
 
 from ccflare_core.clients.authentication import Principal
 from ccflare_core.clients.checks import OTP
-from ccflare_core.clients.credentials import may_hold_key, misplaced_key, take_keys, without_keys
+from ccflare_core.clients.credentials import may_hold_key, misplaced_key, run_label, take_keys, without_keys
 from ccflare_core.clients.request_head import RequestHead
 from ccflare_core.clients.sessions import take_cookies
 from ccflare_core.http.headers import Line
@@ -44,7 +44,8 @@ def read_request_head(
 ) -> RequestHead:
     """A request's head as the gate decides by it. From here on no client key is in the flow, and no cookie of ours."""
     request, client, data = flow.request, flow.client_conn, flow.request.data
-    presented, fields = take_keys(request.headers.fields)
+    sent = request.headers.fields
+    presented, fields = take_keys(sent)
     sessions, request.headers.fields = take_cookies(fields, client.sockname[1])
     misplaced = take_misplaced_keys(request)
     host, port = (request.host.lower(), request.port) if is_connect else names.of(flow)
@@ -66,6 +67,7 @@ def read_request_head(
         code=request.headers.get(OTP.decode()) if found else None,
         sessions=sessions,
         misplaced_key=misplaced,
+        run=run_label(sent) if len(fields) < len(sent) else "",  # what is for a proxy is taken out
     )
 
 

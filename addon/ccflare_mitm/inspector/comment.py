@@ -157,7 +157,7 @@ def _to_search_by(story: Story) -> str:
     known = {
         "account": story.lease.account.name if story.lease else None,
         "session": story.facts.session_id,
-        "project": story.provenance.project,
+        "project": story.project,
         "key": key.name if key else None,
         "outcome": story.outcome or "running",
         "request": story.id,
