@@ -91,6 +91,7 @@ def test_every_script_is_in_the_readme() -> None:
         "maintain",
         "prices",
         "ready",
+        "run",
         "search",
         "service",
         "show",

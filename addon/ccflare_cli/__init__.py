@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OLDEST = (3, 12)
 
 ROOMS = ("accounts", "audit", "doctor", "keys", "maintain", "stats", "top")
-COMPANION = ("completion", "connect", "env", "ready", "service", "statusline")
+COMPANION = ("completion", "connect", "env", "ready", "run", "service", "statusline")
 MODULES = {room: f"ccflare_cli.{room}.main" for room in ROOMS}
 MODULES.update({command: f"ccflare_cli.companion.{command}" for command in COMPANION})
 """Where the commands are that are in a room."""

@@ -20,6 +20,7 @@ ENTRY = Path(__file__).resolve().parents[1] / "ccflare.py"
 
 COMMANDS = {
     "proxy": "start the proxy; `proxy web` and `proxy console` with mitmproxy's inspector",
+    "run": "start a client that goes through the proxy, by one account or within a budget",
     "connect": "lead Claude Code or VS Code through the proxy, and undo that",
     "service": "have the system start the proxy: install, uninstall, status, logs",
     "ready": "whether the proxy is up, and wait for it",
@@ -44,7 +45,6 @@ _PROGRAMS = {"web": "mitmweb", "console": "mitmproxy"}
 _MITMDUMPS = ("-", "~", "!", "(")
 """What mitmdump's options and filters begin with. It would take any other word for a filter too, and start."""
 _TAKEN = "`proxy` takes web, console or mitmdump's options."
-_KEPT = "ccflare: `run` is no command here: `ccflare proxy` starts the proxy."
 
 
 def main() -> int:
@@ -59,9 +59,6 @@ def main() -> int:
         parser.print_help()
         return 2
     name, rest = words[0], words[1:]
-    if name == "run":
-        sys.stderr.write(f"{_KEPT}\n")
-        return 2
     if name not in COMMANDS:
         hint = near(name, COMMANDS) or "`ccflare --help` has all."
         sys.stderr.write(f"ccflare: there is no such command: {hint}\n")

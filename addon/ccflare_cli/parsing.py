@@ -5,6 +5,7 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -128,6 +129,17 @@ def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
         raise argparse.ArgumentTypeError(f"give a whole number from {minimum} to {maximum}")
 
     return read
+
+
+def dollars(text: str) -> Decimal:
+    """An argparse type for amounts of money."""
+    try:
+        sum_ = Decimal(text)
+    except InvalidOperation:
+        sum_ = Decimal(-1)
+    if not (sum_.is_finite() and Decimal("0.000001") <= sum_ <= 1_000_000):
+        raise argparse.ArgumentTypeError("give an amount of dollars such as 5 or 0.50")
+    return sum_
 
 
 def dispatch(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from ccflare_core.clients.client_runs import PREFIX as RUN
 from ccflare_core.clients.keys import PREFIX as KEY_PREFIX
 
 API_HOST = "api.anthropic.com"
@@ -21,6 +22,8 @@ LEADING_ELSEWHERE = ("ANTHROPIC_BASE_URL", "HTTP_PROXY", "ALL_PROXY", "http_prox
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _EVERY_HOST = "*"
+_NO_PASSWORD = "-"  # noqa: S105 - no password
+"""Without any some clients (Python's requests) leave out the user as well, and with it the run that they are in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +40,8 @@ class ProxyAddress:
     def url(self) -> str:
         """As HTTPS_PROXY has it. A proxy that wants a key and does not get it is asked again for 20 s."""
         name = self.label or ("key" if self.key else "")
-        user = f"{name}:{self.key}" if self.key else name
-        return f"{'https' if self.has_tls else 'http'}://{f'{user}@' if user else ''}{self.place}"
+        user = f"{name}:{self.key or _NO_PASSWORD}@" if name else ""
+        return f"{'https' if self.has_tls else 'http'}://{user}{self.place}"
 
 
 class Variables(NamedTuple):
@@ -78,13 +81,24 @@ def key_in(environ: Mapping[str, str]) -> str:
 
     So what was made from an environment of ours is made again from it.
     """
+    found = (_said_to_proxy(environ)[1], *(environ.get(name, "").strip() for name in CREDENTIALS))
+    return next((each for each in found if each.startswith(KEY_PREFIX)), "")
+
+
+def label_in(environ: Mapping[str, str]) -> str:
+    """The run that is told to the proxy already; "" if none is."""
+    user, _ = _said_to_proxy(environ)
+    return user if user.startswith(RUN) else ""
+
+
+def _said_to_proxy(environ: Mapping[str, str]) -> tuple[str, str]:
+    """The user and the password in the proxy's address."""
     address = next((environ[name] for name in ("https_proxy", "HTTPS_PROXY") if environ.get(name)), "")
     try:
-        password = urlsplit(address).password or ""
+        parts = urlsplit(address)
+        return parts.username or "", parts.password or ""
     except ValueError:
-        password = ""
-    found = (password, *(environ.get(name, "").strip() for name in CREDENTIALS))
-    return next((each for each in found if each.startswith(KEY_PREFIX)), "")
+        return "", ""
 
 
 def no_proxy(environ: Mapping[str, str]) -> str:

@@ -56,7 +56,7 @@ def find_proxy(console: Console, arguments: argparse.Namespace, known: Mapping[s
     """
     found = read_settings(console, arguments.database)
     place = arguments.address or proxy_address(console)
-    key = _given_key(console) if arguments.key else key_in(console.environ) or key_in(known or {})
+    key = given_key(console) if arguments.key else key_in(console.environ) or key_in(known or {})
     if wants_key(console, found):
         if not key:
             raise Refused(_WANTS_KEY.format(command=typed("keys client add NAME --tunnels")))
@@ -68,7 +68,8 @@ def find_proxy(console: Console, arguments: argparse.Namespace, known: Mapping[s
     return Here(ProxyAddress(place, found.requires_client_tls, key=key), authority, data_folder(found))
 
 
-def _given_key(console: Console) -> str:
+def given_key(console: Console) -> str:
+    """The client key on standard input. Raises Refused if it is none."""
     key = console.secret("Client key: ")
     if not _KEY.fullmatch(key):
         raise Refused(

@@ -1,15 +1,18 @@
 """Whether the proxy is up: asks `/ccflare/ready`, or `/ccflare/health` where that takes a key, and waits for it."""
 
+import base64
 import http.client
 import json
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from urllib.parse import urlsplit
 
 from ccflare_cli.companion.environment import ProxyAddress
 
+HEALTH = "/ccflare/health"
+"""Everybody may ask for it. Who may see the accounts is told whether one can serve, as by `/ccflare/ready`."""
 _SECONDS = 3.0
 """For one answer. While the proxy starts it keeps who asks waiting."""
 _STEP = 0.2
@@ -37,6 +40,33 @@ def ask(address: ProxyAddress, *, is_closed: bool = False) -> Answer:
     Where that is known not to do (`is_closed`), the one page is asked for that takes none: others would count each time
     as a stranger's attempt.
     """
+    try:
+        return _meaning(*_get(address, HEALTH if is_closed else "/ccflare/ready", {}))
+    except ssl.SSLError:
+        return Answer.CLOSED  # it wants a certificate
+    except TimeoutError:
+        return Answer.STARTING
+    except ConnectionError:
+        return Answer.NOTHING
+    except (OSError, http.client.HTTPException):
+        return Answer.FOREIGN
+
+
+def takes_run(address: ProxyAddress) -> bool | None:
+    """Whether the proxy serves who is in the run that the address names; None if it does not say. No key is sent.
+
+    One that takes no notice of runs serves everybody, in whatever run.
+    """
+    user = base64.b64encode(f"{address.label}:".encode()).decode()
+    try:
+        status, _ = _get(address, HEALTH, {"Proxy-Authorization": f"Basic {user}"})
+    except (OSError, http.client.HTTPException):
+        return None
+    return {200: True, 403: False}.get(status)
+
+
+def _get(address: ProxyAddress, path: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
+    """The status and the body of a page of the proxy's."""
     parts = urlsplit(f"//{address.place}")
     host, port = parts.hostname or "", parts.port
     connection: http.client.HTTPConnection
@@ -47,18 +77,9 @@ def ask(address: ProxyAddress, *, is_closed: bool = False) -> Answer:
     else:
         connection = http.client.HTTPConnection(host, port, timeout=_SECONDS)
     try:
-        page = "/ccflare/health" if is_closed else "/ccflare/ready"
-        connection.request("GET", page, headers={"Connection": "close"})
+        connection.request("GET", path, headers={"Connection": "close", **headers})
         answer = connection.getresponse()
-        return _meaning(answer.status, answer.read(65_536))
-    except ssl.SSLError:
-        return Answer.CLOSED  # it wants a certificate
-    except TimeoutError:
-        return Answer.STARTING
-    except ConnectionError:
-        return Answer.NOTHING
-    except (OSError, http.client.HTTPException):
-        return Answer.FOREIGN
+        return answer.status, answer.read(65_536)
     finally:
         connection.close()
 

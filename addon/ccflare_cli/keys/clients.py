@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from functools import partial
 from typing import Any, NamedTuple
 
 from ccflare_cli.cells import shortened, wrapped
 from ccflare_cli.console import OK, Console, Refused, open_made_store, open_store, proxy_address, read_settings
 from ccflare_cli.output import DASH, Column, Table, count, iso, moment, money, named
-from ccflare_cli.parsing import Parser, add_command, add_group, one_of, whole_number
+from ccflare_cli.parsing import Parser, add_command, add_group, dollars, one_of, whole_number
 from ccflare_core.clients.keys import ClientKey, Permission, Role, valid_key_name
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.secrets.key_sources import choose
@@ -100,8 +100,8 @@ def _add_fields(parser: Parser, again: str) -> None:
         f"at most so many tokens a day{again}",
         metavar="N",
     )
-    option("--dollars-per-day", _or_none(_dollars), f"at most so many dollars a day{again}", metavar="X")
-    option("--dollars-per-month", _or_none(_dollars), f"at most so many dollars a calendar month{again}", metavar="X")
+    option("--dollars-per-day", _or_none(dollars), f"at most so many dollars a day{again}", metavar="X")
+    option("--dollars-per-month", _or_none(dollars), f"at most so many dollars a calendar month{again}", metavar="X")
     option("--models", _words, f"only these models, such as claude-haiku-*{again}", metavar="A,B")
     option("--accounts", _words, f"only these accounts{again}", metavar="A,B")
     option("--not-accounts", _words, f"all accounts but these{again}", metavar="A,B")
@@ -344,16 +344,6 @@ def _moment(text: str) -> FromNow | float:
         return time.mktime(time.strptime(text, "%Y-%m-%d"))
     except (ValueError, OverflowError):
         return FromNow(_span(text))
-
-
-def _dollars(text: str) -> Decimal:
-    try:
-        sum_ = Decimal(text)
-    except InvalidOperation:
-        sum_ = Decimal(-1)
-    if not (sum_.is_finite() and Decimal("0.000001") <= sum_ <= 1_000_000):
-        raise argparse.ArgumentTypeError("give an amount of dollars such as 5 or 0.50")
-    return sum_
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -62,7 +62,7 @@ def test_an_environment_of_ours_gives_the_same_again() -> None:
     [
         ({}, "http://127.0.0.1:8080"),
         ({"key": "ccf_EXAMPLE"}, "http://key:ccf_EXAMPLE@127.0.0.1:8080"),
-        ({"label": "run-1"}, "http://run-1@127.0.0.1:8080"),
+        ({"label": "run-1"}, "http://run-1:-@127.0.0.1:8080"),
         ({"label": "run-1", "key": "ccf_EXAMPLE"}, "http://run-1:ccf_EXAMPLE@127.0.0.1:8080"),
         ({"has_tls": True}, "https://127.0.0.1:8080"),
     ],

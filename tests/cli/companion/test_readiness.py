@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from ccflare_cli.companion.environment import ProxyAddress
-from ccflare_cli.companion.readiness import Answer, ask, wait
+from ccflare_cli.companion.readiness import Answer, ask, takes_run, wait
 from harness import Port
 from home_kit import answering
 
@@ -19,6 +19,7 @@ ERROR = {"type": "error", "error": {"type": "authentication_error", "message": "
     [
         (200, {"status": "ok", "ready": True}, Answer.READY),
         (503, {"status": "ok", "ready": False}, Answer.NO_ACCOUNT),
+        (200, {"status": "ok"}, Answer.CLOSED),
         (401, ERROR, Answer.CLOSED),
         (200, {"status": "ok"}, Answer.CLOSED),
         (503, ERROR, Answer.STARTING),
@@ -93,3 +94,17 @@ def test_waiting_ends_when_the_proxy_is_up() -> None:
 def test_waiting_ends_with_the_time_or_with_a_failed_service() -> None:
     assert waited(Answer.NOTHING)[1] >= 10
     assert waited(Answer.NOTHING, has_failed=True) == (Answer.NOTHING, 0)
+
+
+@pytest.mark.parametrize(("status", "takes"), [(200, True), (403, False), (503, None), (407, None)])
+def test_whether_a_run_is_known_is_told_by_the_status(status: int, takes: bool | None) -> None:
+    with answering(status, b"{}") as place:
+        assert takes_run(ProxyAddress(place, label="run-1")) is takes
+
+
+def test_a_closed_port_knows_of_no_run() -> None:
+    port = Port()
+    try:
+        assert takes_run(ProxyAddress(f"127.0.0.1:{port.number}", label="run-1")) is None
+    finally:
+        port.release()
