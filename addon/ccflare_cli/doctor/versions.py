@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 from ccflare_cli.doctor.results import Result, Results, ok, warn
 from ccflare_core.program import FOLDER, Version, typed
 
-_UPGRADE = "install it anew: `pipx install --force .` in the clone"
+_UPGRADE = "install it anew: `rm -rf build && pipx install --force .` in the clone"
 
 
 def versions(environ: Mapping[str, str], here: Path = FOLDER) -> Results:

@@ -33,14 +33,14 @@ _NEEDS_TUNNELS = (
 
 _HOW_TO_USE = """\
 To use it, with the key in the place of KEY:
-  Claude Code  ANTHROPIC_BASE_URL=http://{address} ANTHROPIC_AUTH_TOKEN=KEY
-  SDKs         ANTHROPIC_BASE_URL=http://{address} ANTHROPIC_API_KEY=KEY
-  curl         curl http://{address}/v1/models --header 'x-api-key: KEY'
-  HTTPS proxy  HTTPS_PROXY=http://key:KEY@{address}"""
+  Claude Code  ANTHROPIC_BASE_URL={scheme}://{address} ANTHROPIC_AUTH_TOKEN=KEY
+  SDKs         ANTHROPIC_BASE_URL={scheme}://{address} ANTHROPIC_API_KEY=KEY
+  curl         curl {scheme}://{address}/v1/models --header 'x-api-key: KEY'
+  HTTPS proxy  HTTPS_PROXY={scheme}://key:KEY@{address}"""
 _HOW_TO_LOOK = """\
 It sends no requests, but shows what they were. To use it, with the key in the place of KEY:
-  Browser      http://{address}/ccflare/login
-  curl         curl http://{address}/ccflare/api/v1/stats --header 'x-api-key: KEY'"""
+  Browser      {scheme}://{address}/ccflare/login
+  curl         curl {scheme}://{address}/ccflare/api/v1/stats --header 'x-api-key: KEY'"""
 _NOBODY = (
     "It was the last one that was valid, so nobody is served now: add another key, or set ccflare_open_loopback to "
     "serve this machine's own programs without one."
@@ -161,13 +161,14 @@ def _add(console: Console, arguments: argparse.Namespace) -> int:
         is_first = not store.clients.all()
         secret = store.clients.add(_consistent(new_key(arguments.name, now, **given)))
     console.write(secret)
+    scheme = "https" if read_settings(console, arguments.database).requires_client_tls else "http"
     console.complain(f"That is the key {arguments.name}. It is not shown again: only a digest of it is kept.")
     if Permission.API_REQUEST in given.get("role", Role.CLIENT).permissions:
-        console.complain(_HOW_TO_USE.format(address=proxy_address(console)))
+        console.complain(_HOW_TO_USE.format(scheme=scheme, address=proxy_address(console)))
         if not given.get("tunnels"):
             console.complain(_NEEDS_TUNNELS)
     else:
-        console.complain(_HOW_TO_LOOK.format(address=proxy_address(console)))
+        console.complain(_HOW_TO_LOOK.format(scheme=scheme, address=proxy_address(console)))
     if is_first:
         console.complain("It is the first one: from now on every request needs a key.")
     return OK

@@ -201,6 +201,17 @@ def test_a_new_key_says_how_it_is_used(run: Run) -> None:
     assert "http://127.0.0.1:8080/ccflare/login" in viewers
 
 
+def test_what_is_told_of_a_new_key_has_tls_where_the_proxy_does(database: Path, tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("ccflare_client_tls: required\n")
+    desk = Desk(environ={"ccflare_CONFIG_PATH": str(config)})
+
+    assert main(["client", "add", "laptop", "--tunnels", "--database", str(database)], desk.console()) == 0
+
+    assert "http://" not in desk.complained
+    assert "HTTPS_PROXY=https://key:KEY@127.0.0.1:8080" in desk.complained
+
+
 def test_who_revokes_the_last_key_that_is_served_hears_that_nobody_is(run: Run) -> None:
     for name, role in (("one", "client"), ("two", "client"), ("boss", "viewer")):
         run("add", name, "--role", role)
