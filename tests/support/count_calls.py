@@ -10,7 +10,7 @@ FILE = Path("calls").absolute()
 
 
 class CountCalls:
-    """See the module: the number is in a file in the folder that the proxy was started in. A profiler of this thread."""
+    """See the module: the number is in a file in the folder that the proxy was started in."""
 
     def __init__(self) -> None:
         self._calls = 0

@@ -19,7 +19,6 @@ ERROR = {"type": "error", "error": {"type": "authentication_error", "message": "
     [
         (200, {"status": "ok", "ready": True}, Answer.READY),
         (503, {"status": "ok", "ready": False}, Answer.NO_ACCOUNT),
-        (200, {"status": "ok"}, Answer.CLOSED),
         (401, ERROR, Answer.CLOSED),
         (200, {"status": "ok"}, Answer.CLOSED),
         (503, ERROR, Answer.STARTING),
