@@ -1,9 +1,12 @@
 """Accounts, their credentials, and the one place where a credential meets a request's headers."""
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
+from typing import NamedTuple
 
 from ccflare_core.accounts.priority import DEFAULT
 from ccflare_core.http.egress import EgressProxy
@@ -98,28 +101,42 @@ def inject(headers: Sequence[Header], credential: Credential) -> tuple[Header, .
     The new header takes the place of the first one dropped, or the end. An OAuth token also gets its beta
     entry, once. `proxy-authorization` was meant for us and goes no further.
     """
-    kept: list[Header] = []
-    place: int | None = None
-    lower_case = True
-    for header in headers:
-        name = header[0].strip().lower()
-        lower_case = lower_case and name == header[0]
-        if name in _CREDENTIALS:
-            place = len(kept) if place is None else place
-        elif name != b"proxy-authorization":
-            kept.append(header)
+    plan = _plan(tuple([name for name, _ in headers]))
+    kept = list(itertools.compress(headers, plan.stays))
     secret = credential.secret.encode("ascii")
     if credential.kind is Kind.API_KEY:
-        kept.insert(len(kept) if place is None else place, (b"x-api-key", secret))
+        kept.insert(plan.place, (b"x-api-key", secret))
         return tuple(kept)
     # HTTP/2 allows lower-case names only (RFC 9113 section 8.2.1), so a list without capitals stays without.
-    name = b"authorization" if lower_case else b"Authorization"
-    kept.insert(len(kept) if place is None else place, (name, b"Bearer " + secret))
-    return _with_oauth_beta(kept)
+    name = b"authorization" if plan.is_lower_case else b"Authorization"
+    kept.insert(plan.place, (name, b"Bearer " + secret))
+    return _with_oauth_beta(kept, plan.betas)
 
 
-def _with_oauth_beta(headers: list[Header]) -> tuple[Header, ...]:
-    found = [index for index, (name, _) in enumerate(headers) if name.lower() == _BETA]
+class _Plan(NamedTuple):
+    """What becomes of fields with certain names when a credential is put in."""
+
+    stays: tuple[bool, ...]
+    place: int
+    """Of the credential, among those that stay."""
+    betas: tuple[int, ...]
+    """The places of the beta entries beside it."""
+    is_lower_case: bool
+
+
+@lru_cache(512)
+def _plan(names: tuple[bytes, ...]) -> _Plan:
+    """Made once for a client, which sends the same names with every request."""
+    plain = [name.strip().lower() for name in names]
+    stays = [name not in _CREDENTIALS and name != b"proxy-authorization" for name in plain]
+    first = next((at for at, name in enumerate(plain) if name in _CREDENTIALS), len(names))
+    left = [name for name, is_left in zip(names, stays, strict=True) if is_left]
+    left.insert(place := sum(stays[:first]), b"")
+    betas = tuple(at for at, name in enumerate(left) if name.lower() == _BETA)
+    return _Plan(tuple(stays), place, betas, is_lower_case=plain == list(names))
+
+
+def _with_oauth_beta(headers: list[Header], found: Sequence[int]) -> tuple[Header, ...]:
     if not found:
         return (*headers, (_BETA, OAUTH_BETA))
     if not any(entry.strip() == OAUTH_BETA for index in found for entry in headers[index][1].split(b",")):

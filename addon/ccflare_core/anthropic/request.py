@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from ccflare_core.anthropic.words import Word, Words
@@ -87,6 +88,7 @@ class Text:
     whole: bool
 
 
+@lru_cache(512)
 def family(model: str | None) -> str:
     """The family of a model: "claude-opus-4-8" and "claude-3-opus-latest" give "opus".
 

@@ -4,6 +4,7 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from ccflare_core.clients.client_runs import PREFIX as RUN
@@ -13,6 +14,7 @@ from ccflare_core.http.headers import Header
 TAKEN = b"(client key)"
 """Stands in a header in the place of the key, which goes no further: neither upstream nor into anything that shows."""
 
+_CREDENTIAL_FIELDS = frozenset({b"x-api-key", b"authorization", b"proxy-authorization"})
 _LIKE_A_KEY = re.compile(rb"ccf_[A-Za-z0-9_-]{8}")
 _WHOLE_KEY = re.compile(rb"ccf_[A-Za-z0-9_-]{22,}")
 
@@ -24,18 +26,23 @@ def take_keys(fields: Sequence[Header]) -> tuple[list[str], tuple[Header, ...]]:
     credential that is no client key is the client's own and stays.
     """
     presented: dict[str, None] = {}
-    kept: list[Header] = []
-    for name, value in fields:
-        lower = name.strip().lower()
-        if lower in (b"x-api-key", b"authorization", b"proxy-authorization"):
-            words = _credentials(value)
-            presented |= dict.fromkeys(text for word in words if is_key(text := word.decode("latin-1")))
-            if lower == b"proxy-authorization":
-                continue
-            if any(_LIKE_A_KEY.search(word) for word in words):
-                value = TAKEN
-        kept.append((name, value))
-    return list(presented), tuple(kept)
+    kept: list[Header | None] = list(fields)
+    for place, lower in _places(tuple([name for name, _ in fields])):
+        name, value = fields[place]
+        words = _credentials(value)
+        presented |= dict.fromkeys(text for word in words if is_key(text := word.decode("latin-1")))
+        if lower == b"proxy-authorization":
+            kept[place] = None
+        elif any(_LIKE_A_KEY.search(word) for word in words):
+            kept[place] = (name, TAKEN)
+    return list(presented), tuple([field for field in kept if field is not None])
+
+
+@lru_cache(512)
+def _places(names: tuple[bytes, ...]) -> list[tuple[int, bytes]]:
+    """Where credentials stand among fields of these names. A client sends the same ones with every request."""
+    lower = (name.strip().lower() for name in names)
+    return [(place, name) for place, name in enumerate(lower) if name in _CREDENTIAL_FIELDS]
 
 
 def may_hold_key(parts: Iterable[bytes]) -> bool:

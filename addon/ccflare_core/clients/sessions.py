@@ -111,6 +111,8 @@ def identity_of(session: Session, ring: KeyRing, now: float) -> Identity:
 
 def take_cookies(fields: Sequence[Header], port: int) -> tuple[tuple[str, ...], tuple[Header, ...]]:
     """The values of our cookie for this port, and the header fields without any cookie of ours, of whichever port."""
+    if COOKIE not in b"\n".join([value for _, value in fields]):
+        return (), tuple(fields)
     found: list[str] = []
     kept: list[Header] = []
     for name, value in fields:
