@@ -241,7 +241,8 @@ def test_a_file_that_is_spoilt_while_in_use_is_told_within_a_minute(damage: Call
     store, told, now = open_store(path), list[str](), 0.0
     store.write([started(f"r{number}") for number in range(100)])
     store.scrub()
-    watch = Watch(store, lambda accounts: None, RateLimitedWarnings(told.append, lambda: now), lambda: now)
+    warnings = RateLimitedWarnings(told.append, lambda: now)
+    watch = Watch(store, lambda accounts: None, warnings, lambda: now, begin=lambda work: work())
     for _ in range(30):
         now += 1
         watch.look()

@@ -1,5 +1,6 @@
 """The writer's regular duties: changed accounts, heartbeat, sums, index, size of the write-ahead log."""
 
+import threading
 from collections.abc import Callable
 
 from ccflare_core.accounts.account import Account
@@ -22,6 +23,11 @@ _INDEX_SECONDS = 1.0
 _LOG_BYTES = 256 * 1024 * 1024
 
 
+def in_thread(work: Callable[[], None]) -> None:
+    """Do this in a thread that nobody waits for, at the end of the process neither."""
+    threading.Thread(target=work, name="ccflare-check", daemon=True).start()
+
+
 class Watch:
     """Looks at the store now and then, in the thread that the store belongs to."""
 
@@ -33,8 +39,9 @@ class Watch:
         clock: Callable[[], float],
         on_client_keys: Callable[[KeyRing], None] | None = None,
         on_store_changed: Callable[[Store], None] = lambda store: None,
+        begin: Callable[[Callable[[], None]], None] = in_thread,
     ) -> None:
-        """`on_store_changed` is shown the store at first and whenever it has changed."""
+        """`on_store_changed` is shown the store at first and whenever it has changed; `begin` does what takes long."""
         self._on_store_changed = on_store_changed
         self._store = store
         self._on_change = on_change
@@ -45,7 +52,9 @@ class Watch:
         self._ring: KeyRing | None = None
         self._has_told_of_wear = False
         self._looked_at = self._beat_at = self._sum_at = self._index_at = float("-inf")
+        self._begin = begin
         self._check_at = clock() + _CHECK_SECONDS
+        self._problems: list[str] = []
         self.is_stale = True
         """Whether the accounts may differ from those that were last told."""
 
@@ -78,7 +87,9 @@ class Watch:
                 self._beat_at = now
                 self._beat()
             if now >= self._check_at:
-                self._look_for_damage()
+                self._check_at = float("inf")
+                self._begin(self._look_for_damage)
+            self._tell_damage()
             if now >= self._sum_at:
                 # A long past is added up in many small steps, between which rows are written.
                 self._sum_at = now if self._store.usage.step() else now + _SUM_SECONDS
@@ -100,12 +111,19 @@ class Watch:
             self._warnings.warn("keys", trouble)
 
     def _look_for_damage(self) -> None:
-        """SQLite goes on writing into a file whose pages something else has spoilt, so look for that."""
+        """SQLite goes on writing into a file whose pages something else has spoilt, so look for that.
+
+        In a thread: a large file takes seconds, for which no record would be written and no page's reading audited.
+        """
         began = self._clock()
-        problems = self._store.problems()
-        took = self._clock() - began
-        self._check_at = began + max(_CHECK_SECONDS, _CHECK_SHARE * took)
-        if problems:
+        try:
+            self._problems = self._store.problems()
+        finally:
+            self._check_at = began + max(_CHECK_SECONDS, _CHECK_SHARE * (self._clock() - began))
+
+    def _tell_damage(self) -> None:
+        if problems := self._problems:
+            self._problems = []
             self._warnings.warn(
                 "damage", f"the database is damaged ({problems[0]}): stop the proxy and restore a backup"
             )
