@@ -11,6 +11,7 @@ from ccflare_core.text import to_ms
 _DAY_MS = 86_400_000
 # Days since 1970 are days of UTC. Where there was no output, nothing was spent: see queries.py. What was counted in
 # place of an unknown output or of an estimate is counted again. Batches have a table of their own, for all runs.
+# COALESCE, as SQLite would go by the keys' index else, through all that was ever recorded, for the sake of IS NOT NULL.
 _USES = f"""
     SELECT client_id, timestamp / {_DAY_MS} AS day,
         SUM(CASE WHEN counted_tokens IS NOT NULL THEN counted_tokens
@@ -19,7 +20,8 @@ _USES = f"""
         SUM(CASE WHEN counted_usd IS NULL AND cost_usd IS NULL AND (output_tokens > 0 OR counted_tokens > 0)
             THEN 1 ELSE 0 END)
     FROM requests
-    WHERE client_id IS NOT NULL AND timestamp >= ? AND run_id <> ? AND SUBSTR(path, 1, 20) <> '/v1/messages/batches'
+    WHERE COALESCE(client_id, '') <> '' AND timestamp >= ? AND run_id <> ?
+        AND SUBSTR(path, 1, 20) <> '/v1/messages/batches'
     GROUP BY client_id, timestamp / {_DAY_MS}"""  # noqa: S608
 _BATCHES = f"""
     SELECT client_id, made_at / {_DAY_MS} AS day, SUM(tokens), SUM(usd),
