@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ccflare_cli.cells import wrapped
 from ccflare_cli.console import OK, Console, Refused
 from ccflare_cli.output import Column, Table
 from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script_parser
@@ -16,10 +17,11 @@ from ccflare_core.program import typed
 _EXAMPLES = f"""\
 examples:
   scripts/config.py path     which file is read
-  scripts/config.py init     make one of your own, with every option and its default
+  scripts/config.py init     make one of your own, with every option in it
 
-Of three files the first one that is there is read, and no other: the one that {CONFIG_PATH}
-names, your own, the one that came with the program. Variables and the command line override it.
+Of three files the first one that is there is read, and no other: the one that
+{CONFIG_PATH} names, your own, the one that came with the program.
+Variables and the command line override it.
 """
 
 
@@ -65,8 +67,8 @@ def _table(rows: Sequence[_File]) -> Table[_File]:
             ("read", lambda row: row.is_read),
         ),
         columns=(
-            Column("Options", lambda row: row.whose),
-            Column("File", lambda row: str(row.path)),
+            Column("Options", lambda row: row.whose, way=wrapped(12)),
+            Column("File", lambda row: str(row.path), way=wrapped(20)),
             Column("", lambda row: "is read" if row.is_read else "" if row.path.exists() else "not there"),
         ),
     )
