@@ -1,6 +1,7 @@
 """Which of mitmproxy's own addons stay: what nobody needs goes, what somebody asked for does not."""
 
 import asyncio
+import gc
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
@@ -97,6 +98,21 @@ async def test_large_reads_give_all_that_a_client_has_sent(monkeypatch: pytest.M
 
     handle: Any = ConnectionHandler.handle_client
     assert await handle(handler) == [b"a" * 1000, b"b" * 70_000, b""]
+
+
+def test_collections_leave_out_what_was_there_before() -> None:
+    class Kept:
+        pass
+
+    kept = Kept()
+    try:
+        tuning.spare_what_stays()
+        since = Kept()
+        left = gc.get_objects()
+        assert not any(each is kept for each in left)
+        assert any(each is since for each in left)
+    finally:
+        gc.unfreeze()
 
 
 async def test_trimming_twice_does_nothing_more(context: taddons.context) -> None:

@@ -20,11 +20,16 @@ time, and each portion goes through all layers. Ours are as large as what came, 
 
 `share_often` (public means): a thread that computes, such as the writer's, hands the interpreter on after half a
 millisecond where Python's own default is five, for which the event loop waits each time. Shorter gains nothing more.
+
+`spare_what_stays` (public means): a full collection of garbage goes through all objects, of which the start has made
+130,000 that stay, and everything stands still for that: some 30 ms on a free machine, 140 on a busy one. Ours goes
+through those that came since.
 """
 
 import asyncio
 import contextlib
 import copy
+import gc
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import lru_cache
@@ -100,6 +105,13 @@ def apply() -> None:
     drop_legacy_log()
     read_largely()
     share_often()
+    spare_what_stays()
+
+
+def spare_what_stays() -> None:
+    """Have collections of garbage leave out what the start has made."""
+    gc.collect()
+    gc.freeze()
 
 
 def share_often() -> None:
