@@ -12,7 +12,7 @@ import pytest
 from ccflare_mitm.pages.api.document import DOCUMENT
 from ccflare_mitm.pages.viewers import MOST
 from fake_upstream import FakeUpstream, Gate, sse, sse_answer
-from harness import Http2Client, Proxy, RawClient, StartProxy, claude_request, eventually, via_base_url
+from harness import Http2Client, Proxy, RawClient, StartProxy, Truncated, claude_request, eventually, via_base_url
 from schema_check import mistakes
 
 EVENTS = "/ccflare/api/v1/events"
@@ -91,6 +91,11 @@ class House(NamedTuple):
     def connect(self, running: ExitStack) -> RawClient:
         return running.enter_context(via_base_url(self.proxy, timeout=60))
 
+    def tunnel(self) -> Http2Client:
+        """HTTP/2 inside of a tunnel."""
+        proof = (b"Proxy-Authorization", b"Basic " + b64encode(f"x:{self.keys['client']}".encode()))
+        return Http2Client.via_connect(self.proxy, "localhost", self.upstream.port, headers=(proof,))
+
     def request(self) -> tuple[str, str, tuple[tuple[bytes, bytes], ...], bytes]:
         """What a client asks for."""
         return claude_request(5000, credential=(b"x-api-key", self.keys["client"].encode()))
@@ -100,7 +105,7 @@ class House(NamedTuple):
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     with FakeUpstream(tls=True, http2=True) as upstream:
         folder = tmp_path_factory.mktemp("proxy")
-        proxy = Proxy(upstream, folder=folder, program="mitmweb", ccflare_client_idle_seconds=1)
+        proxy = Proxy(upstream, folder=folder, program="mitmweb")
         proxy.add_api_key("one", "sk-ant-api03-one")
         keys = {role: proxy.add_client_key(role, "--role", role) for role in ("client", "viewer")}
         keys["gone"] = proxy.add_client_key("gone", "--role", "viewer")
@@ -137,8 +142,7 @@ def test_a_request_is_told_as_it_opens_proceeds_and_closes(house: House) -> None
 
 
 def test_events_come_over_http2_beside_requests(house: House) -> None:
-    proof = (b"Proxy-Authorization", b"Basic " + b64encode(f"x:{house.keys['client']}".encode()))
-    with Http2Client.via_connect(house.proxy, "localhost", house.upstream.port, headers=(proof,)) as client:
+    with house.tunnel() as client:
         stream = client.send_request("GET", EVENTS, (bearer(house.keys["viewer"]),))
         head = client.read_head(stream)
         assert (head.status, head.header("content-type")) == (200, "text/event-stream; charset=utf-8")
@@ -193,14 +197,6 @@ def test_so_many_listen_and_the_next_one_once_one_has_left(house: House) -> None
         assert eventually(ask_again, until=lambda status: status == 200)
 
 
-def test_a_listener_to_whom_nothing_happens_stays(house: House) -> None:
-    with ExitStack() as running:
-        listener = house.listener(running)
-        time.sleep(2.5)  # an idle connection would be closed by now
-        assert house.connect(running).request(*house.request()).status == 200
-        listener.until("closed", path="/v1/messages")
-
-
 def test_a_listener_goes_with_its_key(house: House) -> None:
     with ExitStack() as running:
         listener = house.listener(running, "gone")
@@ -212,14 +208,38 @@ def test_a_listener_goes_with_its_key(house: House) -> None:
         assert status(house.connect(running), bearer(house.keys["gone"])) == 401
 
 
-def test_a_stop_does_not_wait_for_listeners(upstream: FakeUpstream, start_proxy: StartProxy) -> None:
-    proxy = start_proxy(upstream, accounts={"one": "sk-ant-api03-one"}, program="mitmweb", ccflare_drain_seconds=600)
+def test_listeners_to_whom_nothing_happens_stay_and_a_stop_does_not_wait_for_them(
+    upstream: FakeUpstream, start_proxy: StartProxy
+) -> None:
+    options = {"ccflare_client_idle_seconds": 1, "ccflare_drain_seconds": 600}
+    proxy = start_proxy(upstream, accounts={"one": "sk-ant-api03-one"}, program="mitmweb", **options)
     with via_base_url(proxy) as client, RawClient("127.0.0.1", proxy.web_port) as web:
         listener, in_mitmweb = listen(client), listen(web, bearer(proxy.web_token))
         listener.until("accounts")
         in_mitmweb.until("accounts")
+        time.sleep(2.5)  # an idle connection would be closed by now
+        with via_base_url(proxy) as other:
+            assert other.request(*claude_request()).status == 200
+        listener.until("closed")
+        in_mitmweb.until("closed")
 
         assert proxy.stop() == 0
 
         assert (listener.ends(), in_mitmweb.ends()) == (True, True)
     assert "stopping" not in proxy.log()
+
+
+def test_a_listener_that_reads_nothing_is_cut_off_and_others_go_on(house: House) -> None:
+    with house.tunnel() as client, ExitStack() as running:
+        client.acknowledges = False
+        stream = client.send_request("GET", EVENTS, (bearer(house.keys["viewer"]),))
+        neighbour = house.listener(running)
+        asking, path, key = house.connect(running), f"/v1/../{'x' * 280}", bearer(house.keys["client"])
+        for _ in range(350):
+            assert asking.request("GET", path, (key,)).status == 400  # nothing goes upstream for it
+
+        with pytest.raises(Truncated, match="CANCEL"):
+            client.read_body(stream)
+
+        assert house.connect(running).request(*house.request()).status == 200
+        neighbour.until("closed", path="/v1/messages", outcome="ok")
