@@ -13,11 +13,13 @@ from playwright.sync_api import Browser, Page, StorageState, expect
 
 from browser_kit import DESK, PHONE, Scheme, chromium, keep, look_at, opened
 from ccflare_core.clients.totp import code_at, step_at
-from fake_upstream import FakeUpstream, allowed_headers, bad_request, limited_5h, sse
+from fake_upstream import FakeUpstream, Gate, allowed_headers, bad_request, limited_5h, sse, sse_answer
 from harness import Proxy, claude_request, eventually, via_base_url
 from installed_kit import by_run
 
 MINUTE = 60.0
+SLOW = 60_000
+"""How long a change may take to be seen, in ms: it ends what would never come."""
 LIMITED, FILLING = "sk-ant-oat01-limited", "sk-ant-oat01-filling"
 SESSION = "0a0b0c0d-1111-4222-8333-0123456789ab"
 
@@ -190,6 +192,58 @@ def test_what_is_shown_renews_itself(
             client.request(*claude_request(model="claude-haiku-4-5"))
         expect(page.locator("#last tbody tr").first).to_contain_text("haiku-4-5", timeout=30_000)
         assert page.locator("#last tbody tr").first.inner_text() != before
+
+
+@pytest.mark.parametrize("door", ["proxy", "mitmweb"])
+def test_what_runs_now_is_drawn_as_it_goes_with_its_tokens_so_far(
+    upstream: FakeUpstream, proxy: Proxy, browser: Browser, session: StorageState, door: str
+) -> None:
+    begins, ends = Gate(), Gate()
+    start, *rest = sse(6, input_tokens=1234, output_tokens=567).chunks
+    upstream.answer(sse_answer(start, begins, *rest[:6], ends, *rest[6:]), credential=FILLING)
+    web = f"http://127.0.0.1:{proxy.web_port}/ccflare/?token={proxy.web_token}"
+    with opened(browser, web if door == "mitmweb" else address(proxy), session) as page, via_base_url(proxy) as client:
+        running, last = page.locator("#running"), page.locator("#last tbody tr").first
+        expect(running).to_have_text("Nothing.", timeout=SLOW)
+        page.evaluate("window.isTheSame = true")
+
+        client.send_request(*claude_request())
+
+        expect(running).to_contain_text("opus-4-8", timeout=SLOW)
+        begins.open()
+        expect(running).to_contain_text(re.compile(r"max-2.*1,234~\d+"), timeout=SLOW)
+        keep(page, f"running-{door}")
+        ends.open()
+        expect(running).to_have_text("Nothing.", timeout=SLOW)
+        expect(last).to_contain_text("567", timeout=SLOW)
+        assert page.evaluate("window.isTheSame"), "it was loaded again"
+        client.read_head()
+        assert b"message_stop" in client.read_body()
+
+
+def test_a_page_that_is_told_nothing_asks_by_itself(
+    upstream: FakeUpstream, proxy: Proxy, browser: Browser, session: StorageState
+) -> None:
+    ends = Gate()
+    upstream.answer(sse(input_tokens=4321, gate=ends, gate_at=3), credential=FILLING)
+    with opened(browser, address(proxy), session) as page, via_base_url(proxy) as client:
+        page.route("**/api/v1/events", lambda route: route.fulfill(status=204))  # as if too many looked on already
+        page.reload()
+        page.evaluate("window.isTheSame = true")
+        client.send_request(*claude_request())
+        expect(page.locator("#running")).to_contain_text("4,321", timeout=SLOW)
+        ends.open()
+        client.read_head()
+        client.read_body()
+        assert page.evaluate("window.isTheSame")
+
+
+def test_an_account_is_shown_as_it_is_now(proxy: Proxy, browser: Browser, session: StorageState) -> None:
+    with opened(browser, address(proxy), session) as page:
+        card = page.get_by_role("region", name="spare", exact=True)
+        for verb, state in (("pause", "paused"), ("resume", "serving")):
+            proxy.accounts(verb, "spare")
+            expect(card).to_contain_text(state, timeout=SLOW)
 
 
 # --- what they do -----------------------------------------------------------------------------------------------------
