@@ -2,22 +2,27 @@
 
 import os
 import re
-import sqlite3
 import time
 from base64 import b32decode
 from collections.abc import Iterator
-from contextlib import closing
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, StorageState, expect
 
 from browser_kit import DESK, PHONE, Scheme, chromium, keep, look_at, opened
+from ccflare_core.accounts.account import Kind
 from ccflare_core.clients.totp import code_at, step_at
-from fake_upstream import FakeUpstream, Gate, allowed_headers, bad_request, limited_5h, sse, sse_answer
+from ccflare_core.config.options import ENCRYPTION_KEY
+from ccflare_core.secrets.key_sources import GivenKey
+from fake_upstream import Answer, FakeUpstream, Gate, allowed_headers, bad_request, limited_5h, sse, sse_answer
 from harness import Proxy, claude_request, eventually, via_base_url
+from history import History
 from installed_kit import by_run
 
-MINUTE = 60.0
+pytestmark = pytest.mark.timeout(300)
+
+MINUTE, SECRET = 60.0, bytes(range(32))
 SLOW = 60_000
 """How long a change may take to be seen, in ms: it ends what would never come."""
 LIMITED, FILLING = "sk-ant-oat01-limited", "sk-ant-oat01-filling"
@@ -34,14 +39,12 @@ def upstream() -> Iterator[FakeUpstream]:
 def proxy(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """`scripts/run web` with one account that is spent, one that fills up, and one that nobody uses."""
     folder = tmp_path_factory.mktemp("proxy")
-    proxy = Proxy(upstream, folder=folder, program="mitmweb", ccflare_hold_seconds=0)
-    for priority, (name, token) in enumerate({"max-1": LIMITED, "max-2": FILLING}.items(), 1):
-        proxy.add_tokens(name, token, priority=priority)
-    proxy.accounts("add", "spare", "--api-key", "-", "--priority", "90", stdin="sk-ant-api03-spare")
+    environment = {ENCRYPTION_KEY: SECRET.hex()}
+    proxy = Proxy(upstream, folder=folder, program="mitmweb", environment=environment, ccflare_hold_seconds=0)
     remember(proxy)
     by_run(proxy, folder, "web")
     upstream.always(limited_5h(time.time() + 90 * MINUTE), credential=LIMITED)
-    upstream.always(lambda _: sse(headers=allowed_headers(0.82)), credential=FILLING)
+    upstream.always(lambda _: filling(), credential=FILLING)
     with proxy:
         with via_base_url(proxy) as client:
             for _ in range(3):
@@ -52,28 +55,26 @@ def proxy(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> I
         yield proxy
 
 
-_REQUEST = """
-    INSERT INTO requests (id, account_used, timestamp, output_tokens, response_time_ms, method, path, client_ip,
-        user_agent, session_id, door, run_id, model, outcome, success, status_code, account_name, first_byte_ms,
-        attempts, failover_attempts, input_tokens, cache_read_input_tokens, cost_usd, project)
-    VALUES (?, ?, ?, ?, ?, 'POST', '/v1/messages', '127.0.0.1', 'claude-cli/2.1.330', 'past', 'base', 'past',
-        'claude-opus-4-8', 'ok', 1, 200, 'max-2', 400, 1, 0, 300, 9000, 0.03, 'website')"""
-_READING = """INSERT INTO windows (account_id, at, utilization, resets_at, name, status)
-    VALUES (?, ?, ?, ?, '5h', 'allowed')"""
+def filling(**how: Any) -> Answer:
+    """What max-2 answers: four fifths of its limit are used."""
+    return sse(headers=allowed_headers(0.82), **how)
 
 
 def remember(proxy: Proxy) -> None:
     """Let max-2 have filled steadily for an hour, by a request every minute and a half."""
-    (account,) = proxy.rows("SELECT id FROM accounts WHERE name = 'max-2'")
-
-    def ms(minutes: float) -> int:
-        return round((time.time() + minutes * MINUTE) * 1000)
-
-    requests = [(f"past-{n}", account["id"], ms(1.5 * n - 60), 200 + 20 * n, 2000 + 100 * n) for n in range(40)]
-    readings = [(account["id"], ms(8 * n - 60), 0.1 + n / 10, ms(150)) for n in range(8)]
-    with closing(sqlite3.connect(proxy.database)) as database, database:
-        database.executemany(_REQUEST, requests)
-        database.executemany(_READING, readings)
+    began = time.time() - 60 * MINUTE
+    proxy.database.parent.mkdir(parents=True, exist_ok=True)
+    with History(proxy.location, GivenKey(SECRET)) as past:
+        for priority, (name, token) in enumerate({"max-1": LIMITED, "max-2": FILLING}.items(), 1):
+            past.account(name, access_token=token, expires_at=began + 600 * MINUTE, priority=priority)
+        unused: dict[str, Any] = {"api_key": "sk-ant-api03-spare", "access_token": None, "expires_at": None}
+        past.account("spare", kind=Kind.API_KEY, priority=90, **unused)
+        for n in range(40):
+            took: dict[str, Any] = {"response_time_ms": 2000.0 + 100 * n, "first_byte_ms": 400.0, "status_code": 200}
+            used: dict[str, Any] = {"input_tokens": 300, "cache_read_input_tokens": 9000, "output_tokens": 200 + 20 * n}
+            past.exchange(began + 1.5 * n * MINUTE, "max-2", project="website", cost_usd=0.03, **used, **took)
+        for n in range(8):
+            past.window("max-2", "5h", 0.1 + n / 10, began + 210 * MINUTE, at=began + 8 * n * MINUTE)
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +188,7 @@ def test_what_is_shown_renews_itself(
 ) -> None:
     with opened(browser, address(proxy), session) as page:
         before = page.locator("#last tbody tr").first.inner_text()
-        upstream.answer(sse(model="claude-haiku-4-5"), credential=FILLING)
+        upstream.answer(filling(model="claude-haiku-4-5"), credential=FILLING)
         with via_base_url(proxy) as client:
             client.request(*claude_request(model="claude-haiku-4-5"))
         expect(page.locator("#last tbody tr").first).to_contain_text("haiku-4-5", timeout=30_000)
