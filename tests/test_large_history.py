@@ -19,6 +19,8 @@ from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.reports.queries import Reports
 from ccflare_core.reports.traffic import By, Period
 from ccflare_core.store.store import Store
+from ccflare_mitm.pages import overview, periods, usage
+from ccflare_mitm.pages.periods import CHOICES
 from history import NOON
 from large_history import make_large_history
 
@@ -86,6 +88,16 @@ def test_the_sums_are_those_of_the_requests(store: Store) -> None:
     assert total.requests == sum(model.requests for model in models) == requests
     assert total.cost_usd == pytest.approx(cost)
     assert total.requests + Reports(store.query).others(EVER) == store.query("SELECT COUNT(*) FROM requests")[0][0]
+
+
+@pytest.mark.parametrize("since", ["first page", *(choice.value for choice in CHOICES)])
+def test_a_page_is_a_part_of_one_reading(store: Store, seconds_to_read: float, since: str) -> None:
+    choice = next((each for each in CHOICES if each.value == since), CHOICES[-1])
+    time = periods.Asked(choice, Period(NOON - choice.seconds, NOON + 0.001))
+
+    took = cpu_seconds(lambda: overview.read(store, NOON) if since == "first page" else usage.read(store, time))
+
+    assert took < seconds_to_read * 0.5
 
 
 class Asked:
