@@ -51,7 +51,6 @@ TESTED_IN = {
     "ccflare_cli.companion.clients": "cli/companion/test_connect.py",
     "ccflare_cli.companion.here": "cli/companion/test_env.py",
     "ccflare_cli.companion.jsonc_edits": "cli/companion/test_jsonc.py",
-    "ccflare_cli.companion.registration": "e2e/test_client_runs.py",
     "ccflare_cli.companion.settings_file": "cli/companion/test_connect.py",
     "ccflare_cli.entry": "cli/companion/test_statusline.py",
     "ccflare_cli.console": "cli/accounts/test_main.py",

@@ -22,6 +22,7 @@ from ccflare_core.store.store import Store
 from ccflare_core.text import sentence
 
 _KNOWN_SECONDS = 20.0
+_JOIN_SECONDS = 5.0
 _STEP = 0.1
 _LOOK_SECONDS = 5.0
 """How often it is asked whether a sign of life is due: soon after a machine has slept, too."""
@@ -58,10 +59,13 @@ def key_of(store: Store, secret: str, now: float) -> ClientKey:
 class Registrar:
     """Begins runs and ends them. `source` is kept, since nobody is to be asked for a passphrase at the end."""
 
-    def __init__(self, console: Console, settings: Settings, source: KeySource) -> None:
+    def __init__(
+        self, console: Console, settings: Settings, source: KeySource, known_seconds: float = _KNOWN_SECONDS
+    ) -> None:
         self._console = console
         self._settings = settings
         self._source = source
+        self._known_seconds = known_seconds
 
     @contextmanager
     def store(self) -> Iterator[Store]:
@@ -78,13 +82,21 @@ class Registrar:
         with self.store() as store:
             key = store.client_runs.begin(run)
         try:
-            _until_known(labelled)
-            with _beating(lambda: self._beat(run)):
+            self._wait_until_known(labelled)
+            with beating(lambda: self.beat(run)):
                 yield Ticket(run, key)
         finally:
             self._end(run)
 
-    def _beat(self, run: ClientRun) -> None:
+    def _wait_until_known(self, labelled: ProxyAddress) -> None:
+        end = time.monotonic() + self._known_seconds
+        while not readiness.takes_run(labelled):
+            if time.monotonic() >= end:
+                raise Refused(_ELSEWHERE.format(place=labelled.place))
+            time.sleep(_STEP)
+
+    def beat(self, run: ClientRun) -> None:
+        """Give a sign of life."""
         with open_store(self._console, self._settings, None) as store:
             store.client_runs.beat(run.id)
 
@@ -98,24 +110,16 @@ class Registrar:
             )
 
 
-def _until_known(labelled: ProxyAddress) -> None:
-    end = time.monotonic() + _KNOWN_SECONDS
-    while not readiness.takes_run(labelled):
-        if time.monotonic() >= end:
-            raise Refused(_ELSEWHERE.format(place=labelled.place))
-        time.sleep(_STEP)
-
-
 @contextmanager
-def _beating(beat: Callable[[], None]) -> Iterator[None]:
+def beating(beat: Callable[[], None], every: float = BEAT_SECONDS, look: float = _LOOK_SECONDS) -> Iterator[None]:
     """Signs of life in a thread. One that cannot be given is tried again, and nothing said: the terminal is in use."""
     is_over = threading.Event()
 
     def go_on() -> None:
         last = time.time()  # noqa: TID251
-        while not is_over.wait(_LOOK_SECONDS):
+        while not is_over.wait(look):
             now = time.time()  # noqa: TID251
-            if abs(now - last) < BEAT_SECONDS:
+            if abs(now - last) < every:
                 continue
             try:
                 beat()
@@ -129,4 +133,4 @@ def _beating(beat: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         is_over.set()
-        thread.join(_LOOK_SECONDS)
+        thread.join(_JOIN_SECONDS)

@@ -124,8 +124,9 @@ def run_of(head: RequestHead, identity: Identity) -> str:
     If these differ it is in none that is known.
     """
     opener, principal = head.tunnel, identity.principal
-    said = {head.run, opener.run if opener else "", principal.run if principal else ""} - {""}
-    return "" if not said else said.pop() if len(said) == 1 else RUN
+    of_tunnel, of_key = opener.run if opener else "", principal.run if principal else ""
+    said = head.run or of_tunnel or of_key  # most are in none
+    return said if not said or {head.run, of_tunnel, of_key} <= {said, ""} else RUN
 
 
 def find_session(head: RequestHead, state: GateState, now: Moment) -> Session | None:
