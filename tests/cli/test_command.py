@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ccflare_cli import ROOT
+from ccflare_cli import ROOT, command
 from ccflare_cli.command import COMMANDS
 from ccflare_core import __version__
 
@@ -89,3 +89,17 @@ def test_proxy_becomes_mitmproxy_with_the_addon(ccflare: Path) -> None:
 
     assert (code, complained) == (0, "")
     assert said.startswith("Mitmproxy: ")
+
+
+def test_proxy_is_this_pythons_where_its_program_does_not_lie_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that PATH has somewhere else may be of an environment without our packages."""
+    python = sys.executable
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+
+    program, *words = command._of_this_python("mitmdump")
+
+    assert program == str(tmp_path / "python")
+    done = subprocess.run([python, *words, "--version"], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith("Mitmproxy: ")

@@ -14,6 +14,8 @@ from harness import REPOSITORY, Proxy, claude_request, via_base_url
 from login_kit import allow, configured
 from wheel_kit import build, install
 
+pytestmark = pytest.mark.timeout(300)  # pip makes a wheel and installs it before the first test
+
 AREAS = [word for area in ("host", "options", "proxy") for word in ("--only", area)]
 
 
@@ -26,11 +28,10 @@ class Installed:
         self.home = folder / "home"
         self.home.mkdir()
 
-    def run(self, *words: str, typed: str = "", **environ: str) -> tuple[int, str, str]:
-        """Its exit code, output and errors."""
+    def run(self, *words: str, **environ: str) -> str:
+        """What a command prints."""
         with self.start(*words, **environ) as process:
-            said, complained = process.communicate(typed, timeout=60)
-        return process.returncode, said, complained
+            return process.communicate(timeout=60)[0]
 
     def start(self, *words: str, **environ: str) -> "subprocess.Popen[str]":
         """A command that talks through pipes."""
@@ -87,7 +88,7 @@ def test_installation_serves_from_the_login_on(installed: Installed, upstream: F
     with proxy:
         with via_base_url(proxy) as client:
             assert client.request(*claude_request()).status == 200
-        _, said, _ = installed.run("doctor", *AREAS, "--format", "json", **own)
+        said = installed.run("doctor", *AREAS, "--format", "json", **own)
 
     checks = {each["check"]: each for each in json.loads(said)}
     assert checks["proxy.health"]["level"] == "ok", said
@@ -95,11 +96,3 @@ def test_installation_serves_from_the_login_on(installed: Installed, upstream: F
     # The template is what it started with.
     assert f"the proxy on 127.0.0.1:{proxy.port}: from mitm-config.yaml: connection_strategy" in said
     assert "scripts/" not in said
-
-
-def test_installation_knows_prices_and_where_its_template_is(installed: Installed) -> None:
-    assert "claude-" in installed.run("prices", "show", "--format", "csv")[1]
-    code, said, _ = installed.run("config", "path", "--format", "json")
-    (own, shipped) = json.loads(said)
-    assert (code, own["exists"], shipped["read"]) == (0, False, True)
-    assert shipped["path"].endswith("site-packages/ccflare_core/config/mitm-config.yaml")

@@ -48,7 +48,7 @@ def _pip(*words: str) -> None:
         [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *words],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
