@@ -536,3 +536,41 @@ def test_what_a_conversation_names_is_found_in_whichever_of_its_turns_it_stands(
 
     assert modes == ["", "fast", "", "", ""]
     assert named == [[], [], [], ["container_1"], []]
+
+
+# --- who is about to ask ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("peer", "keys", "options", "is_known"),
+    [
+        ("127.0.0.1", (), {}, True),
+        ("::1", (), {}, True),
+        ("192.0.2.7", (), {}, False),
+        ("127.0.0.1", (a_key(),), {}, False),
+        ("127.0.0.1", (), {"trusted_proxies": "127.0.0.1"}, False),
+    ],
+    ids=["this machine", "this machine by IPv6", "another machine", "keys are needed", "a proxy in front"],
+)
+def test_a_client_is_known_by_its_connection_alone_only_on_this_machine(
+    peer: str, keys: tuple[Any, ...], options: dict[str, Any], is_known: bool
+) -> None:
+    gate = a_gate(Bench(**options), an_authenticator(*keys))
+
+    assert gate.knows(client(peer=peer)) is is_known
+
+
+@pytest.mark.parametrize(
+    ("key", "is_told"), [(SECRET, True), ("ccf_" + "x" * 32, False), ("", False)], ids=["a key", "a wrong one", "none"]
+)
+def test_who_opens_a_connection_ahead_is_told_of_if_it_shows_a_key(key: str, is_told: bool) -> None:
+    gate, told = a_gate(Bench(), an_authenticator(a_key())), list[object]()
+    gate.when_known(told.append)
+    presented = ((b"x-api-key", key.encode()),) if key else ()
+    flow = asked("/", "HEAD", body=b"", headers=presented)
+
+    gate.enter(flow)
+
+    assert flow.response is not None
+    assert flow.response.status_code == 200
+    assert told == ([flow.client_conn] if is_told else [])

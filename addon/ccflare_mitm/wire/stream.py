@@ -2,8 +2,9 @@
 
 mitmproxy's `HttpStream` relays one request to one server. `FailoverStream` stands in for it and keeps two promises:
 
-- No lease, no bytes. The only way upstream leads through `Exchange.next_step`, so an exception in any hook leaves
-  a request without a ticket, and a request without a ticket gets a 500 and opens no connection.
+- No byte of a request without a lease. The only way upstream leads through `Exchange.next_step`, so an exception in
+  any hook leaves a request without a ticket, and a request without a ticket gets a 500. Only connections, without a
+  byte in them, are opened ahead of requests (`upstream_pool`).
 - The credential never enters the flow. It is put on a copy of the request at the moment that copy is handed to the
   protocol layer. Whatever shows or stores flows (mitmweb, dumps, HAR files, logs) cannot show it.
 

@@ -121,6 +121,15 @@ class FakeUpstream(Script):
         """How many connections are open now."""
         return len(self._transports)
 
+    def say_unasked(self, data: bytes) -> None:
+        """Write this on every open connection that answers nothing now."""
+
+        def write() -> None:
+            for transport in self._transports:
+                transport.write(data)
+
+        self._loop.call_soon_threadsafe(write)
+
     # -- what the protocols tell
 
     def begin(self, request: Request) -> Answer:
