@@ -1,13 +1,14 @@
 """What can be seen of a process: its memory from outside, and how much of it there is."""
 
 import os
+import platform
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ccflare_core.process import be_less_urgent, hide_memory, resident_bytes
+from ccflare_core.process import be_less_urgent, give_back_memory, hide_memory, resident_bytes
 from harness import REPOSITORY
 
 LOOK = """
@@ -45,6 +46,18 @@ def test_memory_has_a_size() -> None:
     assert after
     assert after - before > 32_000_000
     assert ballast
+
+
+def test_memory_that_was_freed_is_given_back() -> None:
+    pieces = [b"x" * 70_000 for _ in range(1000)]
+    pieces = pieces[::2]  # what lies between them is free now, and nobody else's
+    before = resident_bytes()
+    give_back_memory()
+    after = resident_bytes()
+    assert before
+    assert after
+    assert before - after > (20_000_000 if platform.libc_ver()[0] == "glibc" else -20_000_000)
+    assert pieces
 
 
 def test_a_thread_gives_way_and_no_other_does() -> None:

@@ -68,6 +68,7 @@ from ccflare_mitm.inspector.commands import Commands, ConsoleAccounts, Doing
 from ccflare_mitm.inspector.export import Address as ProxyAddress
 from ccflare_mitm.inspector.export import Exports
 from ccflare_mitm.inspector.inspector import Inspector
+from ccflare_mitm.inspector.unshown import Unshown
 from ccflare_mitm.pages.table import find_page
 from ccflare_mitm.stopping import drain, write_down
 from ccflare_mitm.wire.layer import is_outer_tls
@@ -126,6 +127,7 @@ class App:
         logs.hush(self._may_tell)
         self._inspector = Inspector(self.admission.gate.find, build_held(live, self.storage, loop))
         start = self._background.start
+        self._unshown = Unshown(lambda: bool(self.recording.exchanges.open))
         self._replayer = build_replayer(live, self.storage, self.admission.gate, self._inspector, CONSOLE, start)
 
     @property
@@ -202,6 +204,7 @@ class App:
         start("reaper", self.wire.reaper.run())
         start("memory", watch_memory(recording.memory))
         start("inspector", self._inspector.live.run())
+        start("memory given back", self._unshown.run())
         start("events", self.admission.events.run())
 
     async def close(self, hurry: asyncio.Event) -> None:
@@ -345,6 +348,8 @@ class App:
             if self._inspector.has_list:
                 self._replayer.remember(flow, exchange)
             self._inspector.show(flow, exchange)
+            if not self._inspector.has_list:
+                self._unshown.finished(flow)
         self._inspector.bound(flow, self.settings.inspector_flows)
 
     def change_account(self, name: str, told: str, **fields: object) -> None:

@@ -1,0 +1,84 @@
+"""Bodies of finished requests stay only where somebody may look at them."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+from mitmproxy.addons import dumper, save
+from mitmproxy.test import taddons
+
+from ccflare_mitm.inspector.unshown import ENOUGH, LEAST, Unshown, are_bodies_read
+from flow_kit import asked
+
+
+class CCFlare:
+    """Named as our addon is."""
+
+
+class Meter:
+    """Somebody else's addon."""
+
+
+@pytest.fixture
+def context() -> Iterator[taddons.context]:
+    """A mitmdump that shows and keeps nothing."""
+    ours = ModuleType("__mitmproxy_script__.ccflare")
+    ours.addons = [CCFlare()]  # type: ignore[attr-defined]
+    with taddons.context(ours, save.Save(), dumper.Dumper()) as context:
+        context.options.update(flow_detail=1)
+        yield context
+
+
+def unshown(**given: Any) -> Unshown:
+    return Unshown(**{"is_busy": lambda: False, "has_readers": lambda: False, **given})
+
+
+@pytest.mark.parametrize(
+    ("size", "is_read", "left"), [(LEAST, False, None), (LEAST, True, LEAST), (LEAST - 1, False, LEAST - 1)]
+)
+def test_a_large_body_goes_unless_it_is_read(size: int, is_read: bool, left: int | None) -> None:
+    flow = asked(body=b"x" * size)
+    unshown(has_readers=lambda: is_read).finished(flow)
+    assert (None if flow.request.raw_content is None else len(flow.request.raw_content)) == left
+
+
+def test_bodies_are_read_by_nobody_in_a_plain_mitmdump(context: taddons.context) -> None:
+    assert not are_bodies_read()
+
+
+@pytest.mark.parametrize("option", [{"save_stream_file": "flows"}, {"flow_detail": 2}])
+def test_bodies_are_read_where_an_option_says_so(
+    context: taddons.context, option: dict[str, Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    context.options.update(**option)
+    assert are_bodies_read()
+    context.options.update(save_stream_file=None)
+
+
+@pytest.mark.parametrize("is_module", [True, False])
+def test_bodies_may_be_read_by_any_other_addon(context: taddons.context, is_module: bool) -> None:
+    other: Any = ModuleType("meter") if is_module else Meter()
+    other.name = "meter"
+    context.master.addons.add(other)
+    assert are_bodies_read()
+
+
+async def test_memory_is_given_back_once_enough_has_gone_and_nobody_waits() -> None:
+    busy, given = [True, True, False], list[str]()
+    gone = unshown(is_busy=lambda: bool(busy) and busy.pop(0), give_back=lambda: given.append("back"))
+    gone.finished(asked(body=b"x" * ENOUGH))
+
+    looking = asyncio.create_task(gone.run(seconds=0.001))
+    async with asyncio.timeout(10):
+        while not given:
+            await asyncio.sleep(0.001)
+    await asyncio.sleep(0.02)
+    looking.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await looking
+
+    assert (busy, given) == ([], ["back"])
