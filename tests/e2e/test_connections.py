@@ -47,8 +47,7 @@ def bench(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> I
 def rig(bench: Rig, upstream: FakeUpstream) -> Rig:
     """The bench, with two accounts as good as new and no connection left from before."""
     bench.renew("a", "b")
-    upstream.say_unasked(b"\r\n")
-    eventually(lambda: upstream.open_connections == 0)
+    upstream.end_kept()
     return bench
 
 

@@ -130,6 +130,11 @@ class FakeUpstream(Script):
 
         self._loop.call_soon_threadsafe(write)
 
+    def end_kept(self) -> None:
+        """Return when no connection is open any more, of those that are kept and not in use."""
+        self.say_unasked(b"\r\n")
+        self.wait_until(lambda: not self._transports)
+
     # -- what the protocols tell
 
     def begin(self, request: Request) -> Answer:
