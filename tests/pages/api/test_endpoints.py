@@ -19,11 +19,11 @@ from ccflare_core.anthropic.answers import Answer
 from ccflare_core.clients.authentication import Identity
 from ccflare_core.clients.totp import SecondFactor
 from ccflare_core.exchange.records import Payload
-from ccflare_core.reports.traffic import By
+from ccflare_core.reports.traffic import By, Period
 from ccflare_core.store.store import Store
 from ccflare_mitm.pages.api.document import DOCUMENT
 from ccflare_mitm.pages.api.endpoint import PREFIX
-from ccflare_mitm.pages.api.endpoints import ENDPOINTS
+from ccflare_mitm.pages.api.endpoints import ENDPOINTS, _latest
 from ccflare_mitm.pages.readers import Readers
 from ccflare_mitm.pages.server import PageServer
 from ccflare_mitm.pages.table import find_page
@@ -196,7 +196,7 @@ async def test_only_the_page_that_says_so_has_what_was_said(house: House) -> Non
             assert b"Why?" not in (await house.answer(endpoint.path)).body, endpoint.path
 
 
-@pytest.mark.parametrize("by", [*By])
+@pytest.mark.parametrize("by", [by for by in By if by is not By.MINUTE])  # of which there are too many in a week
 async def test_stats_are_those_of_the_script(house: House, by: str) -> None:
     told = await house.get("/stats", since="7d", by=by)
     words = [f"{by}s"] if f"{by}s" in SPLITS else ["--by", by]
@@ -210,6 +210,15 @@ async def test_stats_are_those_of_the_script(house: House, by: str) -> None:
     total = house.script("stats", "summary", "--since", "7d", "--all")["total"]
     assert told["total"] == total
     assert (total["requests"], total["other_requests"], told["groups_in_all"]) == (5, 1, len(rows))
+
+
+@pytest.mark.parametrize(("by", "days"), [(By.MINUTE, 1), (By.FIVE_MINUTES, 5)])
+def test_of_many_minutes_the_last_ones_are_read(by: By, days: int) -> None:
+    ever = Period(0, NOON)
+
+    assert _latest(ever, (by,)) == Period(NOON - days * 86_400, NOON)
+    assert _latest(Period(NOON - 60, NOON), (by,)) == Period(NOON - 60, NOON)
+    assert _latest(ever, (By.HOUR,)) == _latest(ever, ()) == ever
 
 
 async def test_stats_are_cut_to_the_first_groups_and_the_last_hours(house: House) -> None:

@@ -32,6 +32,8 @@ from ccflare_mitm.pages.api.parameters import Asked, choice, cursor, flag, text,
 
 MOST: Final = 500
 """Rows of an answer."""
+MOST_STEPS: Final = 1440
+"""Minutes, or 5 minutes, of an answer: the last ones of the period."""
 _ROWS: Final = 100
 _COUNTED: Final = "how many rows there are, shown or not"
 _SINCE = when("since", "where the period begins", "24h")
@@ -45,6 +47,12 @@ def _period(asked: Asked, now: float) -> Period:
     since = asked["since"].moment(now)
     until = now + 0.001 if asked["until"] is None else asked["until"].moment(now)  # the present is a part of it
     return Period(since, max(since, until))
+
+
+def _latest(period: Period, by: Sequence[By]) -> Period:
+    """The period, or its end if it has too many minutes: for those the requests are read one by one."""
+    fine = [each for each in by if each in (By.MINUTE, By.FIVE_MINUTES)]
+    return period._replace(since=max(period.since, period.until - MOST_STEPS * fine[0].seconds)) if fine else period
 
 
 # Accounts
@@ -62,7 +70,8 @@ async def accounts(call: Call) -> Content:
 
 async def windows(call: Call) -> Content:
     """Each limit of each account, with its forecast."""
-    period, by, now = _period(call.asked, call.visit.at), By(call.asked["by"]), call.visit.at
+    by, now = By(call.asked["by"]), call.visit.at
+    period = _latest(_period(call.asked, now), (by,))
     pasts = await call.read(lambda store: LimitHistory(store.query).windows(period, by, now))
     return {"windows": [record(past, WINDOW) for past in pasts]}
 
@@ -126,7 +135,7 @@ async def stats(call: Call) -> Content:
 def _sums(store: Store, period: Period, by: Sequence[By]) -> tuple[Traffic, list[Traffic], int]:
     reports = Reports(store.query)
     if by and by[0].is_time:
-        return reports.total(period), reports.traffic(period, by), reports.others(period)
+        return reports.total(period), reports.traffic(_latest(period, by), by), reports.others(period)
     total, groups = reports.total_and_split(period, by)
     return total, groups if by else [], reports.others(period)
 
@@ -199,6 +208,8 @@ _FILTERS = (
     choice("outcome", "how it ended", _OUTCOMES),
 )
 _OTHERS = flag("others", "whether requests that needed no account are in it too")
+_TIMES = tuple(by for by in By if by.is_time)
+_LAST = f"of minutes the last {MOST_STEPS} at most"
 _VIEW, _READ = Permission.DASHBOARD_VIEW, Permission.LOGS_VIEW
 
 ENDPOINTS: Final = (
@@ -231,7 +242,7 @@ ENDPOINTS: Final = (
         "What the requests of a period add up to, as `stats.py` tells it.",
         _STATS,
         stats,
-        (_SINCE, _UNTIL, choice("by", "by what to split it", By), _LIMIT),
+        (_SINCE, _UNTIL, choice("by", f"by what to split it; {_LAST}", By), _LIMIT),
     ),
     Endpoint(
         "/windows",
@@ -239,7 +250,7 @@ ENDPOINTS: Final = (
         "The limits of the accounts, their past and their forecast, as `stats.py windows` tells them.",
         _list("windows", object_of(_names(WINDOW), vocabulary.WINDOW)),
         windows,
-        (_SINCE, _UNTIL, choice("by", "how fine the past is", (by for by in By if by.is_time), By.HOUR)),
+        (_SINCE, _UNTIL, choice("by", f"how fine the past is; {_LAST}", _TIMES, By.HOUR)),
     ),
     Endpoint(
         "/sessions",
