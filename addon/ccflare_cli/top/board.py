@@ -4,8 +4,8 @@ Drawn by urwid, which comes with mitmproxy and sends the terminal what differs f
 flickers.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Literal, Protocol
 
 import urwid
 
@@ -164,11 +164,13 @@ def _line(row: Row, plain: Callable[[str], str], tone: Tone | None = None) -> An
     """A row, which can be chosen unless it is a heading (`tone`)."""
     cells = [_cell(cell, plain, tone or cell.tone, can_be_chosen=tone is None and i == 0) for i, cell in enumerate(row)]
     columns = urwid.Columns(cells, dividechars=1)
-    return urwid.AttrMap(columns, None, dict.fromkeys((None, *(tone.name for tone in Tone)), _FOCUS))
+    focus: dict[Hashable, Hashable] = dict.fromkeys((None, *(tone.name for tone in Tone)), _FOCUS)
+    return urwid.AttrMap(columns, None, focus)
 
 
 def _cell(cell: Cell, plain: Callable[[str], str], tone: Tone | None, *, can_be_chosen: bool) -> Any:
-    text, align = plain(cell.text), "right" if cell.right else "left"
+    text = plain(cell.text)
+    align: Literal["left", "right"] = "right" if cell.right else "left"
     if can_be_chosen:
         widget: Any = urwid.SelectableIcon(text, cursor_position=len(text) + 1)  # out of sight
         widget.set_layout(align, "clip")
