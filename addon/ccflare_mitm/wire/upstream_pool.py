@@ -35,7 +35,7 @@ MOST_IDLE = 4
 """How many connections to one target may wait for a client."""
 IDLE_SECONDS = 60.0
 """How long one may wait: after a while, or a laptop's sleep, what stands between may have forgotten it untold."""
-SILENT_SECONDS = 0.05
+SILENT_SECONDS = 0.2
 """How long after it has connected a client that has something to ask has begun to. A program that looks at a page of
 ours is over by then, and not worth a connection."""
 GRACE_SECONDS = 5.0
