@@ -29,7 +29,8 @@ try:
     from ccflare_core.process import hide_memory, leave_lost_terminal
     from ccflare_core.store.store import has_client_keys
     from ccflare_mitm import logs
-    from ccflare_mitm.app import CONSOLE, App
+    from ccflare_mitm.app import App
+    from ccflare_mitm.commanding import CONSOLE
     from ccflare_mitm.gate import ingress
     from ccflare_mitm.host import contract, dumps, listener, opening, options, tls, tuning, unsafe_options
     from ccflare_mitm.log_file import LogFile

@@ -157,6 +157,7 @@ TESTED_IN = {
     "ccflare_core.writer.warnings": "writer/test_writer.py",
     "ccflare_core.writer.watch": "writer/test_writer.py",
     "ccflare_mitm.app": "e2e/test_start.py",
+    "ccflare_mitm.commanding": "e2e/test_inspector_live.py",
     "ccflare_mitm.builders.core": "e2e/test_start.py",
     "ccflare_mitm.builders.wing": "e2e/test_start.py",
     "ccflare_mitm.gate.admin_server": "gate/test_gate.py",

@@ -40,6 +40,5 @@ def _link(console: Console, arguments: argparse.Namespace) -> int:
         if run is None or store.vault is None:
             raise StoreError(f"No proxy runs on this machine with this database: start one by `{typed('proxy')}`.")
         token = new_token(store.vault, run, console.now())
-    scheme = "https" if settings.requires_client_tls else "http"
-    console.say(link(scheme, arguments.address or proxy_address(console), token))
+    console.say(link(settings.own_scheme, arguments.address or proxy_address(console), token))
     return OK

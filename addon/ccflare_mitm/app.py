@@ -6,28 +6,25 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from mitmproxy import ctx, http
 from mitmproxy.connection import Client
-from mitmproxy.log import ALERT
 from mitmproxy.tls import TlsData
 
 from ccflare_core.accounts.account import Account
 from ccflare_core.accounts.cooldowns import Cooldown
 from ccflare_core.accounts.token_refresh import ANSWER_SECONDS
 from ccflare_core.anthropic.rate_limit_headers import Window
-from ccflare_core.audit.entries import By
 from ccflare_core.clients.authentication import KeyRing
 from ccflare_core.clients.budgets import Use
 from ccflare_core.config.live import LiveSettings
 from ccflare_core.config.options import waits_for_restart
 from ccflare_core.config.permissions import Guarded, check, guarded_files, require
 from ccflare_core.config.settings import Settings, config_file
-from ccflare_core.errors import ConfigError, NotFound, StoreError
+from ccflare_core.errors import ConfigError
 from ccflare_core.http.addresses import Address
 from ccflare_core.program import Version, typed
 from ccflare_core.secrets.start_links import GOOD_SECONDS, link
@@ -41,6 +38,7 @@ from ccflare_mitm.background import (
     follow_anomalies,
     follow_prices,
     follow_spending,
+    once_done,
     spending,
     watch_memory,
 )
@@ -59,24 +57,16 @@ from ccflare_mitm.builders.wing import (
     build_wire,
     target_of,
 )
+from ccflare_mitm.commanding import CONSOLE, Commanding
 from ccflare_mitm.host import listener
 from ccflare_mitm.host.options import current, in_use
 from ccflare_mitm.host.tls import ClientAuthority, prefer_http1
-from ccflare_mitm.inspector import loading
-from ccflare_mitm.inspector.answers import install
-from ccflare_mitm.inspector.commands import Commands, ConsoleAccounts, Doing
-from ccflare_mitm.inspector.export import Address as ProxyAddress
-from ccflare_mitm.inspector.export import Exports
 from ccflare_mitm.inspector.inspector import Inspector
 from ccflare_mitm.inspector.unshown import Unshown
-from ccflare_mitm.pages.table import find_page
 from ccflare_mitm.stopping import drain, write_down
 from ccflare_mitm.wire.layer import is_outer_tls
 
 logger = logging.getLogger("ccflare")
-
-CONSOLE = By("console")
-"""Who gives commands inside of mitmproxy, as the audit log calls them."""
 
 
 class Known(NamedTuple):
@@ -126,9 +116,12 @@ class App:
         self._alerting = build_alerting(live, environ, self.storage, self.admission, self.upstream.fetch)
         logs.hush(self._may_tell)
         self._inspector = Inspector(self.admission.gate.find, build_held(live, self.storage, loop))
-        start = self._background.start
         self._unshown = Unshown(lambda: bool(self.recording.exchanges.open))
-        self._replayer = build_replayer(live, self.storage, self.admission.gate, self._inspector, CONSOLE, start)
+        gate, start = self.admission.gate, self._background.start
+        self._replayer = build_replayer(live, self.storage, gate, self._inspector, CONSOLE, start)
+        self._commanding = Commanding(
+            live, self.storage, self.accounts, self.recording, self._inspector, self._replayer, gate.find, start
+        )
 
     @property
     def settings(self) -> Settings:
@@ -156,7 +149,7 @@ class App:
         for host in self.settings.upstream_pins.without_backup():
             logger.warning("%s has one pin only: if its key is replaced, nothing can be sent to it", host)
         self._inspector.open(self.admission.pages)
-        self._install_commands()
+        self._commanding.install()
         self._start_background()
 
     def _guarded_files(self) -> list[Guarded]:
@@ -243,7 +236,7 @@ class App:
             self._options = options
 
         change = self.storage.writer.call(lambda store: store.configurations.take(scope(), used))
-        change.add_done_callback(self._then(take, "the options stay as they were, for the change cannot be audited"))
+        once_done(change, self._loop, take, "the options stay as they were, for the change cannot be audited")
 
     def _check_stateful_account(self, settings: Settings) -> None:
         name = settings.stateful_account
@@ -251,17 +244,6 @@ class App:
             raise ConfigError(
                 f"ccflare_stateful_account: there is no account called {name}; `{typed('accounts list')}` shows all"
             )
-
-    def _then[T](self, go_on: Callable[[], object], otherwise: str) -> Callable[[Future[T]], None]:
-        """What follows a call on the store: `go_on` on the event loop, or a warning."""
-
-        def done(call: Future[T]) -> None:
-            if error := call.exception():
-                logger.warning("%s: %s", otherwise, error)
-            else:
-                self._loop.call_soon_threadsafe(go_on)
-
-        return done
 
     # What the entry asks
 
@@ -309,7 +291,7 @@ class App:
         """What a person does after the first start; nothing once there is an account."""
         if self.accounts.pool.accounts():
             return []
-        scheme = "https" if self.settings.requires_client_tls else "http"
+        scheme = self.settings.own_scheme
         return [
             f"next, in another terminal: add an account with `{typed('accounts login NAME')}`",
             f"then connect a client: ANTHROPIC_BASE_URL={scheme}://{listener.local_address()} and "
@@ -318,8 +300,8 @@ class App:
 
     async def dashboard_link(self) -> str:
         """One line with a link that logs the owner in to our own pages."""
-        scheme, token = "https" if self.settings.requires_client_tls else "http", await self.admission.links.new()
-        return f"dashboard, once and for {GOOD_SECONDS // 60} minutes: {link(scheme, listener.local_address(), token)}"
+        own = link(self.settings.own_scheme, listener.local_address(), await self.admission.links.new())
+        return f"dashboard, once and for {GOOD_SECONDS // 60} minutes: {own}"
 
     def start_client_tls(self, data: TlsData) -> None:
         """Begin TLS with a client. If there is an authority for them, it shows its certificate to the proxy."""
@@ -351,59 +333,6 @@ class App:
             if not self._inspector.has_list:
                 self._unshown.finished(flow)
         self._inspector.bound(flow, self.settings.inspector_flows)
-
-    def change_account(self, name: str, told: str, **fields: object) -> None:
-        """Change an account in the database, and then log that it is as `told`. Raises NotFound if there is none."""
-        account_id = self.accounts.pool.id_of(name)
-        if account_id is None:
-            raise NotFound(f"There is no account called {name}; ccflare.accounts shows all.")
-
-        def change(store: Store) -> None:
-            with store.acting(CONSOLE):
-                store.accounts.update(account_id, **fields)
-            self.storage.news.accounts.send(store.accounts.all())
-
-        call = self.storage.writer.call(change)
-        call.add_done_callback(self._then(lambda: logger.log(ALERT, "%s %s", name, told), f"{name} stays as it was"))
-
-    def _install_commands(self) -> None:
-        accounts = ConsoleAccounts(self.accounts.pool.status, self.change_account)
-        wall = self.recording.exchanges.wall
-        find, inspector = self.admission.gate.find, self._inspector
-        exports = Exports(find, self._address, inspector.text)
-        exports.install()
-        commands = Commands(
-            accounts, inspector.flows, find, Doing(self._replayer.replay, exports, self._load), wall, self._pages
-        )
-        in_words = hasattr(ctx.master, "app")  # mitmweb, which shows an answer on one line
-        install(ctx.master.commands, commands.all(), commands.words(), in_words=in_words)
-        if self._inspector.has_list:
-            ctx.master.commands.add("replay.client", self._replayer.press)
-
-    def _load(self, since: float) -> None:
-        """Put what was recorded since then into the inspector's list, once it is read."""
-
-        async def load() -> None:
-            most = min(loading.MOST, self.settings.inspector_flows)
-            try:
-                found = await self.storage.call(lambda store: loading.read(store, since, most))
-            except StoreError as error:
-                logger.warning("what was recorded cannot be loaded: %s", error)
-                return
-            number = self._inspector.adopt(found, self.settings)
-            logger.log(ALERT, "%s loaded", some(number, "recorded request"))
-
-        self._background.start("load", load())
-
-    def _address(self) -> ProxyAddress:
-        """Where clients of this machine reach the proxy."""
-        host, _, port = listener.local_address().rpartition(":")
-        return ProxyAddress("https" if self.settings.requires_client_tls else "http", host.strip("[]"), int(port))
-
-    def _pages(self) -> str:
-        """Where our own pages are; "" as long as there are none."""
-        scheme = "https" if self.settings.requires_client_tls else "http"
-        return f"{scheme}://{listener.local_address()}/ccflare/" if find_page("/ccflare/") else ""
 
 
 def client_authority(settings: Settings) -> ClientAuthority | None:

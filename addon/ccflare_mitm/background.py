@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from mitmproxy.utils import asyncio_utils
@@ -49,6 +50,18 @@ class Background:
         """Cancel all of them."""
         for task in self._tasks:
             task.cancel()
+
+
+def once_done[T](call: Future[T], loop: asyncio.AbstractEventLoop, go_on: Callable[[], object], otherwise: str) -> None:
+    """When a call on the store is over, go on in the event loop; if it has failed, warn that it is as `otherwise`."""
+
+    def done(call: Future[T]) -> None:
+        if error := call.exception():
+            logger.warning("%s: %s", otherwise, error)
+        else:
+            loop.call_soon_threadsafe(go_on)
+
+    call.add_done_callback(done)
 
 
 async def watch_memory(memory: MemoryWatch, seconds: float = MEMORY_SECONDS) -> None:

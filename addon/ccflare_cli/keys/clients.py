@@ -161,7 +161,7 @@ def _add(console: Console, arguments: argparse.Namespace) -> int:
         is_first = not store.clients.all()
         secret = store.clients.add(_consistent(new_key(arguments.name, now, **given)))
     console.write(secret)
-    scheme = "https" if read_settings(console, arguments.database).requires_client_tls else "http"
+    scheme = read_settings(console, arguments.database).own_scheme
     console.complain(f"That is the key {arguments.name}. It is not shown again: only a digest of it is kept.")
     if Permission.API_REQUEST in given.get("role", Role.CLIENT).permissions:
         console.complain(_HOW_TO_USE.format(scheme=scheme, address=proxy_address(console)))

@@ -189,6 +189,11 @@ class Settings:
         """Whether plain HTTP is refused on our port."""
         return self.client_tls == "required" or self.client_ca is not None
 
+    @property
+    def own_scheme(self) -> str:
+        """By which scheme clients reach our port."""
+        return "https" if self.requires_client_tls else "http"
+
     def api_url(self, path: str) -> str:
         """Where this path of the API is."""
         return f"{self.upstream}{self.upstream_path}{path}"
