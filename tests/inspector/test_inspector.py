@@ -210,12 +210,13 @@ def test_without_a_list_nothing_is_kept() -> None:
 # --- what was recorded ------------------------------------------------------------------------------------------------
 
 
-def recorded(number: int) -> Recorded:
+def recorded(number: int, **how: object) -> Recorded:
     row = dict.fromkeys(("status_code", "error_message", "account_name", "model", "output_tokens", "response_time_ms"))
     row |= dict.fromkeys(("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "cost_usd"))
     row |= dict.fromkeys(("session_id", "project", "client_name"))
     told = {"id": f"r{number}", "timestamp": number, "method": "POST", "path": "/v1/messages", "client_ip": "127.0.0.1"}
-    return Recorded(row | told | {"outcome": "ok"}, [], {"request": Head("application/json", "", 9000)})
+    ended = {"outcome": "ok", "failover_attempts": 0, **how}
+    return Recorded(row | told | ended, [], {"request": Head("application/json", "", 9000)})
 
 
 def test_what_was_recorded_is_adopted_once_and_with_the_bound_of_the_list(view: View) -> None:
@@ -228,6 +229,33 @@ def test_what_was_recorded_is_adopted_once_and_with_the_bound_of_the_list(view: 
     assert [flow.comment.rpartition("request=")[2] for flow in view] == ["r2", "r3", "r4"]
     assert [len(flow.request.raw_content) for flow in view] == [9000] * 3
     assert all(inspector.is_loaded(flow) for flow in view)
+
+
+@pytest.mark.parametrize(
+    ("how", "marked"),
+    [
+        ({"status_code": 200}, ""),
+        ({"status_code": 200, "failover_attempts": 1}, FAILED_OVER),
+        ({"status_code": 429, "outcome": "upstream_error"}, LIMITED),
+        ({"outcome": "refused"}, FAILED),
+    ],
+)
+def test_what_was_recorded_is_marked_as_what_has_run_here(view: View, how: dict[str, object], marked: str) -> None:
+    Inspector(lambda flow: None, held()).adopt([recorded(1, **how)], SETTINGS)
+    assert [flow.marked for flow in view] == [marked]
+
+
+def test_what_is_said_of_a_recorded_request_stands_where_the_list_shows_it(view: View) -> None:
+    inspector = Inspector(lambda flow: None, held())
+    inspector.adopt([recorded(1)], SETTINGS)
+    (flow,) = view
+    before = flow.comment
+
+    inspector.say(flow, "not replayed")
+    assert flow.comment == f"not replayed\n{before}"
+
+    inspector.say(flow, "")
+    assert flow.comment == before
 
 
 def test_what_runs_in_the_list_is_not_adopted(view: View) -> None:

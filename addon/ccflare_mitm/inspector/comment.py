@@ -37,6 +37,10 @@ class Comments:
         self._told[flow] = comment(story)
         return self._renew(flow)
 
+    def keep(self, flow: http.HTTPFlow) -> None:
+        """What the flow's comment says so far is ours, and was not written by a person."""
+        self._told[flow] = self._ours[flow] = flow.comment
+
     def say(self, flow: http.HTTPFlow, sentence: str) -> bool:
         """The same with a sentence over it, where the list shows it; without one ("") the last one goes."""
         self._said[flow] = visible(sentence)

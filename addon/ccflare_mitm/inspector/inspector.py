@@ -118,6 +118,8 @@ class Inspector:
         new = [each for each in recorded if each.row["id"] not in known] if view is not None else []
         for each in new:
             flow = flow_of(each, settings)
+            self._comments.keep(flow)
+            flow.marked = mark(each.row["outcome"], each.row["status_code"], each.row["failover_attempts"])
             self.held.promise(flow, each.row["id"], {part: head.size for part, head in each.bodies.items()})
             self._loaded[flow] = each.row["id"]
             view.add([flow])
@@ -191,6 +193,11 @@ def extend_page(master: Any, views: Sequence[Contentview], held: Held, pages: Pa
 
 def marker(exchange: Story) -> str:
     """The emoji in front of a flow: it failed, it met a limit, it moved to another account; none if all went well."""
-    if exchange.outcome not in (Outcome.OK, Outcome.CLIENT_ABORT):
-        return LIMITED if exchange.status in (429, 503, 529) else FAILED
-    return FAILED_OVER if exchange.failovers else ""
+    return mark(exchange.outcome, exchange.status, exchange.failovers)
+
+
+def mark(outcome: str | None, status: int | None, failovers: int) -> str:
+    """The same for what ended like this."""
+    if outcome not in (Outcome.OK, Outcome.CLIENT_ABORT):
+        return LIMITED if status in (429, 503, 529) else FAILED
+    return FAILED_OVER if failovers else ""

@@ -23,7 +23,7 @@ _UNITS = {"m": 60.0, "h": 3600.0, "d": 86_400.0}
 _COLUMNS = (
     *("id", "timestamp", "method", "path", "status_code", "outcome", "error_message", "account_name", "model"),
     *("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens", "cost_usd"),
-    *("session_id", "project", "client_name", "client_ip", "response_time_ms"),
+    *("session_id", "project", "client_name", "client_ip", "response_time_ms", "failover_attempts"),
 )
 _ROWS = f"""SELECT {", ".join(_COLUMNS)} FROM requests
     WHERE timestamp >= ? AND outcome IS NOT NULL ORDER BY timestamp DESC LIMIT ?"""  # noqa: S608 - columns of ours
