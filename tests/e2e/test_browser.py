@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, StorageState, expect
+from playwright.sync_api import Browser, Locator, Page, StorageState, expect
 
 from browser_kit import DESK, PHONE, Scheme, chromium, keep, look_at, opened
 from ccflare_core.accounts.account import Kind
@@ -170,6 +170,24 @@ def test_a_chart_of_an_hour_has_many_bars(proxy: Proxy, browser: Browser, sessio
         assert chart.locator("rect").count() > 20
         page.get_by_text("The same as a table").click()
         expect(page.get_by_role("columnheader", name="Minute")).to_be_visible()
+
+
+def test_a_telephone_shows_how_a_request_ended_and_what_it_cost_and_why_it_moved(
+    proxy: Proxy, browser: Browser, session: StorageState
+) -> None:
+    with opened(browser, address(proxy, f"requests?session={SESSION}"), session, width=PHONE) as page:
+        moved = page.get_by_role("row").filter(has_text="moved")
+        for shown in (moved.get_by_text("ok", exact=True), moved.get_by_text("$")):
+            assert ends_at(shown) <= ends_at(page.locator(".scroll"))
+        moved.get_by_role("link").first.click()
+        assert ends_at(page.get_by_role("cell", name="window_spent")) <= ends_at(page.locator(".scroll"))
+
+
+def ends_at(shown: Locator) -> float:
+    """How far from the window's left edge, in pixels."""
+    box = shown.bounding_box()
+    assert box is not None
+    return box["x"] + box["width"]
 
 
 def test_filters_stand_in_the_address(proxy: Proxy, browser: Browser, session: StorageState) -> None:
