@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from mitmproxy.connection import Client, Connection
 from mitmproxy.options import Options
-from mitmproxy.proxy import events
+from mitmproxy.proxy import commands, events
 
 from ccflare_core.config.settings import Settings
 from ccflare_core.config.target import UpstreamTarget
@@ -46,6 +46,11 @@ class Handler:
     async def drain_writers(self) -> None:
         """Its client takes whatever it gets."""
 
+    def ask(self) -> None:
+        """Ask for a connection, and wait for nothing."""
+        layer: Any = self.layer
+        self.desk.pool.take(layer, None, GetUpstream(self.desk.target, is_fresh=False))  # type: ignore[arg-type]
+
     async def get(self, target: UpstreamTarget | None = None, *, is_fresh: bool = False) -> Connection:
         """A connection for a request."""
         layer: Any = self.layer
@@ -75,6 +80,14 @@ class Desk:
         self.received = b""
         self.now = 1000.0
         self.ahead: Callable[[Client], UpstreamTarget | None] = lambda _: self.target
+        self.held_in = ""
+        """The hook in which an addon's function hangs."""
+        self.held = 0
+
+    async def run_hook(self, hook: commands.StartHook) -> None:
+        if hook.name == self.held_in:
+            self.held += 1
+            await asyncio.Event().wait()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.writers.append(writer)
@@ -91,15 +104,12 @@ class Desk:
         self.target = UpstreamTarget.of(Origin("http", "127.0.0.1", port), Pins.parse(""))
         guard = PinGuard(lambda: Pins.parse(""), enforced=lambda: True)
 
-        async def run_hook(_: object) -> None:
-            """There are no addons."""
-
         self.pool = UpstreamPool(
             self.handlers,
             Options(),
             lambda: Settings.build({}),
             UpstreamProof(guard),
-            run_hook,
+            self.run_hook,
             lambda client: self.ahead(client),
             lambda: self.now,
         )
@@ -237,13 +247,38 @@ async def test_a_repeated_request_gets_a_new_connection(desk: Desk) -> None:
 
 async def test_a_client_that_leaves_while_it_waits_ends_what_was_opened_for_it(desk: Desk) -> None:
     leaving, staying = Handler(desk), Handler(desk)
-    layer: Any = leaving.layer
-    desk.pool.take(layer, None, GetUpstream(desk.target, is_fresh=False))  # type: ignore[arg-type]
+    leaving.ask()
     leaving.leave()
 
     assert await staying.get() is not None
     await desk.until(lambda: desk.open == 1)
     assert leaving.told.empty()
+
+
+@pytest.mark.parametrize("hook", ["server_connect", "server_connected"])
+async def test_a_client_that_leaves_while_an_addon_looks_at_its_connection_ends_that_too(desk: Desk, hook: str) -> None:
+    leaving, desk.held_in = Handler(desk), hook
+    leaving.ask()
+    await desk.until(lambda: desk.held == 1)
+    leaving.leave()
+    desk.held_in = ""
+
+    await desk.until(lambda: repr(desk.pool) == "<UpstreamPool 0 opening, 0 idle, 0 lent>")
+    await desk.until(lambda: desk.open == 0)
+    assert await Handler(desk).get() is not None
+
+
+@pytest.mark.parametrize("hook", ["server_connect", "server_connected"])
+async def test_a_connection_that_an_addon_holds_for_too_long_is_given_up(desk: Desk, hook: str) -> None:
+    user, desk.held_in = Handler(desk), hook
+    user.ask()
+    await desk.until(lambda: desk.held == 1)
+    (end,) = desk.pool._opening.values()
+    end._run()
+    desk.held_in = ""
+
+    assert await asyncio.wait_for(user.told.get(), 30) == (None, "connection cancelled")
+    assert await Handler(desk).get() is not None
 
 
 async def test_a_server_that_is_not_there_is_told_to_who_asked(desk: Desk) -> None:

@@ -10,10 +10,11 @@ What goes from hand to hand is the entry in `transports`, by which a handler wri
 tunnel) need an entry too, to hand events through.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, NamedTuple
 
-from mitmproxy.connection import Client, Connection
+from mitmproxy.connection import Client, Connection, ConnectionState
 from mitmproxy.options import Options
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.context import Context
@@ -126,7 +127,10 @@ class UpstreamConnection(ConnectionHandler):
         http1 = self.layer.connections[self.server].context.layers[-1]
         if not isinstance(http1, Http1Client) or http1.state != http1.read_headers or http1.request or http1.buf:
             return False
-        return all(is_still(transport.reader, transport.writer) for transport in self.transports.values())
+        return all(
+            connection.connected and is_still(transport.reader, transport.writer)  # not about to be closed, either
+            for connection, transport in self.transports.items()
+        )
 
     # From hand to hand
 
@@ -173,6 +177,24 @@ class UpstreamConnection(ConnectionHandler):
         drain: Any = super().drain_writers if self._borrower is None else self._borrower.handler.drain_writers
         await drain()
         self._is_delivering = False
+
+    async def open_connection(self, command: commands.OpenConnection) -> None:
+        """Connect, and read what comes."""
+        try:
+            await super().open_connection(command)
+        except asyncio.CancelledError:
+            await self._give_up(command)
+            raise
+
+    async def _give_up(self, command: commands.OpenConnection) -> None:
+        """Say that nothing comes of it. Of one that is cancelled in an addon's hook mitmproxy says nothing."""
+        connection = command.connection
+        if self.layer.opened is not None or (transport := self.transports.pop(connection, None)) is None:
+            return
+        if transport.writer is not None:
+            transport.writer.close()
+        connection.state, connection.error = ConnectionState.CLOSED, "connection cancelled"
+        await self.server_event(events.OpenConnectionCompleted(command, connection.error))
 
     async def handle_connection(self, connection: Connection) -> None:
         """Read it to its end."""
