@@ -29,6 +29,8 @@ class Handler:
     def __init__(self, desk: "Desk") -> None:
         self.desk = desk
         self.client = client()
+        self.waits = True
+        self.stream: Any = SimpleNamespace(awaits=lambda asked: self.waits)
         self.transports: dict[Connection, Any] = {}
         self.told: asyncio.Queue[Any] = asyncio.Queue()
         """What comes of its requests: (connection, problem)."""
@@ -49,13 +51,13 @@ class Handler:
     def ask(self) -> None:
         """Ask for a connection, and wait for nothing."""
         layer: Any = self.layer
-        self.desk.pool.take(layer, None, GetUpstream(self.desk.target, is_fresh=False))  # type: ignore[arg-type]
+        self.desk.pool.take(layer, self.stream, GetUpstream(self.desk.target, is_fresh=False))
 
     async def get(self, target: UpstreamTarget | None = None, *, is_fresh: bool = False) -> Connection:
         """A connection for a request."""
         layer: Any = self.layer
         asked = GetUpstream(target or self.desk.target, is_fresh=is_fresh)
-        if (idle := self.desk.pool.take(layer, None, asked)) is not None:  # type: ignore[arg-type]
+        if (idle := self.desk.pool.take(layer, self.stream, asked)) is not None:
             return idle
         connection, problem = await asyncio.wait_for(self.told.get(), 30)
         assert connection is not None, problem
@@ -281,6 +283,27 @@ async def test_a_connection_that_an_addon_holds_for_too_long_is_given_up(desk: D
     assert await Handler(desk).get() is not None
 
 
+async def test_a_connection_that_came_too_late_is_for_the_next_client(desk: Desk) -> None:
+    late = Handler(desk)
+    late.ask()
+    late.waits = False
+
+    await desk.until(lambda: repr(desk.pool) == "<UpstreamPool 0 opening, 1 idle, 0 lent>")
+    assert (late.told.empty(), late.transports) == (True, {})
+    assert await Handler(desk).get() is not None
+    assert len(desk.writers) == 1
+
+
+async def test_a_connection_that_was_lost_in_an_addons_hook_is_nobodys(desk: Desk) -> None:
+    user = Handler(desk)
+    user.ask()
+    (one,) = desk.pool._opening
+    desk.pool._ended(one)
+
+    await desk.pool._opened(one, user.client, None)
+    assert user.told.empty()
+
+
 async def test_a_server_that_is_not_there_is_told_to_who_asked(desk: Desk) -> None:
     away = replace(desk.target, address=("127.0.0.1", 9))
 
@@ -319,3 +342,15 @@ async def test_the_end_closes_what_nobody_uses_and_keeps_nothing(desk: Desk) -> 
 
     user.leave()
     await desk.until(lambda: desk.open == 0)
+
+
+async def test_the_end_leaves_to_who_waits_what_is_opened_for_it(desk: Desk) -> None:
+    user = Handler(desk)
+    desk.pool.expect(user.client)
+    desk.pool.expect(Handler(desk).client)
+    user.ask()
+
+    desk.pool.close()
+
+    connection, problem = await asyncio.wait_for(user.told.get(), 30)
+    assert (connection in user.transports, problem) == (True, None)

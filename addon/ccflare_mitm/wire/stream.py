@@ -68,6 +68,7 @@ from ccflare_mitm.wire.guarded_tunnel import GuardedTunnel
 from ccflare_mitm.wire.services import PAGE_BYTES, BodyBounds
 from ccflare_mitm.wire.states import UNANSWERED, Event, IllegalState, State
 from ccflare_mitm.wire.upload import Upload
+from ccflare_mitm.wire.upstream import GetUpstream
 from ccflare_mitm.wire.upstream_side import UpstreamSide
 
 logger = logging.getLogger("ccflare")
@@ -108,6 +109,11 @@ class FailoverStream(HttpStream):
         mitmproxy decides that, by putting `passthrough` in the place of `_handle_event`.
         """
         return bool(self._handle_event == self.passthrough)
+
+    def awaits(self, asked: GetUpstream) -> bool:
+        """Whether it still waits for the connection that it has asked for by this."""
+        attempt = self._course.attempt
+        return self._course.state is State.CONNECTING and attempt is not None and attempt.command is asked
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
         try:

@@ -65,6 +65,11 @@ class Waiter(NamedTuple):
     """A FailoverStream."""
     asked: GetUpstream
 
+    @property
+    def is_there(self) -> bool:
+        """Whether it still waits: neither its client has left, nor has it been answered or sent another way."""
+        return self.borrower.is_there and bool(self.stream.awaits(self.asked))
+
     def is_of(self, handler: ConnectionHandler) -> bool:
         """Whether it came by that handler's client."""
         return self.borrower.handler is handler
@@ -167,8 +172,7 @@ class UpstreamPool:
                 self._keep(one)
         for key in [key for key, waiting in self._waiting.items() if any(each.is_of(handler) for each in waiting)]:
             self._waiting[key] = deque(each for each in self._waiting[key] if not each.is_of(handler))
-            opening = [one for one in self._opening if self._keys[one] == key]
-            self._close_all(opening[len(self._waiting[key]) :])  # nobody waits for these any more
+            self._close_spare(key)
 
     # Start over, end
 
@@ -178,9 +182,11 @@ class UpstreamPool:
         self._close_all(self._idle)
 
     def close(self) -> None:
-        """Close what nobody uses, and keep nothing from here on."""
+        """Close what nobody uses or waits for, and keep nothing from here on."""
         self._is_closed = True
-        self._close_all((*self._idle, *self._opening))
+        self._close_all(self._idle)
+        for key in {self._keys[one] for one in self._opening}:
+            self._close_spare(key)
 
     # Pieces
 
@@ -196,7 +202,9 @@ class UpstreamPool:
         """Opening a connection is over: the first who waits gets what has come of it."""
         if (end := self._opening.pop(one, None)) is not None:
             end.cancel()
-        waiter = self._next_waiter(self._keys[one])
+        if (key := self._keys.get(one)) is None:  # it is closed, and an addon's hook was in it for longer than that
+            return
+        waiter = self._next_waiter(key)
         if problem is not None:
             self._ended(one)
             is_on_the_way = self._proof.is_on_the_way(server)
@@ -204,17 +212,22 @@ class UpstreamPool:
                 await waiter.tell(None, failure_words.on_the_way(problem) if is_on_the_way else problem)
         elif waiter is not None:
             await waiter.tell(self._lend(one, waiter.borrower), None)
-        elif self._is_current(one) and self._proof.flaw(server, self._keys[one].target, leased=True) is None:
+        elif self._is_current(one) and self._proof.flaw(server, key.target, leased=True) is None:
             self._keep(one)
         else:
             one.close()
+
+    def _close_spare(self, key: Key) -> None:
+        """Close what is being opened, and nobody waits for."""
+        opening = [one for one in self._opening if self._keys[one] == key]
+        self._close_all(opening[len(self._waiting.get(key, ())) :])
 
     def _next_waiter(self, key: Key) -> Waiter | None:
         waiting = self._waiting.pop(key, deque())
         found = None
         while waiting and found is None:
             waiter = waiting.popleft()
-            found = waiter if waiter.borrower.is_there else None
+            found = waiter if waiter.is_there else None
         if waiting:
             self._waiting[key] = waiting
         return found
