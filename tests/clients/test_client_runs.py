@@ -88,16 +88,16 @@ def test_what_has_no_price_is_told_of_once_and_with_the_refusal() -> None:
     assert "without a known price come on top" in spent.message
 
 
-def test_a_run_that_is_over_is_forgotten_with_what_it_has_spent() -> None:
+def test_a_run_that_comes_back_to_life_has_spent_what_it_had() -> None:
     runs = ClientRuns()
     runs.replace([RUN])
-    runs.add(RUN, 1, Decimal(5))
+    runs.add(RUN, 1, Decimal(3))
     runs.replace([])
-    runs.add(RUN, 1, Decimal(5))
+    runs.add(RUN, 1, Decimal(2))  # of a request that had begun before
 
     assert runs.find(RUN.id) is None
     runs.replace([RUN])
-    assert runs.spent_up(RUN) is None
+    assert runs.spent_up(RUN) is not None
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def valid_tag(text: str) -> bool:
 
 
 class ClientRuns:
-    """The runs that go on, and what each has cost here. `warn` gets sentences for the log."""
+    """The runs that go on, and what those with a budget have cost here. `warn` gets sentences for the log."""
 
     def __init__(self, warn: Callable[[str], None] = lambda sentence: None) -> None:
         self._runs: dict[str, ClientRun] = {}
@@ -93,10 +93,11 @@ class ClientRuns:
         self._warn = warn
 
     def replace(self, runs: Iterable[ClientRun]) -> None:
-        """Take these for the old ones. What one that goes on has cost here stays counted."""
+        """Take these for the old ones. What each has cost here stays counted.
+
+        Also that of one which is gone: a sign of life brings it back, as after a weekend's sleep.
+        """
         self._runs = {run.id: run for run in runs}
-        self._spent = {id: spent for id, spent in self._spent.items() if id in self._runs}
-        self._unpriced &= self._runs.keys()
 
     def find(self, label: str) -> ClientRun | None:
         """The run that a client says it is in."""
@@ -123,11 +124,11 @@ class ClientRuns:
 
     def add(self, run: ClientRun, tokens: int | None, dollars: Decimal | None) -> None:
         """An exchange in it used that much (None: unknown)."""
-        if run.id not in self._runs:
+        if run.dollars is None:
             return
         if dollars is not None:
             self._spent[run.id] = self._spent.get(run.id, Decimal()) + dollars
-        elif tokens and run.dollars is not None and run.id not in self._unpriced:
+        elif tokens and run.id not in self._unpriced:
             self._unpriced.add(run.id)
             self._warn(
                 f"{run.id} uses a model without a known price, which its budget does not see: add it with "
