@@ -8,9 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from mitmproxy.connection import Client, Connection
+from mitmproxy.connection import Client, Connection, ConnectionState, Server
 from mitmproxy.options import Options
 from mitmproxy.proxy import commands, events
+from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.layers.http import HTTPMode
 
 from ccflare_core.config.settings import Settings
 from ccflare_core.config.target import UpstreamTarget
@@ -18,6 +20,7 @@ from ccflare_core.http.egress import EgressProxy
 from ccflare_core.http.origins import Origin
 from ccflare_core.http.pinning import PinGuard
 from ccflare_core.http.pins import Pins
+from ccflare_mitm.wire.layer import FailoverLayer
 from ccflare_mitm.wire.upstream import GetUpstream, UpstreamProof
 from ccflare_mitm.wire.upstream_pool import IDLE_SECONDS, MOST_IDLE, UpstreamPool
 from flow_kit import client
@@ -292,6 +295,19 @@ async def test_a_connection_that_came_too_late_is_for_the_next_client(desk: Desk
     assert (late.told.empty(), late.transports) == (True, {})
     assert await Handler(desk).get() is not None
     assert len(desk.writers) == 1
+
+
+async def test_a_connection_in_its_handshake_is_nobodys_yet(desk: Desk) -> None:
+    services: Any = SimpleNamespace()
+    layer, server = FailoverLayer(Context(client(), Options()), HTTPMode.regular, services), Server(address=None)
+    server.address, server.state = desk.target.address, ConnectionState.OPEN
+    layer.connections[server] = layer
+    asked = GetUpstream(desk.target, is_fresh=False)
+
+    layer.waiting_for_establishment[server] = []
+    assert layer._own(asked) is None
+    del layer.waiting_for_establishment[server]
+    assert layer._own(asked) is server
 
 
 async def test_a_connection_that_was_lost_in_an_addons_hook_is_nobodys(desk: Desk) -> None:

@@ -237,11 +237,13 @@ class FailoverLayer(HttpLayer):
     def _own(self, event: GetUpstream) -> Connection | None:
         """The connection that this client has used before, if it has one, and may use it again.
 
-        mitmproxy puts none of HTTP/2's requests on an HTTP/1 connection that has carried another.
+        mitmproxy puts none of HTTP/2's requests on an HTTP/1 connection that has carried another. One may be connected
+        and still in its handshake: a request for it has been given up, and it has proved nothing.
         """
         if event.is_fresh or self.context.client.alpn == b"h2":
             return None
-        return next((one for one in self.connections if event.connection_spec_matches(one) and one.connected), None)
+        made = (one for one in self.connections if one not in self.waiting_for_establishment)
+        return next((one for one in made if event.connection_spec_matches(one) and one.connected), None)
 
     def register_connection(self, command: RegisterHttpConnection) -> CommandGenerator[None]:
         """As mitmproxy's; of a failure it is told whether it is the proxy's on the way."""
