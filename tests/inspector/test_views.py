@@ -15,6 +15,7 @@ from mitmproxy.contentviews._view_raw import raw
 from mitmproxy.test import tflow, tutils
 
 from ccflare_core.exchange.story import Story
+from ccflare_mitm.inspector.comment import Comments
 from ccflare_mitm.inspector.views import LIMIT, ConversationView, EventsView, Sources
 from corpus import COUNTS, SSE, stream
 from exchange_kit import EPOCH, OK, Bench, Reply, limited
@@ -106,6 +107,19 @@ def test_an_answer_shows_who_served_it_and_then_the_question_and_what_was_said()
 def test_an_answer_that_nothing_is_known_of_tells_what_it_says_itself() -> None:
     text, _ = Looker().show(flow_of())
     assert text.startswith("usage: 12 in, 310 out\nstopped: end_turn\n\n# user (the question)\n")
+
+
+def test_an_answer_that_was_but_recorded_tells_what_the_list_does() -> None:
+    flow, comments = flow_of(), Comments()
+    attempts = [f"attempt {n}: max-1, overloaded, 0.1 s" for n in range(1, 6)]
+    flow.comment = "\n".join(("max-1 ▸ opus-4-8", *attempts, "account=max-1 outcome=ok"))
+    comments.keep(flow)
+    comments.say(flow, "not replayed")
+    view = ConversationView(Sources(lambda _: None, lambda _: None, told=comments.told))
+
+    text = view.prettify(b"", Metadata(flow=flow, http_message=flow.response))
+
+    assert text.splitlines()[:5] == ["max-1 ▸ opus-4-8", *attempts[-3:], "usage: 12 in, 310 out"]
 
 
 def test_a_request_without_an_answer_tells_how_far_it_is() -> None:

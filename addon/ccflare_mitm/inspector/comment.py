@@ -14,7 +14,7 @@ from mitmproxy import http
 from ccflare_core.exchange.log_line import money, served_by, waited
 from ccflare_core.exchange.steps import Outcome, Ticket
 from ccflare_core.exchange.story import Story
-from ccflare_core.exchange.summary import attempt_line
+from ccflare_core.exchange.summary import ATTEMPTS, attempt_line
 from ccflare_core.text import local_time
 from ccflare_core.transcripts.visible import visible
 
@@ -40,6 +40,11 @@ class Comments:
     def keep(self, flow: http.HTTPFlow) -> None:
         """What the flow's comment says so far is ours, and was not written by a person."""
         self._told[flow] = self._ours[flow] = flow.comment
+
+    def told(self, flow: http.HTTPFlow) -> list[str]:
+        """What its first lines tell of the exchange: who served it, and the last attempts; nothing of others."""
+        head, *attempts = self._told.get(flow, "").splitlines()[:-1] or [""]
+        return [each for each in (head, *attempts[-ATTEMPTS:]) if each]
 
     def say(self, flow: http.HTTPFlow, sentence: str) -> bool:
         """The same with a sentence over it, where the list shows it; without one ("") the last one goes."""

@@ -45,7 +45,7 @@ class Inspector:
 
     def open(self, pages: PageServer) -> None:
         """Give mitmproxy our views, and mitmweb what makes them readable, and our pages."""
-        sources = Sources(self._find, self.live.asked, note=self.held.note)
+        sources = Sources(self._find, self.live.asked, note=self.held.note, told=self._comments.told)
         self._views = views = ConversationView(sources), EventsView(sources)
         for view in views:
             contentviews.add(view)

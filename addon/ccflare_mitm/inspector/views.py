@@ -38,7 +38,7 @@ CHOSEN, NOT_CHOSEN = 3.0, -1.0
 class Sources:
     """What the views ask: `find` knows a flow's exchange, `asked` is told of each flow that is looked at.
 
-    `note` tells what is to be known of a body.
+    `note` tells what is to be known of a body, `told` what the list tells of a flow whose exchange was but recorded.
     """
 
     def __init__(
@@ -47,10 +47,12 @@ class Sources:
         asked: Callable[[http.HTTPFlow], object],
         wall: Callable[[], float] = time.time,  # noqa: TID251
         note: Callable[[http.HTTPFlow, str], str] = lambda flow, part: "",
+        told: Callable[[http.HTTPFlow], Sequence[str]] = lambda flow: (),
     ) -> None:
         self.find = find
         self.asked = asked
         self.note = note
+        self.told = told
         self.wall = wall
 
 
@@ -112,7 +114,11 @@ class ConversationView(_View):
         body, kind, coding = _body(message)
         told += self._noted(flow, message)
         reading = (story.reading if story else None) or _reading(body, kind, coding)
-        about = summary(story, reading, self._sources.wall()) if story else usage_lines(reading)
+        about = (
+            summary(story, reading, self._sources.wall())
+            if story
+            else (*self._sources.told(flow), *usage_lines(reading))
+        )
         if shown := [*map(visible, about), *told]:
             yield from [*shown, ""]
         answer = read_answer(body, kind, coding)
