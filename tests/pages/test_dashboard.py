@@ -73,6 +73,12 @@ async def test_accounts_show_their_state_and_a_button(past: Path) -> None:
     assert "$0.0120" in shown
 
 
+@pytest.mark.parametrize("target", ["/ccflare/", "/ccflare/usage?since=24h"])
+async def test_what_was_refused_stands_beside_the_share_that_was_successful(past: Path, target: str) -> None:
+    assert "<dt>Successful</dt><dd>100 %</dd>" in (shown := await text(past, target))
+    assert "<dt>Refused here</dt><dd>1</dd>" in shown
+
+
 async def test_what_runs_now_is_shown_with_its_tokens_so_far(past: Path) -> None:
     bench = Bench("a")
     assert 'colspan="7">Nothing.' in await text(past, "/ccflare/", bench)
