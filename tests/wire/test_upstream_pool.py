@@ -88,11 +88,12 @@ class Desk:
         self.held_in = ""
         """The hook in which an addon's function hangs."""
         self.held = 0
+        self.let_go = asyncio.Event()
 
     async def run_hook(self, hook: commands.StartHook) -> None:
         if hook.name == self.held_in:
             self.held += 1
-            await asyncio.Event().wait()
+            await self.let_go.wait()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.writers.append(writer)
@@ -284,6 +285,22 @@ async def test_a_connection_that_an_addon_holds_for_too_long_is_given_up(desk: D
 
     assert await asyncio.wait_for(user.told.get(), 30) == (None, "connection cancelled")
     assert await Handler(desk).get() is not None
+
+
+async def test_a_client_that_leaves_while_it_waits_costs_no_other_its_connection(desk: Desk) -> None:
+    staying, leaving, coming = Handler(desk), Handler(desk), Handler(desk)
+    desk.held_in = "server_connect"
+    staying.ask()
+    leaving.ask()
+    await desk.until(lambda: desk.held == 2)
+    leaving.leave()
+    coming.ask()
+    desk.let_go.set()
+
+    for each in (staying, coming):
+        connection, problem = await asyncio.wait_for(each.told.get(), 30)
+        assert (problem, connection in each.transports) == (None, True)
+    await desk.until(lambda: repr(desk.pool) == "<UpstreamPool 0 opening, 0 idle, 2 lent>")
 
 
 async def test_a_connection_that_came_too_late_is_for_the_next_client(desk: Desk) -> None:

@@ -200,10 +200,13 @@ class UpstreamPool:
 
     async def _opened(self, one: UpstreamConnection, server: Connection, problem: str | None) -> None:
         """Opening a connection is over: the first who waits gets what has come of it."""
-        if (end := self._opening.pop(one, None)) is not None:
-            end.cancel()
-        if (key := self._keys.get(one)) is None:  # it is closed, and an addon's hook was in it for longer than that
+        if (end := self._opening.pop(one, None)) is None:  # it was given up, or lost: it is none that is waited for
+            one.close()
+            if problem is not None:
+                self._ended(one)
             return
+        end.cancel()
+        key = self._keys[one]
         waiter = self._next_waiter(key)
         if problem is not None:
             self._ended(one)
@@ -264,18 +267,21 @@ class UpstreamPool:
 
     def _close_all(self, those: Iterable[UpstreamConnection]) -> None:
         for one in tuple(those):
-            if (idle := self._idle.pop(one, None)) is not None:
-                idle.end.cancel()
+            self._stop_clock(one)
             one.close()
 
     def _ended(self, one: UpstreamConnection) -> None:
         """A connection is closed, or could not be opened."""
+        self._stop_clock(one)
+        self._forget_loan(one)
+        self._keys.pop(one, None)
+
+    def _stop_clock(self, one: UpstreamConnection) -> None:
+        """It is neither waited for from here on, nor does it wait itself."""
         if (opening := self._opening.pop(one, None)) is not None:
             opening.cancel()
         if (idle := self._idle.pop(one, None)) is not None:
             idle.end.cancel()
-        self._forget_loan(one)
-        self._keys.pop(one, None)
 
     def _forget_loan(self, one: UpstreamConnection) -> None:
         for connection in one.connections:
