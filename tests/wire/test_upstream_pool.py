@@ -327,14 +327,19 @@ async def test_a_connection_in_its_handshake_is_nobodys_yet(desk: Desk) -> None:
     assert layer._own(asked) is server
 
 
-async def test_a_connection_that_was_lost_in_an_addons_hook_is_nobodys(desk: Desk) -> None:
-    user = Handler(desk)
-    user.ask()
-    (one,) = desk.pool._opening
-    desk.pool._ended(one)
+async def test_a_connection_that_is_lost_while_an_addon_looks_at_its_handshake_is_told_of_at_once(desk: Desk) -> None:
+    target, user, desk.held_in = replace(desk.target, tls_name="localhost"), Handler(desk), "tls_start_server"
+    layer: Any = user.layer
+    desk.pool.take(layer, user.stream, GetUpstream(target, is_fresh=False))
+    await desk.until(lambda: desk.held == 1)
 
-    await desk.pool._opened(one, user.client, None)
+    desk.writers[0].close()
+
+    assert await asyncio.wait_for(user.told.get(), 30) == (None, "server closed connection")
+    desk.let_go.set()
+    assert await Handler(desk).get() is not None
     assert user.told.empty()
+    assert repr(desk.pool) == "<UpstreamPool 0 opening, 0 idle, 1 lent>"
 
 
 async def test_a_server_that_is_not_there_is_told_to_who_asked(desk: Desk) -> None:

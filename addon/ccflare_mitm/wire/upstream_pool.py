@@ -38,6 +38,8 @@ IDLE_SECONDS = 60.0
 SILENT_SECONDS = 0.2
 """How long after it has connected a client that has something to ask has begun to. A program that looks at a page of
 ours is over by then, and not worth a connection."""
+LOST = "server closed connection"
+"""In mitmproxy's words, of a connection that was never open."""
 GRACE_SECONDS = 5.0
 """How much longer than a request would wait for it a connection may take to open."""
 
@@ -272,6 +274,10 @@ class UpstreamPool:
 
     def _ended(self, one: UpstreamConnection) -> None:
         """A connection is closed, or could not be opened."""
+        if one in self._opening:  # an addon's hook looks at it, and mitmproxy tells of it only when that is over
+            told = self._opened(one, next(iter(one.connections)), LOST)
+            asyncio_utils.create_task(told, name="upstream connection lost", keep_ref=True)
+            return
         self._stop_clock(one)
         self._forget_loan(one)
         self._keys.pop(one, None)
