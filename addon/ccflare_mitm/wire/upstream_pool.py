@@ -197,8 +197,13 @@ class UpstreamPool:
         one = UpstreamConnection(client, self._options, asked, self._run_hook, self._opened, self._ended)
         self._keys[one] = key
         seconds = self._settings().connect_seconds + GRACE_SECONDS
-        self._opening[one] = asyncio.get_running_loop().call_later(seconds, one.close)
+        self._opening[one] = asyncio.get_running_loop().call_later(seconds, self._expire, one)
         asyncio_utils.create_task(one.open(), name="upstream connection", keep_ref=True, client=client.peername)
+
+    def _expire(self, one: UpstreamConnection) -> None:
+        """It has taken longer to open than any request waits for it: whatever holds it, nobody is to count on it."""
+        one.close()
+        self._ended(one)
 
     async def _opened(self, one: UpstreamConnection, server: Connection, problem: str | None) -> None:
         """Opening a connection is over: the first who waits gets what has come of it."""
@@ -251,7 +256,7 @@ class UpstreamPool:
         if len(same) >= MOST_IDLE:
             self._close_all(same[:1])
         self.kept.add(one.server)
-        end = asyncio.get_running_loop().call_later(IDLE_SECONDS, one.close)
+        end = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._close_all, (one,))
         self._idle[one] = Idle(self._wall(), end)
 
     def _take_idle(self, key: Key) -> UpstreamConnection | None:
