@@ -95,6 +95,25 @@ async def test_what_runs_now_is_shown_with_its_tokens_so_far(past: Path) -> None
     assert row.endswith('<td class="n">25</td><td class="n">~4</td>')
 
 
+@pytest.mark.parametrize("target", ["/ccflare/", "/ccflare/requests"])
+async def test_a_request_that_runs_has_its_account_and_its_model_among_the_others(tmp_path: Path, target: str) -> None:
+    bench = Bench("a")
+    exchange = bench.begin()
+    exchange.next_step()
+    exchange.delivering(200, STREAM)
+    exchange.capture.add(START)
+    exchange.capture.add(DELTA)
+    with History(tmp_path / "ccflare.db") as history:
+        bench.exchanges.open[history.exchange(NOON - 1, model=None, outcome=None)] = exchange
+
+    shown = await text(tmp_path / "ccflare.db", target, bench)
+
+    last = shown[shown.rindex("<tbody>") :]
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", last)
+    assert cells[1:3] == ["max-a", "opus-4-8"]
+    assert cells[5:9] == ["running", "25", "~4", "–"]
+
+
 @pytest.mark.parametrize("target", ["/ccflare/", "/ccflare/requests", "/ccflare/usage?since=24h"])
 async def test_what_clients_have_sent_is_escaped_and_made_visible(past: Path, target: str) -> None:
     shown = await text(past, target)

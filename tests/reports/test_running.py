@@ -4,7 +4,7 @@ import pytest
 
 from ccflare_core.exchange.steps import Send
 from ccflare_core.reports.queries import Exchange as Row
-from ccflare_core.reports.running import running
+from ccflare_core.reports.running import as_they_run, running
 from exchange_kit import END, EPOCH, OK, START, STREAM, Bench
 
 DELTA = (
@@ -26,6 +26,18 @@ def test_a_request_that_waits_has_its_model_and_its_time() -> None:
 
     assert (told.at, told.seconds, told.model, told.session) == (EPOCH, 1.5, "claude-opus-4-8", "session-1")
     assert (told.account, told.status, told.outcome, told.input_tokens, told.output_tokens) == (None,) * 5
+
+
+def test_what_was_recorded_of_a_request_that_is_open_here_is_told_as_far_as_it_has_come() -> None:
+    bench = Bench()
+    exchange = bench.begin()
+    here = row(bench)
+    begun = here._replace(model=None, session=None)
+    elsewhere, ended = begun._replace(id="elsewhere"), begun._replace(outcome="ok")
+
+    told = as_they_run([begun, elsewhere, ended], {exchange.id: exchange}, bench.clock.wall)
+
+    assert told == [here, elsewhere, ended]
 
 
 def test_a_stream_that_runs_has_its_account_and_the_tokens_so_far() -> None:

@@ -1,10 +1,17 @@
 """A request that is still open, or has just ended, as the record will have it: a row not written yet. Pure."""
 
+from collections.abc import Iterable, Mapping
+
 from ccflare_core.exchange.final_row import final_columns
 from ccflare_core.exchange.story import Story
 from ccflare_core.reports.queries import Exchange
 from ccflare_core.secrets.redact import label
 from ccflare_core.text import to_seconds
+
+
+def as_they_run(rows: Iterable[Exchange], stories: Mapping[str, Story], now: float) -> list[Exchange]:
+    """The rows, with what is known by now of those that are open here: of them the record has their heads alone."""
+    return [running(stories[row.id], now) if row.outcome is None and row.id in stories else row for row in rows]
 
 
 def running(story: Story, now: float) -> Exchange:

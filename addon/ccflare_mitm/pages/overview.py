@@ -15,7 +15,7 @@ from ccflare_core.reports.figures import foretell_end
 from ccflare_core.reports.forecast import Forecast
 from ccflare_core.reports.limit_history import LimitHistory
 from ccflare_core.reports.queries import Exchange, Reports
-from ccflare_core.reports.running import running
+from ccflare_core.reports.running import as_they_run, running
 from ccflare_core.reports.traffic import Period, Traffic
 from ccflare_core.store.store import Store
 from ccflare_mitm.pages.admin import Admin
@@ -70,7 +70,7 @@ async def show_overview(admin: Admin, visit: Visit) -> Answer:
         cards=[card(status, recorded.forecasts, visit.at) for status in statuses],
         open=open_requests(admin.exchanges.open.values(), visit.at),
         today=recorded.today,
-        exchanges=recorded.last,
+        exchanges=as_they_run(recorded.last, admin.exchanges.open, visit.at),
         needs_code=admin.needs_code(),
     )
 

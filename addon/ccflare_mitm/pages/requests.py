@@ -9,6 +9,7 @@ from ccflare_core.exchange.steps import Outcome
 from ccflare_core.exchange.summary import tokens_in_words
 from ccflare_core.reports.figures import count
 from ccflare_core.reports.queries import OPEN, Exchange, Position, Reports, Wanted
+from ccflare_core.reports.running import as_they_run
 from ccflare_core.text import to_ms
 from ccflare_core.transcripts.passages import Section, sections_of, whole_of, within
 from ccflare_core.transcripts.recorded import Recorded, facts_of, read_recorded
@@ -45,7 +46,7 @@ async def show_list(admin: Admin, visit: Visit) -> Answer:
     return await long_page(
         "requests.html",
         visit,
-        exchanges=rows,
+        exchanges=as_they_run(rows, admin.exchanges.open, visit.at),
         filters=filters,
         names=Wanted._fields,
         outcomes=OUTCOMES,
