@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from ccflare_core.clients import checks
 from ccflare_core.clients.access import AccessLists
 from ccflare_core.clients.admission import Count, Decision, Ending, admit
-from ccflare_core.clients.authentication import LOCAL, OWNER, Principal
+from ccflare_core.clients.authentication import LOCAL, OWNER, Digest, Principal
 from ccflare_core.clients.checks import CHECKS, CONNECT_CHECKS, UNCOUNTED_CHECKS, Admitted, Way
-from ccflare_core.clients.client_runs import ClientRun, ClientRuns
-from ccflare_core.clients.keys import Permission, Role
+from ccflare_core.clients.client_runs import LOST_SECONDS, ClientRun, ClientRuns
+from ccflare_core.clients.keys import ClientKey, Permission, Role
 from ccflare_core.clients.rate_limits import SOON, Moment, RateLimits
 from ccflare_core.clients.request_head import GateState, PageAccess, RequestHead
 from ccflare_core.clients.sessions import Session
@@ -24,7 +24,7 @@ from ccflare_core.config.settings import Settings
 from ccflare_core.http.headers import HEAD_BYTES, Header, Line
 from ccflare_core.http.rejection import Rejection
 from exchange_kit import EPOCH
-from guard_kit import SECRET, a_key, ring_of
+from guard_kit import PEPPER, SECRET, a_key, digest, ring_of
 
 NOW = Moment(1000.0, EPOCH)
 WRONG = "ccf_" + "w" * 32
@@ -392,6 +392,7 @@ def test_a_key_gets_no_further_by_managed_agents_than_it_may_go(limits: dict[str
 
 def test_order_of_a_connect_is_that_of_a_request() -> None:
     same: dict[checks.Check, checks.Check] = {
+        checks.run_of_tunnel: checks.known_run,
         checks.permitted_tunnel: checks.permitted,
         checks.limits_of_tunnel: checks.limits_of_key,
     }
@@ -665,6 +666,26 @@ def test_runs_one_that_is_not_known_or_not_sure_is_served_nothing(said: str, tun
     head = a_head(presented=(), run=said, tunnel=replace(LOCAL, run=tunnel))
 
     assert deciding(head, a_state(**IN_RUN)) == check
+
+
+@pytest.mark.parametrize(
+    ("silent", "said", "check"),
+    [
+        (0, "", "go_on"),
+        (0, "run-3", "go_on"),
+        (0, "run-1", "run_of_tunnel"),
+        (LOST_SECONDS + 1, "", "run_of_tunnel"),
+        (None, "", "run_of_tunnel"),
+    ],
+)
+def test_runs_a_temporary_key_opens_no_tunnel_after_its_run(silent: float | None, said: str, check: str) -> None:
+    owner, runs = ClientKey("run-3", "run-3", tunnels=True), ClientRuns()
+    if silent is not None:
+        runs.replace([RUN, ClientRun("run-3", EPOCH, EPOCH - silent, "run-3", is_keyed=True)])
+    of_run = {digest(SECRET, PEPPER): Digest("run-3", EPOCH + 1, "run-3")}
+    ring = replace(ring_of(KEY), digests=of_run, temporary={"run-3": owner})
+
+    assert deciding(replace(ELSEWHERE, run=said), replace(a_state(runs=runs), ring=ring)) == check
 
 
 @pytest.mark.parametrize("run", ["run-1", "run-2", "run-9"])

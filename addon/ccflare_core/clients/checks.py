@@ -186,6 +186,14 @@ def known_run(request: Request) -> Rejection | None:
     return request.state.runs.objection(request.run, key, request.now.wall)
 
 
+def run_of_tunnel(request: Request) -> Rejection | None:
+    """A run's temporary key opens no tunnel to another host once its run is over, or gives no sign of life."""
+    principal = request.identity.principal
+    if not request.leads_elsewhere or principal is None or not principal.run:
+        return None
+    return request.state.runs.objection(request.run, principal.key, request.now.wall)
+
+
 def permitted(request: Request) -> Rejection | None:
     """The key's role has to have the permission."""
     needed, principal = _permission(request), request.identity.principal
@@ -389,6 +397,7 @@ CONNECT_CHECKS: tuple[Check, ...] = (
     *UNCOUNTED_CHECKS,
     key_in_its_place,
     valid_key,
+    run_of_tunnel,
     permitted_tunnel,
     limits_of_tunnel,
     go_on,
