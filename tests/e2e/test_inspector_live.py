@@ -279,7 +279,7 @@ def test_a_replay_asks_first_and_is_a_new_row_that_went_through_the_pool(
 
     web.replay(flow)
     told = next(each["comment"] for each in web.flows() if each["id"] == flow["id"])
-    assert told.startswith("replay? it costs about $0.0003 (the first time $0.0003); do it once more ")
+    assert told.startswith("replay? once more within 60 s sends it; it costs about $0.0003 (the first time $0.0003)")
     assert len(upstream.requests) == asked
 
     known = {each["id"] for each in web.flows()}

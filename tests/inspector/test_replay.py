@@ -18,7 +18,7 @@ from ccflare_mitm.inspector.stand_ins import AWAY, GONE, StandIn
 from exchange_kit import OK, OPUS, STREAM, Bench, Reply, refusal
 
 BODY = b'{"model":"claude-opus-4-8"}'
-ASKS = "replay? it costs about $0.0141 (the first time $0.0129); do it once more within 60 s to send it"
+ASKS = "replay? once more within 60 s sends it; it costs about $0.0141 (the first time $0.0129)"
 
 
 class Desk:
@@ -228,7 +228,7 @@ def test_nothing_is_sent_that_could_not_be_audited(caplog: pytest.LogCaptureFixt
 
 def test_a_request_without_an_answer_can_be_sent_with_what_is_known_of_its_cost() -> None:
     desk = Desk(refusal(400))
-    assert desk.press().startswith("replay? what it costs is not known, its prompt has about 9 tokens; ")
+    assert desk.press().endswith("; what it costs is not known, its prompt has about 9 tokens")
 
 
 def test_what_an_account_is_wanted_for_goes_to_no_other() -> None:

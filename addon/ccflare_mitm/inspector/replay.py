@@ -96,7 +96,7 @@ class Replayer:
             self._way.start("replay", self._send(flow, replay))
             return "the request is sent again"
         self._wanted[flow] = Wanted(account, now)
-        question = f"replay? {self._costs(flow)}; do it once more within {PATIENCE:.0f} s to send it"
+        question = f"replay? once more within {PATIENCE:.0f} s sends it; {self._costs(flow)}"
         self._way.say(flow, question)
         return question
 
