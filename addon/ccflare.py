@@ -131,10 +131,7 @@ class CCFlare:
         if not await self._opening.wait(client):
             client.error = None
             return
-        app = self._open_app()
-        client.error = app.objection(client)
-        if client.error is None:
-            app.expect(client)
+        client.error = self._open_app().objection(client)
 
     def next_layer(self, data: NextLayer) -> None:
         """Let mitmproxy decide on the protocol and put our HTTP layer in the place of its own."""
@@ -201,9 +198,10 @@ class CCFlare:
         self._open_app().admission.opener.failed(data)
 
     def client_disconnected(self, client: Client) -> None:
-        """A connection is over."""
+        """A connection is over, and what was a tunnel in it."""
         if self._app is not None:
-            self._app.left(client)
+            self._app.admission.strangers.leaves(client.id)
+            self._app.admission.gate.tunnels.left(client)
 
     # A request
 

@@ -175,7 +175,6 @@ TESTED_IN = {
     "ccflare_mitm.host.opening": "e2e/test_first_connections.py",
     "ccflare_mitm.stopping": "e2e/test_stop.py",
     "ccflare_mitm.wire.upload": "wire/test_states.py",
-    "ccflare_mitm.wire.upstream_connection": "wire/test_upstream_pool.py",
     "ccflare_mitm.host.messages": "security/test_echoes.py",
     "ccflare_mitm.host.peers": "e2e/test_bad_input.py",
     "ccflare_mitm.host.tls": "security/test_network.py",
@@ -421,9 +420,6 @@ def test_modules_have_no_circle() -> None:
                     "wire.reaper",
                     "wire.relay",
                     "wire.stream",
-                    "wire.upstream",
-                    "wire.upstream_connection",
-                    "wire.upstream_pool",
                     "wire.upstream_side",
                 )
             },

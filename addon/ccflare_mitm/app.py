@@ -112,7 +112,7 @@ class App:
         self.recording = build_recording(live, self.storage, self.accounts, self._run_id)
         self._poll = build_usage_poll(live, self.accounts, self.upstream, self.recording)
         self.admission = build_admission(live, self.storage, self.accounts, self.recording, self._run_id)
-        self.wire = build_wire(live, self.storage, self.accounts, self.upstream, self.admission)
+        self.wire = build_wire(live, self.storage, self.upstream, self.admission)
         self._alerting = build_alerting(live, environ, self.storage, self.admission, self.upstream.fetch)
         logs.hush(self._may_tell)
         self._inspector = Inspector(self.admission.gate.find, build_held(live, self.storage, loop))
@@ -203,7 +203,6 @@ class App:
     async def close(self, hurry: asyncio.Event) -> None:
         """Wait for open answers (a second signal shortens it), record the rest as cut, write everything down."""
         self.admission.events.close()
-        self.wire.pool.close()
         await drain(self.recording.exchanges, self.settings.drain_seconds, hurry)
         self.admission.gate.tunnels.close()
         self._background.stop()
@@ -225,12 +224,10 @@ class App:
         """
         self._check_stateful_account(settings)
         authority, options, used = client_authority(settings), current(), in_use()
-        self.wire.pool.renew()
 
         def take() -> None:
             self._client_authority = authority
             self.live.change(settings)
-            self.wire.pool.renew()
             for name in waits_for_restart(self._running_with, self._options, options):
                 logger.warning("%s: the change applies after a restart", name)
             self._options = options
@@ -257,17 +254,6 @@ class App:
         elif not self.wire.reaper.takes_more():
             objection = "ccflare has too many connections"
         return objection
-
-    def expect(self, client: Client) -> None:
-        """A client has connected: be ready for its request, if it needs to show nothing to be admitted."""
-        if not self.settings.client_ca and self.admission.gate.knows(client):
-            self.wire.pool.expect_silent(client)
-
-    def left(self, client: Client) -> None:
-        """A client's connection is over, and what was a tunnel in it; what it had upstream may be another's."""
-        self.admission.strangers.leaves(client.id)
-        self.admission.gate.tunnels.left(client)
-        self.wire.pool.left(client)
 
     def _may_tell(self, address: str) -> bool:
         """Whether the log may have a line about a connection from there; what it may not have is counted."""

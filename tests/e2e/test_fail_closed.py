@@ -125,7 +125,7 @@ BEFORE_UPSTREAM = (
     "ccflare_mitm.wire.attempt:Attempt.connect",
     "ccflare_mitm.wire.attempt:Attempt.open",
     "ccflare_mitm.wire.attempt:Attempt.send",
-    "ccflare_mitm.builders.wing.target_for",
+    "ccflare_core.config.target:UpstreamTarget.by",
     "ccflare_mitm.wire.upstream:UpstreamProof.flaw",
     "ccflare_mitm.wire.attempt.with_credential",
     "ccflare_mitm.host.messages.inject",

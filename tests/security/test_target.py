@@ -73,7 +73,6 @@ class Place(NamedTuple):
         """The rig of this way, with one account as good as new."""
         rig = self.rigs[way.mode]
         rig.renew("a")
-        self.upstream.end_kept()  # what it asks for is seen in a handshake of its own
         self.upstream.server_names.clear()
         self.between.heads.clear()
         return rig
@@ -354,7 +353,6 @@ def test_reverse_modes_own_target_gets_no_credential(api: Place, impostor: Place
     with Rig.running(api.upstream, mode=mode, connection_strategy="lazy") as rig:
         rig.fresh("a")
         for way in (way for way in WAYS if way.mode == "reverse"):
-            api.upstream.end_kept()
             api.upstream.server_names.clear()
             (reply,) = converse(way, rig, ask(rig))
 
@@ -441,7 +439,6 @@ def test_another_addons_host_does_not_go_out_with_a_credential(api: Place, tmp_p
     with Rig.running(api.upstream, arguments=["-s", str(other)]) as rig:
         rig.fresh("a")
         for way in (way for way in WAYS if way.mode == "regular"):
-            api.upstream.end_kept()
             api.upstream.server_names.clear()
             (reply,) = converse(way, rig, ask(rig))
 

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
-from weakref import WeakSet
 
 from mitmproxy import http, options
 from mitmproxy.addons.proxyserver import Proxyserver
@@ -95,7 +94,6 @@ class StreamKit:
         return Services(
             find=lambda _: self.exchange,
             target=lambda _: target,
-            upstreams=SimpleNamespace(kept=WeakSet(), serves=lambda _: False, keep_private=anything),
             proof=SimpleNamespace(flaw=anything),  # type: ignore[arg-type]
             settings=lambda: self.settings,
             claim=anything,
@@ -106,7 +104,6 @@ class StreamKit:
             let_go=anything,
             leave_unread=lambda _, is_left: self.unread.append(is_left),
             unsent_bytes=lambda *_: 0,
-            untaken_bytes=lambda *_: 0,
             open_spool=anything,
             tunnel=anything,
             feed=lambda layer, stream, pieces: self.fed.append(pieces),

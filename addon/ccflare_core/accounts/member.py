@@ -158,10 +158,6 @@ class PoolMember:
                 return max(found, key=lambda why: why.seconds or 0.0)
         return Unavailable("already tried", None) if self.account.id in exclude else None
 
-    def is_ready(self, at: Moment) -> bool:
-        """Whether it could take an ordinary request now, with the token that it has."""
-        return self.account.token_problem(at.wall) is None and self.unavailable(parts_of(_ORDINARY), at) is None
-
     def scarcity(self, at: Moment) -> Unavailable | None:
         """Why it is kept for clients that are not of low priority; None if there is enough for all."""
         left = self._gauge.seconds_above(SCARCE, at.mono)

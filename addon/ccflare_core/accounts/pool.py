@@ -178,14 +178,6 @@ class AccountPool:
         name = composed(name)
         return next((id for id, member in self._members.items() if member.account.name == name), None)
 
-    def ready_account(self) -> Account | None:
-        """The first account that could serve an ordinary request at once; None if there is none.
-
-        It may not be the one that the next request gets. Nothing is begun for any of them.
-        """
-        at = self._now()
-        return next((member.account for member in self._members.values() if member.is_ready(at)), None)
-
     def acquire(
         self,
         facts: Facts,

@@ -11,7 +11,6 @@ from typing import Final, NamedTuple
 
 UNKNOWN: Final = "a failure of another kind"
 HEAD_TOO_LARGE: Final = "the answer's head is too large"
-CLOSED: Final = "the connection was closed"
 COMES_BACK: Final = "it leads back to this proxy"
 NO_REQUEST: Final = "the client sends what is no request"
 ON_THE_WAY: Final = "no way through the proxy: "
@@ -131,6 +130,7 @@ class _Sign(NamedTuple):
 
 _CUT_BODY: Final = "the connection was closed in the middle of the body"
 _CUT_HEAD: Final = "the connection was closed in the middle of the head"
+_CLOSED: Final = "the connection was closed"
 _AGAINST_HTTP2: Final = "the rules of HTTP/2 were broken"
 _REFUSES: Final = "refused the tunnel"
 _REFUSED_TUNNEL: Final = f"it {_REFUSES}"
@@ -152,10 +152,10 @@ _SIGNS: Final = (
     _Sign("unexpected server response", _CUT_HEAD),
     _Sign("Client closed connection before", _CUT_HEAD),
     _Sign("Unexpected data from server", "the upstream sent what nobody had asked for"),
-    _Sign("server closed connection", CLOSED),
-    _Sign("peer closed connection", CLOSED),
-    _Sign("connection closed", CLOSED),
-    _Sign("Client disconnected", CLOSED),
+    _Sign("server closed connection", _CLOSED),
+    _Sign("peer closed connection", _CLOSED),
+    _Sign("connection closed", _CLOSED),
+    _Sign("Client disconnected", _CLOSED),
     _Sign("stream reset by", "the stream was reset", re.compile(r"stream reset by client \((\w+)\)"), _CODES),
     _Sign(
         "HTTP/2 connection closed",

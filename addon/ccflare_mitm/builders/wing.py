@@ -14,7 +14,6 @@ from mitmproxy import ctx, http
 from mitmproxy.connection import Client
 from mitmproxy.proxy.mode_specs import ProxyMode
 
-from ccflare_core.accounts.pool import AccountPool
 from ccflare_core.audit.entries import By
 from ccflare_core.clients.access import AccessLists
 from ccflare_core.clients.authentication import Authenticator, KeyRing
@@ -55,12 +54,11 @@ from ccflare_mitm.pages.logins import Logins
 from ccflare_mitm.pages.server import PageServer
 from ccflare_mitm.pages.standing import Standing
 from ccflare_mitm.wire.feeder import Feeder
-from ccflare_mitm.wire.hooks import HookRunner, run_in_turn
+from ccflare_mitm.wire.hooks import HookRunner
 from ccflare_mitm.wire.reaper import Reaper
 from ccflare_mitm.wire.services import Services
 from ccflare_mitm.wire.sockets import most_clients
 from ccflare_mitm.wire.upstream import target_for
-from ccflare_mitm.wire.upstream_pool import UpstreamPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +84,6 @@ class Wire:
 
     services: Services
     reaper: Reaper
-    pool: UpstreamPool
 
 
 def build_admission(
@@ -163,10 +160,8 @@ def build_alerting(
     return Alerting(storage.call, alarms, local, sinks(live(), environ, fetch))
 
 
-def build_wire(
-    live: LiveSettings, storage: Storage, accounts: Accounts, upstream: Upstream, admission: Admission
-) -> Wire:
-    """The services of the stream layer, the keeper of its deadlines, and the connections that clients share."""
+def build_wire(live: LiveSettings, storage: Storage, upstream: Upstream, admission: Admission) -> Wire:
+    """The services of the stream layer, and the keeper of its deadlines."""
 
     def sweep_soon(_: KeyRing) -> None:
         reaper.hurry()
@@ -175,51 +170,24 @@ def build_wire(
     connections = ctx.master.addons.get("proxyserver").connections
     reaper = Reaper(connections, live, is_over=gate.tunnels.is_over, strangers=admission.strangers)
     storage.news.client_keys.listen(sweep_soon)
-    target = target_of(live, upstream)
-    addons = ctx.master.addons
-    pool = UpstreamPool(
-        connections,
-        ctx.options,
-        live,
-        upstream.proof,
-        lambda hook: run_in_turn(addons, hook),
-        ahead=target_ahead(accounts.pool, target),
-    )
-    gate.when_known(pool.expect)
     services = Services(
         find=gate.find,
-        target=target,
-        upstreams=pool,
+        target=target_of(live, upstream),
         proof=upstream.proof,
         settings=live,
         claim=gate.names.note,
         unmask=admission.mask.unmask,
         decisions=gate.decisions,
-        hooks=HookRunner(addons),
+        hooks=HookRunner(ctx.master.addons),
         watch=reaper.watch,
         tunnel=lambda flow: gate.tunnels.story(flow.server_conn),
         let_go=reaper.let_go,
         leave_unread=reaper.leave_unread,
         unsent_bytes=reaper.unsent_bytes,
-        untaken_bytes=reaper.untaken_bytes,
         open_spool=spools_of(live, reaper),
         feed=Feeder(connections).start,
     )
-    return Wire(services, reaper, pool)
-
-
-def target_ahead(
-    accounts: AccountPool, target: Callable[[Client], UpstreamTarget]
-) -> Callable[[Client], UpstreamTarget | None]:
-    """Where a client's next request will go, if the first account that is free gets it; None if none is."""
-
-    def ahead(client: Client) -> UpstreamTarget | None:
-        if (account := accounts.ready_account()) is None:
-            return None
-        found = target(client).by(account.proxy)
-        return found if found.tls_name or found.egress_proxy is None else None
-
-    return ahead
+    return Wire(services, reaper)
 
 
 def build_replayer(

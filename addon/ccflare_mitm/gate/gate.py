@@ -6,14 +6,13 @@ from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 from mitmproxy import http
-from mitmproxy.connection import Client
 
 from ccflare_core.anthropic.answers import Answer, rejected
 from ccflare_core.anthropic.request import repeatable, repeatable_query
 from ccflare_core.clients import browser
 from ccflare_core.clients.access import AccessLists
 from ccflare_core.clients.admission import Count, Decision, Ending, admit
-from ccflare_core.clients.authentication import Authenticator, identify
+from ccflare_core.clients.authentication import Authenticator
 from ccflare_core.clients.checks import OTP, Admitted, Way
 from ccflare_core.clients.client_runs import ClientRuns
 from ccflare_core.clients.credentials import has_credential
@@ -90,24 +89,7 @@ class Gate:
         self._browsers = BrowserChecks(self.names, lambda: exchanges.settings)
         self._tickets = Ticketing(exchanges, BatchReader(rates.budgets, exchanges, self._deny), self._reject)
         self._pages = AdminServer(pages, self.decisions)
-        self._known: Callable[[Client], None] = lambda client: None
         self._of_flow: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
-
-    def when_known(self, tell: Callable[[Client], None]) -> None:
-        """Have `tell` called with a client that has identified itself and is about to ask."""
-        self._known = tell
-
-    def knows(self, client: Client) -> bool:
-        """Whether a client that has but connected needs to show nothing to be admitted: a program of this machine.
-
-        A proxy in front, on this machine too, connects for others.
-        """
-        state = self.state()
-        if state.access.trusted.have(Address.parse(client.peername[0])):
-            return False
-        caller = state.access.caller(str(client.peername[0]), ())
-        now, is_open = self._exchanges.wall(), state.open_loopback
-        return identify(state.ring, (), now, is_local=caller.is_local, open_loopback=is_open).principal is not None
 
     def find(self, flow: http.HTTPFlow) -> Exchange | None:
         """The exchange of this flow; None if the gate has not let it in."""
@@ -163,15 +145,12 @@ class Gate:
                         self._tell_of_tunnel(flow, decision, rejection)
             case Admitted(way=Way.WARM_UP):
                 self.decisions.give(flow, WARMED_UP)
-                if decision.is_identified:
-                    self._known(flow.client_conn)
             case Admitted(way=Way.PREFLIGHT):
                 self.decisions.give(flow, self._browsers.allow(flow))
             case Admitted(way=Way.PAGE):
                 self._serve_page(flow, decision, now)
             case Admitted(way=Way.TUNNEL, principal=principal) if principal is not None:
                 self.tunnels.open(flow, principal)
-                self._known(flow.client_conn)
             case Admitted(way=Way.TUNNEL_ELSEWHERE, principal=principal) if principal is not None:
                 self._ask_for_tunnel(flow, AskedFor(principal, decision.caller.text, now))
             case Admitted(way=Way.UPSTREAM | Way.STATEFUL | Way.ELSEWHERE):

@@ -43,7 +43,6 @@ SIGNATURES: Final[dict[Callable[..., Any], str]] = {
     HttpLayer._handle_event: "self event",
     HttpLayer.make_stream: "self stream_id",
     HttpLayer.event_to_child: "self child event",
-    HttpLayer.get_connection: "self event reuse",
     HttpLayer.register_connection: "self command",
     HttpStream.__init__: "self context stream_id",
     HttpStream._handle_event: "self event",
@@ -71,12 +70,8 @@ SIGNATURES: Final[dict[Callable[..., Any], str]] = {
     _http2.Http2Server.handle_h2_event: "self event",
     _http2.Http2Server.is_open_for_us: "self stream_id",
     _http2.Http2Server.protocol_error: "self message error_code",
-    server.ConnectionHandler.__init__: "self context",
     server.ConnectionHandler.close_connection: "self connection half_close",
     server.ConnectionHandler.handle_client: "self",
-    server.ConnectionHandler.drain_writers: "self",
-    server.ConnectionHandler.handle_connection: "self connection",
-    server.ConnectionHandler.handle_hook: "self hook",
     server.ConnectionHandler.server_event: "self event",
     http.GetHttpConnection.__init__: "self address tls via transport_protocol",
     http.GetHttpConnectionCompleted.__init__: "self command reply",
@@ -93,7 +88,6 @@ SIGNATURES: Final[dict[Callable[..., Any], str]] = {
     events.Wakeup.__init__: "self command",
     events.HookCompleted.__init__: "self command reply",
     tls_layers.parse_client_hello: "data",
-    addonmanager.AddonManager.handle_lifecycle: "self event",
     addonmanager.safecall: "",
     addonmanager.traverse: "chain",
     command.CommandManager.add: "self path func",
@@ -109,7 +103,7 @@ SIGNATURES: Final[dict[Callable[..., Any], str]] = {
 
 ATTRIBUTES: Final[dict[type | ModuleType, str]] = {
     # The wire: streams, their layer, and both ends of a connection.
-    HttpLayer: "command_sources connections context mode streams waiting_for_establishment",
+    HttpLayer: "command_sources connections context mode streams",
     HttpStream: (
         "child_layer client_state context flow request_body_buf server_state stream_id state_consume_request_body "
         "state_consume_response_body state_done state_errored state_stream_response_body"
@@ -128,12 +122,12 @@ ATTRIBUTES: Final[dict[type | ModuleType, str]] = {
     ReceiveBuffer: "__bool__ __bytes__ __len__ maybe_extract_at_most",
     http: ("DropStream GetHttpConnection Http1Client Http1Server Http2Server HTTPMode RegisterHttpConnection SendHttp"),
     http.RegisterHttpConnection: "connection err",
-    http.GetHttpConnection: "blocking connection_spec_matches",
     _hooks: ("HttpConnectUpstreamHook HttpErrorHook HttpRequestHeadersHook HttpResponseHeadersHook HttpResponseHook"),
     _events: "RequestData RequestEndOfMessage RequestTrailers ResponseData ResponseEndOfMessage ResponseTrailers",
     _events.ErrorCode: (
         "CANCEL CLIENT_DISCONNECTED CONNECT_FAILED GENERIC_CLIENT_ERROR GENERIC_SERVER_ERROR http_status_code"
     ),
+    http.GetHttpConnection: "blocking",
     commands.RequestWakeup: "blocking delay",
     commands.StartHook: "blocking name",
     context.Context: "client layers options server",
@@ -144,9 +138,9 @@ ATTRIBUTES: Final[dict[type | ModuleType, str]] = {
     connection.Client: "alpn error id peername proxy_mode sockname timestamp_end tls_established transport_protocol",
     connection.Server: "address alpn connected error via",
     server_hooks.ServerConnectionHookData: "client server",
-    server.ConnectionHandler: "client layer max_conns timeout_watchdog transports",
+    server.ConnectionHandler: "client timeout_watchdog transports",
     server.TimeoutWatchdog: "timeout",
-    server.ConnectionIO: "handler reader writer",
+    server.ConnectionIO: "reader writer",
     # The options, the addons and what they keep.
     optmanager.OptManager: "_options deferred update_defer",
     optmanager._Option: "_default current default has_changed typespec value",
@@ -182,8 +176,8 @@ ATTRIBUTES: Final[dict[type | ModuleType, str]] = {
     http1: "assemble_response connection_close expected_http_body_size",
     status_codes: "RESPONSES",
     validate: "validate_headers",
-    # asyncio has no word for a pause in listening, for how much a reader takes before its time, and for what it has.
-    StreamReader: "_buffer _limit at_eof",
+    # asyncio has no word for a pause in listening, nor for how much a reader takes before its time.
+    StreamReader: "_limit",
     base_events.Server: "_serving _start_serving",
     # pyOpenSSL does not tell whether a connection's peer was verified.
     SSL: "_lib _lib.SSL_get_verify_result",

@@ -37,7 +37,6 @@ from ccflare_mitm.host.messages import NO_HEAD, parse_error, read_head, screen_e
 from ccflare_mitm.wire.services import Services
 from ccflare_mitm.wire.states import IllegalState
 from ccflare_mitm.wire.upload import Upload
-from ccflare_mitm.wire.upstream import GetUpstream
 from ccflare_mitm.wire.way_out import via
 
 HOLD_BYTES = STREAM_BYTES
@@ -52,7 +51,7 @@ class Parent(Protocol):
     services: Services
     connections: dict[Connection, layer.Layer]
     used: WeakSet[Connection]
-    """Server connections that have carried a request of this client already."""
+    """Server connections that have carried a request already."""
     is_inside_upstream: bool
     """Whether an event of a server connection is being handled."""
 
@@ -73,14 +72,14 @@ class Attempt:
         self.asked = asked
         """The method and the path."""
         self.is_repeat = is_repeat
-        """Whether it repeats one that a kept connection has lost, and so wants a new connection."""
+        """Whether it repeats one that a kept connection has lost."""
         self.echo = Echo(credential.secret) if credential is not None else None
         """Finds the account's credential in what comes back; None if none was sent."""
         self.command: GetHttpConnection | None = None
         """What asked mitmproxy for the connection. Its end is told apart from others' by it."""
         self.connection: Any = None
         self.is_reused = False
-        """Whether the connection had carried a request of this client before."""
+        """Whether the connection had carried a request before."""
         self.stream_id: int | None = None
         """Under which its upstream events come; None while there is no upstream, or no longer."""
         self.head: ResponseHeaders | None = None
@@ -109,12 +108,9 @@ class Attempt:
 
     def connect(self, request: http.Request, target: UpstreamTarget) -> GetHttpConnection:
         """The command that gets a connection for `request`."""
-        if self.credential is not None:  # it goes to the target, and nowhere else
-            self.command = GetUpstream(target, is_fresh=self.is_repeat)
-        else:
-            address = (request.host, request.port)
-            way = via(target.way(request.scheme, address))
-            self.command = GetHttpConnection(address, request.scheme == "https", way)
+        address = (request.host, request.port)
+        way = via(target.way(request.scheme, address))
+        self.command = GetHttpConnection(address, request.scheme == "https", way)
         # "Blocking, and already taken care of": the answer comes to the stream as an event. If mitmproxy paused the
         # stream instead, neither a deadline nor a client that leaves would be seen while it connects.
         self.command.blocking = self  # type: ignore[assignment]
@@ -125,8 +121,6 @@ class Attempt:
         self.connection = connection
         self.is_reused = connection in self._parent.used
         self._parent.used.add(connection)
-        if self.credential is None:
-            self._parent.services.upstreams.keep_private(connection)
         self.stream_id = self._parent.open_attempt(stream)
 
     def send(

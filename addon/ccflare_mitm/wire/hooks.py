@@ -72,13 +72,6 @@ class HookRunner:
         return None if any(map(inspect.iscoroutinefunction, handlers)) else handlers
 
 
-async def run_in_turn(manager: Any, hook: hooks.Hook) -> None:
-    """Run `hook` as mitmproxy's server does, handlers that await included, and wait for an intercepted flow."""
-    await manager.handle_lifecycle(hook)
-    if isinstance(subject := subject_of(hook), flow.Flow):
-        await subject.wait_for_resume()
-
-
 def subject_of(hook: hooks.Hook) -> Any:
     """What the hook is about: mitmproxy's proxy hooks have one argument each."""
     return next(iter(vars(hook).values())) if vars(hook) else None

@@ -4,7 +4,7 @@ import itertools
 import logging
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakSet
@@ -17,14 +17,7 @@ from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layer import CommandGenerator
 from mitmproxy.proxy.layers import ClientTLSLayer, DNSLayer, TCPLayer, UDPLayer
-from mitmproxy.proxy.layers.http import (
-    GetHttpConnection,
-    GetHttpConnectionCompleted,
-    HttpLayer,
-    HTTPMode,
-    HttpStream,
-    RegisterHttpConnection,
-)
+from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode, HttpStream, RegisterHttpConnection
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
     RequestProtocolError,
@@ -44,7 +37,6 @@ from ccflare_mitm.wire.deadlines import ReaderStalled
 from ccflare_mitm.wire.hooks import ResumeHook, subject_of
 from ccflare_mitm.wire.services import Services
 from ccflare_mitm.wire.stream import FailoverStream
-from ccflare_mitm.wire.upstream import GetUpstream
 from ccflare_mitm.wire.way_out import introduce
 
 logger = logging.getLogger("ccflare")
@@ -62,7 +54,7 @@ _PEER = re.compile(r"(?:\[[0-9a-f:.]+\]|[0-9.]+):\d+: ")
 
 @dataclass(eq=False)
 class LayerCommand(commands.RequestWakeup):
-    """What the reaper, the feeder or the upstream pool has a layer do to its streams or its connection.
+    """What the reaper, or the feeder, has a layer do to its streams or its connection.
 
     mitmproxy never sees it as a command, which it would wait for. It is handed to the layer as if its wait were over.
     """
@@ -82,16 +74,10 @@ class LayerCommand(commands.RequestWakeup):
 
         `handler` is mitmproxy's ConnectionHandler of the client.
         """
-        for outer, inner in layers_around(self.layer):
-            outer.command_sources[self] = inner
+        for outer, inner in itertools.pairwise(self.layer.context.layers):
+            if isinstance(outer, HttpLayer):
+                outer.command_sources[self] = inner
         await handler.server_event(events.Wakeup(self))
-
-
-def layers_around(layer: HttpLayer) -> Iterator[tuple[HttpLayer, Any]]:
-    """The HTTP layers around that one, each with the one inside of it by which it hands an event on."""
-    for outer, inner in itertools.pairwise(layer.context.layers):
-        if isinstance(outer, HttpLayer):
-            yield outer, inner
 
 
 class FailoverLayer(HttpLayer):
@@ -101,7 +87,7 @@ class FailoverLayer(HttpLayer):
         super().__init__(context, mode)
         self.services = services
         self.used: WeakSet[Connection] = WeakSet()
-        """Server connections that have carried a request of this client already."""
+        """Server connections that have carried a request already."""
         self.is_inside_upstream = False
         self.active_at = time.monotonic()
         """When something last came, from whomever."""
@@ -218,32 +204,6 @@ class FailoverLayer(HttpLayer):
         stream = FailoverStream(fork(self.context), stream_id, self)
         self.streams[stream_id] = stream
         yield from self.event_to_child(stream, events.Start())
-
-    def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> CommandGenerator[None]:
-        """As mitmproxy's, which knows this client's connections alone; to the upstream others' may do as well."""
-        upstreams = self.services.upstreams
-        if not isinstance(event, GetUpstream) or self._is_ahead(event) or not upstreams.serves(self.context.client):
-            yield from super().get_connection(event, reuse=reuse)
-            return
-        stream = self.command_sources.pop(event)
-        if (connection := self._own(event) or upstreams.take(self, stream, event)) is not None:
-            yield from self.event_to_child(stream, GetHttpConnectionCompleted(event, (connection, None)))
-
-    def _is_ahead(self, event: GetHttpConnection) -> bool:
-        """Whether mitmproxy has opened a connection for this client already, by `connection_strategy`."""
-        server = self.context.server
-        return server.connected and server not in self.connections and event.connection_spec_matches(server)
-
-    def _own(self, event: GetUpstream) -> Connection | None:
-        """The connection that this client has used before, if it has one, and may use it again.
-
-        mitmproxy puts none of HTTP/2's requests on an HTTP/1 connection that has carried another. One may be connected
-        and still in its handshake: a request for it has been given up, and it has proved nothing.
-        """
-        if event.is_fresh or self.context.client.alpn == b"h2":
-            return None
-        made = (one for one in self.connections if one not in self.waiting_for_establishment)
-        return next((one for one in made if event.connection_spec_matches(one) and one.connected), None)
 
     def register_connection(self, command: RegisterHttpConnection) -> CommandGenerator[None]:
         """As mitmproxy's; of a failure it is told whether it is the proxy's on the way."""

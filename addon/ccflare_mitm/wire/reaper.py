@@ -27,7 +27,7 @@ from ccflare_core.config.settings import Settings
 from ccflare_core.text import some
 from ccflare_mitm.wire.deadlines import DeadlinePassed, ReaderStalled, TunnelOver
 from ccflare_mitm.wire.layer import FailoverLayer, LayerCommand
-from ccflare_mitm.wire.sockets import most_clients, pause_reading, reset, unread_bytes, unsent_bytes, untaken_bytes
+from ccflare_mitm.wire.sockets import most_clients, pause_reading, reset, unread_bytes, unsent_bytes
 from ccflare_mitm.wire.states import State
 
 logger = logging.getLogger("ccflare")
@@ -137,11 +137,6 @@ class Reaper:
         """How much waits in this process for a server of the client's."""
         handler = self._handlers.get(client.id)
         return unsent_bytes(handler, server) if handler else 0
-
-    def untaken_bytes(self, client: Client, server: Any) -> int:
-        """How much of what it was sent has not reached that server's machine (Linux; else 0)."""
-        handler = self._handlers.get(client.id)
-        return untaken_bytes(handler, server) if handler else 0
 
     async def run(self) -> None:
         """Sweep for ever."""

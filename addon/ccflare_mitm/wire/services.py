@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
-from weakref import WeakSet
+from typing import Any, NamedTuple
 
 from mitmproxy import http
-from mitmproxy.connection import Client, Connection
+from mitmproxy.connection import Client
 
 from ccflare_core.anthropic.answers import Pieces
 from ccflare_core.config.settings import Settings
@@ -18,26 +17,10 @@ from ccflare_mitm.host.decisions import Decisions
 from ccflare_mitm.host.messages import is_batch_upload, is_file_upload
 from ccflare_mitm.wire.guarded_tunnel import Watched
 from ccflare_mitm.wire.hooks import HookRunner
-from ccflare_mitm.wire.upstream import GetUpstream, UpstreamProof
+from ccflare_mitm.wire.upstream import UpstreamProof
 
 BATCH_BYTES = 256 * 1024 * 1024
 """What a batch may have at the API."""
-
-
-class Upstreams(Protocol):
-    """Connections to the upstream that one client uses after the other."""
-
-    kept: WeakSet[Connection]
-    """Those that have waited for a client, so that the upstream may have closed them when one came."""
-
-    def serves(self, client: Client) -> bool:
-        """Whether this client's connection is one that can be lent another."""
-
-    def take(self, layer: Any, stream: Any, asked: GetUpstream) -> Connection | None:
-        """A connection for what a stream of this HTTP layer has asked; None: it gets one, or learns why not, later."""
-
-    def keep_private(self, connection: Connection) -> None:
-        """Have no other client use this one: it carries what the client itself answers for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +31,6 @@ class Services:
     """The exchange of a flow; None if the gate has not let it in."""
     target: Callable[[Client], UpstreamTarget]
     """Where a credential goes, for a client of this ingress."""
-    upstreams: Upstreams
     proof: UpstreamProof
     """Whether requests may be sent by a server connection."""
     settings: Callable[[], Settings]
@@ -71,8 +53,6 @@ class Services:
 
     unsent_bytes: Callable[[Client, Any], int]
     """How much waits in a client's connection to a server."""
-    untaken_bytes: Callable[[Client, Any], int]
-    """How much of what it was sent has not even reached the server's machine, as far as one can know."""
     open_spool: Callable[[Client], Spooled]
     """A place on the disk for the body that this client sends."""
     feed: Callable[[Any, Any, Pieces], None]

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import fcntl
 import resource
-import select
 import socket
 import struct
 import sys
@@ -41,7 +40,7 @@ def unacknowledged_bytes(peer: Any) -> int:
 
     Without this a client that reads slowly would for a while look like one that does not read.
     """
-    with contextlib.suppress(OSError, AttributeError, ValueError):  # one that is closed already has no number
+    with contextlib.suppress(OSError, AttributeError):
         return int(struct.unpack("i", fcntl.ioctl(peer.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0])
     return 0
 
@@ -59,27 +58,6 @@ def unsent_bytes(handler: Any, server: Any) -> int:
     connection = handler.transports.get(server)
     transport = getattr(connection.writer, "transport", None) if connection else None
     return int(transport.get_write_buffer_size()) if transport is not None else 0
-
-
-def untaken_bytes(handler: Any, server: Any) -> int:
-    """How much of what was sent to a server its machine has not acknowledged, while the connection can still be asked.
-
-    With the end that it sends comes what it had got by then (RFC 9293, 3.4): a request of which something is missing
-    there has not been read, and nobody can have acted on it.
-    """
-    connection = handler.transports.get(server)
-    peer = connection.writer.get_extra_info("socket") if connection else None
-    return unsent_bytes(handler, server) + unacknowledged_bytes(peer) if peer is not None else 0
-
-
-def is_still(reader: Any, writer: Any) -> bool:
-    """Whether nothing waits in a connection, to be read or to be sent, here or in the kernel, and no end of it."""
-    transport = writer.transport
-    if reader._buffer or reader.at_eof() or transport.is_closing() or transport.get_write_buffer_size():
-        return False
-    poll = select.poll()
-    poll.register(writer.get_extra_info("socket").fileno(), select.POLLIN | select.POLLPRI)
-    return not poll.poll(0)
 
 
 def reset(writer: asyncio.StreamWriter) -> None:

@@ -2,9 +2,8 @@
 
 mitmproxy's `HttpStream` relays one request to one server. `FailoverStream` stands in for it and keeps two promises:
 
-- No byte of a request without a lease. The only way upstream leads through `Exchange.next_step`, so an exception in
-  any hook leaves a request without a ticket, and a request without a ticket gets a 500. Only connections, without a
-  byte in them, are opened ahead of requests (`upstream_pool`).
+- No lease, no bytes. The only way upstream leads through `Exchange.next_step`, so an exception in any hook leaves
+  a request without a ticket, and a request without a ticket gets a 500 and opens no connection.
 - The credential never enters the flow. It is put on a copy of the request at the moment that copy is handed to the
   protocol layer. Whatever shows or stores flows (mitmweb, dumps, HAR files, logs) cannot show it.
 
@@ -68,7 +67,6 @@ from ccflare_mitm.wire.guarded_tunnel import GuardedTunnel
 from ccflare_mitm.wire.services import PAGE_BYTES, BodyBounds
 from ccflare_mitm.wire.states import UNANSWERED, Event, IllegalState, State
 from ccflare_mitm.wire.upload import Upload
-from ccflare_mitm.wire.upstream import GetUpstream
 from ccflare_mitm.wire.upstream_side import UpstreamSide
 
 logger = logging.getLogger("ccflare")
@@ -109,11 +107,6 @@ class FailoverStream(HttpStream):
         mitmproxy decides that, by putting `passthrough` in the place of `_handle_event`.
         """
         return bool(self._handle_event == self.passthrough)
-
-    def awaits(self, asked: GetUpstream) -> bool:
-        """Whether it still waits for the connection that it has asked for by this."""
-        attempt = self._course.attempt
-        return self._course.state is State.CONNECTING and attempt is not None and attempt.command is asked
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
         try:

@@ -11,7 +11,6 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from cryptography import x509
 from mitmproxy.connection import Client, Connection
-from mitmproxy.proxy.layers.http import GetHttpConnection
 from mitmproxy.proxy.mode_specs import UpstreamMode
 from mitmproxy.tls import TlsData
 from OpenSSL import SSL
@@ -22,7 +21,6 @@ from ccflare_core.config.target import UpstreamTarget
 from ccflare_core.http.egress import EgressProxy
 from ccflare_core.http.origins import Origin
 from ccflare_core.http.pinning import PinGuard, spki_pin
-from ccflare_mitm.wire.way_out import via
 
 VERIFIED = 0
 """OpenSSL's X509_V_OK."""
@@ -42,16 +40,6 @@ def target_for(
         modes_proxy = EgressProxy(Origin(mode.scheme, *mode.address), user, password)
     target = UpstreamTarget.of(settings.upstream, settings.upstream_pins, proxy or modes_proxy, settings.upstream_path)
     return replace(target, elsewhere_by=modes_proxy)
-
-
-class GetUpstream(GetHttpConnection):
-    """Get a connection for a request with an account's credential: one that another client has used will do."""
-
-    def __init__(self, target: UpstreamTarget, *, is_fresh: bool) -> None:
-        """`is_fresh`: it has to be a new one."""
-        super().__init__(target.address, bool(target.tls_name), via(target.egress_proxy))
-        self.target = target
-        self.is_fresh = is_fresh
 
 
 def aim_tls(data: TlsData, target: UpstreamTarget) -> None:

@@ -280,28 +280,16 @@ class UpstreamSide:
         """The upstream has broken off before there was anything to deliver."""
         attempt, upload = self._course.current, self._course.upload
         attempt.close()
-        if self._is_unread(attempt, why) and (upload is None or upload.is_whole):
-            # The server closed a kept connection just as we took it, without a byte of an answer. That says nothing
-            # about the server; a second time does, on a new connection, and so does a reset of just this stream.
+        is_unread = attempt.is_reused and attempt.head is None and not attempt.connection.connected
+        if is_unread and not attempt.is_repeat and (upload is None or upload.is_whole):
+            # The server closed a kept connection just as we took it. That says nothing about the server; a second
+            # time does, and so does a reset of just this stream on a connection that goes on.
             yield from self._later(0, lambda: self._connect(attempt.step, is_repeat=True))
         elif attempt.is_document:
             step = self._course.admitted.cut_while_held(why, attempt.status)
             yield from self._later(0, lambda: self._perform(step))
         else:
             yield from self._no_answer(why)
-
-    def _is_unread(self, attempt: Attempt, why: str) -> bool:
-        """Whether a kept connection was lost with a request that the server had not read, as far as one can know.
-
-        One that this client has used before is taken for that. Of one that has waited for a client it has to be
-        certain: else who comes after others would have more sent for it than who comes alone.
-        """
-        is_lost = attempt.head is None and why == failure_words.CLOSED and not attempt.connection.connected
-        if not is_lost or attempt.is_repeat:
-            return False
-        services, client = self._parent.services, self._stream.context.client
-        is_kept = attempt.connection in services.upstreams.kept
-        return attempt.is_reused or (is_kept and services.untaken_bytes(client, attempt.connection) > 0)
 
     def _no_answer(self, why: str) -> CommandGenerator[None]:
         step = self._course.admitted.unreachable(why)

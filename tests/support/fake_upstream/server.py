@@ -121,20 +121,6 @@ class FakeUpstream(Script):
         """How many connections are open now."""
         return len(self._transports)
 
-    def say_unasked(self, data: bytes) -> None:
-        """Write this on every open connection that answers nothing now."""
-
-        def write() -> None:
-            for transport in self._transports:
-                transport.write(data)
-
-        self._loop.call_soon_threadsafe(write)
-
-    def end_kept(self) -> None:
-        """Return when no connection is open any more, of those that are kept and not in use."""
-        self.say_unasked(b"\r\n")
-        self.wait_until(lambda: not self._transports)
-
     # -- what the protocols tell
 
     def begin(self, request: Request) -> Answer:
