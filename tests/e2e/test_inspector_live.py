@@ -1,5 +1,6 @@
 """mitmweb as a user sees it: each flow's story, its body, and the commands; never more flows than asked for."""
 
+import contextlib
 import io
 import json
 import re
@@ -108,12 +109,12 @@ class Web:
         eventually(lambda: self.command("test.setting", option)["value"], lambda found: found == str(value))
 
 
-@pytest.fixture(scope="module")
-def inspected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeUpstream, Proxy, Web]]:
+@contextlib.contextmanager
+def inspecting(folder: Path) -> Iterator[tuple[FakeUpstream, Proxy, Web]]:
     with FakeUpstream() as upstream:
         proxy = Proxy(
             upstream,
-            folder=tmp_path_factory.mktemp("proxy"),
+            folder=folder,
             program="mitmweb",
             arguments=("-s", str(PROCESS)),
             ccflare_inspector_flows=KEPT,
@@ -124,6 +125,19 @@ def inspected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeUp
         proxy.add_api_key("two", TWO, priority=2)
         with proxy:
             yield upstream, proxy, Web(proxy)
+
+
+@pytest.fixture(scope="module")
+def inspected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeUpstream, Proxy, Web]]:
+    with inspecting(tmp_path_factory.mktemp("proxy")) as all_:
+        yield all_
+
+
+@pytest.fixture
+def apart(tmp_path: Path) -> Iterator[tuple[FakeUpstream, Proxy, Web]]:
+    """The same for a test that leaves accounts at rest, which no other is to meet, in whatever order they run."""
+    with inspecting(tmp_path) as all_:
+        yield all_
 
 
 def has(part: str) -> Callable[[str], bool]:
@@ -243,8 +257,8 @@ def test_an_answer_grows_while_it_is_looked_at_and_ends_whole(inspected: tuple[F
     assert web.get(f"/flows/{flow['id']}/response/content.data") == body
 
 
-def test_a_failover_is_told_and_marked(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
-    upstream, proxy, web = inspected
+def test_a_failover_is_told_and_marked(apart: tuple[FakeUpstream, Proxy, Web]) -> None:
+    upstream, proxy, web = apart
     upstream.answer(overloaded(), overloaded(), overloaded(), credential=ONE)
     flow = last_flow(proxy, web)
     lines = flow["comment"].splitlines()
@@ -294,7 +308,8 @@ def test_a_replay_asks_first_and_is_a_new_row_that_went_through_the_pool(
     assert [field for field in again.headers if field[0] != b"x-api-key"] == [
         field for field in once.headers if field[0] != b"x-api-key"
     ]
-    (entry,) = proxy.rows("SELECT actor, target, outcome FROM audit_log WHERE action = 'request.replay'")
+    sql = "SELECT actor, target, outcome FROM audit_log WHERE action = 'request.replay' AND target = ?"
+    (entry,) = proxy.rows(sql, (first,))
     assert dict(entry) == {"actor": "console", "target": first, "outcome": "ok"}
 
 
@@ -446,8 +461,8 @@ def test_a_command_for_nobody_says_so(inspected: tuple[FakeUpstream, Proxy, Web]
     assert web.command("ccflare.pause", "nobody") == {"error": "no account 'nobody'; there is one, two"}
 
 
-def test_an_exhausted_pool_is_told_and_marked(inspected: tuple[FakeUpstream, Proxy, Web]) -> None:
-    upstream, proxy, web = inspected
+def test_an_exhausted_pool_is_told_and_marked(apart: tuple[FakeUpstream, Proxy, Web]) -> None:
+    upstream, proxy, web = apart
     upstream.always(limited_5h(time.time() + 3600))
     flow = last_flow(proxy, web)
     assert flow["marked"] == "⌛"
