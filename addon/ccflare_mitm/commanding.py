@@ -23,7 +23,7 @@ from ccflare_mitm.inspector.commands import Commands, ConsoleAccounts, Doing
 from ccflare_mitm.inspector.export import Address, Exports
 from ccflare_mitm.inspector.inspector import Inspector
 from ccflare_mitm.inspector.replay import Replayer
-from ccflare_mitm.pages.table import find_page
+from ccflare_mitm.pages.html import HOME
 
 logger = logging.getLogger("ccflare")
 
@@ -105,5 +105,5 @@ class Commanding:
         return Address(self._live().own_scheme, host.strip("[]"), int(port))
 
     def _pages(self) -> str:
-        """Where our own pages are; "" as long as there are none."""
-        return f"{self._live().own_scheme}://{listener.local_address()}/ccflare/" if find_page("/ccflare/") else ""
+        """Where our own pages are."""
+        return f"{self._live().own_scheme}://{listener.local_address()}{HOME}"

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from ccflare_cli.companion import run
-from clients_kit import HERE
+from clients_kit import detoured
 from desk import Desk
 from detour import HOST
 from fake_upstream import FakeUpstream
-from harness import REPOSITORY, Proxy, eventually
+from harness import REPOSITORY, eventually
 
 RUN = REPOSITORY / "scripts" / "run.py"
 BODY = {"model": "claude-haiku-4-5", "max_tokens": 9, "messages": [{"role": "user", "content": "a"}]}
@@ -37,14 +37,7 @@ class Place:
 
     def __init__(self, upstream: FakeUpstream, folder: Path) -> None:
         self.upstream, self._seen = upstream, 0
-        self.proxy = Proxy(
-            f"https://{HOST}",
-            folder=folder,
-            arguments=["-s", str(HERE / "detour.py")],
-            detour_port=upstream.port,
-            ssl_verify_upstream_trusted_ca=upstream.ca_file,
-            ccflare_hold_seconds=0,
-        )
+        self.proxy = detoured(upstream, folder, ccflare_hold_seconds=0)
         for name in ("max-1", "max-2"):
             self.proxy.add_tokens(name, f"sk-ant-oat01-PLANTED-{name}")
         config = folder / "config.yaml"

@@ -11,11 +11,10 @@ import pytest
 from ccflare_cli.companion import env, service
 from ccflare_cli.companion.environment import ProxyAddress
 from ccflare_cli.companion.readiness import Answer, ask
-from clients_kit import HERE
+from clients_kit import detoured
 from desk import Desk
 from detour import HOST
 from fake_upstream import FakeUpstream
-from harness import Proxy
 
 _ASK = """
 import json, urllib.request
@@ -33,13 +32,7 @@ class Place:
 
     def __init__(self, upstream: FakeUpstream, folder: Path) -> None:
         self.upstream = upstream
-        self.proxy = Proxy(
-            f"https://{HOST}",
-            folder=folder,
-            arguments=["-s", str(HERE / "detour.py")],
-            detour_port=upstream.port,
-            ssl_verify_upstream_trusted_ca=upstream.ca_file,
-        )
+        self.proxy = detoured(upstream, folder)
         self.proxy.add_tokens("max-1", "sk-ant-oat01-PLANTED-max-1")
         config = folder / "config.yaml"
         config.write_text(f"confdir: {self.proxy.confdir}\nlisten_port: {self.proxy.port}\n")

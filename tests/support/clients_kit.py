@@ -153,20 +153,23 @@ def a_town(folder: Path) -> Iterator[Town]:
         yield Town(rigs, {**ports, Door.HTTPS_PROXY: witness.port}, witness.ca_file, folder / "testimony", sdk)
 
 
+def detoured(upstream: FakeUpstream, folder: Path, **options: Any) -> Proxy:
+    """A proxy whose API is simulated under its real name: detour.py leads it to this upstream."""
+    return Proxy(
+        f"https://{HOST}",
+        folder=folder,
+        arguments=["-s", str(HERE / "detour.py")],
+        detour_port=upstream.port,
+        ssl_verify_upstream_trusted_ca=upstream.ca_file,
+        **options,
+    )
+
+
 @contextmanager
 def _rig(folder: Path, mode: str | None) -> Iterator[Rig]:
     """A proxy for the API's own host, open to this machine without a key although there is one."""
     with FakeUpstream(tls=True, http2=True) as upstream:
-        proxy = Proxy(
-            f"https://{HOST}",
-            folder=folder,
-            mode=mode,
-            arguments=["-s", str(HERE / "detour.py")],
-            detour_port=upstream.port,
-            ssl_verify_upstream_trusted_ca=upstream.ca_file,
-            ccflare_open_loopback=True,
-            ccflare_hold_seconds=0,
-        )
+        proxy = detoured(upstream, folder, mode=mode, ccflare_open_loopback=True, ccflare_hold_seconds=0)
         database = proxy.database
         with contextlib.closing(Store.open(database, KeyFile(database.with_suffix(".key")))) as store:
             key = store.clients.add(new_key("laptop", time.time()))

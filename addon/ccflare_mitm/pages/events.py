@@ -97,7 +97,7 @@ class Events:
     def look(self) -> None:
         """Tell what has changed since the last look; who has just come is told how it is."""
         self._viewers.review()
-        if not any(True for _ in self._viewers):
+        if not self._viewers:
             self._forget()
             return
         before, now = self._told, self._wall()

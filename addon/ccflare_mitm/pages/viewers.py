@@ -60,10 +60,13 @@ class Viewers:
     def __iter__(self) -> Iterator[Viewer]:
         return (viewer for viewer in self._viewers if not viewer.is_closed)
 
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
     @property
     def has_room(self) -> bool:
         """Whether one more may look on."""
-        return sum(1 for _ in self) < MOST
+        return len(self) < MOST
 
     def join(self, may_stay: Callable[[], bool]) -> Viewer:
         """One more; closed from the start if there is no room for it."""
