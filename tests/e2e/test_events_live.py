@@ -6,6 +6,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 import pytest
 
@@ -91,6 +92,12 @@ class House(NamedTuple):
     def connect(self, running: ExitStack) -> RawClient:
         return running.enter_context(via_base_url(self.proxy, timeout=60))
 
+    def requests(self, running: ExitStack, **filters: str) -> list[dict[str, Any]]:
+        """What the API tells of those that pass the filters."""
+        path = f"/ccflare/api/v1/requests?{urlencode(filters)}"
+        found = self.connect(running).request("GET", path, (bearer(self.keys["viewer"]),))
+        return list(found.json()["requests"])
+
     def tunnel(self) -> Http2Client:
         """HTTP/2 inside of a tunnel."""
         proof = (b"Proxy-Authorization", b"Basic " + b64encode(f"x:{self.keys['client']}".encode()))
@@ -130,14 +137,15 @@ def test_a_request_is_told_as_it_opens_proceeds_and_closes(house: House) -> None
         now = listener.until("progress", id=opened["id"], status=200, input_tokens=1000)
         assert (now["account"], now["client_name"], now["outcome"]) == ("one", "client", None)
         assert (now["estimated"], now["cost_usd"], now["output_tokens"] > 0) == (True, None, True)
+        (beside,) = house.requests(running, model=now["model"], account="one", outcome="open")
+        assert (beside["id"], beside["input_tokens"]) == (opened["id"], 1000)
         ends.open()
         closed = listener.until("closed", id=opened["id"])
         client.read_head()
         assert b"message_stop" in client.read_body()
         assert (closed["outcome"], closed["output_tokens"], closed["estimated"]) == ("ok", 20, False)
         house.proxy.rows("SELECT id FROM requests WHERE id = ? AND outcome = 'ok'", [opened["id"]], until=bool)
-        found = house.connect(running).request("GET", "/ccflare/api/v1/requests", (bearer(house.keys["viewer"]),))
-        (row,) = (each for each in found.json()["requests"] if each["id"] == opened["id"])
+        (row,) = (each for each in house.requests(running) if each["id"] == opened["id"])
         assert closed == pytest.approx(row)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from ccflare_core.config.location import Location
 from ccflare_core.reports.queries import Exchange, Position, Reports, Wanted
+from ccflare_core.reports.running import listed
 from ccflare_core.reports.traffic import By, Period, Spread
 from history import NOON, History, at_local
 
@@ -23,6 +24,10 @@ def past(location: Location) -> Iterator[History]:
         history.account("max-1")
         history.account("max-2")
         yield history
+
+
+def place(exchange: Exchange) -> Position:
+    return Position(int(exchange.at * 1000), exchange.id)
 
 
 def reports(past: History) -> Reports:
@@ -48,6 +53,22 @@ class TestFilters:
 
         found = reports(past).exchanges(DAY, 9, wanted=Wanted(outcome=outcome))
         assert [exchange.outcome or "open" for exchange in found] == [outcome]
+
+
+class TestListed:
+    def test_open_requests_stand_among_those_that_are_wanted_by_their_time(self, past: History) -> None:
+        late, early = past.exchange(NOON - 20, outcome=None), past.exchange(NOON - 40, outcome=None)
+        mine = past.exchange(NOON - 30, model="mine")
+        past.exchange(NOON - 10, model="other")
+
+        found = listed(
+            reports(past), DAY, 9, open_ids=[early, late, mine, "unrecorded"], wanted=Wanted(model="mine"), before=None
+        )
+        assert [each.id for each in found] == [late, mine, early]
+        rest = listed(
+            reports(past), DAY, 1, open_ids=[early, late], wanted=Wanted(model="mine"), before=place(found[0])
+        )
+        assert [each.id for each in rest] == [mine]
 
 
 class TestTotal:

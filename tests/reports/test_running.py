@@ -3,8 +3,9 @@
 import pytest
 
 from ccflare_core.exchange.steps import Send
+from ccflare_core.reports.queries import EVERYTHING, OPEN, Wanted
 from ccflare_core.reports.queries import Exchange as Row
-from ccflare_core.reports.running import as_they_run, running
+from ccflare_core.reports.running import as_they_run, open_as_wanted, running
 from exchange_kit import END, EPOCH, OK, START, STREAM, Bench
 
 DELTA = (
@@ -79,3 +80,34 @@ def test_a_request_that_has_ended_is_as_it_is_recorded() -> None:
     assert (told.outcome, told.account, told.seconds) == ("ok", "max-a", exchange.duration)
     assert (told.input_tokens, told.output_tokens, told.cache_read_tokens) == (1000, 312, 204)
     assert (told.cost_usd, told.estimated) == (float(exchange.cost or 0), False)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        Wanted(model="claude-opus-4-8"),
+        Wanted(session="session-1"),
+        Wanted(session="session-1", model="claude-opus-4-8", outcome=OPEN),
+    ],
+)
+def test_an_open_request_is_found_by_what_its_row_does_not_tell_yet(wanted: Wanted) -> None:
+    bench = Bench()
+    exchange = bench.begin()
+    assert open_as_wanted(bench.exchanges.open, wanted, bench.clock.wall) == [exchange.id]
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        EVERYTHING,
+        Wanted(outcome=OPEN),
+        Wanted(model="claude-haiku-4-5"),
+        Wanted(session="session-1", account="max-a"),
+        Wanted(session="session-1", outcome="ok"),
+        Wanted(session="session-1", client="laptop"),
+    ],
+)
+def test_an_open_request_is_left_to_the_record_or_not_wanted(wanted: Wanted) -> None:
+    bench = Bench()
+    bench.begin()
+    assert open_as_wanted(bench.exchanges.open, wanted, bench.clock.wall) == []

@@ -243,10 +243,11 @@ class Reports:
         others: bool = False,
         wanted: Wanted = EVERYTHING,
         before: Position | None = None,
+        among: Sequence[str] | None = None,
     ) -> list[Exchange]:
         """The latest requests of the period that are wanted, newest first, of those `before` a position.
 
-        With `others` those too that needed no account.
+        With `others` those too that needed no account; with `among` only those with one of these ids.
         """
         conditions = [f"{_IN_PERIOD}{_kinds(others)}"]
         values: list[object] = [*period.bounds_ms()]
@@ -256,6 +257,9 @@ class Reports:
         if before is not None:
             conditions.append("(timestamp < ? OR (timestamp = ? AND id < ?))")
             values += [before.at_ms, *before]
+        if among is not None:
+            conditions.append(f"id IN ({', '.join('?' * len(among))})")
+            values += among
         where = " AND ".join(conditions)
         return self._exchanges(f"{where} ORDER BY timestamp DESC, id DESC LIMIT ?", (*values, limit))
 

@@ -1,17 +1,56 @@
 """A request that is still open, or has just ended, as the record will have it: a row not written yet. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Final
 
 from ccflare_core.exchange.final_row import final_columns
 from ccflare_core.exchange.story import Story
-from ccflare_core.reports.queries import Exchange
+from ccflare_core.reports.queries import EVERYTHING, OPEN, Exchange, Position, Reports, Wanted
+from ccflare_core.reports.traffic import Period
 from ccflare_core.secrets.redact import label
-from ccflare_core.text import to_seconds
+from ccflare_core.text import to_ms, to_seconds
+
+MOST_FOUND: Final = 200
+"""Open requests that a filter finds beside what is recorded, the latest ones."""
 
 
 def as_they_run(rows: Iterable[Exchange], stories: Mapping[str, Story], now: float) -> list[Exchange]:
     """The rows, with what is known by now of those that are open here: of them the record has their heads alone."""
     return [running(stories[row.id], now) if row.outcome is None and row.id in stories else row for row in rows]
+
+
+def open_as_wanted(stories: Mapping[str, Story], wanted: Wanted, now: float) -> list[str]:
+    """The ids of those that are open here and have what is asked for: their rows do not tell before their ends."""
+    if wanted._replace(client=None, outcome=None) == EVERYTHING:
+        return []  # the record finds them by itself
+    rows = (running(story, now) for story in reversed([*stories.values()]))
+    return [row.id for row in islice((row for row in rows if _has(row, wanted)), MOST_FOUND)]
+
+
+def _has(row: Exchange, wanted: Wanted) -> bool:
+    asked = wanted._replace(outcome=None if wanted.outcome == OPEN else wanted.outcome)
+    found = Wanted(row.account, row.model, row.session, row.project, row.client_name, row.outcome)
+    return all(value in (None, known) for value, known in zip(asked, found, strict=True))
+
+
+def listed(
+    reports: Reports,
+    period: Period,
+    limit: int,
+    *,
+    open_ids: Sequence[str],
+    others: bool = False,
+    wanted: Wanted = EVERYTHING,
+    before: Position | None = None,
+) -> list[Exchange]:
+    """The recorded requests that are wanted, and those with the ids of `open_ids`, the latest first."""
+    rows = reports.exchanges(period, limit, others=others, wanted=wanted, before=before)
+    if not open_ids:
+        return rows
+    rows += reports.exchanges(period, limit, others=others, before=before, among=open_ids)
+    each = {row.id: row for row in rows}.values()
+    return sorted(each, key=lambda row: Position(to_ms(row.at), row.id), reverse=True)[:limit]
 
 
 def running(story: Story, now: float) -> Exchange:

@@ -13,6 +13,9 @@ from ccflare_core.config.option import Value
 from ccflare_core.config.options import OPTIONS
 from ccflare_core.exchange.exchanges import Exchanges
 from ccflare_core.reports.fields import DOING, record
+from ccflare_core.reports.queries import Exchange, Position, Reports, Wanted
+from ccflare_core.reports.running import as_they_run, listed, open_as_wanted
+from ccflare_core.reports.traffic import Period
 from ccflare_core.text import iso
 from ccflare_core.writer.monitor import Monitor
 from ccflare_mitm.pages.events import Events
@@ -94,6 +97,19 @@ class Admin:
     async def note_reading(self, visit: Visit, request_id: str) -> None:
         """Have it audited that what was said in a request is about to be read; what cannot be audited is not read."""
         await self._actions.note_reading(visit, request_id)
+
+    async def requests(
+        self, period: Period, limit: int, wanted: Wanted, before: Position | None, now: float, *, others: bool = False
+    ) -> list[Exchange]:
+        """The requests that are wanted, the latest first; those that are open, as far as they have come."""
+        stories = self.exchanges.open
+        ids = open_as_wanted(stories, wanted, now)
+        rows = await self.read(
+            lambda store: listed(
+                Reports(store.query), period, limit, open_ids=ids, others=others, wanted=wanted, before=before
+            )
+        )
+        return as_they_run(rows, stories, now)
 
     def options(self) -> list[dict[str, object]]:
         """Each option of ours with what it holds. Of what may hold a password nothing is told but whether it is set."""

@@ -8,8 +8,7 @@ from ccflare_core.clients.keys import Permission
 from ccflare_core.exchange.steps import Outcome
 from ccflare_core.exchange.summary import tokens_in_words
 from ccflare_core.reports.figures import count
-from ccflare_core.reports.queries import OPEN, Exchange, Position, Reports, Wanted
-from ccflare_core.reports.running import as_they_run
+from ccflare_core.reports.queries import OPEN, Exchange, Position, Wanted
 from ccflare_core.text import to_ms
 from ccflare_core.transcripts.passages import Section, sections_of, whole_of, within
 from ccflare_core.transcripts.recorded import Recorded, facts_of, read_recorded
@@ -38,15 +37,13 @@ class Said(NamedTuple):
 async def show_list(admin: Admin, visit: Visit) -> Answer:
     """The last requests that have what is asked for."""
     wanted, before, time = _wanted(visit), _position(visit.asked("before")), asked(visit)
-    found = await admin.read(
-        lambda store: Reports(store.query).exchanges(time.period, MOST + 1, wanted=wanted, before=before)
-    )
+    found = await admin.requests(time.period, MOST + 1, wanted, before, visit.at)
     rows, is_more = found[:MOST], len(found) > MOST
     filters = {name: value for name, value in wanted._asdict().items() if value}
     return await long_page(
         "requests.html",
         visit,
-        exchanges=as_they_run(rows, admin.exchanges.open, visit.at),
+        exchanges=rows,
         filters=filters,
         names=Wanted._fields,
         outcomes=OUTCOMES,

@@ -84,11 +84,7 @@ async def requests(call: Call) -> Content:
     asked, period = call.asked, _period(call.asked, call.visit.at)
     wanted = Wanted(*(asked[name] for name in Wanted._fields))
     limit, before = asked["limit"], asked["cursor"]
-    found = await call.read(
-        lambda store: Reports(store.query).exchanges(
-            period, limit + 1, others=asked["others"], wanted=wanted, before=before
-        )
-    )
+    found = await call.admin.requests(period, limit + 1, wanted, before, call.visit.at, others=asked["others"])
     shown = found[:limit]
     last = Position(to_ms(shown[-1].at), shown[-1].id) if len(found) > limit else None
     return {"requests": [record(each, EXCHANGE) for each in shown], "next": last and write_cursor(last)}
