@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,12 @@ from ccflare_core.clients.authentication import OWNER, Identity
 from ccflare_core.clients.totp import SecondFactor
 from ccflare_core.store.store import Store
 from ccflare_mitm.pages.html import own_path
+from ccflare_mitm.pages.overview import card
 from ccflare_mitm.pages.readers import Readers
 from ccflare_mitm.pages.server import PageServer
 from ccflare_mitm.pages.table import find_page
 from ccflare_mitm.pages.visit import Visit
-from exchange_kit import START, STREAM, Bench
+from exchange_kit import REJECTED, START, STREAM, Bench
 from guard_kit import an_admin, forget
 from history import KEY, NOON, History
 
@@ -71,6 +73,20 @@ async def test_accounts_show_their_state_and_a_button(past: Path) -> None:
     assert 'action="/ccflare/accounts/max-1/pause"' in shown
     assert "serving" in shown
     assert "$0.0120" in shown
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [(Kind.OAUTH, "accounts.py login max-a"), (Kind.API_KEY, "accounts.py login max-a --mode console")],
+)
+def test_an_account_whose_credential_was_rejected_says_how_to_give_it_another(kind: Kind, remedy: str) -> None:
+    bench = Bench("a")
+    bench.serve(REJECTED)
+    (status,) = bench.pool.status()
+    status = replace(status, account=replace(status.account, kind=kind))
+
+    assert card(status, {}, bench.clock.wall).remedy == f"scripts/{remedy}"
+    assert card(replace(status, cooldowns=()), {}, bench.clock.wall).remedy == ""
 
 
 @pytest.mark.parametrize("target", ["/ccflare/", "/ccflare/usage?since=24h"])

@@ -3,11 +3,13 @@
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from ccflare_core.accounts.account import Kind
 from ccflare_core.accounts.member import AccountStatus
 from ccflare_core.accounts.states import AccountState
 from ccflare_core.accounts.validity import login_warning
 from ccflare_core.anthropic.answers import Answer
 from ccflare_core.anthropic.rate_limit_headers import Window
+from ccflare_core.anthropic.verdicts import Kind as Meant
 from ccflare_core.clients.keys import Permission
 from ccflare_core.exchange.story import Story
 from ccflare_core.program import typed
@@ -103,11 +105,14 @@ def _level(window: Window) -> str:
 
 
 def _remedy(status: AccountStatus) -> str:
+    account = status.account
     match status.state:
         case AccountState.NEEDS_LOGIN:
-            return typed(f"accounts login {status.account.name}")
+            return typed(f"accounts login {account.name}")
         case AccountState.NEEDS_ATTENTION:
-            return f"see to it, then {typed(f'accounts resume {status.account.name}')}"
+            return f"see to it, then {typed(f'accounts resume {account.name}')}"
+        case _ if any(each.source == Meant.CREDENTIAL_REJECTED for each in status.cooldowns):
+            return typed(f"accounts login {account.name}{' --mode console' if account.kind is Kind.API_KEY else ''}")
         case _:
             return ""
 
