@@ -56,7 +56,7 @@ def test_no_secret_is_in_a_repr() -> None:
 
 def test_every_role_is_a_subset_of_the_admins() -> None:
     assert PERMISSIONS.keys() == set(Role)
-    assert PERMISSIONS[Role.CLIENT] == {Permission.API_REQUEST}
+    assert PERMISSIONS[Role.CLIENT] == {Permission.API_REQUEST, Permission.SESSION_VIEW}
     assert all(permissions <= PERMISSIONS[Role.ADMIN] for permissions in PERMISSIONS.values())
 
 

@@ -1,6 +1,8 @@
 """What goes on, as it is told over real sockets: by each door, to whom it may be told, and for no longer than that."""
 
 import json
+import subprocess
+import sys
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -13,7 +15,17 @@ import pytest
 from ccflare_mitm.pages.api.document import DOCUMENT
 from ccflare_mitm.pages.viewers import MOST
 from fake_upstream import FakeUpstream, Gate, sse, sse_answer
-from harness import Http2Client, Proxy, RawClient, StartProxy, Truncated, claude_request, eventually, via_base_url
+from harness import (
+    REPOSITORY,
+    Http2Client,
+    Proxy,
+    RawClient,
+    StartProxy,
+    Truncated,
+    claude_request,
+    eventually,
+    via_base_url,
+)
 from schema_check import mistakes
 
 EVENTS = "/ccflare/api/v1/events"
@@ -235,6 +247,27 @@ def test_listeners_to_whom_nothing_happens_stay_and_a_stop_does_not_wait_for_the
 
         assert (listener.ends(), in_mitmweb.ends()) == (True, True)
     assert "stopping" not in proxy.log()
+
+
+def test_a_status_line_is_what_the_proxy_tells_of_its_clients_session(house: House) -> None:
+    """Where the database is no file that it can read."""
+    session = "5e551011-0000-4000-8000-000000000000"
+    asked = claude_request(3000, session=session, credential=(b"x-api-key", house.keys["client"].encode()))
+    with via_base_url(house.proxy) as client:
+        assert client.request(*asked).status == 200
+
+    def line(key: str) -> str:
+        base = f"http://127.0.0.1:{house.proxy.port}"
+        environ = {"ANTHROPIC_BASE_URL": base, "ANTHROPIC_AUTH_TOKEN": key, "ccflare_DB_PATH": "/nowhere"}
+        words = [sys.executable, str(REPOSITORY / "scripts" / "statusline.py"), "--plain"]
+        told = json.dumps({"session_id": session})
+        done = subprocess.run(words, input=told, env=environ, capture_output=True, text=True, check=True, timeout=60)
+        return done.stdout
+
+    # It waits for a tenth of a second, which may be too short here for once.
+    assert eventually(lambda: line(house.keys["client"]), lambda found: found.startswith("one"))
+    assert eventually(lambda: line(house.keys["viewer"]), lambda found: found.startswith("one"))
+    assert line("unused") == "ccflare: no record of it here\n"
 
 
 def test_a_listener_that_reads_nothing_is_cut_off_and_others_go_on(house: House) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from ccflare_core.clients.authentication import identify
 from ccflare_core.clients.client_runs import LONGEST_SECONDS, OVER_SECONDS, ClientRun
-from ccflare_core.clients.keys import ClientKey, Permission, Role
+from ccflare_core.clients.keys import ClientKey, Role
 from ccflare_core.config.location import Location
 from ccflare_core.errors import VaultError
 from ccflare_core.exchange.records import ExchangeFinished
@@ -98,7 +98,7 @@ def test_a_temporary_key_is_its_owners_key_but_for_requests_alone(store: Store) 
 
     assert found is not None
     assert found.key == replace(own, role=Role.CLIENT)
-    assert (found.run, found.permissions) == (RUN.id, frozenset({Permission.API_REQUEST}))
+    assert (found.run, found.permissions) == (RUN.id, Role.CLIENT.permissions)
 
 
 def test_a_temporary_key_ends_with_its_run_and_with_its_owners_key(store: Store) -> None:

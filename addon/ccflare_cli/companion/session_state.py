@@ -1,44 +1,81 @@
-"""What the record tells of a session, for the status line: read from the SQLite file, past the program's own store.
+"""How a session stands, for the status line: as the running proxy tells it, else as its SQLite file does.
 
-Nothing here is sealed, and nothing is written. The store would take ten times as long to be there.
+The file is read past the program's own store, which would take ten times as long to be there. Nothing in it that is
+read is sealed, and nothing is written.
 """
 
+import json
+import re
+import socket
 import sqlite3
-from collections.abc import Sequence
-from itertools import pairwise
-from typing import NamedTuple
+import time
+from collections.abc import Mapping
+from typing import Final, NamedTuple
 
-_WINDOWS = ("5h", "7d")
-_ACCOUNTS = """SELECT a.id, a.name, a.paused, a.needs_login, a.attention IS NOT NULL,
-    EXISTS (SELECT 1 FROM scope_cooldowns c WHERE c.account_id = a.id AND c.scope = 'account' AND c.until > ?)
-    FROM accounts a ORDER BY a.priority, a.name"""
-_SERVED = """SELECT account_used, account_name FROM requests
-    WHERE session_id = ? AND account_used IS NOT NULL ORDER BY timestamp, id"""
-_COST = "SELECT SUM(cost_usd) FROM requests WHERE session_id = ?"
-_READING = """SELECT utilization, resets_at FROM windows
-    WHERE account_id = ? AND name = ? AND utilization IS NOT NULL ORDER BY at DESC, id DESC LIMIT 1"""
-_ALERTS = "SELECT cause, name FROM alerts WHERE is_open AND cause IN ('needs_login', 'needs_attention') ORDER BY name"
+from ccflare_core.reports.session_state import SessionState, of_record, read_session
+
+SECONDS: Final = 0.1
+"""How long the proxy may take to tell it: the line is waited for."""
+_MOST_BYTES = 65_536
+_ADDRESS = re.compile(r"http://(?:([^/@]*)@)?(localhost|127(?:\.\d{1,3}){3}|\[::1\]):(\d{1,5})/?")
+_SESSION = re.compile(r"[\w.-]{1,200}", re.ASCII)
+_KEY = re.compile(r"ccf_[\w-]+", re.ASCII)
 
 
-class Limit(NamedTuple):
-    """How full a window of an account is: a fraction, and the epoch second of its end."""
+class Proxy(NamedTuple):
+    """Where the proxy of a client listens, and the client key that it is given, if any."""
 
-    used: float
-    resets_at: float | None
+    host: str
+    port: int
+    key: str
 
 
-class SessionState(NamedTuple):
-    """A session as it stands. Without an answer yet there is no account."""
+def find_proxy(environ: Mapping[str, str]) -> Proxy | None:
+    """The proxy that a client with this environment talks to, if that is one on this machine without TLS.
 
-    account: str | None
-    limits: dict[str, Limit]
-    free: int
-    """Accounts that could serve now."""
-    accounts: int
-    cost: float | None
-    moved: int
-    """How often another account has taken over."""
-    alerts: tuple[str, ...]
+    A credential that is no key of ours is left out, whoever listens there.
+    """
+    base, proxy = environ.get("ANTHROPIC_BASE_URL"), environ.get("HTTPS_PROXY") or environ.get("https_proxy")
+    found = _ADDRESS.fullmatch(base or proxy or "")
+    if found is None or int(found[3]) > 65_535:
+        return None
+    held = environ.get("ANTHROPIC_AUTH_TOKEN") or environ.get("ANTHROPIC_API_KEY") or ""
+    key = held if base else (found[1] or "").partition(":")[2]
+    return Proxy(found[2].strip("[]"), int(found[3]), key if _KEY.fullmatch(key) else "")
+
+
+def ask(proxy: Proxy, session: str, seconds: float = SECONDS) -> SessionState | None:
+    """What the proxy tells of the session; None if it tells nothing within so many seconds."""
+    if not _SESSION.fullmatch(session):
+        return None
+    key = f"Authorization: Bearer {proxy.key}\r\n" if proxy.key else ""
+    head = f"GET /ccflare/api/v1/session/{session} HTTP/1.1\r\nHost: {proxy.host}:{proxy.port}\r\n{key}"
+    try:
+        status, body = _fetch(proxy, f"{head}Connection: close\r\n\r\n".encode(), time.monotonic() + seconds)
+        return of_record(json.loads(body)) if status == b"200" else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _fetch(proxy: Proxy, request: bytes, until: float) -> tuple[bytes, bytes]:
+    answer = b""
+    with socket.create_connection((proxy.host, proxy.port), _left(until)) as connection:
+        connection.settimeout(_left(until))
+        connection.sendall(request)
+        while left := _MOST_BYTES - len(answer):
+            connection.settimeout(_left(until))
+            if not (piece := connection.recv(left)):
+                break
+            answer += piece
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return head[9:12], body
+
+
+def _left(until: float) -> float:
+    """Seconds that are left. Raises TimeoutError if none are."""
+    if (left := until - time.monotonic()) <= 0:
+        raise TimeoutError
+    return left
 
 
 def read(database: str, session: str | None, now: float) -> SessionState | None:
@@ -49,38 +86,8 @@ def read(database: str, session: str | None, now: float) -> SessionState | None:
     except sqlite3.Error:
         return None
     try:
-        return _read(connection, session, now)
+        return read_session(connection.execute, session, now)
     except sqlite3.Error:
         return None
     finally:
         connection.close()
-
-
-def _read(connection: sqlite3.Connection, session: str | None, now: float) -> SessionState:
-    accounts = connection.execute(_ACCOUNTS, (now * 1000,)).fetchall()
-    served = connection.execute(_SERVED, (session,)).fetchall() if session else []
-    cost = connection.execute(_COST, (session,)).fetchone()[0] if session else None
-    ids = [row[0] for row in served]
-    names = {row[0]: row[1] for row in accounts}
-    account = ids[-1] if ids else None
-    limits = {name: limit for name in _WINDOWS if account and (limit := _limit(connection, account, name, now))}
-    alerts = connection.execute(_ALERTS).fetchall()
-    return SessionState(
-        names.get(account, served[-1][1]) if account else None,
-        limits,
-        sum(not any(row[2:]) for row in accounts),
-        len(accounts),
-        cost,
-        sum(before != after for before, after in pairwise(ids)),
-        tuple(f"{name} {cause.replace('_', ' ')}" for cause, name in alerts),
-    )
-
-
-def _limit(connection: sqlite3.Connection, account: str, name: str, now: float) -> Limit | None:
-    """The last reading; a window that has ended since is empty."""
-    found: Sequence[float | None] | None = connection.execute(_READING, (account, name)).fetchone()
-    if found is None or found[0] is None:
-        return None
-    resets_at = found[1] / 1000 if found[1] else None
-    is_over = resets_at is not None and resets_at <= now
-    return Limit(0.0, None) if is_over else Limit(found[0], resets_at)

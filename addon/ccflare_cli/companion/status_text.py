@@ -6,7 +6,7 @@ What does not fit is left out, the least important first.
 import re
 from typing import NamedTuple
 
-from ccflare_cli.companion.session_state import Limit, SessionState
+from ccflare_core.reports.session_state import Limit, SessionState
 from ccflare_core.text import local_time
 
 _BAR = 5

@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from ccflare_cli.companion import status_text
-from ccflare_cli.companion.session_state import read
+from ccflare_cli.companion.session_state import ask, find_proxy, read
 
 if TYPE_CHECKING:
     import argparse
+
+    from ccflare_core.reports.session_state import SessionState
 
 _LIMIT = 1024 * 1024
 _WIDE = 200
@@ -82,12 +84,19 @@ def _parser() -> "argparse.ArgumentParser":
 
 
 def _line(options: Options, stdin: TextIO, environ: Mapping[str, str], now: float) -> str:
-    state = read(options.database or _database(environ), _session(stdin, environ), now)
+    state = _state(options, _session(stdin, environ), environ, now)
     if options.template is not None:
         return status_text.filled(options.template, state, now)
     columns = environ.get("COLUMNS", "")
     width = int(columns) if columns.isdecimal() and 0 < int(columns) < _WIDE else _WIDE
     return status_text.line(state, now, width=width, coloured=not (options.plain or environ.get("NO_COLOR")))
+
+
+def _state(options: Options, session: str | None, environ: Mapping[str, str], now: float) -> "SessionState | None":
+    """As the proxy tells it, unless a file is named; without one that runs here as the file does."""
+    proxy = None if options.database else find_proxy(environ)
+    told = ask(proxy, session) if proxy and session else None
+    return told or read(options.database or _database(environ), session, now)
 
 
 def _session(stdin: TextIO, environ: Mapping[str, str]) -> str | None:

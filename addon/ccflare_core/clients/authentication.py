@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ccflare_core.clients.keys import ClientKey, Permission
 from ccflare_core.clients.throttle import Throttle
 
-KEYLESS = frozenset({Permission.API_REQUEST, Permission.DASHBOARD_VIEW})
+KEYLESS = frozenset({Permission.API_REQUEST, Permission.DASHBOARD_VIEW, Permission.SESSION_VIEW})
 """What a caller of this machine may do without a key, where that is allowed: use the accounts and see figures.
 
 What was said, and changes, are for who shows a key or the owner's link: all users of a machine are on its loopback.

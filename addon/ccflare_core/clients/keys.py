@@ -25,6 +25,8 @@ class Permission(StrEnum):
     ACCOUNTS_MANAGE = "accounts.manage"
     LOGS_VIEW = "logs.view"
     API_REQUEST = "api.request"
+    SESSION_VIEW = "session.view"
+    """How a session stands; without DASHBOARD_VIEW one whose requests were all made with the same key."""
 
 
 class Role(StrEnum):
@@ -43,9 +45,9 @@ class Role(StrEnum):
 
 PERMISSIONS: dict[Role, frozenset[Permission]] = {
     Role.ADMIN: frozenset(Permission),
-    Role.OPERATOR: frozenset({Permission.DASHBOARD_VIEW, Permission.LOGS_VIEW, Permission.ACCOUNTS_MANAGE}),
-    Role.VIEWER: frozenset({Permission.DASHBOARD_VIEW, Permission.LOGS_VIEW}),
-    Role.CLIENT: frozenset({Permission.API_REQUEST}),
+    Role.OPERATOR: frozenset(Permission) - {Permission.API_REQUEST},
+    Role.VIEWER: frozenset({Permission.DASHBOARD_VIEW, Permission.LOGS_VIEW, Permission.SESSION_VIEW}),
+    Role.CLIENT: frozenset({Permission.API_REQUEST, Permission.SESSION_VIEW}),
 }
 
 

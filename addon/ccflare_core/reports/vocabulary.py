@@ -283,6 +283,25 @@ WINDOW: Final[Mapping[str, Word]] = {
 }
 """A limit."""
 
+_SESSION_LIMIT = object_of(
+    ("window", "utilization", "resets_at"),
+    {
+        **_words(TEXT, window="5h or 7d."),
+        **_words(NUMBER, utilization="How full it is; 1 is all of it."),
+        **_words(TIME_OR_NULL, resets_at="When it is empty again."),
+    },
+)
+SESSION_STATE: Final[Mapping[str, Word]] = {
+    **_words(TEXT, session="Its id."),
+    **_words(TEXT_OR_NULL, account="The account that has served it last; null: none has yet."),
+    **_words(list_of(_SESSION_LIMIT), windows="The limits of that account, as far as they are known."),
+    **_words(COUNT, free="Accounts that could serve now.", accounts="Accounts in all."),
+    **_words(NUMBER_OR_NULL, cost_usd="What its requests cost, as far as that is known."),
+    **_words(COUNT, moved="How often another account has taken over."),
+    **_words(list_of(TEXT), alerts="Accounts that need a person, each with what it needs."),
+}
+"""A session as it stands."""
+
 HEALTH: Final[Mapping[str, Word]] = {
     **_words(TEXT, status="ok: it answers."),
     **_words(FLAG, ready="Whether a request could be routed now."),

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ccflare_cli.companion.session_state import Limit, SessionState
 from ccflare_cli.companion.status_text import FIELDS, bar, filled, line
+from ccflare_core.reports.session_state import Limit, SessionState
 from history import NOON, at_local
 
 STATE = SessionState(

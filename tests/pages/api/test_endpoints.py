@@ -16,7 +16,8 @@ from ccflare_cli.accounts import main as accounts
 from ccflare_cli.stats import main as stats
 from ccflare_cli.stats.views import SPLITS
 from ccflare_core.anthropic.answers import Answer
-from ccflare_core.clients.authentication import Identity
+from ccflare_core.clients.authentication import LOCAL, Identity, Principal
+from ccflare_core.clients.keys import ClientKey
 from ccflare_core.clients.totp import SecondFactor
 from ccflare_core.exchange.records import Payload
 from ccflare_core.reports.traffic import By, Period
@@ -35,6 +36,7 @@ from history import KEY, NOON, History
 from schema_check import mistakes
 
 README = Path(__file__).resolve().parents[3] / "README.md"
+NOBODY = Identity(None)
 QUESTION, ANSWER = b'{"messages":[{"role":"user","content":"Why?"}]}', b'{"type":"message","content":[]}'
 
 
@@ -46,10 +48,13 @@ class House(NamedTuple):
     actions: Actions
 
     async def answer(self, path: str, **query: object) -> Answer:
+        return await self.answer_to(NOBODY, path, **query)
+
+    async def answer_to(self, identity: Identity, path: str, **query: object) -> Answer:
         found = find_page(PREFIX + path)
         assert found is not None
         asked = urlencode({name: value for name, value in query.items() if value is not None}, doseq=True)
-        visit = Visit(Identity(None), "127.0.0.1", PREFIX + path, found.name, query=asked, at=NOON)
+        visit = Visit(identity, "127.0.0.1", PREFIX + path, found.name, query=asked, at=NOON)
         answer = self.server.answer(found.page, visit)
         return answer if isinstance(answer, Answer) else await answer
 
@@ -188,6 +193,36 @@ async def test_what_is_not_there_is_a_404_and_no_reading(house: House, id_: str)
     house.actions.done.clear()
     answer = await house.answer(f"/requests/{id_}")
     assert (answer.status, house.actions.done) == (404, [])
+
+
+async def test_a_session_stands_as_the_status_line_tells_it(house: House) -> None:
+    answer = await house.answer_to(Identity(LOCAL), "/session/s%202%2F%C3%A4")
+    told = json.loads(answer.body)
+    assert (answer.status, [*mistakes(told, schema_of("/session/{id}"))]) == (200, [])
+    assert (told["session"], told["account"], told["accounts"], told["free"]) == ("s 2/ä", "max-2", 2, 1)
+
+    unknown = json.loads((await house.answer_to(Identity(LOCAL), "/session/none")).body)
+    assert (unknown["account"], unknown["cost_usd"], unknown["accounts"]) == (None, None, 2)
+
+
+@pytest.mark.parametrize(
+    ("session", "key", "status"),
+    [
+        ("s%202%2F%C3%A4", "LAPTOP", 200),
+        ("s%202%2F%C3%A4", "OTHER", 404),
+        ("session-1", "LAPTOP", 404),
+        ("none", "LAPTOP", 404),
+    ],
+)
+async def test_a_session_is_told_to_the_key_that_has_made_it(house: House, session: str, key: str, status: int) -> None:
+    client = ClientKey(key, key.lower())
+    identity = Identity(Principal(client, client.role.permissions), key=client)
+
+    assert (await house.answer_to(identity, f"/session/{session}")).status == status
+
+
+async def test_a_session_is_told_to_nobody_who_is_not_known(house: House) -> None:
+    assert (await house.answer("/session/session-1")).status == 404
 
 
 async def test_only_the_page_that_says_so_has_what_was_said(house: House) -> None:

@@ -6,6 +6,7 @@ from typing import Final
 
 from ccflare_core.anthropic.answers import json_answer
 from ccflare_core.clients.keys import Permission
+from ccflare_core.errors import NotFound
 from ccflare_core.exchange.records import storable
 from ccflare_core.exchange.steps import Outcome
 from ccflare_core.reports import vocabulary
@@ -20,6 +21,7 @@ from ccflare_core.reports.fields import (
 )
 from ccflare_core.reports.limit_history import LimitHistory
 from ccflare_core.reports.queries import OPEN, Position, Reports, Wanted
+from ccflare_core.reports.session_state import SessionState, as_record, is_made_by, read_session
 from ccflare_core.reports.traffic import By, Period, Traffic
 from ccflare_core.reports.vocabulary import TEXT_OR_NULL, Schema, list_of, object_of
 from ccflare_core.store.statuses import statuses_and_use
@@ -108,6 +110,20 @@ async def sessions(call: Call) -> Content:
     shown, fields = left[:limit], traffic_fields((By.SESSION,))
     following = write_cursor(shown[-1][0]) if len(left) > limit else None
     return {"sessions": [record(group, fields) for _, group in shown], "next": following}
+
+
+async def session(call: Call) -> Content:
+    """How a session stands. A client that may not see all figures is told of its own sessions alone."""
+    id_, now, identity = str(storable(call.visit.name)), call.visit.at, call.visit.identity
+    key = None if call.visit.may(_VIEW) else identity.key.id if identity.key else ""
+
+    def look(store: Store) -> SessionState | None:
+        is_theirs = key is None or is_made_by(store.query, id_, key)
+        return read_session(store.query, id_, now) if is_theirs else None
+
+    if (state := await call.read(look)) is None:
+        raise NotFound("This client key has made no session with this id.")
+    return as_record(id_, state)
 
 
 def _place(group: Traffic) -> Position:
@@ -255,6 +271,14 @@ ENDPOINTS: Final = (
         _list("sessions", _SESSION, next=_NEXT),
         sessions,
         (_SINCE, _UNTIL, _LIMIT, cursor()),
+    ),
+    Endpoint(
+        "/session/{name}",
+        Permission.SESSION_VIEW,
+        "How one session stands, as `ccflare statusline` tells it: to a client key without `dashboard.view` only if "
+        "it has made all of its requests.",
+        object_of(vocabulary.SESSION_STATE, vocabulary.SESSION_STATE),
+        session,
     ),
     Endpoint(
         "/config",
