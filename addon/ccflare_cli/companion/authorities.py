@@ -27,10 +27,10 @@ _SYSTEM = (
 )
 
 
-def own_authority(confdir: Path) -> Path:
-    """mitmproxy's certificate. Raises Refused if there is none yet."""
+def own_authority(confdir: Path, *, may_come: bool = False) -> Path:
+    """mitmproxy's certificate. Raises Refused if there is none yet, unless it `may_come` later."""
     path = confdir / AUTHORITY
-    if not path.is_file():
+    if not (may_come or path.is_file()):
         raise Refused(
             f"There is no certificate {path} yet: the proxy makes it when it starts for the first time, so start it "
             "once."

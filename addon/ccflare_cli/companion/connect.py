@@ -24,6 +24,7 @@ from ccflare_core.secrets import redact
 _BY_VARIABLES = ("python", "node")
 _OWN_LINE = "To have ours beside it, let your command print what this one does with the same input: {command}"
 _NO_SERVICE = "It works only while the proxy runs, and no service starts that: `{command}` installs one."
+_NOT_STARTED = "The proxy was never started here: start it before {client}, which trusts the certificate it then makes."
 _EXAMPLES = """\
 examples:
   scripts/connect.py claude-code           ~/.claude/settings.json
@@ -99,6 +100,8 @@ class _Work:
         )
         if not has_service(self._console.environ):
             self._console.complain(_NO_SERVICE.format(command=typed("service install")))
+        if not here.authority.is_file():
+            self._console.complain(_NOT_STARTED.format(client=self._client.title))
         return OK
 
     def undo(self) -> int:
@@ -140,7 +143,7 @@ class _Work:
             ours = self._client.environment(self._found.content.decode("utf-8-sig"))
         except ValueError as error:
             raise self._unreadable(error) from None
-        here = find_proxy(self._console, self._arguments, ours)
+        here = find_proxy(self._console, self._arguments, ours, may_come=True)
         hosts = {name: value for name, value in self._console.environ.items() if name.lower() == "no_proxy"}
         has_login = claude_code.has_login(self._console.environ)
         variables = client_variables(here.address, here.authority, None, hosts | theirs, has_login=has_login)
@@ -148,11 +151,10 @@ class _Work:
         return self._client.entries(variables._replace(unset=unset), self._status_line()), here
 
     def _status_line(self) -> list[str]:
-        """The command, which is told where the database is. It reads no server, and none of our options."""
+        """The command, which is told where the database is unless that is on a server: it knows none of our options."""
         database = read_settings(self._console, self._arguments.database).database
-        if not isinstance(database, Path):
-            return []
-        return [*own_command("statusline.py", "statusline"), "--database", str(database)]
+        named = ["--database", str(database)] if isinstance(database, Path) else []
+        return [*own_command("statusline.py", "statusline"), *named]
 
     def _edited(self, before: bytes, wanted: dict[Steps, object]) -> tuple[bytes, Change]:
         try:

@@ -48,8 +48,16 @@ def _place(text: str) -> str:
     raise argparse.ArgumentTypeError("give a host and a port, such as 127.0.0.1:8080")
 
 
-def find_proxy(console: Console, arguments: argparse.Namespace, known: Mapping[str, str] | None = None) -> Here:
+def find_proxy(
+    console: Console,
+    arguments: argparse.Namespace,
+    known: Mapping[str, str] | None = None,
+    *,
+    may_come: bool = False,
+) -> Here:
     """The proxy that a client is to use. Raises Refused, also if it wants a key and there is none.
+
+    With `may_come` it need not have been started yet, so that its certificate may be missing.
 
     A key that is in use already, in our own environment or in the `known` one of the client, is used again. One that is
     given where none is wanted is left out, which is said.
@@ -64,7 +72,7 @@ def find_proxy(console: Console, arguments: argparse.Namespace, known: Mapping[s
         if arguments.key:
             console.complain(_WANTS_NONE)
         key = ""
-    authority = own_authority(confdir(settings.defaults(console.environ)))
+    authority = own_authority(confdir(settings.defaults(console.environ)), may_come=may_come)
     return Here(ProxyAddress(place, found.requires_client_tls, key=key), authority, data_folder(found))
 
 

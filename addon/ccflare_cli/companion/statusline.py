@@ -77,7 +77,7 @@ def _parser() -> "argparse.ArgumentParser":
         epilog=_EXAMPLES.format(fields=", ".join(status_text.FIELDS)),
         allow_abbrev=False,
     )
-    parser.add_argument("--database", metavar="PATH", help="the SQLite file to read (default: the proxy's)")
+    parser.add_argument("--database", metavar="PATH", help="the SQLite file to read if no proxy answers")
     parser.add_argument("--plain", action="store_true", help="without colours: for tmux and prompts")
     parser.add_argument("--template", metavar="TEXT", help="the line itself, such as '{account} {five_hour_percent}'")
     return parser
@@ -93,8 +93,8 @@ def _line(options: Options, stdin: TextIO, environ: Mapping[str, str], now: floa
 
 
 def _state(options: Options, session: str | None, environ: Mapping[str, str], now: float) -> "SessionState | None":
-    """As the proxy tells it, unless a file is named; without one that runs here as the file does."""
-    proxy = None if options.database else find_proxy(environ)
+    """As the client's proxy tells it, else as the file does."""
+    proxy = find_proxy(environ)
     told = ask(proxy, session) if proxy and session else None
     return told or read(options.database or _database(environ), session, now)
 

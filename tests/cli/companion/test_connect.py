@@ -166,6 +166,27 @@ def test_a_value_of_the_users_is_replaced_only_if_they_say_so(settings: Path, ru
     assert settings.read_text() == own
 
 
+def test_a_client_is_connected_to_a_proxy_that_was_never_started(home: Path, settings: Path, run: Run) -> None:
+    (home / ".mitmproxy" / "mitmproxy-ca-cert.pem").unlink()
+
+    desk = run("claude-code", "--yes")
+
+    assert "NODE_EXTRA_CA_CERTS" in env_of(settings)
+    assert desk.complained.endswith("start it before Claude Code, which trusts the certificate it then makes.\n")
+    assert "never started" not in run("claude-code", "--undo").complained
+    assert settings.read_text() == SETTINGS
+
+
+def test_a_status_line_names_no_database_that_is_on_a_server(settings: Path, home: Path) -> None:
+    config = home / "config.yaml"
+    config.write_text("ccflare_open_loopback: true\n")
+    desk = Desk(environ={"ccflare_CONFIG_PATH": str(config), "ccflare_DB_PATH": "postgresql://127.0.0.1:1/none"})
+
+    main(["claude-code", "--yes"], desk.console())
+
+    assert f'"command": "{ROOT}/scripts/statusline.py"' in settings.read_text(), desk.complained
+
+
 def test_an_own_status_line_stays_and_ours_is_told(settings: Path, run: Run) -> None:
     own = {"type": "command", "command": "mine"}
     settings.write_text(json.dumps({"statusLine": own}))

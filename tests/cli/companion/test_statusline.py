@@ -44,7 +44,11 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def asked(*words: str, stdin: str = '{"session_id": "session-1"}', **environ: str) -> subprocess.CompletedProcess[str]:
-    mine = {name: value for name, value in os.environ.items() if not name.startswith(("CLAUDE", "COLUMNS", "NO_COLOR"))}
+    mine = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("CLAUDE", "COLUMNS", "NO_COLOR", "ANTHROPIC", "HTTPS", "https"))
+    }
     return subprocess.run(
         [sys.executable, "-c", _TELLING, *words],
         input=stdin,
