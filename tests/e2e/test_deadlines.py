@@ -1,6 +1,6 @@
 """Whoever keeps a request waiting: how long that may last, what the client is told, and what is recorded as the cause.
 
-Named after R63. Every deadline is a second here, and mitmproxy's own comes later, but for the last two proxies.
+Named after R63. Most deadlines are `SHORT` here, and mitmproxy's own comes later, but for the last proxies.
 """
 
 import contextlib
@@ -26,16 +26,19 @@ from harness import (
 )
 from rig import Rig
 
+SHORT, WHOLE = 2, 6
+"""Seconds: a deadline, which an exchange that is not late meets also where one side stands still for a while; and how
+long a whole exchange may take."""
 SECONDS = {
-    "ccflare_client_head_seconds": 1,
-    "ccflare_client_body_idle_seconds": 1,
-    "ccflare_client_body_seconds": 2,
-    "ccflare_client_stall_seconds": 1,
-    "ccflare_client_idle_seconds": 1,
-    "ccflare_first_byte_seconds": 1,
-    "ccflare_stream_idle_seconds": 1,
-    "ccflare_exchange_seconds": 4,
-    "tcp_timeout": 3,
+    "ccflare_client_head_seconds": SHORT,
+    "ccflare_client_body_idle_seconds": SHORT,
+    "ccflare_client_body_seconds": 2 * SHORT,
+    "ccflare_client_stall_seconds": SHORT,
+    "ccflare_client_idle_seconds": SHORT,
+    "ccflare_first_byte_seconds": SHORT,
+    "ccflare_stream_idle_seconds": SHORT,
+    "ccflare_exchange_seconds": WHOLE,
+    "tcp_timeout": 2 * SHORT + 1,
 }
 MEGABYTE = 1 << 20
 
@@ -111,41 +114,46 @@ def row_by(rig: Rig, column: str, value: str) -> dict[str, Any]:
 # The client
 
 
-def test_r63_a_head_that_never_ends_gets_a_408(rig: Rig, client: RawClient) -> None:
+def test_r63_a_head_that_never_ends_gets_a_408(rig: Rig) -> None:
     started = time.monotonic()
-    trickle(client, b"POST /v1/messages HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
-    assert_timeout(read(client), 408)
+    with rig.client() as client:
+        trickle(client, b"POST /v1/messages HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
+        assert_timeout(read(client), 408)
 
-    assert time.monotonic() - started > 0.8
-    assert is_closed(client)
-    assert "no whole head of a request within 1 s" in rig.proxy.log()
+        assert time.monotonic() - started > 0.8 * SHORT
+        assert is_closed(client)
+    assert f"no whole head of a request within {SHORT} s" in rig.proxy.log()
     assert rig.requests == []
 
 
 @pytest.mark.parametrize("tunnel", [False, True], ids=["plain", "in a tunnel"])
-def test_r63_a_connection_without_a_request_is_closed(rig: Rig, client: RawClient, tunnel: bool) -> None:
-    if tunnel:
-        client.send_request("CONNECT", f"127.0.0.1:{rig.upstream.port}")
-        assert client.read_head().status == 200
+def test_r63_a_connection_without_a_request_is_closed(rig: Rig, tunnel: bool) -> None:
     started = time.monotonic()
+    with rig.client() as client:
+        if tunnel:
+            client.send_request("CONNECT", f"127.0.0.1:{rig.upstream.port}")
+            assert client.read_head().status == 200
 
-    assert is_closed(client)
-    assert time.monotonic() - started > 0.8
+        assert is_closed(client)
+    assert time.monotonic() - started > 0.8 * SHORT
 
 
 def test_r63_an_idle_connection_is_closed_after_its_last_answer(rig: Rig, client: RawClient) -> None:
-    for _ in range(2):
+    for _ in range(3):
         assert client.request(*claude_request(3000)).status == 200
-        time.sleep(0.6)  # each request begins it anew
+        time.sleep(0.4 * SHORT)  # each request begins it anew
 
     assert client.request(*claude_request(3000)).status == 200
     assert is_closed(client)
-    assert "idle for 1 s" in rig.proxy.log()
+    assert f"idle for {SHORT} s" in rig.proxy.log()
 
 
 @pytest.mark.parametrize(
     ("pause", "why"),
-    [(10.0, "Nothing came of the request's body for 1 s."), (0.3, "The request's body took longer than 2 s.")],
+    [
+        (10.0, f"Nothing came of the request's body for {SHORT} s."),
+        (0.3, f"The request's body took longer than {2 * SHORT} s."),
+    ],
     ids=["silent", "slow"],
 )
 def test_r63_a_body_that_does_not_come_gets_a_408(rig: Rig, client: RawClient, pause: float, why: str) -> None:
@@ -179,7 +187,8 @@ def test_r63_a_client_that_reads_nothing_is_cut_off_and_called_that(rig: Rig, cl
         assert other.request(*claude_request(3000)).status == 200
     rig.upstream.wait_until(lambda: request.aborted)
     row = rig.row()
-    assert (row["outcome"], row["error_message"]) == ("client_abort", "the client read nothing for 1 s; it was cut off")
+    told = f"the client read nothing for {SHORT} s; it was cut off"
+    assert (row["outcome"], row["error_message"]) == ("client_abort", told)
     assert is_reset(client)
     assert_nobody_is_blamed(rig)
 
@@ -191,7 +200,7 @@ def test_r63_no_answer_gets_a_504_and_is_not_asked_for_again(rig: Rig, client: R
     gate = Gate()
     rig.script("a", replace(sse(), before=(gate,)))
     rig.send(client)
-    assert gate.reached.wait(5)
+    assert gate.reached.wait(60)
     with rig.client() as other:
         assert other.request(*claude_request(3000)).status == 200  # nobody else waits
     reply = read(client)
@@ -199,7 +208,7 @@ def test_r63_no_answer_gets_a_504_and_is_not_asked_for_again(rig: Rig, client: R
     assert_timeout(reply, 504)
     row = rig.row()
     assert (row["outcome"], row["status_code"], row["attempts"]) == ("upstream_error", 504, 1)
-    assert row["error_message"] == "The request was given up: the upstream sent no answer within 1 s."
+    assert row["error_message"] == f"The request was given up: the upstream sent no answer within {SHORT} s."
     assert rig.kinds() == ["upstream_failure"]
     aborted(rig, rig.requests[0])
     assert client.request(*claude_request(3000)).status == 200  # the client's connection goes on
@@ -207,7 +216,7 @@ def test_r63_no_answer_gets_a_504_and_is_not_asked_for_again(rig: Rig, client: R
 
 
 def aborted(rig: Rig, request: Request) -> None:
-    rig.upstream.wait_until(lambda: request.aborted, timeout=3)
+    rig.upstream.wait_until(lambda: request.aborted)
 
 
 def test_r63_a_stream_that_falls_silent_ends_with_an_error_event(rig: Rig, client: RawClient) -> None:
@@ -219,10 +228,10 @@ def test_r63_a_stream_that_falls_silent_ends_with_an_error_event(rig: Rig, clien
     assert last["type"] == "error"
     assert last["error"] == {
         "type": "timeout_error",
-        "message": "The stream ends here: the upstream sent nothing for 1 s.",
+        "message": f"The stream ends here: the upstream sent nothing for {SHORT} s.",
     }
     row = rig.row()
-    assert (row["outcome"], row["error_message"]) == ("truncated", "the upstream sent nothing for 1 s")
+    assert (row["outcome"], row["error_message"]) == ("truncated", f"the upstream sent nothing for {SHORT} s")
     assert last["request_id"] == row["id"]
     aborted(rig, rig.requests[0])
     assert_nobody_is_blamed(rig)
@@ -241,7 +250,7 @@ def test_r63_where_no_event_can_stand_a_silent_stream_is_only_cut(rig: Rig, clie
 
     assert b"timeout_error" not in body
     assert body
-    assert rig.row()["error_message"] == "the upstream sent nothing for 1 s"
+    assert rig.row()["error_message"] == f"the upstream sent nothing for {SHORT} s"
 
 
 def test_r63_a_whole_answer_that_falls_silent_gets_a_504(rig: Rig, client: RawClient) -> None:
@@ -258,15 +267,15 @@ def test_r63_a_whole_answer_that_falls_silent_gets_a_504(rig: Rig, client: RawCl
 
 
 def test_r63_an_exchange_has_an_end_however_lively_it_is(rig: Rig, client: RawClient) -> None:
-    rig.script("a", sse(40, delay=0.3))
+    rig.script("a", sse(60, delay=0.3))
     started = time.monotonic()
     rig.send(client)
     assert client.read_head().status == 200
     body = rest_of(client)
 
-    assert 3.5 < time.monotonic() - started < 12  # which is how long it would go on
-    assert b"the exchange took longer than 4 s" in body
-    assert rig.row()["error_message"] == "the exchange took longer than 4 s"
+    assert WHOLE - 0.5 < time.monotonic() - started < 18  # which is how long it would go on
+    assert f"the exchange took longer than {WHOLE} s".encode() in body
+    assert rig.row()["error_message"] == f"the exchange took longer than {WHOLE} s"
 
 
 def test_r63_what_keeps_talking_is_left_alone(rig: Rig) -> None:
@@ -277,11 +286,11 @@ def test_r63_what_keeps_talking_is_left_alone(rig: Rig) -> None:
 
 def test_r63_an_unopened_tunnel_has_mitmproxys_time_limit(rig: Rig) -> None:
     with FakeUpstream(tls=True) as other, via_connect(rig.proxy, "localhost", other.port, other.ca_file) as client:
-        time.sleep(1.8)
-        assert client.request("GET", "/v1/models").status == 200
+        time.sleep(1.4 * SHORT)
         started = time.monotonic()
+        assert client.request("GET", "/v1/models").status == 200
         assert is_closed(client)
-        assert time.monotonic() - started > 2
+        assert time.monotonic() - started > 2 * SHORT
 
 
 # HTTP/2
@@ -302,13 +311,15 @@ def h2_client(secure: Rig) -> Iterator[Http2Client]:
 
 
 def test_r63_one_slow_body_leaves_the_connection_to_the_others(secure: Rig, h2_client: Http2Client) -> None:
-    secure.script("a", sse(5, delay=0.4))
+    secure.script("a", sse(5, delay=0.3 * SHORT))
     slow = h2_client.begin_request("POST", "/v1/messages", ((b"user-agent", b"slow h2"),))
     quick = h2_client.send_request(*claude_request(3000, session=secure.session))
 
     assert h2_client.read_head(slow).status == 408
     assert h2_client.read_body(quick).endswith(b'"message_stop"}\n\n')
-    assert row_by(secure, "user_agent", "slow h2")["error_message"] == "Nothing came of the request's body for 1 s."
+    assert (
+        row_by(secure, "user_agent", "slow h2")["error_message"] == f"Nothing came of the request's body for {SHORT} s."
+    )
 
 
 def test_r63_a_window_that_stays_shut_ends_its_stream_alone(secure: Rig, h2_client: Http2Client) -> None:
