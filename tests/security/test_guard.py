@@ -5,6 +5,7 @@ import contextlib
 import json
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
@@ -505,8 +506,10 @@ def test_r04_missing_wrong_expired_and_revoked_get_the_same_bytes(tmp_path: Path
             assert status == 401
     assert upstream.requests == []
     entries = proxy.rows("SELECT actor, detail FROM audit_log WHERE action = 'auth.denied' ORDER BY actor")
-    counts = {entry["actor"]: json.loads(entry["detail"])["count"] for entry in entries}
-    assert counts == {"": 6, "client:expired": 2}  # one entry for each burst, and it knows whose key that was
+    counts = Counter[str]()
+    for entry in entries:  # one for each burst, and it knows whose key that was
+        counts[entry["actor"]] += json.loads(entry["detail"])["count"]
+    assert counts == {"": 6, "client:expired": 2}
 
 
 def test_r04_they_take_the_same_time() -> None:
