@@ -23,7 +23,7 @@ from fake_upstream import (
 from harness import ClaudeRequest, RawClient, StartProxy, Truncated, claude_request, eventually
 from rig import Rig, texts
 
-HOLD = 5
+HOLD = 8
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def held(rig: Rig, session: str) -> RawClient:
 
 
 def test_a_request_is_held_and_served_when_the_account_is_back(rig: Rig) -> None:
-    end = exhaust(rig, a=1.5)
+    end = exhaust(rig, a=2.5)
     with held(rig, rig.session) as client:
         assert client.is_silent(0.3)
         assert rig.asked == ["a"]
@@ -91,20 +91,20 @@ def test_the_request_that_met_the_limit_is_held_too(rig: Rig) -> None:
 
 def test_the_first_account_that_is_back_takes_it(bench: Rig) -> None:
     bench.fresh("a", "b")
-    exhaust(bench, a=60, b=1)
+    exhaust(bench, a=60, b=2.5)
 
     assert bench.ask().status == 200
     assert bench.asked == ["a", "b", "b"]
 
 
 def test_one_probes_before_all_others_follow(rig: Rig) -> None:
-    exhaust(rig, a=1)
+    exhaust(rig, a=2.5)
     gate = Gate()
     rig.script("a", sse(1, gate=gate, gate_at=0))
     clients = [held(rig, f"session {number}") for number in range(6)]
 
     rig.wait_for(2)
-    assert gate.reached.wait(5)
+    assert gate.reached.wait(60)
     assert clients[0].is_silent(0.6)  # more than two looks at the pool
     assert rig.asked == ["a", "a"]
     gate.open()
@@ -117,7 +117,7 @@ def test_one_probes_before_all_others_follow(rig: Rig) -> None:
 
 
 def test_a_probe_that_fails_keeps_the_others_waiting(rig: Rig) -> None:
-    exhaust(rig, a=1)
+    exhaust(rig, a=2.5)
     rig.script("a", lambda _: limited_5h(int(time.time()) + 2))
     clients = [held(rig, f"session {number}") for number in range(3)]
 
@@ -128,12 +128,12 @@ def test_a_probe_that_fails_keeps_the_others_waiting(rig: Rig) -> None:
 
 
 def test_a_probe_whose_client_leaves_makes_way_for_another(rig: Rig) -> None:
-    exhaust(rig, a=1)
+    exhaust(rig, a=2.5)
     gate = Gate()
     rig.script("a", sse(1, gate=gate, gate_at=0))
     clients = {f"session {number}": held(rig, f"session {number}") for number in range(3)}
     probe = rig.wait_for(2)[1]
-    assert gate.reached.wait(5)
+    assert gate.reached.wait(60)
 
     clients.pop(probe.header("x-claude-code-session-id") or "").close()
 
@@ -149,7 +149,7 @@ def half_close(client: RawClient) -> None:
 
 
 def test_clients_that_leave_are_held_no_longer(rig: Rig) -> None:
-    exhaust(rig, a=3)
+    exhaust(rig, a=4)
     for leave in (RawClient.close, RawClient.reset, half_close):
         with held(rig, rig.session) as client:
             assert client.is_silent(0.1)
@@ -157,7 +157,7 @@ def test_clients_that_leave_are_held_no_longer(rig: Rig) -> None:
 
     for row in rig.rows(3):
         assert (row["outcome"], row["attempts"], row["status_code"]) == ("client_abort", 0, None)
-        assert row["response_time_ms"] < 2000  # and not until the account is ready
+        assert row["response_time_ms"] < 3000  # and not until the account is ready
     eventually(rig.is_idle)
     rig.wait_for_reason("a", "serving")
     assert rig.ask(session="the next one").status == 200
@@ -223,7 +223,7 @@ def test_no_hope_within_the_hold_is_told_at_once(bench: Rig) -> None:
     reply = bench.ask()
 
     assert reply.status == 503
-    assert time.time() - begin < 2
+    assert time.time() - begin < HOLD
     assert bench.asked == ["a", "b"]
     told = reply.json()
     assert (told["type"], told["error"]["type"], told["request_id"]) == (
@@ -234,9 +234,9 @@ def test_no_hope_within_the_hold_is_told_at_once(bench: Rig) -> None:
     for name in "ab":
         assert f"{bench.name(name)}: cooling until " in told["error"]["message"]
     back = datetime.datetime.fromisoformat(told["error"]["next_available_at"])
-    assert abs(back.timestamp() - begin - 2400) < 5
+    assert abs(back.timestamp() - begin - 2400) < 60
     assert f"back at {local_time(back.timestamp(), begin)}" in told["error"]["message"]
-    assert abs(int(reply.header("retry-after") or 0) - 2400) < 5
+    assert abs(int(reply.header("retry-after") or 0) - 2400) < 60
     assert not [name for name, _ in reply.head.headers if b"ratelimit" in name.lower()]
     row = bench.row()
     assert (row["outcome"], row["status_code"], row["account_used"], row["attempts"]) == ("refused", 503, None, 0)
@@ -283,7 +283,7 @@ def test_retry_after_is_honest_within_an_hour(rig: Rig, answer: Answer, seconds:
 
 def test_a_hold_that_ends_in_vain_is_a_503(rig: Rig) -> None:
     """It comes back in time, but only to be limited again until after the hold."""
-    exhaust(rig, a=1)
+    exhaust(rig, a=2.5)
     rig.script("a", limited_5h(time.time() + 600))
 
     reply = rig.ask()
@@ -309,6 +309,7 @@ def test_a_resumed_account_ends_the_hold(rig: Rig) -> None:
     """What a person changes counts for those who wait already."""
     exhaust(rig, a=6)
     with held(rig, rig.session) as client:
+        assert client.is_silent(0.1)
         rig.change("a", paused=True)
         rig.wait_for_reason("a", "paused")
         head = client.read_head()
