@@ -15,7 +15,7 @@ from clients_kit import detoured
 from desk import Desk
 from detour import HOST
 from fake_upstream import FakeUpstream
-from harness import REPOSITORY, eventually
+from harness import REPOSITORY, eventually, via_base_url
 
 RUN = REPOSITORY / "scripts" / "run.py"
 BODY = {"model": "claude-haiku-4-5", "max_tokens": 9, "messages": [{"role": "user", "content": "a"}]}
@@ -76,6 +76,12 @@ class Place:
         status, message = json.loads(done.stdout)
         return status, message
 
+    def reason(self, account: str) -> str:
+        """What the health page says of an account."""
+        with via_base_url(self.proxy) as client:
+            accounts = client.request("GET", "/ccflare/health").json()["accounts"]
+        return next(str(each["reason"]) for each in accounts if each["name"] == account)
+
     def served_by(self) -> list[str]:
         """The accounts that were asked, in order, since the last time."""
         requests, self._seen = self.upstream.requests[self._seen :], len(self.upstream.requests)
@@ -120,10 +126,12 @@ def test_a_client_is_served_by_its_account_and_recorded_as_its_run(place: Place)
 def test_a_client_whose_account_cannot_serve_waits_for_it_and_is_not_moved(place: Place) -> None:
     place.proxy.accounts("pause", "max-2")
     try:
+        eventually(lambda: place.reason("max-2"), lambda reason: reason == "paused")
         place.served_by()
         _, (status, message), _ = place.run("--account", "max-2")
     finally:
         place.proxy.accounts("resume", "max-2")
+        eventually(lambda: place.reason("max-2"), lambda reason: reason == "serving")
 
     assert (status, place.served_by()) == (503, [])
     assert message.startswith("This run is to be served by account max-2")
