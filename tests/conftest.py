@@ -65,9 +65,13 @@ def pytest_report_header() -> list[str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name our mark, and have the programs that tests start heed SIGHUP, also where `nohup` started this one."""
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, lambda *_: None)  # which they do not inherit
+    """Name our mark, and have the programs that tests start heed the signals that this one was told to ignore.
+
+    `nohup` has it ignore SIGHUP, and a shell's `&` SIGINT.
+    """
+    for number in (signal.SIGHUP, signal.SIGINT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)  # which they do not inherit
     config.addinivalue_line("markers", "postgres: needs the programs of a PostgreSQL server")
 
 
