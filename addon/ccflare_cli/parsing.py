@@ -14,7 +14,9 @@ from ccflare_cli.completion import complete
 from ccflare_cli.console import Console, guarded
 from ccflare_cli.output import FORMATS
 from ccflare_cli.page import page_of
+from ccflare_core.clients.tags import FORM, valid_tag
 from ccflare_core.program import typed
+from ccflare_core.text import composed
 
 type Command = Callable[[Console, argparse.Namespace], int]
 """What does a subcommand's work, and gives the exit code."""
@@ -140,6 +142,13 @@ def dollars(text: str) -> Decimal:
     if not (sum_.is_finite() and Decimal("0.000001") <= sum_ <= 1_000_000):
         raise argparse.ArgumentTypeError("give an amount of dollars such as 5 or 0.50")
     return sum_
+
+
+def tag(text: str) -> str:
+    """An argparse type for a tag."""
+    if valid_tag(composed(text)):
+        return composed(text)
+    raise argparse.ArgumentTypeError(f"give {FORM}")
 
 
 def dispatch(

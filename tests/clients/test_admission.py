@@ -133,6 +133,7 @@ class Spent(KeySpent):
         return Rejection(429, "too often")
 
 
+UNREADABLE_TAG = (b"x-ccflare-tag", b"ticket")
 FORWARDED = (b"X-Forwarded-For", b"192.0.2.7")
 EVERYTHING_IS_WRONG: dict[str, Any] = {
     "fields": (
@@ -175,16 +176,17 @@ MENDED: tuple[tuple[str, int, dict[str, Any], dict[str, Any]], ...] = (
     ("permitted", 403, {}, {"key": KEY}),
     ("well_formed", 400, {"problem": ""}, {}),
     ("open_requests", 503, {}, {"open_requests": 0}),
-    ("plain_head", 431, {"fields": (EVIL,)}, {"options": {}}),
+    ("plain_head", 431, {"fields": (EVIL, UNREADABLE_TAG)}, {"options": {}}),
     ("served_host", 403, {"host": "127.0.0.1"}, {}),
     ("audited", 503, {}, {"audit_problem": None}),
-    ("own_site", 403, {"fields": ()}, {}),
+    ("own_site", 403, {"fields": (UNREADABLE_TAG,)}, {}),
     (
         "method_and_path",
         405,
         {"line": Line(b"POST", b"/v1/sessions")},
         {"options": {"stateful_account": "max"}, "rates": KeySpent(print)},
     ),
+    ("plain_tags", 400, {"fields": ()}, {}),
     ("stateful", 403, {"line": Line(b"POST", b"/v1/messages")}, {}),
     ("limits_of_key", 429, {}, {"rates": RateLimits(print)}),
     ("budget_of_run", 429, {"run": ""}, {}),
@@ -631,6 +633,37 @@ def test_any_head_is_either_admitted_or_rejected(head: RequestHead, state: GateS
     else:
         assert 400 <= outcome.status < 600
         assert outcome.message
+
+
+# --- tags -------------------------------------------------------------------------------------------------------------
+
+
+def tagged(*values: bytes, **more: Any) -> RequestHead:
+    return a_head("/v1/messages", "POST", *((b"x-ccflare-tag", value) for value in values), **more)
+
+
+def test_tags_that_cannot_be_recorded_are_refused_in_a_sentence_and_not_tried_again() -> None:
+    decision = admit(tagged(b"Ticket=12"), a_state(), NOW)
+
+    assert deciding(tagged(b"Ticket=12"), a_state()) == "plain_tags"
+    assert (rejection(decision).status, rejection(decision).is_final, decision.tags) == (400, True, {})
+    assert rejection(decision).message.startswith("x-ccflare-tag takes name=value, ")
+
+
+def test_tags_are_nothing_that_is_told_to_who_may_not_ask() -> None:
+    assert deciding(tagged(b"x", presented=()), a_state()) == "valid_key"
+
+
+def test_tags_of_a_request_count_for_more_than_those_of_its_run() -> None:
+    runs = ClientRuns()
+    runs.replace([replace(KEYLESS, tags=("ticket=12", "who=me"))])
+    head = tagged(b"who=you, step=2", presented=(), run=KEYLESS.id)
+
+    decision = admit(head, a_state(runs=runs, key=None), NOW)
+
+    assert isinstance(decision.outcome, Admitted)
+    assert decision.tags == {"ticket": "12", "who": "you", "step": "2"}
+    assert admit(tagged(b"step=2"), a_state(), NOW).tags == {"step": "2"}
 
 
 # --- runs of clients --------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from ccflare_core.clients.client_runs import LOST_SECONDS, ClientRun, ClientRuns, new_id, valid_tag
+from ccflare_core.clients.client_runs import LOST_SECONDS, ClientRun, ClientRuns, new_id
 from exchange_kit import EPOCH
 from guard_kit import a_key
 
@@ -114,23 +114,3 @@ def test_managed_agents_are_for_runs_that_are_not_narrowed_against_them(
 ) -> None:
     assert objection in run.objection_to_stateful(account)
     assert bool(run.objection_to_stateful(account)) == bool(objection)
-
-
-@pytest.mark.parametrize(
-    ("text", "is_valid"),
-    [
-        ("ticket=12", True),
-        ("a-b_1=two words, ü", True),
-        ("x=" + "y" * 64, True),
-        ("x=" + "y" * 65, False),
-        ("x" * 33 + "=y", False),
-        ("X=y", False),
-        ("x=", False),
-        ("=y", False),
-        ("x", False),
-        ("x=a\nb", False),
-        ("ü=y", False),
-    ],
-)
-def test_a_tag_is_a_short_name_and_a_short_value(text: str, is_valid: bool) -> None:
-    assert valid_tag(text) is is_valid

@@ -117,6 +117,9 @@ def test_a_client_is_served_by_its_account_and_recorded_as_its_run(place: Place)
     assert rows[0] == {"project": "site", "account_name": "max-2", "client_id": None}
     (row,) = place.proxy.rows("SELECT tags, ended_at FROM client_runs WHERE id = ?", (run,))
     assert (row["tags"], row["ended_at"] is not None) == ('["ticket=12", "who=me"]', True)
+    tagged = "SELECT name, value FROM request_tags JOIN requests ON id = request_id WHERE client_run = ?"
+    found = [(tag["name"], tag["value"]) for tag in place.proxy.rows(tagged, (run,))]
+    assert sorted(found) == [("ticket", "12")] * 2 + [("who", "me")] * 2
     eventually(lambda: place.ask(address), lambda answer: answer[0] == 403)
     status, message = place.ask(address)
     assert (status, message[:47]) == (403, "The run in the proxy's address is not known her")

@@ -11,7 +11,7 @@ from ccflare_core.anthropic.usage import Usage
 from ccflare_core.anthropic.verdicts import Kind
 from ccflare_core.config.record_mode import Mode
 from ccflare_core.exchange.exchange import Exchange
-from ccflare_core.exchange.final_row import final_columns, total_of
+from ccflare_core.exchange.final_row import final_columns, recorded_tags, total_of
 from ccflare_core.exchange.log_line import line
 from ccflare_core.exchange.recorder import Recorder
 from ccflare_core.exchange.records import (
@@ -23,6 +23,7 @@ from ccflare_core.exchange.records import (
     PartUsed,
     Payload,
     Record,
+    RequestTagged,
     WindowRead,
 )
 from ccflare_core.exchange.steps import Outcome
@@ -101,6 +102,25 @@ def test_off_keeps_nothing_but_what_the_pool_learned() -> None:
     desk.serve(limited())
 
     assert kinds(desk.rows) == ["WindowRead", "CooldownSet"]
+
+
+def test_tags_come_right_after_the_row_that_they_are_of_without_secrets() -> None:
+    desk = Desk()
+    tags = {"ticket": "12", "key": "sk-ant-api03-" + "x" * 95}
+
+    exchange = desk.exchanges.begin(replace(ASKED, tags=tags))
+
+    _, ticket, key = desk.rows
+    assert ticket == RequestTagged(exchange.id, EPOCH_MS, "ticket", "12")
+    assert isinstance(key, RequestTagged)
+    assert "sk-ant-api03-x" not in key.value
+    assert recorded_tags(exchange) == {"ticket": "12", "key": key.value}
+
+
+def test_tags_of_what_is_not_recorded_are_not_either() -> None:
+    desk = Desk(mode="off")
+    desk.exchanges.begin(replace(ASKED, tags={"ticket": "12"}))
+    assert desk.rows == []
 
 
 def test_the_first_row() -> None:

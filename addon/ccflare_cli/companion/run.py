@@ -27,9 +27,10 @@ from ccflare_cli.companion.registration import Registrar, Ticket, key_of
 from ccflare_cli.companion.starting import check_proxy, ensure_proxy
 from ccflare_cli.console import Console, Refused, proxy_address, read_settings
 from ccflare_cli.doctor.host_checks import confdir
-from ccflare_cli.parsing import Parser, dispatch, dollars, script_parser
-from ccflare_core.clients.client_runs import MOST_TAGS, ClientRun, new_id, valid_tag
+from ccflare_cli.parsing import Parser, dispatch, dollars, script_parser, tag
+from ccflare_core.clients.client_runs import ClientRun, new_id
 from ccflare_core.clients.keys import PREFIX as KEY_PREFIX
+from ccflare_core.clients.tags import MOST_TAGS, split
 from ccflare_core.config import settings
 from ccflare_core.config.environment import of_others
 from ccflare_core.config.settings import Settings
@@ -61,7 +62,7 @@ def _parser() -> Parser:
     parser.add_argument("--account", metavar="NAME", help="have this account alone serve it; it is never moved")
     parser.add_argument("--project", type=_project, metavar="NAME", help="record this as its project")
     parser.add_argument(
-        "--tag", type=_tag, action="append", default=[], metavar="NAME=VALUE", help="remember this of it; up to 4"
+        "--tag", type=tag, action="append", default=[], metavar="NAME=VALUE", help="remember this of it; up to 4"
     )
     parser.add_argument("--budget", type=dollars, metavar="DOLLARS", help="serve it no more once it has cost so much")
     add_proxy_options(parser)
@@ -73,12 +74,6 @@ def _project(text: str) -> str:
     if 0 < len(text) <= _LONGEST_PROJECT and text.isprintable():
         return text
     raise argparse.ArgumentTypeError(f"give 1 to {_LONGEST_PROJECT} characters that can be printed")
-
-
-def _tag(text: str) -> str:
-    if valid_tag(text):
-        return text
-    raise argparse.ArgumentTypeError("give name=value, the name of 1 to 32 of a-z, 0-9, _ and -, the value of up to 64")
 
 
 def _run(console: Console, arguments: argparse.Namespace) -> int:
@@ -104,7 +99,7 @@ def _check(console: Console, arguments: argparse.Namespace, words: Sequence[str]
         raise Refused(
             f"Say which client to start, such as `{typed('run')} claude`; the proxy is started by `{typed('proxy')}`."
         )
-    if len(arguments.tag) > MOST_TAGS or len({tag.partition("=")[0] for tag in arguments.tag}) < len(arguments.tag):
+    if len(arguments.tag) > MOST_TAGS or len(dict(map(split, arguments.tag))) < len(arguments.tag):
         raise Refused(f"Give {MOST_TAGS} tags at most, and each name once.")
     if label := label_in(console.environ):
         raise Refused(f"This shell is in {label} already: what it starts is in it too, so start `{words[0]}` as it is.")

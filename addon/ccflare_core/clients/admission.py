@@ -4,6 +4,7 @@ The order in which a request is looked at is `checks.CHECKS`. Nothing is counted
 is limited is in its `counts`, for the gate to count in the same turn of the event loop.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from enum import StrEnum
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from ccflare_core.clients.client_runs import ClientRun
 from ccflare_core.clients.rate_limits import Moment
 from ccflare_core.clients.request_head import GateState, RequestHead
 from ccflare_core.clients.sessions import Session, identity_of
+from ccflare_core.clients.tags import read_tags, split
 from ccflare_core.http.origins import Origin, is_address, is_loopback
 from ccflare_core.http.rejection import Rejection
 
@@ -54,6 +56,8 @@ class Decision(NamedTuple):
     """Whether it is for a page of ours, be it there or not."""
     run: ClientRun | None = None
     """The run of a client that it is in."""
+    tags: Mapping[str, str] = {}
+    """Its tags and those of its run. If both name one, its own counts."""
 
     @property
     def is_identified(self) -> bool:
@@ -72,7 +76,8 @@ def admit(head: RequestHead, state: GateState, now: Moment) -> Decision:
     if check is checks.go_on and (request.leads_elsewhere or not head.is_connect):
         counts.add(Count.KEY)
     decision = Decision(request.caller, request.identity, outcome, frozenset(counts))
-    decision = decision._replace(session=request.session, is_for_page=request.route is Route.CONTROL, run=request.run)
+    decision = decision._replace(session=request.session, is_for_page=request.route is Route.CONTROL)
+    decision = decision._replace(run=request.run, tags=tags_of(request))
     if decision.is_identified or not isinstance(outcome, Rejection):
         return decision
     ending = Ending.AT_ONCE if check is checks.share_of_address else Ending.ANSWERED
@@ -114,6 +119,8 @@ def examine(head: RequestHead, state: GateState, now: Moment) -> Request:
         is_vouched=(head.is_tls and head.host == upstream.host) or is_ours_by_name(head, state),
     )
     request = Request(head, state, now, caller, contradiction, identity, asked, route, session)
+    if not head.is_connect:
+        request = request._replace(tagged=read_tags(head.fields))
     label = run_of(head, identity)
     return request._replace(label=label, run=state.runs.find(label)) if label else request
 
@@ -127,6 +134,11 @@ def run_of(head: RequestHead, identity: Identity) -> str:
     of_tunnel, of_key = opener.run if opener else "", principal.run if principal else ""
     said = head.run or of_tunnel or of_key  # most are in none
     return said if not said or {head.run, of_tunnel, of_key} <= {said, ""} else RUN
+
+
+def tags_of(request: Request) -> Mapping[str, str]:
+    """Those of its run, and its own."""
+    return dict(map(split, request.run.tags)) | {**request.tagged.tags} if request.run else request.tagged.tags
 
 
 def find_session(head: RequestHead, state: GateState, now: Moment) -> Session | None:

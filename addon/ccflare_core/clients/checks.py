@@ -20,6 +20,7 @@ from ccflare_core.clients.keys import Permission
 from ccflare_core.clients.rate_limits import SOON, Moment
 from ccflare_core.clients.request_head import GateState, PageAccess, RequestHead
 from ccflare_core.clients.sessions import Session
+from ccflare_core.clients.tags import NO_TAGS, Tagged
 from ccflare_core.http.addresses import Address
 from ccflare_core.http.headers import refuse_request
 from ccflare_core.http.rejection import Rejection
@@ -76,6 +77,8 @@ class Request(NamedTuple):
     """The run of a client that it says it is in."""
     run: ClientRun | None = None
     """That run, if it is known."""
+    tagged: Tagged = NO_TAGS
+    """The tags that it brings itself."""
 
     @property
     def is_forwarded(self) -> bool:
@@ -314,6 +317,11 @@ def method_and_path(request: Request) -> Rejection | None:
     return None if request.route is None else routes.refuse(head.method_as_sent, head.path, stateful=stateful)
 
 
+def plain_tags(request: Request) -> Rejection | None:
+    """Its tags have to be ones that can be recorded: else nobody would ever find it by them."""
+    return Rejection(400, request.tagged.problem, is_final=True) if request.tagged.problem else None
+
+
 def stateful(request: Request) -> Rejection | None:
     """Managed Agents are for keys that may use them, and the account that they live in."""
     principal, account = request.identity.principal, request.state.settings.stateful_account
@@ -387,6 +395,7 @@ CHECKS: tuple[Check, ...] = (
     audited,
     own_site,
     method_and_path,
+    plain_tags,
     stateful,
     limits_of_key,
     budget_of_run,

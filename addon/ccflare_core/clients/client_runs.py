@@ -5,7 +5,6 @@ only narrows what may be done, to an account or a budget. One that is not known 
 to be narrowed is never served without.
 """
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -26,8 +25,6 @@ OVER_SECONDS = 24 * 3600.0
 """After so long without one it is over: whoever has started it was killed."""
 LONGEST_SECONDS = 30 * 24 * 3600.0
 
-MOST_TAGS = 4
-_TAG = re.compile(r"[a-z0-9_-]{1,32}=[^\x00-\x1f\x7f-\x9f]{1,64}", re.ASCII)
 _SOON = 5
 UNKNOWN_RUN = (
     f"The run in the proxy's address is not known here, or is over: start the client anew with `{typed('run')}`."
@@ -51,7 +48,7 @@ class ClientRun:
     """The only account that may serve it, and the name that it had at the start."""
     project: str = ""
     tags: tuple[str, ...] = ()
-    """Each as `name=value`."""
+    """Each as `name=value`; see tags.py."""
     dollars: Decimal | None = None
     """All that it may cost."""
     cost: Decimal = Decimal()
@@ -76,11 +73,6 @@ class ClientRun:
 def new_id() -> str:
     """An id for a run."""
     return f"{PREFIX}{token_hex(_ID_BYTES)}"
-
-
-def valid_tag(text: str) -> bool:
-    """Whether that is a tag: `name=value`, the name of 1-32 of `a-z0-9_-`, the value of 1-64 characters."""
-    return _TAG.fullmatch(text) is not None
 
 
 class ClientRuns:

@@ -422,6 +422,16 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE INDEX requests_client_run ON requests (client_run) WHERE client_run IS NOT NULL",
         ),
     ),
+    Migration(
+        "0026_request_tags",
+        (
+            """CREATE TABLE request_tags (
+                request_id TEXT NOT NULL REFERENCES requests (id) ON DELETE CASCADE, name TEXT NOT NULL,
+                value TEXT NOT NULL, at BIGINT NOT NULL, PRIMARY KEY (request_id, name))""",
+            "CREATE INDEX request_tags_value ON request_tags (name, value, request_id)",
+            "CREATE INDEX request_tags_at ON request_tags (at)",
+        ),
+    ),
 )
 
 _BOOK = "CREATE TABLE IF NOT EXISTS migrations (name TEXT NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)"

@@ -343,6 +343,19 @@ class UsagePartRow(Model):
         primary_key = CompositeKey("request", "number")
 
 
+class RequestTagRow(Model):
+    """A tag of a request that began `at` then, its client's own or its run's; see store/request_tags.py."""
+
+    request = ForeignKeyField(RequestRow, on_delete="CASCADE", backref="+")
+    name = TextField()
+    value = TextField()
+    at = BigIntegerField()
+
+    class Meta:
+        table_name = "request_tags"
+        primary_key = CompositeKey("request", "name")
+
+
 class BatchRow(Model):
     """A batch of messages, and what it counts in the budget of the client key that made it: see store/batches.py.
 
@@ -662,6 +675,7 @@ TABLES: tuple[type[Model], ...] = (
     RunRow,
     RequestRow,
     UsagePartRow,
+    RequestTagRow,
     BatchRow,
     TunnelRow,
     UsageSlotRow,

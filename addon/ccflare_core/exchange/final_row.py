@@ -53,6 +53,11 @@ def _asked(exchange: Story) -> dict[str, Any]:
     }
 
 
+def recorded_tags(exchange: Story) -> dict[str, str]:
+    """The values of its tags by their names, as they are written down: without secrets."""
+    return {name: label(value) for name, value in exchange.opening.tags.items()}
+
+
 def _label(text: str | None) -> str | None:
     return label(text) if text else None
 

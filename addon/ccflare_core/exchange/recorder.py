@@ -8,7 +8,7 @@ from ccflare_core.accounts.pool import Report
 from ccflare_core.config.record_mode import Mode
 from ccflare_core.exchange.batch_records import batch_records, reserved
 from ccflare_core.exchange.counted import Counted
-from ccflare_core.exchange.final_row import final_columns, parts_used, total_tokens
+from ccflare_core.exchange.final_row import final_columns, parts_used, recorded_tags, total_tokens
 from ccflare_core.exchange.log_line import (
     PassedRequests,
     log_exchange,
@@ -26,6 +26,7 @@ from ccflare_core.exchange.records import (
     OutcomeCorrected,
     Payload,
     Record,
+    RequestTagged,
     WindowRead,
 )
 from ccflare_core.exchange.steps import Attempt, Opening, Outcome, Ticket
@@ -69,7 +70,7 @@ class Recorder:
         self._left_out: set[str] = set()  # the open exchanges that have no row
 
     def started(self, exchange: Story) -> None:
-        """Open the exchange's row."""
+        """Open the exchange's row, with its tags."""
         opening = exchange.opening
         if self._mode(opening) is Mode.OFF:
             self._left_out.add(exchange.id)
@@ -90,6 +91,8 @@ class Recorder:
                 client_name=opening.key.name if opening.key else None,
             )
         )
+        for name, value in recorded_tags(exchange).items():
+            self._sink.put(RequestTagged(exchange.id, to_ms(exchange.started_at), name, value))
 
     def keeps_bodies(self, opening: Opening) -> bool:
         """Whether the bodies of such an exchange are written down, as things are now."""

@@ -90,6 +90,15 @@ class ExchangeFinished(NamedTuple):
     client_run: str | None = None
 
 
+class RequestTagged(NamedTuple):
+    """A row of `request_tags`: a tag of a request that began then."""
+
+    request_id: str
+    at_ms: int
+    name: str
+    value: str
+
+
 class OutcomeCorrected(NamedTuple):
     """How an exchange ended, in place of what its row says: only what came later has told it."""
 
@@ -278,6 +287,7 @@ class Payload:
 Record = (
     ExchangeStarted
     | ExchangeFinished
+    | RequestTagged
     | OutcomeCorrected
     | PartUsed
     | BatchMade

@@ -1,6 +1,7 @@
 """The values that an exchange and the stream layer exchange: opening, steps, outcome. Pure."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -91,6 +92,8 @@ class Opening:
     """The id of the exchange whose request a person has sent again."""
     run: ClientRun | None = None
     """The run of a client that it is in."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """The values of its tags and its run's, by their names."""
 
     @property
     def client_key(self) -> str | None:

@@ -45,12 +45,14 @@ from ccflare_core.exchange.records import (
     PartUsed,
     Payload,
     Record,
+    RequestTagged,
     TunnelEnded,
     TunnelOpened,
     WindowRead,
 )
 from ccflare_core.secrets.vault import Vault
 from ccflare_core.store.batches import Batches
+from ccflare_core.store.request_tags import RequestTags
 from ccflare_core.text import to_ms
 from ccflare_core.transcripts.conversations import Conversations
 from ccflare_core.transcripts.redaction import without_secrets
@@ -147,6 +149,7 @@ class Ledger:
         self._blocks = Blocks(database, vault)
         self._searched: Conversations[Searched] = Conversations()
         self._batches = Batches(database)
+        self._tags = RequestTags(database)
         self._requests = Insert(database, RequestRow, _STARTED)
         self._whole = Insert(database, RequestRow, (*_STARTED, *_FINISHED))
         self._attempts = Insert(database, AttemptRow, _ATTEMPT)
@@ -188,6 +191,7 @@ class Ledger:
         whole, started, finished = pair(rows[ExchangeStarted], rows[ExchangeFinished])
         self._whole.run(whole)
         self._requests.run(started)
+        self._tags.write(rows[RequestTagged])
         self._attempts.run(rows[AttemptMade])
         self._windows.run(rows[WindowRead])
         self._parts.run(rows[PartUsed])
@@ -212,6 +216,7 @@ class Ledger:
     def forget(self) -> None:
         """Believe nothing of what was written since the last commit: it did not come to one."""
         self._blocks.forget()
+        self._tags.forget()
 
     def _inherit(self, record: ExchangeFinished) -> None:
         """Give a part of a thread what only its first part says: from the message that it goes on from."""

@@ -202,6 +202,7 @@ class Gate:
             only_account=replay.account if replay else "",
             replay_of=replay.of if replay else "",
             run=decision.run,
+            tags=decision.tags,
         )
         exchange = self._exchanges.begin(opening)
         try:
