@@ -117,6 +117,7 @@ class Asked:
 
 INDEXES = {
     **dict.fromkeys(("summary", *SPLITS, "cache", "timeline", "compare"), "usage_slots_slot"),
+    "tags": "request_tags_at",
     "windows": "windows_reading",
     "requests": "requests_timestamp",
     "errors": "requests_failed",
@@ -126,18 +127,28 @@ INDEXES = {
 @pytest.mark.parametrize("period", [DAY, EVER], ids=["day", "ever"])
 @pytest.mark.parametrize("view", VIEWS)
 def test_every_view_goes_by_an_index(store: Store, large: Path, view: str, period: Period) -> None:
-    asked: Any = Asked(store)
+    plan = plan_of(store, large, question(view, period))
 
-    Views(asked, PriceList()).tables(question(view, period))
+    assert INDEXES[view] in plan
+    if view == "errors":
+        assert "requests_moved" in plan
 
+
+@pytest.mark.parametrize("view", sorted({*VIEWS} - {"windows"}))
+def test_every_view_of_a_tag_goes_by_an_index(store: Store, large: Path, view: str) -> None:
+    assert "request_tags_value" in plan_of(store, large, question(view, EVER), "ticket=12")
+
+
+def plan_of(store: Store, large: Path, asked: Question, tag: str | None = None) -> str:
+    """How SQLite goes about it, which is never by reading a large table from its beginning to its end."""
+    watched: Any = Asked(store)
+    Views(watched, PriceList(), tag).tables(asked)
     with closing(sqlite3.connect(large)) as database:
         plan = [
             str(step[3])
-            for sql, parameters in asked.queries
+            for sql, parameters in watched.queries
             for step in database.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)
         ]
     scanned = {step.split()[1] for step in plan if step.startswith("SCAN")}
-    assert not scanned & {"requests", "r", "used", "attempts", "a", "usage_slots", "windows"}
-    assert INDEXES[view] in " ".join(plan)
-    if view == "errors":
-        assert "requests_moved" in " ".join(plan)
+    assert not scanned & {"requests", "r", "used", "attempts", "a", "usage_slots", "windows", "request_tags"}
+    return " ".join(plan)

@@ -70,8 +70,12 @@ def _csv(table: Table[Any]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, [name for name, _ in table.fields], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(table.records())
+    writer.writerows({name: _cell(value) for name, value in record.items()} for record in table.records())
     return out.getvalue().rstrip("\n")
+
+
+def _cell(value: object) -> object:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
 
 
 def _text(table: Table[Any], page: Page) -> str:

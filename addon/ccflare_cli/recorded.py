@@ -44,6 +44,7 @@ def head_table(exchange: Recorded, now: float) -> Table[dict[str, Any]]:
             Column("Model", lambda each: each["model"] or DASH),
             Column("Session", lambda each: each["session_id"] or DASH),
             Column("Project", lambda each: _with(each["project"], each["agent"])),
+            *_shown(row, "Tags", lambda _: ", ".join(f"{name}={value}" for name, value in exchange.tags.items())),
             *_shown(row, "Class", lambda each: each["request_class"]),
             *_shown(row, "Agent", lambda each: _with(each["agent_id"], _started_by(each["parent_agent_id"]))),
             Column("Took", _time),

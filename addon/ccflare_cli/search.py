@@ -8,9 +8,10 @@ from ccflare_cli.cells import wrapped
 from ccflare_cli.console import OK, Console, Refused, note_reading, open_sealed, read_settings
 from ccflare_cli.ids import find_session
 from ccflare_cli.output import DASH, Column, Table, iso, moment, named, short_id
-from ccflare_cli.parsing import Parser, dispatch, script_parser, whole_number
+from ccflare_cli.parsing import Parser, dispatch, script_parser, tag, whole_number
 from ccflare_cli.progress import progress
 from ccflare_core.db.engine_choice import is_made
+from ccflare_core.reports.tags import ids_of
 from ccflare_core.reports.threads import earlier_parts
 from ccflare_core.store.store import Store
 from ccflare_core.transcripts.search import ROLES, Hit, Query, Search
@@ -37,6 +38,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("text", metavar="TEXT", help="the text to search for")
     parser.add_argument("--session", metavar="ID", help="only in this session: its id, or the beginning")
+    parser.add_argument("--tag", type=tag, metavar="NAME=VALUE", help="only in requests with this tag")
     parser.add_argument(
         "--role", choices=ROLES, help="only what this role said; calls and results of tools belong to `tool`"
     )
@@ -64,7 +66,8 @@ def _run(console: Console, arguments: argparse.Namespace) -> int:
             index = store.search_index.candidates(query.literal)
             total = index.total if index else _total(store)
             search = Search(index or store.transcripts, _moments(store), lambda done: show(done, total))
-            hits = search.run(query, limit=arguments.limit, session=session, role=arguments.role)
+            ids = ids_of(store.query, arguments.tag) if arguments.tag else None
+            hits = search.run(query, limit=arguments.limit, session=session, role=arguments.role, ids=ids)
             threads = _threads(store, hits)
     console.show(arguments, _table(hits, threads, arguments.limit, console.now()))
     return OK if hits else 1

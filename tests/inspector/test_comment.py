@@ -154,7 +154,7 @@ def test_dollars_are_short(cost: str, text: str) -> None:
 
 
 def test_each_attempt_has_a_line_and_the_last_one_is_to_search_by() -> None:
-    exchange = running(Bench("ab"), key=ClientKey("k1", "laptop"))
+    exchange = running(Bench("ab"), key=ClientKey("k1", "laptop"), tags={"ticket": "12"})
     exchange.identified(Provenance(project="shop"))
     for reply in (limited(22_800), OK):
         exchange.next_step()
@@ -163,7 +163,7 @@ def test_each_attempt_has_a_line_and_the_last_one_is_to_search_by() -> None:
     assert comment(exchange).splitlines()[1:] == [
         "attempt 1: max-a, 5h window spent until 14:20, 0.0 s",
         "attempt 2: max-b, ok, 0.0 s",
-        f"account=max-b session=session-1 project=shop key=laptop outcome=ok request={exchange.id}",
+        f"account=max-b session=session-1 project=shop key=laptop outcome=ok request={exchange.id} tag=ticket=12",
     ]
 
 

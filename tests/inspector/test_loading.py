@@ -59,13 +59,13 @@ def test_a_flow_tells_what_the_row_does() -> None:
     attempts = [(1, "max-1", "5h window spent", 0.25), (2, "max-2", "ok", 1.2)]
     heads = {"request": Head("application/json", "", 20), "response": Head("text/event-stream", "gzip", 30)}
 
-    flow = flow_of(Recorded(ROW, attempts, heads), SETTINGS)
+    flow = flow_of(Recorded(ROW, attempts, heads, {"ticket": "12"}), SETTINGS)
 
     assert flow.comment.splitlines() == [
         "max-1→max-2 ▸ opus-4-8 · 1.2k→312 · $0.013 · recorded 08:00",
         "attempt 1: max-1, 5h window spent, 0.2 s",
         "attempt 2: max-2, ok, 1.2 s",
-        "account=max-1 session=s-1 project=shop key=laptop outcome=ok request=req_1",
+        "account=max-1 session=s-1 project=shop key=laptop outcome=ok request=req_1 tag=ticket=12",
     ]
     assert (flow.request.method, flow.request.url) == ("POST", "https://api.anthropic.com/v1/messages")
     assert flow.request.timestamp_start == 1_800_000_000

@@ -4,6 +4,7 @@ import contextlib
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,8 @@ def past(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with History(path) as history:
         history.account("max-1")
         history.account("max-2")
-        history.exchange(NOON - 60, "max-1", model="claude-opus-4-8", output_tokens=312, cost_usd=0.012)
+        told: dict[str, Any] = {"output_tokens": 312, "cost_usd": 0.012, "tags": {"ticket": "a&b", "who": "<me>"}}
+        history.exchange(NOON - 60, "max-1", model="claude-opus-4-8", **told)
         history.exchange(NOON - 50, "max-2", key=ODD, model=ODD, session="s2", failover_attempts=1)
         history.exchange(NOON - 40, None, outcome="refused", error_message=ODD, status_code=503)
         for number in range(120):
@@ -146,6 +148,8 @@ async def test_what_clients_have_sent_is_escaped_and_made_visible(past: Path, ta
         ("since=1h&session=s2", 1),
         ("since=1h&model=claude-opus-4-8", 2),
         ("since=1h&project=none", 0),
+        ("since=1h&tag=ticket%3Da%26b", 1),
+        ("since=1h&tag=ticket%3Da", 0),
     ],
 )
 async def test_requests_are_those_that_were_asked_for(past: Path, query: str, number: int) -> None:
@@ -162,7 +166,7 @@ async def test_a_long_list_goes_on_where_it_was_cut(past: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["since=ever", "outcome=good", "before=x", "before=12", f"model={'m' * 201}", "a=b&" * 101]
+    "query", ["since=ever", "outcome=good", "tag=ticket", "before=x", "before=12", f"model={'m' * 201}", "a=b&" * 101]
 )
 async def test_a_query_that_means_nothing_is_refused(past: Path, query: str) -> None:
     answer = await asked(past, f"/ccflare/requests?{query}")
@@ -172,6 +176,15 @@ async def test_a_query_that_means_nothing_is_refused(past: Path, query: str) -> 
 
 async def test_a_request_that_is_not_there_is_not_found(past: Path) -> None:
     assert (await asked(past, "/ccflare/requests/req_none")).status == 404
+
+
+async def test_tags_of_a_request_stand_in_the_list_and_lead_to_the_others_that_have_them(past: Path) -> None:
+    assert "ticket=a&amp;b" in await text(past, "/ccflare/requests?since=1h")
+
+    shown = await text(past, "/ccflare/requests/request-1")
+
+    assert 'href="/ccflare/requests?tag=ticket%3Da%26b">ticket=a&amp;b</a>, <a href=' in shown
+    assert ">who=&lt;me&gt;</a>" in shown
 
 
 async def test_an_exchange_without_bodies_says_so(past: Path) -> None:

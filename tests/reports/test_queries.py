@@ -15,6 +15,7 @@ from ccflare_core.reports.running import listed
 from ccflare_core.reports.traffic import By, Period, Spread
 from history import NOON, History, at_local
 
+TICKET = {"ticket": "12", "who": "me"}
 DAY = Period(NOON - 86_400, NOON + 0.001)
 
 
@@ -69,6 +70,54 @@ class TestListed:
             reports(past), DAY, 1, open_ids=[early, late], wanted=Wanted(model="mine"), before=place(found[0])
         )
         assert [each.id for each in rest] == [mine]
+
+
+class TestTags:
+    def spend(self, past: History) -> None:
+        used: dict[str, Any] = {"input_tokens": 10, "output_tokens": 5, "cost_usd": 0.5}
+        past.exchange(NOON - 7200, tags=TICKET, **used)
+        past.exchange(NOON - 9, "max-2", tags={"ticket": "13"}, outcome="upstream_error", error_message="no", **used)
+        past.exchange(NOON - 8, tags={"ticket": "12"}, stop_reason="refusal", **used)
+        past.exchange(NOON - 7, outcome="upstream_error", error_message="no", **used)
+        past.exchange(NOON - 6, stop_reason="refusal", **used)
+        past.add_up()
+
+    def test_one_is_all_that_is_asked_about(self, past: History) -> None:
+        self.spend(past)
+        tagged = Reports(past.store.query, "ticket=12")
+
+        assert (tagged.total(DAY).requests, tagged.total(DAY).cost_usd) == (2, 1.0)
+        assert [group.keys for group in tagged.traffic(DAY, (By.ACCOUNT,), switches=True)] == [("max-1",)]
+        assert [group.requests for group in tagged.traffic(DAY, (By.HOUR,))] == [1, 1]
+        assert len(tagged.exchanges(DAY, 9)) == 2
+        assert tagged.errors(DAY, 9) == []
+        assert [trouble.number for trouble in tagged.refusals(DAY, 9)] == [1]
+        assert [trouble.number for trouble in Reports(past.store.query, "ticket=13").errors(DAY, 9)] == [1]
+
+    def test_failures_that_others_covered_are_those_of_its_requests(self, past: History) -> None:
+        for tags in (TICKET, {}):
+            moved = past.exchange(NOON, attempts=2, tags=tags)
+            past.attempt(moved, NOON, "max-2", "overloaded", "overloaded", 529)
+
+        assert [trouble.number for trouble in reports(past).covered(DAY, 9)] == [2]
+        assert [trouble.number for trouble in Reports(past.store.query, "who=me").covered(DAY, 9)] == [1]
+
+    def test_a_switch_is_seen_by_the_requests_around_it_too(self, past: History) -> None:
+        used: dict[str, Any] = {"input_tokens": 10, "output_tokens": 5}
+        past.exchange(NOON - 90, "max-1", cache_creation_input_tokens=100_000, **used)
+        past.exchange(NOON - 60, "max-2", cache_creation_input_tokens=100_000, tags=TICKET, **used)
+
+        (group,) = Reports(past.store.query, "ticket=12").traffic(DAY, (), switches=True)
+        assert (group.requests, group.switches, group.rebilled_tokens) == (1, 1, 100_000)
+
+    def test_a_request_counts_for_each_of_its_own_and_once_in_all(self, past: History) -> None:
+        self.spend(past)
+
+        total, groups = reports(past).total_and_split(DAY, (By.TAG,))
+
+        assert total.requests == 5
+        assert {group.keys[0]: group.requests for group in groups} == {"ticket=12": 2, "ticket=13": 1, "who=me": 1}
+        assert groups[0].latency == reports(past).traffic(DAY, (By.TAG,))[0].latency
 
 
 class TestTotal:
@@ -263,6 +312,9 @@ class TestLists:
             (Wanted(session="two", model="claude-haiku-4-5"), {"failed"}),
             (Wanted(project="ccflare"), {"plain"}),
             (Wanted(client="laptop"), {"other"}),
+            (Wanted(tag="ticket=12"), {"other", "failed"}),
+            (Wanted(tag="ticket=12", session="two", outcome="ok"), {"other"}),
+            (Wanted(tag="ticket=1"), set()),
             (Wanted(outcome="upstream_error"), {"failed"}),
             (Wanted(outcome="open"), {"open"}),
             (Wanted(session="' OR 1=1 --"), set()),
@@ -271,8 +323,10 @@ class TestLists:
     def test_requests_are_those_that_are_wanted(self, past: History, wanted: Wanted, found: set[str]) -> None:
         ids = {
             past.exchange(NOON - 5, project="ccflare"): "plain",
-            past.exchange(NOON - 4, "max-2", session="two", key="laptop"): "other",
-            past.exchange(NOON - 3, session="two", model="claude-haiku-4-5", outcome="upstream_error"): "failed",
+            past.exchange(NOON - 4, "max-2", session="two", key="laptop", tags=TICKET): "other",
+            past.exchange(
+                NOON - 3, session="two", model="claude-haiku-4-5", outcome="upstream_error", tags=TICKET
+            ): "failed",
             past.exchange(NOON - 2, None, outcome=None): "open",
             past.exchange(NOON - 1, "removed"): "gone",
         }

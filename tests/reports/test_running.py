@@ -1,12 +1,14 @@
 """An open request as a row: what is known of it while it runs, and that its end is what the record has."""
 
+from dataclasses import replace
+
 import pytest
 
 from ccflare_core.exchange.steps import Send
 from ccflare_core.reports.queries import EVERYTHING, OPEN, Wanted
 from ccflare_core.reports.queries import Exchange as Row
 from ccflare_core.reports.running import as_they_run, open_as_wanted, running
-from exchange_kit import END, EPOCH, OK, START, STREAM, Bench
+from exchange_kit import ASKED, END, EPOCH, OK, OPUS, START, STREAM, Bench
 
 DELTA = (
     b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"type":"%s","%s":"%s"}}\n\n'
@@ -27,6 +29,16 @@ def test_a_request_that_waits_has_its_model_and_its_time() -> None:
 
     assert (told.at, told.seconds, told.model, told.session) == (EPOCH, 1.5, "claude-opus-4-8", "session-1")
     assert (told.account, told.status, told.outcome, told.input_tokens, told.output_tokens) == (None,) * 5
+
+
+def test_a_request_that_waits_has_its_tags_and_is_found_by_them_and_more() -> None:
+    bench = Bench()
+    exchange = bench.exchanges.begin(replace(ASKED, tags={"ticket": "12", "who": "me"}))
+    exchange.admit(OPUS, b"{}", "")
+    wanted = [Wanted(model="claude-opus-4-8", tag=tag) for tag in ("who=me", "who=you")]
+
+    assert row(bench).tags == {"ticket": "12", "who": "me"}
+    assert [open_as_wanted(bench.exchanges.open, each, EPOCH) for each in wanted] == [[exchange.id], []]
 
 
 def test_what_was_recorded_of_a_request_that_is_open_here_is_told_as_far_as_it_has_come() -> None:
@@ -104,6 +116,8 @@ def test_an_open_request_is_found_by_what_its_row_does_not_tell_yet(wanted: Want
         Wanted(model="claude-haiku-4-5"),
         Wanted(session="session-1", account="max-a"),
         Wanted(session="session-1", outcome="ok"),
+        Wanted(session="session-1", tag="ticket=12"),
+        Wanted(tag="ticket=12"),
         Wanted(session="session-1", client="laptop"),
     ],
 )

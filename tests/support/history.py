@@ -2,13 +2,21 @@
 
 import itertools
 import time
+from collections.abc import Mapping
 from typing import Any, Self
 
 from ccflare_core.accounts.account import Account, Kind
 from ccflare_core.accounts.cooldowns import Cooldown
 from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.config.location import Location
-from ccflare_core.exchange.records import AttemptMade, CooldownSet, ExchangeFinished, ExchangeStarted, WindowRead
+from ccflare_core.exchange.records import (
+    AttemptMade,
+    CooldownSet,
+    ExchangeFinished,
+    ExchangeStarted,
+    RequestTagged,
+    WindowRead,
+)
 from ccflare_core.secrets.key_sources import GivenKey, KeySource
 from ccflare_core.store.store import Store
 from database_kit import a_part
@@ -59,9 +67,10 @@ class History:
         key: str | None = None,
         model: str | None = "claude-opus-4-8",
         outcome: str | None = "ok",
+        tags: Mapping[str, str] = {},
         **finished: Any,
     ) -> str:
-        """One request and, unless `outcome` is None, its end with these columns of ExchangeFinished.
+        """One request with its tags and, unless `outcome` is None, its end with these columns of ExchangeFinished.
 
         `key` names the client's key, whose id is its name in capitals.
         """
@@ -70,7 +79,8 @@ class History:
             *(request_id, round(at * 1000), "POST", path, client, "claude-cli/2.1.330", session, "base", "run", model),
             *(key_id, key),
         )
-        self.store.write([started])
+        tagged = [RequestTagged(request_id, started.timestamp_ms, *tag) for tag in tags.items()]
+        self.store.write([started, *tagged])
         if outcome is not None:
             end = ExchangeFinished(
                 request_id,

@@ -16,8 +16,8 @@ _KINDS: dict[str, tuple[type, ...]] = {
 }
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 KNOWN = {
-    *("type", "properties", "required", "items", "enum", "const", "minimum", "maximum", "format"),
-    *("description", "deprecated", "default", "pattern", "minLength", "maxLength"),
+    *("type", "properties", "additionalProperties", "required", "items", "enum", "const", "minimum", "maximum"),
+    *("format", "description", "deprecated", "default", "pattern", "minLength", "maxLength"),
 }
 """What may stand in a schema: of anything else nothing would be checked."""
 
@@ -32,8 +32,11 @@ def mistakes(value: Any, schema: dict[str, Any], where: str = "") -> Iterator[st
     elif isinstance(value, dict):
         properties: dict[str, Any] = schema.get("properties", {})
         yield from (f"{where}.{name} is missing" for name in schema.get("required", ()) if name not in value)
-        for name, part in value.items() if properties else ():
-            if name not in properties:
+        others: dict[str, Any] | None = schema.get("additionalProperties")
+        for name, part in value.items() if properties or others else ():
+            if name not in properties and others:
+                yield from mistakes(part, others, f"{where}.{name}")
+            elif name not in properties:
                 yield f"{where}.{name} is not in the document"
             else:
                 yield from mistakes(part, properties[name], f"{where}.{name}")

@@ -57,7 +57,7 @@ def _request(past: History, number: int) -> None:
     used |= {"cache_read_input_tokens": 1_234_567, "cache_creation_input_tokens": 56_789}
     used |= {"cost_usd": None if number % 3 == 2 else 1234.5678, "failover_attempts": number % 2, "attempts": 2}
     agent = None if number % 4 else ("agent-of-a-long-descent-" + "0123456789abcdef" * (1 + number % 2))
-    refused = {"stop_reason": "refusal", "refusal": "cyber"} if number % 30 == 1 else {}
+    refused: dict[str, Any] = {"stop_reason": "refusal", "refusal": "cyber"} if number % 30 == 1 else {}
     request_id = past.exchange(
         NOON - number * 3600,
         account,
@@ -77,6 +77,7 @@ def _request(past: History, number: int) -> None:
         request_class="subagent" if agent else "main",
         agent_id=agent,
         parent_agent_id=None,
+        tags={"ticket-of-the-tracker-of-changes": f"SECURITY-{number // 4} " + "review of the gate " * 2},
         **refused,
         **(used if is_ok else {}),
     )

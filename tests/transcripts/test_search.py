@@ -111,6 +111,17 @@ def test_one_session_alone(store: Store) -> None:
     assert [hit.session for hit in search(store, "needle")] == ["s-1"]
 
 
+def test_only_requests_that_are_named_are_looked_through(store: Store) -> None:
+    say(store, 1, ("user", f"needle {LONG}"))
+    later = say(store, 2, ("user", f"needle {LONG}"), ("assistant", "Yes."), said="a needle")
+    say(store, 3, ("user", "needle"), said="a needle")
+
+    found = search(store, "needle", ids={later})
+
+    assert [(hit.request_id, hit.role) for hit in found] == [(later, "user"), (later, "assistant")]
+    assert search(store, "needle", ids=set()) == []
+
+
 def test_a_pattern(store: Store) -> None:
     say(store, 1, ("user", f"error E1234 {LONG}"))
 

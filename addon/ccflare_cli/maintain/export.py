@@ -12,12 +12,13 @@ from typing import Any
 from ccflare_cli.console import OK, Console, Refused, open_sealed, read_settings, reading_stages
 from ccflare_cli.ids import find_session
 from ccflare_cli.output import some
-from ccflare_cli.parsing import Parser
+from ccflare_cli.parsing import Parser, tag
 from ccflare_cli.periods import WHEN, span
 from ccflare_cli.progress import progress
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.db.models import RequestRow
 from ccflare_core.files import draft, publish
+from ccflare_core.reports.tags import tags_of
 from ccflare_core.store.history import Selection
 from ccflare_core.store.store import Store
 from ccflare_core.transcripts import exports
@@ -42,6 +43,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     )
     export.add_argument("--session", metavar="ID", help="only this session: its id, or the beginning")
     export.add_argument("--client", metavar="CLIENT", help="only this client")
+    export.add_argument("--tag", type=tag, metavar="NAME=VALUE", help="only what has this tag")
     for name, what in (("since", "from"), ("until", "up to")):
         export.add_argument(
             f"--{name}",
@@ -61,7 +63,7 @@ def _export(console: Console, arguments: argparse.Namespace) -> int:
         raise Refused(f"{target}: there is a file already; name another one.")
     with open_sealed(console, settings) as store:
         session = find_session(store, arguments.session) if arguments.session else None
-        selection = Selection(since, until, session, arguments.client)
+        selection = Selection(since, until, session, arguments.client, arguments.tag)
         extent = store.history.extent(selection)
         if not extent.requests:
             raise Refused("Nothing was exported: no recorded request fits.")
@@ -108,13 +110,13 @@ def _said(console: Console, text: str, number: int) -> int:
 def _pieces(store: Store, selection: Selection, form: str, upstream: str) -> Iterator[tuple[str, int]]:
     """The export as texts, and how many requests are in each."""
     if form == "csv":
-        yield _csv(list(RequestRow._meta.sorted_field_names)), 0
+        yield _csv([*RequestRow._meta.sorted_field_names, "tags"]), 0
     elif form == "har":
         yield exports.HAR_BEGIN, 0
     comma = ""
     for row in _rows(store, selection):
         if form == "csv":
-            yield _csv(list(row.values())), 1
+            yield _csv([*(row | {"tags": json.dumps(row["tags"], ensure_ascii=False)}).values()]), 1
             continue
         request, answer = (store.body(row["id"], part) for part in ("request", "response"))
         if form == "har":
@@ -128,8 +130,10 @@ def _pieces(store: Store, selection: Selection, form: str, upstream: str) -> Ite
 
 
 def _rows(store: Store, selection: Selection) -> Iterator[dict[str, Any]]:
+    """The requests as the columns of their table, and with their tags."""
     for ids in store.history.ids(selection):
-        yield from store.history.rows(ids)
+        tags = tags_of(store.query, ids)
+        yield from (row | {"tags": tags.get(row["id"], {})} for row in store.history.rows(ids))
 
 
 def _csv(values: list[Any]) -> str:

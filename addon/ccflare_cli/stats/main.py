@@ -8,7 +8,7 @@ from pathlib import Path
 from ccflare_cli.completion import complete
 from ccflare_cli.console import OK, Console, Refused, guarded, read_settings
 from ccflare_cli.output import render
-from ccflare_cli.parsing import Parser, one_of, script_parser, whole_number
+from ccflare_cli.parsing import Parser, one_of, script_parser, tag, whole_number
 from ccflare_cli.periods import WHEN, span
 from ccflare_cli.stats.plot import FORMATS
 from ccflare_cli.stats.views import LIMIT, SPLITS, TIMES, UNSPLIT, VIEWS, Question, Views
@@ -26,6 +26,7 @@ examples:
   scripts/stats.py requests --limit 5 --format json
   scripts/stats.py cache --by session       each session's prompt caching
   scripts/stats.py windows --watch 10       how full the limits are, live
+  scripts/stats.py models --tag ticket=12   what a ticket has cost, by model
   scripts/stats.py timeline --since 30d --plot month.svg
   scripts/stats.py compare --since 7d       this week beside the one before
 
@@ -37,6 +38,7 @@ views:
   projects   the same of each project, which Claude Code's requests name
   agents     the same of each agent, and the sessions' subagents as a tree
   clients    the same of each client key
+  tags       the same of each tag; a request counts for each of its tags
   cache      what prompt caching saved, and what moving a session cost
   windows    how full the limits of the accounts are, and until when they last
   timeline   requests, tokens and costs over time
@@ -66,10 +68,12 @@ def _mistake(arguments: argparse.Namespace) -> str | None:
         return f"{view} are split by {by} already"
     if by and view in TIMES and not by.is_time:
         return f"{view} go by {', '.join(each for each in By if each.is_time)}"
-    if by is By.MODEL and view == "cache":
-        return "--by cannot split cache by model: see models"
+    if by in (By.MODEL, By.TAG) and view == "cache":
+        return f"--by cannot split cache by {by}: see {by}s"
     if view == "compare" and arguments.since.is_all:
         return "compare needs a beginning: before `all` there is nothing"
+    if arguments.tag and view == "windows":
+        return "--tag picks requests, and windows are the limits of accounts"
     if arguments.plot and view not in TIMES:
         return f"--plot draws {' and '.join(TIMES)}"
     if arguments.watch and (arguments.plot or arguments.format != "table"):
@@ -93,11 +97,12 @@ def _parser() -> Parser:
     )
     parser.add_argument("--until", type=span, metavar="WHEN", help="up to this time (default: now)")
     parser.add_argument("--by", type=one_of(By), choices=list(By), metavar="WHAT", help=f"split by {', '.join(By)}")
+    parser.add_argument("--tag", type=tag, metavar="NAME=VALUE", help="only requests with this tag")
     parser.add_argument(
         "--limit",
         type=whole_number(1, 100_000),
         metavar="N",
-        help=f"show at most N rows (default: {LIMIT} sessions, addresses, requests or errors; else all)",
+        help=f"show at most N rows (default: {LIMIT} sessions, addresses, tags, requests or errors; else all)",
     )
     parser.add_argument(
         "--all", action="store_true", help="count requests that needed no account too, such as telemetry"
@@ -131,7 +136,7 @@ def _answer(settings: Settings, arguments: argparse.Namespace, console: Console)
     store = Store.open(settings.database, None, read_only=True)
     try:
         with store.snapshot():
-            views = Views(store, price_files.load(settings.prices_path))
+            views = Views(store, price_files.load(settings.prices_path), arguments.tag)
             if (
                 asked.view not in ("accounts", "windows")
                 and arguments.format in ("table", "markdown")

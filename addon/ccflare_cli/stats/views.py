@@ -29,12 +29,13 @@ SPLITS = {
     "projects": By.PROJECT,
     "agents": By.AGENT,
     "clients": By.CLIENT,
+    "tags": By.TAG,
 }
 VIEWS = ("summary", *SPLITS, "cache", "windows", "timeline", "compare", "requests", "errors")
 TIMES = ("windows", "timeline")
 UNSPLIT = ("requests", "errors", "compare")
 LIMIT = 20
-_MANY = {By.SESSION, By.ADDRESS}
+_MANY = {By.SESSION, By.ADDRESS, By.TAG}
 _LEAST_AXIS = 3600.0
 
 
@@ -53,12 +54,13 @@ class Question:
 
 
 class Views:
-    """Answers questions to one database."""
+    """Answers questions to one database, about all requests or those with a tag alone."""
 
-    def __init__(self, store: Store, prices: PriceList) -> None:
+    def __init__(self, store: Store, prices: PriceList, tag: str | None = None) -> None:
         self._store = store
         self._prices = prices
-        self._reports = Reports(store.query)
+        self._reports = Reports(store.query, tag)
+        self._tag = tag
 
     def is_empty(self) -> bool:
         """Whether nothing was ever recorded."""
@@ -89,7 +91,12 @@ class Views:
         return [table, window_table(found, asked.now), login_table(found, asked.now)]
 
     def _within(self, asked: Question) -> list[Table[Any]]:
-        """What goes on within the requests of models and the sessions of agents, if anything does."""
+        """What goes on within the requests of models and the sessions of agents, if anything does.
+
+        A session has other requests beside those with a tag.
+        """
+        if self._tag is not None:
+            return []
         if asked.view == "models" and (uses := parts(self._store.query, asked.period)):
             return [part_table(uses, f"Within these requests, {asked.when}")]
         if asked.view == "agents" and (agents := subagents(self._store.query, asked.period)):

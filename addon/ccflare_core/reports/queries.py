@@ -4,12 +4,13 @@ Every query is bounded by a period and goes by an index. Figures of groups come 
 added up already. Percentiles come from histograms, exact to a millisecond below one second and to one percent above.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from ccflare_core.exchange.final_row import total_of
 from ccflare_core.reports.measures import IS_INFERENCE
-from ccflare_core.reports.tally import Figures, Groups, Key, Query, Split, Tally, new_groups
+from ccflare_core.reports.tags import is_tagged, tags_of
+from ccflare_core.reports.tally import ALL, TAG, Figures, Groups, Key, Query, Split, Tally, new_groups
 from ccflare_core.reports.traffic import (
     NOT_MEASURED,
     By,
@@ -37,6 +38,7 @@ _COLUMN = {
     By.AGENT: "agent",
     By.CLIENT: "client_id",
     By.ADDRESS: "client_ip",
+    By.TAG: TAG,
 }
 _NAMED = {
     By.ACCOUNT: ("accounts", "account_used", "account_name"),
@@ -99,6 +101,8 @@ class Exchange(NamedTuple):
     """Of its key, if it has one."""
     project: str | None
     agent: str | None
+    tags: Mapping[str, str] = {}
+    """The values of its tags by their names."""
 
     @property
     def prompt_tokens(self) -> int | None:
@@ -117,6 +121,8 @@ class Wanted(NamedTuple):
     session: str | None = None
     project: str | None = None
     client: str | None = None
+    tag: str | None = None
+    """As `name=value`."""
     outcome: str | None = None
     """OPEN is that of a request that is under way."""
 
@@ -152,12 +158,24 @@ class Use(NamedTuple):
 
 
 class Reports:
-    """The questions to one database. It remembers nothing but the accounts' names."""
+    """The questions to one database, about all requests or those with a tag alone, given as `name=value`.
 
-    def __init__(self, query: Query) -> None:
+    It remembers nothing but the accounts' names.
+    """
+
+    def __init__(self, query: Query, tag: str | None = None) -> None:
         self._query = query
-        self._tally = Tally(query)
+        self._only = ALL if tag is None else is_tagged(tag)
+        self._tally = Tally(query, self._only)
         self._names: dict[tuple[By, str], str] = {}
+
+    @property
+    def _in_period(self) -> str:
+        return f"{_IN_PERIOD} AND {self._only.sql}" if self._only.sql else _IN_PERIOD
+
+    def _bounds(self, period: Period) -> tuple[object, ...]:
+        """The parameters of that."""
+        return (*period.bounds_ms(), *self._only.values)
 
     def is_empty(self) -> bool:
         """Whether nothing was ever recorded."""
@@ -168,7 +186,12 @@ class Reports:
         return self.total_and_split(period, ())[0]
 
     def total_and_split(self, period: Period, by: Sequence[By]) -> tuple[Traffic, list[Traffic]]:
-        """Both from one look at the database, which takes half of the time."""
+        """Both from one look at the database, which takes half of the time.
+
+        Of tags from two: a request is in as many groups as it has.
+        """
+        if By.TAG in by:
+            return self.total(period), self.traffic(period, by)
         groups, whole = self._groups(period, by, latencies=True, switches=False), Figures()
         for group in groups.values():
             whole.join(group)
@@ -249,8 +272,8 @@ class Reports:
 
         With `others` those too that needed no account; with `among` only those with one of these ids.
         """
-        conditions = [f"{_IN_PERIOD}{_kinds(others)}"]
-        values: list[object] = [*period.bounds_ms()]
+        conditions = [f"{self._in_period}{_kinds(others)}"]
+        values: list[object] = [*self._bounds(period)]
         for condition, *more in self._conditions(wanted):
             conditions.append(str(condition))
             values += more
@@ -274,10 +297,13 @@ class Reports:
                   COALESCE(failover_attempts, 0), session_id, client_ip, choice_reason, COALESCE(estimated, FALSE),
                   stop_reason, refusal, request_class, agent_id, waited_ms / 1000.0, client_name, project, agent
                   FROM requests WHERE {where}"""  # noqa: S608
-        rows = (Exchange(*row) for row in self._query(sql, parameters))
-        return [
-            row._replace(account=self._shown(By.ACCOUNT, row.account), estimated=bool(row.estimated)) for row in rows
-        ]
+        rows = [Exchange(*row) for row in self._query(sql, parameters)]
+        tags = tags_of(self._query, [row.id for row in rows])
+        return [self._exchange(row, tags.get(row.id, {})) for row in rows]
+
+    def _exchange(self, row: Exchange, tags: Mapping[str, str]) -> Exchange:
+        account = self._shown(By.ACCOUNT, row.account)
+        return row._replace(account=account, estimated=bool(row.estimated), tags=tags)
 
     def _conditions(self, wanted: Wanted) -> Iterator[tuple[object, ...]]:
         """A text of SQL and its parameters for each thing that the requests are to have."""
@@ -289,6 +315,9 @@ class Reports:
                 table, column, name = _NAMED[split]
                 ids = [*self._query(f"SELECT id FROM {table} WHERE name = ?", (value,))]  # noqa: S608
                 yield (f"{column} = ?", ids[0][0]) if ids else (f"{name} = ?", value)
+        if wanted.tag is not None:
+            condition = is_tagged(wanted.tag)
+            yield condition.sql, *condition.values
         if wanted.outcome == OPEN:
             yield ("outcome IS NULL",)
         elif wanted.outcome in _WELL:
@@ -299,24 +328,24 @@ class Reports:
     def errors(self, period: Period, limit: int, *, others: bool = False) -> list[Trouble]:
         """What clients saw fail, equal failures in one row, the latest first. A client that left is none."""
         sql = f"""SELECT MAX(timestamp) / 1000.0, COUNT(*), outcome, status_code, account_used, error_message, path
-                  FROM requests WHERE {_IN_PERIOD}{_kinds(others)} AND {_FAILED}
+                  FROM requests WHERE {self._in_period}{_kinds(others)} AND {_FAILED}
                   GROUP BY 3, 4, 5, 6, 7 ORDER BY 1 DESC LIMIT ?"""  # noqa: S608
-        return self._troubles(sql, (*period.bounds_ms(), limit))
+        return self._troubles(sql, (*self._bounds(period), limit))
 
     def refusals(self, period: Period, limit: int) -> list[Trouble]:
         """Answers in which a model refused, by category, the latest first. For clients they are answers."""
         sql = f"""SELECT MAX(timestamp) / 1000.0, COUNT(*), COALESCE(refusal, 'without a category'), status_code,
-                  account_used, model, path FROM requests WHERE {_IN_PERIOD} AND stop_reason = 'refusal'
+                  account_used, model, path FROM requests WHERE {self._in_period} AND stop_reason = 'refusal'
                   GROUP BY 3, 4, 5, 6, 7 ORDER BY 1 DESC LIMIT ?"""  # noqa: S608
-        return self._troubles(sql, (*period.bounds_ms(), limit))
+        return self._troubles(sql, (*self._bounds(period), limit))
 
     def covered(self, period: Period, limit: int) -> list[Trouble]:
         """Attempts that failed without the client noticing, since another attempt served the request."""
-        sql = """SELECT MAX(a.started_at) / 1000.0, COUNT(*), a.verdict, a.status_code, a.account_id, a.reason, r.path
-                 FROM requests r JOIN attempts a ON a.request_id = r.id
-                 WHERE r.timestamp >= ? AND r.timestamp < ? AND r.outcome = 'ok' AND r.attempts > 1
-                 AND a.verdict <> 'ok' GROUP BY 3, 4, 5, 6, 7 ORDER BY 1 DESC LIMIT ?"""
-        return self._troubles(sql, (*period.bounds_ms(), limit))
+        covered = f"SELECT id, path FROM requests WHERE {self._in_period} AND outcome = 'ok' AND attempts > 1"  # noqa: S608
+        sql = f"""SELECT MAX(a.started_at) / 1000.0, COUNT(*), a.verdict, a.status_code, a.account_id, a.reason, r.path
+                  FROM ({covered}) AS r JOIN attempts a ON a.request_id = r.id
+                  WHERE a.verdict <> 'ok' GROUP BY 3, 4, 5, 6, 7 ORDER BY 1 DESC LIMIT ?"""  # noqa: S608
+        return self._troubles(sql, (*self._bounds(period), limit))
 
     def use(self, account_id: str, period: Period) -> Use:
         """When the account last served, and how often in the period."""

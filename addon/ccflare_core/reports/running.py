@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
-from ccflare_core.exchange.final_row import final_columns
+from ccflare_core.exchange.final_row import final_columns, recorded_tags
 from ccflare_core.exchange.story import Story
 from ccflare_core.reports.queries import EVERYTHING, OPEN, Exchange, Position, Reports, Wanted
 from ccflare_core.reports.traffic import Period
@@ -22,7 +22,7 @@ def as_they_run(rows: Iterable[Exchange], stories: Mapping[str, Story], now: flo
 
 def open_as_wanted(stories: Mapping[str, Story], wanted: Wanted, now: float) -> list[str]:
     """The ids of those that are open here and have what is asked for: their rows do not tell before their ends."""
-    if wanted._replace(client=None, outcome=None) == EVERYTHING:
+    if wanted._replace(client=None, tag=None, outcome=None) == EVERYTHING:
         return []  # the record finds them by itself
     rows = (running(story, now) for story in reversed([*stories.values()]))
     return [row.id for row in islice((row for row in rows if _has(row, wanted)), MOST_FOUND)]
@@ -30,7 +30,8 @@ def open_as_wanted(stories: Mapping[str, Story], wanted: Wanted, now: float) -> 
 
 def _has(row: Exchange, wanted: Wanted) -> bool:
     asked = wanted._replace(outcome=None if wanted.outcome == OPEN else wanted.outcome)
-    found = Wanted(row.account, row.model, row.session, row.project, row.client_name, row.outcome)
+    tag = next((tag for tag in map("=".join, row.tags.items()) if tag == wanted.tag), None)
+    found = Wanted(row.account, row.model, row.session, row.project, row.client_name, tag, row.outcome)
     return all(value in (None, known) for value, known in zip(asked, found, strict=True))
 
 
@@ -88,4 +89,5 @@ def running(story: Story, now: float) -> Exchange:
         client_name=opening.key.name if opening.key else None,
         project=row.project,
         agent=row.agent,
+        tags=recorded_tags(story),
     )

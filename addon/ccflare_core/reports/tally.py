@@ -8,7 +8,7 @@ of which it says nothing, or nothing true any more. Those, and what of the perio
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ccflare_core.reports.measures import (
     BOUNDS,
@@ -27,6 +27,16 @@ Query = Callable[[str, Sequence[object]], Iterable[Sequence[Any]]]
 """Runs one SELECT, with `?` for each parameter, and gives its rows."""
 
 Key = tuple[Any, ...]
+
+
+class Condition(NamedTuple):
+    """What requests have to meet, as SQL over the table `requests`, with its parameters."""
+
+    sql: str = ""
+    values: tuple[object, ...] = ()
+
+
+ALL: Final = Condition()
 
 
 class Span(NamedTuple):
@@ -84,10 +94,14 @@ def new_groups() -> Groups:
     return defaultdict(Figures)
 
 
-class Split(NamedTuple):
-    """By what to split: DIMENSIONS, and in front of them the number of a unit of time, if one is given.
+TAG: Final = "tag"
 
-    That number counts units of `unit_ms` since the epoch, by a clock that is `ahead_ms` before UTC.
+
+class Split(NamedTuple):
+    """By what to split: DIMENSIONS or TAG, and in front of them the number of a unit of time, if one is given.
+
+    That number counts units of `unit_ms` since the epoch, by a clock that is `ahead_ms` before UTC. A request counts
+    for each of its tags, and one without a tag for none.
     """
 
     dimensions: tuple[str, ...] = ()
@@ -100,30 +114,35 @@ class Split(NamedTuple):
 
     @property
     def is_finer_than_slots(self) -> bool:
-        """Whether a slot's sums are of several of its units."""
-        return 0 < self.unit_ms < SLOT_MS
+        """Whether a slot's sums are of several of its units, or of several tags."""
+        return 0 < self.unit_ms < SLOT_MS or TAG in self.dimensions
 
     def columns(self, at: str) -> list[str]:
         """The columns of a SELECT; `at` is the expression for the time in ms."""
         unit = [f"({at} + {self.ahead_ms}) / {self.unit_ms} AS unit"] if self.unit_ms else []
-        return [*unit, *self.dimensions]
+        return [*unit, *("name || '=' || value" if each == TAG else each for each in self.dimensions)]
 
 
 _REQUESTS = f"(SELECT *, {IS_INFERENCE} AS is_inference FROM requests) AS r WHERE timestamp >= ? AND timestamp < ?"  # noqa: S608
+_TAGGED = " AND at >= ? AND at < ? AND request_id = id"
+"""Behind a CROSS JOIN, of which SQLite reads the left side first: most requests have no tag."""
+
 _BOUND = {"first_ms": "MIN", "last_ms": "MAX"}
 _SLOTS = "usage_slots WHERE slot >= ? AND slot < ? AND slot NOT IN (SELECT slot FROM usage_todo)"
 
 
 class Tally:
-    """Adds up. It remembers nothing."""
+    """Adds up, all requests or `only` those that meet a condition. It remembers nothing."""
 
-    def __init__(self, query: Query) -> None:
+    def __init__(self, query: Query, only: Condition = ALL) -> None:
         self._query = query
+        self._only = only
 
     def parts(self, since_ms: int, until_ms: int, split: Split) -> Parts:
         """What of the period is read from where, for this split."""
         slots = Span(-(-since_ms // SLOT_MS), until_ms // SLOT_MS)
-        if slots.since >= slots.until or split.is_finer_than_slots:
+        is_added_up = self._only == ALL and not split.is_finer_than_slots
+        if slots.since >= slots.until or not is_added_up:
             return Parts(Span(0, 0), [Span(since_ms, until_ms)])
         sql = "SELECT slot FROM usage_todo WHERE slot >= ? AND slot < ? ORDER BY slot"
         todo = [Span(slot * SLOT_MS, (slot + 1) * SLOT_MS) for (slot,) in self._query(sql, slots)]
@@ -170,26 +189,42 @@ class Tally:
     def summed(self, span: Span, split: Split, *, inference: bool | None = None) -> Iterable[Sequence[Any]]:
         """Rows of the split, SUMS and BOUNDS, from single requests."""
         selected = [*split.columns("timestamp"), *SUMS.values(), *BOUNDS.values()]
-        sql = f"SELECT {', '.join(selected)} FROM {_REQUESTS}{_of_kind(inference)}{_grouping(split.width)}"  # noqa: S608
-        return self._query(sql, span)
+        return self._select(split, span, selected, f"{_REQUESTS}{_of_kind(inference)}", span)
 
     def coded(self, span: Span, split: Split, name: str, *, inference: bool | None = None) -> Iterable[Sequence[Any]]:
         """Rows of the split, a code of the duration `name`, and how often it occurs, from single requests."""
         column = DURATIONS[name]
         selected = [*split.columns("timestamp"), code(column), "COUNT(*)"]
-        measured = f"{_of_kind(inference)} AND outcome = 'ok' AND {column} IS NOT NULL"
-        sql = f"SELECT {', '.join(selected)} FROM {_REQUESTS}{measured}{_grouping(split.width + 1)}"  # noqa: S608
-        return self._query(sql, span)
+        measured = f"{_REQUESTS}{_of_kind(inference)} AND outcome = 'ok' AND {column} IS NOT NULL"
+        return self._select(split, span, selected, measured, span, more=1)
 
     def switched(self, span: Span, split: Split) -> Iterable[Sequence[Any]]:
         """Rows of the split and SWITCHES, from single requests."""
         selected = [*split.columns("timestamp"), *SWITCHES.values()]
-        sql = f"SELECT {', '.join(selected)} FROM {switched(split.dimensions)}{_grouping(split.width)}"  # noqa: S608
-        return self._query(sql, (looked_back(span.since), span.until, span.since))
+        source = f"{switched([each for each in (*split.dimensions, 'id') if each != TAG])} WHERE TRUE"
+        return self._select(split, span, selected, source, (looked_back(span.since), span.until, span.since))
+
+    def _select(
+        self,
+        split: Split,
+        span: Span,
+        selected: Iterable[str],
+        source: str,
+        values: Sequence[int],
+        more: int = 0,
+    ) -> Iterable[Sequence[Any]]:
+        """Rows of single requests, in groups by the columns of the split and so many more."""
+        if TAG in split.dimensions:
+            source, values = f"request_tags CROSS JOIN {source}{_TAGGED}", (*values, *span)
+        only = f" AND {self._only.sql}" if self._only.sql else ""
+        sql = f"SELECT {', '.join(selected)} FROM {source}{only}{_grouping(split.width + more)}"  # noqa: S608
+        return self._query(sql, (*values, *self._only.values))
 
     def _of_slots(
         self, parts: Parts, split: Split, kept: Iterable[str], *, inference: bool, grouped: bool = True
     ) -> Iterable[Sequence[Any]]:
+        if parts.slots.since >= parts.slots.until:
+            return ()
         selected = [*split.columns(f"slot * {SLOT_MS}"), *kept]
         grouping = _grouping(split.width) if grouped else ""
         sql = f"SELECT {', '.join(selected)} FROM {_SLOTS}{_of_kind(inference)}{grouping}"  # noqa: S608

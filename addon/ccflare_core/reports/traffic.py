@@ -45,6 +45,7 @@ class By(StrEnum):
     AGENT = "agent"
     CLIENT = "client"
     ADDRESS = "address"
+    TAG = "tag"
 
     @property
     def is_time(self) -> bool:

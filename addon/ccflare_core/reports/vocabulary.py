@@ -97,6 +97,7 @@ REQUEST: Final[Mapping[str, Word]] = {
     ),
     **_words(COUNT, failovers="How often it moved to another account."),
     **_words(FLAG, estimated="Whether the output is an estimate."),
+    **_words({"type": "object", "additionalProperties": TEXT}, tags="The values of its tags, by their names."),
 }
 """A request."""
 
@@ -217,6 +218,7 @@ TRAFFIC: Final[Mapping[str, Word]] = {
         agent="The agent.",
         client="The name of the client key.",
         address="The client's address.",
+        tag="The tag, as name=value.",
     ),
     "5min": Word(TEXT_OR_NULL, "Where the five minutes begin, in the proxy's own time."),
 }

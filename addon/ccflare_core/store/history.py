@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from peewee import fn
 
 from ccflare_core.anthropic.ids import Kind
+from ccflare_core.clients.tags import split
 from ccflare_core.db.engine import as_store_errors
-from ccflare_core.db.models import AttemptRow, OwnerRow, PayloadRow, RequestRow, TunnelRow, WindowRow
+from ccflare_core.db.models import AttemptRow, OwnerRow, PayloadRow, RequestRow, RequestTagRow, TunnelRow, WindowRow
 from ccflare_core.store.context import StoreContext
 from ccflare_core.text import to_ms
 from ccflare_core.transcripts.read import Transcripts
@@ -36,6 +37,8 @@ class Selection(NamedTuple):
     session: str | None = None
     client: str | None = None
     """The name of a client's key, or its id, or the address of a client."""
+    tag: str | None = None
+    """As `name=value`."""
 
     def condition(self) -> Any:
         """The same for a query of `requests`."""
@@ -49,6 +52,10 @@ class Selection(NamedTuple):
         if self.client is not None:
             of_key = (RequestRow.client_name == self.client) | (RequestRow.client_id == self.client)
             parts.append(of_key | (RequestRow.client_ip == self.client))
+        if self.tag is not None:
+            name, value = split(self.tag)
+            is_it = (RequestTagRow.name == name) & (RequestTagRow.value == value)
+            parts.append(RequestRow.id.in_(RequestTagRow.select(RequestTagRow.request).where(is_it)))
         condition = parts[0]
         for part in parts[1:]:
             condition &= part

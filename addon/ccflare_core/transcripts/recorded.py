@@ -1,11 +1,12 @@
 """One recorded exchange, read as a whole: its row, its attempts, and its bodies as a conversation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ccflare_core.anthropic.conversation import Request, Turn, read_answer, read_request
 from ccflare_core.errors import NotFound
+from ccflare_core.reports.tags import tags_of
 from ccflare_core.reports.tally import Query
 from ccflare_core.reports.threads import earlier_parts
 from ccflare_core.reports.within import Counts, PartUse, Subagent, counts_of, parts_of, subagents_of
@@ -51,6 +52,8 @@ class Recorded(NamedTuple):
     """What it counts in its client's budget, if that is not what is shown as used."""
     thread: tuple[str, ...] = ()
     """The ids of the requests before it in its message thread; their turns stand in front of its own."""
+    tags: Mapping[str, str] = {}
+    """The values of its tags by their names."""
 
 
 def facts_of(query: Query, id_: str) -> dict[str, Any]:
@@ -76,9 +79,9 @@ def read_recorded(query: Query, body: Bodies, row: dict[str, Any]) -> Recorded:
     agents = subagents_of(query, row["session_id"]) if row["session_id"] else []
     request = _joined([_part_of_thread(body, link.request_id) for link in earlier], request)
     parts, counts = parts_of(query, row["id"]), counts_of(query, row["id"])
-    return Recorded(
-        row, attempts, request, answer, missing, agents, parts, counts, tuple(link.request_id for link in earlier)
-    )
+    tags = tags_of(query, [row["id"]]).get(row["id"], {})
+    thread = tuple(link.request_id for link in earlier)
+    return Recorded(row, attempts, request, answer, missing, agents, parts, counts, thread, tags)
 
 
 def why_no_body(attempts: Sequence[dict[str, Any]]) -> str:

@@ -7,7 +7,7 @@ search_index.py.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 from ccflare_core.anthropic.blocks import Part
@@ -97,12 +97,23 @@ class Search:
         self._progress = progress
         self._done = 0
 
-    def run(self, query: Query, *, limit: int, session: str | None = None, role: str | None = None) -> list[Hit]:
-        """At most `limit` hits. What was said is found once, in the request or answer that had it first."""
+    def run(
+        self,
+        query: Query,
+        *,
+        limit: int,
+        session: str | None = None,
+        role: str | None = None,
+        ids: Container[str] | None = None,
+    ) -> list[Hit]:
+        """At most `limit` hits, in requests of these `ids` alone if they are given.
+
+        What was said is found once, in the request or answer that had it first.
+        """
         blocks = self._looked_through(self._source.blocks(session), query)
-        wholes = self._wholes(query, session)
+        wholes = self._wholes(query, session, ids)
         found: dict[tuple[str | None, str, str, str], Hit] = {}
-        for hits in (self._in_blocks(query, blocks, session), self._in_wholes(query, wholes)):
+        for hits in (self._in_blocks(query, blocks, session, ids), self._in_wholes(query, wholes)):
             number = 0
             for hit in hits:
                 if role not in (None, hit.role):
@@ -124,10 +135,10 @@ class Search:
             self._step()
         return kept
 
-    def _wholes(self, query: Query, session: str | None) -> list[tuple[str, str]]:
+    def _wholes(self, query: Query, session: str | None, ids: Container[str] | None) -> list[tuple[str, str]]:
         kept = []
         for request_id, part, body in self._source.wholes(session):
-            if query.may_be_in(readable(body)):
+            if (ids is None or request_id in ids) and query.may_be_in(readable(body)):
                 kept.append((request_id, part))
             self._step()
         return sorted(kept, reverse=True)  # the ids of requests begin with their time
@@ -136,11 +147,13 @@ class Search:
         self._done += 1
         self._progress(self._done)
 
-    def _in_blocks(self, query: Query, blocks: list[tuple[int, bytes]], session: str | None) -> Iterator[Hit]:
+    def _in_blocks(
+        self, query: Query, blocks: list[tuple[int, bytes]], session: str | None, ids: Container[str] | None
+    ) -> Iterator[Hit]:
         turns_of: dict[str, tuple[Turn, ...]] = {}
         for number, content in reversed(blocks):
             # Sessions share blocks.
-            having = self._source.requests_of(number)
+            having = [each for each in self._source.requests_of(number) if ids is None or each in ids]
             first = next((each for each in having if session in (None, self._moment(each)[1])), None)
             if first is None:
                 continue

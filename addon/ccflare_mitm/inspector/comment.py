@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 from mitmproxy import http
 
+from ccflare_core.exchange.final_row import recorded_tags
 from ccflare_core.exchange.log_line import money, served_by, waited
 from ccflare_core.exchange.steps import Outcome, Ticket
 from ccflare_core.exchange.story import Story
@@ -172,4 +173,5 @@ def _to_search_by(story: Story) -> str:
         "request": story.id,
         "replay": story.opening.replay_of,
     }
-    return " ".join(f"{name}={value}" for name, value in known.items() if value)
+    tags = [f"tag={name}={value}" for name, value in recorded_tags(story).items()]
+    return " ".join([*(f"{name}={value}" for name, value in known.items() if value), *tags])

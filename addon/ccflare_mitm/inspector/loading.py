@@ -11,6 +11,7 @@ from mitmproxy.connection import Client, Server
 
 from ccflare_core.config.settings import Settings
 from ccflare_core.errors import StoreError
+from ccflare_core.reports.tags import tags_of
 from ccflare_core.store.store import Store
 from ccflare_core.text import local_time, to_ms
 from ccflare_core.transcripts.visible import visible
@@ -44,6 +45,8 @@ class Recorded(NamedTuple):
     attempts: Sequence[tuple[int, str, str, float]]
     """Each with its number, its account, what came of it and how long it took."""
     bodies: Mapping[str, Head]
+    tags: Mapping[str, str] = {}
+    """The values of its tags by their names."""
 
 
 def seconds_of(span: str) -> float:
@@ -68,7 +71,8 @@ def read(store: Store, since: float, most: int) -> list[Recorded]:
             WHERE request_id IN ({places}) AND NOT withheld"""  # noqa: S608
         for id, part, *head in store.query(kept, ids):
             bodies[id][part] = Head(*head)
-    return [Recorded(row, attempts[row["id"]], bodies[row["id"]]) for row in rows]
+    tags = tags_of(store.query, ids)
+    return [Recorded(row, attempts[row["id"]], bodies[row["id"]], tags.get(row["id"], {})) for row in rows]
 
 
 def flow_of(recorded: Recorded, settings: Settings) -> http.HTTPFlow:
@@ -99,7 +103,7 @@ def _headers(head: Head | None) -> http.Headers:
 
 def comment_of(recorded: Recorded) -> str:
     """Its comment, as the list shows those of the flows that ran here."""
-    lines = [_headline(recorded), *(_attempt(*each) for each in recorded.attempts), _to_search_by(recorded.row)]
+    lines = [_headline(recorded), *(_attempt(*each) for each in recorded.attempts), _to_search_by(recorded)]
     return "\n".join(visible(" ".join(line.split())) for line in lines)
 
 
@@ -122,7 +126,9 @@ def _attempt(number: int, account: str, reason: str, seconds: float) -> str:
     return f"attempt {number}: {account}, {reason}, {seconds:.1f} s"
 
 
-def _to_search_by(row: Mapping[str, Any]) -> str:
+def _to_search_by(recorded: Recorded) -> str:
+    row = recorded.row
     names = {"account_name": "account", "session_id": "session", "project": "project", "client_name": "key"}
     known = {name: row[column] for column, name in names.items()} | {"outcome": row["outcome"], "request": row["id"]}
-    return " ".join(f"{name}={value}" for name, value in known.items() if value)
+    tags = [f"tag={name}={value}" for name, value in recorded.tags.items()]
+    return " ".join([*(f"{name}={value}" for name, value in known.items() if value), *tags])

@@ -5,6 +5,7 @@ from urllib.parse import urlencode
 
 from ccflare_core.anthropic.answers import Answer
 from ccflare_core.clients.keys import Permission
+from ccflare_core.clients.tags import FORM, valid_tag
 from ccflare_core.exchange.steps import Outcome
 from ccflare_core.exchange.summary import tokens_in_words
 from ccflare_core.reports.figures import count
@@ -57,6 +58,8 @@ def _wanted(visit: Visit) -> Wanted:
     given = {name: visit.asked(name).strip() or None for name in Wanted._fields}
     if any(value and len(value) > _LONGEST for value in given.values()):
         raise BadQuery(f"A filter has at most {_LONGEST} characters.")
+    if given["tag"] and not valid_tag(given["tag"]):
+        raise BadQuery(f"tag is {FORM}.")
     if given["outcome"] not in (None, *OUTCOMES):
         raise BadQuery(f"outcome is one of {', '.join(OUTCOMES)}.")
     return Wanted(**given)

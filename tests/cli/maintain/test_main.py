@@ -18,7 +18,7 @@ from bodies_kit import is_sound, turns
 from ccflare_cli.maintain.main import main
 from ccflare_core.accounts.account import Account, Kind
 from ccflare_core.config.location import Location, Server
-from ccflare_core.exchange.records import ExchangeFinished, Payload, Record, WindowRead
+from ccflare_core.exchange.records import ExchangeFinished, Payload, Record, RequestTagged, WindowRead
 from ccflare_core.secrets.key_sources import KeyFile
 from ccflare_core.store.store import Store
 from database_kit import WINDOWS, attempt, count, started
@@ -282,6 +282,19 @@ def test_a_har_is_one_of_version_1_2(run: Run, tmp_path: Path) -> None:
 def test_csv_has_the_figures(run: Run) -> None:
     rows = list(csv.DictReader(io.StringIO(run("export", "--format", "csv", "--client", "10.0.0.1").said)))
     assert [(row["session_id"], row["status_code"]) for row in rows] == [("middle", "200")]
+
+
+def test_an_export_is_of_what_has_a_tag_and_has_the_tags(run: Run, store: Store) -> None:
+    [(id_,)] = store.query("SELECT id FROM requests WHERE session_id = 'middle'", ())
+    store.write([RequestTagged(id_, 0, "ticket", "ä"), RequestTagged(id_, 0, "who", "me")])
+
+    (line,) = map(json.loads, run("export", "--tag", "ticket=ä").said.splitlines())
+    rows = list(csv.DictReader(io.StringIO(run("export", "--format", "csv").said)))
+
+    assert (line["session_id"], line["tags"]) == ("middle", {"ticket": "ä", "who": "me"})
+    tags = [json.loads(row["tags"]) for row in rows]
+    assert sorted(tags, key=len) == [{}, {}, {}, line["tags"]]
+    assert "no recorded request fits" in run("export", "--tag", "ticket=a", code=1).complained
 
 
 def test_a_time_has_two_ends(run: Run) -> None:

@@ -98,6 +98,54 @@ class TestSplits:
         assert [(row["project"], row["day"]) for row in rows] == [("shop", "2026-11-23"), ("shop", "2026-11-24")]
 
 
+class TestTags:
+    def spend(self, past: History) -> None:
+        for tags in ({"ticket": "12", "who": "me"}, {"ticket": "12"}, {}):
+            past.exchange(NOON, output_tokens=5, cost_usd=0.5, tags=tags)
+        past.add_up()
+
+    def test_what_a_tag_has_cost(self, past: History) -> None:
+        self.spend(past)
+
+        asked = ask_json(past, "--tag", "ticket=12")
+        assert (asked["total"]["requests"], asked["total"]["cost_usd"]) == (2, 1.0)
+        assert [row["requests"] for row in ask_json(past, "timeline", "--tag", "ticket=12") if row["requests"]] == [2]
+        assert [row["requests"] for row in ask_json(past, "models", "--tag", "ticket=12")] == [2]
+        rows = ask_json(past, "requests", "--tag", "ticket=12")
+        assert [row["tags"] for row in rows] == [{"ticket": "12"}, {"ticket": "12", "who": "me"}]
+
+    def test_each_tag_and_its_cost(self, past: History) -> None:
+        self.spend(past)
+
+        rows = ask_json(past, "tags")
+
+        assert [(row["tag"], row["cost_usd"]) for row in rows] == [("ticket=12", 1.0), ("who=me", 0.5)]
+        assert ask_json(past, "summary", "--by", "tag") == rows
+        assert [row["requests"] for row in ask_json(past, "tags", "--by", "account", "--tag", "who=me")] == [1, 1]
+
+    def test_a_cell_of_csv_has_them_as_json(self, past: History) -> None:
+        self.spend(past)
+
+        rows = list(csv.DictReader(io.StringIO(ask(past, "requests", "--format", "csv"))))
+        assert [json.loads(row["tags"]) for row in rows] == [{}, {"ticket": "12"}, {"ticket": "12", "who": "me"}]
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (("--tag", "ticket"), "give name=value"),
+            (("windows", "--tag", "a=b"), "--tag picks requests"),
+            (("cache", "--by", "tag"), "see tags"),
+        ],
+    )
+    def test_what_means_nothing_is_refused(
+        self, words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit) as ended:
+            main(words, Desk().console())
+        assert ended.value.code == 2
+        assert said in capsys.readouterr().err
+
+
 class TestCache:
     def moved(self, past: History) -> None:
         used: dict[str, Any] = {"input_tokens": 10, "output_tokens": 5}

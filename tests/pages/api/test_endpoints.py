@@ -92,7 +92,8 @@ def a_past(path: Path) -> History:
     past.account("max-2", priority=10)
     past.window("max-1", "5h", 0.25, NOON + 3600)
     past.cooldown("max-2", NOON + 600, "5h window spent")
-    served = past.exchange(NOON - 60, project="ccflare", input_tokens=10, output_tokens=5, cost_usd=0.25)
+    tags = {"ticket": "ü 12", "who": "me"}
+    served = past.exchange(NOON - 60, project="ccflare", tags=tags, input_tokens=10, output_tokens=5, cost_usd=0.25)
     past.attempt(served, NOON - 59, "max-1", "ok", "", 200)
     bodies = (("request", QUESTION), ("response", ANSWER))
     past.store.write(
@@ -144,6 +145,8 @@ async def test_requests_are_those_of_the_script(house: House) -> None:
         ({"session": "s 2/ä"}, 1),
         ({"client": "laptop"}, 1),
         ({"project": "ccflare"}, 1),
+        ({"tag": "ticket=ü 12"}, 1),
+        ({"tag": "ticket=12"}, 0),
         ({"model": "claude-opus-4-8"}, 3),
         ({"outcome": "open"}, 1),
         ({"outcome": "ok", "account": "max-1"}, 1),
@@ -184,6 +187,7 @@ async def test_a_request_has_its_conversation_as_the_script_shows_it_and_that_is
 
     assert told == house.script("show", served["id"])
     assert told.items() >= served.items()
+    assert told["tags"] == {"ticket": "ü 12", "who": "me"}
     assert [part["text"] for turn in told["turns"] for part in turn["parts"]] == ["Why?"]
     assert house.actions.done == [("read", served["id"], "")]
 

@@ -30,7 +30,7 @@ from ccflare_core.text import to_ms
 from ccflare_core.transcripts.fields import RECORDED, read_whole
 from ccflare_core.transcripts.recorded import facts_of
 from ccflare_mitm.pages.api.endpoint import Call, Content, Endpoint
-from ccflare_mitm.pages.api.parameters import Asked, choice, cursor, flag, text, when, whole, write_cursor
+from ccflare_mitm.pages.api.parameters import Asked, choice, cursor, flag, tag, text, when, whole, write_cursor
 
 MOST: Final = 500
 """Rows of an answer."""
@@ -217,6 +217,7 @@ _FILTERS = (
     text("session", "a session's id"),
     text("project", "a project"),
     text("client", "the name of a client key"),
+    tag("tag", "a tag, as name=value"),
     choice("outcome", "how it ended", _OUTCOMES),
 )
 _OTHERS = flag("others", "whether requests that needed no account are in it too")

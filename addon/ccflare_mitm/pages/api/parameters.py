@@ -19,6 +19,7 @@ _SPAN: Final = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _CLOCK = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
 _WHEN = rf"^(all|[1-9][0-9]{{0,4}}[mhdw]|20[0-9][0-9]-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T{_CLOCK}Z)$"
 _CURSOR = r"^[0-9]{1,14}-([0-9a-f]{2}){0,250}$"
+_TAG: Final = r"^[a-z0-9_-]{1,32}=.{1,64}$"
 _FLAGS: Final = {"true": True, "false": False}
 
 Asked = Mapping[str, Any]
@@ -79,6 +80,11 @@ _A_TEXT: Final = f"1 to {TEXT_LENGTH} characters"
 def text(name: str, about: str) -> Parameter:
     """A name or an id, as it stands in the record."""
     return Parameter(name, about, {"type": "string", "minLength": 1, "maxLength": TEXT_LENGTH}, storable)
+
+
+def tag(name: str, about: str) -> Parameter:
+    """A tag, as it stands in the record."""
+    return Parameter(name, about, {"type": "string", "maxLength": TEXT_LENGTH, "pattern": _TAG}, storable)
 
 
 def choice(name: str, about: str, choices: Iterable[str], default: str | None = None) -> Parameter:
