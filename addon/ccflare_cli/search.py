@@ -1,8 +1,7 @@
 """`scripts/search.py`: searches recorded conversations for a text."""
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 
 from ccflare_cli.cells import wrapped
 from ccflare_cli.console import OK, Console, Refused, note_reading, open_sealed, read_settings
@@ -12,9 +11,8 @@ from ccflare_cli.parsing import Parser, dispatch, script_parser, tag, whole_numb
 from ccflare_cli.progress import progress
 from ccflare_core.db.engine_choice import is_made
 from ccflare_core.reports.tags import ids_of
-from ccflare_core.reports.threads import earlier_parts
-from ccflare_core.store.store import Store
-from ccflare_core.transcripts.search import ROLES, Hit, Query, Search
+from ccflare_core.store.searching import search, threads_of
+from ccflare_core.transcripts.search import ROLES, Hit, Query
 
 _LIMIT = 20
 _EXAMPLES = """\
@@ -63,41 +61,11 @@ def _run(console: Console, arguments: argparse.Namespace) -> int:
         session = find_session(store, arguments.session) if arguments.session else None
         note_reading(console, store, session or "", "search")
         with progress(console) as show:
-            index = store.search_index.candidates(query.literal)
-            total = index.total if index else _total(store)
-            search = Search(index or store.transcripts, _moments(store), lambda done: show(done, total))
             ids = ids_of(store.query, arguments.tag) if arguments.tag else None
-            hits = search.run(query, limit=arguments.limit, session=session, role=arguments.role, ids=ids)
-            threads = _threads(store, hits)
+            hits = search(store, query, show, limit=arguments.limit, session=session, role=arguments.role, ids=ids)
+            threads = threads_of(store, hits)
     console.show(arguments, _table(hits, threads, arguments.limit, console.now()))
     return OK if hits else 1
-
-
-def _threads(store: Store, hits: Sequence[Hit]) -> dict[str, str]:
-    """The first request of the message thread, for each request with a hit that is a later part of one."""
-    found: dict[str, str] = {}
-    for request_id in {hit.request_id for hit in hits}:
-        rows = store.query("SELECT previous_message_id FROM requests WHERE id = ?", (request_id,))
-        if earlier := earlier_parts(store.query, rows[0][0] if rows else None):
-            found[request_id] = earlier[0].request_id
-    return found
-
-
-def _moments(store: Store) -> Callable[[str], tuple[float, str | None]]:
-    """Gives a request's time and session."""
-
-    @lru_cache(1000)
-    def find(request_id: str) -> tuple[float, str | None]:
-        found = store.query("SELECT timestamp, session_id FROM requests WHERE id = ?", (request_id,))
-        return (found[0][0] / 1000, found[0][1]) if found else (0.0, None)
-
-    return find
-
-
-def _total(store: Store) -> int:
-    """How much there is to look through."""
-    sql = "SELECT (SELECT COUNT(*) FROM blocks) + (SELECT COUNT(*) FROM payloads WHERE chapter_id IS NULL)"
-    return int(store.query(sql)[0][0])
 
 
 def _table(hits: Sequence[Hit], threads: Mapping[str, str], limit: int, now: float) -> Table[Hit]:

@@ -75,8 +75,10 @@ def test_each_endpoint_answers_as_its_own_document_says(watched: Watched) -> Non
     assert len(paths) >= 8
     with via_base_url(watched.proxy) as client:
         for path in paths:
-            reply = watched.say(client, API + path, "viewer")
-            answers = document["paths"][path]["get"]["responses"]
+            operation = document["paths"][path]["get"]
+            query = "&".join(f"{each['name']}=x" for each in operation["parameters"] if each["required"])
+            reply = watched.say(client, f"{API}{path}?{query}", "viewer")
+            answers = operation["responses"]
             schema = answers[str(reply.status)]["content"]["application/json"]["schema"]
             assert (reply.status, [*mistakes(reply.json(), schema)]) == (200, []), path
 
@@ -89,8 +91,21 @@ def test_a_conversation_is_read_from_the_database_and_audited(watched: Watched) 
 
     assert told["turns"][-1]["parts"]
     assert told["client_name"] == "client"
-    [entry] = watched.script("audit.py", "show", "--action", "data.read")
-    assert (entry["actor"], entry["target"]) == ("client:viewer", served["id"])
+    said = watched.ask(f"{API}/requests/{served['id']}/conversation").json()["text"]
+    assert all(part["text"] in said for part in told["turns"][-1]["parts"])
+    entries = watched.script("audit.py", "show", "--action", "data.read")
+    conversations = [entry for entry in entries if entry["target"] == served["id"]]
+    assert [entry["actor"] for entry in conversations] == ["client:viewer"] * 2
+
+
+def test_a_search_finds_what_was_said_and_is_audited(watched: Watched) -> None:
+    (served,) = watched.ask(f"{API}/requests?outcome=ok").json()["requests"]
+
+    hits = watched.ask(f"{API}/search?text=SAY%20hello").json()["hits"]
+
+    assert [(hit["id"], hit["match"]) for hit in hits] == [(served["id"], "Say hello")]
+    entries = watched.script("audit.py", "show", "--action", "data.read")
+    assert "search" in [entry["detail"].get("part") for entry in entries]
 
 
 def test_the_database_is_not_asked_for_what_nobody_has_allowed(watched: Watched) -> None:

@@ -69,8 +69,8 @@ class Actions:
     async def revoke_client(self, visit: Visit) -> None:
         self.done.append(("revoke", visit.name, visit.actor))
 
-    async def note_reading(self, visit: Visit, target: str) -> None:
-        self.done.append(("read", target, visit.actor))
+    async def note_reading(self, visit: Visit, target: str, part: str) -> None:
+        self.done.append(("read", part, target, visit.actor))
 
 
 def an_admin(

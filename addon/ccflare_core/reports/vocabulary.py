@@ -174,6 +174,32 @@ RECORDED: Final[Mapping[str, Word]] = {
 }
 """A request with its conversation."""
 
+HIT: Final[Mapping[str, Word]] = {
+    **_words(TIME, at="When the request began that had it first."),
+    **_words(
+        TEXT,
+        id="That request's id.",
+        role="Who has said it: user, assistant, tool or system.",
+        kind="The API's word for it.",
+        before="What stands before it.",
+        match="The text that was found, as it stands there.",
+        after="What follows.",
+    ),
+    **_words(
+        TEXT_OR_NULL,
+        session="The client's session.",
+        thread="The first request of its message thread, if it is a later part of one.",
+    ),
+}
+"""A place where a text was found."""
+
+CONVERSATION: Final[Mapping[str, Word]] = {
+    **{name: REQUEST[name] for name in ("id", "at", "session", "project", "model")},
+    **_words(TEXT, text="What was said, in lines: the question first, then what came of it, unless all is asked for."),
+    **_words(TEXT_OR_NULL, missing="Why there is nothing to read, or not all."),
+}
+"""What was said in a request, to be read."""
+
 TRAFFIC: Final[Mapping[str, Word]] = {
     **_words(
         COUNT,

@@ -56,9 +56,9 @@ class Management:
 
         self._keys_changed(await self._call(change))
 
-    async def note_reading(self, visit: Visit, target: str) -> None:
+    async def note_reading(self, visit: Visit, target: str, part: str) -> None:
         """Write into the audit log that a conversation is read. Raises StoreError as `note` does."""
-        await self.note(By(visit.actor, visit.address), "data.read", target, part="conversation")
+        await self.note(By(visit.actor, visit.address), "data.read", target, part=part)
 
     async def note(self, by: By, action: str, target: str = "", **detail: object) -> None:
         """Write into the audit log that somebody has done this. Raises StoreError if that cannot be written."""

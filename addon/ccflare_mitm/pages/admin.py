@@ -32,7 +32,7 @@ class AdminActions(Protocol):
 
     async def pause_account(self, visit: Visit, paused: bool) -> None: ...
     async def revoke_client(self, visit: Visit) -> None: ...
-    async def note_reading(self, visit: Visit, target: str) -> None: ...
+    async def note_reading(self, visit: Visit, target: str, part: str) -> None: ...
 
 
 class Admin:
@@ -94,9 +94,12 @@ class Admin:
         await self._actions.revoke_client(visit)
         return _done(visit, revoked=True)
 
-    async def note_reading(self, visit: Visit, request_id: str) -> None:
-        """Have it audited that what was said in a request is about to be read; what cannot be audited is not read."""
-        await self._actions.note_reading(visit, request_id)
+    async def note_reading(self, visit: Visit, target: str, part: str = "conversation") -> None:
+        """Have it audited that what was said in a request is about to be read; what cannot be audited is not read.
+
+        The target of a search (`part`) is the session that it is limited to, or nothing.
+        """
+        await self._actions.note_reading(visit, target, part)
 
     async def requests(
         self, period: Period, limit: int, wanted: Wanted, before: Position | None, now: float, *, others: bool = False

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ccflare_cli import show
+from ccflare_cli import search, show
 from ccflare_cli.accounts import main as accounts
 from ccflare_cli.stats import main as stats
 from ccflare_cli.stats.views import SPLITS
@@ -19,11 +19,13 @@ from ccflare_core.anthropic.answers import Answer
 from ccflare_core.clients.authentication import LOCAL, Identity, Principal
 from ccflare_core.clients.keys import ClientKey
 from ccflare_core.clients.totp import SecondFactor
+from ccflare_core.errors import StoreError
 from ccflare_core.exchange.records import Payload
 from ccflare_core.reports.traffic import By, Period
 from ccflare_core.store.store import Store
+from ccflare_mitm.pages.api import conversations
 from ccflare_mitm.pages.api.document import DOCUMENT
-from ccflare_mitm.pages.api.endpoint import PREFIX
+from ccflare_mitm.pages.api.endpoint import PREFIX, READ_SECONDS
 from ccflare_mitm.pages.api.endpoints import ENDPOINTS, _latest
 from ccflare_mitm.pages.readers import Readers
 from ccflare_mitm.pages.server import PageServer
@@ -37,7 +39,8 @@ from schema_check import mistakes
 
 README = Path(__file__).resolve().parents[3] / "README.md"
 NOBODY = Identity(None)
-QUESTION, ANSWER = b'{"messages":[{"role":"user","content":"Why?"}]}', b'{"type":"message","content":[]}'
+QUESTION = b'{"messages":[{"role":"user","content":"Why?"}]}'
+ANSWER = b'{"type":"message","role":"assistant","content":[{"type":"text","text":"Because of the needle."}]}'
 
 
 class House(NamedTuple):
@@ -75,14 +78,14 @@ class House(NamedTuple):
 
 
 def schema_of(path: str) -> dict[str, Any]:
-    documented = path if path in DOCUMENT["paths"] else "/requests/{id}"
+    documented = path if path in DOCUMENT["paths"] else re.sub("^/requests/[^/]+", "/requests/{id}", path)
     responses = DOCUMENT["paths"][documented]["get"]["responses"]
     schema: dict[str, Any] = responses["200"]["content"]["application/json"]["schema"]
     return schema
 
 
 def run_script(name: str, arguments: list[str], desk: Desk) -> int:
-    main = {"accounts": accounts.main, "stats": stats.main, "show": show.main}[name]
+    main = {"accounts": accounts.main, "stats": stats.main, "show": show.main, "search": search.main}[name]
     return main(arguments, desk.console())
 
 
@@ -189,13 +192,63 @@ async def test_a_request_has_its_conversation_as_the_script_shows_it_and_that_is
     assert told.items() >= served.items()
     assert told["tags"] == {"ticket": "ü 12", "who": "me"}
     assert [part["text"] for turn in told["turns"] for part in turn["parts"]] == ["Why?"]
-    assert house.actions.done == [("read", served["id"], "")]
+    assert house.actions.done == [("read", "conversation", served["id"], "")]
 
 
-@pytest.mark.parametrize("id_", ["req_none", "%00", "..", "a" * 300, "%F0%9F%98%80", "' OR 1=1"])
-async def test_what_is_not_there_is_a_404_and_no_reading(house: House, id_: str) -> None:
+async def test_a_conversation_is_there_as_text_in_as_many_characters_as_are_asked_for(house: House) -> None:
+    (served,) = (await house.get("/requests", project="ccflare"))["requests"]
     house.actions.done.clear()
-    answer = await house.answer(f"/requests/{id_}")
+
+    told = await house.get(f"/requests/{served['id']}/conversation")
+
+    assert told["text"] == "# user (the question)\nWhy?\n\n# assistant (the answer)\nBecause of the needle."
+    assert {name: told[name] for name in ("id", "at", "project")} == {n: served[n] for n in ("id", "at", "project")}
+    assert house.actions.done == [("read", "conversation", served["id"], "")]
+    cut = await house.get(f"/requests/{served['id']}/conversation", characters=1, all="true")
+    assert "more" in cut["text"]
+    assert "needle" not in cut["text"]
+
+
+async def test_a_search_finds_what_the_script_finds_and_is_audited(house: House) -> None:
+    house.actions.done.clear()
+
+    (told,) = (await house.get("/search", text="THE NEEDLE", role="assistant"))["hits"]
+
+    (found,) = house.script("search", "THE NEEDLE", "--role", "assistant")
+    names = ("at", "id", "session", "thread", "role", "kind")
+    assert {name: told[name] for name in names} == {name: found[name] for name in names}
+    assert [told[part] for part in ("before", "match", "after")] == ["Because of ", "the needle", "."]
+    assert house.actions.done == [("read", "search", "", "")]
+
+
+@pytest.mark.parametrize("query", [{"role": "user"}, {"session": "another"}])
+async def test_a_search_finds_only_what_is_asked_for(house: House, query: dict[str, object]) -> None:
+    assert await house.get("/search", text="needle", **query) == {"hits": []}
+
+
+async def test_a_search_without_a_text_says_what_it_wants_and_is_no_reading(house: House) -> None:
+    house.actions.done.clear()
+
+    answer = await house.answer("/search", session="s-1")
+
+    assert (answer.status, house.actions.done) == (400, [])
+    assert json.loads(answer.body)["error"]["message"] == "The query has no text: what to look for."
+
+
+def test_a_search_ends_when_nobody_waits_for_it_any_more() -> None:
+    times = iter([0.0, READ_SECONDS, READ_SECONDS + 1])
+    look = conversations._in_time(lambda: next(times))
+
+    look(1, 10)
+    with pytest.raises(StoreError, match="takes too long"):
+        look(2, 10)
+
+
+@pytest.mark.parametrize("part", ["", "/conversation"])
+@pytest.mark.parametrize("id_", ["req_none", "%00", "..", "a" * 300, "%F0%9F%98%80", "' OR 1=1"])
+async def test_what_is_not_there_is_a_404_and_no_reading(house: House, id_: str, part: str) -> None:
+    house.actions.done.clear()
+    answer = await house.answer(f"/requests/{id_}{part}")
     assert (answer.status, house.actions.done) == (404, [])
 
 
@@ -309,6 +362,11 @@ OPERATIONS = {
 PARAMETERS = [(path, parameter) for path, operation in OPERATIONS.items() for parameter in operation["parameters"]]
 
 
+def required(path: str) -> list[str]:
+    """The parameters that have to be there."""
+    return [each["name"] for each in OPERATIONS[path]["parameters"] if each["required"]]
+
+
 def allowed(schema: dict[str, Any]) -> st.SearchStrategy[object]:
     """Values that a parameter may have."""
     if "enum" in schema:
@@ -338,7 +396,9 @@ def not_allowed(schema: dict[str, Any]) -> st.SearchStrategy[object]:
 @given(data=st.data())
 async def test_all_that_the_document_allows_is_answered(house: House, path: str, data: st.DataObject) -> None:
     parameters = {each["name"]: each["schema"] for each in OPERATIONS[path]["parameters"]}
-    query = data.draw(st.fixed_dictionaries({}, optional={name: allowed(each) for name, each in parameters.items()}))
+    needed = {name: allowed(schema) for name, schema in parameters.items() if name in required(path)}
+    optional = {name: allowed(schema) for name, schema in parameters.items() if name not in needed}
+    query = data.draw(st.fixed_dictionaries(needed, optional=optional))
     await house.get(path, **query)
 
 

@@ -27,8 +27,7 @@ from ccflare_core.reports.vocabulary import TEXT_OR_NULL, Schema, list_of, objec
 from ccflare_core.store.statuses import statuses_and_use
 from ccflare_core.store.store import Store
 from ccflare_core.text import to_ms
-from ccflare_core.transcripts.fields import RECORDED, read_whole
-from ccflare_core.transcripts.recorded import facts_of
+from ccflare_mitm.pages.api.conversations import CONVERSATIONS
 from ccflare_mitm.pages.api.endpoint import Call, Content, Endpoint
 from ccflare_mitm.pages.api.parameters import Asked, choice, cursor, flag, tag, text, when, whole, write_cursor
 
@@ -90,14 +89,6 @@ async def requests(call: Call) -> Content:
     shown = found[:limit]
     last = Position(to_ms(shown[-1].at), shown[-1].id) if len(found) > limit else None
     return {"requests": [record(each, EXCHANGE) for each in shown], "next": last and write_cursor(last)}
-
-
-async def request(call: Call) -> Content:
-    """One request with its conversation. That it is read is audited first."""
-    id_ = str(storable(call.visit.name))
-    await call.read(lambda store: facts_of(store.query, id_))
-    await call.admin.note_reading(call.visit, id_)
-    return record(await call.read(lambda store: read_whole(store.query, store.body, id_)), RECORDED)
 
 
 async def sessions(call: Call) -> Content:
@@ -223,7 +214,7 @@ _FILTERS = (
 _OTHERS = flag("others", "whether requests that needed no account are in it too")
 _TIMES = tuple(by for by in By if by.is_time)
 _LAST = f"of minutes the last {MOST_STEPS} at most"
-_VIEW, _READ = Permission.DASHBOARD_VIEW, Permission.LOGS_VIEW
+_VIEW = Permission.DASHBOARD_VIEW
 
 ENDPOINTS: Final = (
     Endpoint(
@@ -241,14 +232,7 @@ ENDPOINTS: Final = (
         requests,
         (_SINCE, _UNTIL, *_FILTERS, _OTHERS, _LIMIT, cursor()),
     ),
-    Endpoint(
-        "/requests/{name}",
-        _READ,
-        "One request with its attempts and its conversation, as `show.py` tells it. That it is read is audited.",
-        object_of(_names(RECORDED), vocabulary.RECORDED),
-        request,
-        tells_content=True,
-    ),
+    *CONVERSATIONS,
     Endpoint(
         "/stats",
         _VIEW,

@@ -34,6 +34,7 @@ class Parameter(NamedTuple):
     schema: Schema
     read: Callable[[str], object] = str
     default: str | None = None
+    is_required: bool = False
 
     def value(self, text: str | None) -> object:
         """What it says, or its default. Raises BadQuery if it is not what the schema allows."""
@@ -71,15 +72,22 @@ class Parameter(NamedTuple):
         schema = self.schema
         if self.default is not None and "default" not in schema:
             schema = {**schema, "default": int(self.default) if schema["type"] == "integer" else self.default}
-        return {"name": self.name, "in": "query", "required": False, "description": self.about, "schema": schema}
+        return {
+            "name": self.name,
+            "in": "query",
+            "required": self.is_required,
+            "description": self.about,
+            "schema": schema,
+        }
 
 
 _A_TEXT: Final = f"1 to {TEXT_LENGTH} characters"
 
 
-def text(name: str, about: str) -> Parameter:
-    """A name or an id, as it stands in the record."""
-    return Parameter(name, about, {"type": "string", "minLength": 1, "maxLength": TEXT_LENGTH}, storable)
+def text(name: str, about: str, *, is_required: bool = False) -> Parameter:
+    """A name, an id or other words, as they stand in the record."""
+    schema = {"type": "string", "minLength": 1, "maxLength": TEXT_LENGTH}
+    return Parameter(name, about, schema, storable, is_required=is_required)
 
 
 def tag(name: str, about: str) -> Parameter:
@@ -156,4 +164,8 @@ def read_query(said: Sequence[tuple[str, str]], parameters: Sequence[Parameter])
         if name in found:
             raise BadQuery(f"The query has {name} more than once.")
         found[name] = value
-    return {parameter.name: parameter.value(found.get(parameter.name)) for parameter in parameters}
+    asked = {parameter.name: parameter.value(found.get(parameter.name)) for parameter in parameters}
+    for parameter in parameters:
+        if parameter.is_required and parameter.name not in found:
+            raise BadQuery(f"The query has no {parameter.name}: {parameter.about}.")
+    return asked
