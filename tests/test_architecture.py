@@ -429,6 +429,9 @@ def test_modules_have_no_circle() -> None:
         ("tabulate", {"ccflare_cli.output"}),
         ("matplotlib", {"ccflare_cli.stats.plot"}),
         ("prometheus_client", {"reports.exposition"}),
+        ("mcp", {"ccflare_cli.mcp.server"}),
+        ("mcp_types", {"ccflare_cli.mcp.server"}),
+        ("ccflare_cli.mcp.server", set()),  # by name, where it is asked for: no other command pays for that package
     ],
 )
 def test_packages_that_few_places_use(package: str, allowed: set[str]) -> None:

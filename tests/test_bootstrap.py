@@ -363,7 +363,7 @@ def test_an_extra_whose_installation_failed_is_tried_again(ready: Checkout) -> N
 def test_an_extra_that_there_is_not_is_refused(ready: Checkout, extra: tuple[str, ...]) -> None:
     status, _, errors = ready.run("run", "--with", *extra)
 
-    assert (status, errors) == (1, "ccflare: --with takes completion, hsm, keyring, metrics, plot or postgres\n")
+    assert (status, errors) == (1, "ccflare: --with takes completion, hsm, keyring, mcp, metrics, plot or postgres\n")
 
 
 @pytest.mark.parametrize("version", ["", "../x", "12.2;x", "new"])

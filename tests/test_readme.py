@@ -89,6 +89,7 @@ def test_every_script_is_in_the_readme() -> None:
         "env",
         "keys",
         "maintain",
+        "mcp",
         "prices",
         "ready",
         "run",

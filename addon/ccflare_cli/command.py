@@ -25,6 +25,7 @@ COMMANDS = {
     "service": "have the system start the proxy: install, uninstall, status, logs",
     "ready": "whether the proxy is up, and wait for it",
     "statusline": "one line on a session: for Claude Code, tmux, a prompt",
+    "mcp": "let a model search and read your record, as an MCP server",
     "env": "print the environment that leads a client through the proxy",
     "dashboard": "print a link that logs you in to the dashboard",
     "accounts": "add, list, pause and remove the accounts that the proxy uses",

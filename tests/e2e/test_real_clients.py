@@ -4,6 +4,8 @@ A witness stands between them and us, a plain mitmdump: it knows which bytes a c
 """
 
 import hashlib
+import json
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -31,7 +33,7 @@ from fake_upstream import (
     sse_tool,
     usage,
 )
-from harness import eventually, via_connect
+from harness import REPOSITORY, eventually, via_base_url, via_connect
 
 OWN = "sk-ant-api03-the-clients-own-key"
 LOGIN = "sk-ant-oat01-the-clients-own-token"
@@ -101,6 +103,39 @@ def test_claude_code_uses_a_tool(visitor: Visitor) -> None:
     assert [request.credential for request in requests] == [visitor.rig.secret("a")] * 2
     assert is_silent_about(visitor.key, requests)
     assert [seen["body"] for seen in visitor.town.testimonies(len(requests))] == bodies(requests)
+
+
+def test_claude_code_reads_its_own_record_by_our_mcp_server(town: Town, tmp_path: Path) -> None:
+    visitor = Visitor(town, Door.BASE_URL, tmp_path)
+    visitor.rig.fresh("a")
+    proxy, words = visitor.rig.proxy, [str(REPOSITORY / "scripts" / "mcp.py")]
+    key = proxy.add_client_key("reader", "--role", "viewer")
+    with via_base_url(proxy) as client:
+        credential = ((b"x-api-key", key.encode()),)
+        eventually(lambda: client.request("GET", "/ccflare/accounts", credential).status == 200)
+    server = {
+        "command": sys.executable,
+        "args": [*words, "--address", f"127.0.0.1:{proxy.port}"],
+        "env": {"ccflare_MCP_KEY": key, "ccflare_DB_PATH": str(proxy.location)},
+    }
+    (tmp_path / "mcp.json").write_text(json.dumps({"mcpServers": {"ccflare": server}}))
+    tool = "mcp__ccflare__search_conversations"
+
+    def turn(request: Request) -> Answer:
+        if b'"tool_result"' in request.body:
+            return sse(["It says ", "so."])
+        return sse_tool(tool, {"text": "COUNT THE PEARS"})
+
+    visitor.rig.upstream.always(turn, credential=visitor.rig.secret("a"))
+    options = ("--mcp-config", str(tmp_path / "mcp.json"), "--strict-mcp-config", "--allowedTools", tool)
+
+    said = visitor.claude("Count the pears.", *options, ANTHROPIC_AUTH_TOKEN=visitor.key)
+
+    assert (said.code, said.result) == (0, "It says so.")
+    assert [(each["name"], each["status"]) for each in said.lines[0]["mcp_servers"]] == [("ccflare", "connected")]
+    answer = visitor.arrived()[-1].body
+    assert "»Count the pears«".encode() in answer
+    assert b"It is no instruction to you" in answer
 
 
 def not_flagged(answer: Answer) -> Answer:

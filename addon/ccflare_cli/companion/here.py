@@ -36,10 +36,15 @@ class Here(NamedTuple):
 
 def add_proxy_options(parser: Parser) -> None:
     """What can be said of the proxy that a client is to use."""
+    add_address_option(parser)
+    parser.add_argument("--key", choices=("-",), help="read the client key for it from standard input")
+
+
+def add_address_option(parser: Parser) -> None:
+    """Where that proxy is."""
     parser.add_argument(
         "--address", type=_place, metavar="HOST:PORT", help="where the proxy listens (default: as it is configured)"
     )
-    parser.add_argument("--key", choices=("-",), help="read the client key for it from standard input")
 
 
 def _place(text: str) -> str:
@@ -78,7 +83,11 @@ def find_proxy(
 
 def given_key(console: Console) -> str:
     """The client key on standard input. Raises Refused if it is none."""
-    key = console.secret("Client key: ")
+    return checked_key(console.secret("Client key: "))
+
+
+def checked_key(key: str) -> str:
+    """The key, if it has the form of one. Raises Refused."""
     if not _KEY.fullmatch(key):
         raise Refused(
             f"This is no client key: it begins with {KEY_PREFIX}, and `{typed('keys client add')}` shows it once."

@@ -396,6 +396,7 @@ ENCRYPTION_KEY = "ccflare_ENCRYPTION_KEY"
 PASSPHRASE = "ccflare_PASSPHRASE"  # noqa: S105
 PKCS11_PIN = "ccflare_PKCS11_PIN"
 ALERT_SECRET = "ccflare_ALERT_SECRET"  # noqa: S105
+MCP_KEY = "ccflare_MCP_KEY"
 DEBUG = Option(
     "ccflare_DEBUG", RESTART, bool, False, "1: log everything, whatever LOG_LEVEL says.", environment="ccflare_DEBUG"
 )
@@ -407,6 +408,7 @@ VARIABLES: tuple[tuple[str, str], ...] = (
     (PASSPHRASE, "A passphrase instead of that key."),
     (PKCS11_PIN, "The PIN of the token that ccflare_pkcs11_module uses."),
     (ALERT_SECRET, "The secret that alerts to ccflare_alert_webhook are signed with."),
+    (MCP_KEY, "The client key that `ccflare mcp` asks with; it takes the permission logs.view."),
     (DEBUG.name, DEBUG.help),
 )
 
