@@ -116,7 +116,7 @@ class Asked:
 
 
 INDEXES = {
-    **dict.fromkeys(("summary", *SPLITS, "cache", "timeline", "compare"), "usage_slots_slot"),
+    **dict.fromkeys(("summary", *SPLITS, "cache", "timeline", "compare", "advise"), "usage_slots_slot"),
     "tags": "request_tags_at",
     "windows": "windows_reading",
     "requests": "requests_timestamp",

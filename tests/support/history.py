@@ -2,7 +2,8 @@
 
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Self
 
 from ccflare_core.accounts.account import Account, Kind
@@ -14,6 +15,7 @@ from ccflare_core.exchange.records import (
     CooldownSet,
     ExchangeFinished,
     ExchangeStarted,
+    Record,
     RequestTagged,
     WindowRead,
 )
@@ -40,6 +42,7 @@ class History:
         self.location = location
         self.store = Store.open(location, source, wall=lambda: NOON)
         self._numbers = itertools.count(1)
+        self._waiting: list[Record] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -55,6 +58,20 @@ class History:
         account = Account(id=name.upper(), name=name, **{"kind": Kind.OAUTH, **tokens, **fields})
         self.store.accounts.add(account)
         return account
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Write what happens in the block at once: a hundred requests take no longer than one."""
+        self._waiting = []
+        yield
+        records, self._waiting = self._waiting, None
+        self.store.write(records)
+
+    def _write(self, record: Record) -> None:
+        if self._waiting is None:
+            self.store.write([record])
+        else:
+            self._waiting.append(record)
 
     def exchange(
         self,
@@ -79,8 +96,7 @@ class History:
             *(request_id, round(at * 1000), "POST", path, client, "claude-cli/2.1.330", session, "base", "run", model),
             *(key_id, key),
         )
-        tagged = [RequestTagged(request_id, started.timestamp_ms, *tag) for tag in tags.items()]
-        self.store.write([started, *tagged])
+        self._write(started, *(RequestTagged(request_id, started.timestamp_ms, *tag) for tag in tags.items()))
         if outcome is not None:
             end = ExchangeFinished(
                 request_id,
@@ -90,7 +106,7 @@ class History:
                 account_name=account,
                 **{"attempts": 1, **finished},
             )
-            self.store.write([end])
+            self._write(end)
         return request_id
 
     def attempt(self, request: str, at: float, account: str, verdict: str, reason: str, status: int) -> None:
@@ -109,7 +125,7 @@ class History:
     ) -> None:
         """A reading of a limit."""
         reading = Window(name, status, utilization, resets_at)
-        self.store.write([WindowRead(account.upper(), round(at * 1000), reading)])
+        self._write(WindowRead(account.upper(), round(at * 1000), reading))
 
     def add_up(self) -> None:
         """Have the past added up, as the proxy does it in the background."""

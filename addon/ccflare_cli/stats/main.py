@@ -29,6 +29,7 @@ examples:
   scripts/stats.py models --tag ticket=12   what a ticket has cost, by model
   scripts/stats.py timeline --since 30d --plot month.svg
   scripts/stats.py compare --since 7d       this week beside the one before
+  scripts/stats.py advise                   what to change, by the last 30 days
 
 views:
   summary    totals, limits and accounts, at a glance
@@ -45,7 +46,11 @@ views:
   compare    the period beside the one before it
   requests   the last requests, one by one
   errors     what failed, the same failures in one row
+  advise     what the record says one should change, and what that is worth
 """
+_PERIODS = {"advise": "30d"}
+"""From when on a view looks that is not about the last day."""
+_DAY = "24h"
 
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
@@ -53,6 +58,7 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
     parser = _parser()
     complete(parser)
     arguments = parser.parse_args(argv)
+    arguments.since = arguments.since or span(_PERIODS.get(arguments.view, _DAY))
     if mistake := _mistake(arguments):
         parser.error(mistake)
     console = console or Console.real()
@@ -91,9 +97,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--since",
         type=span,
-        default="24h",
         metavar="WHEN",
-        help=f"from this time: {WHEN}, or all (default: 24h)",
+        help=f"from this time: {WHEN}, or all (default: {_DAY}, of advise {_PERIODS['advise']})",
     )
     parser.add_argument("--until", type=span, metavar="WHEN", help="up to this time (default: now)")
     parser.add_argument("--by", type=one_of(By), choices=list(By), metavar="WHAT", help=f"split by {', '.join(By)}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ccflare_cli.output import Table
+from ccflare_cli.stats.advice_tables import advice_table
 from ccflare_cli.stats.cache_tables import cache_table
 from ccflare_cli.stats.plot import draw_timeline, draw_windows, save
 from ccflare_cli.stats.time_tables import compare_table, forecast_table, timeline_table
@@ -14,6 +15,7 @@ from ccflare_cli.stats.within_tables import part_table, subagent_table
 from ccflare_cli.tables import exchange_table, login_table, trouble_table, window_table
 from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.program import typed
+from ccflare_core.reports.adviser import advise
 from ccflare_core.reports.limit_history import LimitHistory
 from ccflare_core.reports.prompt_cache import cache_uses
 from ccflare_core.reports.queries import Reports
@@ -31,9 +33,9 @@ SPLITS = {
     "clients": By.CLIENT,
     "tags": By.TAG,
 }
-VIEWS = ("summary", *SPLITS, "cache", "windows", "timeline", "compare", "requests", "errors")
+VIEWS = ("summary", *SPLITS, "cache", "windows", "timeline", "compare", "requests", "errors", "advise")
 TIMES = ("windows", "timeline")
-UNSPLIT = ("requests", "errors", "compare")
+UNSPLIT = ("requests", "errors", "compare", "advise")
 LIMIT = 20
 _MANY = {By.SESSION, By.ADDRESS, By.TAG}
 _LEAST_AXIS = 3600.0
@@ -79,6 +81,8 @@ class Views:
                 return [self._timeline(asked)]
             case "compare":
                 return [self._compare(asked)]
+            case "advise":
+                return [self._advice(asked)]
             case "summary" if asked.by is None:
                 return self._summary(asked)
         split = SPLITS.get(asked.view)
@@ -171,6 +175,10 @@ class Views:
         names = labels(self._reports.recorded(asked.period), clock)
         return [found.get((name,), Traffic((name,))) for name in names]
 
+    def _advice(self, asked: Question) -> Table[Any]:
+        found = advise(self._store.query, self._prices, asked.period)
+        return advice_table(*_cut(found, (), asked.limit), f"Advice, {asked.when}")
+
     def _compare(self, asked: Question) -> Table[Any]:
         after, length = asked.period, asked.period.until - asked.period.since
         before = Period(after.since - length, after.since)
@@ -195,5 +203,5 @@ def _clock(asked: Question) -> By:
 def _cut[T](rows: Sequence[T], by: tuple[By, ...], limit: int | None) -> tuple[Sequence[T], str]:
     """The rows that are shown, and a note if that is not all."""
     most = limit or (LIMIT if _MANY.intersection(by) else len(rows))
-    shown = rows[-most:] if by[0].is_time else rows[:most]
+    shown = rows[-most:] if by and by[0].is_time else rows[:most]
     return shown, f"{len(shown)} of {len(rows)} rows; --limit N shows more." if len(shown) < len(rows) else ""

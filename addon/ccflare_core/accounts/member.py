@@ -47,7 +47,8 @@ _COSTS = frozenset({"messages", "batches"})
 """Path classes whose good answer shows that there are funds."""
 _ABOUT_SPENDING = _ABOUT_A_WINDOW | _ABOUT_FUNDS
 
-_WINDOW_SECONDS = {"5h": 5 * 3600.0, "7d": 7 * 86400.0}
+WINDOW_SECONDS = {"5h": 5 * 3600.0, "7d": 7 * 86400.0}
+"""How long the windows last that limit all models together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,7 +366,7 @@ class _Gauge:
     def takes(self, window: Window, at: Moment) -> bool:
         """Keep the reading; whether it moved noticeably since this last said so."""
         self._latest[window.name] = window
-        longest = _WINDOW_SECONDS.get(window.name)
+        longest = WINDOW_SECONDS.get(window.name)
         if longest is not None and window.utilization is not None:
             left = longest if window.resets_at is None else min(window.resets_at - at.wall, longest)
             self._used[window.name] = (window.utilization, at.mono + left)
@@ -402,7 +403,7 @@ def _is_over(cooldown: Cooldown, known: Mapping[str, Window]) -> bool:
     part = cooldown.part
     if part.scope not in (Scope.ACCOUNT, Scope.FAMILY):
         return False
-    names = (f"7d_{part.name}",) if part.name else tuple(_WINDOW_SECONDS)
+    names = (f"7d_{part.name}",) if part.name else tuple(WINDOW_SECONDS)
     windows = [known.get(name) for name in names]
     return all(w is not None and (w.utilization or 0.0) < 1.0 and not _ends_at(w, cooldown.until) for w in windows)
 
