@@ -34,7 +34,17 @@ WITH_IO = {
         *("egress_proxy", "key_sources", "os_keyring", "passphrase", "pkcs11", "references", "start_links", "vault"),
     },
     "reports": {"rollup"},
-    "transcripts": {"exports", "fields", "packing", "read", "recorded", "search", "search_index", "write"},
+    "transcripts": {
+        "exports",
+        "fields",
+        "packing",
+        "prompt_sizes",
+        "read",
+        "recorded",
+        "search",
+        "search_index",
+        "write",
+    },
 } | {room: set[str]() for room in ("db", "store", "writer")}
 WHOLE = {"db", "store", "writer"}
 """Rooms that are about I/O altogether."""
@@ -153,6 +163,7 @@ TESTED_IN = {
     "ccflare_core.transcripts.exports": "cli/maintain/test_main.py",
     "ccflare_core.transcripts.read": "transcripts/test_write.py",
     "ccflare_core.transcripts.fields": "pages/api/test_endpoints.py",
+    "ccflare_core.transcripts.prompt_sizes": "cli/stats/test_composition.py",
     "ccflare_core.transcripts.recorded": "e2e/test_show_live.py",
     "ccflare_core.transcripts.redaction": "security/test_privacy.py",
     "ccflare_core.transcripts.stream_text": "transcripts/test_search.py",

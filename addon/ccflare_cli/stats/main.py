@@ -10,6 +10,7 @@ from ccflare_cli.console import OK, Console, Refused, guarded, read_settings
 from ccflare_cli.output import render
 from ccflare_cli.parsing import Parser, one_of, script_parser, tag, whole_number
 from ccflare_cli.periods import WHEN, span
+from ccflare_cli.stats.composition import session_tables
 from ccflare_cli.stats.plot import FORMATS
 from ccflare_cli.stats.views import LIMIT, SPLITS, TIMES, UNSPLIT, VIEWS, Question, Views
 from ccflare_cli.watching import watch
@@ -30,6 +31,7 @@ examples:
   scripts/stats.py timeline --since 30d --plot month.svg
   scripts/stats.py compare --since 7d       this week beside the one before
   scripts/stats.py advise                   what to change, by the last 30 days
+  scripts/stats.py advise --session 4f1c    where the tokens of a session go
 
 views:
   summary    totals, limits and accounts, at a glance
@@ -82,6 +84,8 @@ def _mistake(arguments: argparse.Namespace) -> str | None:
         return "--tag picks requests, and windows are the limits of accounts"
     if arguments.plot and view not in TIMES:
         return f"--plot draws {' and '.join(TIMES)}"
+    if arguments.session and (view != "advise" or arguments.watch):
+        return "--session goes with advise, once"
     if arguments.watch and (arguments.plot or arguments.format != "table"):
         return "--watch shows tables, and writes no files"
     return None
@@ -112,6 +116,9 @@ def _parser() -> Parser:
     parser.add_argument(
         "--all", action="store_true", help="count requests that needed no account too, such as telemetry"
     )
+    parser.add_argument(
+        "--session", metavar="ID", help="with advise: where the tokens of this session go (its id, or the beginning)"
+    )
     parser.add_argument("--watch", type=whole_number(1, 86_400), metavar="N", help="show it again every N seconds")
     parser.add_argument(
         "--plot", type=_picture, metavar="FILE", help="draw timeline or windows into an svg or png file"
@@ -128,6 +135,9 @@ def _picture(text: str) -> Path:
 
 def _run(console: Console, arguments: argparse.Namespace) -> int:
     settings = read_settings(console, arguments.database)
+    if arguments.session:
+        console.show(arguments, *session_tables(console, settings, arguments.session))
+        return OK
     answer = partial(_answer, settings, arguments, console)
     if arguments.watch:
         return watch(console, arguments.watch, answer)
