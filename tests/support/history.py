@@ -67,11 +67,11 @@ class History:
         records, self._waiting = self._waiting, None
         self.store.write(records)
 
-    def _write(self, record: Record) -> None:
+    def _write(self, *records: Record) -> None:
         if self._waiting is None:
-            self.store.write([record])
+            self.store.write(records)
         else:
-            self._waiting.append(record)
+            self._waiting += records
 
     def exchange(
         self,
