@@ -61,6 +61,19 @@ def test_the_system_text_is_a_line_unless_all_is_asked_for(shown: tuple[Rig, byt
     assert "--full" not in all_of_it
 
 
+def test_what_the_prompt_is_made_of_is_told_by_the_stats(shown: tuple[Rig, bytes]) -> None:
+    rig, body = shown
+    asked = ("advise", "--session", rig.session, "--format", "json")
+
+    found = json.loads(rig.proxy.run_script("stats.py", *asked))
+
+    parts = {part["part"]: part["share"] for part in found["parts"]}
+    assert found["session"]["tokens"] == found["session"]["input_tokens"] == 12
+    assert parts["system"] == pytest.approx(len(json.dumps(json.loads(body)["system"])) / len(body), abs=0.1)
+    assert sum(parts.values()) == pytest.approx(1, abs=0.001)
+    assert {"system", "tools", "user_text"} <= parts.keys()
+
+
 def test_an_only_attempt_is_shown(rig: Rig, client: RawClient) -> None:
     client.request(*claude_request(3000, session=rig.session))
     rig.row()

@@ -139,6 +139,15 @@ class TestIdleAccounts:
 
         assert found(past) == []
 
+    @pytest.mark.parametrize(("organization", "idle"), [("org-1", []), ("org-2", ["max-2"])])
+    def test_one_login_in_two_accounts_has_one_window(self, past: History, organization: str, idle: list[str]) -> None:
+        account(past, "max-1", person_id="me", organization_id="org-1")
+        account(past, "max-2", person_id="me", organization_id=organization)
+        a_full_week(past, "max-1")
+        served(past, "max-1")
+
+        assert [advice.subject for advice in found(past)] == idle
+
     def test_what_used_a_tenth_of_its_week_is_not_idle(self, past: History) -> None:
         account(past, "max-1")
         account(past, "max-2")

@@ -56,6 +56,8 @@ class Subscription(NamedTuple):
     name: str
     priority: int
     needs_login: bool
+    has_twin: bool
+    """Whether it shares its limits with another account: then its readings are not all that was used of them."""
     since: float
     """From when on it is judged."""
     peak: float | None
@@ -102,13 +104,17 @@ def subscriptions(query: Query, reports: Reports, period: Period) -> list[Subscr
     """All that are in use, with what each has done since the record or the account began."""
     begin = reports.recorded(period).since
     served = {group.keys[0]: group.requests for group in reports.traffic(period, (By.ACCOUNT,), latencies=False)}
-    sql = """SELECT id, name, priority, needs_login, created_at / 1000.0 FROM accounts
-             WHERE kind = ? AND NOT paused ORDER BY name"""
+    sql = """SELECT id, name, priority, needs_login, EXISTS (
+                 SELECT 1 FROM accounts AS twin WHERE twin.id <> accounts.id AND twin.kind = accounts.kind
+                 AND twin.person_id = accounts.person_id
+                 AND COALESCE(twin.organization_id, '') = COALESCE(accounts.organization_id, '')
+             ), created_at / 1000.0 FROM accounts WHERE kind = ? AND NOT paused ORDER BY name"""
     found = []
-    for id_, name, priority, needs_login, created_at in query(sql, (AccountKind.OAUTH.value,)):
+    for id_, name, priority, needs_login, has_twin, created_at in [*query(sql, (AccountKind.OAUTH.value,))]:
         since = max(begin, float(created_at))
         peak = _peak(query, id_, Period(since, period.until))
-        found.append(Subscription(id_, name, priority, bool(needs_login), since, peak, served.get(name, 0)))
+        stands = (bool(needs_login), bool(has_twin))
+        found.append(Subscription(id_, name, priority, *stands, since, peak, served.get(name, 0)))
     return found
 
 
@@ -133,7 +139,9 @@ def idle_accounts(accounts: Sequence[Subscription], full: Sequence[FullWindow], 
 
 
 def _is_idle(account: Subscription) -> bool:
-    """Of one that has served nobody has to say how full it was."""
+    """Of one that has served nothing nobody has to say how full it was."""
+    if account.has_twin:
+        return False
     return not account.requests if account.peak is None else account.peak < IDLE
 
 
