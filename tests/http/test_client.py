@@ -255,7 +255,8 @@ async def test_a_header_that_would_split_is_not_sent_nor_shown() -> None:
 async def test_a_cancelled_call_closes_its_connection() -> None:
     async with running(Server(answer=b"HTTP/1.1 ")) as server:
         call = asyncio.ensure_future(Fetcher().send(request(server.url)))
-        await asyncio.sleep(0.1)
+        while not server.requests:
+            await asyncio.sleep(0.01)
         call.cancel()
         await asyncio.wait_for(server.left.wait(), 60)
     assert call.cancelled()
