@@ -639,13 +639,20 @@ async def test_refresh_that_takes_long_keeps_its_lease_under_new_terms(
     assert repr(desk.pool) == "<AccountPool max-a: serving>"
 
 
+async def asked(provider: Provider) -> None:
+    """Return when the provider has been asked for new tokens."""
+    async with asyncio.timeout(60):
+        while not provider.sent:
+            await asyncio.sleep(0.01)
+
+
 async def test_stop_waits_for_a_refresh_and_says_so(
     provider: Provider, start: StartDesk, caplog: pytest.LogCaptureFixture
 ) -> None:
     desk, answered = start(provider.account()), asyncio.Event()
     provider.answers.append(answered.wait)
     renewal = desk.keeper.renew("a")
-    await asyncio.sleep(0.01)
+    await asked(provider)
 
     closing = asyncio.ensure_future(desk.keeper.close(120))
     await asyncio.sleep(0.05)
@@ -663,10 +670,10 @@ async def test_second_signal_ends_that_wait(
     desk, hurry = start(provider.account()), asyncio.Event()
     provider.answers.append(asyncio.Event().wait)
     desk.keeper.renew("a")
-    await asyncio.sleep(0.01)
+    await asked(provider)
 
     asyncio.get_running_loop().call_later(0.05, hurry.set)
-    await asyncio.wait_for(desk.keeper.close(120, hurry), 5)
+    await asyncio.wait_for(desk.keeper.close(120, hurry), 60)
 
     assert "a stop in the midst of a refresh" in caplog.text
     for task in desk.keeper._tasks:

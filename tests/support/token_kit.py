@@ -153,7 +153,7 @@ class Desk:
 
 async def done(renewal: Renewal) -> Renewal:
     """The renewal, once it is."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not renewal.done:
             await asyncio.sleep(0)
     return renewal
