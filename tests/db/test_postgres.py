@@ -247,7 +247,7 @@ def test_a_transaction_sees_what_was_committed_while_it_waited(server: Server, s
         waiting.start()
         time.sleep(0.2)
         other.query("UPDATE accounts SET name = 'renamed'")
-    waiting.join(10)
+    waiting.join(60)
     assert seen == ["id of max-1"]
     other.close()
 
@@ -363,7 +363,7 @@ def test_the_writer_keeps_what_comes_while_the_server_is_away(cluster: Cluster, 
     assert writer.flush(20)
     written = writer.call(lambda store: store.query("SELECT r.id, COUNT(*) FROM requests r JOIN attempts a ON "
                                                     "a.request_id = r.id GROUP BY r.id"))  # fmt: skip
-    assert dict(written.result(10)) == {"before": 1, "meanwhile": 1, "after": 1}
+    assert dict(written.result(60)) == {"before": 1, "meanwhile": 1, "after": 1}
     assert (writer.dropped_rows, "works again" in troubles[-1]) == (0, True)
     assert writer.close(10)
 
@@ -444,7 +444,7 @@ def test_a_value_that_fits_no_index_is_the_records_fault(server: Server) -> None
     writer.put(started("r1")._replace(session_id=random.Random(1).randbytes(5000).hex()))
     writer.put(started("r2"))
     assert writer.flush(10)
-    assert writer.call(lambda store: store.query("SELECT id FROM requests")).result(10) == [("r2",)]
+    assert writer.call(lambda store: store.query("SELECT id FROM requests")).result(60) == [("r2",)]
     assert (writer.dropped_rows, writer.close(10)) == (1, True)
 
 

@@ -96,7 +96,7 @@ def test_a_restart_of_the_server_costs_no_request_and_no_record(
     cluster.start()
     proxy.wait_for_log("recording works again")
     is_over.set()
-    client.join(10)
+    client.join(60)
 
     assert set(statuses) == {200}
     assert max(longest) < 5
