@@ -10,7 +10,7 @@ import pytest
 
 from ccflare_core.clients.sessions import COOKIE
 from fake_upstream import FakeUpstream
-from harness import Proxy, RawClient, Reply, claude_request, eventually, via_base_url
+from harness import Proxy, RawClient, Reply, StartProxy, claude_request, eventually, via_base_url
 
 ONE = "sk-ant-api03-one"
 HTML = (b"Accept", b"text/html")
@@ -79,7 +79,8 @@ def test_the_starts_link_logs_in_once(proxy: Proxy) -> None:
     assert (reply.status, reply.header("location")) == (303, "/ccflare/")
     assert browser.cookie.startswith(COOKIE + b"%d=" % proxy.port)
     assert Browser(proxy).get(link).status == 401
-    assert proxy.rows("SELECT actor FROM audit_log WHERE action = 'dashboard.login'")[0]["actor"] == "dashboard"
+    logins = proxy.rows("SELECT actor FROM audit_log WHERE action = 'dashboard.login' AND outcome = 'ok' ORDER BY id")
+    assert logins[-1]["actor"] == "dashboard"
 
 
 def test_a_command_prints_another_link(proxy: Proxy) -> None:
@@ -136,7 +137,9 @@ def test_bytes_that_are_no_text_find_nothing(proxy: Proxy, query: str) -> None:
     assert "Traceback" not in proxy.log()
 
 
-def test_a_key_logs_in_by_the_form_and_out_again(proxy: Proxy) -> None:
+def test_a_key_logs_in_by_the_form_and_out_again(upstream: FakeUpstream, start_proxy: StartProxy) -> None:
+    """At a proxy of its own: once there is a key, nobody sees the figures without one."""
+    proxy = start_proxy(upstream, accounts={"one": ONE})
     key = proxy.add_client_key("boss", "--role", "operator")
     browser = Browser(proxy)
     eventually(lambda: browser.get("/ccflare/accounts").status, lambda status: status == 303)
