@@ -231,13 +231,13 @@ def test_a_listener_goes_with_its_key(house: House) -> None:
 def test_listeners_to_whom_nothing_happens_stay_and_a_stop_does_not_wait_for_them(
     upstream: FakeUpstream, start_proxy: StartProxy
 ) -> None:
-    options = {"ccflare_client_idle_seconds": 1, "ccflare_drain_seconds": 600}
+    options = {"ccflare_client_idle_seconds": 2, "ccflare_drain_seconds": 600}
     proxy = start_proxy(upstream, accounts={"one": "sk-ant-api03-one"}, program="mitmweb", **options)
     with via_base_url(proxy) as client, RawClient("127.0.0.1", proxy.web_port) as web:
         listener, in_mitmweb = listen(client), listen(web, bearer(proxy.web_token))
         listener.until("accounts")
         in_mitmweb.until("accounts")
-        time.sleep(2.5)  # an idle connection would be closed by now
+        time.sleep(3)  # an idle connection would be closed by now
         with via_base_url(proxy) as other:
             assert other.request(*claude_request()).status == 200
         listener.until("closed")
