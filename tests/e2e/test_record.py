@@ -156,8 +156,7 @@ def test_the_reviews_query_runs_as_written(served: tuple[FakeUpstream, Proxy]) -
         "SELECT COUNT(*) as count, account_used FROM requests "
         "WHERE timestamp > strftime('%s', 'now', '-1 hour') * 1000 GROUP BY account_used ORDER BY count DESC"
     )
-    assert rows[0]["count"] >= 1
-    assert rows[0]["account_used"] is not None
+    assert any(row["count"] >= 1 and row["account_used"] is not None for row in rows)
 
 
 @pytest.mark.parametrize("encoding", ["identity", "gzip", "zstd"])
