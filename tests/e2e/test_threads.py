@@ -13,7 +13,7 @@ from fake_upstream.messages import json_answer, message_object, new_id, usage
 from harness import Reply, eventually, via_base_url
 from rig import Rig
 
-HOLD = 5
+HOLD = 8
 TOUCH = "/v1/messages/cache_touch"
 PROMPT = "You review code, line by line, and say what is wrong with it."
 SYSTEM = f"{PROMPT}\nWorking directory: /srv/shop\n"
@@ -129,7 +129,7 @@ def test_a_thread_goes_on_with_its_account_whatever_goes_first(talk: Talk) -> No
 
 def test_a_continuation_waits_for_its_account(talk: Talk) -> None:
     talk.say("one")
-    talk.wait_for_rest(1)
+    talk.wait_for_rest(2.5)
     before = len(talk.rig.requests)
 
     assert talk.say("two").status == 200
