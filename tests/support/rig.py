@@ -20,7 +20,9 @@ from harness import Proxy, RawClient, Reply, claude_request, eventually, via_bas
 
 
 class Rest(NamedTuple):
-    """A stored cooldown: what rests ("" for the whole account), the seconds left, why, and its kind."""
+    """A stored cooldown: what rests ("" for the whole account), the seconds that were left of it when the account had
+    answered for the last time (now, if it has not), why, and its kind.
+    """
 
     family: str
     left: float
@@ -177,8 +179,13 @@ class Rig:
 
     def rests(self, name: str) -> list[Rest]:
         """The cooldowns of an account as they are stored; those of exchanges whose row has ended are there."""
-        rows = self.proxy.rows("SELECT * FROM scope_cooldowns WHERE account_id = ?", (self._accounts[name].id,))
-        return [Rest(r["name"], r["until"] / 1000 - time.time(), r["reason"], r["source"]) for r in rows]
+        asked = "SELECT MAX(started_at + duration_ms) FROM attempts a WHERE a.account_id = c.account_id"
+        sql = f"SELECT c.*, ({asked}) AS asked_at FROM scope_cooldowns c WHERE account_id = ?"
+        rows = self.proxy.rows(sql, (self._accounts[name].id,))
+        return [
+            Rest(r["name"], (r["until"] - (r["asked_at"] or time.time() * 1000)) / 1000, r["reason"], r["source"])
+            for r in rows
+        ]
 
     def health(self, proxy: Proxy | None = None) -> dict[str, dict[str, Any]]:
         """Each account of this test as the health page shows it; one of another test has its full name.
@@ -198,8 +205,11 @@ class Rig:
         return health["open_exchanges"] == 0 and not any(a["in_flight"] for a in health["accounts"])
 
     def _health(self, proxy: Proxy | None = None) -> Any:
-        with via_base_url(proxy or self.proxy) as client:
-            return client.request("GET", "/ccflare/health").json()
+        def ask() -> Reply:
+            with via_base_url(proxy or self.proxy) as client:
+                return client.request("GET", "/ccflare/health")
+
+        return eventually(ask, lambda reply: reply.status != 429).json()  # who has to wait for it asks again and again
 
 
 def texts(events: Sequence[dict[str, Any] | None]) -> list[str]:
