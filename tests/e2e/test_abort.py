@@ -79,7 +79,7 @@ def test_before_the_answers_head(rig: Rig, client: RawClient, leave: Leave) -> N
     gate = Gate()
     rig.script("a", Answer(200, before=(gate,)))
     rig.send(client)
-    assert gate.reached.wait(5)
+    assert gate.reached.wait(60)
 
     leave(client)
 
@@ -94,7 +94,7 @@ def test_while_the_answer_is_held_back(rig: Rig, client: RawClient, leave: Leave
     answer = sse(gate=gate, gate_at=0)
     rig.script("a", Answer(status, answer.headers, answer.chunks))
     rig.send(client)
-    assert gate.reached.wait(5)
+    assert gate.reached.wait(60)
     assert client.is_silent(0.1)
 
     leave(client)
@@ -111,7 +111,7 @@ def test_mid_stream(rig: Rig, client: RawClient, leave: Leave, encoding: str) ->
     rig.script("a", encoded(answer, encoding) if encoding else answer)
     rig.send(client)
     assert client.read_head().status == 200
-    assert gate.reached.wait(5)
+    assert gate.reached.wait(60)
     assert client.read_chunk()
 
     leave(client)
@@ -127,7 +127,7 @@ def test_mid_stream_after_a_failover(rig: Rig, client: RawClient) -> None:
     rig.script("b", sse(["one", "two"], gate=gate))
     rig.send(client)
     assert client.read_head().status == 200
-    assert gate.reached.wait(5)
+    assert gate.reached.wait(60)
 
     client.close()
 
@@ -155,7 +155,7 @@ def test_mid_body_of_a_collected_answer(rig: Rig, client: RawClient) -> None:
     answer = message_json("x" * 1000)
     rig.script("a", Answer(200, answer.headers, (b"{", gate, *answer.chunks)))
     rig.send(client, stream=False)
-    assert gate.reached.wait(5)
+    assert gate.reached.wait(60)
 
     client.close()
 
@@ -215,7 +215,7 @@ def test_while_a_refused_token_is_renewed(rig: Rig, client: RawClient, leave: Le
     rig.script("a", unauthorized())
     rig.upstream.answer(lambda request: replace(rig.upstream.logins.token(request), before=(gate,)), path=TOKEN)
     rig.send(client)
-    assert gate.reached.wait(5)
+    assert gate.reached.wait(60)
     assert client.is_silent(0.1)
 
     leave(client)
@@ -256,10 +256,10 @@ def test_while_shaking_hands() -> None:
         rig.client() as client,
     ):
         rig.fresh("a", "b")
-        server.settimeout(5)
+        server.settimeout(30)
         rig.send(client)
         with server.accept()[0] as connection:
-            connection.settimeout(5)
+            connection.settimeout(30)
             assert connection.recv(65536)
 
             client.close()
@@ -297,7 +297,7 @@ def test_same_request_at_once_tells_that_the_upstream_was_silent(rig: Rig, clien
     rig.fresh("a", "b")
     rig.script("a", held_back(gate, streamed))
     rig.send(client)
-    assert gate.reached.wait(5)
+    assert gate.reached.wait(60)
     if streamed:
         assert client.read_head().status == 200
         while b'"one"' not in client.read_chunk():
@@ -322,7 +322,7 @@ def test_another_request_at_once_tells_nothing(rig: Rig, client: RawClient) -> N
     rig.fresh("a", "b")
     rig.script("a", Answer(200, before=(gate,)))
     rig.send(client)
-    assert gate.reached.wait(5)
+    assert gate.reached.wait(60)
     client.close()
     rig.rows()
 

@@ -119,7 +119,7 @@ def ask(door: Door, *targets: str, method: str = "GET", headers: tuple[Header, .
 def tcp_server() -> Iterator[socket.socket]:
     """A server of another protocol, which has accepted nobody yet."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(5)
+        server.settimeout(30)
         yield server
 
 

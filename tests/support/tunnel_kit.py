@@ -46,12 +46,12 @@ class Echo:
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.settimeout(10)
+        self._listener.settimeout(30)
         self.port: int = self._listener.getsockname()[1]
 
     def accept(self) -> socket.socket:
         peer, _ = self._listener.accept()
-        peer.settimeout(10)
+        peer.settimeout(30)
         return peer
 
     def __enter__(self) -> "Echo":
