@@ -10,7 +10,7 @@ import pytest
 
 from ccflare_core.clients.keys import new_secret
 from fake_upstream import FakeUpstream, Header
-from harness import ADDON, Http2Client, Proxy, RawClient, Reply, claude_request, via_base_url
+from harness import ADDON, Http2Client, Proxy, RawClient, Reply, claude_request, eventually, via_base_url
 
 # Does in one hook what the request's header says.
 MEDDLER = """
@@ -180,7 +180,7 @@ def meddling(house: House, name: str) -> Iterator[Header]:
 @pytest.mark.parametrize("name", REFUSALS)
 def test_a_refusal_stands(house: House, name: str) -> None:
     before = len(house.upstream.requests), house.upstream.connections
-    plain = said(ask(house, asked(house, name)))
+    plain = eventually(lambda: said(ask(house, asked(house, name))), lambda found: found[0] != 429, timeout=90)
     assert plain[0] == REFUSALS[name]
     for meddle in meddling(house, name):
         reply = ask(house, asked(house, name), meddle)
