@@ -20,7 +20,8 @@ from harness import Http2Client, RawClient, Reply, Truncated, claude_request, ev
 from rig import Rig
 
 PANEL, EVIL = b"https://panel.example", b"http://evil.com"
-PER_MINUTE = 120
+PER_MINUTE = 300
+"""More than the other tests here ask for, from this machine, on a machine that is quick."""
 STRANGERS = (b"10.9.8.7", b"100.64.1.1", b"::ffff:10.0.0.1", b"fe80::1%eth0")
 
 
