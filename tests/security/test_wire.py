@@ -29,7 +29,7 @@ BODY = b'{"model":"claude-haiku-4-5","messages":[]}'
 @pytest.fixture(scope="module")
 def bench() -> Iterator[Rig]:
     """A proxy with short deadlines, so that what waits for more is over soon."""
-    options = {"ccflare_client_body_idle_seconds": 1, "ccflare_open_loopback": True}
+    options = {"ccflare_client_body_idle_seconds": 2, "ccflare_open_loopback": True}
     with FakeUpstream() as upstream, Rig.running(upstream, **options) as rig:
         yield rig
         assert "Traceback" not in rig.proxy.log()
@@ -392,7 +392,7 @@ def test_r64_every_request_has_one_outcome_whatever_its_end(rig: Rig) -> None:
     assert rig.ask().status == 200  # whole
     with rig.client() as leaving:
         rig.send(leaving)
-        assert gate.reached.wait(5)
+        assert gate.reached.wait(60)
     with rig.client() as refused:
         refused.send(start(rig) + REFUSED["CL.TE"])
         assert refused.read_head().status == 400
