@@ -237,8 +237,8 @@ def test_what_fails_before_upstream_keeps_it_from_being_asked(rig: Rig, folder: 
         assert reply.header("request-id")
     assert rig.requests == []
 
+    rig.proxy.wait_for_log(f"sabotage of {place}")
     (folder / "broken").write_text("")
-    assert f"sabotage of {place}" in rig.proxy.log()
     assert is_whole(rig)
     assert eventually(rig.is_idle)
 
@@ -254,8 +254,8 @@ def test_what_fails_afterwards_leaves_nobody_hanging(rig: Rig, folder: Path, pla
 
     assert reply is None or reply.status >= 500 or reply.events()[-1] == {"type": "message_stop"}
     assert set(rig.asked) <= {"a", "b"}
+    rig.proxy.wait_for_log(f"sabotage of {place}")  # which may come after all that the client gets
     (folder / "broken").write_text("")
-    assert f"sabotage of {place}" in rig.proxy.log()
     assert is_whole(rig)
     if place not in NEVER_GIVEN_BACK:
         assert eventually(lambda: leases_are_back(rig))
