@@ -87,12 +87,12 @@ def memory(rig: Rig, name: str) -> int:
 
 
 def attempts(rig: Rig) -> list[str]:
-    """What is noted of the attempts of the last request."""
+    """What is noted of the attempts of this test's request."""
     sql = (
         "SELECT reason FROM attempts a JOIN requests r ON r.id = a.request_id WHERE r.outcome IS NOT NULL "
-        "AND r.timestamp = (SELECT max(timestamp) FROM requests) ORDER BY a.id"
+        "AND a.account_name IN (?, ?) ORDER BY a.id"
     )
-    return [row["reason"] for row in rig.proxy.rows(sql, until=bool)]
+    return [row["reason"] for row in rig.proxy.rows(sql, (rig.name("a"), rig.name("b")), until=bool)]
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
@@ -124,8 +124,11 @@ def test_what_was_not_kept_of_a_file_is_recorded(rig: Rig) -> None:
         client.read_head()
         client.read_body()
 
-    sql = "SELECT size, truncated FROM payloads WHERE part = 'request' ORDER BY rowid DESC LIMIT 1"
-    assert rig.proxy.rows(sql, until=bool) == [{"size": 2 * MIB, "truncated": 1}]
+    sql = (
+        "SELECT size, truncated FROM payloads p JOIN requests r ON r.id = p.request_id "
+        "WHERE part = 'request' AND account_name = ?"
+    )
+    assert rig.proxy.rows(sql, (rig.name("a"),), until=bool) == [{"size": 2 * MIB, "truncated": 1}]
 
 
 def test_a_file_is_for_one_account_once(rig: Rig, sink: Sink) -> None:
