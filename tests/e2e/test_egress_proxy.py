@@ -105,7 +105,7 @@ def test_a_proxy_that_would_read_credentials_or_be_left_out_stops_the_start() ->
 
 @pytest.fixture(scope="module")
 def bench(api: FakeUpstream) -> Iterator[Rig]:
-    with Rig.running(api, ccflare_connect_seconds=2) as rig:
+    with Rig.running(api, ccflare_connect_seconds=10) as rig:
         yield rig
 
 
