@@ -121,7 +121,7 @@ def test_with_its_database_deleted_it_serves_says_so_and_stops_at_once(
     proxy.wait_for_log("the database file was deleted or replaced")
     began = time.monotonic()
     assert proxy.stop() == 0
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 9  # and not the 10 s that what cannot be written is given
     assert not proxy.database.exists()
 
 
