@@ -284,7 +284,7 @@ def test_r34_requests_are_refused_while_nothing_can_be_audited_and_served_again_
     upstream: FakeUpstream, start_proxy: StartProxy
 ) -> None:
     proxy = start_proxy(
-        upstream, accounts={"one": SECRETS[2]}, ccflare_audit_file="off", ccflare_audit_stop_after_seconds=1
+        upstream, accounts={"one": SECRETS[2]}, ccflare_audit_file="off", ccflare_audit_stop_after_seconds=3
     )
 
     def ask() -> int:
