@@ -18,7 +18,7 @@ SECONDS: Final = 0.1
 """How long the proxy may take to tell it: the line is waited for."""
 _MOST_BYTES = 65_536
 _ADDRESS = re.compile(r"http://(?:([^/@]*)@)?(localhost|127(?:\.\d{1,3}){3}|\[::1\]):(\d{1,5})/?")
-_SESSION = re.compile(r"[\w.-]{1,200}", re.ASCII)
+_SESSION = re.compile(r"[\w-]{1,100}", re.ASCII)
 _KEY = re.compile(r"ccf_[\w-]+", re.ASCII)
 
 

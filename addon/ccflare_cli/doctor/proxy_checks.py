@@ -33,7 +33,7 @@ _ALIVE_MS = 180_000
 _EVIL = "http://evil.example"
 PAGES = (
     *("/ccflare/", "/ccflare/ready", "/ccflare/accounts", "/ccflare/metrics", "/ccflare/api/v1/requests"),
-    "/ccflare/journal",
+    *("/ccflare/journal", "/ccflare/api/v1/session/none"),
 )
 """Pages of the proxy that take a permission. Each probe counts as a failed authentication, so there are few."""
 _REFUSED = (400, 401, 403, 404, 405, 421, 429)

@@ -8,7 +8,7 @@ from ccflare_core.anthropic.answers import Answer, json_answer
 from ccflare_core.clients.keys import Permission
 from ccflare_core.reports.vocabulary import TEXT, Schema
 from ccflare_mitm.pages.admin import Admin
-from ccflare_mitm.pages.api.endpoint import PREFIX, Endpoint
+from ccflare_mitm.pages.api.endpoint import ID, PREFIX, Endpoint
 from ccflare_mitm.pages.api.endpoints import ENDPOINTS
 from ccflare_mitm.pages.page import READ, Page
 from ccflare_mitm.pages.visit import Visit
@@ -22,8 +22,8 @@ _ID: Final[Schema] = {
     "name": "id",
     "in": "path",
     "required": True,
-    "description": "The request's id.",
-    "schema": {"type": "string", "pattern": r"^[A-Za-z0-9_-]{1,100}$"},
+    "description": "An id, as the lists have it.",
+    "schema": {"type": "string", "pattern": ID},
 }
 _ERROR: Final[Schema] = {
     "type": "object",

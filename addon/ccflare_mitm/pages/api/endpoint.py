@@ -15,6 +15,8 @@ from ccflare_mitm.pages.page import READ, Page
 from ccflare_mitm.pages.visit import Visit
 
 PREFIX: Final = "/ccflare/api/v1"
+ID: Final = "^[A-Za-z0-9_-]{1,100}$"
+"""What an id in a path looks like."""
 READ_SECONDS = 30.0
 """How long an answer may take to be read from the database."""
 

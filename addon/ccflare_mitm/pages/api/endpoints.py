@@ -1,5 +1,6 @@
 """The endpoints of the API. Their fields are those of the scripts' `--format json`, see reports/fields.py."""
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
@@ -7,7 +8,6 @@ from typing import Final
 from ccflare_core.anthropic.answers import json_answer
 from ccflare_core.clients.keys import Permission
 from ccflare_core.errors import NotFound
-from ccflare_core.exchange.records import storable
 from ccflare_core.exchange.steps import Outcome
 from ccflare_core.reports import vocabulary
 from ccflare_core.reports.fields import (
@@ -28,7 +28,7 @@ from ccflare_core.store.statuses import statuses_and_use
 from ccflare_core.store.store import Store
 from ccflare_core.text import to_ms
 from ccflare_mitm.pages.api.conversations import CONVERSATIONS
-from ccflare_mitm.pages.api.endpoint import Call, Content, Endpoint
+from ccflare_mitm.pages.api.endpoint import ID, Call, Content, Endpoint
 from ccflare_mitm.pages.api.parameters import Asked, choice, cursor, flag, tag, text, when, whole, write_cursor
 
 MOST: Final = 500
@@ -105,7 +105,9 @@ async def sessions(call: Call) -> Content:
 
 async def session(call: Call) -> Content:
     """How a session stands. A client that may not see all figures is told of its own sessions alone."""
-    id_, now, identity = str(storable(call.visit.name)), call.visit.at, call.visit.identity
+    id_, now, identity = call.visit.name, call.visit.at, call.visit.identity
+    if not re.fullmatch(ID, id_):
+        raise NotFound("This is no id of a session.")
     key = None if call.visit.may(_VIEW) else identity.key.id if identity.key else ""
 
     def look(store: Store) -> SessionState | None:
