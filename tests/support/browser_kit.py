@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
-from playwright.sync_api import Browser, ConsoleMessage, Page, StorageState, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, StorageState, expect, sync_playwright
 
 DESK, PHONE = 1400, 390
 """Widths of a page."""
 HEIGHT = 900
+SLOW = 60_000
+"""How long a change may take to be seen, in ms: it ends what would never come."""
 type Scheme = Literal["light", "dark"]
 
 _QUIET = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking")
@@ -27,6 +29,7 @@ _WIDTHS = "[document.documentElement.scrollWidth, document.documentElement.clien
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """The browser. Whoever has it runs no event loop of its own meanwhile."""
+    expect.set_options(timeout=SLOW)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=_QUIET)
         yield browser
