@@ -677,6 +677,30 @@ def test_restored_cooldowns_and_windows_go_on() -> None:
     assert cooldown.failures == 4
 
 
+def test_cooldowns_of_another_proxy_hold_here_unless_an_own_one_lasts_as_long() -> None:
+    clock = Clock()
+    pool = make_pool(clock, "ab")
+    (own,) = serve(pool, spent(EPOCH + 3600))[1].cooldowns
+    others = [Cooldown(id, WHOLE, EPOCH + 100, "5h window spent", "window_spent", 1) for id in "ab"]
+
+    pool.restore(others, {})
+
+    assert [status.cooldowns for status in pool.status()] == [(own,), (others[1],)]
+
+
+def test_cooldowns_that_another_proxy_has_disproved_end_here_unless_an_own_one_took_their_place() -> None:
+    pool = make_pool(Clock(), "ab")
+    first = [Cooldown(id, WHOLE, EPOCH + 100.0004, "5h window spent", "window_spent", 3) for id in "ab"]
+    pool.restore(first, {})
+    pool.restore([replace(first[0], until=EPOCH + 3600)], {})
+
+    pool.forget([replace(each, until=EPOCH + 100) for each in first])
+
+    assert [status.available for status in pool.status()] == [False, True]
+    (again,) = serve(pool, spent())[1].cooldowns
+    assert (again.account_id, again.failures) == ("b", 1)
+
+
 # --- windows --------------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from ccflare_core.anthropic import verdicts
 from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.anthropic.request import Facts
 from ccflare_core.anthropic.verdicts import Backoff, Scope, Verdict
+from ccflare_core.text import to_ms
 
 _SAME_END = 1.0
 """Seconds by which a rest must grow to count as longer: the same reset read twice differs by less."""
@@ -129,12 +130,23 @@ class PoolMember:
         return freed
 
     def restore(self, cooldown: Cooldown, at: Moment, since: int) -> None:
-        """Take up a cooldown from an earlier run, at most `LONGEST_COOLDOWN`; nothing if it is over."""
+        """Take up a cooldown from elsewhere, at most `LONGEST_COOLDOWN`, unless it is over or one lasts as long."""
         seconds = min(cooldown.until - at.wall, LONGEST_COOLDOWN)
-        if seconds > 0:
+        if seconds > 0 and not self._rests_for(cooldown.part, seconds, at):
             self._failures[cooldown.part, cooldown.source] = cooldown.failures
             ends = replace(cooldown, until=at.wall + seconds)
             self._cooldowns[cooldown.part] = ActiveCooldown(ends, at, since, by=0)
+
+    def forget(self, cooldown: Cooldown) -> None:
+        """End this cooldown, as it comes back from the database, and its failures, unless another is in its place."""
+        part, current = cooldown.part, self._cooldowns.get(cooldown.part)
+        if current is not None and _is_stored_as(current.cooldown, cooldown):
+            del self._cooldowns[part]
+            self._failures = {key: n for key, n in self._failures.items() if key[0] != part}
+
+    def _rests_for(self, part: Part, seconds: float, at: Moment) -> bool:
+        current = self._cooldowns.get(part)
+        return current is not None and 0 < current.left(at) >= seconds - _SAME_END
 
     def lasting_reason(self, wall: float) -> str | None:
         """What keeps the account out until somebody does something about it."""
@@ -243,8 +255,7 @@ class PoolMember:
         failures = self._count_failure(name, verdict.kind.value, number)
         seconds = rest.after(failures) if verdict.until is None else verdict.until - at.wall
         seconds = min(seconds if seconds > 0 else rest.after(failures), LONGEST_COOLDOWN)
-        current = self._cooldowns.get(name)
-        if current and 0 < current.left(at) >= seconds - _SAME_END:
+        if self._rests_for(name, seconds, at):
             return None
         cooldown = Cooldown(self.account.id, name, at.wall + seconds, verdict.reason, verdict.kind.value, failures)
         self._cooldowns[name] = ActiveCooldown(cooldown, at, since, number)
@@ -406,6 +417,10 @@ def _is_over(cooldown: Cooldown, known: Mapping[str, Window]) -> bool:
     names = (f"7d_{part.name}",) if part.name else tuple(WINDOW_SECONDS)
     windows = [known.get(name) for name in names]
     return all(w is not None and (w.utilization or 0.0) < 1.0 and not _ends_at(w, cooldown.until) for w in windows)
+
+
+def _is_stored_as(cooldown: Cooldown, stored: Cooldown) -> bool:
+    return (to_ms(cooldown.until), cooldown.source) == (to_ms(stored.until), stored.source)
 
 
 def _ends_at(window: Window, moment: float) -> bool:

@@ -164,7 +164,7 @@ class AccountPool:
         return Report((), tuple((account_id, part) for part in cleared), member.learn(told, at))
 
     def restore(self, cooldowns: Iterable[Cooldown], windows: Mapping[str, tuple[Window, ...]]) -> None:
-        """Take up what an earlier run knew of the present accounts; what is over is left out."""
+        """Take up what an earlier run, or another proxy, knows of the present accounts; what is over is left out."""
         at = self._now()
         for cooldown in cooldowns:
             if member := self._members.get(cooldown.account_id):
@@ -172,6 +172,12 @@ class AccountPool:
         for account_id, known in windows.items():
             if member := self._members.get(account_id):
                 member.learn(known, at)
+
+    def forget(self, cooldowns: Iterable[Cooldown]) -> None:
+        """End these where they are still the last word: the proxy that has them disproved has told so."""
+        for cooldown in cooldowns:
+            if member := self._members.get(cooldown.account_id):
+                member.forget(cooldown)
 
     def id_of(self, name: str) -> str | None:
         """The id of the account of that name; None if there is none."""

@@ -1,7 +1,7 @@
 """What is stored of the accounts' limits: cooldowns, and the readings of windows. The ledger writes both."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import peewee
 
@@ -13,6 +13,15 @@ from ccflare_core.db.models import CooldownRow, WindowRow
 from ccflare_core.store.context import StoreContext
 from ccflare_core.store.ledger import clear_cooldown
 from ccflare_core.text import to_seconds
+
+
+class Reading(NamedTuple):
+    """A row of `windows`. Of two the one that was written later has the higher id."""
+
+    id: int
+    account_id: str
+    at_ms: int
+    window: Window
 
 
 class Limits:
@@ -37,6 +46,17 @@ class Limits:
         with as_store_errors():
             return {account_id: windows for account_id in self._read_ids() if (windows := self._latest(account_id))}
 
+    def readings_after(self, id: int) -> list[Reading]:
+        """Those that were written since the one with this id, in the order in which they were."""
+        with as_store_errors():
+            rows = WindowRow.select().where(WindowRow.id > id).order_by(WindowRow.id).bind(self._database)
+            return [Reading(row.id, row.account_id, row.at, _window(row)) for row in rows]
+
+    def newest_reading(self) -> int:
+        """The id of the one that was written last; 0 if there is none."""
+        with as_store_errors():
+            return WindowRow.select(peewee.fn.MAX(WindowRow.id)).bind(self._database).scalar() or 0
+
     def _read_ids(self) -> Iterator[str]:
         """The accounts that have readings, from step to step through the index: all readings are too many to group."""
         found: str | None = self._first(WindowRow.account_id)
@@ -51,7 +71,7 @@ class Limits:
         while name is not None:
             newest = WindowRow.select().where(is_its & (WindowRow.name == name))
             row = newest.order_by(WindowRow.at.desc(), WindowRow.id.desc()).limit(1).bind(self._database)[0]
-            windows.append(Window(row.name, row.status, row.utilization, to_seconds(row.resets_at)))
+            windows.append(_window(row))
             name = self._first(WindowRow.name, is_its & (WindowRow.name > name))
         return tuple(windows)
 
@@ -59,6 +79,10 @@ class Limits:
         """The lowest value of a column of `windows`; None if there is none."""
         query = WindowRow.select(peewee.fn.MIN(column))
         return (query if condition is None else query.where(condition)).bind(self._database).scalar()
+
+
+def _window(row: WindowRow) -> Window:
+    return Window(row.name, row.status, row.utilization, to_seconds(row.resets_at))
 
 
 def _cooldown(row: CooldownRow) -> Cooldown:

@@ -37,6 +37,7 @@ from ccflare_core.store.data_keys import DataKey, DataKeys, list_keys
 from ccflare_core.store.history import History
 from ccflare_core.store.ledger import Ledger
 from ccflare_core.store.limits import Limits
+from ccflare_core.store.limits_of_others import LimitsOfOthers
 from ccflare_core.store.notices import Notices
 from ccflare_core.store.oauth_tokens import Logins
 from ccflare_core.store.owners import StoredOwners
@@ -110,6 +111,7 @@ class Store:
         self.transcripts = Transcripts(database, context.vault, transaction)
         self.accounts = Accounts(context)
         self.limits = Limits(context)
+        self.limits_of_others = LimitsOfOthers(self.limits, context.snapshot)
         self.runs = Runs(context)
         self.logins = Logins(context, self.accounts)
         self.sessions = Sessions(context)
@@ -253,6 +255,7 @@ class Store:
         else (peewee's IntegrityError, VaultError, ValueError …) is about one of the records.
         """
         if self._is_written(batch):
+            self.limits_of_others.wrote(batch)
             return
         for record in batch:
             if isinstance(record, AttentionNeeded):
@@ -268,6 +271,7 @@ class Store:
             if isinstance(error, CommitUnknown):
                 self._unknown = (batch, error.transaction)
             raise
+        self.limits_of_others.wrote(batch)
 
     def _attend(self, record: AttentionNeeded) -> None:
         """Take an account out until a person acts. In a transaction of its own, which a batch may repeat.

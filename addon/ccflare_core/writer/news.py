@@ -9,6 +9,7 @@ from ccflare_core.clients.authentication import KeyRing
 from ccflare_core.clients.client_runs import ClientRun
 from ccflare_core.clients.totp import Factor
 from ccflare_core.http.addresses import Networks
+from ccflare_core.store.limits_of_others import Learned
 from ccflare_core.store.store import Store
 from ccflare_core.writer.writer import Writer
 
@@ -56,6 +57,7 @@ class StoreNews:
         self.accounts = Signal[list[Account]](loop)
         self.client_keys = Signal[KeyRing](loop)
         self.rules = Signal[Rules](loop)
+        self.limits = Signal[Learned](loop)
 
     def send_rules(self, store: Store) -> None:
         """Send those that the store has now. The writer's thread calls it."""

@@ -7,6 +7,7 @@ from ccflare_core.accounts.account import Account
 from ccflare_core.clients.authentication import KeyRing
 from ccflare_core.errors import CCFlareError
 from ccflare_core.program import typed
+from ccflare_core.store.limits_of_others import Learned
 from ccflare_core.store.store import Store
 from ccflare_core.writer.warnings import RateLimitedWarnings
 
@@ -39,10 +40,12 @@ class Watch:
         clock: Callable[[], float],
         on_client_keys: Callable[[KeyRing], None] | None = None,
         on_store_changed: Callable[[Store], None] = lambda store: None,
+        on_limits: Callable[[Learned], None] = lambda learned: None,
         begin: Callable[[Callable[[], None]], None] = in_thread,
     ) -> None:
         """`on_store_changed` is shown the store at first and whenever it has changed; `begin` does what takes long."""
         self._on_store_changed = on_store_changed
+        self._on_limits = on_limits
         self._store = store
         self._on_change = on_change
         self._on_client_keys = on_client_keys
@@ -66,6 +69,8 @@ class Watch:
             self._accounts = accounts
         self._tell_client_keys()
         self._on_store_changed(self._store)
+        if any(learned := self._store.limits_of_others.look()):
+            self._on_limits(learned)
         for problem in self._store.altered_rows():
             self._warnings.warn(problem, problem)
         self.is_stale = False

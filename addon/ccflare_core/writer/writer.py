@@ -19,6 +19,7 @@ from ccflare_core.clients.authentication import KeyRing
 from ccflare_core.errors import CCFlareError, Gone, StoreError
 from ccflare_core.exchange.records import Record, storable
 from ccflare_core.process import be_less_urgent
+from ccflare_core.store.limits_of_others import Learned
 from ccflare_core.store.store import Store
 from ccflare_core.text import some
 from ccflare_core.writer.backlog import Backlog, Marker
@@ -43,7 +44,7 @@ class Writer:
     """Takes records from any thread, and owns the store they go to.
 
     `on_change` gets the accounts when the writer starts and whenever they have changed, by whichever process, and
-    `on_client_keys` the client keys;
+    `on_client_keys` the client keys; `on_limits` gets what other proxies have learned of the accounts' limits;
     `on_trouble` gets sentences for the log, and `on_store_changed` is shown the store whenever it has changed. All are
     called in the writer's thread.
     """
@@ -56,6 +57,7 @@ class Writer:
         on_trouble: Callable[[str], None],
         on_client_keys: Callable[[KeyRing], None] | None = None,
         on_store_changed: Callable[[Store], None] = lambda store: None,
+        on_limits: Callable[[Learned], None] = lambda learned: None,
         upkeep: Upkeep | None = None,
         max_rows: int = 20_000,
         max_payload_bytes: int = 64 * 1024 * 1024,
@@ -65,6 +67,7 @@ class Writer:
         self._on_change = on_change
         self._on_client_keys = on_client_keys
         self._on_store_changed = on_store_changed
+        self._on_limits = on_limits
         self._warnings = RateLimitedWarnings(on_trouble, clock)
         self._upkeep = upkeep
         self._clock = clock
@@ -199,6 +202,7 @@ class Writer:
                     self._clock,
                     self._on_client_keys,
                     on_store_changed=self._on_store_changed,
+                    on_limits=self._on_limits,
                 )
                 watch.tell_accounts()
             except BaseException as error:

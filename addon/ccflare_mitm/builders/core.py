@@ -33,6 +33,7 @@ from ccflare_core.http.pinning import PinGuard
 from ccflare_core.process import resident_bytes
 from ccflare_core.secrets import egress_proxy
 from ccflare_core.secrets.key_sources import choose
+from ccflare_core.store.limits_of_others import Learned
 from ccflare_core.store.store import Store
 from ccflare_core.writer.auditor import Auditor
 from ccflare_core.writer.news import StoreCalls, StoreNews
@@ -129,6 +130,7 @@ def build_storage(live: LiveSettings, environ: Mapping[str, str], news: StoreNew
         on_trouble=warn,
         on_client_keys=news.client_keys.send,
         on_store_changed=news.send_rules,
+        on_limits=news.limits.send,
         upkeep=retention,
     )
     auditor = Auditor(writer, stop_after=live.reader("audit_stop_after_seconds"))
@@ -142,6 +144,10 @@ def build_accounts(live: LiveSettings, storage: Storage, upstream: Upstream, run
     def clear(cooldowns: Iterable[tuple[str, Part]]) -> None:
         for account_id, part in cooldowns:
             storage.writer.put(CooldownCleared(account_id, part))
+
+    def learn(learned: Learned) -> None:
+        pool.forget(learned.over)
+        pool.restore(learned.cooldowns, learned.windows)
 
     def replace(accounts: list[Account]) -> None:
         clear(pool.replace_accounts(keeper.overlay(accounts)))
@@ -165,6 +171,7 @@ def build_accounts(live: LiveSettings, storage: Storage, upstream: Upstream, run
         before_seconds=live.reader("refresh_before_seconds"),
     )
     storage.news.accounts.listen(replace)
+    storage.news.limits.listen(learn)
     return Accounts(pool, keeper)
 
 
