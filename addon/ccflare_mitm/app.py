@@ -183,6 +183,7 @@ class App:
         self.admission.rates.budgets.restore(known.uses)
 
     def _start_background(self) -> None:
+        self.storage.listening.start()
         start, recording = self._background.start, self.recording
         start("tokens", self.accounts.keeper.run())
         start("usage", self._poll.run())
@@ -206,6 +207,7 @@ class App:
         await drain(self.recording.exchanges, self.settings.drain_seconds, hurry)
         self.admission.gate.tunnels.close()
         self._background.stop()
+        self.storage.listening.close()
         await self.accounts.keeper.close(ANSWER_SECONDS, hurry)
         self.storage.readers.close()
         await asyncio.to_thread(write_down, self.storage.writer, self._end_run)

@@ -12,6 +12,8 @@ from ccflare_core.errors import StoreError
 from ccflare_core.store.resealing import drain
 from ccflare_core.store.store import Store
 from database_kit import KEY, an_account, count, exchange, open_store, payload, started
+from harness import eventually
+from listening_kit import Other
 from postgres_kit import Cluster, Pooler
 
 pytestmark = pytest.mark.postgres
@@ -89,6 +91,26 @@ def test_texts_of_every_script_are_kept_whatever_the_environment_says(
     with contextlib.closing(open_store(pooled)) as store:
         store.write([started("r-1", user_agent=CHINESE)])
         assert store.query("SELECT user_agent FROM requests") == [(CHINESE,)]
+
+
+def test_announcements_need_a_way_around_a_pooler_of_transactions(cluster: Cluster) -> None:
+    """Through it one hears nothing, which is said; the poll goes on, and other programs have no leftover of ours."""
+    with contextlib.closing(Pooler(cluster, "transaction")) as pooler:
+        location = pooler.new()
+        direct = Server(location.text.replace(f":{pooler.port}/", f":{cluster.port}/"))
+        with contextlib.closing(open_store(location)) as store, Other(location, location, poll=0.05).running() as other:
+            eventually(lambda: other.said, timeout=60)
+            assert f"nothing that is announced comes through {location}; set ccflare_notify_database" in other.said[0]
+            assert (other.listening.works, other.listening.problem) == (False, other.said[0])
+            store.accounts.add(an_account())
+            eventually(lambda: other.paused, timeout=60)
+            assert len(other.said) == 1
+            with psycopg.connect(location.text, autocommit=True) as anybody:
+                assert anybody.execute("SELECT pg_listening_channels()").fetchall() == []
+            with Other(location, direct).running() as around:
+                eventually(lambda: around.listening.works and around.looks >= 2, timeout=60)
+                store.accounts.update(an_account().id, paused=True)
+                eventually(lambda: around.paused == {an_account().name: True}, timeout=60)
 
 
 def test_pooled_statements_are_refused_at_the_start(cluster: Cluster) -> None:

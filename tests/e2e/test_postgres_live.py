@@ -1,5 +1,6 @@
 """Proxies and scripts on a PostgreSQL server, which is restarted under them and never sees a secret in clear."""
 
+import json
 import threading
 import time
 from pathlib import Path
@@ -8,13 +9,14 @@ import pytest
 
 from ccflare_core.config.location import Server
 from database_kit import KEY_VARIABLE
-from fake_upstream import MESSAGES, FakeUpstream
+from fake_upstream import MESSAGES, FakeUpstream, limited_5h
 from harness import RawClient, StartProxy, claude_request, eventually, via_base_url
 from postgres_kit import GUARDED, PASSWORD, Cluster
 
 pytestmark = pytest.mark.postgres
 
 KEY = "sk-ant-api03-PLANTED"
+HEALTH = "/ccflare/health"
 
 
 @pytest.fixture
@@ -107,7 +109,20 @@ def test_a_restart_of_the_server_costs_no_request_and_no_record(
 
 
 def test_what_one_proxy_learns_all_know(server: Server, upstream: FakeUpstream, start_proxy: StartProxy) -> None:
-    one, two = (start_proxy(upstream, database=server, environment=KEY_VARIABLE) for _ in range(2))
+    """An account that is new, and then that it is spent: no other proxy asks it."""
+    options = {"database": server, "environment": KEY_VARIABLE, "ccflare_hold_seconds": 0}
+    one, two = (start_proxy(upstream, **options) for _ in range(2))
     one.add_api_key("shared", KEY)
-    with via_base_url(two) as client:
-        eventually(lambda: b"shared" in client.request("GET", "/ccflare/health").body)
+    upstream.always(limited_5h(time.time() + 3600), credential=KEY)
+    with via_base_url(one) as first, via_base_url(two) as second:
+        eventually(lambda: b"shared" in first.request("GET", HEALTH).body)
+        eventually(lambda: b"shared" in second.request("GET", HEALTH).body)
+        assert first.request(*claude_request(stream=False)).status == 503
+        asked = len(upstream.requests)
+        health = eventually(
+            lambda: json.loads(second.request("GET", HEALTH).body),
+            lambda health: "5h window spent" in health["accounts"][0]["reason"] and health["changes"] == "announced",
+        )
+        assert health["changes_problem"] is None
+        assert second.request(*claude_request(stream=False)).status == 503
+    assert len(upstream.requests) == asked

@@ -44,7 +44,8 @@ def test_health_of_a_pool_that_serves() -> None:
 
     told = health(bench)
     (told_of_account,) = told.pop("accounts")
-    assert told == {"status": "ok", "ready": True, "open_exchanges": 1}
+    changes = {"changes": "polled", "changes_problem": None}
+    assert told == {"status": "ok", "ready": True, "open_exchanges": 1, **changes}
     assert (
         told_of_account.items()
         >= {

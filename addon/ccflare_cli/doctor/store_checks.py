@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -16,8 +16,9 @@ from ccflare_core.audit.entries import stamp
 from ccflare_core.clients.keys import Permission
 from ccflare_core.config.location import Server
 from ccflare_core.config.settings import Settings
-from ccflare_core.db.engine_choice import is_made
-from ccflare_core.errors import CCFlareError
+from ccflare_core.db.announcements import polled, unheard
+from ccflare_core.db.engine_choice import hear, is_made
+from ccflare_core.errors import CCFlareError, StoreError
 from ccflare_core.http.origins import is_this_machine
 from ccflare_core.program import typed
 from ccflare_core.reports.measures import IS_INFERENCE
@@ -80,6 +81,7 @@ def database(store: Store, settings: Settings, now: float) -> Results:
         yield from judgements.room(space.disk, space.used, days, settings.minimum_free_bytes)
     if isinstance(settings.database, Server):
         yield _server(settings.database)
+        yield announcements(store, settings)
     else:
         yield judgements.backup(
             _newest_backup(store, now), is_used=bool(store.query("SELECT COUNT(*) FROM accounts")[0][0])
@@ -115,6 +117,21 @@ def _server(server: Server) -> Result:
             "database.tls", f"sslmode={mode} does not verify that the server is {url.hostname}", "leave sslmode out"
         )
     return ok("database.tls", "the way to the server is TLS with a verified certificate, or stays on this machine")
+
+
+def announcements(store: Store, settings: Settings) -> Result:
+    """Whether what one proxy changes is announced to the others, tried out once."""
+    server, channel = settings.notify_database, store.channel
+    if server is None or channel is None:
+        return ok("database.changes", "proxies look for changes by others each second")
+    try:
+        with closing(hear(server, channel, settings.notify_option)) as hearing:
+            why = "" if hearing.works(store.announce_test) else unheard(server)
+    except StoreError as error:
+        why = str(error)
+    if why:
+        return warn("database.changes", polled(why), "let a connection reach the server without a pooler")
+    return ok("database.changes", "changes by other proxies are announced and arrive at once")
 
 
 def keys(store: Store, now: float) -> Results:

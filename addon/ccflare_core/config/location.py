@@ -16,7 +16,8 @@ _INDIRECT = ("file:", "cmd:")
 _BAD = re.compile(r"[ #\\]|%(?![0-9A-Fa-f]{2})")
 _PASSWORDS = frozenset({"password", "sslpassword"})
 
-FORM = "the path of a file, postgresql://USER@HOST/DATABASE without a password, or file:PATH or cmd:PROGRAM for a URL"
+SERVER_FORM = "postgresql://USER@HOST/DATABASE without a password, or file:PATH or cmd:PROGRAM for a URL"
+FORM = f"the path of a file, {SERVER_FORM}"
 
 
 @dataclass(frozen=True, slots=True)

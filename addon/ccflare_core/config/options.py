@@ -50,6 +50,10 @@ def _is_location(text: str) -> bool:
     return location.is_location_of_server(text) if location.is_server(text) else is_path(text)
 
 
+def _is_server(text: str) -> bool:
+    return not text or location.is_location_of_server(text)
+
+
 def _is_upstream(text: str) -> bool:
     return parse_upstream(text) is not None
 
@@ -211,6 +215,9 @@ _RECORDING = _in(
     Option("ccflare_database", RESTART, str, "",
            "The database: an SQLite file, or a PostgreSQL URL. Empty: ccflare/ccflare.db in $XDG_DATA_HOME, or else in "
            "~/.local/share.", environment="ccflare_DB_PATH", check=_is_location, form=location.FORM),
+    Option("ccflare_notify_database", RESTART, str, "",
+           "The PostgreSQL URL by which to hear at once of changes by other proxies, where ccflare_database leads to a "
+           "pooler. Empty: ccflare_database.", check=_is_server, form=location.SERVER_FORM),
     _choice("ccflare_record", AT_ONCE, "full|redacted|metadata|off", "redacted",
             "What is kept of each exchange: figures and sealed bodies, bodies without secrets, figures only, or "
             "nothing."),

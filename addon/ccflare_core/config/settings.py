@@ -71,6 +71,7 @@ class Settings:
     upstream_path: str
     egress_proxy: str
     database: Location
+    notify_database: location.Server | None
     key_path: Path
     key_source: str
     pkcs11_module: Path | None
@@ -164,6 +165,7 @@ class Settings:
         fields = {name.removeprefix("ccflare_"): value for name, value in merged.items()}
         fields["upstream"], fields["upstream_path"] = parse_upstream(fields["upstream"]) or (None, "")
         fields["database"] = _database(fields["database"], environ)
+        fields["notify_database"] = _notify_database(fields["notify_database"], fields["database"])
         fields["key_path"] = _key_path(fields.pop("key_file"), fields["database"], environ)
         fields["audit_path"] = _audit_path(fields.pop("audit_file"), fields["database"], environ)
         fields["prices_path"] = _absolute(fields.pop("prices"))
@@ -193,6 +195,11 @@ class Settings:
     def own_scheme(self) -> str:
         """By which scheme clients reach our port."""
         return "https" if self.requires_client_tls else "http"
+
+    @property
+    def notify_option(self) -> str:
+        """Which option has named the server that announcements are heard on."""
+        return "ccflare_database" if self.notify_database == self.database else "ccflare_notify_database"
 
     def api_url(self, path: str) -> str:
         """Where this path of the API is."""
@@ -249,6 +256,16 @@ def _absolute(text: str) -> Path | None:
 
 def _database(text: str, environ: Mapping[str, str]) -> Location:
     return location.parse(text) if text else _folder(environ) / "ccflare.db"
+
+
+def _notify_database(text: str, database: Location) -> location.Server | None:
+    if not isinstance(database, location.Server):
+        if text:
+            raise ConfigError(
+                "ccflare_notify_database: the database is an SQLite file, which announces nothing; unset it"
+            )
+        return None
+    return location.Server(text) if text else database
 
 
 def _folder(environ: Mapping[str, str]) -> Path:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import peewee
 
+from ccflare_core.db.announcements import Channel
 from ccflare_core.errors import StoreError, Unusable
 
 
@@ -51,6 +52,13 @@ class Engine(Protocol):
 
     def changed(self) -> bool:
         """Whether another connection has committed since the last call, or since this one was opened."""
+
+    @property
+    def channel(self) -> Channel | None:
+        """Where its changes are announced; None where other processes have to look for them."""
+
+    def announce_test(self) -> None:
+        """Announce something that tells nothing, to find out whether it arrives."""
 
     def was_committed(self, transaction: int) -> bool:
         """What became of a transaction that ended with CommitUnknown."""

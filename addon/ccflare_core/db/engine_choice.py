@@ -2,12 +2,17 @@
 
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from ccflare_core.config.location import Location, Server
 from ccflare_core.db import sqlite
+from ccflare_core.db.announcements import Channel
 from ccflare_core.db.engine import Engine
 from ccflare_core.errors import StoreError
 from ccflare_core.program import with_extra
+
+if TYPE_CHECKING:
+    from ccflare_core.db.announced import Hearing
 
 
 def open_engine(location: Location, *, now_ms: int, read_only: bool = False) -> Engine:
@@ -29,6 +34,14 @@ def is_frozen(location: Location) -> bool:
 def is_made(location: Location) -> bool:
     """Whether there is a database yet. Raises StoreError if a server cannot be asked."""
     return bool(_postgres().is_made(location)) if isinstance(location, Server) else location.exists()
+
+
+def hear(server: Server, channel: Channel, option: str) -> "Hearing":
+    """A connection that hears what is announced on the channel. Raises StoreError."""
+    _postgres()
+    from ccflare_core.db.announced import Hearing
+
+    return Hearing(server, channel, option)
 
 
 def _postgres() -> ModuleType:

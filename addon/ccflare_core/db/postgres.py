@@ -24,6 +24,7 @@ from psycopg.adapt import Buffer, Loader
 from psycopg.conninfo import conninfo_to_dict
 
 from ccflare_core.config.location import Server, is_url
+from ccflare_core.db.announcements import Channel, kind_changed
 from ccflare_core.db.engine import CommitUnknown, as_store_errors, connected, explain, naming
 from ccflare_core.db.migrations import migrate, pending
 from ccflare_core.errors import StoreError, Unusable, VaultError
@@ -71,16 +72,21 @@ class Postgres:
         self._execute: Callable[..., Any] = database.execute_sql
         self._id = ""
         self._id, self._seen = self._row()
+        self.channel = Channel.of(self._id, secrets.token_hex(4))
+        """See Engine."""
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """See Engine, and the module."""
         number, is_whole = 0, False
+        is_outermost = not self.database.in_transaction()
         with as_store_errors():
             try:
                 with self.database.atomic():
                     number = self._take_turn()
                     yield
+                    if is_outermost and (kinds := self.database.changed_kinds):
+                        self._announce(self.channel.text(kinds))
                     is_whole = True
             except peewee.DatabaseError as error:
                 if is_whole and self.database.is_lost:
@@ -94,6 +100,15 @@ class Postgres:
         found = self._execute(turn).fetchall()
         self._check_identity([each for each, _ in found])
         return int(found[0][1])
+
+    def announce_test(self) -> None:
+        """See Engine."""
+        with as_store_errors():
+            self._announce(self.channel.test)
+
+    def _announce(self, text: str) -> None:
+        """The server sends it when, and if, the transaction is committed."""
+        self._execute("SELECT pg_notify(%s, %s)", (self.channel.name, text))
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -171,6 +186,8 @@ class _Database(peewee.PostgresqlDatabase):
         self._retry_at = float("-inf")
         self._why = ""
         self._is_read_only = read_only
+        self.changed_kinds: set[str] = set()
+        """Of what the open transaction has changed rows that others look for, see announcements.py."""
 
     @property
     def is_lost(self) -> bool:
@@ -186,7 +203,10 @@ class _Database(peewee.PostgresqlDatabase):
     def execute_sql(self, sql: str, params: Sequence[object] | None = None) -> Any:
         """The cursor with the result."""
         if self.in_transaction():
-            return super().execute_sql(sql, params)  # type: ignore[no-untyped-call]
+            cursor: Any = super().execute_sql(sql, params)  # type: ignore[no-untyped-call]
+            if (kind := kind_changed(sql)) and cursor.rowcount > 0:
+                self.changed_kinds.add(kind)
+            return cursor
         with self.atomic():
             return super().execute_sql(sql, params)  # type: ignore[no-untyped-call]
 
@@ -200,6 +220,7 @@ class _Database(peewee.PostgresqlDatabase):
             mode="READ ONLY" if self._is_read_only or isolation_level else "READ WRITE",
             statement=self.READING if self._is_read_only else self.WRITING,
         )
+        self.changed_kinds.clear()
         self._on_a_live_connection(lambda: super(_Database, self).execute_sql(statement))  # type: ignore[no-untyped-call]
 
     def vacuum(self, table: str, *, whole: bool) -> bool:
@@ -315,9 +336,11 @@ def _make(database: _Database, now_ms: int) -> None:
         migrate(database, now_ms)
 
 
-def url_of(server: Server) -> str:
-    """The URL to connect to, asked for anew each time: a program may give passwords that pass. Raises StoreError."""
-    option = "ccflare_database"
+def url_of(server: Server, option: str = "ccflare_database") -> str:
+    """The URL to connect to, asked for anew each time: a program may give passwords that pass. Raises StoreError.
+
+    `option` has named the server.
+    """
     try:
         url = read_secret({option: server.text}, option) or ""
     except VaultError as error:

@@ -47,6 +47,8 @@ class SQLite:
 
     is_frozen = False
     """See Engine."""
+    channel = None
+    """See Engine."""
     _mode = "ro"
     """In which another connection reads the file."""
 
@@ -65,6 +67,9 @@ class SQLite:
             raise Gone("the database file was deleted or replaced while in use: restore it, then restart")
         with as_store_errors(), self.database.atomic():
             yield
+
+    def announce_test(self) -> None:
+        """See Engine; there is nobody to hear it."""
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:

@@ -334,6 +334,8 @@ HEALTH: Final[Mapping[str, Word]] = {
     **_words(TEXT, status="ok: it answers."),
     **_words(FLAG, ready="Whether a request could be routed now."),
     **_words(COUNT, open_exchanges="Requests that have not ended."),
+    **_words(TEXT, changes="How changes by other proxies on the database arrive: announced, or polled each second."),
+    **_words(TEXT_OR_NULL, changes_problem="Why they are not announced, though the database could; null: nothing."),
     **_words(list_of({"type": "object"}), accounts="Each account as it stands."),
 }
 """The proxy."""

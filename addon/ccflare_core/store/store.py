@@ -18,6 +18,7 @@ from ccflare_core.audit.entries import By, Entry, Outcome
 from ccflare_core.audit.file import AuditFile
 from ccflare_core.audit.signed_rows import SignedRows
 from ccflare_core.config.location import Location
+from ccflare_core.db.announcements import Channel
 from ccflare_core.db.engine import CommitUnknown, Engine, Space
 from ccflare_core.db.engine_choice import is_made, open_engine
 from ccflare_core.db.models import BlockedAddressRow, ClientKeyRow
@@ -313,6 +314,15 @@ class Store:
     def changed(self) -> bool:
         """Whether another connection has committed since the last call, or since this one was opened."""
         return self._engine.changed()
+
+    @property
+    def channel(self) -> Channel | None:
+        """Where changes are announced; None where other processes have to look for them."""
+        return self._engine.channel
+
+    def announce_test(self) -> None:
+        """Announce something that tells nothing, to find out whether it arrives."""
+        self._engine.announce_test()
 
     def look_for_keys(self) -> str | None:
         """Take up the keys that other processes have made; why one of them cannot be used, if so."""

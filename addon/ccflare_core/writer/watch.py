@@ -1,10 +1,11 @@
 """The writer's regular duties: changed accounts, heartbeat, sums, index, size of the write-ahead log."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 from ccflare_core.accounts.account import Account
 from ccflare_core.clients.authentication import KeyRing
+from ccflare_core.db.announcements import Kind
 from ccflare_core.errors import CCFlareError
 from ccflare_core.program import typed
 from ccflare_core.store.limits_of_others import Learned
@@ -42,6 +43,7 @@ class Watch:
         on_store_changed: Callable[[Store], None] = lambda store: None,
         on_limits: Callable[[Learned], None] = lambda learned: None,
         begin: Callable[[Callable[[], None]], None] = in_thread,
+        look_seconds: float = LOOK_SECONDS,
     ) -> None:
         """`on_store_changed` is shown the store at first and whenever it has changed; `begin` does what takes long."""
         self._on_store_changed = on_store_changed
@@ -51,10 +53,18 @@ class Watch:
         self._on_client_keys = on_client_keys
         self._warnings = warnings
         self._clock = clock
+        self._look_seconds = look_seconds
         self._accounts: list[Account] | None = None
         self._ring: KeyRing | None = None
         self._has_told_of_wear = False
         self._looked_at = self._beat_at = self._sum_at = self._index_at = float("-inf")
+        # In this order: what is learned of an account's limits is for accounts that are known.
+        self._parts = {
+            Kind.KEYS: self._look_for_keys,
+            Kind.ACCOUNTS: self._tell_changed_accounts,
+            Kind.ACCESS: self._tell_access,
+            Kind.LIMITS: self._tell_limits,
+        }
         self._begin = begin
         self._check_at = clock() + _CHECK_SECONDS
         self._problems: list[str] = []
@@ -63,27 +73,47 @@ class Watch:
 
     def tell_accounts(self) -> None:
         """Hand over the accounts unless they were told before. Raises StoreError or VaultError."""
-        accounts = self._store.accounts.all()
-        if accounts != self._accounts:
-            self._on_change(list(accounts))
-            self._accounts = accounts
-        self._tell_client_keys()
-        self._on_store_changed(self._store)
-        if any(learned := self._store.limits_of_others.look()):
-            self._on_limits(learned)
+        for tell in self._parts.values():
+            tell()
         for problem in self._store.altered_rows():
             self._warnings.warn(problem, problem)
         self.is_stale = False
 
-    def _tell_client_keys(self) -> None:
+    def tell_announced(self, kinds: Set[str]) -> None:
+        """Hand over what another process says to have changed, and nothing else: all of it takes several times as long.
+
+        The next look finds the rest. Of kinds that only a newer version knows, that comes at once.
+        """
+        if not kinds <= self._parts.keys():
+            self._looked_at = float("-inf")
+            return
+        try:
+            for kind, tell in self._parts.items():
+                if kind in kinds:
+                    tell()
+        except CCFlareError as error:
+            self._warnings.warn(str(error), str(error))
+
+    def _tell_changed_accounts(self) -> None:
+        accounts = self._store.accounts.all()
+        if accounts != self._accounts:
+            self._on_change(list(accounts))
+            self._accounts = accounts
+
+    def _tell_access(self) -> None:
         if self._on_client_keys is not None and (ring := self._store.clients.ring()) != self._ring:
             self._on_client_keys(ring)
             self._ring = ring
+        self._on_store_changed(self._store)
+
+    def _tell_limits(self) -> None:
+        if any(learned := self._store.limits_of_others.look()):
+            self._on_limits(learned)
 
     def look(self) -> None:
         """Do what is due. What the database refuses becomes a warning."""
         now = self._clock()
-        if not self.is_stale and now - self._looked_at < LOOK_SECONDS:
+        if not self.is_stale and now - self._looked_at < self._look_seconds:
             return
         self._looked_at = now
         try:
@@ -107,7 +137,6 @@ class Watch:
         # Asked before the accounts are read: a commit in between is then seen at the next look.
         if self._store.changed():
             self.is_stale = True
-            self._look_for_keys()
         if self.is_stale:
             self.tell_accounts()
 

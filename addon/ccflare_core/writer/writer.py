@@ -10,7 +10,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -62,7 +62,9 @@ class Writer:
         max_rows: int = 20_000,
         max_payload_bytes: int = 64 * 1024 * 1024,
         clock: Callable[[], float] = time.monotonic,
+        look_seconds: float = LOOK_SECONDS,
     ) -> None:
+        """`look_seconds` is how often it polls for changes by other processes, see also `wake`."""
         self._open_store = open_store
         self._on_change = on_change
         self._on_client_keys = on_client_keys
@@ -71,12 +73,14 @@ class Writer:
         self._warnings = RateLimitedWarnings(on_trouble, clock)
         self._upkeep = upkeep
         self._clock = clock
+        self._look_seconds = look_seconds
         self._backlog = Backlog(max_rows, max_payload_bytes, clock)
         self._thread: threading.Thread | None = None
 
         self._arrived = threading.Event()  # there is something to do
         self._urgent = threading.Event()  # there is no point in gathering more
-        self._lock = threading.Lock()  # for the three below
+        self._lock = threading.Lock()  # for the four below
+        self._announced: set[str] = set()
         self._calls: deque[Callable[[Store], None]] = deque()
         self._deadline: float | None = None
         self._is_over = False
@@ -148,6 +152,12 @@ class Writer:
         self._hurry()
         return future
 
+    def wake(self, kinds: Set[str]) -> None:
+        """Look now for what other processes say to have changed, see announcements.py. Any thread may call it."""
+        with self._lock:
+            self._announced |= kinds
+        self._hurry()
+
     def written(self) -> Marker:
         """Told True once everything that was put before is in the database (or dropped), and False if it cannot be."""
         marker: Marker = Future()
@@ -203,6 +213,7 @@ class Writer:
                     self._on_client_keys,
                     on_store_changed=self._on_store_changed,
                     on_limits=self._on_limits,
+                    look_seconds=self._look_seconds,
                 )
                 watch.tell_accounts()
             except BaseException as error:
@@ -235,6 +246,10 @@ class Writer:
         watch.is_stale |= store.has_changed_accounts
         store.has_changed_accounts = False
         self._warn_of_drops()
+        with self._lock:
+            announced, self._announced = self._announced, set()
+        if announced:
+            watch.tell_announced(announced)
         watch.look()
         if self._upkeep is not None and self._trouble is None and self._deadline is None:
             self._keep_up(self._upkeep, store)
@@ -248,10 +263,10 @@ class Writer:
     def _wait(self) -> None:
         """Until there is something to do, and then a little, for more of it to come together."""
         if not (self._calls or self._batch or self._backlog or self._deadline is not None):
-            self._arrived.wait(LOOK_SECONDS if self._upkeep is None else min(LOOK_SECONDS, self._upkeep.due_in()))
+            self._arrived.wait(min(self._look_seconds, self._upkeep.due_in() if self._upkeep else float("inf")))
         self._arrived.clear()
         if self._trouble is not None:
-            self._urgent.wait(min(LOOK_SECONDS, max(0.0, self._retry_at - self._clock())))
+            self._urgent.wait(min(self._look_seconds, max(0.0, self._retry_at - self._clock())))
         elif self._backlog and not self._backlog.has_full_batch and self._deadline is None:
             self._urgent.wait(_LINGER_SECONDS)
         self._urgent.clear()

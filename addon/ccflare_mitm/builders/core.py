@@ -21,6 +21,7 @@ from ccflare_core.anthropic.ids import Id, Kind
 from ccflare_core.anthropic.price_files import PriceWatch
 from ccflare_core.config.live import LiveSettings
 from ccflare_core.config.record_mode import Mode, record_mode
+from ccflare_core.db.engine_choice import hear
 from ccflare_core.exchange.exchanges import Exchanges
 from ccflare_core.exchange.memory import MemoryBudget, MemoryWatch
 from ccflare_core.exchange.ownership import Ownership, Pending
@@ -36,6 +37,7 @@ from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.limits_of_others import Learned
 from ccflare_core.store.store import Store
 from ccflare_core.writer.auditor import Auditor
+from ccflare_core.writer.listening import Listening
 from ccflare_core.writer.news import StoreCalls, StoreNews
 from ccflare_core.writer.retention import Policy, Retention
 from ccflare_core.writer.writer import Writer
@@ -70,6 +72,8 @@ class Storage:
     auditor: Auditor
     readers: Readers
     """What pages read of it, in threads of their own."""
+    listening: Listening
+    """What wakes the writer when another proxy has changed something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +139,9 @@ def build_storage(live: LiveSettings, environ: Mapping[str, str], news: StoreNew
     )
     auditor = Auditor(writer, stop_after=live.reader("audit_stop_after_seconds"))
     readers = Readers(lambda: Store.open(settings.database, source, read_only=True))
-    return Storage(writer, StoreCalls(writer), news, retention, auditor, readers)
+    heard = partial(hear, option=settings.notify_option)
+    listening = Listening(writer, settings.notify_database, heard, say=warn)
+    return Storage(writer, StoreCalls(writer), news, retention, auditor, readers, listening)
 
 
 def build_accounts(live: LiveSettings, storage: Storage, upstream: Upstream, run_id: str) -> Accounts:

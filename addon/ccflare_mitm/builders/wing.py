@@ -287,6 +287,7 @@ def build_pages(
         current,
         events,
         needs_code=lambda: second_factor.is_needed,
+        listening=storage.listening,
     )
     return PageServer(admin, second_factor, storage.auditor)
 

@@ -35,6 +35,25 @@ class AdminActions(Protocol):
     async def note_reading(self, visit: Visit, target: str, part: str) -> None: ...
 
 
+class Changes(Protocol):
+    """How changes by other proxies are learned of: whether they are announced, and why not if they should be."""
+
+    @property
+    def works(self) -> bool: ...
+    @property
+    def problem(self) -> str | None: ...
+
+
+class Polled:
+    """Nobody announces anything, nor should."""
+
+    works = False
+    problem = None
+
+
+POLLED = Polled()
+
+
 class Admin:
     """Answers what is asked under /ccflare/. Nothing it says holds a secret."""
 
@@ -49,6 +68,7 @@ class Admin:
         options: Callable[[], Mapping[str, Value]],
         events: Events,
         needs_code: Callable[[], bool] = lambda: False,
+        listening: Changes = POLLED,
         wall: Callable[[], float] = time.time,  # noqa: TID251
     ) -> None:
         self.exchanges = exchanges
@@ -64,6 +84,7 @@ class Admin:
         self._options = options
         self._token_state = token_state
         self._actions = actions
+        self._listening = listening
         self._wall = wall
 
     def show_health(self, visit: Visit) -> Answer:
@@ -136,6 +157,8 @@ class Admin:
             "status": "ok",
             "ready": can_pass or any(account.available for account in accounts),
             "open_exchanges": len(self.exchanges.open),
+            "changes": "announced" if self._listening.works else "polled",
+            "changes_problem": self._listening.problem,
             "accounts": [record(status, DOING) | self._login(status.account) for status in accounts],
         }
 
