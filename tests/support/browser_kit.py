@@ -24,6 +24,8 @@ type Scheme = Literal["light", "dark"]
 _QUIET = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking")
 _REFUSED = re.compile(r"status of 40[13]")
 _WIDTHS = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+_PUSHED_ASIDE = """[...document.querySelectorAll(".scroll:has(> .fits)")]
+    .filter(each => each.scrollWidth > each.clientWidth).map(each => each.innerText.slice(0, 40))"""
 
 
 @contextmanager
@@ -63,10 +65,11 @@ def opened(
 
 
 def look_at(page: Page, name: str) -> list[str]:
-    """What is wrong with how a page looks: it is wider than the window, or axe-core finds something."""
+    """What is wrong with how a page looks: it or a table is wider than the window, or axe-core finds something."""
     keep(page, name)
     whole, seen = page.evaluate(_WIDTHS)
     too_wide = [f"{name} is {whole} px wide in a window of {seen} px"] if whole > seen else []
+    too_wide += [f"{name}: the table that begins with {each!r} is too wide" for each in page.evaluate(_PUSHED_ASIDE)]
     return [*too_wide, *(f"{name}: {found}" for found in _violations(page))]
 
 
