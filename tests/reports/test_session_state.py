@@ -1,6 +1,8 @@
 """A session as it stands, on every engine: who serves it, how full that is, what it has cost; and whose it is."""
 
 from collections.abc import Iterator
+from math import inf, nan
+from typing import Any
 
 import pytest
 
@@ -66,3 +68,25 @@ def test_a_session_is_that_of_the_key_that_has_made_all_of_it(past: History) -> 
 )
 def test_what_a_program_is_told_is_all_of_it(state: SessionState) -> None:
     assert of_record(as_record("session-1", state)) == state
+
+
+@pytest.mark.parametrize("told", [inf, -inf, nan, 1e300, -1, "1", None, []])
+@pytest.mark.parametrize("name", ["free", "accounts", "moved", "cost_usd", "utilization"])
+def test_what_is_no_figure_makes_no_state_of_a_session(name: str, told: object) -> None:
+    record: dict[str, Any] = as_record("s", SessionState("a", {"5h": Limit(0.5, NOON)}, 1, 2, 1.0, 0, ()))
+    (record if name in record else record["windows"][0])[name] = told
+
+    if (name, told) == ("cost_usd", None):
+        assert of_record(record).cost is None
+    else:
+        with pytest.raises((TypeError, ValueError)):
+            of_record(record)
+
+
+@pytest.mark.parametrize("told", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00", "noon", 7])
+def test_a_moment_that_not_every_zone_has_makes_no_state_of_a_session(told: object) -> None:
+    record: dict[str, Any] = as_record("s", SessionState("a", {"5h": Limit(0.5, NOON)}, 1, 2, 1.0, 0, ()))
+    record["windows"][0]["resets_at"] = told
+
+    with pytest.raises((TypeError, ValueError)):
+        of_record(record)

@@ -17,7 +17,9 @@ from ccflare_core.reports.session_state import SessionState, of_record, read_ses
 SECONDS: Final = 0.1
 """How long the proxy may take to tell it: the line is waited for."""
 _MOST_BYTES = 65_536
-_ADDRESS = re.compile(r"http://(?:([^/@]*)@)?(localhost|127(?:\.\d{1,3}){3}|\[::1\]):(\d{1,5})/?")
+_BYTE = r"(?:25[0-5]|2[0-4]\d|1\d\d|\d{1,2})"
+# Another number would be a name, for which who answers for names would be asked.
+_ADDRESS = re.compile(rf"http://(?:([^/@]*)@)?(localhost|127(?:\.{_BYTE}){{3}}|\[::1\]):(\d{{1,5}})/?", re.ASCII)
 _SESSION = re.compile(r"[\w-]{1,100}", re.ASCII)
 _KEY = re.compile(r"ccf_[\w-]+", re.ASCII)
 
@@ -83,11 +85,11 @@ def read(database: str, session: str | None, now: float) -> SessionState | None:
     path = database.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     try:
         connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=0.1)
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeEncodeError):
         return None
     try:
         return read_session(connection.execute, session, now)
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeEncodeError):  # half a character, which no text in a database has
         return None
     finally:
         connection.close()

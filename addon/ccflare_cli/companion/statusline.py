@@ -36,7 +36,7 @@ class Options(NamedTuple):
     plain: bool = False
 
 
-def main(argv: Sequence[str] | None = None, stdin: TextIO = sys.stdin, stdout: TextIO = sys.stdout) -> int:
+def main(argv: Sequence[str] | None = None, stdin: TextIO | None = sys.stdin, stdout: TextIO = sys.stdout) -> int:
     """Print the line. 0 in any case."""
     words = sys.argv[1:] if argv is None else argv
     options = _read(words)
@@ -83,12 +83,12 @@ def _parser() -> "argparse.ArgumentParser":
     return parser
 
 
-def _line(options: Options, stdin: TextIO, environ: Mapping[str, str], now: float) -> str:
+def _line(options: Options, stdin: TextIO | None, environ: Mapping[str, str], now: float) -> str:
     state = _state(options, _session(stdin, environ), environ, now)
     if options.template is not None:
         return status_text.filled(options.template, state, now)
     columns = environ.get("COLUMNS", "")
-    width = int(columns) if columns.isdecimal() and 0 < int(columns) < _WIDE else _WIDE
+    width = int(columns) if columns.isdecimal() and len(columns) < 9 and 0 < int(columns) < _WIDE else _WIDE
     return status_text.line(state, now, width=width, coloured=not (options.plain or environ.get("NO_COLOR")))
 
 
@@ -99,10 +99,10 @@ def _state(options: Options, session: str | None, environ: Mapping[str, str], no
     return told or read(options.database or _database(environ), session, now)
 
 
-def _session(stdin: TextIO, environ: Mapping[str, str]) -> str | None:
-    """The id of Claude Code's session: on standard input, else in its environment."""
+def _session(stdin: TextIO | None, environ: Mapping[str, str]) -> str | None:
+    """The id of Claude Code's session: on standard input, unless that is closed, else in its environment."""
     told: object = None
-    if not stdin.isatty():
+    if stdin is not None and not stdin.isatty():
         try:
             told = json.loads(stdin.read(_LIMIT))
         except (ValueError, RecursionError, OSError):

@@ -14,6 +14,8 @@ type Query = Callable[[str, Sequence[object]], Iterable[Sequence[Any]]]
 """The rows of one SELECT, with `?` for each parameter."""
 
 _WINDOWS = ("5h", "7d")
+_MOST = 10**9
+_YEARS = (1971, 9000)
 _ACCOUNTS = """SELECT a.id, a.name, a.paused, a.needs_login, a.attention IS NOT NULL,
     EXISTS (SELECT 1 FROM scope_cooldowns c WHERE c.account_id = a.id AND c.scope = 'account' AND c.until > ?)
     FROM accounts a ORDER BY a.priority, a.name"""
@@ -103,19 +105,31 @@ def as_record(session: str, state: SessionState) -> dict[str, object]:
 def of_record(told: Mapping[str, Any]) -> SessionState:
     """The state that a program was told. Raises KeyError, TypeError or ValueError if it is none."""
     limits = {
-        str(each["window"]): Limit(
-            float(each["utilization"]),
-            each["resets_at"] and datetime.fromisoformat(each["resets_at"]).timestamp(),
-        )
+        str(each["window"]): Limit(_figure(each["utilization"]), each["resets_at"] and _moment(each["resets_at"]))
         for each in told["windows"]
     }
     account, cost = told["account"], told["cost_usd"]
     return SessionState(
         None if account is None else str(account),
         limits,
-        int(told["free"]),
-        int(told["accounts"]),
-        None if cost is None else float(cost),
-        int(told["moved"]),
+        int(_figure(told["free"])),
+        int(_figure(told["accounts"])),
+        None if cost is None else _figure(cost),
+        int(_figure(told["moved"])),
         tuple(str(alert) for alert in told["alerts"]),
     )
+
+
+def _figure(told: float) -> float:
+    """A number that can be one of ours: JSON has endless ones too, and some that are none."""
+    if not 0 <= told <= _MOST:
+        raise ValueError("no figure of a session is such a number")
+    return float(told)
+
+
+def _moment(told: str) -> float:
+    """Epoch seconds that every zone has a date for."""
+    moment = datetime.fromisoformat(told)
+    if not _YEARS[0] <= moment.year <= _YEARS[1]:
+        raise ValueError("no window ends in such a year")
+    return moment.timestamp()

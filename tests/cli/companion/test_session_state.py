@@ -42,6 +42,11 @@ def test_a_session_is_read_from_the_file(database: Path) -> None:
     )
 
 
+def test_what_no_database_can_hold_is_nothing(database: Path) -> None:
+    assert read(str(database), "\ud800", NOON) is None
+    assert read(f"{database}\udcff", None, NOON) is None
+
+
 def test_what_is_no_database_of_ours_is_nothing(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no database" * 100)
 
@@ -80,6 +85,8 @@ KEY = "ccf_abc-DEF_9"
         ({"ANTHROPIC_BASE_URL": "https://127.0.0.1:8080", "HTTPS_PROXY": "http://127.0.0.1:8080"}, None),
         ({"ANTHROPIC_BASE_URL": "http://127.0.0.1.example.com:8080"}, None),
         ({"ANTHROPIC_BASE_URL": "http://127.0.0.1:99999"}, None),
+        ({"ANTHROPIC_BASE_URL": "http://127.999.0.1:8080"}, None),
+        ({"ANTHROPIC_BASE_URL": "http://127.\u0660.0.1:8080"}, None),
         ({}, None),
     ],
 )
@@ -126,6 +133,7 @@ def test_proxy_tells_of_the_session_to_the_key_that_made_it() -> None:
         b"HTTP/1.1 200 OK\r\n\r\n[]",
         b"HTTP/1.1 200 OK\r\n\r\n{}",
         b"HTTP/1.1 200 OK\r\n\r\n" + TOLD.replace(b'"free": 1', b'"free": null'),
+        b"HTTP/1.1 200 OK\r\n\r\n" + TOLD.replace(b'"free": 1', b'"free": Infinity'),
         b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 70_000 + TOLD,
     ],
 )

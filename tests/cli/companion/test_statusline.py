@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
 from ccflare_cli import ROOT
+from ccflare_cli.companion.statusline import main as print_line
 from ccflare_cli.entry import main
 from history import NOON, History
 
@@ -84,6 +86,7 @@ def test_line_is_printed_whatever_it_is_told(database: Path, stdin: str) -> None
     [
         (["--template", "[{account}] {cost}"], {}, "[max-1] $0.50"),
         ([], {"COLUMNS": "8"}, "max-1"),
+        ([], {"COLUMNS": "9" * 5000}, "max-1 · $0.50"),
         (["--plain", "--template={cost}"], {}, "$0.50"),
         (["--oops"], {}, "ccflare statusline: these options do not belong here, see --help"),
         (["--database", "/nowhere/x.db"], {}, "ccflare: no record of it here"),
@@ -102,6 +105,13 @@ def test_database_and_session_are_found_in_the_environment(database: Path) -> No
     by_default = asked(XDG_DATA_HOME=str(database.parent))
 
     assert named.stdout == by_default.stdout == "max-1 · $0.50\n"
+
+
+def test_line_is_printed_where_standard_input_is_closed(database: Path) -> None:
+    out = StringIO()
+
+    assert print_line(["--plain", "--database", str(database)], None, out) == 0
+    assert out.getvalue() == "ccflare\n"
 
 
 def test_line_is_printed_where_characters_are_missing(database: Path) -> None:
