@@ -5,12 +5,14 @@ import time
 from typing import Any
 
 import pytest
+from mitmproxy.http import Headers
 from mitmproxy.proxy import commands
 from mitmproxy.proxy.layers.http import DropStream, SendHttp
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
     RequestHeaders,
     RequestProtocolError,
+    RequestTrailers,
     ResponseData,
     ResponseEndOfMessage,
     ResponseHeaders,
@@ -18,7 +20,10 @@ from mitmproxy.proxy.layers.http._events import (
 )
 from mitmproxy.proxy.layers.http._hooks import HttpResponseHeadersHook
 
+from ccflare_core.accounts.account import Credential, Kind
+from ccflare_core.config.target import UpstreamTarget
 from ccflare_core.exchange.failover import Deliver
+from ccflare_core.exchange.steps import Send
 from ccflare_mitm.wire.attempt import Attempt
 from ccflare_mitm.wire.deadlines import DeadlinePassed
 from ccflare_mitm.wire.layer import LARGE, Writes
@@ -65,6 +70,22 @@ def test_credential_is_in_the_copy_that_is_sent_and_not_in_the_flow() -> None:
     sent = kit.last(RequestHeaders).request
     assert sent.headers["authorization"].startswith("Bearer token-")
     assert "authorization" not in kit.stream.flow.request.headers
+
+
+def test_trailers_go_on_with_the_clients_own_credential_alone_and_without_what_is_for_us() -> None:
+    sent = []
+    for step in (Send(None), Send(Credential(Kind.API_KEY, "sk-ant-x"))):
+        kit = StreamKit().reach(State.SENT)
+        attempt = Attempt(step, kit.layer, ("POST", "/v1/messages"))
+        kit.server.alpn = b"h2"
+        attempt.open(kit.server, kit.stream)
+        fields = ((b"X-ccflare-Tag", b"ticket=12"), (b"proxy-authorization", b"x"), (b"x-sum", b"1"))
+        kit.stream.flow.request.trailers = Headers(fields)
+        target = UpstreamTarget.of(kit.settings.upstream, kit.settings.upstream_pins)
+        done: list[Any] = [*attempt.send(kit.stream.flow, target)]
+        sent.append([each.event.trailers.fields for each in done if isinstance(each.event, RequestTrailers)])
+
+    assert sent == [[((b"x-sum", b"1"),)], []]
 
 
 def test_request_that_was_not_admitted_gets_a_500_and_no_connection() -> None:

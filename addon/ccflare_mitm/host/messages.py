@@ -137,6 +137,12 @@ def with_credential(
     )
 
 
+def passing_trailers(trailers: http.Headers | None) -> http.Headers | None:
+    """What of a request's trailers goes on with the client's own credential: no field that was meant for us."""
+    fields = toward_upstream(trailers.fields, leased=False) if trailers else ()
+    return http.Headers(fields) if fields else None
+
+
 def _path_at(request: http.Request, target: UpstreamTarget) -> bytes:
     path = request.data.path
     is_there = (request.scheme, (request.host, request.port)) == (target.scheme, target.address)

@@ -33,7 +33,15 @@ from ccflare_core.config.target import UpstreamTarget
 from ccflare_core.exchange.steps import Send
 from ccflare_core.http import headers
 from ccflare_core.secrets.echo import Echo
-from ccflare_mitm.host.messages import NO_HEAD, parse_error, read_head, screen_error, screen_head, with_credential
+from ccflare_mitm.host.messages import (
+    NO_HEAD,
+    parse_error,
+    passing_trailers,
+    read_head,
+    screen_error,
+    screen_head,
+    with_credential,
+)
 from ccflare_mitm.wire.services import Services
 from ccflare_mitm.wire.states import IllegalState
 from ccflare_mitm.wire.upload import Upload
@@ -133,7 +141,8 @@ class Attempt:
         self.is_partial = is_partial
         fields = self._parent.services.unmask(flow.request)
         request = with_credential(flow.request, fields, self.credential, target)
-        body, trailers = flow.request.raw_content if upload is None else upload.held, flow.request.trailers
+        body = flow.request.raw_content if upload is None else upload.held
+        trailers = passing_trailers(flow.request.trailers)
         if self.connection.alpn != b"h2" or self.credential is not None:
             # mitmproxy's HTTP/1 cannot send any, and nobody has looked at what is in them. They may be left out
             # (RFC 9110, 6.5.1).
