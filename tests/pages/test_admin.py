@@ -1,15 +1,24 @@
 """The pages of our own: what they say of the pool, and that they hold no secret."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from mitmproxy.test import tflow, tutils
 
 from ccflare_core.accounts.account import Account, Kind
+from ccflare_core.exchange.records import ExchangeStarted
+from ccflare_core.exchange.steps import Outcome
+from ccflare_core.reports.queries import Wanted
+from ccflare_core.reports.traffic import Period
+from ccflare_core.store.store import Store
+from ccflare_core.text import to_ms
 from exchange_kit import EPOCH, JSON, Bench, Reply, account, limited
-from guard_kit import a_gate
+from guard_kit import a_gate, an_admin
+from history import History
 
 SECRET = "sk-ant-secret"
 USED = Reply(
@@ -134,3 +143,21 @@ def test_ready_means_that_a_request_can_be_routed_now(ids: str, paused: bool, pa
 )
 def test_which_pages_there_are(path: str, method: str, status: int) -> None:
     assert answer(Bench(), path, method).status == status
+
+
+async def test_a_request_that_ends_while_the_record_is_read_is_told_with_its_end(tmp_path: Path) -> None:
+    bench = Bench("a")
+    exchange = bench.begin()
+    with History(tmp_path / "ccflare.db") as history:
+        started = ExchangeStarted(exchange.id, to_ms(EPOCH), "POST", "/v1/messages", "", "", None, "base", "run", None)
+        history.store.write([started])
+
+        async def read[T](function: Callable[[Store], T]) -> T:
+            found = function(history.store)
+            exchange.finish(Outcome.CLIENT_ABORT)
+            return found
+
+        admin, wanted = an_admin(bench, read=read), Wanted(model="claude-opus-4-8")
+        (row,) = await admin.requests(Period(0, EPOCH + 9), 9, wanted, None, EPOCH)
+
+    assert (row.id, row.model, row.outcome) == (exchange.id, "claude-opus-4-8", "client_abort")

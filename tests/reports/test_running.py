@@ -1,14 +1,18 @@
 """An open request as a row: what is known of it while it runs, and that its end is what the record has."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from ccflare_core.exchange.steps import Send
-from ccflare_core.reports.queries import EVERYTHING, OPEN, Wanted
+from ccflare_core.reports.queries import EVERYTHING, OPEN, Position, Reports, Wanted
 from ccflare_core.reports.queries import Exchange as Row
-from ccflare_core.reports.running import as_they_run, open_as_wanted, running
+from ccflare_core.reports.running import as_they_run, listed, open_as_wanted, running
+from ccflare_core.reports.traffic import Period
+from ccflare_core.text import to_ms
 from exchange_kit import ASKED, END, EPOCH, OK, OPUS, START, STREAM, Bench
+from history import NOON, History
 
 DELTA = (
     b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"type":"%s","%s":"%s"}}\n\n'
@@ -125,3 +129,31 @@ def test_an_open_request_is_left_to_the_record_or_not_wanted(wanted: Wanted) -> 
     bench = Bench()
     bench.begin()
     assert open_as_wanted(bench.exchanges.open, wanted, bench.clock.wall) == []
+
+
+def test_open_requests_of_all_pages_are_found_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ccflare_core.reports.running.MOST_FOUND", 3)
+    bench, wanted = Bench(), Wanted(session="session-1")
+    ids, before = {bench.begin().id for _ in range(8)}, None
+    found: list[str] = []
+    while page := open_as_wanted(bench.exchanges.open, wanted, EPOCH, before):
+        found += page
+        before = Position(to_ms(EPOCH), page[-1])
+
+    assert (len(found), set(found)) == (8, ids)
+
+
+def test_a_request_that_has_ended_is_wanted_as_its_row_tells(tmp_path: Path) -> None:
+    with History(tmp_path / "ccflare.db") as history:
+        history.account("max-1")
+        ended = history.exchange(NOON, model="claude-opus-4-8", session=None)
+        runs = history.exchange(NOON + 1, model=None, session=None, outcome=None)
+        rows = listed(
+            Reports(history.store.query),
+            Period(0, NOON + 9),
+            9,
+            open_ids=[ended, runs],
+            wanted=Wanted(model="claude-haiku-4-5"),
+        )
+
+    assert [row.id for row in rows] == [runs]

@@ -14,18 +14,27 @@ from ccflare_core.text import to_ms, to_seconds
 MOST_FOUND: Final = 200
 """Open requests that a filter finds beside what is recorded, the latest ones."""
 
+_OPEN: Final = Wanted(outcome=OPEN)
+
 
 def as_they_run(rows: Iterable[Exchange], stories: Mapping[str, Story], now: float) -> list[Exchange]:
     """The rows, with what is known by now of those that are open here: of them the record has their heads alone."""
     return [running(stories[row.id], now) if row.outcome is None and row.id in stories else row for row in rows]
 
 
-def open_as_wanted(stories: Mapping[str, Story], wanted: Wanted, now: float) -> list[str]:
+def open_as_wanted(
+    stories: Mapping[str, Story], wanted: Wanted, now: float, before: Position | None = None
+) -> list[str]:
     """The ids of those that are open here and have what is asked for: their rows do not tell before their ends."""
     if wanted._replace(client=None, tag=None, outcome=None) == EVERYTHING:
         return []  # the record finds them by itself
-    rows = (running(story, now) for story in reversed([*stories.values()]))
+    left = [story for story in stories.values() if before is None or _place(story) < before]
+    rows = (running(story, now) for story in sorted(left, key=_place, reverse=True))
     return [row.id for row in islice((row for row in rows if _has(row, wanted)), MOST_FOUND)]
+
+
+def _place(story: Story) -> Position:
+    return Position(to_ms(story.started_at), story.id)
 
 
 def _has(row: Exchange, wanted: Wanted) -> bool:
@@ -45,11 +54,14 @@ def listed(
     wanted: Wanted = EVERYTHING,
     before: Position | None = None,
 ) -> list[Exchange]:
-    """The recorded requests that are wanted, and those with the ids of `open_ids`, the latest first."""
+    """The recorded requests that are wanted, and those with the ids of `open_ids`, the latest first.
+
+    One of those that has ended by its row is wanted if its row says so.
+    """
     rows = reports.exchanges(period, limit, others=others, wanted=wanted, before=before)
     if not open_ids:
         return rows
-    rows += reports.exchanges(period, limit, others=others, before=before, among=open_ids)
+    rows += reports.exchanges(period, limit, others=others, wanted=_OPEN, before=before, among=open_ids)
     each = {row.id: row for row in rows}.values()
     return sorted(each, key=lambda row: Position(to_ms(row.at), row.id), reverse=True)[:limit]
 

@@ -126,14 +126,14 @@ class Admin:
         self, period: Period, limit: int, wanted: Wanted, before: Position | None, now: float, *, others: bool = False
     ) -> list[Exchange]:
         """The requests that are wanted, the latest first; those that are open, as far as they have come."""
-        stories = self.exchanges.open
-        ids = open_as_wanted(stories, wanted, now)
+        stories = {**self.exchanges.open}  # one that ends meanwhile is still told, however late its row is written
+        ids = open_as_wanted(stories, wanted, now, before)
         rows = await self.read(
             lambda store: listed(
                 Reports(store.query), period, limit, open_ids=ids, others=others, wanted=wanted, before=before
             )
         )
-        return as_they_run(rows, stories, now)
+        return as_they_run(rows, {**self.exchanges.open, **stories}, now)
 
     def options(self) -> list[dict[str, object]]:
         """Each option of ours with what it holds. Of what may hold a password nothing is told but whether it is set."""
