@@ -27,7 +27,7 @@ _FIGURES_ALONE: Final = (
 _NOT_ALLOWED: Final = f"The client key may not see this, since it has no permission logs.view: {_MAKE}."
 _UNKNOWN: Final = f"The proxy does not know the client key, or it is over: {_MAKE}."
 _NO_ANSWER: Final = "The proxy cannot be asked, for {why}; `{start}` starts it where it does not run."
-_FOREIGN: Final = "What answers at the proxy's address is no proxy of this version: check the address."
+FOREIGN: Final = "What answers at the proxy's address is no proxy of this version: check the address."
 
 type Send = Callable[[Request], Awaitable[Response]]
 
@@ -42,7 +42,7 @@ class Record:
 
     async def get(self, path: str, **query: str) -> Any:
         """What the API tells. Raises Refused, with what to do about it."""
-        response = await self._asked(f"{self._place}{API}{path}" + (f"?{urlencode(query)}" if query else ""))
+        response = await self._asked(f"{self._place}{API}{path}" + (f"?{urlencode(query, errors='replace')}" if query else ""))
         told = _read(response.body)
         if response.status == http.HTTPStatus.OK:
             return told
@@ -68,13 +68,16 @@ class Record:
         if text := known.get((status, bool(self._key))):
             return text.format(make=typed("keys client add NAME --role viewer"), variable=MCP_KEY)
         try:
-            return clip(printable(str(told["error"]["message"])), _LONGEST)
+            said = str(told["error"]["message"])
         except (KeyError, TypeError):
-            raise Refused(_FOREIGN) from None
+            raise Refused(FOREIGN) from None
+        if self._key and self._key in said:  # ours says no key
+            raise Refused(FOREIGN)
+        return clip(printable(said), _LONGEST)
 
 
 def _read(body: bytes) -> Any:
     try:
         return json.loads(body)
-    except ValueError:
-        raise Refused(_FOREIGN) from None
+    except (ValueError, RecursionError):
+        raise Refused(FOREIGN) from None

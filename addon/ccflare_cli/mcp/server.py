@@ -10,6 +10,7 @@ from mcp.server.stdio import stdio_server
 from mcp.shared.exceptions import MCPError
 
 from ccflare_cli.mcp.quoting import quoted
+from ccflare_cli.mcp.record import FOREIGN
 from ccflare_cli.mcp.tools import TOOLS, Source, Tool
 from ccflare_core import __version__
 from ccflare_core.errors import CCFlareError
@@ -46,6 +47,8 @@ class Desk:
             text = await tool.answer(self._source, tool.read(params.arguments))
         except CCFlareError as error:
             return _said(sentence(str(error)), is_error=True)
+        except (LookupError, TypeError, AttributeError):  # it is JSON, but not what the API tells
+            return _said(FOREIGN, is_error=True)
         return _said(quoted(text, self._new_mark(), tool.remedy) if text else "There is nothing of that.")
 
 

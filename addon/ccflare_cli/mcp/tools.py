@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
 from ccflare_cli.console import Refused
+from ccflare_cli.output import printable
 from ccflare_core.reports.traffic import By
 from ccflare_core.transcripts.search import ROLES
 
@@ -56,7 +57,8 @@ class Tool(NamedTuple):
         """The arguments as the API takes them, which looks at their values. Raises Refused if they are others."""
         said = {name: value for name, value in (given or {}).items() if value is not None}
         if unknown := said.keys() - self.takes.keys():
-            raise Refused(f"{self.name} takes no {min(unknown)[:40]}: it takes {', '.join(self.takes) or 'nothing'}.")
+            name = printable(min(unknown)[:40])
+            raise Refused(f"{self.name} takes no {name}: it takes {', '.join(self.takes) or 'nothing'}.")
         if missing := [name for name in self.needs if name not in said]:
             raise Refused(f"{self.name} needs {missing[0]}.")
         return {name: value if isinstance(value, str) else json.dumps(value) for name, value in said.items()}

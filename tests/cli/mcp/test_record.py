@@ -43,6 +43,14 @@ async def test_a_question_goes_to_the_api_with_the_key_as_a_bearer_token() -> No
     assert request.headers == (("Authorization", f"Bearer {KEY}"),)
 
 
+async def test_half_a_character_in_a_question_is_asked_as_a_question_mark() -> None:
+    proxy = Proxy(content={})
+
+    await proxy.record().get("/search", text="a\ud800")
+
+    assert proxy.asked[0].url.endswith("/search?text=a%3F")
+
+
 async def test_without_a_key_none_is_shown() -> None:
     proxy = Proxy(content={})
 
@@ -73,7 +81,13 @@ async def test_what_the_api_objects_to_is_said_in_its_words_on_one_line() -> Non
         await Proxy(400, error("limit cannot be that\nit takes a number.")).record().get("/search")
 
 
-@pytest.mark.parametrize(("status", "body"), [(200, b"<html>"), (502, b"Bad gateway"), (404, b"[]"), (500, b"{}")])
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        *((200, b"<html>"), (502, b"Bad gateway"), (404, b"[]"), (500, b"{}"), (200, b"[" * 100_000)),
+        (400, json.dumps(error(f"There is no key {KEY}.")).encode()),
+    ],
+)
 async def test_an_answer_that_is_nothing_of_ours_is_a_sentence(status: int, body: bytes) -> None:
     with pytest.raises(Refused, match="is no proxy of this version"):
         await Proxy(status, body=body).record().get("/stats")

@@ -54,6 +54,21 @@ async def test_what_keeps_a_tool_from_it_is_a_sentence_and_an_error() -> None:
     assert await called(a_desk(problem=Refused("there is no request"))) == ("There is no request.", True)
 
 
+@pytest.mark.parametrize("told", [None, 7, [], {}, "x", {"hits": [{}]}, {"accounts": [1], "windows": [{}]}])
+async def test_an_answer_of_another_shape_is_a_sentence_and_an_error(told: object) -> None:
+    class Other:
+        async def get(self, path: str, **query: str) -> Any:
+            return told
+
+    for tool in ("search_conversations", "show_conversation", "usage", "limits"):
+        given = {"search_conversations": {"text": "x"}, "show_conversation": {"id": "req_1"}}.get(tool)
+        result = await Desk(Other()).call_tool(None, types.CallToolRequestParams(name=tool, arguments=given))
+
+        [part] = result.content
+        assert isinstance(part, types.TextContent)
+        assert (result.is_error, "is no proxy of this version" in part.text) == (True, True)
+
+
 async def test_a_tool_that_there_is_not_is_an_error_of_the_protocol() -> None:
     with pytest.raises(MCPError, match="There is no such tool: there are read"):
         await called(a_desk(), "write")
