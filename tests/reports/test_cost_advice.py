@@ -8,7 +8,7 @@ import pytest
 
 from ccflare_core.accounts.account import Kind as AccountKind
 from ccflare_core.anthropic.pricing import PriceList
-from ccflare_core.anthropic.usage import Usage
+from ccflare_core.anthropic.usage import COUNT_LIMIT, Usage
 from ccflare_core.config.location import Location
 from ccflare_core.reports.advice import Advice, Kind
 from ccflare_core.reports.cost_advice import BULK, SHORT, cost_advice
@@ -43,6 +43,19 @@ class TestMovedSessions:
         with past.together():
             for at, account in ((NOON - 90, "max-1"), (NOON - 60, "max-2")):
                 past.exchange(at, account, **used)
+
+    @pytest.mark.parametrize("is_added_up", [False, True])
+    def test_takes_the_largest_counts_that_are_recorded(self, either: History, is_added_up: bool) -> None:
+        largest = COUNT_LIMIT - 1
+        for session in ("one", "two"):
+            self.moved(either, session, largest, cache_creation_1h_input_tokens=largest)
+        if is_added_up:
+            either.add_up()
+
+        (advice,) = found(either)
+
+        assert advice.tokens == 2 * largest
+        assert advice.usd == pytest.approx(2e-6 * largest * (10 - 0.5))
 
     @pytest.mark.parametrize("is_added_up", [False, True])
     def test_tells_what_was_written_again_and_where(self, past: History, is_added_up: bool) -> None:

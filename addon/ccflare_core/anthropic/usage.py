@@ -17,7 +17,7 @@ from ccflare_core.anthropic import ids
 from ccflare_core.anthropic.ids import IDS_LIMIT, Id
 from ccflare_core.http.failure_words import known
 
-COUNT_LIMIT = 10**12
+COUNT_LIMIT = 10**9
 TEXT_LIMIT = 100
 MODEL_LIMIT = 200
 ITERATION_LIMIT = 1000
