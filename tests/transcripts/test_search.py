@@ -157,3 +157,16 @@ def test_a_long_session_is_read_once_not_once_a_turn(store: Store) -> None:
     assert [hit.kind for hit in found] == ["tool_use"]
     # 1 GB in 60 s on two cores, with room for a slow machine.
     assert took < 4 * wire / 1e9 * 60 + 2
+
+
+def test_a_search_can_be_ended_while_it_reads_what_may_have_it(store: Store) -> None:
+    for number in range(1, 4):
+        say(store, number, ("user", f"{number} needle {LONG}"), said="Here is a needle.", session=f"s-{number}")
+    told: list[int] = []
+    looking = Search(store.transcripts, lambda _: (0.0, None), told.append)
+
+    assert looking.run(Query("needle"), limit=50, role="system") == []
+
+    read = told[told.index(max(told)) + 1 :]
+    assert len(read) >= 6
+    assert {*read} == {max(told)}

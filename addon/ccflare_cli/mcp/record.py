@@ -42,7 +42,9 @@ class Record:
 
     async def get(self, path: str, **query: str) -> Any:
         """What the API tells. Raises Refused, with what to do about it."""
-        response = await self._asked(f"{self._place}{API}{path}" + (f"?{urlencode(query, errors='replace')}" if query else ""))
+        response = await self._asked(
+            f"{self._place}{API}{path}" + (f"?{urlencode(query, errors='replace')}" if query else "")
+        )
         told = _read(response.body)
         if response.status == http.HTTPStatus.OK:
             return told

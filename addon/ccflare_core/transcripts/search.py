@@ -84,7 +84,10 @@ class Source(Protocol):
 
 
 class Search:
-    """Finds hits, the latest first. `moment` gives a request's time (epoch seconds) and session."""
+    """Finds hits, the latest first. `moment` gives a request's time (epoch seconds) and session.
+
+    `progress` is called with how much is looked through, again and again until the end: it may raise to end it.
+    """
 
     def __init__(
         self,
@@ -152,6 +155,7 @@ class Search:
     ) -> Iterator[Hit]:
         turns_of: dict[str, tuple[Turn, ...]] = {}
         for number, content in reversed(blocks):
+            self._progress(self._done)
             # Sessions share blocks.
             having = [each for each in self._source.requests_of(number) if ids is None or each in ids]
             first = next((each for each in having if session in (None, self._moment(each)[1])), None)
@@ -164,6 +168,7 @@ class Search:
 
     def _in_wholes(self, query: Query, wholes: list[tuple[str, str]]) -> Iterator[Hit]:
         for request_id, part in wholes:
+            self._progress(self._done)
             yield from self._hits(query, request_id, self._turns(request_id, part))
 
     def _turns(self, request_id: str, part: str) -> tuple[Turn, ...]:

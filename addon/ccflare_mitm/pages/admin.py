@@ -1,5 +1,6 @@
 """What all pages ask, and the oldest of them: health, the accounts as they stand, pause, resume, revoke."""
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -74,6 +75,8 @@ class Admin:
         self.exchanges = exchanges
         self.read = read
         """Runs a function on the database, in a thread."""
+        self.searching = asyncio.Lock()
+        """Held while a search reads: several at once would leave no thread for anybody else."""
         self.logins = logins
         self.monitor = monitor
         self.events = events

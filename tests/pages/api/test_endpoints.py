@@ -1,8 +1,9 @@
 """The API: its answers are those of the scripts, hold what the document says, and refuse what that does not allow."""
 
+import asyncio
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -243,6 +244,38 @@ def test_a_search_ends_when_nobody_waits_for_it_any_more() -> None:
     look(1, 10)
     with pytest.raises(StoreError, match="takes too long"):
         look(2, 10)
+
+
+async def test_searches_come_one_after_another_and_their_time_counts_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, most, timed = 0, 0, 0
+
+    def in_time() -> Callable[[int, int], None]:
+        nonlocal timed
+        timed += 1
+        return lambda done, total: None
+
+    monkeypatch.setattr(conversations, "_in_time", in_time)
+
+    async def read(function: Callable[[Store], Any]) -> Any:
+        nonlocal reading, most
+        reading += 1
+        most = max(most, reading)
+        await asyncio.sleep(0.01)
+        reading -= 1
+        return function(past.store)
+
+    with a_past(tmp_path / "ccflare.db") as past:
+        admin = an_admin(Bench(""), Actions(), read=read)
+        house = House(past, PageServer(admin, SecondFactor(lambda: 0.0, forget), None), Actions())
+        async with admin.searching:
+            late = asyncio.ensure_future(house.answer("/search", text="needle"))
+            await asyncio.sleep(0.01)
+            assert (late.done(), most, timed) == (False, 0, 1)
+        answers = await asyncio.gather(late, *(house.answer("/search", text="needle") for _ in range(3)))
+
+    assert ([answer.status for answer in answers], most) == ([200] * 4, 1)
 
 
 @pytest.mark.parametrize("part", ["", "/conversation"])

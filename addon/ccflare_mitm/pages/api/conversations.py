@@ -61,7 +61,9 @@ async def search(call: Call) -> Content:
     asked, query = call.asked, Query(call.asked["text"])
     await call.admin.note_reading(call.visit, asked["session"] or "", "search")
     look = partial(search_record, limit=asked["limit"], session=asked["session"], role=asked["role"])
-    hits, threads = await call.read(lambda store: _with_threads(store, look(store, query, _in_time())))
+    in_time = _in_time()  # from now on: it may wait for another search, and for the thread
+    async with call.admin.searching:
+        hits, threads = await call.read(lambda store: _with_threads(store, look(store, query, in_time)))
     return {"hits": [record(hit, _hit_fields(threads)) for hit in hits]}
 
 
