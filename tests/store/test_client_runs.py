@@ -49,6 +49,16 @@ def test_a_run_comes_back_as_it_was_begun(store: Store) -> None:
     assert not store.clients.ring().has_keys
 
 
+def test_a_secret_in_a_runs_tags_is_written_down_nowhere(store: Store) -> None:
+    secret = f"sk-ant-api03-{'Planted0' * 5}"
+
+    store.client_runs.begin(replace(RUN, tags=("a=b", f"key={secret}")))
+
+    (run,) = store.client_runs.active()
+    assert run.tags == ("a=b", "key=[redacted:anthropic-key]")
+    assert secret not in str(store.query("SELECT * FROM audit_log", ()))
+
+
 def test_a_run_is_over_when_it_has_ended_and_that_is_audited(store: Store) -> None:
     store.client_runs.begin(RUN)
 

@@ -14,9 +14,11 @@ from peewee import fn
 
 from ccflare_core.clients.client_runs import LONGEST_SECONDS, OVER_SECONDS, ClientRun
 from ccflare_core.clients.keys import PREFIX, SECRET_BYTES
+from ccflare_core.clients.tags import split
 from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import ClientRunRow, RequestRow
 from ccflare_core.errors import StoreError, VaultError
+from ccflare_core.secrets.redact import label
 from ccflare_core.secrets.vault import Vault
 from ccflare_core.store.context import StoreContext
 from ccflare_core.text import to_ms
@@ -113,9 +115,14 @@ def secret_of(vault: Vault, run: ClientRun, key_id: str) -> str:
 
 def _told(run: ClientRun) -> dict[str, object]:
     """What the audit log is told of a run."""
-    told = {"client": run.key_id, "account": run.account, "project": run.project, "tags": list(run.tags)}
+    told = {"client": run.key_id, "account": run.account, "project": run.project, "tags": _tags(run)}
     told["dollars"] = None if run.dollars is None else str(run.dollars)
     return {name: value for name, value in told.items() if value} | {"temporary_key": run.is_keyed}
+
+
+def _tags(run: ClientRun) -> list[str]:
+    """Its tags as they are written down: without secrets."""
+    return [f"{name}={label(value)}" for name, value in map(split, run.tags)]
 
 
 def _columns(run: ClientRun, data_key: str | None) -> dict[str, Any]:
@@ -128,7 +135,7 @@ def _columns(run: ClientRun, data_key: str | None) -> dict[str, Any]:
         "account_id": run.account_id,
         "account_name": run.account,
         "project": run.project,
-        "tags": json.dumps(run.tags),
+        "tags": json.dumps(_tags(run)),
         "micro_dollars": None if run.dollars is None else int(run.dollars * _MICRO),
     }
 
