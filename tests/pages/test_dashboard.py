@@ -12,10 +12,12 @@ from ccflare_core.accounts.account import Account, Kind
 from ccflare_core.anthropic.answers import Answer
 from ccflare_core.clients.authentication import OWNER, Identity
 from ccflare_core.clients.totp import SecondFactor
+from ccflare_core.reports.queries import Wanted
 from ccflare_core.store.store import Store
 from ccflare_mitm.pages.html import own_path
 from ccflare_mitm.pages.overview import card
 from ccflare_mitm.pages.readers import Readers
+from ccflare_mitm.pages.requests import _wanted
 from ccflare_mitm.pages.server import PageServer
 from ccflare_mitm.pages.table import find_page
 from ccflare_mitm.pages.visit import Visit
@@ -231,3 +233,9 @@ def test_nobody_is_sent_elsewhere(path: str) -> None:
 
 def test_one_goes_on_to_where_one_was_going() -> None:
     assert own_path("/ccflare/requests?since=7d") == "/ccflare/requests?since=7d"
+
+
+def test_filters_are_what_the_record_can_hold() -> None:
+    visit = Visit(Identity(None), "127.0.0.1", "/ccflare/requests", query="tag=who%3Du%CC%88&model=a%00b")
+
+    assert _wanted(visit) == Wanted(tag="who=ü", model="a\\0b")

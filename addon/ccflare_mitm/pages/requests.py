@@ -6,11 +6,12 @@ from urllib.parse import urlencode
 from ccflare_core.anthropic.answers import Answer
 from ccflare_core.clients.keys import Permission
 from ccflare_core.clients.tags import FORM, valid_tag
+from ccflare_core.exchange.records import storable
 from ccflare_core.exchange.steps import Outcome
 from ccflare_core.exchange.summary import tokens_in_words
 from ccflare_core.reports.figures import count
 from ccflare_core.reports.queries import OPEN, Exchange, Position, Wanted
-from ccflare_core.text import to_ms
+from ccflare_core.text import composed, to_ms
 from ccflare_core.transcripts.passages import Section, sections_of, whole_of, within
 from ccflare_core.transcripts.recorded import Recorded, facts_of, read_recorded
 from ccflare_mitm.pages.admin import Admin
@@ -55,9 +56,10 @@ async def show_list(admin: Admin, visit: Visit) -> Answer:
 
 
 def _wanted(visit: Visit) -> Wanted:
-    given = {name: visit.asked(name).strip() or None for name in Wanted._fields}
+    given = {name: str(storable(visit.asked(name).strip())) or None for name in Wanted._fields}
     if any(value and len(value) > _LONGEST for value in given.values()):
         raise BadQuery(f"A filter has at most {_LONGEST} characters.")
+    given["tag"] = given["tag"] and composed(given["tag"])
     if given["tag"] and not valid_tag(given["tag"]):
         raise BadQuery(f"tag is {FORM}.")
     if given["outcome"] not in (None, *OUTCOMES):

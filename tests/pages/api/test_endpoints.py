@@ -151,6 +151,7 @@ async def test_requests_are_those_of_the_script(house: House) -> None:
         ({"client": "laptop"}, 1),
         ({"project": "ccflare"}, 1),
         ({"tag": "ticket=ü 12"}, 1),
+        ({"tag": "ticket=u\u0308 12"}, 1),
         ({"tag": "ticket=12"}, 0),
         ({"model": "claude-opus-4-8"}, 3),
         ({"outcome": "open"}, 1),

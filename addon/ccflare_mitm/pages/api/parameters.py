@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 from ccflare_core.exchange.records import storable
 from ccflare_core.reports.queries import Position
 from ccflare_core.reports.vocabulary import Schema
+from ccflare_core.text import composed
 from ccflare_mitm.pages.visit import BadQuery
 
 TEXT_LENGTH: Final = 200
@@ -91,8 +92,13 @@ def text(name: str, about: str, *, is_required: bool = False) -> Parameter:
 
 
 def tag(name: str, about: str) -> Parameter:
-    """A tag, as it stands in the record."""
-    return Parameter(name, about, {"type": "string", "maxLength": TEXT_LENGTH, "pattern": _TAG}, storable)
+    """A tag, as it stands in the record, however its letters are composed."""
+    return Parameter(
+        name,
+        about,
+        {"type": "string", "maxLength": TEXT_LENGTH, "pattern": _TAG},
+        lambda text: composed(str(storable(text))),
+    )
 
 
 def choice(name: str, about: str, choices: Iterable[str], default: str | None = None) -> Parameter:
