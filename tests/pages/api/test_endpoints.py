@@ -22,9 +22,10 @@ from ccflare_core.clients.keys import ClientKey
 from ccflare_core.clients.totp import SecondFactor
 from ccflare_core.errors import StoreError
 from ccflare_core.exchange.records import Payload
+from ccflare_core.reports.session_state import SessionState
 from ccflare_core.reports.traffic import By, Period
 from ccflare_core.store.store import Store
-from ccflare_mitm.pages.api import conversations
+from ccflare_mitm.pages.api import conversations, endpoints
 from ccflare_mitm.pages.api.document import DOCUMENT
 from ccflare_mitm.pages.api.endpoint import PREFIX, READ_SECONDS
 from ccflare_mitm.pages.api.endpoints import ENDPOINTS, _latest
@@ -311,6 +312,17 @@ async def test_a_session_is_told_to_the_key_that_has_made_it(house: House, sessi
     identity = Identity(Principal(client, client.role.permissions), key=client)
 
     assert (await house.answer_to(identity, f"/session/{session}")).status == status
+
+
+async def test_a_client_hears_of_no_account_that_needs_somebody(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = SessionState("max-2", {}, 1, 2, None, 0, ("max-1 needs login",))
+    monkeypatch.setattr(endpoints, "read_session", lambda *_: state)
+    client = ClientKey("LAPTOP", "laptop")
+    identity = Identity(Principal(client, client.role.permissions), key=client)
+
+    told = [json.loads((await house.answer_to(who, "/session/mine")).body) for who in (Identity(LOCAL), identity)]
+
+    assert [each["alerts"] for each in told] == [["max-1 needs login"], []]
 
 
 @pytest.mark.parametrize("session", ["s%202%2F%C3%A4", "%00", "..", "a" * 101])

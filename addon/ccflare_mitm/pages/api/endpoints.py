@@ -104,7 +104,7 @@ async def sessions(call: Call) -> Content:
 
 
 async def session(call: Call) -> Content:
-    """How a session stands. A client that may not see all figures is told of its own sessions alone."""
+    """How a session stands. A client that may not see all figures is told of its own sessions, and of no alerts."""
     id_, now, identity = call.visit.name, call.visit.at, call.visit.identity
     if not re.fullmatch(ID, id_):
         raise NotFound("This is no id of a session.")
@@ -116,7 +116,7 @@ async def session(call: Call) -> Content:
 
     if (state := await call.read(look)) is None:
         raise NotFound("This client key has made no session with this id.")
-    return as_record(id_, state)
+    return as_record(id_, state if key is None else state._replace(alerts=()))
 
 
 def _place(group: Traffic) -> Position:
@@ -263,7 +263,7 @@ ENDPOINTS: Final = (
         "/session/{name}",
         Permission.SESSION_VIEW,
         "How one session stands, as `ccflare statusline` tells it: to a client key without `dashboard.view` only if "
-        "it has made all of its requests.",
+        "it has made all of its requests, and without alerts.",
         object_of(vocabulary.SESSION_STATE, vocabulary.SESSION_STATE),
         session,
     ),
