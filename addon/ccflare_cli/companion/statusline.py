@@ -36,8 +36,10 @@ class Options(NamedTuple):
     plain: bool = False
 
 
-def main(argv: Sequence[str] | None = None, stdin: TextIO | None = sys.stdin, stdout: TextIO = sys.stdout) -> int:
-    """Print the line. 0 in any case."""
+def main(
+    argv: Sequence[str] | None = None, stdin: TextIO | None = sys.stdin, stdout: TextIO | None = sys.stdout
+) -> int:
+    """Print the line. 0 in any case, also where there is nothing to read from or to print to (None)."""
     words = sys.argv[1:] if argv is None else argv
     options = _read(words)
     if options is None:
@@ -49,8 +51,19 @@ def main(argv: Sequence[str] | None = None, stdin: TextIO | None = sys.stdin, st
         text = "ccflare statusline: these options do not belong here, see --help"
     else:
         text = _line(options, stdin, os.environ, time.time())  # noqa: TID251
-    stdout.write(f"{text}\n".encode(stdout.encoding or "utf-8", "replace").decode(stdout.encoding or "utf-8"))
+    if stdout is not None:
+        _print(text, stdout)
     return 0
+
+
+def _print(text: str, stdout: TextIO) -> None:
+    encoding = stdout.encoding or "utf-8"
+    try:
+        stdout.write(f"{text}\n".encode(encoding, "replace").decode(encoding))
+        stdout.flush()
+    except OSError:
+        # Nobody reads it. What is left of it goes nowhere: Python would try again at the end, and exit with 120.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
 
 
 def _read(words: Sequence[str]) -> Options | None:

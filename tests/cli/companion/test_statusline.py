@@ -120,6 +120,24 @@ def test_line_is_printed_where_characters_are_missing(database: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "max-1 ? $0.50\n")
 
 
+@pytest.mark.parametrize("stream", ["0<&-", "1>&-", "1>/dev/full", "| true"])
+def test_line_that_has_no_stream_ends_with_0_all_the_same(database: Path, stream: str) -> None:
+    shell = f'"$@" {stream}; exit "${{PIPESTATUS[0]}}"'
+    words = [sys.executable, "-c", _TELLING, "--database", str(database), "--plain"]
+
+    done = subprocess.run(
+        ["bash", "-c", shell, "bash", *words],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONPATH": str(ROOT / "addon")},
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, "Error" in done.stderr) == (0, False)
+
+
 def test_help_names_what_a_template_can_have(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
