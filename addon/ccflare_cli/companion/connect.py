@@ -218,5 +218,5 @@ class _Work:
 
 def _shown(line: str) -> str:
     """A line without a secret, which our placeholder is not."""
-    is_placeholder = line.strip("+- ,") == f'"ANTHROPIC_AUTH_TOKEN": "{PLACEHOLDER}"'
-    return line if is_placeholder else redact.text(line)
+    placeholder = f'"ANTHROPIC_AUTH_TOKEN": "{PLACEHOLDER}"'
+    return placeholder.join(map(redact.text, line.split(placeholder)))

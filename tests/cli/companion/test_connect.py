@@ -257,6 +257,15 @@ def test_secrets_beside_ours_are_not_shown(settings: Path, run: Run) -> None:
     assert "ghp_PLANTED" not in desk.said
 
 
+def test_the_placeholder_is_shown_also_beside_a_secret_in_one_line(settings: Path, run: Run) -> None:
+    settings.write_text('{"env": {"OTHER_API_KEY": "sk-ant-api03-mine"}}')
+
+    desk = run("claude-code")
+
+    assert '"ANTHROPIC_AUTH_TOKEN": "unused"' in desk.said
+    assert "sk-ant-api03-mine" not in desk.said
+
+
 def test_a_link_stays_one(home: Path, settings: Path, run: Run) -> None:
     kept = home / "dotfiles.json"
     settings.rename(kept)
