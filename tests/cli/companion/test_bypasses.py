@@ -47,7 +47,7 @@ def test_doctor_looks_at_clients_that_were_connected(tmp_path: Path, monkeypatch
     managed = home / "managed.json"
 
     def found(**shell: str) -> list[tuple[Level, str]]:
-        return [(each.level, each.found) for each in clients(settings, shell, PLACE, managed)]
+        return [(each.level, each.found) for each in clients(settings, shell, PLACE, managed, home)]
 
     assert found() == [(Level.OK, "no client is connected by its settings")]
     words = ["claude-code", "--yes", "--address", "127.0.0.1:9090", "--database", str(home / "ccflare.db")]
@@ -61,3 +61,37 @@ def test_doctor_looks_at_clients_that_were_connected(tmp_path: Path, monkeypatch
     managed.write_text("{oops")
     (home / ".claude" / "settings.json").write_text("{oops")
     assert "cannot be read" in found()[0][1]
+
+
+@pytest.mark.parametrize(
+    ("project", "told"),
+    [
+        (OURS | {"ANTHROPIC_BASE_URL": "", "CLAUDE_CODE_USE_VERTEX": "0", "EDITOR": "vi"}, ""),
+        ({"HTTPS_PROXY": "http://other.example"}, "HTTPS_PROXY"),
+        ({"ANTHROPIC_BASE_URL": "https://x", "NO_PROXY": "*"}, "ANTHROPIC_BASE_URL, NO_PROXY"),
+        ({"CLAUDE_CODE_USE_BEDROCK": "1"}, "CLAUDE_CODE_USE_BEDROCK"),
+    ],
+)
+def test_a_project_that_leads_elsewhere_is_told(project: dict[str, str], told: str) -> None:
+    found = list(reasons(OURS, {}, {}, PLACE, project))
+
+    assert found == ([f"the settings of the project in this folder have {told}"] if told else [])
+
+
+@pytest.mark.parametrize("name", ["settings.json", "settings.local.json"])
+def test_doctor_looks_at_the_project_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    home = make_home(tmp_path, monkeypatch)
+    settings = Settings.build({"ccflare_database": str(home / "ccflare.db")}, {})
+    words = ["claude-code", "--yes", "--address", PLACE, "--database", str(home / "ccflare.db")]
+    assert connect.main(words, Desk().console()) == 0
+    project = home / "site"
+    (project / ".claude").mkdir(parents=True)
+    (project / ".claude" / name).write_text('{"env": {"ANTHROPIC_BASE_URL": "https://x"}}')
+
+    def found(folder: Path) -> list[str]:
+        return [each.found for each in clients(settings, {}, PLACE, home / "no-managed.json", folder)]
+
+    assert found(home) == ["Claude Code goes through the proxy"]
+    assert found(project) == [
+        "Claude Code goes past the proxy: the settings of the project in this folder have ANTHROPIC_BASE_URL"
+    ]
