@@ -14,7 +14,7 @@ from ccflare_core.clients.keys import PREFIX as KEY_PREFIX
 
 API_HOST = "api.anthropic.com"
 PLACEHOLDER = "unused"
-"""A client without a credential does not start. This one never goes upstream."""
+"""A client without a credential does not start. It is no secret: what no account answers goes on with it."""
 
 CREDENTIALS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
 LEADING_ELSEWHERE = ("ANTHROPIC_BASE_URL", "HTTP_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
