@@ -74,7 +74,7 @@ def _read(words: Sequence[str]) -> Options | None:
         if name == "--plain" and not has_value:
             options = options._replace(plain=True)
             continue
-        if name not in ("--database", "--template") or not (has_value or left):
+        if name not in ("--database", "--format") or not (has_value or left):
             return None
         value = value if has_value else left.pop(0)
         options = options._replace(database=value) if name == "--database" else options._replace(template=value)
@@ -92,7 +92,7 @@ def _parser() -> "argparse.ArgumentParser":
     )
     parser.add_argument("--database", metavar="PATH", help="the SQLite file to read if no proxy answers")
     parser.add_argument("--plain", action="store_true", help="without colours: for tmux and prompts")
-    parser.add_argument("--template", metavar="TEXT", help="the line itself, such as '{account} {five_hour_percent}'")
+    parser.add_argument("--format", metavar="TEXT", help="the line itself, such as '{account} {five_hour_percent}'")
     return parser
 
 

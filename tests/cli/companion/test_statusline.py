@@ -84,10 +84,10 @@ def test_line_is_printed_whatever_it_is_told(database: Path, stdin: str) -> None
 @pytest.mark.parametrize(
     ("words", "environ", "line"),
     [
-        (["--template", "[{account}] {cost}"], {}, "[max-1] $0.50"),
+        (["--format", "[{account}] {cost}"], {}, "[max-1] $0.50"),
         ([], {"COLUMNS": "8"}, "max-1"),
         ([], {"COLUMNS": "9" * 5000}, "max-1 · $0.50"),
-        (["--plain", "--template={cost}"], {}, "$0.50"),
+        (["--plain", "--format={cost}"], {}, "$0.50"),
         (["--oops"], {}, "ccflare statusline: these options do not belong here, see --help"),
         (["--database", "/nowhere/x.db"], {}, "ccflare: no record of it here"),
     ],
