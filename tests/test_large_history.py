@@ -134,7 +134,7 @@ def test_every_view_goes_by_an_index(store: Store, large: Path, view: str, perio
         assert "requests_moved" in plan
 
 
-@pytest.mark.parametrize("view", sorted({*VIEWS} - {"windows"}))
+@pytest.mark.parametrize("view", sorted({*VIEWS} - {"windows", "advise"}))
 def test_every_view_of_a_tag_goes_by_an_index(store: Store, large: Path, view: str) -> None:
     assert "request_tags_value" in plan_of(store, large, question(view, EVER), "ticket=12")
 

@@ -26,6 +26,7 @@ HARMLESS = {
     ("ccflare_cli.companion.here.Here", "data"): "a folder",
     ("anthropic.answers.Answer", "body"): "an answer of our own",
     ("anthropic.answers.Answer", "headers"): "its headers",
+    ("reports.composition.Prompt", "has_body"): "whether there is one",
     ("secrets.spans.Redacted", "data"): "what is left when the secrets are out",
     ("config.settings.Settings", "pkcs11_token"): "the label of a device",
 }

@@ -20,16 +20,16 @@ from ccflare_core.http.client import Fetcher
 from ccflare_core.program import with_extra
 from ccflare_core.secrets.references import read_secret
 
-_EXAMPLES = f"""\
+_EXAMPLES = """\
 examples:
-  claude mcp add ccflare --env {MCP_KEY}=file:/home/you/.ccflare-key -- ccflare mcp
+  claude mcp add ccflare --env {key}=file:/home/you/.ccflare-key -- ccflare mcp
   scripts/mcp.py --address 127.0.0.1:8081
 
 A client such as Claude Code starts it, and has four tools then: search_conversations,
 show_conversation, usage and limits. All of them only read, by the proxy's API.
 
 It takes the extra `mcp`, and a client key with the permission logs.view (`--role viewer`). The
-variable {MCP_KEY} has the key, or says where it is: file:PATH, cmd:PROGRAM ARGUMENTS. Without
+variable {key} has the key, or says where it is: file:PATH, cmd:PROGRAM ARGUMENTS. Without
 the variable somebody at a terminal is asked for it. Where there are no client keys, figures come
 without one, and conversations do not.
 """
@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
 
 
 def _parser() -> Parser:
-    parser = script_parser("mcp.py", "Answer a model that asks for your record, as an MCP server.", _EXAMPLES)
+    parser = script_parser(
+        "mcp.py", "Answer a model that asks for your record, as an MCP server.", _EXAMPLES.format(key=MCP_KEY)
+    )
     add_address_option(parser)
     return parser
 

@@ -82,6 +82,8 @@ def _mistake(arguments: argparse.Namespace) -> str | None:
         return "compare needs a beginning: before `all` there is nothing"
     if arguments.tag and view == "windows":
         return "--tag picks requests, and windows are the limits of accounts"
+    if arguments.tag and view == "advise":
+        return "--tag picks requests, and advice is about all of them"
     if arguments.plot and view not in TIMES:
         return f"--plot draws {' and '.join(TIMES)}"
     if arguments.session and (view != "advise" or arguments.watch):

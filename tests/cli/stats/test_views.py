@@ -134,6 +134,7 @@ class TestTags:
         [
             (("--tag", "ticket"), "give name=value"),
             (("windows", "--tag", "a=b"), "--tag picks requests"),
+            (("advise", "--tag", "a=b"), "advice is about all of them"),
             (("cache", "--by", "tag"), "see tags"),
         ],
     )
