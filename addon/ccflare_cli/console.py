@@ -177,6 +177,12 @@ def open_made_store(
         yield store
 
 
+def check_made(settings: Settings) -> None:
+    """Raises Refused if nothing can be read yet: there is no database."""
+    if not is_made(settings.database):
+        raise Refused("There is no database yet: start the proxy and send a request first.")
+
+
 def open_sealed(console: Console, settings: Settings) -> AbstractContextManager[Store]:
     """The store with its key, for what is read out of it, once the audit log has an entry of that."""
     frozen = is_frozen(settings.database)

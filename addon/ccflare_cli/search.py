@@ -4,12 +4,11 @@ import argparse
 from collections.abc import Mapping, Sequence
 
 from ccflare_cli.cells import wrapped
-from ccflare_cli.console import OK, Console, Refused, note_reading, open_sealed, read_settings
+from ccflare_cli.console import OK, Console, Refused, check_made, note_reading, open_sealed, read_settings
 from ccflare_cli.ids import find_session
 from ccflare_cli.output import DASH, Column, Table, iso, moment, named, short_id
 from ccflare_cli.parsing import Parser, dispatch, script_parser, tag, whole_number
 from ccflare_cli.progress import progress
-from ccflare_core.db.engine_choice import is_made
 from ccflare_core.reports.tags import ids_of
 from ccflare_core.store.searching import search, threads_of
 from ccflare_core.transcripts.search import ROLES, Hit, Query
@@ -55,8 +54,7 @@ def _run(console: Console, arguments: argparse.Namespace) -> int:
             f"This is no regular expression ({error}); leave out --regex to look for it as it stands."
         ) from None
     settings = read_settings(console, arguments.database)
-    if not is_made(settings.database):
-        raise Refused("There is no database yet: start the proxy and send a request first.")
+    check_made(settings)
     with open_sealed(console, settings) as store:
         session = find_session(store, arguments.session) if arguments.session else None
         note_reading(console, store, session or "", "search")

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from ccflare_cli.console import OK, Console, Refused, note_reading, open_sealed, read_settings
+from ccflare_cli.console import OK, Console, Refused, check_made, note_reading, open_sealed, read_settings
 from ccflare_cli.ids import find_request, find_session
 from ccflare_cli.output import Table
 from ccflare_cli.parsing import Parser, dispatch, script_parser
@@ -14,8 +14,8 @@ from ccflare_cli.stats.within_tables import part_table, subagent_table
 from ccflare_core.anthropic.conversation import decoded
 from ccflare_core.anthropic.routes import MESSAGES
 from ccflare_core.config.settings import Settings
-from ccflare_core.db.engine_choice import is_made
 from ccflare_core.program import typed
+from ccflare_core.reports.tally import marks
 from ccflare_core.store.store import Store
 from ccflare_core.transcripts.fields import Whole, read_whole
 from ccflare_core.transcripts.recorded import facts_of
@@ -65,8 +65,7 @@ def _parser() -> Parser:
 
 def _run(console: Console, arguments: argparse.Namespace) -> int:
     settings = read_settings(console, arguments.database)
-    if not is_made(settings.database):
-        raise Refused("There is no database yet: start the proxy and send a request first.")
+    check_made(settings)
     with open_sealed(console, settings) as store:
         row = _find(store, arguments.request, arguments.session)
         if arguments.curl:
@@ -91,8 +90,7 @@ def _find(store: Store, name: str, session: str | None) -> dict[str, Any]:
 
 def _last(store: Store, session: str | None) -> str:
     """The id of the newest request that somebody asked a model, and that no client made for itself."""
-    marks = ", ".join("?" for _ in _CHORES)
-    condition = f"method = 'POST' AND path = ? AND (request_class IS NULL OR request_class NOT IN ({marks}))"
+    condition = f"method = 'POST' AND path = ? AND (request_class IS NULL OR request_class NOT IN ({marks(_CHORES)}))"
     values: list[object] = [MESSAGES, *_CHORES]
     if session:
         condition += " AND session_id = ?"

@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ccflare_cli.console import OK, Console, Refused, open_sealed, read_settings, reading_stages
+from ccflare_cli.console import OK, Console, Refused, check_made, open_sealed, read_settings, reading_stages
 from ccflare_cli.ids import find_session
 from ccflare_cli.output import some
 from ccflare_cli.parsing import Parser, tag
 from ccflare_cli.periods import WHEN, span
 from ccflare_cli.progress import progress
-from ccflare_core.db.engine_choice import is_made
 from ccflare_core.db.models import RequestRow
 from ccflare_core.files import draft, publish
 from ccflare_core.reports.tags import tags_of
@@ -55,8 +54,7 @@ def add_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 def _export(console: Console, arguments: argparse.Namespace) -> int:
     settings, now = read_settings(console, arguments.database), console.now()
-    if not is_made(settings.database):
-        raise Refused("There is no database yet: start the proxy and send a request first.")
+    check_made(settings)
     since, until = (each and each.period(now).since for each in (arguments.since, arguments.until))
     target: Path | None = arguments.output
     if target is not None and target.exists():

@@ -4,11 +4,10 @@ from functools import partial
 from typing import Any
 
 from ccflare_cli.cells import shortened
-from ccflare_cli.console import Console, Refused, note_reading, open_sealed
+from ccflare_cli.console import Console, Refused, check_made, note_reading, open_sealed
 from ccflare_cli.ids import find_session
 from ccflare_cli.output import Column, Table, bar, count, money, named, percent
 from ccflare_core.config.settings import Settings
-from ccflare_core.db.engine_choice import is_made
 from ccflare_core.program import typed
 from ccflare_core.reports.composition import Composition, PartTokens, composition, prompts_of
 from ccflare_core.text import worded
@@ -19,8 +18,7 @@ _ESTIMATES = "The parts are estimates: their sizes, turned into tokens by what t
 
 def session_tables(console: Console, settings: Settings, name: str) -> list[Table[Any]]:
     """Where the tokens of the session go that is meant. Raises Refused where nothing tells."""
-    if not is_made(settings.database):
-        raise Refused("There is no database yet: start the proxy and send a request first.")
+    check_made(settings)
     with open_sealed(console, settings) as store:
         session = find_session(store, name)
         note_reading(console, store, session, "composition")

@@ -21,7 +21,7 @@ from ccflare_core.clients.client_runs import ClientRun
 from ccflare_core.clients.rate_limits import Moment
 from ccflare_core.clients.request_head import GateState, RequestHead
 from ccflare_core.clients.sessions import Session, identity_of
-from ccflare_core.clients.tags import read_tags, split
+from ccflare_core.clients.tags import NO_TAGS, read_tags, split
 from ccflare_core.http.origins import Origin, is_address, is_loopback
 from ccflare_core.http.rejection import Rejection
 
@@ -76,8 +76,12 @@ def admit(head: RequestHead, state: GateState, now: Moment) -> Decision:
     if check is checks.go_on and (request.leads_elsewhere or not head.is_connect):
         counts.add(Count.KEY)
     decision = Decision(request.caller, request.identity, outcome, frozenset(counts))
-    decision = decision._replace(session=request.session, is_for_page=request.route is Route.CONTROL)
-    decision = decision._replace(run=request.run, tags=tags_of(request))
+    decision = decision._replace(
+        session=request.session,
+        is_for_page=request.route is Route.CONTROL,
+        run=request.run,
+        tags=tags_of(request),
+    )
     if decision.is_identified or not isinstance(outcome, Rejection):
         return decision
     ending = Ending.AT_ONCE if check is checks.share_of_address else Ending.ANSWERED
@@ -118,9 +122,8 @@ def examine(head: RequestHead, state: GateState, now: Moment) -> Request:
         browser.read_fields(head.fields),
         is_vouched=(head.is_tls and head.host == upstream.host) or is_ours_by_name(head, state),
     )
-    request = Request(head, state, now, caller, contradiction, identity, asked, route, session)
-    if not head.is_connect:
-        request = request._replace(tagged=read_tags(head.fields))
+    tagged = NO_TAGS if head.is_connect else read_tags(head.fields)
+    request = Request(head, state, now, caller, contradiction, identity, asked, route, session, tagged=tagged)
     label = run_of(head, identity)
     return request._replace(label=label, run=state.runs.find(label)) if label else request
 

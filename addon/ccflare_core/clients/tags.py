@@ -14,7 +14,8 @@ from ccflare_core.text import composed
 HEADER: Final = b"x-ccflare-tag"
 MOST_TAGS: Final = 4
 LONGEST_VALUE: Final = 64
-_NAME = re.compile(r"[a-z0-9_-]{1,32}", re.ASCII)
+NAME: Final = "[a-z0-9_-]{1,32}"
+"""A pattern."""
 FORM: Final = (
     f"name=value, the name of 1 to 32 of a-z, 0-9, _ and -, the value of 1 to {LONGEST_VALUE} characters that can be "
     "printed"
@@ -33,8 +34,8 @@ NO_TAGS: Final = Tagged()
 
 def valid_tag(text: str) -> bool:
     """Whether that is a tag, see FORM. What steers a terminal or turns the direction of a text cannot be printed."""
-    name, _, value = text.partition("=")
-    return _NAME.fullmatch(name) is not None and 0 < len(value) <= LONGEST_VALUE and value.isprintable()
+    name, value = split(text)
+    return re.fullmatch(NAME, name) is not None and 0 < len(value) <= LONGEST_VALUE and value.isprintable()
 
 
 def split(tag: str) -> tuple[str, str]:

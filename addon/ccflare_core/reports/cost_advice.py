@@ -20,7 +20,7 @@ from ccflare_core.reports.figures import count, money, short_model
 from ccflare_core.reports.measures import SLOT_MS
 from ccflare_core.reports.prompt_cache import cache_uses
 from ccflare_core.reports.queries import Reports
-from ccflare_core.reports.tally import Query
+from ccflare_core.reports.tally import Query, marks
 from ccflare_core.reports.traffic import By, Period, Traffic
 from ccflare_core.text import some
 
@@ -203,19 +203,15 @@ def _version(model: str) -> tuple[int, ...]:
 
 
 def _short_talks(query: Query, groups: Sequence[Traffic], models: Sequence[str], period: Period) -> Iterator[ShortTalk]:
-    bounds, marks = period.bounds_ms(), _marks(models)
+    bounds, those = period.bounds_ms(), marks(models)
     if any(group.keys[0] is None for group in groups):
-        yield from map(_talk, query(_ALONE.format(marks=marks), (*bounds, *models)))
+        yield from map(_talk, query(_ALONE.format(marks=those), (*bounds, *models)))
     # On the average, what is looked for is short: nearly all sessions are told apart by their sums.
     short = [group for group in groups if group.keys[0] and group.output_tokens <= SHORT * group.requests]
     short.sort(key=lambda group: -group.cost_usd)
     for some_sessions in batched(dict.fromkeys(group.keys[0] for group in short[:MOST_SESSIONS]), _AT_ONCE):
-        sql = _CONVERSATIONS.format(marks=marks, sessions=_marks(some_sessions))
+        sql = _CONVERSATIONS.format(marks=those, sessions=marks(some_sessions))
         yield from map(_talk, query(sql, (*bounds, *models, *some_sessions)))
-
-
-def _marks(values: Sequence[object]) -> str:
-    return ", ".join("?" for _ in values)
 
 
 def _talk(row: Sequence[Any]) -> ShortTalk:

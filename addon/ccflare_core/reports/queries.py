@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from ccflare_core.exchange.final_row import total_of
 from ccflare_core.reports.measures import IS_INFERENCE
 from ccflare_core.reports.tags import is_tagged, tags_of
-from ccflare_core.reports.tally import ALL, TAG, Figures, Groups, Key, Query, Split, Tally, new_groups
+from ccflare_core.reports.tally import ALL, TAG, Figures, Groups, Key, Query, Split, Tally, marks, new_groups
 from ccflare_core.reports.traffic import (
     NOT_MEASURED,
     By,
@@ -23,7 +23,7 @@ from ccflare_core.reports.traffic import (
     spread,
     stretches,
 )
-from ccflare_core.text import to_seconds
+from ccflare_core.text import to_ms, to_seconds
 
 _IN_PERIOD = "timestamp >= ? AND timestamp < ?"
 _WELL = ("ok", "client_abort")
@@ -103,6 +103,11 @@ class Exchange(NamedTuple):
     agent: str | None
     tags: Mapping[str, str] = {}
     """The values of its tags by their names."""
+
+    @property
+    def place(self) -> "Position":
+        """Its place in the order of requests."""
+        return Position(to_ms(self.at), self.id)
 
     @property
     def prompt_tokens(self) -> int | None:
@@ -281,7 +286,7 @@ class Reports:
             conditions.append("(timestamp < ? OR (timestamp = ? AND id < ?))")
             values += [before.at_ms, *before]
         if among is not None:
-            conditions.append(f"id IN ({', '.join('?' * len(among))})")
+            conditions.append(f"id IN ({marks(among)})")
             values += among
         where = " AND ".join(conditions)
         return self._exchanges(f"{where} ORDER BY timestamp DESC, id DESC LIMIT ?", (*values, limit))

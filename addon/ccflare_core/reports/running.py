@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
+from operator import attrgetter
 from typing import Final
 
 from ccflare_core.exchange.final_row import final_columns, recorded_tags
@@ -63,7 +64,7 @@ def listed(
         return rows
     rows += reports.exchanges(period, limit, others=others, wanted=_OPEN, before=before, among=open_ids)
     each = {row.id: row for row in rows}.values()
-    return sorted(each, key=lambda row: Position(to_ms(row.at), row.id), reverse=True)[:limit]
+    return sorted(each, key=attrgetter("place"), reverse=True)[:limit]
 
 
 def running(story: Story, now: float) -> Exchange:

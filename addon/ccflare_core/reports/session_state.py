@@ -3,15 +3,15 @@
 Little is imported for it, since the status line is printed every few seconds.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ccflare_core.text import iso
 
-type Query = Callable[[str, Sequence[object]], Iterable[Sequence[Any]]]
-"""The rows of one SELECT, with `?` for each parameter."""
+if TYPE_CHECKING:
+    from ccflare_core.reports.tally import Query
 
 _WINDOWS = ("5h", "7d")
 _MOST = 10**9
@@ -49,7 +49,7 @@ class SessionState(NamedTuple):
     alerts: tuple[str, ...]
 
 
-def read_session(query: Query, session: str | None, now: float) -> SessionState:
+def read_session(query: "Query", session: str | None, now: float) -> SessionState:
     """What is recorded of the session by `now` (epoch seconds); without one that is known, of the accounts alone."""
     accounts = [*query(_ACCOUNTS, (now * 1000,))]
     served = [*query(_SERVED, (session,))] if session else []
@@ -70,7 +70,7 @@ def read_session(query: Query, session: str | None, now: float) -> SessionState:
     )
 
 
-def _limit(query: Query, account: str, name: str, now: float) -> Limit | None:
+def _limit(query: "Query", account: str, name: str, now: float) -> Limit | None:
     """The last reading; a window that has ended since is empty."""
     found = next(iter(query(_READING, (account, name))), None)
     if found is None or found[0] is None:
@@ -80,7 +80,7 @@ def _limit(query: Query, account: str, name: str, now: float) -> Limit | None:
     return Limit(0.0, None) if is_over else Limit(found[0], resets_at)
 
 
-def is_made_by(query: Query, session: str, client_id: str) -> bool:
+def is_made_by(query: "Query", session: str, client_id: str) -> bool:
     """Whether this client key made the session's requests, and no other and nobody else any of them."""
     return [row[0] for row in query(_MAKERS, (session,))] == [client_id]
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ccflare_core.clients.tags import split
-from ccflare_core.reports.tally import Condition, Query
+from ccflare_core.reports.tally import Condition, Query, marks
 
 _TOGETHER: Final = 500
 
@@ -28,7 +28,7 @@ def tags_of(query: Query, ids: Sequence[str]) -> dict[str, dict[str, str]]:
     found: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for at in range(0, len(ids), _TOGETHER):
         some = ids[at : at + _TOGETHER]
-        places = ", ".join("?" * len(some))
+        places = marks(some)
         sql = f"SELECT request_id, name, value FROM request_tags WHERE request_id IN ({places}) ORDER BY name"  # noqa: S608
         for id_, name, value in query(sql, some):
             found[id_][name] = value

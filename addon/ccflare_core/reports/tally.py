@@ -6,7 +6,7 @@ of which it says nothing, or nothing true any more. Those, and what of the perio
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -27,6 +27,11 @@ Query = Callable[[str, Sequence[object]], Iterable[Sequence[Any]]]
 """Runs one SELECT, with `?` for each parameter, and gives its rows."""
 
 Key = tuple[Any, ...]
+
+
+def marks(values: Sized) -> str:
+    """A `?` for each of the values, for a list in a SELECT."""
+    return ", ".join("?" * len(values))
 
 
 class Condition(NamedTuple):

@@ -19,6 +19,12 @@ class Link(NamedTuple):
     session: str | None
 
 
+def parts_before(query: Query, request_id: str) -> list[Link]:
+    """The recorded requests that this one goes on from, the first one first."""
+    sql = "SELECT previous_message_id FROM requests WHERE id = ?"
+    return earlier_parts(query, next((row[0] for row in query(sql, (request_id,))), None))
+
+
 def earlier_parts(query: Query, previous: str | None) -> list[Link]:
     """The recorded requests before the one that goes on from this message, the first one first."""
     found: list[Link] = []

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Container, Iterable
 from functools import lru_cache
 
-from ccflare_core.reports.threads import earlier_parts
+from ccflare_core.reports.threads import parts_before
 from ccflare_core.store.store import Store
 from ccflare_core.transcripts.search import Hit, Query, Search
 
@@ -32,8 +32,7 @@ def threads_of(store: Store, hits: Iterable[Hit]) -> dict[str, str]:
     """The first request of the message thread, for each request with a hit that is a later part of one."""
     found: dict[str, str] = {}
     for request_id in {hit.request_id for hit in hits}:
-        rows = store.query("SELECT previous_message_id FROM requests WHERE id = ?", (request_id,))
-        if earlier := earlier_parts(store.query, rows[0][0] if rows else None):
+        if earlier := parts_before(store.query, request_id):
             found[request_id] = earlier[0].request_id
     return found
 

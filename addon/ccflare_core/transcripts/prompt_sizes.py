@@ -5,17 +5,15 @@ from collections import Counter
 from ccflare_core.anthropic.conversation import decoded, read_answer
 from ccflare_core.anthropic.prompt_parts import Sizes, sizes_of, sizes_of_answer
 from ccflare_core.reports.tally import Query
-from ccflare_core.reports.threads import earlier_parts
+from ccflare_core.reports.threads import parts_before
 from ccflare_core.transcripts.recorded import PARTS, Bodies
 
 
 def prompt_sizes(query: Query, body: Bodies, request_id: str) -> Sizes | None:
     """See prompt_parts.py. None unless all of the prompt is there, with the answers that are a part of it."""
-    sql = "SELECT previous_message_id FROM requests WHERE id = ?"
-    previous = next((row[0] for row in query(sql, (request_id,))), None)
     found: Sizes = Counter()
     names: dict[str, str] = {}
-    for link in earlier_parts(query, previous):
+    for link in parts_before(query, request_id):
         asked, said = (body(link.request_id, part) for part in PARTS)
         if asked is None or asked.truncated or said is None:
             return None

@@ -4,7 +4,7 @@ mitmweb's list and its search box know of a flow what its address, its headers a
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -173,5 +173,10 @@ def _to_search_by(story: Story) -> str:
         "request": story.id,
         "replay": story.opening.replay_of,
     }
-    tags = [f"tag={name}={value}" for name, value in recorded_tags(story).items()]
-    return " ".join([*(f"{name}={value}" for name, value in known.items() if value), *tags])
+    return searchable(known, recorded_tags(story))
+
+
+def searchable(known: Mapping[str, object], tags: Mapping[str, str]) -> str:
+    """What mitmweb's search box is to find: each that is known by its name, and the tags."""
+    told = [f"{name}={value}" for name, value in known.items() if value]
+    return " ".join([*told, *(f"tag={name}={value}" for name, value in tags.items())])

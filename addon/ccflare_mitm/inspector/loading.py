@@ -12,10 +12,11 @@ from mitmproxy.connection import Client, Server
 from ccflare_core.config.settings import Settings
 from ccflare_core.errors import StoreError
 from ccflare_core.reports.tags import tags_of
+from ccflare_core.reports.tally import marks
 from ccflare_core.store.store import Store
 from ccflare_core.text import local_time, to_ms
 from ccflare_core.transcripts.visible import visible
-from ccflare_mitm.inspector.comment import ASKS, MOVED, WRONG, short, short_money
+from ccflare_mitm.inspector.comment import ASKS, MOVED, WRONG, searchable, short, short_money
 
 MOST: Final = 200
 """Requests that are loaded at once, the newest ones."""
@@ -60,7 +61,7 @@ def read(store: Store, since: float, most: int) -> list[Recorded]:
     """What was recorded since then (epoch seconds), the oldest first, and no more of it than the newest `most`."""
     rows = [dict(zip(_COLUMNS, row, strict=True)) for row in store.query(_ROWS, (to_ms(since), most))][::-1]
     ids = [row["id"] for row in rows]
-    places = ", ".join("?" * len(ids))
+    places = marks(ids)
     attempts, bodies = defaultdict[str, list[Any]](list), defaultdict[str, dict[str, Head]](dict)
     if ids:
         made = f"""SELECT request_id, number, account_name, reason, duration_ms FROM attempts
@@ -130,5 +131,4 @@ def _to_search_by(recorded: Recorded) -> str:
     row = recorded.row
     names = {"account_name": "account", "session_id": "session", "project": "project", "client_name": "key"}
     known = {name: row[column] for column, name in names.items()} | {"outcome": row["outcome"], "request": row["id"]}
-    tags = [f"tag={name}={value}" for name, value in recorded.tags.items()]
-    return " ".join([*(f"{name}={value}" for name, value in known.items() if value), *tags])
+    return searchable(known, recorded.tags)

@@ -11,7 +11,7 @@ from ccflare_core.exchange.steps import Outcome
 from ccflare_core.exchange.summary import tokens_in_words
 from ccflare_core.reports.figures import count
 from ccflare_core.reports.queries import OPEN, Exchange, Position, Wanted
-from ccflare_core.text import composed, to_ms
+from ccflare_core.text import composed
 from ccflare_core.transcripts.passages import Section, sections_of, whole_of, within
 from ccflare_core.transcripts.recorded import Recorded, facts_of, read_recorded
 from ccflare_mitm.pages.admin import Admin
@@ -77,8 +77,8 @@ def _position(text: str) -> Position | None:
 
 
 def _older(rows: list[Exchange], filters: dict[str, str], since: str) -> str:
-    last = rows[-1]
-    return f"{LIST}?{urlencode({**filters, 'since': since, 'before': f'{to_ms(last.at)}-{last.id}'})}"
+    before = "-".join(map(str, rows[-1].place))
+    return f"{LIST}?{urlencode({**filters, 'since': since, 'before': before})}"
 
 
 async def show_exchange(admin: Admin, visit: Visit) -> Answer:

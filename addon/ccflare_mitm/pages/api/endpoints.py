@@ -87,7 +87,7 @@ async def requests(call: Call) -> Content:
     limit, before = asked["limit"], asked["cursor"]
     found = await call.admin.requests(period, limit + 1, wanted, before, call.visit.at, others=asked["others"])
     shown = found[:limit]
-    last = Position(to_ms(shown[-1].at), shown[-1].id) if len(found) > limit else None
+    last = shown[-1].place if len(found) > limit else None
     return {"requests": [record(each, EXCHANGE) for each in shown], "next": last and write_cursor(last)}
 
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from ccflare_core.clients.tags import LONGEST_VALUE, NAME
 from ccflare_core.exchange.records import storable
 from ccflare_core.reports.queries import Position
 from ccflare_core.reports.vocabulary import Schema
@@ -20,7 +21,7 @@ _SPAN: Final = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _CLOCK = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
 _WHEN = rf"^(all|[1-9][0-9]{{0,4}}[mhdw]|20[0-9][0-9]-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T{_CLOCK}Z)$"
 _CURSOR = r"^[0-9]{1,14}-([0-9a-f]{2}){0,250}$"
-_TAG: Final = r"^[a-z0-9_-]{1,32}=.{1,64}$"
+_TAG: Final = f"^{NAME}=.{{1,{LONGEST_VALUE}}}$"
 _FLAGS: Final = {"true": True, "false": False}
 
 Asked = Mapping[str, Any]
