@@ -1,6 +1,7 @@
 """Fixtures for every test: upstreams that run beside it, and proxies that are gone after it."""
 
 import itertools
+import logging
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from hypothesis import HealthCheck, settings
 import clients_kit
 import postgres_kit
 from ccflare_core.config.location import Location, Server
+from ccflare_core.db.engine_choice import open_engine
 from fake_upstream import FakeUpstream
 from harness import RUNNING, Proxy, StartProxy
 from postgres_kit import Cluster
@@ -76,6 +78,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)  # which they do not inherit
     config.addinivalue_line("markers", "postgres: needs the programs of a PostgreSQL server")
+    logging.getLogger("peewee").setLevel(logging.INFO)  # else each statement takes part in what a failure shows
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -113,11 +116,19 @@ def server(cluster: Cluster) -> Server:
     return cluster.url(schema=cluster.new())
 
 
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with all tables and no row."""
+    path = tmp_path_factory.mktemp("made") / "ccflare.db"
+    open_engine(path, now_ms=0, read_only=False).close()
+    return path
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def location(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
-    """Where no database is yet: once a file, once a server."""
+    """A database without a row, once a file, once on a server, where no tables are yet either."""
     if request.param == "sqlite":
-        return tmp_path / "ccflare.db"
+        return Path(shutil.copy2(request.getfixturevalue("made"), tmp_path / "ccflare.db"))
     server: Server = request.getfixturevalue("server")
     return server
 

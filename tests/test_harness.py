@@ -87,7 +87,7 @@ def test_a_killed_proxy_is_gone(start_proxy: StartProxy, streamer: Path) -> None
 def test_the_environment_is_clean(start_proxy: StartProxy, streamer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ccflare_DB_PATH", "/nowhere")
-    proxy = start_proxy(script=streamer, environment={"LOG_LEVEL": "DEBUG"})
+    proxy = start_proxy(script=streamer, environment={"LOG_LEVEL": "DEBUG"}, anew=True)
 
     environment = Path(f"/proc/{proxy.pid}/environ").read_bytes()
     assert b"LOG_LEVEL=DEBUG" in environment

@@ -16,6 +16,7 @@ from desk import Desk
 from detour import HOST
 from fake_upstream import FakeUpstream
 from harness import REPOSITORY, eventually, via_base_url
+from programs import Program
 
 RUN = REPOSITORY / "scripts" / "run.py"
 BODY = {"model": "claude-haiku-4-5", "max_tokens": 9, "messages": [{"role": "user", "content": "a"}]}
@@ -46,7 +47,7 @@ class Place:
 
     def start(self, *arguments: str, code: str, **environ: str) -> "subprocess.Popen[str]":
         words = ["--database", str(self.proxy.database), *arguments, sys.executable, "-c", ASK + code]
-        return subprocess.Popen(
+        return Program(
             [sys.executable, str(RUN), *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

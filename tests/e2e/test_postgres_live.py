@@ -41,6 +41,7 @@ def test_the_servers_password_is_shown_nowhere(
         program="mitmweb",
         environment=KEY_VARIABLE,
         accounts={"one": KEY},
+        anew=True,
         ccflare_log_level="debug",
     )
     with via_base_url(web) as client:

@@ -47,6 +47,7 @@ from harness import (
     listening,
     trusting,
 )
+from programs import run
 from rig import Rig, texts
 from tls_kit import Authority
 
@@ -398,7 +399,7 @@ def refusal(folder: Path, *arguments: str, **variables: str) -> list[str]:
     """The sentences of a start that is refused."""
     command = [str(Path(sys.executable).with_name("mitmdump")), "-s", str(ADDON), "-p", "0", *arguments]
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), **variables}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=60)
+    done = run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=60)
     assert done.returncode == 1, done.stdout
     assert "listening at" not in done.stdout
     lines = (done.stdout + done.stderr).splitlines()

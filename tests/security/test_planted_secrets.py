@@ -225,6 +225,7 @@ def test_r03_mitmdump_with_every_output_and_a_crash(tls_upstream: FakeUpstream, 
     proxy = Proxy(
         tls_upstream,
         folder=tmp_path,
+        anew=True,  # so that the kernel shows its arguments
         arguments=["-vvv", "-w", str(tmp_path / "flows"), "-s", str(tmp_path / "failing.py")],
         environment={"ccflare_ENCRYPTION_KEY": PLANTED["encryption key"], "PYTHONFAULTHANDLER": "1"},
         hardump=str(tmp_path / "flows.har"),
@@ -255,6 +256,7 @@ def test_r03_mitmweb_with_its_frames_and_pages(upstream: FakeUpstream, tmp_path:
     proxy = Proxy(
         upstream,
         folder=tmp_path,
+        anew=True,
         program="mitmweb",
         environment={"ccflare_PASSPHRASE": PLANTED["passphrase"], **configured(tmp_path, upstream)},
         ccflare_log_level="debug",

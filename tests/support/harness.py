@@ -35,6 +35,7 @@ from mitmproxy.certs import CertStore
 
 from ccflare_core.config.location import Location, Server
 from fake_upstream import TOKEN, FakeUpstream, Header
+from programs import Program, run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ADDON = REPOSITORY / "addon" / "ccflare.py"
@@ -176,7 +177,7 @@ class Proxy:
 
     Other keywords are options (`--set name=value`; a bool becomes true or false, None is left out). `script`
     may be another addon or None, `environment` adds variables, `arguments` anything else. A given folder is
-    kept; `database` may be another proxy's, or on a server.
+    kept; `database` may be another proxy's, or on a server. `anew` is for what the kernel tells of a process.
     """
 
     def __init__(
@@ -191,8 +192,11 @@ class Proxy:
         listen_host: str | None = None,
         environment: Mapping[str, str] | None = None,
         arguments: Sequence[str] = (),
+        anew: bool = False,
         **options: object,
     ) -> None:
+        self._start: type[subprocess.Popen[Any]] = subprocess.Popen if anew else Program
+        self._run: Callable[..., subprocess.CompletedProcess[Any]] = subprocess.run if anew else run
         self._resources = contextlib.ExitStack()
         if folder is None:
             folder = Path(self._resources.enter_context(tempfile.TemporaryDirectory(prefix="ccflare-test-")))
@@ -295,7 +299,7 @@ class Proxy:
     def _spawn(self) -> subprocess.Popen[bytes]:
         RUNNING.add(self)
         with self.log_file.open("ab") as log:
-            return subprocess.Popen(
+            return self._start(
                 self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -394,9 +398,7 @@ class Proxy:
             str(self.location),
             *arguments,
         ]
-        done = subprocess.run(
-            command, input=stdin, capture_output=True, text=True, env=self._environment, timeout=timeout
-        )
+        done = self._run(command, input=stdin, capture_output=True, text=True, env=self._environment, timeout=timeout)
         assert done.returncode == 0, f"{name} {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
 
@@ -404,7 +406,7 @@ class Proxy:
         """A script on this database that talks through pipes, for who wants to answer it."""
         command = [sys.executable, str(REPOSITORY / "scripts" / name), "--database", str(self.database), *arguments]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=self._environment)
+        return self._start(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=self._environment)
 
     def add_api_key(self, name: str, key: str, *, priority: int = 50) -> None:
         """Add an account with an API key."""

@@ -1,4 +1,4 @@
-"""The steps from an empty database to today's tables: append-only, each applied once, in one transaction.
+"""The steps from an empty database to today's tables: append-only, each applied once.
 
 A published step is never edited: databases that took it are out there. To change a table, append a step here
 and change `models.py`. Statements are plain SQL for SQLite and PostgreSQL; `{serial}` and `{blob}` stand for
@@ -449,20 +449,26 @@ def pending(database: Database, migrations: Sequence[Migration] = MIGRATIONS) ->
 
 
 def migrate(database: Database, now_ms: int, migrations: Sequence[Migration] = MIGRATIONS) -> None:
-    """Take every pending step in order. Safe to run in several processes at once: each step has the write lock.
+    """Take every pending step in order, all or none. Safe to run in several processes at once.
 
-    PostgreSQL has none of its own, so there the caller has it (see postgres.py), and the steps are its savepoints.
+    A transaction on SQLite has the write lock; PostgreSQL has none of its own, so there the caller has it (see
+    postgres.py).
     """
-    for migration in pending(database, migrations):
-        with database.atomic():
-            execute: Callable[[str], Any] = database.execute_sql
-            execute(_BOOK)
-            # Another process may have taken the step while this one waited for the lock.
-            if migration in pending(database, migrations):
-                _take(database, migration, now_ms)
+    if not pending(database, migrations):
+        return
+    with database.atomic():
+        execute: Callable[[str], Any] = database.execute_sql
+        execute(_BOOK)
+        # Another process may have taken some while this one waited for the lock.
+        steps = pending(database, migrations)
+        for step in steps:
+            _take(database, step)
+        if steps:
+            rows = [{"name": step.name, "applied_at": now_ms} for step in steps]
+            MigrationRow.insert_many(rows).execute(database)
 
 
-def _take(database: Database, migration: Migration, now_ms: int) -> None:
+def _take(database: Database, migration: Migration) -> None:
     is_sqlite = isinstance(database, SqliteDatabase)
     execute: Callable[[str], Any] = database.execute_sql
     serial, blob = ("INTEGER NOT NULL", "BLOB") if is_sqlite else ("BIGSERIAL", "BYTEA")
@@ -470,4 +476,3 @@ def _take(database: Database, migration: Migration, now_ms: int) -> None:
         execute(statement.format(serial=serial, blob=blob))
     for statement in migration.sqlite if is_sqlite else migration.postgres:
         execute(statement)
-    MigrationRow.insert(name=migration.name, applied_at=now_ms).execute(database)
