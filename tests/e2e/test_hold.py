@@ -5,6 +5,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -13,8 +14,10 @@ from fake_upstream import (
     Answer,
     FakeUpstream,
     Gate,
+    Request,
     cut_midway,
     limited_5h,
+    limited_for,
     message_json,
     model_bucket,
     out_of_credits,
@@ -23,7 +26,7 @@ from fake_upstream import (
 from harness import ClaudeRequest, RawClient, StartProxy, Truncated, claude_request, eventually
 from rig import Rig, texts
 
-HOLD = 8
+HOLD = 30
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +44,14 @@ def rig(bench: Rig) -> Rig:
 
 def exhaust(rig: Rig, **seconds: float) -> float:
     """Let these accounts rest that long; when the first one is back (monotonic). Upstream is asked once for each."""
-    ends = {name: int(time.time() + rest) + 1 for name, rest in seconds.items()}  # upstream tells whole seconds
-    for name, end in ends.items():
-        rig.script(name, limited_5h(end))
+    ends: dict[str, float] = {}
+
+    def limit(name: str, _: Request) -> Answer:
+        ends[name] = int(time.time() + seconds[name]) + 1  # upstream tells whole seconds
+        return limited_5h(ends[name])
+
+    for name in seconds:
+        rig.script(name, partial(limit, name))
     with rig.client() as client:
         rig.send(client, session="the one that meets the limit")
         for name in seconds:
@@ -82,7 +90,7 @@ def test_a_request_is_held_and_served_when_the_account_is_back(rig: Rig) -> None
 
 
 def test_the_request_that_met_the_limit_is_held_too(rig: Rig) -> None:
-    rig.script("a", limited_5h(int(time.time()) + 2))
+    rig.script("a", limited_for(1))
 
     assert rig.ask().status == 200
     assert rig.asked == ["a", "a"]
@@ -118,7 +126,7 @@ def test_one_probes_before_all_others_follow(rig: Rig) -> None:
 
 def test_a_probe_that_fails_keeps_the_others_waiting(rig: Rig) -> None:
     exhaust(rig, a=2.5)
-    rig.script("a", lambda _: limited_5h(int(time.time()) + 2))
+    rig.script("a", limited_for(1))
     clients = [held(rig, f"session {number}") for number in range(3)]
 
     assert [client.read_head().status for client in clients] == [200] * 3
@@ -149,7 +157,7 @@ def half_close(client: RawClient) -> None:
 
 
 def test_clients_that_leave_are_held_no_longer(rig: Rig) -> None:
-    exhaust(rig, a=4)
+    end = exhaust(rig, a=6) + time.time() - time.monotonic()
     for leave in (RawClient.close, RawClient.reset, half_close):
         with held(rig, rig.session) as client:
             assert client.is_silent(0.1)
@@ -157,7 +165,7 @@ def test_clients_that_leave_are_held_no_longer(rig: Rig) -> None:
 
     for row in rig.rows(3):
         assert (row["outcome"], row["attempts"], row["status_code"]) == ("client_abort", 0, None)
-        assert row["response_time_ms"] < 3000  # and not until the account is ready
+        assert row["timestamp"] + row["response_time_ms"] < end * 1000  # and not until the account is ready
     eventually(rig.is_idle)
     rig.wait_for_reason("a", "serving")
     assert rig.ask(session="the next one").status == 200
@@ -177,7 +185,7 @@ def tied(rig: Rig, *, thought: bool) -> ClaudeRequest:
 def test_a_session_whose_thinking_is_tied_to_its_account_waits_for_it(bench: Rig, thought: bool) -> None:
     """Another account would drop what was thought, and answer as if nothing were missing."""
     bench.fresh("a", "b")
-    bench.script("a", message_json(), limited_5h(int(time.time()) + 3))
+    bench.script("a", message_json(), limited_for(2))
     with bench.client() as client:
         assert client.request(*tied(bench, thought=False)).status == 200
         assert client.request(*tied(bench, thought=thought)).status == 200
@@ -207,7 +215,7 @@ def test_a_repeat_after_a_cut_waits_for_the_account_that_broke_if_thinking_is_ti
 
 def test_a_session_whose_thinking_is_tied_moves_if_the_wait_is_longer_than_the_hold(bench: Rig) -> None:
     bench.fresh("a", "b")
-    bench.script("a", message_json(), limited_5h(int(time.time()) + 60))
+    bench.script("a", message_json(), limited_for(2 * HOLD))
     with bench.client() as client:
         assert client.request(*tied(bench, thought=False)).status == 200
         assert client.request(*tied(bench, thought=True)).status == 200
@@ -235,7 +243,8 @@ def test_no_hope_within_the_hold_is_told_at_once(bench: Rig) -> None:
         assert f"{bench.name(name)}: cooling until " in told["error"]["message"]
     back = datetime.datetime.fromisoformat(told["error"]["next_available_at"])
     assert abs(back.timestamp() - begin - 2400) < 60
-    assert f"back at {local_time(back.timestamp(), begin)}" in told["error"]["message"]
+    ours = {f"back at {local_time(back.timestamp(), now)}" for now in (begin, time.time())}  # of the same day mostly
+    assert any(each in told["error"]["message"] for each in ours)
     assert abs(int(reply.header("retry-after") or 0) - 2400) < 60
     assert not [name for name, _ in reply.head.headers if b"ratelimit" in name.lower()]
     row = bench.row()

@@ -9,7 +9,7 @@ import pytest
 
 from ccflare_core.config.location import Server
 from database_kit import KEY_VARIABLE
-from fake_upstream import FakeUpstream, Header, limited_5h
+from fake_upstream import FakeUpstream, Header, limited_5h, limited_for
 from harness import Proxy, Reply, eventually, via_base_url
 from rig import Rig
 from workspace import Workspace
@@ -253,7 +253,7 @@ def test_message_whose_account_cannot_serve_is_refused_with_a_time(pool: Pool) -
 
 def test_message_waits_for_its_account_as_long_as_requests_are_held(pool: Pool, other: Proxy) -> None:
     file = next(f for f, _, owner in made_of(pool) if owner == "a")
-    pool.rig.script("a", limited_5h(time.time() + 3))
+    pool.rig.script("a", limited_for(2))
     reply = pool.ask("POST", MESSAGES, message("read it", file_block(file)), proxy=other)
 
     assert reply.status == 200

@@ -11,7 +11,7 @@ import pytest
 from ccflare_core.secrets.key_sources import KeyFile
 from ccflare_core.store.client_keys import new_key
 from ccflare_core.store.store import Store
-from fake_upstream import FakeUpstream, Gate, limited_5h, sse
+from fake_upstream import FakeUpstream, Gate, limited_for, sse
 from harness import Http2Client, Proxy, RawClient, claude_request, eventually, via_connect
 from rig import Rig
 from tunnel_kit import ENDED, Echo, client_hello, is_cut, proof, read_exactly
@@ -169,7 +169,7 @@ def test_a_tunnel_ends_while_a_request_comes_in(key: Key, sent: int) -> None:
 
 def test_a_request_that_waits_for_an_account_goes_with_its_tunnel(key: Key) -> None:
     for name in ("a", "b"):
-        key.rig.script(name, limited_5h(time.time() + 30))
+        key.rig.script(name, limited_for(45))
     with key.tunnel() as tunnel:
         tunnel.send_request(*claude_request(3000, session=key.rig.session))
         key.rig.wait_for(2)

@@ -1,11 +1,12 @@
 """Ready-made answers that fail as the API does: limits, refusals, errors inside of a stream."""
 
 import time
+from collections.abc import Callable
 
 from fake_upstream.answer import Answer, reason
 from fake_upstream.limit_headers import allowed_headers, header_fields, unified
 from fake_upstream.messages import event, json_answer, new_id, sse, sse_answer, up_to, whole_answer
-from fake_upstream.request import Header
+from fake_upstream.request import Header, Request
 
 
 def error(status: int, kind: str, message: str, headers: tuple[Header, ...] = ()) -> Answer:
@@ -43,6 +44,11 @@ def limited_5h(reset: float, retry_after: float | None = None) -> Answer:
         )
         + header_fields(retry_after=int(left), x_should_retry="true")
     )
+
+
+def limited_for(seconds: float) -> Callable[[Request], Answer]:
+    """The same, spent for so long from when it is asked, and for as much longer as makes a whole second."""
+    return lambda _: limited_5h(int(time.time() + seconds) + 1)
 
 
 def limited_only_windows(reset: float) -> Answer:

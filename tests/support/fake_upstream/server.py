@@ -104,12 +104,12 @@ class FakeUpstream(Script):
         with self._changed:
             return list(self._requests)
 
-    def wait_for(self, count: int, timeout: float = 30.0) -> list[Request]:
+    def wait_for(self, count: int, timeout: float = 60.0) -> list[Request]:
         """The requests, as soon as there are that many; TimeoutError if that takes too long."""
         self.wait_until(lambda: len(self._requests) >= count, timeout)
         return self.requests
 
-    def wait_until(self, predicate: Callable[[], bool], timeout: float = 30.0) -> None:
+    def wait_until(self, predicate: Callable[[], bool], timeout: float = 60.0) -> None:
         """Return when the predicate holds, asked again whenever something happened; TimeoutError else."""
         with self._changed:
             if not self._changed.wait_for(predicate, timeout):
