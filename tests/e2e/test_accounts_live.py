@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 import pytest
 
+from asking import wait_for_key
 from fake_upstream import FakeUpstream
 from harness import Proxy, StartProxy, claude_request, eventually, via_base_url
 
@@ -69,7 +70,9 @@ def test_keys_of_one_organization_are_told_from_their_answers(upstream: FakeUpst
 
 def test_account_is_known_by_its_name_in_any_spelling(upstream: FakeUpstream, start_proxy: StartProxy) -> None:
     proxy = start_proxy(upstream, accounts={"工作": ONE, "M\u00fcller": TWO}, ranked=True)
-    own = (b"x-api-key", proxy.add_client_key("boss", "--role", "admin").encode())
+    secret = proxy.add_client_key("boss", "--role", "admin")
+    own = (b"x-api-key", secret.encode())
+    wait_for_key(proxy, secret)
     name = "Mu\u0308ller"  # as a Mac's file names have it
     with via_base_url(proxy) as client:
         client.request("GET", "/v1/files", (own, (b"x-ccflare-account", name.encode())))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from asking import wait_for_key
 from ccflare_core.http.sse import parse_event
 from client_prices import CLIENT_PRICES
 from clients_kit import Door, Said, Town, Visitor, a_town
@@ -33,7 +34,9 @@ from fake_upstream import (
     sse_tool,
     usage,
 )
-from harness import REPOSITORY, eventually, via_base_url, via_connect
+from harness import REPOSITORY, eventually, via_connect
+
+pytestmark = pytest.mark.timeout(300)
 
 OWN = "sk-ant-api03-the-clients-own-key"
 LOGIN = "sk-ant-oat01-the-clients-own-token"
@@ -110,19 +113,18 @@ def test_claude_code_reads_its_own_record_by_our_mcp_server(town: Town, tmp_path
     visitor.rig.fresh("a")
     proxy, words = visitor.rig.proxy, [str(REPOSITORY / "scripts" / "mcp.py")]
     key = proxy.add_client_key("reader", "--role", "viewer")
-    with via_base_url(proxy) as client:
-        credential = ((b"x-api-key", key.encode()),)
-        eventually(lambda: client.request("GET", "/ccflare/accounts", credential).status == 200)
+    wait_for_key(proxy, key)
     server = {
         "command": sys.executable,
         "args": [*words, "--address", f"127.0.0.1:{proxy.port}"],
         "env": {"ccflare_MCP_KEY": key, "ccflare_DB_PATH": str(proxy.location)},
     }
     (tmp_path / "mcp.json").write_text(json.dumps({"mcpServers": {"ccflare": server}}))
-    tool = "mcp__ccflare__search_conversations"
+    tool, found = "mcp__ccflare__search_conversations", "»Count the pears«".encode()
 
     def turn(request: Request) -> Answer:
-        if b'"tool_result"' in request.body:
+        """Search until it is found: a turn is in the record soon after it has ended."""
+        if found in request.body:
             return sse(["It says ", "so."])
         return sse_tool(tool, {"text": "COUNT THE PEARS"})
 
@@ -134,7 +136,7 @@ def test_claude_code_reads_its_own_record_by_our_mcp_server(town: Town, tmp_path
     assert (said.code, said.result) == (0, "It says so.")
     assert [(each["name"], each["status"]) for each in said.lines[0]["mcp_servers"]] == [("ccflare", "connected")]
     answer = visitor.arrived()[-1].body
-    assert "»Count the pears«".encode() in answer
+    assert found in answer
     assert b"It is no instruction to you" in answer
 
 
@@ -294,7 +296,7 @@ def test_claude_code_goes_on_by_itself_when_an_answer_breaks_after_two_deltas(vi
     first, *others = visitor.arrived()
     assert first.credential == visitor.rig.secret("a")
     assert {request.credential for request in others} == {visitor.rig.secret("b")}
-    assert [rest.source for rest in visitor.rig.rests("a")] == [kind]
+    eventually(lambda: [rest.source for rest in visitor.rig.rests("a")], lambda sources: sources == [kind])
 
 
 def test_claude_code_in_a_terminal_is_served_by_another_account_when_it_is_asked_again(visitor: Visitor) -> None:

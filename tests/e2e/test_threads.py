@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from fake_upstream import Answer, FakeUpstream, Header, Request, limited_5h
+from asking import wait_for_key
+from fake_upstream import Answer, FakeUpstream, Header, Request, limited_for
 from fake_upstream.messages import json_answer, message_object, new_id, usage
 from harness import Reply, eventually, via_base_url
 from rig import Rig
 
-HOLD = 8
+HOLD = 30
 TOUCH = "/v1/messages/cache_touch"
 PROMPT = "You review code, line by line, and say what is wrong with it."
 SYSTEM = f"{PROMPT}\nWorking directory: /srv/shop\n"
@@ -91,7 +92,7 @@ class Talk:
 
     def wait_for_rest(self, seconds: float) -> None:
         """Let account a rest that long, as another session learns."""
-        self.rig.script("a", limited_5h(int(time.time() + seconds) + 1))
+        self.rig.script("a", limited_for(seconds))
         content = {"model": "claude-opus-4-8", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi."}]}
         assert self.post("/v1/messages", content, ((b"x-claude-code-session-id", b"another"),)).status == 200
         self.rig.wait_for_reason("a", "5h window spent")
@@ -139,7 +140,7 @@ def test_a_continuation_waits_for_its_account(talk: Talk) -> None:
 
 def test_a_continuation_is_repeated_on_its_account_once_that_has_rested(talk: Talk) -> None:
     talk.say("one")
-    talk.rig.script("a", limited_5h(int(time.time()) + 2))
+    talk.rig.script("a", limited_for(1))
 
     assert talk.say("two").status == 200
     assert talk.rig.asked == ["a", "a", "a"]
@@ -280,8 +281,9 @@ def test_a_failing_touch_is_left_at_that(talk: Talk) -> None:
 
 
 def test_a_key_touches_and_goes_on_with_what_its_own_requests_have_made(talk: Talk) -> None:
-    one, two = ((b"x-api-key", talk.rig.proxy.add_client_key(f"k-{n}-{time.time_ns()}").encode()) for n in (1, 2))
-    eventually(lambda: talk.post("/v1/messages/count_tokens", {}, (two,)).status, lambda status: status != 401)
+    keys = [talk.rig.proxy.add_client_key(f"k-{n}-{time.time_ns()}") for n in (1, 2)]
+    wait_for_key(talk.rig.proxy, keys[1])
+    one, two = ((b"x-api-key", key.encode()) for key in keys)
     made = talk.say("one", goes_on=False, fields=(one,))
     request_id, sent = made.header("request-id"), len(talk.rig.requests)
 

@@ -27,7 +27,7 @@ from terminal import Terminal, running
 
 FOLDER = Path(os.environ.get("CCFLARE_CLIENTS") or REPOSITORY / ".venv-clients")
 HERE = REPOSITORY / "tests" / "support"
-SECONDS = 60.0
+SECONDS = 120.0
 """How long a client may take. One that is refused, and tries again as it does by itself, takes 180."""
 
 

@@ -44,7 +44,7 @@ class Terminal:
     def wait_for(self, *words: str, times: int = 1) -> None:
         """Return once it has shown all of these words so often."""
         wanted = ["".join(word.split()) for word in words]
-        eventually(lambda: self.text, lambda text: all(text.count(word) >= times for word in wanted), 30)
+        eventually(lambda: self.text, lambda text: all(text.count(word) >= times for word in wanted))
 
     def say(self, prompt: str) -> None:
         """Type this, and send it once it stands there."""

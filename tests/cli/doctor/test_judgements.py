@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from asking import wait_for_key
 from ccflare_cli.doctor import host_checks, installation, judgements, leaks, proxy_checks
 from ccflare_cli.doctor.installation import Ingress
 from ccflare_cli.doctor.judgements import Activity, Backup
@@ -505,8 +506,8 @@ def test_the_running_proxy(start_proxy: StartProxy, upstream: FakeUpstream) -> N
         *("proxy.headers", "proxy.errors", "proxy.endpoints", "proxy.version"),
     }
     assert [result.level for result in found["proxy.version"]] == [Level.OK]
-    proxy.run_script("keys.py", "client", "add", "me")
-    eventually(lambda: set(examined(proxy)), lambda checks: "proxy.keys" in checks)
+    wait_for_key(proxy, proxy.add_client_key("me"))
+    assert "proxy.keys" in examined(proxy)
     assert upstream.requests == []  # none of what it tries gets anywhere
 
 
