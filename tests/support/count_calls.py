@@ -24,9 +24,10 @@ class CountCalls:
             self._calls += 1
 
     def _tell(self) -> None:
-        unfinished = FILE.with_suffix(".new")
-        unfinished.write_text(str(self._calls))
+        told, unfinished = self._calls, FILE.with_suffix(".new")
+        unfinished.write_text(str(told))
         unfinished.rename(FILE)
+        self._calls = told  # telling counts for nothing
 
 
 addons = [CountCalls()]
