@@ -156,7 +156,7 @@ def test_the_writer_adds_up_beside_its_rows(past: History) -> None:
     try:
         eventually(lambda: len(todo(past)) <= 2)
     finally:
-        assert writer.close(5)
+        assert writer.close(60)
 
     assert slots(past) > 20
     assert waits > 20

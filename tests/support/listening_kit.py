@@ -15,7 +15,7 @@ from ccflare_core.writer.writer import Writer
 from database_kit import open_store
 
 OPTION = "ccflare_database"
-PATIENCE = 60.0
+PATIENCE = 90.0
 POLL_SECONDS = 3600.0
 """More than any test may take."""
 

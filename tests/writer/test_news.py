@@ -14,7 +14,7 @@ async def test_signal_of_another_thread_is_heard_on_the_event_loop_by_all_in_ord
     signal.listen(lambda _: arrived.set())
 
     await asyncio.to_thread(signal.send, 7)
-    await asyncio.wait_for(arrived.wait(), 10)
+    await asyncio.wait_for(arrived.wait(), 60)
 
     here = threading.current_thread().name
     assert heard == [("first", 7, here), ("second", 7, here)]

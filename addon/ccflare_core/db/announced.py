@@ -16,7 +16,7 @@ from ccflare_core.db.engine import explain
 from ccflare_core.db.postgres import parameters, url_of
 from ccflare_core.errors import StoreError
 
-TEST_SECONDS = 2.0
+TEST_SECONDS = 5.0
 """How long an announcement of one's own may take."""
 
 
