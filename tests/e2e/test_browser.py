@@ -5,6 +5,7 @@ import re
 import time
 from base64 import b32decode
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -148,6 +149,7 @@ def test_a_click_on_a_request_tells_who_served_it_why_for_how_much_and_what_was_
 ) -> None:
     with opened(browser, address(proxy), session) as page:
         page.get_by_role("row").filter(has_text="moved").get_by_role("link").first.click()
+        page.wait_for_url("**/ccflare/requests/*")
         shown = page.get_by_role("main").inner_text()
         page.get_by_role("link", name="All turns in their order").click()
         expect(page.get_by_role("heading", name="tools")).to_be_visible()
@@ -193,9 +195,10 @@ def test_filters_stand_in_the_address(proxy: Proxy, browser: Browser, session: S
         page.goto(address(proxy, "requests?since=24h"))
         page.get_by_label("Session").fill(SESSION)
         page.get_by_role("button", name="Show").click()
-        assert f"session={SESSION}" in page.url
+        page.wait_for_url(f"**session={SESSION}**")
         assert page.locator("tbody tr").count() == 3
         page.get_by_role("link", name="Clear").click()
+        page.wait_for_url("**/ccflare/requests?since=24h")
         assert page.locator("tbody tr").count() > 40
 
 
@@ -219,11 +222,13 @@ def test_what_runs_now_is_drawn_as_it_goes_with_its_tokens_so_far(
     start, *rest = sse(6, input_tokens=1234, output_tokens=567).chunks
     upstream.answer(sse_answer(start, begins, *rest[:6], ends, *rest[6:]), credential=FILLING)
     web = f"http://127.0.0.1:{proxy.web_port}/ccflare/?token={proxy.web_token}"
-    with opened(browser, web if door == "mitmweb" else address(proxy), session) as page, via_base_url(proxy) as client:
+    with ExitStack() as stack:
+        page = stack.enter_context(opened(browser, web if door == "mitmweb" else address(proxy), session))
         running, last = page.locator("#running"), page.locator("#last tbody tr").first
         expect(running).to_have_text("Nothing.")
         page.evaluate("window.isTheSame = true")
 
+        client = stack.enter_context(via_base_url(proxy))  # only now: it may not be silent for long
         client.send_request(*claude_request())
 
         expect(running).to_contain_text("opus-4-8")
@@ -243,10 +248,12 @@ def test_a_page_that_is_told_nothing_asks_by_itself(
 ) -> None:
     ends = Gate()
     upstream.answer(sse(input_tokens=4321, gate=ends, gate_at=3), credential=FILLING)
-    with opened(browser, address(proxy), session) as page, via_base_url(proxy) as client:
+    with ExitStack() as stack:
+        page = stack.enter_context(opened(browser, address(proxy), session))
         page.route("**/api/v1/events", lambda route: route.fulfill(status=204))  # as if too many looked on already
         page.reload()
         page.evaluate("window.isTheSame = true")
+        client = stack.enter_context(via_base_url(proxy))
         client.send_request(*claude_request())
         expect(page.locator("#running")).to_contain_text("4,321")
         ends.open()

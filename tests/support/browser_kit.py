@@ -51,6 +51,7 @@ def opened(
     context = browser.new_context(
         viewport={"width": width, "height": HEIGHT}, color_scheme=scheme, storage_state=session
     )
+    context.set_default_timeout(SLOW)
     page, complaints = context.new_page(), list[str]()
 
     def hear(message: ConsoleMessage) -> None:
