@@ -34,8 +34,8 @@ use_mitmproxy() {
 use_extra() {
     [ -z "$locked" ] || fail "--locked and --with exclude each other: add the extra without --locked"
     case $1 in
-        completion | hsm | keyring | mcp | metrics | plot | postgres) extras="$extras $1" ;;
-        *) fail "--with takes completion, hsm, keyring, mcp, metrics, plot or postgres" ;;
+        completion | hsm | keyring | mcp | metrics | otel | plot | postgres) extras="$extras $1" ;;
+        *) fail "--with takes completion, hsm, keyring, mcp, metrics, otel, plot or postgres" ;;
     esac
 }
 

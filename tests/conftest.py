@@ -34,6 +34,7 @@ HSM_IS_MISSING = not os.environ.get("CI") and (find_spec("pkcs11") is None or sh
 POSTGRES_IS_MISSING = not os.environ.get("CI") and not postgres_kit.IS_HERE
 POOLER_IS_MISSING = not os.environ.get("CI") and not postgres_kit.POOLER_IS_HERE
 COMPLETION_IS_MISSING = not os.environ.get("CI") and find_spec("argcomplete") is None
+OTEL_IS_MISSING = not os.environ.get("CI") and find_spec("oteltap") is None
 MCP_IS_MISSING = not os.environ.get("CI") and find_spec("mcp") is None
 PLOT_IS_MISSING = not os.environ.get("CI") and find_spec("matplotlib") is None
 BROWSER_IS_MISSING = not os.environ.get("CI") and (find_spec("playwright") is None or shutil.which("chromium") is None)
@@ -43,6 +44,10 @@ SCHEMATHESIS_IS_MISSING = find_spec("schemathesis") is None
 collect_ignore = ["cli/stats/test_plot.py"] * PLOT_IS_MISSING
 collect_ignore += ["cli/test_completion.py", "cli/companion/test_completion.py"] * COMPLETION_IS_MISSING
 collect_ignore += ["cli/mcp/test_server.py", "e2e/test_mcp_live.py"] * MCP_IS_MISSING
+collect_ignore += [
+    *(f"telemetry/test_{name}.py" for name in ("measuring", "receiver", "telemetry", "tracing")),
+    "e2e/test_telemetry_live.py",
+] * OTEL_IS_MISSING
 collect_ignore += ["e2e/test_api_schema.py"] * SCHEMATHESIS_IS_MISSING
 collect_ignore += ["security/test_hsm.py"] * HSM_IS_MISSING + ["db/test_postgres.py"] * POSTGRES_IS_MISSING
 collect_ignore += ["db/test_pgbouncer.py"] * POOLER_IS_MISSING
@@ -63,6 +68,9 @@ def pytest_report_header() -> list[str]:
     told += ["without schemathesis: tests/e2e/test_api_schema.py is left out"] if SCHEMATHESIS_IS_MISSING else []
     told += ["without argcomplete: tests/**/test_completion.py are left out"] if COMPLETION_IS_MISSING else []
     told += ["without mcp: test_server.py and test_mcp_live.py of it are left out"] if MCP_IS_MISSING else []
+    told += (
+        ["without oteltap: most of tests/telemetry and test_telemetry_live.py are left out"] if OTEL_IS_MISSING else []
+    )
     told += ["without Chromium and Playwright: tests/e2e/test_browser.py is left out"] if BROWSER_IS_MISSING else []
     without_clients = "without the real clients (`scripts/test --clients` brings them)"
     told += [f"{without_clients}: test_real_clients.py, test_sdk_*.py are left out"] if CLIENTS_ARE_MISSING else []

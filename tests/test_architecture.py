@@ -34,6 +34,7 @@ WITH_IO = {
         *("egress_proxy", "key_sources", "os_keyring", "passphrase", "pkcs11", "references", "start_links", "vault"),
     },
     "reports": {"rollup"},
+    "telemetry": {"receiver", "telemetry"},
     "transcripts": {
         "exports",
         "fields",
@@ -161,6 +162,7 @@ TESTED_IN = {
     "ccflare_core.store.resealing": "store/test_data_keys.py",
     "ccflare_core.store.runs": "store/test_store.py",
     "ccflare_core.store.searching": "e2e/test_search_live.py",
+    "ccflare_core.telemetry.finished": "telemetry/test_conventions.py",
     "ccflare_core.transcripts.exports": "cli/maintain/test_main.py",
     "ccflare_core.transcripts.read": "transcripts/test_write.py",
     "ccflare_core.transcripts.fields": "pages/api/test_endpoints.py",
@@ -175,6 +177,7 @@ TESTED_IN = {
     "ccflare_mitm.app": "e2e/test_start.py",
     "ccflare_mitm.commanding": "e2e/test_inspector_live.py",
     "ccflare_mitm.builders.core": "e2e/test_start.py",
+    "ccflare_mitm.builders.telemetry": "e2e/test_telemetry_live.py",
     "ccflare_mitm.builders.wing": "e2e/test_start.py",
     "ccflare_mitm.gate.admin_server": "gate/test_gate.py",
     "ccflare_mitm.gate.browser_checks": "gate/test_gate.py",
@@ -444,6 +447,14 @@ def test_modules_have_no_circle() -> None:
         ("tabulate", {"ccflare_cli.output"}),
         ("matplotlib", {"ccflare_cli.stats.plot"}),
         ("prometheus_client", {"reports.exposition"}),
+        (
+            "opentelemetry",
+            {
+                "ccflare_mitm.builders.telemetry",
+                *(f"telemetry.{name}" for name in ("measuring", "receiver", "tracing")),
+            },
+        ),
+        ("requests", {"telemetry.receiver"}),
         ("mcp", {"ccflare_cli.mcp.server"}),
         ("mcp_types", {"ccflare_cli.mcp.server"}),
         ("ccflare_cli.mcp.server", set()),  # by name, where it is asked for: no other command pays for that package

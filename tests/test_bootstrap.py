@@ -363,7 +363,8 @@ def test_an_extra_whose_installation_failed_is_tried_again(ready: Checkout) -> N
 def test_an_extra_that_there_is_not_is_refused(ready: Checkout, extra: tuple[str, ...]) -> None:
     status, _, errors = ready.run("run", "--with", *extra)
 
-    assert (status, errors) == (1, "ccflare: --with takes completion, hsm, keyring, mcp, metrics, plot or postgres\n")
+    allowed = "completion, hsm, keyring, mcp, metrics, otel, plot or postgres"
+    assert (status, errors) == (1, f"ccflare: --with takes {allowed}\n")
 
 
 @pytest.mark.parametrize("version", ["", "../x", "12.2;x", "new"])

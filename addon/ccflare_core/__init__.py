@@ -14,6 +14,7 @@ Each room is a package, and imports only rooms that stand before it in ROOMS. Fr
     exchange      one exchange from its request to its outcome, and its records
     reports       questions to the record
     transcripts   recorded bodies: blocks, search, export
+    telemetry     what OpenTelemetry gets of finished exchanges
     store         the database's owner
     writer        the thread that writes
 
@@ -51,6 +52,7 @@ ROOMS = (
     "exchange",
     "reports",
     "transcripts",
+    "telemetry",
     "store",
     "writer",
 )

@@ -49,6 +49,7 @@ from ccflare_mitm.builders.core import (
     build_upstream,
     build_usage_poll,
 )
+from ccflare_mitm.builders.telemetry import build_telemetry
 from ccflare_mitm.builders.wing import (
     build_admission,
     build_alerting,
@@ -63,6 +64,7 @@ from ccflare_mitm.host.options import current, in_use
 from ccflare_mitm.host.tls import ClientAuthority, prefer_http1
 from ccflare_mitm.inspector.inspector import Inspector
 from ccflare_mitm.inspector.unshown import Unshown
+from ccflare_mitm.pages.admin import NO_TELEMETRY
 from ccflare_mitm.stopping import drain, write_down
 from ccflare_mitm.wire.layer import is_outer_tls
 
@@ -109,9 +111,12 @@ class App:
         self.target = target_of(live, self.upstream)
         self.storage = build_storage(live, environ, StoreNews(loop))
         self.accounts = build_accounts(live, self.storage, self.upstream, self._run_id)
-        self.recording = build_recording(live, self.storage, self.accounts, self._run_id)
+        self._telemetry = telemetry = build_telemetry(live, environ, self.upstream.fetch, self._run_id)
+        self.recording = build_recording(live, self.storage, self.accounts, self._run_id, telemetry)
         self._poll = build_usage_poll(live, self.accounts, self.upstream, self.recording)
-        self.admission = build_admission(live, self.storage, self.accounts, self.recording, self._run_id)
+        self.admission = build_admission(
+            live, self.storage, self.accounts, self.recording, self._run_id, telemetry or NO_TELEMETRY
+        )
         self.wire = build_wire(live, self.storage, self.upstream, self.admission)
         self._alerting = build_alerting(live, environ, self.storage, self.admission, self.upstream.fetch)
         logs.hush(self._may_tell)
@@ -183,6 +188,8 @@ class App:
         self.admission.rates.budgets.restore(known.uses)
 
     def _start_background(self) -> None:
+        if self._telemetry is not None:
+            self._telemetry.start()
         self.storage.listening.start()
         start, recording = self._background.start, self.recording
         start("tokens", self.accounts.keeper.run())
@@ -210,6 +217,8 @@ class App:
         self.storage.listening.close()
         await self.accounts.keeper.close(ANSWER_SECONDS, hurry)
         self.storage.readers.close()
+        if self._telemetry is not None:
+            await asyncio.to_thread(self._telemetry.close)
         await asyncio.to_thread(write_down, self.storage.writer, self._end_run)
 
     def _end_run(self) -> None:

@@ -44,6 +44,8 @@ def configure(level: str, form: str) -> None:
     logger.setLevel(level.upper())
     # peewee logs statements with their parameters, which are what we store.
     logging.getLogger("peewee").setLevel(logging.WARNING)
+    # What does not arrive is told once, and by us.
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     verbose = any(getattr(ctx.options, name) == "debug" for name in _VERBOSITIES if name in ctx.options)
     logging.getLogger(_CONNECTIONS).setLevel(logging.NOTSET if verbose else logging.WARNING)
     terminal = ctx.master.addons.get("termlog")

@@ -54,7 +54,8 @@ def test_health_of_a_pool_that_serves() -> None:
     told = health(bench)
     (told_of_account,) = told.pop("accounts")
     changes = {"changes": "polled", "changes_problem": None}
-    assert told == {"status": "ok", "ready": True, "open_exchanges": 1, **changes}
+    telemetry = {"telemetry": "off", "telemetry_problem": None, "telemetry_lost": 0}
+    assert told == {"status": "ok", "ready": True, "open_exchanges": 1, **changes, **telemetry}
     assert (
         told_of_account.items()
         >= {

@@ -13,12 +13,13 @@ from ccflare_core.config.options import (
     ALERT_SECRET,
     CONFIG_PATH,
     ENCRYPTION_KEY,
+    OTEL_HEADERS,
     PASSPHRASE,
     PKCS11_PIN,
 )
 from ccflare_core.config.settings import Settings
 
-_SECRETS = (ENCRYPTION_KEY, PASSPHRASE, PKCS11_PIN, ALERT_SECRET)
+_SECRETS = (ENCRYPTION_KEY, PASSPHRASE, PKCS11_PIN, ALERT_SECRET, OTEL_HEADERS)
 _DATABASE = "ccflare_DB_PATH"
 _PASSING = ("archive-v0", "environments-v2", "builds-v0")
 """Folders of uv's cache, where `uvx` keeps what it runs, and deletes it some day."""

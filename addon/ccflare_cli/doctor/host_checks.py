@@ -15,7 +15,16 @@ from ccflare_cli.doctor.installation import MINIMA
 from ccflare_cli.doctor.results import Results, checked, fail, ok, warn
 from ccflare_core.config import settings
 from ccflare_core.config.environment import of_others, read_environment, told
-from ccflare_core.config.options import ALERT_SECRET, ENCRYPTION_KEY, LISTEN, MCP_KEY, OPTIONS, PASSPHRASE, PKCS11_PIN
+from ccflare_core.config.options import (
+    ALERT_SECRET,
+    ENCRYPTION_KEY,
+    LISTEN,
+    MCP_KEY,
+    OPTIONS,
+    OTEL_HEADERS,
+    PASSPHRASE,
+    PKCS11_PIN,
+)
 from ccflare_core.config.permissions import check, guarded_files
 from ccflare_core.config.settings import Settings
 from ccflare_core.errors import ConfigError
@@ -73,7 +82,7 @@ def host(environ: Mapping[str, str], options: Options) -> Results:
     yield from installation.versions(sys.version_info[:3], (major, minor, patch), installed)
     yield from versions.versions(environ)
     ports = [int(str(options.get("listen_port") or 8080))]
-    secrets = (ENCRYPTION_KEY, PASSPHRASE, PKCS11_PIN, ALERT_SECRET, MCP_KEY)
+    secrets = (ENCRYPTION_KEY, PASSPHRASE, PKCS11_PIN, ALERT_SECRET, OTEL_HEADERS, MCP_KEY)
     yield from installation.environment(environ, ports, secrets)
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         yield warn("host.user", "this is the administrator (root)", "run ccflare as a user of its own")

@@ -84,6 +84,10 @@ def _is_webhook(text: str) -> bool:
     return not text or _is_safe_url(text)
 
 
+def _is_receiver(text: str) -> bool:
+    return not text or (_is_safe_url(text) and "?" not in text)
+
+
 def _is_command(text: str) -> bool:
     try:
         return not text or bool(shlex.split(text))
@@ -384,6 +388,13 @@ _LOGGING = _in(
     Option("ccflare_alert_command", RESTART, str, "",
            "A program and its arguments that is started for each alert, without a shell, with JSON on its standard "
            "input. Empty: none.", check=_is_command, form="a program and its arguments, quoted as in a shell"),
+    Option("ccflare_otel_endpoint", RESTART, str, "",
+           "The URL of a receiver of OpenTelemetry (OTLP over HTTP), without /v1/traces; its headers are in "
+           "ccflare_OTEL_HEADERS. Empty: none.",
+           check=_is_receiver, form="https://… (or http://… on this machine) without user and question mark"),
+    _choice("ccflare_otel_signals", RESTART, "all|traces|metrics", "all", "What that receiver gets."),
+    _switch("ccflare_otel_content", AT_ONCE, False,
+            "Whether the spans of exchanges that are recorded in full say what was said in them."),
 )
 OPTIONS: tuple[Option, ...] = (
     *_UPSTREAM, *_ACCOUNTS, *_RECORDING, *_NETWORK, *_LIMITS, *_KEYS, *_OAUTH, *_LOGGING,
@@ -403,6 +414,7 @@ ENCRYPTION_KEY = "ccflare_ENCRYPTION_KEY"
 PASSPHRASE = "ccflare_PASSPHRASE"  # noqa: S105
 PKCS11_PIN = "ccflare_PKCS11_PIN"
 ALERT_SECRET = "ccflare_ALERT_SECRET"  # noqa: S105
+OTEL_HEADERS = "ccflare_OTEL_HEADERS"
 MCP_KEY = "ccflare_MCP_KEY"
 DEBUG = Option(
     "ccflare_DEBUG", RESTART, bool, False, "1: log everything, whatever LOG_LEVEL says.", environment="ccflare_DEBUG"
@@ -415,6 +427,7 @@ VARIABLES: tuple[tuple[str, str], ...] = (
     (PASSPHRASE, "A passphrase instead of that key."),
     (PKCS11_PIN, "The PIN of the token that ccflare_pkcs11_module uses."),
     (ALERT_SECRET, "The secret that alerts to ccflare_alert_webhook are signed with."),
+    (OTEL_HEADERS, "The headers for the receiver that ccflare_otel_endpoint names: name=value, with commas between."),
     (MCP_KEY, "The client key that `ccflare mcp` asks with; it takes the permission logs.view."),
     (DEBUG.name, DEBUG.help),
 )

@@ -81,6 +81,9 @@ class Settings:
     anomaly_notices: bool
     alert_webhook: str
     alert_command: str
+    otel_endpoint: str
+    otel_signals: str
+    otel_content: bool
     prices_path: Path | None
     agents_path: Path | None
     strategy: str
@@ -214,6 +217,11 @@ class Settings:
     def alert_egress(self) -> frozenset[Origin]:
         """The only place that alerts are sent to."""
         return frozenset({_origin(self.alert_webhook)} if self.alert_webhook else ())
+
+    @property
+    def otel_egress(self) -> frozenset[Origin]:
+        """The only place that OpenTelemetry is sent to."""
+        return frozenset({_origin(self.otel_endpoint)} if self.otel_endpoint else ())
 
     def _check_pins(self) -> None:
         """Raise ConfigError for pins that would protect nothing: a name misspelt, or no TLS at all."""

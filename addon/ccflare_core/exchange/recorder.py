@@ -21,6 +21,7 @@ from ccflare_core.exchange.records import (
     AttentionNeeded,
     CooldownCleared,
     CooldownSet,
+    ExchangeFinished,
     ExchangeStarted,
     OrganizationLearned,
     OutcomeCorrected,
@@ -43,6 +44,14 @@ class Sink(Protocol):
     def put(self, record: Record) -> None: ...
 
 
+type Listener = Callable[[Story, ExchangeFinished, Mode], object]
+"""Who else is told of an exchange whose row is closed: with what that says, and how it is recorded."""
+
+
+def tell_nobody(story: Story, row: ExchangeFinished, mode: Mode) -> None:
+    """Nobody else is."""
+
+
 class Recorder:
     """Writes down every exchange; never raises, never waits.
 
@@ -59,6 +68,7 @@ class Recorder:
         body_limit: Callable[[], int],
         wall: Callable[[], float],
         account_name: Callable[[str], str],
+        tell: Listener = tell_nobody,
     ) -> None:
         self._sink = sink
         self._run_id = run_id
@@ -66,6 +76,7 @@ class Recorder:
         self._body_limit = body_limit
         self._wall = wall
         self._account_name = account_name
+        self._tell = tell
         self._passed = PassedRequests(wall)
         self._left_out: set[str] = set()  # the open exchanges that have no row
 
@@ -151,8 +162,10 @@ class Recorder:
             self._keep_bodies(exchange, redact=mode is Mode.REDACTED)
         for part in parts_used(exchange):
             self._sink.put(part)
-        self._sink.put(final_columns(exchange))
+        row = final_columns(exchange)
+        self._sink.put(row)
         self._put_batches(exchange)
+        self._tell(exchange, row, mode)
 
     def _put_batches(self, exchange: Story) -> None:
         """What is known of batches now is kept in every mode: it is state."""

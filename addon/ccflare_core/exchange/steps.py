@@ -94,6 +94,8 @@ class Opening:
     """The run of a client that it is in."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """The values of its tags and its run's, by their names."""
+    traceparent: str = ""
+    """Which trace of the client's it is in, as its header says it."""
 
     @property
     def client_key(self) -> str | None:

@@ -336,6 +336,9 @@ HEALTH: Final[Mapping[str, Word]] = {
     **_words(COUNT, open_exchanges="Requests that have not ended."),
     **_words(TEXT, changes="How changes by other proxies on the database arrive: announced, or polled each second."),
     **_words(TEXT_OR_NULL, changes_problem="Why they are not announced, though the database could; null: nothing."),
+    **_words(TEXT, telemetry="Whether OpenTelemetry arrives: off (it is sent nowhere), works, or failing."),
+    **_words(TEXT_OR_NULL, telemetry_problem="Why it does not arrive; null: it does."),
+    **_words(COUNT, telemetry_lost="Exchanges of which it did not hear, since the start."),
     **_words(list_of({"type": "object"}), accounts="Each account as it stands."),
 }
 """The proxy."""

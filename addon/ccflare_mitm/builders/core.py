@@ -25,7 +25,7 @@ from ccflare_core.db.engine_choice import hear
 from ccflare_core.exchange.exchanges import Exchanges
 from ccflare_core.exchange.memory import MemoryBudget, MemoryWatch
 from ccflare_core.exchange.ownership import Ownership, Pending
-from ccflare_core.exchange.recorder import Recorder
+from ccflare_core.exchange.recorder import Recorder, tell_nobody
 from ccflare_core.exchange.records import CooldownCleared
 from ccflare_core.exchange.steps import Opening
 from ccflare_core.http.client import Fetcher
@@ -36,6 +36,7 @@ from ccflare_core.secrets import egress_proxy
 from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.limits_of_others import Learned
 from ccflare_core.store.store import Store
+from ccflare_core.telemetry.telemetry import Telemetry
 from ccflare_core.writer.auditor import Auditor
 from ccflare_core.writer.listening import Listening
 from ccflare_core.writer.news import StoreCalls, StoreNews
@@ -181,7 +182,9 @@ def build_accounts(live: LiveSettings, storage: Storage, upstream: Upstream, run
     return Accounts(pool, keeper)
 
 
-def build_recording(live: LiveSettings, storage: Storage, accounts: Accounts, run_id: str) -> Recording:
+def build_recording(
+    live: LiveSettings, storage: Storage, accounts: Accounts, run_id: str, telemetry: Telemetry | None
+) -> Recording:
     """Raises ConfigError if the prices or the agents cannot be read."""
     settings = live()
     budget = MemoryBudget(live.reader("capture_budget_bytes"))
@@ -194,6 +197,7 @@ def build_recording(live: LiveSettings, storage: Storage, accounts: Accounts, ru
         body_limit=live.reader("capture_limit_bytes"),
         wall=time.time,  # noqa: TID251
         account_name=name_in(accounts.pool),
+        tell=telemetry.take if telemetry else tell_nobody,
     )
     ownership = Ownership(OwnersInStore(storage.writer), storage.writer.put)
     storage.news.accounts.listen(ownership.keep)

@@ -48,7 +48,7 @@ from ccflare_mitm.inspector.held import Held, Recorded
 from ccflare_mitm.inspector.inspector import Inspector
 from ccflare_mitm.inspector.repeat import Place, Sender
 from ccflare_mitm.inspector.replay import Replayer, Way
-from ccflare_mitm.pages.admin import Admin
+from ccflare_mitm.pages.admin import Admin, TelemetryState
 from ccflare_mitm.pages.events import Events
 from ccflare_mitm.pages.logins import Logins
 from ccflare_mitm.pages.server import PageServer
@@ -87,7 +87,12 @@ class Wire:
 
 
 def build_admission(
-    live: LiveSettings, storage: Storage, accounts: Accounts, recording: Recording, run_id: str
+    live: LiveSettings,
+    storage: Storage,
+    accounts: Accounts,
+    recording: Recording,
+    run_id: str,
+    telemetry: TelemetryState,
 ) -> Admission:
     """The gate with all that it asks, which follow the client keys and rules in the database."""
 
@@ -110,7 +115,7 @@ def build_admission(
     sessions, links, access = Sessions(), StartLinks(storage.call, run_id), AccessLists(live())
     standing = Standing(authenticator, sessions, access, time.monotonic, time.time)  # noqa: TID251
     events = Events(recording.exchanges, standing, time.time)  # noqa: TID251
-    pages = build_pages(storage, accounts, recording, authenticator, second_factor, sessions, links, events)
+    pages = build_pages(storage, accounts, recording, authenticator, second_factor, sessions, links, events, telemetry)
     rates, runs = RateLimits(warn), ClientRuns(warn)
     strangers = Strangers(
         lambda: share_of(most_clients(live())),
@@ -274,6 +279,7 @@ def build_pages(
     sessions: Sessions,
     links: StartLinks,
     events: Events,
+    telemetry: TelemetryState,
 ) -> PageServer:
     """What answers under /ccflare/."""
     management = Management(storage.call, storage.news.accounts.tell, storage.news.client_keys.tell)
@@ -288,6 +294,7 @@ def build_pages(
         events,
         needs_code=lambda: second_factor.is_needed,
         listening=storage.listening,
+        telemetry=telemetry,
     )
     return PageServer(admin, second_factor, storage.auditor)
 

@@ -203,6 +203,7 @@ class Gate:
             replay_of=replay.of if replay else "",
             run=decision.run,
             tags=decision.tags,
+            traceparent=request.headers.get("traceparent", "")[:200],
         )
         exchange = self._exchanges.begin(opening)
         try:

@@ -55,6 +55,28 @@ class Polled:
 POLLED = Polled()
 
 
+class TelemetryState(Protocol):
+    """Whether OpenTelemetry arrives where it is sent to (off, works, failing), why not, and what of it is lost."""
+
+    @property
+    def state(self) -> str: ...
+    @property
+    def problem(self) -> str | None: ...
+    @property
+    def lost(self) -> int: ...
+
+
+class NoTelemetry:
+    """It is sent nowhere."""
+
+    state = "off"
+    problem = None
+    lost = 0
+
+
+NO_TELEMETRY = NoTelemetry()
+
+
 class Admin:
     """Answers what is asked under /ccflare/. Nothing it says holds a secret."""
 
@@ -70,6 +92,7 @@ class Admin:
         events: Events,
         needs_code: Callable[[], bool] = lambda: False,
         listening: Changes = POLLED,
+        telemetry: TelemetryState = NO_TELEMETRY,
         wall: Callable[[], float] = time.time,  # noqa: TID251
     ) -> None:
         self.exchanges = exchanges
@@ -88,6 +111,7 @@ class Admin:
         self._token_state = token_state
         self._actions = actions
         self._listening = listening
+        self._telemetry = telemetry
         self._wall = wall
 
     def show_health(self, visit: Visit) -> Answer:
@@ -162,6 +186,9 @@ class Admin:
             "open_exchanges": len(self.exchanges.open),
             "changes": "announced" if self._listening.works else "polled",
             "changes_problem": self._listening.problem,
+            "telemetry": self._telemetry.state,
+            "telemetry_problem": self._telemetry.problem,
+            "telemetry_lost": self._telemetry.lost,
             "accounts": [record(status, DOING) | self._login(status.account) for status in accounts],
         }
 

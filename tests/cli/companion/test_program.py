@@ -69,9 +69,10 @@ def test_variables_that_the_proxy_reads_are_carried_over(tmp_path: Path, monkeyp
 
 
 def test_secrets_are_carried_only_as_where_they_are() -> None:
-    environ = {"ccflare_PASSPHRASE": "PLANTED words", "ccflare_ALERT_SECRET": "file:/home/you/secret"}
+    named = {"ccflare_ALERT_SECRET": "file:/home/you/secret", "ccflare_OTEL_HEADERS": "cmd:pass show otel"}
+    environ = {"ccflare_PASSPHRASE": "PLANTED words", **named}
 
     found = carried(environ, Settings.build({}, {}))
 
-    assert found.variables == {"ccflare_ALERT_SECRET": "file:/home/you/secret"}
+    assert found.variables == named
     assert found.secrets == ("ccflare_PASSPHRASE",)
