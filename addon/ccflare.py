@@ -249,6 +249,7 @@ class CCFlare:
             return
         hurry = asyncio.Event()
         heed((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), hurry.set)
+        self._app.begin_stop()
         await listener.stop_listening()
         await self._app.close(hurry)
 

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import clients_kit
+import front_kit
 import postgres_kit
 from ccflare_core.config.location import Location, Server
 from ccflare_core.db.engine_choice import open_engine
@@ -33,6 +34,7 @@ settings.load_profile("ccflare")
 HSM_IS_MISSING = not os.environ.get("CI") and (find_spec("pkcs11") is None or shutil.which("softhsm2-util") is None)
 POSTGRES_IS_MISSING = not os.environ.get("CI") and not postgres_kit.IS_HERE
 POOLER_IS_MISSING = not os.environ.get("CI") and not postgres_kit.POOLER_IS_HERE
+FRONTS_ARE_MISSING = not os.environ.get("CI") and not front_kit.ARE_HERE
 COMPLETION_IS_MISSING = not os.environ.get("CI") and find_spec("argcomplete") is None
 OTEL_IS_MISSING = not os.environ.get("CI") and find_spec("oteltap") is None
 MCP_IS_MISSING = not os.environ.get("CI") and find_spec("mcp") is None
@@ -51,6 +53,7 @@ collect_ignore += [
 collect_ignore += ["e2e/test_api_schema.py"] * SCHEMATHESIS_IS_MISSING
 collect_ignore += ["security/test_hsm.py"] * HSM_IS_MISSING + ["db/test_postgres.py"] * POSTGRES_IS_MISSING
 collect_ignore += ["db/test_pgbouncer.py"] * POOLER_IS_MISSING
+collect_ignore += ["e2e/test_fronts.py"] * FRONTS_ARE_MISSING
 collect_ignore += ["e2e/test_browser.py"] * BROWSER_IS_MISSING
 collect_ignore += [
     "e2e/test_real_clients.py",
@@ -64,6 +67,7 @@ def pytest_report_header() -> list[str]:
     told = ["without SoftHSM2: tests/security/test_hsm.py is left out"] if HSM_IS_MISSING else []
     told += ["without a PostgreSQL server: the tests that need one are left out"] if POSTGRES_IS_MISSING else []
     told += ["without PgBouncer: tests/db/test_pgbouncer.py is left out"] if POOLER_IS_MISSING else []
+    told += ["without nginx and HAProxy: tests/e2e/test_fronts.py is left out"] if FRONTS_ARE_MISSING else []
     told += ["without matplotlib: tests/cli/stats/test_plot.py is left out"] if PLOT_IS_MISSING else []
     told += ["without schemathesis: tests/e2e/test_api_schema.py is left out"] if SCHEMATHESIS_IS_MISSING else []
     told += ["without argcomplete: tests/**/test_completion.py are left out"] if COMPLETION_IS_MISSING else []

@@ -117,7 +117,7 @@ class App:
         self.admission = build_admission(
             live, self.storage, self.accounts, self.recording, self._run_id, telemetry or NO_TELEMETRY
         )
-        self.wire = build_wire(live, self.storage, self.upstream, self.admission)
+        self.wire = build_wire(live, self.storage, self.upstream, self.recording, self.admission)
         self._alerting = build_alerting(live, environ, self.storage, self.admission, self.upstream.fetch)
         logs.hush(self._may_tell)
         self._inspector = Inspector(self.admission.gate.find, build_held(live, self.storage, loop))
@@ -208,10 +208,14 @@ class App:
         start("memory given back", self._unshown.run())
         start("events", self.admission.events.run())
 
+    def begin_stop(self) -> None:
+        """Say from now on that requests should go elsewhere; those that come all the same are served."""
+        self.recording.exchanges.is_stopping = True
+
     async def close(self, hurry: asyncio.Event) -> None:
         """Wait for open answers (a second signal shortens it), record the rest as cut, write everything down."""
         self.admission.events.close()
-        await drain(self.recording.exchanges, self.settings.drain_seconds, hurry)
+        await drain(self.recording.exchanges, self.wire.reaper.unserved, self.settings.drain_seconds, hurry)
         self.admission.gate.tunnels.close()
         self._background.stop()
         self.storage.listening.close()

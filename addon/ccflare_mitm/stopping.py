@@ -19,8 +19,12 @@ UNTOLD_SECONDS = 0.5
 DRAIN_POLL = 0.05
 
 
-async def drain(exchanges: Exchanges, seconds: float, hurry: asyncio.Event) -> None:
-    """Wait for open exchanges until `hurry` shortens it, and record the rest as cut."""
+async def drain(exchanges: Exchanges, unserved: Callable[[], int], seconds: float, hurry: asyncio.Event) -> None:
+    """Wait for open exchanges until `hurry` shortens it, and record the rest as cut.
+
+    Connections that are `unserved` are waited for as well: one that has just come is to have its answer, and one whose
+    client reads slowly the rest of it.
+    """
     if exchanges.open and seconds:
         logger.info(
             "stopping: %s may go on for up to %.0f s; a second Ctrl-C, or signal, ends that",
@@ -29,7 +33,7 @@ async def drain(exchanges: Exchanges, seconds: float, hurry: asyncio.Event) -> N
         )
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
-    while exchanges.open and loop.time() < deadline and not hurry.is_set():
+    while (exchanges.open or unserved()) and loop.time() < deadline and not hurry.is_set():
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(hurry.wait(), DRAIN_POLL)
     if cut := exchanges.finish_all(Outcome.SHUTDOWN):

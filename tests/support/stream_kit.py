@@ -102,6 +102,7 @@ class StreamKit:
             hooks=SimpleNamespace(run=anything),  # type: ignore[arg-type]
             watch=anything,
             let_go=anything,
+            is_stopping=lambda: self.bench.exchanges.is_stopping,
             leave_unread=lambda _, is_left: self.unread.append(is_left),
             unsent_bytes=lambda *_: 0,
             open_spool=anything,

@@ -78,6 +78,20 @@ async def test_a_connection_that_says_nothing_is_closed_and_one_that_fails_harms
     assert foreign.timeout_watchdog.timeout == 600
 
 
+async def test_connections_are_unserved_while_they_are_new_and_while_an_answer_waits() -> None:
+    now = 0.0
+    silent, reading, foreign = Handler(), Handler(waiting=7), Handler(waiting=7)
+    handlers = {handler.client.id: handler for handler in (silent, reading, foreign)}
+    reaper = Reaper(handlers, lambda: Settings.build({}), lambda: now)
+    reaper.let_go(foreign.client)  # type: ignore[arg-type]
+
+    assert reaper.unserved() == 2
+    now = 1.0
+    assert reaper.unserved() == 1
+    del handlers[reading.client.id]
+    assert reaper.unserved() == 0
+
+
 def test_what_waits_is_counted_only_if_something_waits_here() -> None:
     assert unread_bytes(Handler(0)) == 0
     assert unread_bytes(Handler(7)) == 7

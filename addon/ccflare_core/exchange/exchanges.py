@@ -13,6 +13,8 @@ class Exchanges(Collaborators):
     """The open exchanges by their id, and what they share."""
 
     open: dict[str, Exchange] = field(default_factory=dict)
+    is_stopping: bool = False
+    """Whether the process is to end as soon as the open ones have."""
 
     def change(self, settings: Settings) -> None:
         """Go on with these settings. What an open exchange has begun with stays, see the options table."""

@@ -165,7 +165,9 @@ def build_alerting(
     return Alerting(storage.call, alarms, local, sinks(live(), environ, fetch))
 
 
-def build_wire(live: LiveSettings, storage: Storage, upstream: Upstream, admission: Admission) -> Wire:
+def build_wire(
+    live: LiveSettings, storage: Storage, upstream: Upstream, recording: Recording, admission: Admission
+) -> Wire:
     """The services of the stream layer, and the keeper of its deadlines."""
 
     def sweep_soon(_: KeyRing) -> None:
@@ -188,6 +190,7 @@ def build_wire(live: LiveSettings, storage: Storage, upstream: Upstream, admissi
         tunnel=lambda flow: gate.tunnels.story(flow.server_conn),
         let_go=reaper.let_go,
         leave_unread=reaper.leave_unread,
+        is_stopping=lambda: recording.exchanges.is_stopping,
         unsent_bytes=reaper.unsent_bytes,
         open_spool=spools_of(live, reaper),
         feed=Feeder(connections).start,

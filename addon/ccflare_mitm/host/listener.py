@@ -17,6 +17,7 @@ from ccflare_core.config.settings import Settings
 from ccflare_core.errors import ConfigError
 from ccflare_core.http.origins import is_loopback, reachable
 from ccflare_core.program import typed
+from ccflare_mitm.host.closing import let_the_last_in
 from ccflare_mitm.host.opening import BACKLOG
 
 logger = logging.getLogger("ccflare")
@@ -212,6 +213,7 @@ def is_tcp(listening: object) -> bool:
 
 
 async def stop_listening() -> None:
-    """Take no more connections; those that are open go on."""
+    """Take no more connections; those that are open, or have just come, go on."""
     server: Any = ctx.master.addons.get("proxyserver")
+    await let_the_last_in(open_servers())
     await server.servers.update([])

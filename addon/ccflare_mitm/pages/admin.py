@@ -176,13 +176,16 @@ class Admin:
         ]
 
     def health(self) -> dict[str, Any]:
-        """Alive (this answer), and whether a request could be routed now, with each account's reason."""
+        """Alive (this answer), and whether a request could be routed now, with each account's reason.
+
+        While the proxy stops it is none that a new request should go to.
+        """
         accounts = self.exchanges.pool.status()
         passthrough = self.exchanges.settings.passthrough
         can_pass = passthrough == "always" or (passthrough == "auto" and not accounts)
         return {
             "status": "ok",
-            "ready": can_pass or any(account.available for account in accounts),
+            "ready": not self.exchanges.is_stopping and (can_pass or any(account.available for account in accounts)),
             "open_exchanges": len(self.exchanges.open),
             "changes": "announced" if self._listening.works else "polled",
             "changes_problem": self._listening.problem,

@@ -5,7 +5,7 @@ import logging
 import re
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakSet
 
@@ -33,6 +33,7 @@ from ccflare_core.http import failure_words
 from ccflare_core.secrets.echo import trace
 from ccflare_mitm.host.contract import json_error_page
 from ccflare_mitm.host.messages import make_response
+from ccflare_mitm.host.peers import closing
 from ccflare_mitm.wire.deadlines import ReaderStalled
 from ccflare_mitm.wire.hooks import ResumeHook, subject_of
 from ccflare_mitm.wire.services import Services
@@ -147,6 +148,8 @@ class FailoverLayer(HttpLayer):
         """As mitmproxy's; with the head of an answer of ours go the cookies that its flow does not show."""
         if type(event) is ResponseHeaders:
             event = self._with_cookies(child, event)
+            if self._is_last(child, event.response):
+                event = replace(event, response=closing(event.response))
         handled: CommandGenerator[None] = super().event_to_child(child, event)
         return handled
 
@@ -157,6 +160,12 @@ class FailoverLayer(HttpLayer):
         response = head.response.copy()
         response.headers.fields = (*response.headers.fields, *cookies)
         return ResponseHeaders(head.stream_id, response, head.end_stream)
+
+    def _is_last(self, child: Any, response: http.Response) -> bool:
+        """Whether this goes to an HTTP/1 client whose connection is to end with it, as the proxy stops."""
+        if not self.services.is_stopping() or not isinstance(child, Http1Server) or response.status_code < 200:
+            return False
+        return child.request is None or child.request.method != "CONNECT"
 
     def _read_client(self, event: events.DataReceived) -> CommandGenerator[None]:
         """Hand over what the client sent, and hang up if it keeps sending what cannot be read as anything."""

@@ -83,6 +83,15 @@ class Watch:
     """The same for each HTTP/2 stream whose window is closed."""
 
 
+NEW_SECONDS = 1.0
+"""How long a connection's first request may take to come, in a stop: who connects to ask does so at once."""
+
+
+def _is_new(watch: Watch, now: float) -> bool:
+    awaits = watch.layer is None or watch.layer.awaits_first_request()
+    return awaits and now - watch.since < NEW_SECONDS
+
+
 UPSTREAM_CONNECTIONS = 100
 """How many one client may have to a host: as many as it may have streams."""
 
@@ -137,6 +146,14 @@ class Reaper:
         """How much waits in this process for a server of the client's."""
         handler = self._handlers.get(client.id)
         return unsent_bytes(handler, server) if handler else 0
+
+    def unserved(self) -> int:
+        """How many connections would be cut off in a stop now: a first request may be on its way there, as they have
+        just come, or the client has not taken all of its answer yet.
+        """
+        now = self._clock()
+        watches = [watch for key in list(self._handlers) if (watch := self._watch(key)) and not watch.is_foreign]
+        return sum(_is_new(watch, now) or unread_bytes(watch.handler) > 0 for watch in watches)
 
     async def run(self) -> None:
         """Sweep for ever."""

@@ -51,6 +51,8 @@ class Services:
     leave_unread: Callable[[Client, bool], None]
     """Has a client's connection not read for now (True), or read again."""
 
+    is_stopping: Callable[[], bool]
+    """Whether each client's connection is to end with the answer that it gets."""
     unsent_bytes: Callable[[Client, Any], int]
     """How much waits in a client's connection to a server."""
     open_spool: Callable[[Client], Spooled]
