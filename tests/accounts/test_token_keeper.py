@@ -440,6 +440,31 @@ async def test_a_lease_of_a_run_that_hangs_is_taken_over_after_a_while(
     assert LEASE_SECONDS <= clock.mono - began < LEASE_SECONDS + 2
 
 
+async def test_slow_database_makes_a_refresh_late_and_does_not_keep_it_from_being_done(
+    provider: Provider, start: StartDesk, clock: Clock
+) -> None:
+    desk = start(expired(provider))
+    desk.slow_seconds = 18.0  # nine answers, each two seconds late
+    began = clock.mono
+
+    assert (await desk.renew()).ok
+
+    assert (len(provider.sent), clock.mono - began) == (1, 36.0)
+
+
+async def test_frozen_process_takes_its_lease_anew_before_it_spends_a_token(
+    provider: Provider, start: StartDesk, clock: Clock
+) -> None:
+    desk = start(expired(provider))
+    desk.frozen_seconds.append(60.0)
+    began = clock.mono
+
+    assert (await desk.renew()).ok
+
+    assert (len(provider.sent), provider.logins.reuses) == (1, 0)
+    assert 60.0 < clock.mono - began < 62.0
+
+
 @pytest.mark.parametrize("jump", [HOUR, -HOUR])
 async def test_a_clock_that_jumps_takes_no_lease_from_anyone(
     jump: float, provider: Provider, start: StartDesk, clock: Clock

@@ -91,6 +91,10 @@ class Desk:
         self.store = Store.open(path, KEY, wall=lambda: clock.wall)
         self.store.runs.start(owner, "host", 1)
         self.is_broken = False
+        self.slow_seconds = 0.0
+        """How long the store takes for what it is asked."""
+        self.frozen_seconds: deque[float] = deque()
+        """How long this process stands still after each of the next answers."""
         self.before_seconds = 1800.0
         self.pool = AccountPool(
             clock=lambda: clock.mono,
@@ -123,7 +127,10 @@ class Desk:
         await asyncio.sleep(0)
         if self.is_broken:
             raise StoreError("the disk is full: free some space")
-        return function(self.store)
+        self.clock.pass_(self.slow_seconds)
+        answer = function(self.store)
+        self.clock.pass_(self.frozen_seconds.popleft() if self.frozen_seconds else 0.0)
+        return answer
 
     def look(self) -> None:
         """What the writer does when the database has changed."""

@@ -33,6 +33,7 @@ PATIENCE_SECONDS = ANSWER_SECONDS + LEASE_SECONDS
 """How long to wait for others at most."""
 _POLL_SECONDS = 0.25
 _PROMPT_SECONDS = 10.0
+"""How old a lease of ours may be when we hear of it. A process that was frozen meanwhile takes another one."""
 
 
 class LeaseAttempt(NamedTuple):
@@ -44,12 +45,16 @@ class LeaseAttempt(NamedTuple):
     """Whether the asker holds the lease."""
     term: str
     """The lease's name. Each has a new one, also when the same run takes it again."""
+    since: float
+    """A moment, by the asker's clock, before which no other run can have seen this lease."""
 
 
 class Logins(Protocol):
     """The stored tokens, and the leases on them: what `store.oauth_tokens` has."""
 
-    def take_lease(self, account_id: str, owner: str, *, abandoned: str = "") -> LeaseAttempt | None:
+    def take_lease(
+        self, account_id: str, owner: str, *, abandoned: str = "", clock: Callable[[], float] = time.monotonic
+    ) -> LeaseAttempt | None:
         """Take the lease if it is free, and read the account; None if that is gone."""
         ...
 
@@ -183,12 +188,11 @@ class Refresher:
         watched, abandoned = "", ""
         started = since = self._clock()
         while True:
-            asked = self._clock()
             turn = await self._ask_for_lease(known.id, abandoned)
             now = self._clock()
             if turn is None or self._is_news(turn.account, known, rejected):
                 return turn
-            if turn.is_mine and now - asked < _PROMPT_SECONDS:
+            if turn.is_mine and now - turn.since < _PROMPT_SECONDS:
                 return turn
             if now - started >= PATIENCE_SECONDS:
                 raise TokenUnavailable("another process has been refreshing this token for too long")
@@ -198,7 +202,9 @@ class Refresher:
             await self._sleep(_POLL_SECONDS)
 
     def _ask_for_lease(self, account_id: str, abandoned: str) -> Awaitable[LeaseAttempt | None]:
-        return self._call(lambda store: store.logins.take_lease(account_id, self._owner, abandoned=abandoned))
+        return self._call(
+            lambda store: store.logins.take_lease(account_id, self._owner, abandoned=abandoned, clock=self._clock)
+        )
 
     def _is_news(self, stored: Account, known: Account, rejected: str | None) -> bool:
         """Whether what is stored makes a refresh needless (or impossible)."""

@@ -7,7 +7,8 @@ given for. A process that comes late changes nothing and gets what is there.
 """
 
 import secrets
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ccflare_core.accounts.account import Account
@@ -33,10 +34,13 @@ class Logins:
         self._columns = accounts.columns
         self._record = context.record
 
-    def take_lease(self, account_id: str, owner: str, *, abandoned: str = "") -> LeaseAttempt | None:
+    def take_lease(
+        self, account_id: str, owner: str, *, abandoned: str = "", clock: Callable[[], float] = time.monotonic
+    ) -> LeaseAttempt | None:
         """Take the lease for the run `owner` if it is free, and read the account; None if that is gone.
 
-        `abandoned` is the term of a lease that the caller has watched for long enough to end it.
+        `abandoned` is the term of a lease that the caller has watched for long enough to end it. The lease's age counts
+        from the commit, as until then nobody else sees it, however slow the database is.
         """
         with self._transaction():
             is_mine = self._take(account_id, owner, abandoned)
@@ -46,7 +50,7 @@ class Logins:
                 return None
             self._fill_digest(account)
             lease = RefreshLeaseRow.select().where(RefreshLeaseRow.account_id == account_id)
-            return LeaseAttempt(account, is_mine, lease.bind(self._database).get().term)
+            return LeaseAttempt(account, is_mine, lease.bind(self._database).get().term, clock())
 
     def renew_lease(self, account_id: str, owner: str) -> None:
         """Give the lease a new term, if the run still holds it, so that nobody takes it for abandoned."""
