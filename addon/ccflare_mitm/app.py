@@ -15,6 +15,7 @@ from mitmproxy.connection import Client
 from mitmproxy.tls import TlsData
 
 from ccflare_core.accounts.account import Account
+from ccflare_core.accounts.affinity import Held
 from ccflare_core.accounts.cooldowns import Cooldown
 from ccflare_core.accounts.token_refresh import ANSWER_SECONDS
 from ccflare_core.anthropic.rate_limit_headers import Window
@@ -79,6 +80,7 @@ class Known(NamedTuple):
     accounts: list[Account]
     cooldowns: list[Cooldown]
     windows: Mapping[str, tuple[Window, ...]]
+    sessions: list[Held]
     client_keys: KeyRing
     rules: Rules
     uses: list[Use]
@@ -175,6 +177,7 @@ class App:
             store.accounts.all(),
             store.limits.cooldowns(),
             store.limits.latest_windows(),
+            store.affinity.newest(self.accounts.pool.max_sessions),
             store.clients.ring(),
             Rules.of(store),
             spending(store, self._run_id).uses,
@@ -183,6 +186,7 @@ class App:
     def _take_up(self, known: Known) -> None:
         self.accounts.pool.replace_accounts(known.accounts)
         self.accounts.pool.restore(known.cooldowns, known.windows)
+        self.accounts.pool.adopt(known.sessions, are_new=False)
         self.storage.news.client_keys.tell(known.client_keys)
         self.storage.news.rules.tell(known.rules)
         self.admission.rates.budgets.restore(known.uses)

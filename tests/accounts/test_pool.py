@@ -484,10 +484,10 @@ def test_only_a_good_answer_to_a_younger_request_clears() -> None:
     old, older = acquired(pool), acquired(pool)
     pool.report(old, spent(EPOCH + 3600, Scope.FAMILY))
 
-    assert pool.report(older, good()) == Report()
+    assert pool.report(older, good()).cleared == ()
     assert serve(pool, good(), haiku())[1] == Report()
     clock.pass_(3600)
-    assert serve(pool, good(), opus())[1] == Report(cleared=(("a", OPUS),))
+    assert serve(pool, good(), opus())[1].cleared == (("a", OPUS),)
 
 
 def test_a_request_that_was_repeated_in_place_clears_its_own_cooldown() -> None:
@@ -495,7 +495,7 @@ def test_a_request_that_was_repeated_in_place_clears_its_own_cooldown() -> None:
     lease = acquired(pool)
     pool.report(lease, OVERLOADED)
 
-    assert pool.report(lease, good()) == Report(cleared=(("a", WHOLE),))
+    assert pool.report(lease, good()).cleared == (("a", WHOLE),)
     acquired(pool)
 
 
@@ -734,7 +734,7 @@ FIVE_HOURS = Window("5h", "allowed", 0.50, EPOCH + 3600)
 )
 def test_windows_are_handed_back_when_they_moved_noticeably(change: dict[str, Any], noticed: bool) -> None:
     pool = make_pool(Clock(), "a")
-    assert serve(pool, good(FIVE_HOURS))[1] == Report(windows=(FIVE_HOURS,))
+    assert serve(pool, good(FIVE_HOURS))[1].windows == (FIVE_HOURS,)
     window = FIVE_HOURS._replace(**change)
 
     assert serve(pool, good(window))[1].windows == ((window,) if noticed else ())
@@ -809,6 +809,34 @@ def test_only_so_many_sessions_are_remembered() -> None:
 
     assert acquired(pool, opus("2")).choice.reason == "most headroom"
     assert acquired(pool, opus("3")).choice.reason == "keeps its session"
+
+
+def test_a_session_that_another_proxy_or_an_earlier_run_has_served_keeps_its_account() -> None:
+    """And one that has been served here moves with it; the first one told is not told again."""
+    elsewhere, here = make_pool(Clock(), "ab"), make_pool(Clock(), "ab", session_seconds=100)
+    told = [serve(elsewhere, good(), opus(session))[1].held for session in ("1", "2")]
+    assert [held.account_id for held in told if held] == ["a", "b"]
+
+    here.adopt([held for held in told if held])
+
+    assert [acquired(here, opus(session)).account.id for session in ("2", "1", "2")] == ["b", "a", "b"]
+    assert serve(here, good(), opus("1"))[1] == Report()
+    here.adopt([held._replace(account_id="b") for held in told if held])
+    assert acquired(here, opus("1")).account.id == "b"
+    here.adopt([held._replace(served_at=EPOCH - 100) for held in told if held], are_new=False)
+    assert acquired(here, opus("1")).account.id == "b"
+
+
+def test_who_has_no_session_is_nobody_elses_business() -> None:
+    pool = make_pool(Clock(), "ab")
+    by_address = Facts("claude-opus-4-8", client="10.0.0.1")
+    assert serve(pool, good(), by_address) == ("a", Report())
+    assert acquired(pool, by_address).choice.reason == "keeps its session"
+
+
+@pytest.mark.parametrize("strategy", ["least-used", "round-robin"])
+def test_strategies_without_sessions_tell_of_none(strategy: str) -> None:
+    assert serve(make_pool(Clock(), "ab", strategy=strategy), good())[1] == Report()
 
 
 # --- what an answer is about --------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from ccflare_core.config.location import Server
 from database_kit import KEY_VARIABLE
 from fake_upstream import MESSAGES, FakeUpstream, limited_5h
-from harness import RawClient, StartProxy, claude_request, eventually, via_base_url
+from harness import Proxy, RawClient, StartProxy, claude_request, eventually, via_base_url
 from postgres_kit import GUARDED, PASSWORD, Cluster
 
 pytestmark = pytest.mark.postgres
@@ -127,3 +128,42 @@ def test_what_one_proxy_learns_all_know(server: Server, upstream: FakeUpstream, 
         assert health["changes_problem"] is None
         assert second.request(*claude_request(stream=False)).status == 503
     assert len(upstream.requests) == asked
+
+
+def test_sessions_keep_their_accounts_on_another_proxy_and_after_a_restart(
+    server: Server, upstream: FakeUpstream, start_proxy: StartProxy
+) -> None:
+    options = {"database": server, "environment": KEY_VARIABLE}
+    one, two = (start_proxy(upstream, **options) for _ in range(2))
+    for name in ("a", "b"):
+        one.add_api_key(name, f"{KEY}-{name}")
+    sees(one, "b"), sees(two, "b")
+    first, second = (str(uuid.uuid4()) for _ in range(2))
+    assert [serves(one, session, upstream) for session in (first, second)] == ["a", "b"]
+    one.rows("SELECT session FROM session_accounts", until=lambda rows: len(rows) == 2)
+    for sign in ("later", "later-still"):  # what was committed before the first is known before the second comes
+        one.add_api_key(sign, f"{KEY}-{sign}", priority=99)
+        sees(two, sign)
+
+    assert [serves(two, session, upstream) for session in (second, first)] == ["b", "a"]
+
+    two.stop()
+    two.start()
+    assert [serves(two, session, upstream) for session in (second, first)] == ["b", "a"]
+
+
+def serves(proxy: Proxy, session: str, upstream: FakeUpstream) -> str:
+    """The account that a request of the session goes to."""
+    with via_base_url(proxy) as client:
+        assert client.request(*claude_request(2000, session=session, stream=False)).status == 200
+    return upstream.requests[-1].credential.rpartition("-")[2]
+
+
+def sees(proxy: Proxy, account: str) -> None:
+    """Wait until the proxy knows the account."""
+
+    def names() -> list[str]:
+        with via_base_url(proxy) as client:
+            return [each["name"] for each in json.loads(client.request("GET", HEALTH).body)["accounts"]]
+
+    eventually(names, lambda found: account in found)

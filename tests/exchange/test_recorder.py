@@ -82,6 +82,7 @@ def test_the_rows_of_an_exchange_in_their_order() -> None:
         "ExchangeStarted",
         "AttemptMade",
         "WindowRead",
+        "SessionServed",
         "Payload",
         "Payload",
         "ExchangeFinished",
@@ -93,7 +94,7 @@ def test_metadata_only_keeps_no_bodies() -> None:
 
     desk.serve(OK)
 
-    assert kinds(desk.rows) == ["ExchangeStarted", "AttemptMade", "ExchangeFinished"]
+    assert kinds(desk.rows) == ["ExchangeStarted", "AttemptMade", "SessionServed", "ExchangeFinished"]
 
 
 def test_off_keeps_nothing_but_what_the_pool_learned() -> None:
@@ -101,7 +102,7 @@ def test_off_keeps_nothing_but_what_the_pool_learned() -> None:
 
     desk.serve(limited())
 
-    assert kinds(desk.rows) == ["WindowRead", "CooldownSet"]
+    assert kinds(desk.rows) == ["WindowRead", "CooldownSet", "SessionServed"]
 
 
 def test_tags_come_right_after_the_row_that_they_are_of_without_secrets() -> None:

@@ -5,11 +5,11 @@ back by `report` for the caller to store, and comes in again through `restore`.
 """
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ccflare_core.accounts.account import Account
+from ccflare_core.accounts.affinity import Held, Pins, key_of
 from ccflare_core.accounts.cooldowns import Cooldown, Moment, Part, Unavailable, parts_of
 from ccflare_core.accounts.member import AccountStatus, PoolMember
 from ccflare_core.accounts.selection import Choice, choose
@@ -64,6 +64,8 @@ class Report:
     """The windows that moved noticeably since they were last reported."""
     attention: str = ""
     """Why the account needs attention from now on, if it does."""
+    held: Held | None = None
+    """The session that the account holds from now on, or has held for so long that this is to be told again."""
 
 
 _NOTHING = Report()
@@ -109,7 +111,9 @@ class AccountPool:
         self._expired = expired
         self._is_refreshing = is_refreshing
         self._members: dict[str, PoolMember] = {}
-        self._pins = _Pins(session_seconds, max_sessions)
+        self.max_sessions = max_sessions
+        """How many sessions it remembers the accounts of."""
+        self._pins = Pins(session_seconds, max_sessions)
         self._turn = 0
         self._leases = 0  # given out so far; a lease's number
         self._in_flight = 0
@@ -172,6 +176,16 @@ class AccountPool:
         for account_id, known in windows.items():
             if member := self._members.get(account_id):
                 member.learn(known, at)
+
+    def adopt(self, sessions: Iterable[Held], *, are_new: bool = True) -> None:
+        """Take up which accounts hold these sessions, in the order in which they were served.
+
+        Whatever the clock of who has served them says, what is new was served just now.
+        """
+        at = self._now()
+        for held in sessions:
+            age = 0.0 if are_new else max(0.0, at.wall - held.served_at)
+            self._pins.adopt(held.session, held.account_id, age, at.mono)
 
     def forget(self, cooldowns: Iterable[Cooldown]) -> None:
         """End these where they are still the last word: the proxy that has them disproved has told so."""
@@ -253,21 +267,31 @@ class AccountPool:
         parts, spends = parts_of(lease.facts), lease.facts.spends
         windows = member.learn(verdict.windows, at) if verdict.windows else ()
         cleared: list[Part] = []
+        held: Held | None = None
         if verdict.ok:
             cleared = member.clear(number, parts, spends=spends)
             member.note_served(lease.facts.path_class, lease.account, at)
             if spends:
                 # The session's prompt cache is here now, wherever it was before.
-                self._pins.put(self._session_of(lease.facts), lease.account.id, at.mono)
+                held = self._hold(lease, at)
         cooldowns = member.cool(verdict, lease.account, number, lease.facts, at, self._leases)
         if verdict.scope is Scope.WAY:
             for other in self._on_the_same_way(lease.account):
                 cooldowns += other.cool(verdict, other.account, number, lease.facts, at, self._leases)
         member.end_half_open(number, parts, at, spends=spends)
         attention = member.disable(verdict, lease.account)
-        if not (cooldowns or cleared or windows or attention):
+        if not (cooldowns or cleared or windows or attention or held):
             return _NOTHING
-        return Report(cooldowns, tuple((lease.account.id, name) for name in cleared), windows, attention)
+        return Report(cooldowns, tuple((lease.account.id, name) for name in cleared), windows, attention, held)
+
+    def _hold(self, lease: Lease, at: Moment) -> Held | None:
+        """Pin the session to the account that has served it; what the store should know of that.
+
+        Who has no session is known by an address alone, which may be that of a load balancer: nobody else's business.
+        """
+        session = self._session_of(lease.facts)
+        is_told = self._pins.serve(session, lease.account.id, at.mono) and lease.facts.session_id
+        return Held(session, lease.account.id, at.wall) if is_told else None
 
     def _on_the_same_way(self, account: Account) -> list[PoolMember]:
         """The others that go by the same proxy, or like it by the one that all others go by."""
@@ -316,7 +340,7 @@ class AccountPool:
         return Moment(self._clock(), self._wall())
 
     def _session_of(self, facts: Facts) -> str:
-        return facts.affinity if self._strategy == "session" or facts.ties_thinking else ""
+        return key_of(facts) if self._strategy == "session" or facts.ties_thinking else ""
 
     def _holder(self, pinned: str | None, chosen: str, wall: float) -> str:
         """Who holds the session now: its old account also while that one is cooling, so that it returns to it."""
@@ -361,26 +385,3 @@ def _reserved(member: PoolMember, key: ClientKey | None, at: Moment, only: str |
     if not _is_for(member, key):
         return Unavailable("not for this client key", None)
     return member.scarcity(at) if key.low_priority else None
-
-
-class _Pins:
-    """Which account holds which session: the least recently used go first, unused ones after a while."""
-
-    def __init__(self, seconds: float, most: int) -> None:
-        self._seconds = seconds
-        self._most = most
-        self._pins: OrderedDict[str, tuple[str, float]] = OrderedDict()
-
-    def get(self, session: str, now: float) -> str | None:
-        """The account's id; None if nothing holds it or it was not used for too long."""
-        pin = self._pins.get(session)
-        return pin[0] if pin is not None and now < pin[1] else None
-
-    def put(self, session: str, account_id: str, now: float) -> None:
-        """Pin a session and count this as a use. The session "" is nobody's."""
-        if not session:
-            return
-        self._pins[session] = (account_id, now + self._seconds)
-        self._pins.move_to_end(session)
-        if len(self._pins) > self._most:
-            self._pins.popitem(last=False)

@@ -19,6 +19,7 @@ class Kind(StrEnum):
     ACCOUNTS = "accounts"
     KEYS = "keys"
     LIMITS = "limits"
+    SESSIONS = "sessions"
 
 
 KINDS: Final = {
@@ -29,6 +30,7 @@ KINDS: Final = {
     "data_keys": Kind.KEYS,
     "scope_cooldowns": Kind.LIMITS,
     "second_factor": Kind.ACCESS,
+    "session_accounts": Kind.SESSIONS,
     "windows": Kind.LIMITS,
 }
 """What a change of a table's rows is a change of. Records that nobody waits for are none."""

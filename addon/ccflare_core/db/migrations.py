@@ -432,6 +432,15 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE INDEX request_tags_at ON request_tags (at)",
         ),
     ),
+    Migration(
+        "0028_shared",
+        (
+            """CREATE TABLE session_accounts (
+                session TEXT NOT NULL PRIMARY KEY, account_id TEXT NOT NULL, served_at BIGINT NOT NULL,
+                number BIGINT NOT NULL)""",
+            "CREATE INDEX session_accounts_number ON session_accounts (number)",
+        ),
+    ),
 )
 
 _BOOK = "CREATE TABLE IF NOT EXISTS migrations (name TEXT NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)"

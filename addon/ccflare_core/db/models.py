@@ -185,6 +185,21 @@ class CooldownRow(Model):
         primary_key = CompositeKey("account_id", "scope", "name")
 
 
+class SessionAccountRow(Model):
+    """Which account has served a session last; see store/affinity.py. Rows with a higher number were written later.
+
+    `session` is a digest of the session's id.
+    """
+
+    session = TextField(primary_key=True)
+    account_id = TextField()
+    served_at = BigIntegerField()
+    number = BigIntegerField()
+
+    class Meta:
+        table_name = "session_accounts"
+
+
 class OwnerRow(Model):
     """Which account made what an id stands for, and for which client key; "" is nobody's, see accounts/owners.py."""
 
@@ -671,6 +686,7 @@ TABLES: tuple[type[Model], ...] = (
     SecondFactorRow,
     RecoveryCodeRow,
     CooldownRow,
+    SessionAccountRow,
     OwnerRow,
     RunRow,
     RequestRow,

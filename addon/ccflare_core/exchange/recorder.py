@@ -28,6 +28,7 @@ from ccflare_core.exchange.records import (
     Payload,
     Record,
     RequestTagged,
+    SessionServed,
     WindowRead,
 )
 from ccflare_core.exchange.steps import Attempt, Opening, Outcome, Ticket
@@ -142,6 +143,8 @@ class Recorder:
         for cooldown in report.cooldowns:
             self._sink.put(CooldownSet(cooldown))
             warn_of_cooldown(self._account_name(cooldown.account_id), cooldown, self._wall())
+        if report.held:
+            self._sink.put(SessionServed(report.held))
         if report.attention:
             self._sink.put(AttentionNeeded(account_id, report.attention))
             warn_of_attention(self._account_name(account_id), report.attention)

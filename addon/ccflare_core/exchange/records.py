@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
+from ccflare_core.accounts.affinity import Held
 from ccflare_core.accounts.cooldowns import Cooldown, Part
 from ccflare_core.anthropic.rate_limit_headers import Window
 
@@ -223,6 +224,12 @@ class CooldownCleared(NamedTuple):
     part: Part
 
 
+class SessionServed(NamedTuple):
+    """Which account has served a session last. Its row is one, see store/affinity.py."""
+
+    held: Held
+
+
 class AttentionNeeded(NamedTuple):
     """An account that is out until a person acts, and why."""
 
@@ -300,6 +307,7 @@ Record = (
     | WindowRead
     | CooldownSet
     | CooldownCleared
+    | SessionServed
     | AttentionNeeded
     | OrganizationLearned
     | IdMade

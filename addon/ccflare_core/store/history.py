@@ -10,10 +10,20 @@ from typing import Any, NamedTuple
 
 from peewee import fn
 
+from ccflare_core.accounts.affinity import session_key
 from ccflare_core.anthropic.ids import Kind
 from ccflare_core.clients.tags import split
 from ccflare_core.db.engine import as_store_errors
-from ccflare_core.db.models import AttemptRow, OwnerRow, PayloadRow, RequestRow, RequestTagRow, TunnelRow, WindowRow
+from ccflare_core.db.models import (
+    AttemptRow,
+    OwnerRow,
+    PayloadRow,
+    RequestRow,
+    RequestTagRow,
+    SessionAccountRow,
+    TunnelRow,
+    WindowRow,
+)
 from ccflare_core.store.context import StoreContext
 from ccflare_core.text import to_ms
 from ccflare_core.transcripts.read import Transcripts
@@ -118,7 +128,8 @@ class History:
         """Delete these requests with their attempts and bodies, or the bodies alone; yields each batch's number.
 
         `Transcripts.collect_garbage` frees the blocks of the bodies. With a request goes what its own ids led to: its
-        account's cache and thread. Files and the like stay, for the account still has them.
+        account's cache and thread, and which account holds its session. Files and the like stay, for the account still
+        has them.
         """
         for batch in self._batches(ids):
             done = self._transcripts.delete_payloads(batch)
@@ -129,6 +140,9 @@ class History:
                 for kind, column in _LED_BY:
                     is_its = OwnerRow.text.in_(RequestRow.select(column).where(RequestRow.id.in_(some)))
                     OwnerRow.delete().where((OwnerRow.kind == kind.value) & is_its).execute(self._database)
+                named = RequestRow.select(RequestRow.session_id).where(RequestRow.id.in_(some)).distinct()
+                keys = [session_key(session) for (session,) in self._rows(named) if session]
+                SessionAccountRow.delete().where(SessionAccountRow.session.in_(keys)).execute(self._database)
                 done = int(RequestRow.delete().where(RequestRow.id.in_(some)).execute(self._database))
             yield done
 

@@ -46,11 +46,13 @@ from ccflare_core.exchange.records import (
     Payload,
     Record,
     RequestTagged,
+    SessionServed,
     TunnelEnded,
     TunnelOpened,
     WindowRead,
 )
 from ccflare_core.secrets.vault import Vault
+from ccflare_core.store.affinity import write_served
 from ccflare_core.store.batches import Batches
 from ccflare_core.store.request_tags import RequestTags
 from ccflare_core.text import to_ms
@@ -200,6 +202,7 @@ class Ledger:
         self._write_tunnels(rows)
         for record in rows[CooldownSet]:
             self._cooldown(record)
+        write_served(self._database, [each.held for each in rows[SessionServed]])
         for account_id, organization_id in rows[OrganizationLearned]:
             learn_owner(self._database, account_id, Owner(organization_id=organization_id))
         for record in finished:

@@ -28,6 +28,7 @@ from ccflare_core.reports.rollup import Rollup
 from ccflare_core.secrets.key_sources import KeySource
 from ccflare_core.secrets.vault import Vault
 from ccflare_core.store.accounts import Accounts
+from ccflare_core.store.affinity import StoredAffinity
 from ccflare_core.store.alerts import Alerts
 from ccflare_core.store.blocklist import Blocklist
 from ccflare_core.store.carry_over import CarryOver
@@ -113,6 +114,7 @@ class Store:
         self.accounts = Accounts(context)
         self.limits = Limits(context)
         self.limits_of_others = LimitsOfOthers(self.limits, context.snapshot)
+        self.affinity = StoredAffinity(context)
         self.runs = Runs(context)
         self.logins = Logins(context, self.accounts)
         self.sessions = Sessions(context)

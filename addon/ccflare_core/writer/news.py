@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from ccflare_core.accounts.account import Account
+from ccflare_core.accounts.affinity import Held
 from ccflare_core.clients.authentication import KeyRing
 from ccflare_core.clients.client_runs import ClientRun
 from ccflare_core.clients.totp import Factor
@@ -58,6 +59,7 @@ class StoreNews:
         self.client_keys = Signal[KeyRing](loop)
         self.rules = Signal[Rules](loop)
         self.limits = Signal[Learned](loop)
+        self.sessions = Signal[Sequence[Held]](loop)
 
     def send_rules(self, store: Store) -> None:
         """Send those that the store has now. The writer's thread calls it."""

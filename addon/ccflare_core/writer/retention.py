@@ -47,12 +47,17 @@ class Policy(NamedTuple):
     request_days: int
     limit_bytes: int
     minimum_free_bytes: int
+    session_seconds: int = 30 * DAY
 
     @classmethod
     def of(cls, settings: Settings) -> "Policy":
         """What these settings say."""
         return cls(
-            settings.payload_days, settings.request_days, settings.database_limit_bytes, settings.minimum_free_bytes
+            settings.payload_days,
+            settings.request_days,
+            settings.database_limit_bytes,
+            settings.minimum_free_bytes,
+            settings.session_seconds,
         )
 
 
@@ -124,6 +129,7 @@ class Retention:
         yield store.history.delete_tunnels(now - days * DAY)
         yield store.notices.purge(now - days * DAY)
         yield from store.owners.purge()
+        yield from store.affinity.purge(now - policy.session_seconds)
         while store.transcripts.collect_garbage():
             yield 1
         yield from self._make_room(store, policy.limit_bytes, now)

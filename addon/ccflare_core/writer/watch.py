@@ -1,9 +1,10 @@
 """The writer's regular duties: changed accounts, heartbeat, sums, index, size of the write-ahead log."""
 
 import threading
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 
 from ccflare_core.accounts.account import Account
+from ccflare_core.accounts.affinity import Held
 from ccflare_core.clients.authentication import KeyRing
 from ccflare_core.db.announcements import Kind
 from ccflare_core.errors import CCFlareError
@@ -42,12 +43,14 @@ class Watch:
         on_client_keys: Callable[[KeyRing], None] | None = None,
         on_store_changed: Callable[[Store], None] = lambda store: None,
         on_limits: Callable[[Learned], None] = lambda learned: None,
+        on_sessions: Callable[[Sequence[Held]], None] = lambda held: None,
         begin: Callable[[Callable[[], None]], None] = in_thread,
         look_seconds: float = LOOK_SECONDS,
     ) -> None:
         """`on_store_changed` is shown the store at first and whenever it has changed; `begin` does what takes long."""
         self._on_store_changed = on_store_changed
         self._on_limits = on_limits
+        self._on_sessions = on_sessions
         self._store = store
         self._on_change = on_change
         self._on_client_keys = on_client_keys
@@ -64,6 +67,7 @@ class Watch:
             Kind.ACCOUNTS: self._tell_changed_accounts,
             Kind.ACCESS: self._tell_access,
             Kind.LIMITS: self._tell_limits,
+            Kind.SESSIONS: self._tell_sessions,
         }
         self._begin = begin
         self._check_at = clock() + _CHECK_SECONDS
@@ -109,6 +113,10 @@ class Watch:
     def _tell_limits(self) -> None:
         if any(learned := self._store.limits_of_others.look()):
             self._on_limits(learned)
+
+    def _tell_sessions(self) -> None:
+        if held := self._store.affinity.look():
+            self._on_sessions(held)
 
     def look(self) -> None:
         """Do what is due. What the database refuses becomes a warning."""

@@ -136,6 +136,7 @@ def build_storage(live: LiveSettings, environ: Mapping[str, str], news: StoreNew
         on_client_keys=news.client_keys.send,
         on_store_changed=news.send_rules,
         on_limits=news.limits.send,
+        on_sessions=news.sessions.send,
         upkeep=retention,
     )
     auditor = Auditor(writer, stop_after=live.reader("audit_stop_after_seconds"))
@@ -179,6 +180,7 @@ def build_accounts(live: LiveSettings, storage: Storage, upstream: Upstream, run
     )
     storage.news.accounts.listen(replace)
     storage.news.limits.listen(learn)
+    storage.news.sessions.listen(pool.adopt)
     return Accounts(pool, keeper)
 
 

@@ -1,0 +1,86 @@
+"""Which account holds which session, for all proxies on the database and for the next run of each.
+
+A session's row is one, written by the ledger: the last proxy that has served the session has the last word. Each reads
+what has changed since its last look, and so waits for nothing when a session comes that it has not served itself.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from peewee import Database, fn
+
+from ccflare_core.accounts.affinity import Held
+from ccflare_core.db.engine import as_store_errors
+from ccflare_core.db.models import SessionAccountRow
+from ccflare_core.store.context import StoreContext
+from ccflare_core.text import to_ms
+
+MOST = 100_000
+"""How many sessions are remembered."""
+_BATCH = 500
+
+
+class StoredAffinity:
+    """A part of the store: it works through the store's connection, in the store's transactions."""
+
+    def __init__(self, context: StoreContext, most: int = MOST) -> None:
+        self._database = context.database
+        self._transaction = context.transaction
+        self._most = most
+        self._newest: int | None = None
+
+    def newest(self, most: int) -> list[Held]:
+        """The sessions that were served last, up to so many, the last one at the end."""
+        columns = (SessionAccountRow.session, SessionAccountRow.account_id, SessionAccountRow.served_at)
+        query = SessionAccountRow.select(*columns).order_by(SessionAccountRow.number.desc()).limit(most)
+        return [Held(session, account_id, at / 1000) for session, account_id, at in reversed(self._rows(query))]
+
+    def look(self) -> list[Held]:
+        """What any proxy has written since the last call; nothing at the first, see `newest`. Raises StoreError."""
+        before, self._newest = self._newest, _last_number(self._database)
+        if before is None or before >= self._newest:
+            return []
+        columns = (SessionAccountRow.session, SessionAccountRow.account_id, SessionAccountRow.served_at)
+        is_new = (SessionAccountRow.number > before) & (SessionAccountRow.number <= self._newest)
+        query = SessionAccountRow.select(*columns).where(is_new).order_by(SessionAccountRow.number)
+        return [Held(session, account_id, at / 1000) for session, account_id, at in self._rows(query)]
+
+    # Its end
+
+    def purge(self, before: float) -> Iterator[int]:
+        """Delete, in small batches, what was not served since, and what is too much; yields each batch's number.
+
+        In the order in which it was written, which is nearly that of age.
+        """
+        excess = int(self._rows(SessionAccountRow.select(fn.COUNT(SessionAccountRow.session)))[0][0]) - self._most
+        columns = SessionAccountRow.select(SessionAccountRow.session, SessionAccountRow.served_at)
+        while rows := self._rows(columns.order_by(SessionAccountRow.number).limit(_BATCH)):
+            over = [session for at, (session, served_at) in enumerate(rows) if at < excess or served_at < to_ms(before)]
+            if not over:
+                return
+            with self._transaction():
+                SessionAccountRow.delete().where(SessionAccountRow.session.in_(over)).execute(self._database)
+            excess -= len(over)
+            yield len(over)
+
+    def _rows(self, query: Any) -> list[tuple[Any, ...]]:
+        with as_store_errors():
+            return list(query.bind(self._database).tuples())
+
+
+def write_served(database: Database, served: Sequence[Held]) -> None:
+    """Put down which account has served which session last, in the transaction that is open."""
+    if not served:
+        return
+    number = _last_number(database) + 1  # who writes has the lock: a higher one is a later one
+    last = {each.session: each for each in served}
+    rows = [(session, each.account_id, to_ms(each.served_at), number) for session, each in last.items()]
+    told = [SessionAccountRow.account_id, SessionAccountRow.served_at, SessionAccountRow.number]
+    for at in range(0, len(rows), _BATCH):
+        insert = SessionAccountRow.insert_many(rows[at : at + _BATCH], fields=[SessionAccountRow.session, *told])
+        insert.on_conflict(conflict_target=[SessionAccountRow.session], preserve=told).execute(database)
+
+
+def _last_number(database: Database) -> int:
+    with as_store_errors():
+        return int(SessionAccountRow.select(fn.MAX(SessionAccountRow.number)).bind(database).scalar() or 0)

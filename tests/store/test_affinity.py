@@ -1,0 +1,70 @@
+"""Which account holds which session, as the proxies on one database see it."""
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+
+from ccflare_core.accounts.affinity import Held, session_key
+from ccflare_core.config.location import Location
+from ccflare_core.exchange.records import SessionServed
+from ccflare_core.store.affinity import StoredAffinity
+from ccflare_core.store.store import Store
+from database_kit import NOW, an_account, count, exchange, open_store
+
+
+@pytest.fixture
+def two(location: Location) -> Iterator[tuple[Store, Store]]:
+    with contextlib.closing(open_store(location)) as one, contextlib.closing(open_store(location)) as other:
+        one.write([SessionServed(held("earlier"))])
+        assert other.affinity.look() == []  # the start of a proxy reads all that there is
+        yield one, other
+
+
+def held(session: str, account_id: str = "a", at: float = NOW) -> Held:
+    return Held(session, account_id, at)
+
+
+def test_what_a_proxy_serves_is_told_to_another_one_once(two: tuple[Store, Store]) -> None:
+    one, other = two
+    one.write([SessionServed(held("s")), SessionServed(held("t")), SessionServed(held("s", "b"))])
+    assert sorted(other.affinity.look()) == [held("s", "b"), held("t")]
+    assert other.affinity.look() == []
+    other.write([SessionServed(held("s", "c", NOW - 600))])  # its clock is late
+    one.write([SessionServed(held("u"))])
+    assert other.affinity.look() == [held("s", "c", NOW - 600), held("u")]
+
+
+def test_a_new_run_knows_the_sessions_that_were_served_last(two: tuple[Store, Store]) -> None:
+    one, _ = two
+    one.write([SessionServed(held("s"))])
+    one.write([SessionServed(held("t"))])
+    one.write([SessionServed(held("s", "b"))])
+    assert one.affinity.newest(10) == [held("earlier"), held("t"), held("s", "b")]
+    assert one.affinity.newest(1) == [held("s", "b")]
+
+
+def test_old_sessions_and_too_many_go(two: tuple[Store, Store]) -> None:
+    one, other = two
+    for number in range(6):
+        one.write([SessionServed(held(f"s{number}", at=NOW + number))])
+    assert sum(one.affinity.purge(NOW + 1)) == 2
+    assert sum(StoredAffinity(one._context, most=4).purge(NOW)) == 1
+    assert [each.session for each in one.affinity.newest(10)] == ["s2", "s3", "s4", "s5"]
+    assert sum(one.affinity.purge(NOW + 100)) == 4
+    other.affinity.look()
+    one.write([SessionServed(held("new"))])
+    assert other.affinity.look() == [held("new")]
+
+
+def test_sessions_go_with_their_account_and_with_what_was_recorded_of_them(two: tuple[Store, Store]) -> None:
+    one, _ = two
+    one.accounts.add(account := an_account())
+    recorded = session_key("s-1")  # of the kit's exchanges
+    one.write([SessionServed(held("s", account.id)), SessionServed(held(recorded)), *exchange("r1")])
+    one.accounts.remove(account.id)
+    assert [each.session for each in one.affinity.newest(10)] == ["earlier", recorded]
+    list(one.history.delete(["r1"], bodies_only=True))
+    assert count(one, "session_accounts") == 2
+    list(one.history.delete(["r1"]))
+    assert [each.session for each in one.affinity.newest(10)] == ["earlier"]
