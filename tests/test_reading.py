@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ccflare_core.errors import ConfigError
-from ccflare_core.reading import TEXT_LIMIT, read_bytes, read_text
+from ccflare_core.reading import TEXT_LIMIT, FileWatch, read_bytes, read_text
 
 
 def test_text_comes_without_its_byte_order_mark(tmp_path: Path) -> None:
@@ -34,3 +34,29 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, told: str) -> N
     (tmp_path / "x").write_bytes(b"\xff")
     with pytest.raises(ConfigError, match=told):
         read_text(tmp_path / name)
+
+
+def test_a_watched_file_with_a_mistake_is_told_of_once_and_what_was_before_stays(tmp_path: Path) -> None:
+    path, told = tmp_path / "a.txt", list[str]()
+
+    def load(path: Path | None) -> str:
+        text = read_text(path) if path else ""
+        if text.startswith("!"):
+            raise ConfigError("it begins with a mark")
+        return text
+
+    path.write_text("one")
+    watch = FileWatch(lambda: path, load, "the words stay as they were", told.append)
+    assert (watch.start(), watch.look(), watch.trouble) == ("one", None, None)
+
+    path.write_text("!wrong")
+    assert (watch.look(), watch.look()) == (None, None)
+    assert told == [watch.trouble] == ["the words stay as they were: it begins with a mark"]
+
+    path.write_text("right now")
+    assert (watch.look(), watch.look(), watch.trouble) == ("right now", None, None)
+
+    path.unlink()
+    assert watch.look() is None
+    assert watch.trouble is not None
+    assert watch.trouble.startswith(f"the words stay as they were: {path}: the file cannot be read")

@@ -1,5 +1,6 @@
 """What is in a file that a person wrote, read within a limit. Errors are ConfigErrors that name the file."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ccflare_core.errors import ConfigError
@@ -26,3 +27,54 @@ def read_text(path: Path) -> str:
         return read_bytes(path, TEXT_LIMIT).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: the file is not text: save it as UTF-8") from error
+
+
+class FileWatch[T]:
+    """Notices that a file is another one than before. All of it blocks, so it runs beside the event loop.
+
+    `load` makes something of the file, or of None if there is to be none, and raises ConfigError. `stays` says what is
+    so while the file has mistakes.
+    """
+
+    def __init__(
+        self,
+        path: Callable[[], Path | None],
+        load: Callable[[Path | None], T],
+        stays: str,
+        on_trouble: Callable[[str], None],
+    ) -> None:
+        self.trouble: str | None = None
+        """Why the file that is there now is not in force."""
+        self._path = path
+        self._load = load
+        self._stays = stays
+        self._on_trouble = on_trouble
+        self._seen: object = None
+
+    def start(self) -> T:
+        """What is in the file now. Raises ConfigError."""
+        self._seen = self._state()
+        return self._load(self._path())
+
+    def look(self) -> T | None:
+        """What is in it if it has changed. A file with mistakes is told of once, and what was before stays."""
+        state = self._state()
+        if state == self._seen:
+            return None
+        self._seen = state
+        try:
+            found = self._load(self._path())
+        except ConfigError as error:
+            self.trouble = f"{self._stays}: {error}"
+            self._on_trouble(self.trouble)
+            return None
+        self.trouble = None
+        return found
+
+    def _state(self) -> object:
+        path = self._path()
+        try:
+            info = path.stat() if path else None
+        except OSError:
+            return path
+        return path, info and (info.st_ino, info.st_size, info.st_mtime_ns)

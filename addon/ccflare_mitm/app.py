@@ -37,7 +37,7 @@ from ccflare_mitm import logs
 from ccflare_mitm.background import (
     Background,
     follow_anomalies,
-    follow_prices,
+    follow_file,
     follow_spending,
     once_done,
     spending,
@@ -200,7 +200,7 @@ class App:
         start("usage", self._poll.run())
         budgets, flush = self.admission.rates.budgets, self.storage.writer.flush
         start("spending", follow_spending(self.storage.call, flush, budgets, self._run_id))
-        start("prices", follow_prices(recording.prices, recording.exchanges))
+        start("prices", follow_file(recording.prices, recording.take_prices))
         start("audit", self.storage.auditor.run())
         is_wanted = self.live.reader("anomaly_notices")
         start("anomalies", follow_anomalies(self.storage.call, Lookout(), is_wanted, self._alerting.notice))

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 from mitmproxy.utils import asyncio_utils
 
-from ccflare_core.anthropic.price_files import PriceWatch
 from ccflare_core.clients.budgets import Budgets, Use, month_start
 from ccflare_core.errors import CCFlareError
-from ccflare_core.exchange.exchanges import Exchanges
 from ccflare_core.exchange.memory import MemoryWatch
+from ccflare_core.reading import FileWatch
 from ccflare_core.reports.anomalies import Notice
 from ccflare_core.store.client_usage import batches_since, has_other_runs, uses_since
 from ccflare_core.store.store import Store
@@ -27,8 +26,8 @@ ANOMALY_SECONDS = 120.0
 STEP_SECONDS = 0.1
 """How long to pause between two steps through the past."""
 MEMORY_SECONDS = 1.0
-PRICES_SECONDS = 2.0
-"""How often the price file is looked at."""
+FILE_SECONDS = 2.0
+"""How often a file is looked at."""
 SPENDING_SECONDS = 60.0
 """How often to ask what other proxies on the same database have used."""
 BATCH_SECONDS = 1.0
@@ -71,13 +70,12 @@ async def watch_memory(memory: MemoryWatch, seconds: float = MEMORY_SECONDS) -> 
         await asyncio.sleep(seconds)
 
 
-async def follow_prices(prices: PriceWatch, exchanges: Exchanges, seconds: float = PRICES_SECONDS) -> None:
-    """Take up new prices as soon as their file has changed."""
+async def follow_file[T](watch: FileWatch[T], take: Callable[[T], object], seconds: float = FILE_SECONDS) -> None:
+    """Take up what is in a file as soon as it has changed."""
     while True:
         await asyncio.sleep(seconds)
-        if found := await asyncio.to_thread(prices.look):
-            exchanges.prices = found
-            logger.info("new prices are in force, for answers that end from now on")
+        if (found := await asyncio.to_thread(watch.look)) is not None:
+            take(found)
 
 
 async def follow_anomalies(

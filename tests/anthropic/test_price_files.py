@@ -151,7 +151,7 @@ def test_a_change_of_the_file_is_seen_and_a_broken_one_keeps_the_old_prices(tmp_
     path = tmp_path / "prices.yaml"
     told: list[str] = []
     path.write_text(f"claude-opus-6: {{{PRICES}}}\n")
-    watch = price_files.PriceWatch(lambda: path, told.append)
+    watch = price_files.watch(lambda: path, told.append)
     watch.start()
 
     assert watch.look() is None

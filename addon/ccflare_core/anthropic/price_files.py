@@ -27,13 +27,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
 from ccflare_core.anthropic.pricing import Long, Price, PriceList, Tariff
 from ccflare_core.errors import ConfigError
-from ccflare_core.reading import TEXT_LIMIT, read_bytes
+from ccflare_core.reading import TEXT_LIMIT, FileWatch, read_bytes
+from ccflare_core.yaml_text import Mistakes, Section, compose
 
 CATALOG_LIMIT = 16 * 1024 * 1024
 """Bytes. LiteLLM's catalog, which has all providers, has 2 MiB."""
@@ -66,38 +65,9 @@ def load(path: Path | None) -> PriceList:
     return PriceList(read_file(path).tariffs) if path else PriceList()
 
 
-class PriceWatch:
-    """Notices that the price file is another one than before. All of it blocks, so it runs beside the event loop."""
-
-    def __init__(self, path: Callable[[], Path | None], on_trouble: Callable[[str], None]) -> None:
-        self._path = path
-        self._on_trouble = on_trouble
-        self._seen: object = None
-
-    def start(self) -> PriceList:
-        """The prices in force now. Raises ConfigError."""
-        self._seen = self._state()
-        return load(self._path())
-
-    def look(self) -> PriceList | None:
-        """The new prices if there are any. A file with mistakes is told of once, and the old prices stay."""
-        state = self._state()
-        if state == self._seen:
-            return None
-        self._seen = state
-        try:
-            return load(self._path())
-        except ConfigError as error:
-            self._on_trouble(f"the prices stay as they were: {error}")
-            return None
-
-    def _state(self) -> object:
-        path = self._path()
-        try:
-            info = path.stat() if path else None
-        except OSError:
-            return path
-        return path, info and (info.st_ino, info.st_size, info.st_mtime_ns)
+def watch(path: Callable[[], Path | None], on_trouble: Callable[[str], None]) -> FileWatch[PriceList]:
+    """What takes up new prices as their file changes."""
+    return FileWatch(path, load, "the prices stay as they were", on_trouble)
 
 
 def read_file(path: Path) -> PriceFile:
@@ -119,15 +89,14 @@ def parse(text: bytes, name: str) -> PriceFile:
     """The prices in a YAML text, as the module's docstring shows it; ConfigError names every mistake."""
     if len(text) > TEXT_LIMIT:
         raise ConfigError(f"{name}: the prices are longer than {TEXT_LIMIT // 1024} KiB: shorten them")
-    root = _compose(text, name)
+    root = compose(text, name)
     if root is None:
         return PriceFile({})
     reader = _Reader()
-    entries = reader.section(root, "the file").entries
+    entries = reader.mistakes.section(root, "the file").entries
     dated = reader.date(entries.pop(_DATE, None))
     tariffs = {model: reader.tariff(node, model) for model, node in entries.items()}
-    if reader.mistakes:
-        raise ConfigError(*(f"{name} line {line}: {text}." for line, text in sorted(reader.mistakes)))
+    reader.mistakes.require_none(name)
     return PriceFile({model: tariff for model, tariff in tariffs.items() if tariff}, dated)
 
 
@@ -186,86 +155,46 @@ def _lines(price: Price, indent: int) -> list[str]:
     return [f"{' ' * indent}{name}: {amount:f}" for name, amount in zip(Price._fields, price, strict=True)]
 
 
-def _compose(text: bytes, name: str) -> Node | None:
-    """The text as a tree, whose nodes know their lines and keep each amount as it was written."""
-    try:
-        root: Node | None = YAML(typ="safe", pure=True).compose(text)
-    except (YAMLError, RecursionError, ValueError) as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        line = f" line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{name}{line}: this is not YAML ({problem or 'it cannot be read'}).") from error
-    return root
-
-
-class _Section(NamedTuple):
-    """A mapping in the file, and what to call it in a message."""
-
-    owner: str
-    node: Node
-    entries: dict[str, Node]
-
-
 class _Reader:
     """Turns nodes into prices and notes the mistakes with their lines, so that all are told at once."""
 
     def __init__(self) -> None:
-        self.mistakes: list[tuple[int, str]] = []
-
-    def section(self, node: Node, owner: str, names: Sequence[str] = ()) -> _Section:
-        """What a mapping holds by name; with `names`, no others may stand in it."""
-        found: dict[str, Node] = {}
-        if not isinstance(node, MappingNode):
-            self._note(node, f"{owner} must hold names and values, one `name: value` a line")
-            return _Section(owner, node, found)
-        for key, value in node.value:
-            name = key.value if isinstance(key, ScalarNode) else None
-            if name is None:
-                self._note(key, f"a name in {owner} must be plain text")
-            elif name in found:
-                self._note(key, f"{name} stands twice in {owner}; remove one")
-            elif names and name not in names:
-                self._note(key, f"{owner} has no {name}; what may stand here is {', '.join(names)}")
-            else:
-                found[name] = value
-        return _Section(owner, node, found)
+        self.mistakes = Mistakes()
 
     def date(self, node: Node | None) -> str | None:
         if node is None:
             return None
         if isinstance(node, ScalarNode) and _ISO_DATE.fullmatch(node.value):
             return str(node.value)
-        self._note(node, f"{_DATE} must be a date such as 2026-11-24")
+        self.mistakes.note(node, f"{_DATE} must be a date such as 2026-11-24")
         return None
 
     def tariff(self, node: Node, model: str) -> Tariff | None:
-        section = self.section(node, model, (*Price._fields, "long", "fast"))
+        section = self.mistakes.section(node, model, (*Price._fields, "long", "fast"))
         standard = self._price(section)
         long, fast = section.entries.get("long"), section.entries.get("fast")
-        long_price = self._long(self.section(long, f"long of {model}", _LONG_NAMES)) if long else None
-        fast_price = self._price(self.section(fast, f"fast of {model}", Price._fields)) if fast else None
+        long_price = self._long(self.mistakes.section(long, f"long of {model}", _LONG_NAMES)) if long else None
+        fast_price = self._price(self.mistakes.section(fast, f"fast of {model}", Price._fields)) if fast else None
         return Tariff(standard, long_price, fast_price) if standard else None
 
-    def _long(self, section: _Section) -> Long | None:
+    def _long(self, section: Section) -> Long | None:
         price = self._price(section, _LONG_NAMES)
         above = self._number(section, "above", _TOKENS, "a whole number of tokens, such as 200000")
         return Long(int(above), price) if price and above else None
 
-    def _price(self, section: _Section, needed: Sequence[str] = Price._fields) -> Price | None:
+    def _price(self, section: Section, needed: Sequence[str] = Price._fields) -> Price | None:
         missing = [name for name in needed if name not in section.entries]
         if missing and isinstance(section.node, MappingNode):
-            self._note(section.node, f"{section.owner} lacks {', '.join(missing)}; none has a default")
+            self.mistakes.note(section.node, f"{section.owner} lacks {', '.join(missing)}; none has a default")
         wanted = "USD per million tokens, such as 2.5"
         found = [self._number(section, name, _AMOUNT, wanted) for name in Price._fields]
         amounts = [amount for amount in found if amount is not None]
         return Price(*amounts) if len(amounts) == len(found) else None
 
-    def _number(self, section: _Section, name: str, form: re.Pattern[str], wanted: str) -> Decimal | None:
+    def _number(self, section: Section, name: str, form: re.Pattern[str], wanted: str) -> Decimal | None:
         node = section.entries.get(name)
         if isinstance(node, ScalarNode) and form.fullmatch(node.value):
             return Decimal(node.value)
         if node is not None:
-            self._note(node, f"{name} of {section.owner} must be {wanted}")
+            self.mistakes.note(node, f"{name} of {section.owner} must be {wanted}")
         return None
-
-    def _note(self, node: Node, text: str) -> None:
-        self.mistakes.append((node.start_mark.line + 1, text))

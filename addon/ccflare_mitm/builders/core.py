@@ -16,9 +16,10 @@ from ccflare_core.accounts.pool import AccountPool
 from ccflare_core.accounts.token_keeper import TokenKeeper
 from ccflare_core.accounts.token_refresh import ANSWER_SECONDS, Refresher
 from ccflare_core.accounts.usage_poll import PATH, UsagePoll
+from ccflare_core.anthropic import price_files
 from ccflare_core.anthropic.agents import Agents
 from ccflare_core.anthropic.ids import Id, Kind
-from ccflare_core.anthropic.price_files import PriceWatch
+from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.config.live import LiveSettings
 from ccflare_core.config.record_mode import Mode, record_mode
 from ccflare_core.db.engine_choice import hear
@@ -32,6 +33,7 @@ from ccflare_core.http.client import Fetcher
 from ccflare_core.http.egress import EgressProxy
 from ccflare_core.http.pinning import PinGuard
 from ccflare_core.process import resident_bytes
+from ccflare_core.reading import FileWatch
 from ccflare_core.secrets import egress_proxy
 from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.limits_of_others import Learned
@@ -106,8 +108,13 @@ class Recording:
 
     exchanges: Exchanges
     recorder: Recorder
-    prices: PriceWatch
+    prices: FileWatch[PriceList]
     memory: MemoryWatch
+
+    def take_prices(self, prices: PriceList) -> None:
+        """These are in force from now on."""
+        self.exchanges.prices = prices
+        logger.info("new prices are in force, for answers that end from now on")
 
 
 def build_upstream(live: LiveSettings) -> Upstream:
@@ -191,7 +198,7 @@ def build_recording(
     settings = live()
     budget = MemoryBudget(live.reader("capture_budget_bytes"))
     memory = MemoryWatch(budget, occupied=resident_bytes, limit=live.reader("memory_soft_limit_bytes"))
-    prices = PriceWatch(live.reader("prices_path"), warn)
+    prices = price_files.watch(live.reader("prices_path"), warn)
     recorder = Recorder(
         storage.writer,
         run_id=run_id,
