@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccflare_core.anthropic import ids, request
+from ccflare_core.anthropic import demands, request
 from ccflare_core.anthropic.ids import named_by
-from ccflare_core.anthropic.request import RARE_NAMES, read_facts
+from ccflare_core.anthropic.request import ESCAPE, ESCAPED_NAME, RARE_NAMES, read_facts
 from ccflare_core.anthropic.words import Word, Words
 
-LOOKED_FOR = (RARE_NAMES, request._THINKING, ids._ESCAPE, ids._ESCAPED_NAME, Word(re.compile(rb"ab"), b"a"))
+NAMES = (ESCAPE, ESCAPED_NAME, demands._ANOTHER_MODEL, demands._OUTPUT_CONFIG)
+LOOKED_FOR = (RARE_NAMES, request._THINKING, *NAMES, Word(re.compile(rb"ab"), b"a"))
 PARTS = st.sampled_from(
     (
         *(
@@ -28,7 +29,20 @@ PARTS = st.sampled_from(
             b"b",
         ),
         *(b'"type"', b'"ty', b'pe"', b" " * 30, b":", b'"thinking"', b'"redacted_', b'thinking"', b"\\u006", b"\\u0"),
-        *(b'"model":"m"', b'"stream":true', b"{", b"}", b",", b"x" * 50, b"[", b"]", b"null"),
+        *(
+            b'"model":"m"',
+            b'"mod',
+            b'el"',
+            b'"output_config"',
+            b'"stream":true',
+            b"{",
+            b"}",
+            b",",
+            b"x" * 50,
+            b"[",
+            b"]",
+            b"null",
+        ),
     )
 )
 BODIES = st.lists(PARTS, max_size=20)

@@ -34,7 +34,7 @@ SHORTEST_PROMPT = 40
 """Characters. A shorter text stands in prompts that are not the agent's."""
 
 _NAME = re.compile(r"[\w.@:-]{1,100}")
-_MODEL = re.compile(r"claude-[a-zA-Z0-9.@-]{1,100}(\[1m\])?", re.ASCII)
+MODEL_NAME = re.compile(r"claude-[a-zA-Z0-9.@-]{1,100}(\[1m\])?", re.ASCII)
 _FRONT = re.compile(r"---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
 _FIELD = re.compile(r"(\w+):[ \t]*(.*)")
 _KEYS: Final = {"file", "prompt", "model"}
@@ -114,7 +114,9 @@ def _from_folder(folder: Path) -> Iterator[Agent]:
         if len(prompt) < SHORTEST_PROMPT:
             continue  # Claude Code accepts such a file; here it would match what is not the agent's
         model = fields.get("model", "")
-        yield Agent(_name(fields.get("name") or path.stem, path), prompt, model if _MODEL.fullmatch(model) else None)
+        yield Agent(
+            _name(fields.get("name") or path.stem, path), prompt, model if MODEL_NAME.fullmatch(model) else None
+        )
 
 
 def _read_agent(path: Path) -> tuple[dict[str, str], str]:
@@ -158,7 +160,7 @@ def _defined(name: str, definition: Any, path: Path) -> Agent:
         prompt = _read_agent(Path(str(definition["file"])).expanduser())[1]
     if not isinstance(prompt, str) or len(prompt.strip()) < SHORTEST_PROMPT:
         raise ConfigError(f"{where} needs a prompt of {SHORTEST_PROMPT} characters or more, to be told from others.")
-    if model is not None and not _MODEL.fullmatch(str(model)):
+    if model is not None and not MODEL_NAME.fullmatch(str(model)):
         raise ConfigError(f"{where} has a model that is no full name such as claude-haiku-4-5.")
     return Agent(name, prompt.strip(), model)
 

@@ -13,9 +13,17 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl
 
-from ccflare_core.anthropic.request import PARSE_LIMIT, RARE_NAMES, decoded, unambiguous, words_of
+from ccflare_core.anthropic.request import (
+    ESCAPE,
+    ESCAPED_NAME,
+    PARSE_LIMIT,
+    RARE_NAMES,
+    decoded,
+    unambiguous,
+    words_of,
+)
 from ccflare_core.anthropic.routes import CACHE_TOUCH, MESSAGES, runs_model
-from ccflare_core.anthropic.words import Word, Words
+from ccflare_core.anthropic.words import Words
 
 ID_LIMIT = 300
 """Characters of an id. The API's have about 30."""
@@ -75,9 +83,6 @@ _PATH = re.compile(r"/v1/(files|skills|messages/batches)(?:/([^/]+)(/.+)?)?")
 _MARKS: Final = (b'"file_id"', b'"container"', b'"fallback_credit_token"', b'"thread"')
 """One of these, all of them RARE_NAMES, is in every body that names something. Quotes that a conversation has are
 escaped."""
-_ESCAPE = Word(re.compile(rb"\\u00"), b"\\")
-_ESCAPED_NAME = Word(re.compile(rb'"[a-z_]{0,24}\\u00[5-7]'), b'"')
-"""A name may be spelt with escapes, which no genuine client does for letters."""
 _LOOSE_KINDS: Final = {
     b'"file_id"': Kind.FILE,
     b'"container"': Kind.CONTAINER,
@@ -192,7 +197,7 @@ def _named_in(body: bytes, content_encoding: str = "", words: Words | None = Non
     words = words_of(text, words)
     is_marked = words.has(RARE_NAMES) and any(mark in data for mark in _MARKS)
     if strict and not is_marked:
-        is_marked = words.has(_ESCAPE) and words.has(_ESCAPED_NAME)
+        is_marked = words.has(ESCAPE) and words.has(ESCAPED_NAME)
     if is_utf8 and not is_marked:
         return NO_IDS
     try:
@@ -221,7 +226,7 @@ def _named_in_long(data: bytes, *, is_utf8: bool) -> Named:
     is_clear = is_utf8
     for start in range(0, len(data), _PIECE):
         end = start + _PIECE + _OVERLAP
-        is_clear = is_clear and _ESCAPED_NAME.pattern.search(data, start, end) is None
+        is_clear = is_clear and ESCAPED_NAME.pattern.search(data, start, end) is None
         for mark, kind in _LOOSE_KINDS.items():
             at = data.find(mark, start, end)
             while at >= 0:

@@ -37,6 +37,9 @@ RARE_NAMES = Word(
     b'"',
 )
 """Names in a request that most have none of. All of them together are found as quickly as three are by themselves."""
+ESCAPE = Word(re.compile(rb"\\u00"), b"\\")
+ESCAPED_NAME = Word(re.compile(rb'"[a-z_]{0,24}\\u00[5-7]'), b'"')
+"""A name may be spelt with escapes, which no genuine client does for letters."""
 _FAMILY = re.compile(r"claude-(?:[0-9][0-9.]*-)*([a-z]+)(?![a-z0-9.])")
 
 
@@ -133,7 +136,7 @@ def _facts_of(content: Text, session: str | None, client: str) -> Facts:
     parsed = _parse(content)
     stream = parsed.get("stream", False if parsed else None)
     return Facts(
-        model=_clean(parsed.get("model")) or _model_in_front(content.data),
+        model=_clean(parsed.get("model")) or model_in_front(content.data),
         session_id=session or _session_of(parsed.get("metadata")),
         client=client,
         stream=stream if isinstance(stream, bool) else None,
@@ -168,11 +171,11 @@ def models_asked(body: bytes, *, content_encoding: str = "") -> list[str] | None
 
 def models_named(request: dict[str, Any]) -> list[str] | None:
     """The models that a parsed request names, itself and in its parts; None if one of them is no name."""
-    models = [each["model"] for each in (request, *_parts(request)) if "model" in each]
+    models = [each["model"] for each in (request, *model_parts(request)) if "model" in each]
     return models if all(_clean(model) for model in models) else None
 
 
-def _parts(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def model_parts(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The objects of a request that may name another model."""
     for name in _RUN_BESIDE:
         value = request.get(name)
@@ -218,7 +221,7 @@ def _glance(body: Text, session: str | None, client: str, words: Words) -> Facts
 
     Claude Code sends `model` first and `stream` last. Parsing its 100 kB would take most of a millisecond.
     """
-    model = _model_in_front(body.data)
+    model = model_in_front(body.data)
     if model is None or not body.whole or (session is None and b'"metadata"' in body.data):
         return None
     stream = _STREAM_LAST.search(body.data, max(0, len(body.data) - _TAIL))
@@ -229,7 +232,8 @@ def _glance(body: Text, session: str | None, client: str, words: Words) -> Facts
     return Facts(model, session, client, stream is not None and stream[1] == b"true")
 
 
-def _model_in_front(data: bytes) -> str | None:
+def model_in_front(data: bytes) -> str | None:
+    """The model of a body that begins with it, as Claude Code's do."""
     found = _MODEL_FIRST.match(data, 0, _VALUE_LIMIT * 2)
     return _clean(found[1].decode("utf-8", "replace")) if found else None
 

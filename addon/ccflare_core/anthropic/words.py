@@ -40,9 +40,13 @@ class Words:
 
     def has(self, word: Word) -> bool:
         """Whether it is in the body."""
+        return self.end_of(word) >= 0
+
+    def end_of(self, word: Word) -> int:
+        """Where the first one in the body ends; -1: there is none."""
         if word not in self._ends:
             self._ends[word] = self._search(word, 0)
-        return self._ends[word] >= 0
+        return self._ends[word]
 
     def _search(self, word: Word, behind: int) -> int:
         """Where the first one ends that does not end within so many bytes."""
