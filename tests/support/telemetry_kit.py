@@ -6,9 +6,11 @@ from typing import Any
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.final_row import final_columns
 from ccflare_core.exchange.steps import Opening
+from ccflare_core.http.origins import Origin
 from ccflare_core.telemetry.finished import Finished
 from exchange_kit import ASKED, END, OPUS, START, STREAM, Bench, Reply, deliver, limited
 
+UPSTREAM = Origin("https", "api.anthropic.com", 443)
 ONE = Reply(200, STREAM, START + END)
 REFUSED = limited()
 

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from ccflare_core.telemetry import conventions
 from ccflare_core.telemetry.conventions import Attributes, measured, of_attempt, of_exchange, span_name
 from ccflare_core.telemetry.finished import Finished
 from exchange_kit import ASKED, EPOCH, GONE, OPUS, START, STREAM, Bench, Reply, cut, deliver
-from telemetry_kit import finished, moved
+from telemetry_kit import UPSTREAM, finished, moved
 
 
 def of_ours(attributes: Attributes) -> set[str]:
@@ -21,10 +22,11 @@ def of_ours(attributes: Attributes) -> set[str]:
 def test_tokens_and_cost_are_on_the_attempt_that_was_answered_alone() -> None:
     told = moved()
 
-    left, served = (of_attempt(told, attempt) for attempt in told.attempts)
+    left, served = (of_attempt(told, attempt, UPSTREAM) for attempt in told.attempts)
 
     usage = {"gen_ai.usage.input_tokens": 25, "gen_ai.usage.output_tokens": 15}
     assert served.items() >= {**usage, "ccflare.cost_usd": told.row.cost_usd, "ccflare.verdict": "ok"}.items()
+    assert (served["server.address"], served["server.port"]) == ("api.anthropic.com", 443)
     assert served["gen_ai.response.finish_reasons"] == ("end_turn",)
     assert "error.type" not in served
     assert (
@@ -128,7 +130,7 @@ def test_answer_that_broke_off_is_an_error_of_its_attempt() -> None:
     deliver(exchange, Reply(200, STREAM, START), cut(Outcome.TRUNCATED, "it broke off"))
     told = finished(exchange)
 
-    assert of_attempt(told, told.attempts[-1])["error.type"] == "truncated"
+    assert of_attempt(told, told.attempts[-1], UPSTREAM)["error.type"] == "truncated"
     assert of_exchange(told)["error.type"] == "truncated"
     assert "it broke off" not in str(of_exchange(told))  # its words may be the upstream's
 
@@ -179,3 +181,12 @@ def test_who_asks_is_told_by_the_name_of_the_client_key_and_not_by_an_address() 
     assert "203.0.113.9" not in str(told)
     assert told["user_agent.original"] == "claude-cli/2.1"
     assert of_ours(told) <= set(conventions.EXCHANGE)
+
+
+def test_readme_has_all_names_of_ours() -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    section = readme.partition("## OpenTelemetry")[2].partition("\n## ")[0]
+    names = {*conventions.EXCHANGE, *conventions.ATTEMPT, *conventions.ANSWERED, *(m.name for m in conventions.METRICS)}
+    ours = {name for name in names if name.startswith("ccflare.")}
+
+    assert {name for name in ours if f"`{name}`" not in section and f"`{name[8:]}`" not in section} == set()

@@ -18,7 +18,7 @@ from ccflare_core.telemetry.receiver import Receiver, read_headers
 from ccflare_core.telemetry.tracing import Tracing
 from harness import Port, eventually
 from tap import tapped
-from telemetry_kit import moved
+from telemetry_kit import UPSTREAM, moved
 
 KEY = "Basic cGs6c2s="
 
@@ -30,7 +30,7 @@ def receiver(url: str, headers: tuple[tuple[str, str], ...] = ()) -> Receiver:
 
 
 def spans() -> list[Any]:
-    return Tracing(Resource.get_empty(), "1.2.3").spans(moved())
+    return Tracing(Resource.get_empty(), "1.2.3", lambda: UPSTREAM).spans(moved())
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from ccflare_core.telemetry.measuring import Measuring
 from ccflare_core.telemetry.telemetry import MOST_WAITING, Telemetry
 from ccflare_core.telemetry.tracing import Tracing
 from harness import eventually
-from telemetry_kit import story
+from telemetry_kit import UPSTREAM, story
 
 BODIES = (b'{"model":"claude-opus-4-8","messages":[{"role":"user","content":"Hello"}]}', b"")
 
@@ -31,7 +31,9 @@ class Desk:
         resource = Resource.get_empty()
         measuring = Measuring(resource, "1") if metrics else None
         self.clock = 0.0
-        self.telemetry = Telemetry(self, Tracing(resource, "1"), measuring, lambda: content, lambda: self.clock)
+        self.telemetry = Telemetry(
+            self, Tracing(resource, "1", lambda: UPSTREAM), measuring, lambda: content, lambda: self.clock
+        )
 
     def take_spans(self, spans: Sequence[Any]) -> str:
         self.spans += spans

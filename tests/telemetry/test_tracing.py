@@ -9,14 +9,14 @@ from opentelemetry.trace import SpanKind, StatusCode
 from ccflare_core.telemetry.conventions import SCHEMA
 from ccflare_core.telemetry.tracing import Tracing
 from exchange_kit import EPOCH
-from telemetry_kit import finished, moved, story
+from telemetry_kit import UPSTREAM, finished, moved, story
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
 @pytest.fixture
 def tracing() -> Tracing:
-    return Tracing(Resource.get_empty(), "1.2.3")
+    return Tracing(Resource.get_empty(), "1.2.3", lambda: UPSTREAM)
 
 
 def times(span: Any) -> tuple[float, float]:

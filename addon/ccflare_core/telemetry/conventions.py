@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from ccflare_core.exchange.steps import Attempt, Outcome
+from ccflare_core.http.origins import Origin
 from ccflare_core.telemetry.finished import Finished
 
 SCHEMA: Final = "semantic-conventions-genai v0.1.0"
@@ -179,12 +180,13 @@ def of_exchange(finished: Finished) -> Attributes:
     return {**known(EXCHANGE, finished), **({} if finished.attempts else of_answer(finished))}
 
 
-def of_attempt(finished: Finished, attempt: Attempt) -> Attributes:
-    """The attributes of the span of one attempt."""
+def of_attempt(finished: Finished, attempt: Attempt, upstream: Origin) -> Attributes:
+    """The attributes of the span of one attempt, which was sent there."""
+    server: Attributes = {"server.address": upstream.host, "server.port": upstream.port}
     own = {name: read(finished, attempt) for name, read in ATTEMPT.items()}
     asked = known(ASKED, finished) if finished.operation else {}
     answered = known(ANSWERED, finished) if attempt is finished.answering else {}
-    return {**asked, **{name: value for name, value in own.items() if value is not None}, **answered}
+    return {**server, **asked, **{name: value for name, value in own.items() if value is not None}, **answered}
 
 
 def of_answer(finished: Finished) -> Attributes:

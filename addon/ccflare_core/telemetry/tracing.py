@@ -1,8 +1,10 @@
 """Makes spans of finished exchanges with OpenTelemetry's SDK, which is an extra."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from ccflare_core.exchange.steps import Attempt, Outcome
+from ccflare_core.http.origins import Origin
 from ccflare_core.telemetry import conventions
 from ccflare_core.telemetry.content import said
 from ccflare_core.telemetry.finished import Finished
@@ -23,7 +25,7 @@ class Tracing:
     Whether a trace is sampled is decided by its SDK: by the client's traceparent, and by OTEL_TRACES_SAMPLER.
     """
 
-    def __init__(self, resource: "Resource", version: str) -> None:
+    def __init__(self, resource: "Resource", version: str, upstream: Callable[[], Origin]) -> None:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import SimpleSpanProcessor
         from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -35,6 +37,7 @@ class Tracing:
         scope = {"ccflare.conventions": conventions.SCHEMA}
         self._tracer: Tracer = provider.get_tracer("ccflare", version, attributes=scope)
         self._propagator = TraceContextTextMapPropagator()
+        self._upstream = upstream
 
     def spans(self, finished: Finished) -> "list[ReadableSpan]":
         """The span of the exchange and that of each attempt; none if its trace is not sampled."""
@@ -55,7 +58,7 @@ class Tracing:
     def _attempt(self, finished: Finished, attempt: Attempt, inside: "Context") -> None:
         from opentelemetry.trace import SpanKind as Kind
 
-        attributes = conventions.of_attempt(finished, attempt)
+        attributes = conventions.of_attempt(finished, attempt, self._upstream())
         if finished.bodies is not None and attempt is finished.attempts[-1]:
             attributes |= said(finished.bodies, finished.row.stop_reason)
         name = conventions.span_name(finished)

@@ -32,7 +32,9 @@ def build_telemetry(
         resource = Resource.create(
             {"service.name": "ccflare", "service.version": __version__, "service.instance.id": run_id}
         )
-        tracing = Tracing(resource, __version__) if settings.otel_signals != "metrics" else None
+        tracing = (
+            Tracing(resource, __version__, live.reader("upstream")) if settings.otel_signals != "metrics" else None
+        )
         measuring = Measuring(resource, __version__) if settings.otel_signals != "traces" else None
         receiver = Receiver(settings.otel_endpoint, headers, fetcher)
     except ImportError as missing:
