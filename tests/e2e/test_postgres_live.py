@@ -137,7 +137,8 @@ def test_sessions_keep_their_accounts_on_another_proxy_and_after_a_restart(
     one, two = (start_proxy(upstream, **options) for _ in range(2))
     for name in ("a", "b"):
         one.add_api_key(name, f"{KEY}-{name}")
-    sees(one, "b"), sees(two, "b")
+    for proxy in (one, two):
+        sees(proxy, "b")
     first, second = (str(uuid.uuid4()) for _ in range(2))
     assert [serves(one, session, upstream) for session in (first, second)] == ["a", "b"]
     one.rows("SELECT session FROM session_accounts", until=lambda rows: len(rows) == 2)

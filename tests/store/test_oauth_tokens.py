@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def tokens(number: int = 1, refresh: str | None = "sk-ant-ort01-NEW") -> Tokens:
     return Tokens(f"sk-ant-oat01-NEW-{number}", refresh and f"{refresh}-{number}", NOW + 100 * number, NOW + 1e6)
 
 
-def taken(store: Store, owner: str, **options: str) -> LeaseAttempt:
+def taken(store: Store, owner: str, **options: Any) -> LeaseAttempt:
     turn = store.logins.take_lease(ID, owner, **options)
     assert turn is not None
     return turn

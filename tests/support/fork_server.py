@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,20 +65,23 @@ class Job(NamedTuple):
         os.environ.update(self.environment)
         time.tzset()
         tempfile.tempdir = None
-        sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__ = (
-            _stream(0, "r"),
-            _stream(1, "w"),
-            _stream(2, "w"),
-        )
+        for number, name in enumerate(("stdin", "stdout", "stderr")):
+            for alias in (name, f"__{name}__"):
+                setattr(sys, alias, _stream(number))
 
 
-def _stream(number: int, mode: str) -> io.TextIOWrapper:
+@cache
+def _stream(number: int) -> io.TextIOWrapper:
     """A standard stream as Python makes it with PYTHONUNBUFFERED."""
-    raw: Any = io.FileIO(number, mode, closefd=False)
-    if mode == "r":
-        raw = io.BufferedReader(raw)
+    raw: Any = io.FileIO(number, "w" if number else "r", closefd=False)
     errors = "backslashreplace" if number == 2 else "strict"
-    return io.TextIOWrapper(raw, encoding="utf-8", errors=errors, line_buffering=number == 2, write_through=mode == "w")
+    return io.TextIOWrapper(
+        raw if number else io.BufferedReader(raw),
+        encoding="utf-8",
+        errors=errors,
+        line_buffering=number == 2,
+        write_through=number > 0,
+    )
 
 
 def preload() -> None:

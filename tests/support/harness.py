@@ -400,7 +400,8 @@ class Proxy:
         ]
         done = self._run(command, input=stdin, capture_output=True, text=True, env=self._environment, timeout=timeout)
         assert done.returncode == 0, f"{name} {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}"
-        return done.stdout
+        said: str = done.stdout
+        return said
 
     def start_script(self, name: str, *arguments: str) -> "subprocess.Popen[str]":
         """A script on this database that talks through pipes, for who wants to answer it."""
