@@ -124,7 +124,7 @@ def test_claude_code_reads_its_own_record_by_our_mcp_server(town: Town, tmp_path
 
     def turn(request: Request) -> Answer:
         """Search until it is found: a turn is in the record soon after it has ended."""
-        if found in request.body:
+        if found in request.body or b'"is_error":true' in request.body:
             return sse(["It says ", "so."])
         return sse_tool(tool, {"text": "COUNT THE PEARS"})
 
