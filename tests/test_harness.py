@@ -139,7 +139,7 @@ def test_a_reset_through_the_proxy_reaches_the_upstream(
     client.read_head()
     client.reset()
 
-    upstream.wait_until(lambda: upstream.requests[0].aborted, 5)
+    upstream.wait_until(lambda: upstream.requests[0].aborted)
 
 
 def test_mitmweb_has_its_own_port_and_token(start_proxy: StartProxy, streamer: Path) -> None:
@@ -197,7 +197,7 @@ def test_waiting_is_bounded() -> None:
 
     with pytest.raises(TimeoutError, match="last seen: 'nothing'"):
         eventually(lambda: "nothing", lambda seen: seen == "something", timeout=0.1)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 def test_a_claude_request_has_its_size_and_session() -> None:

@@ -6,7 +6,11 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from harness import REPOSITORY
+
+pytestmark = pytest.mark.timeout(300)  # an environment is made
 
 WANTED = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["dependency-groups"]["clients"]
 
@@ -20,7 +24,7 @@ def install(folder: Path, *arguments: str) -> tuple[int, str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=100,
+        timeout=280,
     )
     return done.returncode, done.stdout
 

@@ -48,6 +48,7 @@ def test_account_that_needs_a_login_is_told_to_webhook_program_and_log(upstream:
         options: dict[str, Any] = {
             "ccflare_alert_webhook": url,
             "ccflare_alert_command": f"{sys.executable} {script} {told}",
+            "ccflare_hold_seconds": 0,  # that no account is available is worth telling at the first look
         }
         proxy = Proxy(upstream, folder=tmp_path, environment={"ccflare_ALERT_SECRET": SECRET}, **options)
         proxy.add_tokens("max-1", "sk-ant-oat01-one")

@@ -124,7 +124,7 @@ def test_of_many_connections_that_ask_at_once_one_gets_it(store: Store, location
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
 
     assert sorted(won) == [False] * 5 + [True]
 

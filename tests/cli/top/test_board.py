@@ -200,9 +200,9 @@ def test_terminal_shows_it_pauses_an_account_and_is_given_back(tmp_path: Path) -
             eventually(lambda: len(terminal.text), lambda now: now > shown)  # the clock goes on
             os.write(keyboard, b"q")
             assert process.wait(60) == 0
+            eventually(lambda: b"\x1b[?1049l" in terminal._shown)  # all that it has written was read by then
 
         assert history.store.accounts.by_name("max-1", secrets=False).paused
     # What differs is drawn and nothing else: the screen is cleared at the start alone.
     assert terminal._shown.count(b"\x1b[2J") <= 1
     assert terminal._shown.count(b"q quit") == 1
-    assert b"\x1b[?1049l" in terminal._shown

@@ -273,6 +273,8 @@ async def test_searches_come_one_after_another_and_their_time_counts_before(
         house = House(past, PageServer(admin, SecondFactor(lambda: 0.0, forget), None), Actions())
         async with admin.searching:
             late = asyncio.ensure_future(house.answer("/search", text="needle"))
+            while not timed:
+                await asyncio.sleep(0)
             await asyncio.sleep(0.01)
             assert (late.done(), most, timed) == (False, 0, 1)
         answers = await asyncio.gather(late, *(house.answer("/search", text="needle") for _ in range(3)))
