@@ -245,7 +245,7 @@ def test_while_connecting(lost: Rig, leave: Leave) -> None:
         leave(client)
 
         assert_aborted(lost)
-        assert lost.row()["response_time_ms"] < 5000
+        assert lost.row()["response_time_ms"] < 9000  # and not the 10 s that connecting may take
 
 
 def test_while_shaking_hands() -> None:

@@ -55,7 +55,7 @@ def test_a_good_answer(served: tuple[FakeUpstream, Proxy]) -> None:
     assert (row["outcome"], row["success"], row["status_code"], row["stream"]) == ("ok", 1, 200, 1)
     assert (row["account_name"], row["door"], row["client_ip"]) == ("one", "base-url", "127.0.0.1")
     assert (row["model"], row["input_tokens"], row["output_tokens"]) == ("claude-opus-4-8", 1200, 34)
-    assert 0 < row["first_byte_ms"] <= row["response_time_ms"] < 5000
+    assert 0 < row["first_byte_ms"] <= row["response_time_ms"] < 60_000
     assert abs(row["timestamp"] - time.time() * 1000) < 60_000
     [attempt] = proxy.rows("SELECT * FROM attempts WHERE request_id = ?", (row["id"],))
     assert (attempt["number"], attempt["verdict"], attempt["status_code"]) == (1, "ok", 200)

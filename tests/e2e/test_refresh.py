@@ -101,11 +101,12 @@ def test_a_refused_token_is_renewed_inside_the_request(
         assert store.accounts.all()[0].access_token == upstream.requests[2].credential
 
 
+@pytest.mark.timeout(300)
 def test_a_thousand_requests_on_an_expired_token_are_one_refresh(
     upstream: FakeUpstream, start_proxy: StartProxy
 ) -> None:
     slowly(upstream, 2)
-    proxy = start_proxy(upstream)
+    proxy = start_proxy(upstream, ccflare_client_head_seconds=600)  # they are silent until there is the account
     access, refresh = upstream.logins.new_login()
     request = claude_request(2000, stream=False)
     with contextlib.ExitStack() as clients:
@@ -137,7 +138,7 @@ def test_two_proxies_on_one_database_are_one_refresh(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
 
     assert statuses == [200] * 20
     assert (upstream.logins.refreshes, upstream.logins.reuses) == (1, 0)

@@ -139,7 +139,7 @@ def test_r28_a_backup_of_a_running_proxy_is_restored_only_when_it_has_stopped(
             recorded(proxy, "lost", 1)
             restore = [sys.executable, str(REPOSITORY / "scripts" / "maintain.py"), "restore", str(target)]
             refused = subprocess.run(
-                [*restore, "--database", str(proxy.database)], capture_output=True, text=True, timeout=30
+                [*restore, "--database", str(proxy.database)], capture_output=True, text=True, timeout=60
             )
             assert (refused.returncode, "stop the proxy" in refused.stderr) == (1, True)
             assert "is whole" in proxy.run_script("audit.py", "verify")

@@ -323,7 +323,7 @@ def test_what_is_held_is_not_held_for_ever(rig: Rig) -> None:
     limited = limited_5h(LATER)
     rig.script("a", sse(1, gate=gate, gate_at=0), replace(limited, chunks=(gate, *limited.chunks)))
     with contextlib.ExitStack() as stack:
-        slow, moved = (stack.enter_context(RawClient("127.0.0.1", rig.proxy.port, timeout=15)) for _ in range(2))
+        slow, moved = (stack.enter_context(rig.client()) for _ in range(2))
         for number, client in enumerate((slow, moved), 1):
             rig.send(client)
             rig.wait_for(number)

@@ -362,17 +362,19 @@ def test_the_record_tells_the_kind_of_an_error_and_the_sealed_body_its_words(pla
     ],
 )
 def test_a_502_and_the_next_clients_503_tell_the_kind_of_failure(plain: Bench, name: str, told: str) -> None:
-    first = plain.quote(HTTP1[name])
-    second = plain.ask()
+    plain.rig.fresh("a", access_token=SECRET)
+    plain.rig.upstream.always(HTTP1[name], credential=SECRET)
+    first, second = plain.ask(), plain.ask()
+    reason = plain.rig.health()["a"]["reason"]  # at once: it rests for no more than five seconds
 
-    rows = plain.rig.rows(3)
+    rows = plain.rig.rows(2)
     attempts = plain.rig.proxy.rows("SELECT reason FROM attempts WHERE request_id = ?", (rows[0]["id"],))
     assert first is not None
     assert first.json()["error"]["message"] == f"The upstream could not be used: {told}."
     assert rows[0]["error_message"] == first.json()["error"]["message"]
     assert attempts == [{"reason": told}]
     assert [rest.reason for rest in plain.rig.rests("a")] == [told]
-    assert plain.rig.health()["a"]["reason"].endswith(f": {told}")
+    assert reason.endswith(f": {told}")
     assert second is not None
     assert second.status == 503
     assert told in second.json()["error"]["message"]

@@ -336,7 +336,8 @@ def test_r41_report_only_tells_and_serves(pinned_api: FakeUpstream, start_proxy:
     )
 
     assert [ask(proxy).status, ask(proxy).status] == [200, 200]
-    assert proxy.log().count(f"{NOT_PINNED}: localhost") == 1
+    told = f"{NOT_PINNED}: localhost"
+    assert proxy.wait_for_log(told).count(told) == 1
     assert "localhost has one pin only" in proxy.log()
 
 

@@ -223,13 +223,14 @@ def test_r83_text_from_outside_is_never_a_part_of_a_statement(text: str, tmp_pat
         assert connection.execute("SELECT COUNT(*) FROM requests").fetchone() == (1,)
 
 
+@pytest.mark.timeout(300)
 def test_r71_the_drill_comes_out_as_it_should(tmp_path: Path) -> None:
     """A stolen key: who used it, revoke, block, renew everything, verify, keep the evidence."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "_drill.py")],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "TMPDIR": str(tmp_path)},
     )
     assert done.returncode == 0, done.stdout + done.stderr
