@@ -534,7 +534,7 @@ class RawClient:
     """
 
     def __init__(
-        self, host: str, port: int, *, tls: ssl.SSLContext | None = None, timeout: float = 30.0, source: str = ""
+        self, host: str, port: int, *, tls: ssl.SSLContext | None = None, timeout: float = 60.0, source: str = ""
     ) -> None:
         self._socket: socket.socket = socket.create_connection((host, port), timeout, (source, 0) if source else None)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -706,7 +706,7 @@ def trusting(ca_file: Path, *protocols: str) -> ssl.SSLContext:
     return context
 
 
-def via_base_url(proxy: Proxy, timeout: float = 30.0) -> RawClient:
+def via_base_url(proxy: Proxy, timeout: float = 60.0) -> RawClient:
     """Door (a): the proxy's own address is the base URL."""
     return RawClient("127.0.0.1", proxy.port, timeout=timeout)
 

@@ -196,7 +196,7 @@ class Pooler:
                 [POOLER, str(settings)], stdout=log, stderr=log, cwd=cluster.folder, **_other_user()
             )
         try:
-            eventually(self._is_ready, timeout=30)
+            eventually(self._is_ready)
         except BaseException:
             self.close()
             raise

@@ -44,7 +44,7 @@ def main() -> None:
         asked = json.loads(line)
         os.environ.clear()
         os.environ.update(asked["environment"])
-        with anthropic.Anthropic(timeout=30) as client:
+        with anthropic.Anthropic(timeout=60) as client:
             print(json.dumps({"calls": calls, "refused": refused}[asked["what"]](client)), flush=True)
 
 
