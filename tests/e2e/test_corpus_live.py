@@ -86,7 +86,8 @@ def test_new_prices_are_taken_up_while_the_proxy_runs(tmp_path: Path) -> None:
         proxy.add_api_key("one", "sk-ant-api03-one")
         with proxy, via_base_url(proxy) as client:
             client.request(*claude_request(3000, session="before"))
-            prices.write_text(form.format(123_000))
+            (tmp_path / "new.yaml").write_text(form.format(123_000))
+            (tmp_path / "new.yaml").rename(prices)  # at once: what is half written is another list of prices
             proxy.wait_for_log("new prices are in force")
             client.request(*claude_request(3000, session="after"))
             sql = "SELECT session_id, cost_usd FROM requests WHERE outcome IS NOT NULL"

@@ -100,7 +100,9 @@ class Rig:
         """The name of an account as the proxy has it: no other test's has the same."""
         return self._accounts[name].name
 
-    def script(self, name: str, *answers: Answer | AnswerFunction, always: Answer | None = None) -> None:
+    def script(
+        self, name: str, *answers: Answer | AnswerFunction, always: Answer | AnswerFunction | None = None
+    ) -> None:
         """What upstream says to an account: these answers, then always that one or else the usual."""
         self.upstream.answer(*answers, credential=self.secret(name))
         if always is not None:
