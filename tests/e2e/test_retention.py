@@ -95,15 +95,20 @@ def test_r61_a_disk_without_room_costs_bodies_and_no_request(
 
 def test_a_full_disk_is_told_once_and_outlived(upstream: FakeUpstream, start_proxy: StartProxy, tmp_path: Path) -> None:
     wish, script = tmp_path / "wish", tmp_path / "limiter.py"
+
+    def make(text: str) -> None:
+        (tmp_path / "new wish").write_text(text)
+        (tmp_path / "new wish").rename(wish)  # which is read at any moment
+
     script.write_text(LIMITER.format(wish=str(wish)))
     proxy = start_proxy(upstream, accounts={"one": KEY}, arguments=("-s", str(script)))
     assert ask(proxy, "before") == 200
     recorded(proxy, "before", 1)
-    wish.write_text("full")
+    make("full")
     eventually(lambda: not wish.exists())
     assert [ask(proxy, "meanwhile") for _ in range(30)] == [200] * 30
     proxy.wait_for_log("nothing can be recorded at the moment: the disk is full")
-    wish.write_text("room")
+    make("room")
     proxy.wait_for_log("recording works again", timeout=60)
     recorded(proxy, "meanwhile", 30)
     assert proxy.log().count("nothing can be recorded") == 1
