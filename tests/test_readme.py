@@ -92,6 +92,7 @@ def test_every_script_is_in_the_readme() -> None:
         "mcp",
         "prices",
         "ready",
+        "rules",
         "run",
         "search",
         "service",

@@ -39,6 +39,7 @@ COMMANDS = {
     "doctor": "check the security and health of this installation",
     "maintain": "retention, backups, exports",
     "prices": "what tokens cost",
+    "rules": "check the rules for clients, accounts and models",
     "config": "where the options are read from, and a file of your own for them",
     "completion": "print what has a shell complete the words of this command",
 }

@@ -89,8 +89,8 @@ class Known(NamedTuple):
 class App:
     """All parts of one proxy.
 
-    Both making it and `open` raise CCFlareError if the database, the key, the prices or the agents cannot be used. So
-    does `open` if a file that holds a secret is open to other users.
+    Both making it and `open` raise CCFlareError if the database, the key, the prices, the agents or the rules cannot be
+    used. So does `open` if a file that holds a secret is open to other users.
     """
 
     def __init__(
@@ -201,6 +201,7 @@ class App:
         budgets, flush = self.admission.rates.budgets, self.storage.writer.flush
         start("spending", follow_spending(self.storage.call, flush, budgets, self._run_id))
         start("prices", follow_file(recording.prices, recording.take_prices))
+        start("rules", follow_file(recording.rules, recording.take_rules))
         start("audit", self.storage.auditor.run())
         is_wanted = self.live.reader("anomaly_notices")
         start("anomalies", follow_anomalies(self.storage.call, Lookout(), is_wanted, self._alerting.notice))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ccflare_core.anthropic import batch_requests
 from ccflare_core.anthropic.batch_requests import BatchSize, Unreadable, requests_of, weigh
+from ccflare_core.anthropic.demands import DEFAULT
 from ccflare_core.anthropic.ids import named_by, named_in_batch
 from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.anthropic.prompt_size import IMAGE_TOKENS, estimated_tokens
@@ -46,7 +47,14 @@ def test_a_batch_is_the_sum_of_its_requests_at_half_the_price() -> None:
     prompts = [prompt(each) for each in requests]
 
     dollars = (Decimal(prompts[0] * 5 + 100 * 25) + Decimal(prompts[1] * 1 + 20 * 5)).scaleb(-6) / 2
-    assert size(*requests) == BatchSize(2, sum(prompts) + 120, dollars, frozenset({OPUS, HAIKU}))
+    assert size(*requests) == BatchSize(2, sum(prompts) + 120, dollars, frozenset({OPUS, HAIKU}), frozenset({DEFAULT}))
+
+
+def test_a_batch_has_the_efforts_of_all_its_requests_or_none_that_is_known() -> None:
+    low, odd = ({"params": {"model": OPUS, "output_config": {"effort": effort}}} for effort in ("low", "odd"))
+
+    assert size(one(), low).efforts == frozenset({"low", DEFAULT})
+    assert size(one(), odd, low).efforts is None
 
 
 def test_a_batch_without_requests_takes_nothing() -> None:

@@ -16,8 +16,8 @@ from harness import claude_request
 OPUS, HAIKU = "claude-opus-5-5", "claude-haiku-4-5"
 
 
-def demands(request: Any, **coding: str) -> Demands:
-    return Demands(json.dumps(request).encode(), **coding)
+def demands(request: Any) -> Demands:
+    return Demands(json.dumps(request).encode())
 
 
 def test_claude_codes_request_is_told() -> None:
@@ -27,8 +27,9 @@ def test_claude_codes_request_is_told() -> None:
 
 
 def test_a_request_without_an_effort_has_what_the_api_makes_of_it() -> None:
-    for config in ({}, {"output_config": None}, {"output_config": {}}, {"output_config": {"effort": None}}):
-        assert demands({"model": OPUS, **config}).efforts == (DEFAULT,)
+    assert demands({"model": OPUS}).efforts == (DEFAULT,)
+    for config in (None, {}, {"effort": None}):
+        assert demands({"model": OPUS, "output_config": config}).efforts == (DEFAULT,)
 
 
 @pytest.mark.parametrize("effort", EFFORTS)

@@ -30,6 +30,7 @@ COMMANDS = (
     *("show last", "maintain check", "maintain cleanup --older-than 1d", "accounts import --from claude-code {login}"),
     *(
         "config path",
+        "rules check {rules}",
         "ready",
         "service status",
         "prices update {prices} --to {database}.prices",
@@ -49,7 +50,7 @@ _CUT = re.compile(r"…|Left out for want of room")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The database, and what the commands read besides."""
     folder = tmp_path_factory.mktemp("wide")
-    found = {name: folder / name for name in ("ccflare.db", "login.json", "prices.yaml", "none.yaml")}
+    found = {name: folder / name for name in ("ccflare.db", "login.json", "prices.yaml", "rules.yaml", "none.yaml")}
     found["none.yaml"].write_text("")
     tokens = {"accessToken": "sk-ant-oat01-A", "refreshToken": "sk-ant-ort01-R", "expiresAt": int(NOON * 1000)}
     found["login.json"].write_text(json.dumps({"claudeAiOauth": tokens}))
@@ -57,9 +58,19 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "claude-model-whose-name-is-as-long-as-can-be-20261101: {input: 1, output: 5, cache_read: 0.1,"
         " cache_write_5m: 1.25, cache_write_1h: 2}\n"
     )
+    found["rules.yaml"].write_text(
+        "a-rule-whose-name-is-as-long-as-it-likes-to-be: {when: {project: [a-project-with-a-long-name-*, another-*],"
+        " hours: [22:00-06:00, 12:00-13:00]}, prefer: [first-account-*, second-account], effort: medium}\n"
+    )
     with History(found["ccflare.db"], KeyFile(folder / "ccflare.key")) as past:
         write_wide_past(past)
-    return {"database": found["ccflare.db"], "login": found["login.json"], "prices": found["prices.yaml"], **found}
+    return {
+        "database": found["ccflare.db"],
+        "login": found["login.json"],
+        "prices": found["prices.yaml"],
+        "rules": found["rules.yaml"],
+        **found,
+    }
 
 
 def call(files: dict[str, Path], command: str, desk: Desk, *more: str) -> None:

@@ -48,6 +48,16 @@ def test_every_member_is_understood() -> None:
     )
 
 
+def test_the_example_in_the_readme_is_understood() -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    text = readme.partition("## Rules\n")[2].partition("```yaml\n")[2].partition("```")[0]
+
+    work, night, thrifty = parse(text.encode(), "README.md").rules
+    assert work.effects == ("accounts: work-* only",)
+    assert (night.subject, night.replace) == (("client: ci", "hours: 22:00-06:00"), "claude-sonnet-5-5")
+    assert thrifty.effects == ("accounts: all but reserve", "effort: at most medium")
+
+
 def test_conditions_stand_in_the_order_of_what_they_cost() -> None:
     (rule,) = parse(b"a: {when: {model: x, project: y}, effort: low}", "rules.yaml").rules
 

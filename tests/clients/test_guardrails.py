@@ -53,7 +53,7 @@ def about(name: str = "r", hours: tuple[Hours, ...] = (), **patterns: str) -> Gu
         (about(client="ci", project="shop"), traits(client=("ci",), project=None), None),
         (about(client="ci", project="shop"), traits(client=("me",), project=None), False),
         (about(project="shop", model="x"), traits(project=None, models=("y",)), False),
-        (about(run="run-*", session="s*", agent="a", **{"class": "main"}), traits(run=("run-1",)), False),
+        (about(run="run-*", session="s*", agent="a"), traits(run=("run-1",)), False),
     ],
 )
 def test_a_rule_is_about_what_meets_all_of_its_conditions(rule: Guardrail, asked: Traits, matched: bool | None) -> None:

@@ -53,6 +53,7 @@ def test_each_option_has_its_field() -> None:
         "audit_file": "audit_path",
         "prices": "prices_path",
         "agents": "agents_path",
+        "rules": "rules_path",
     }
     nouns = [option.name.removeprefix("ccflare_") for option in OPTIONS]
 

@@ -55,7 +55,8 @@ def test_health_of_a_pool_that_serves() -> None:
     (told_of_account,) = told.pop("accounts")
     changes = {"changes": "polled", "changes_problem": None}
     telemetry = {"telemetry": "off", "telemetry_problem": None, "telemetry_lost": 0}
-    assert told == {"status": "ok", "ready": True, "open_exchanges": 1, **changes, **telemetry}
+    rules = {"rules": 0, "rules_problem": None}
+    assert told == {"status": "ok", "ready": True, "open_exchanges": 1, **changes, **telemetry, **rules}
     assert (
         told_of_account.items()
         >= {

@@ -13,6 +13,7 @@ from ccflare_cli import ROOT
 from ccflare_cli.doctor import installation, leaks, versions
 from ccflare_cli.doctor.installation import MINIMA
 from ccflare_cli.doctor.results import Results, checked, fail, ok, warn
+from ccflare_core.clients import guardrail_files
 from ccflare_core.config import settings
 from ccflare_core.config.environment import of_others, read_environment, told
 from ccflare_core.config.options import (
@@ -30,6 +31,7 @@ from ccflare_core.config.settings import Settings
 from ccflare_core.errors import ConfigError
 from ccflare_core.program import is_clone
 from ccflare_core.secrets.redact import TooMuch
+from ccflare_core.text import some
 
 _LOG_BYTES = 64 * 1024**2
 _GIT_SECONDS = 20
@@ -132,6 +134,18 @@ def files(settings_: Settings | None, merged: Options, environ: Mapping[str, str
             yield ok("files.private", "keys, database, audit log and CA key are their owner's alone")
     open_ = [f"{path}: others can read it" for path in _env_files() if path.stat().st_mode & 0o077]
     yield from checked("files.env", open_, "no .env file that others can read", "run chmod 600 on it")
+
+
+def rules(path: Path | None) -> Results:
+    """Whether the rules can be understood. A proxy that runs keeps the ones it has while they cannot."""
+    if path is None:
+        return
+    try:
+        found = guardrail_files.load(path)
+    except ConfigError as error:
+        yield from (fail("options.rules", problem, "correct it where it stands") for problem in error.problems)
+        return
+    yield ok("options.rules", f"{some(len(found), 'rule')} in {path}")
 
 
 def _env_files() -> Iterator[Path]:

@@ -110,6 +110,7 @@ class Examination:
             *host_checks.host(self._console.environ, self._merged),
             *host_checks.options(self._sources, self._problems, self._merged),
             *host_checks.sources(self._console.environ),
+            *host_checks.rules(settings.rules_path if settings else None),
             *host_checks.files(settings, self._merged, self._console.environ),
         ]
         if settings is not None:

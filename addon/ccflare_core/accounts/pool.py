@@ -5,7 +5,7 @@ back by `report` for the caller to store, and comes in again through `restore`.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ccflare_core.accounts.account import Account
@@ -16,6 +16,7 @@ from ccflare_core.accounts.selection import Choice, choose
 from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.anthropic.request import Facts
 from ccflare_core.anthropic.verdicts import Scope, Verdict
+from ccflare_core.clients.guardrails import UNRULED, Patterns, Ruling
 from ccflare_core.clients.keys import ClientKey
 from ccflare_core.text import composed
 
@@ -204,43 +205,48 @@ class AccountPool:
         *,
         exclude: frozenset[str] = frozenset(),
         key: ClientKey | None = None,
+        ruling: Ruling = UNRULED,
         only: str | None = None,
         home: str | None = None,
         patience: float = 0.0,
     ) -> Lease | Exhausted:
         """A lease for this request, or why there is none.
 
-        `exclude`: ids of accounts tried already. `key` is the client's: some accounts may not be for it. `only`: the id
-        of the one account that will do, since it has what the request names. `home`: the id of the one that has the
-        thread which it goes on with, and is asked first. That one, or else its session's, is waited for if it is back
-        in `patience` seconds.
+        `exclude`: ids of accounts tried already. `key` is the client's, and `ruling` what the rules say of the request:
+        some accounts may not be for it. `only`: the id of the one account that will do, since it has what the request
+        names. `home`: the id of the one that has the thread which it goes on with, and is asked first. That one, or
+        else its session's, is waited for if it is back in `patience` seconds.
         """
         at = self._now()
         parts = parts_of(facts)
         members = self._members.values()
         reasons = [
-            _reserved(member, key, at, only) or member.unavailable(parts, at, exclude, spends=facts.spends)
+            _reserved(member, key, ruling, at, only) or member.unavailable(parts, at, exclude, spends=facts.spends)
             for member in members
         ]
         if home in self._members and only is None and reasons[list(self._members).index(home)] is None:
-            return self.acquire(facts, exclude=exclude, key=key, only=home)
+            return self.acquire(facts, exclude=exclude, key=key, ruling=ruling, only=home)
         candidates = [member.candidate(why, at.mono) for member, why in zip(members, reasons, strict=True)]
+        if order := ruling.order:
+            candidates = [candidate.behind(_place(candidate.name, order)) for candidate in candidates]
         session = self._session_of(facts)
         pinned = self._pins.get(session, at.mono)
         own = home if home in self._members else pinned
         if patience and own in self._members:
             why = reasons[list(self._members).index(own)]
             if why is not None and why.seconds is not None and why.seconds <= patience:
-                return replace(self._exhausted(facts, at, exclude, key, own), is_for_one=True)
+                return replace(self._exhausted(facts, at, exclude, key, ruling, own), is_for_one=True)
         strategy = "session" if facts.ties_thinking else self._strategy
         choice = choose(candidates, strategy=strategy, pinned=pinned, turn=self._turn)
         if choice.account_id is None:
-            return self._exhausted(facts, at, exclude, key, only)
+            return self._exhausted(facts, at, exclude, key, ruling, only)
         chosen = choice.account_id
         if only is not None:
             choice = choice._replace(reason=HAS_IT)
         elif chosen != pinned:
             self._turn = 1 + [candidate.id for candidate in candidates].index(chosen)
+        if told := ruling.told:
+            choice = choice._replace(reason=f"{choice.reason}, {told}")
         if facts.spends:
             self._pins.put(session, self._holder(pinned, chosen, at.wall), at.mono)
         return self._lease(self._members[chosen], choice, facts, at)
@@ -298,12 +304,14 @@ class AccountPool:
         others = (member for id, member in self._members.items() if id != account.id)
         return [member for member in others if member.account.proxy == account.proxy]
 
-    def has_another_way(self, lease: Lease, *, exclude: frozenset[str], key: ClientKey | None) -> bool:
+    def has_another_way(
+        self, lease: Lease, *, exclude: frozenset[str], key: ClientKey | None, ruling: Ruling = UNRULED
+    ) -> bool:
         """Whether an account that goes by another proxy could serve the lease's request now."""
         at, facts = self._now(), lease.facts
         parts = parts_of(facts)
         return any(
-            _reserved(member, key, at, None) is None
+            _reserved(member, key, ruling, at) is None
             and member.unavailable(parts, at, exclude, spends=facts.spends) is None
             for member in self._members.values()
             if member.account.proxy != lease.account.proxy
@@ -354,14 +362,25 @@ class AccountPool:
         return Lease(member.account, choice, facts, at.mono, member, self._leases)
 
     def _exhausted(
-        self, facts: Facts, at: Moment, exclude: frozenset[str], key: ClientKey | None, only: str | None
+        self,
+        facts: Facts,
+        at: Moment,
+        exclude: frozenset[str],
+        key: ClientKey | None,
+        ruling: Ruling,
+        only: str | None,
     ) -> Exhausted:
         parts = parts_of(facts)
         members = [
             member for member in self._members.values() if _is_for(member, key) and only in (None, member.account.id)
         ]  # of others its client learns nothing
         found = [
-            (s.account.name, s.unavailable(parts, at, exclude, spends=facts.spends) or _reserved(s, key, at))
+            (
+                s.account.name,
+                _ruled_out(s, ruling)
+                or s.unavailable(parts, at, exclude, spends=facts.spends)
+                or _reserved(s, key, ruling, at),
+            )
             for s in members
         ]
         waits = [why.seconds for _, why in found if why is not None and why.seconds is not None]
@@ -376,12 +395,25 @@ def _is_for(member: PoolMember, key: ClientKey | None) -> bool:
     return key is None or key.may_use_account(member.account.name)
 
 
-def _reserved(member: PoolMember, key: ClientKey | None, at: Moment, only: str | None = None) -> Unavailable | None:
+def _ruled_out(member: PoolMember, ruling: Ruling) -> Unavailable | None:
+    """Which rule keeps the request from this account."""
+    rule = ruling.keeping_from(member.account.name)
+    return None if rule is None else Unavailable(f"not by the rule {rule.name}", None)
+
+
+def _place(account: str, order: Sequence[Patterns]) -> int:
+    """Where an account stands in an order; behind it if it is not in it."""
+    return next((place for place, pattern in enumerate(order) if pattern.have(composed(account))), len(order))
+
+
+def _reserved(
+    member: PoolMember, key: ClientKey | None, ruling: Ruling, at: Moment, only: str | None = None
+) -> Unavailable | None:
     """Why this account is not for this client, or this request; None if it is."""
     if only not in (None, member.account.id):
         return _HAS_NOT
-    if key is None:
-        return None
-    if not _is_for(member, key):
+    if key is not None and not _is_for(member, key):
         return Unavailable("not for this client key", None)
-    return member.scarcity(at) if key.low_priority else None
+    if (ruled_out := _ruled_out(member, ruling)) is not None:
+        return ruled_out
+    return member.scarcity(at) if key is not None and key.low_priority else None

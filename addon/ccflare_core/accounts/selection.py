@@ -5,7 +5,9 @@ own account), then affinity, then load and utilization.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
+
+from ccflare_core.accounts.priority import LAST
 
 IN_FLIGHT_WEIGHT = 0.05
 """A request in flight weighs as much as five points of 5h utilization, so new sessions spread at once
@@ -23,6 +25,10 @@ class Candidate(NamedTuple):
     in_flight: int
     utilization_5h: float
     utilization_7d: float
+
+    def behind(self, place: int) -> Self:
+        """The same with so many before it, whatever the priorities are."""
+        return self._replace(priority=place * (LAST + 1) + self.priority)
 
 
 class Choice(NamedTuple):

@@ -12,6 +12,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
+from ccflare_core.anthropic.demands import efforts_named
 from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.anthropic.prompt_size import estimated_tokens
 from ccflare_core.anthropic.request import MOST_OUTPUT, models_named, unambiguous
@@ -50,6 +51,8 @@ class BatchSize(NamedTuple):
     """For a model without a known price, that of the dearest one that there is."""
     models: frozenset[str]
     """All that it names."""
+    efforts: frozenset[str] | None = frozenset()
+    """Those of all its requests; None if one of them is none that there is."""
 
 
 def weigh(body: bytes | Iterable[bytes], content_encoding: str, prices: PriceList) -> BatchSize:
@@ -57,14 +60,18 @@ def weigh(body: bytes | Iterable[bytes], content_encoding: str, prices: PriceLis
     requests = tokens = 0
     dollars = Decimal()
     models: set[str] = set()
+    efforts: set[str] | None = set()
     for text in requests_of(body, content_encoding):
         params = _params(text)
         models |= _models(params)
+        found = efforts_named(params)
+        efforts = None if efforts is None or found is None else efforts.union(found)
         usage = _most(params, text)
         requests += 1
         tokens += sum((usage.input_tokens or 0, usage.output_tokens or 0, usage.cache_creation_input_tokens or 0))
         dollars += prices.at_most(params["model"], usage, in_batch=True)
-    return BatchSize(requests, tokens, dollars, frozenset(models))
+    known = None if efforts is None else frozenset(efforts)
+    return BatchSize(requests, tokens, dollars, frozenset(models), known)
 
 
 def _decoded(body: Iterable[bytes], content_encoding: str) -> Iterator[bytes]:

@@ -144,9 +144,13 @@ class Guardrail:
     @property
     def of_accounts(self) -> str:
         """Which accounts it allows, in words."""
-        only = f"{self.accounts} only" if self.accounts is not None else ""
-        never = f"never {self.not_accounts}" if self.not_accounts is not None else ""
-        return ", ".join(each for each in (only, never) if each)
+        if self.accounts is None:
+            return "" if self.not_accounts is None else f"all but {self.not_accounts}"
+        return (
+            f"{self.accounts} only"
+            if self.not_accounts is None
+            else f"{self.accounts} only, but not {self.not_accounts}"
+        )
 
     @property
     def effects(self) -> tuple[str, ...]:
@@ -194,6 +198,8 @@ class Ruling:
 
     def keeping_from(self, account: str) -> Guardrail | None:
         """The rule that keeps the request from an account of this name."""
+        if not self.rules:
+            return None
         if account not in self._keeping:
             name = composed(account)
             self._keeping[account] = next((rule for rule in self.rules if not rule.lets_use(name)), None)
@@ -244,7 +250,9 @@ class Ruling:
 
     def replacement(self, models: Said) -> str | None:
         """The model that is to stand in for the one that is asked for; None: it stays."""
-        for rule in self.rules if models and len(models) == 1 else ():
+        if models is None or len(models) != 1:
+            return None
+        for rule in self.rules:
             if rule.replace and rule.models and rule.name not in self.doubtful and not rule.models.have(models[0]):
                 return rule.replace
         return None

@@ -190,7 +190,7 @@ _UPSTREAM = _in(
             "The factor by which each further pause is longer than the one before.", "RETRY_BACKOFF"),
     _file("ccflare_agents", RESTART,
           "A folder of Claude Code's agent files, or a YAML file, by which requests of agents are recognised and get "
-          "their models. Empty: no agent is recognised, and no model is changed."),
+          "their models. Empty: no agent is recognised."),
 )
 _ACCOUNTS = _in(
     Group.ACCOUNTS,
@@ -289,6 +289,8 @@ _NETWORK = _in(
 )
 _LIMITS = _in(
     Group.LIMITS,
+    _file("ccflare_rules", NEW,
+          "A YAML file with rules on which accounts, models and effort requests may have. Empty: there are none."),
     _number("ccflare_max_requests", AT_ONCE, 2048, 1, 1_000_000,
             "How many requests may be open at once; further ones get a 503."),
     _number("ccflare_max_waiting", AT_ONCE, 2048, 0, 1_000_000,

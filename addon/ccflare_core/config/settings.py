@@ -85,6 +85,7 @@ class Settings:
     otel_signals: str
     otel_content: bool
     prices_path: Path | None
+    rules_path: Path | None
     agents_path: Path | None
     strategy: str
     session_seconds: int
@@ -173,6 +174,7 @@ class Settings:
         fields["audit_path"] = _audit_path(fields.pop("audit_file"), fields["database"], environ)
         fields["prices_path"] = _absolute(fields.pop("prices"))
         fields["agents_path"] = _absolute(fields.pop("agents"))
+        fields["rules_path"] = _absolute(fields.pop("rules"))
         fields["record_paths"] = parse_rules(fields["record_paths"])
         fields["pkcs11_module"] = _absolute(fields["pkcs11_module"])
         for name in ("allow_ips", "block_ips", "trusted_proxies"):

@@ -5,7 +5,7 @@ nothing else by its id: what another one's have made is not there for it, in the
 knows. Administrators, and whoever needs no key, reach everything.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from ccflare_core.accounts.account import Account
@@ -15,6 +15,7 @@ from ccflare_core.accounts.states import AccountState
 from ccflare_core.anthropic import answers
 from ccflare_core.anthropic.answers import Answer, Bound
 from ccflare_core.anthropic.ids import Id, Kind, Named
+from ccflare_core.clients.guardrails import UNRULED, Ruling
 from ccflare_core.clients.keys import ClientKey, Role
 from ccflare_core.exchange.ownership import AGAIN_SECONDS, Ownership, Query, Search
 from ccflare_core.exchange.steps import LOOK_SECONDS, Opening, Wait
@@ -28,7 +29,14 @@ class Binding:
     """One request's. `request_id` is ours, for the answers."""
 
     def __init__(
-        self, named: Named, opening: Opening, request_id: str, *, pool: AccountPool, ownership: Ownership
+        self,
+        named: Named,
+        opening: Opening,
+        request_id: str,
+        *,
+        pool: AccountPool,
+        ownership: Ownership,
+        rules: Callable[[], Ruling] = lambda: UNRULED,
     ) -> None:
         self.account_id: str | None = None
         """The only account that will do; None: any."""
@@ -41,6 +49,7 @@ class Binding:
         self._request_id = request_id
         self._pool = pool
         self._ownership = ownership
+        self._rules = rules
         self._limited = key_of(opening)
         self._search: Search | None = None
         self._holdings: Query[Sequence[Holding]] | None = None
@@ -146,7 +155,9 @@ class Binding:
 
     def _decide_on_list(self) -> Answer | None:
         kind = self._named.listed
-        usable = [each for each in self._pool.accounts() if self._opening.may_use(each)]
+        usable = [
+            each for each in self._pool.accounts() if self._opening.may_use(each) and self._rules().may_use(each.name)
+        ]
         if kind is None or self._holdings is None or not (usable or self._opening.account):
             return None
         stored = self._holdings.answer()

@@ -10,6 +10,7 @@ from ccflare_core.accounts.pool import AccountPool, Report
 from ccflare_core.accounts.renewal import NoRenewer, Renewer
 from ccflare_core.anthropic.agents import Agents
 from ccflare_core.anthropic.pricing import PriceList
+from ccflare_core.clients.guardrails import Guardrails
 from ccflare_core.config.settings import Settings
 from ccflare_core.exchange.counted import Counted
 from ccflare_core.exchange.departures import Departures
@@ -47,6 +48,7 @@ class Collaborators:
     budget: RetryBudget = field(default_factory=RetryBudget)
     tokens: Renewer = field(default_factory=NoRenewer)
     agents: Agents = field(default_factory=Agents)
+    guardrails: Guardrails = field(default_factory=Guardrails)
     memory: MemoryBudget = field(default_factory=MemoryBudget)
     ownership: Ownership = field(default_factory=Ownership)
     departures: Departures = field(default_factory=Departures)

@@ -19,6 +19,7 @@ from ccflare_core.anthropic.request import Facts
 from ccflare_core.anthropic.routes import BATCHES, CACHE_TOUCH, COUNT_TOKENS, MESSAGES, runs_model
 from ccflare_core.anthropic.usage import Ending, Reading
 from ccflare_core.anthropic.verdicts import Kind
+from ccflare_core.clients.guardrails import Ruling
 from ccflare_core.exchange.aftermath import outcome_of, verdict_on_end
 from ccflare_core.exchange.collaborators import Collaborators
 from ccflare_core.exchange.counted import Counted
@@ -81,8 +82,12 @@ class Exchange(Serving):
         self._agent = name
 
     def replaced_model(self, asked_for: str | None) -> None:
-        """The agent's model stands in the body in place of the one that the client asked for."""
-        self._original_model = asked_for
+        """Another model stands in the body in place of the one that the client asked for."""
+        self._original_model = self._original_model or asked_for
+
+    def ruled(self, ruling: Ruling) -> None:
+        """It is known which of the owner's rules it has to keep to."""
+        self._ruling = ruling
 
     def admit(self, facts: Facts, body: bytes, encoding: str, named: Named = NO_IDS) -> None:
         """Allow the wire to send this inference request upstream, with a leased account; not once it has ended.

@@ -11,6 +11,7 @@ from ccflare_core.anthropic import answers
 from ccflare_core.anthropic.answers import Answer
 from ccflare_core.anthropic.ids import NO_IDS, Named
 from ccflare_core.anthropic.verdicts import Kind, Scope, Verdict
+from ccflare_core.clients.guardrails import listed
 from ccflare_core.exchange.binding import Binding
 from ccflare_core.exchange.capture import Capture
 from ccflare_core.exchange.collaborators import Collaborators
@@ -75,7 +76,9 @@ class Serving(Story):
 
     def _bind(self, named: Named) -> Binding:
         shared = self._shared
-        return Binding(named, self.opening, self.id, pool=shared.pool, ownership=shared.ownership)
+        return Binding(
+            named, self.opening, self.id, pool=shared.pool, ownership=shared.ownership, rules=lambda: self._ruling
+        )
 
     @property
     def is_under_way(self) -> bool:
@@ -91,7 +94,7 @@ class Serving(Story):
         pool, tried, bound = self._shared.pool, frozenset(self._tried), self._binding.account_id
         avoided, self._avoided = self._avoided, None
         if avoided is not None and bound is None:
-            another = pool.acquire(self._facts, exclude=tried | {avoided}, key=self.opening.key)
+            another = pool.acquire(self._facts, exclude=tried | {avoided}, key=self.opening.key, ruling=self._ruling)
             if isinstance(another, Lease):
                 return another
         stays = self._facts.stays or self._binding.thread_account_id is not None
@@ -99,6 +102,7 @@ class Serving(Story):
             self._facts,
             exclude=tried,
             key=self.opening.key,
+            ruling=self._ruling,
             only=bound,
             home=self._binding.thread_account_id,
             patience=self._hold.patience() if stays else 0.0,
@@ -107,10 +111,33 @@ class Serving(Story):
     def _take_account(self) -> Step:
         if (step := self._binding.step()) is not None:
             return step
+        if (answer := self._forbidden()) is not None:
+            return answer
         result = self._acquire()
         if isinstance(result, Exhausted):
             return self._without_account(result)
         return self._send(result)
+
+    def _forbidden(self) -> Answer | None:
+        """What the client is told if the rules leave none of the accounts that it could have otherwise."""
+        if not self._ruling.limits_accounts:
+            return None
+        bound = self._binding.account_id
+        able = [
+            account.name
+            for account in self._shared.pool.accounts()
+            if (bound is None or account.id == bound) and self.opening.may_use(account)
+        ]
+        if not able or any(map(self._ruling.may_use, able)):
+            return None
+        keeping = [self._ruling.keeping_from(name) for name in able]
+        kept = {rule.name: rule for rule in self._ruling.rules if rule in keeping}
+        full = "; ".join(f"the rule {rule.name} allows {rule.of_accounts}" for rule in kept.values())
+        told = (
+            full if self.opening.sees_accounts else f"not by the rule{'s' if len(kept) > 1 else ''} {listed([*kept])}"
+        )
+        full, told = (f"No account may serve this request: {each}." for each in (full, told))
+        return answers.error(403, told, request_id=self.id, is_final=True)._replace(reason=full)
 
     def _send(self, lease: Lease) -> Step:
         self._lease = lease
@@ -129,7 +156,8 @@ class Serving(Story):
         settings = self._shared.settings
         wanted = settings.passthrough == "always" or (settings.passthrough == "auto" and not result.configured)
         own = self.opening.has_credential or self.opening.key is None
-        if wanted and self._binding.account_id is None and not result.is_for_one and own:
+        is_free = self._binding.account_id is None and not self._ruling.limits_accounts
+        if wanted and is_free and not result.is_for_one and own:
             self._ticket = Ticket.PASS
             self._choice_reason = "no account: the client's own credential"
             return Send(None)
@@ -211,7 +239,9 @@ class Serving(Story):
         """Whether an account that goes by another proxy, or by none, could serve this now."""
         if self._binding.account_id is not None:
             return False
-        return self._shared.pool.has_another_way(lease, exclude=frozenset(self._tried), key=self.opening.key)
+        return self._shared.pool.has_another_way(
+            lease, exclude=frozenset(self._tried), key=self.opening.key, ruling=self._ruling
+        )
 
     def _move(self, lease: Lease, why: str, *, or_deliver: bool, holding: bool) -> Step:
         """To another account, if one is free; else what is in hand, or the pool's own answer."""

@@ -18,6 +18,7 @@ from ccflare_core.anthropic.ids import NO_IDS
 from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.anthropic.request import Facts
 from ccflare_core.anthropic.usage import Reading
+from ccflare_core.clients.guardrails import UNRULED, Ruling
 from ccflare_core.exchange.capture import Capture
 from ccflare_core.exchange.counted import AS_RECORDED, Counted
 from ccflare_core.exchange.steps import Attempt, Opening, Outcome, Ticket
@@ -83,6 +84,7 @@ class Story:
         self._ticket = Ticket.NONE
         self._metered = False
         self._named = NO_IDS
+        self._ruling = UNRULED
         self._facts = Facts(client=opening.client)
         self._request_body = b""
         self._request_encoding = ""
@@ -121,6 +123,11 @@ class Story:
         Their bodies are not kept: they carry credentials for other services.
         """
         return bool(self.opening.stateful_account)
+
+    @property
+    def ruling(self) -> Ruling:
+        """The owner's rules that it has to keep to."""
+        return self._ruling
 
     @property
     def continues(self) -> str | None:
@@ -180,7 +187,7 @@ class Story:
 
     @property
     def original_model(self) -> str | None:
-        """What the client asked for, where the agent's definition has put another model in its place."""
+        """What the client asked for, where an agent's definition or a rule has put another model in its place."""
         return self._original_model
 
     # The attempts

@@ -339,6 +339,8 @@ HEALTH: Final[Mapping[str, Word]] = {
     **_words(TEXT, telemetry="Whether OpenTelemetry arrives: off (it is sent nowhere), works, or failing."),
     **_words(TEXT_OR_NULL, telemetry_problem="Why it does not arrive; null: it does."),
     **_words(COUNT, telemetry_lost="Exchanges of which it did not hear, since the start."),
+    **_words(COUNT, rules="How many rules are in force."),
+    **_words(TEXT_OR_NULL, rules_problem="Why the file that ccflare_rules names is not in force; null: it is."),
     **_words(list_of({"type": "object"}), accounts="Each account as it stands."),
 }
 """The proxy."""

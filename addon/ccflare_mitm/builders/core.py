@@ -20,6 +20,8 @@ from ccflare_core.anthropic import price_files
 from ccflare_core.anthropic.agents import Agents
 from ccflare_core.anthropic.ids import Id, Kind
 from ccflare_core.anthropic.pricing import PriceList
+from ccflare_core.clients import guardrail_files
+from ccflare_core.clients.guardrails import Guardrails
 from ccflare_core.config.live import LiveSettings
 from ccflare_core.config.record_mode import Mode, record_mode
 from ccflare_core.db.engine_choice import hear
@@ -39,6 +41,7 @@ from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.limits_of_others import Learned
 from ccflare_core.store.store import Store
 from ccflare_core.telemetry.telemetry import Telemetry
+from ccflare_core.text import some
 from ccflare_core.writer.auditor import Auditor
 from ccflare_core.writer.listening import Listening
 from ccflare_core.writer.news import StoreCalls, StoreNews
@@ -109,12 +112,18 @@ class Recording:
     exchanges: Exchanges
     recorder: Recorder
     prices: FileWatch[PriceList]
+    rules: FileWatch[Guardrails]
     memory: MemoryWatch
 
     def take_prices(self, prices: PriceList) -> None:
         """These are in force from now on."""
         self.exchanges.prices = prices
         logger.info("new prices are in force, for answers that end from now on")
+
+    def take_rules(self, rules: Guardrails) -> None:
+        """These are in force from now on."""
+        self.exchanges.guardrails = rules
+        logger.info("new rules are in force, for requests that come from now on: %s", some(len(rules), "rule"))
 
 
 def build_upstream(live: LiveSettings) -> Upstream:
@@ -194,11 +203,12 @@ def build_accounts(live: LiveSettings, storage: Storage, upstream: Upstream, run
 def build_recording(
     live: LiveSettings, storage: Storage, accounts: Accounts, run_id: str, telemetry: Telemetry | None
 ) -> Recording:
-    """Raises ConfigError if the prices or the agents cannot be read."""
+    """Raises ConfigError if the prices, the agents or the rules cannot be read."""
     settings = live()
     budget = MemoryBudget(live.reader("capture_budget_bytes"))
     memory = MemoryWatch(budget, occupied=resident_bytes, limit=live.reader("memory_soft_limit_bytes"))
     prices = price_files.watch(live.reader("prices_path"), warn)
+    rules = guardrail_files.watch(live.reader("rules_path"), warn)
     recorder = Recorder(
         storage.writer,
         run_id=run_id,
@@ -219,9 +229,10 @@ def build_recording(
         memory=budget,
         ownership=ownership,
         agents=Agents.load(settings.agents_path),
+        guardrails=rules.start(),
     )
     live.listen(exchanges.change)
-    return Recording(exchanges, recorder, prices, memory)
+    return Recording(exchanges, recorder, prices, rules, memory)
 
 
 def build_usage_poll(live: LiveSettings, accounts: Accounts, upstream: Upstream, recording: Recording) -> UsagePoll:

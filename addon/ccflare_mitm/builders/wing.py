@@ -298,6 +298,7 @@ def build_pages(
         needs_code=lambda: second_factor.is_needed,
         listening=storage.listening,
         telemetry=telemetry,
+        rules_problem=lambda: recording.rules.trouble,
     )
     return PageServer(admin, second_factor, storage.auditor)
 

@@ -19,6 +19,7 @@ from ccflare_core.exchange.exchanges import Exchanges
 from ccflare_core.exchange.steps import LOOK_SECONDS, Wait
 from ccflare_core.exchange.story import Spooled
 from ccflare_core.http.rejection import Rejection
+from ccflare_mitm.gate.rule_reader import Judge
 
 _MODEL = "This client key may not use this model."
 
@@ -50,9 +51,15 @@ class BatchReader:
         exchange.await_clearance(clearance)
 
     def weigh(
-        self, flow: http.HTTPFlow, exchange: Exchange, key: ClientKey, body: bytes | Iterator[bytes], encoding: str
+        self,
+        flow: http.HTTPFlow,
+        exchange: Exchange,
+        key: ClientKey | None,
+        body: bytes | Iterator[bytes],
+        encoding: str,
+        judge: Judge | None = None,
     ) -> None:
-        """Begin to read the batch, and let the exchange wait until that is done."""
+        """Begin to read the batch, and let the exchange wait until that is done. `judge` has a say in it, too."""
 
         def read() -> BatchSize:
             if exchange.outcome is not None:
@@ -64,20 +71,29 @@ class BatchReader:
         def clearance() -> Wait | Rejection | Counted:
             if not reading.done():
                 return Wait(LOOK_SECONDS)
-            decided = self._decide(exchange, key, reading)
+            decided = self._decide(exchange, key, judge, reading)
             if isinstance(decided, Rejection):
                 self._denied(flow, exchange, decided)
             return decided
 
         exchange.await_clearance(clearance)
 
-    def _decide(self, exchange: Exchange, key: ClientKey, reading: Future[BatchSize]) -> Rejection | Counted:
+    def _decide(
+        self, exchange: Exchange, key: ClientKey | None, judge: Judge | None, reading: Future[BatchSize]
+    ) -> Rejection | Counted:
         try:
             batch = reading.result()
         except Unreadable as problem:
-            return _unreadable(key, str(problem)) or Counted()
+            if judge is not None:
+                told = f"The models of this batch cannot be compared with the rules, for {problem}."
+                return Rejection(400, told, is_final=True, audit=told)
+            return (key and _unreadable(key, str(problem))) or Counted()
         except StoreError as problem:
             return Rejection(503, str(problem))
+        if judge is not None and (rejection := judge(batch)) is not None:
+            return rejection
+        if key is None:
+            return Counted()
         if not all(key.may_use_model(model) for model in batch.models):
             return model_not_allowed(key)
         size = (batch.tokens, batch.dollars)

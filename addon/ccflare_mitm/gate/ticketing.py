@@ -1,7 +1,7 @@
 """The ticket of each request that the gate has let in: what may go upstream for it, and what is known of it by then."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -24,6 +24,7 @@ from ccflare_core.http.rejection import Rejection
 from ccflare_core.transcripts.changes import alike
 from ccflare_core.transcripts.conversations import Conversations
 from ccflare_mitm.gate.batch_reader import BatchReader, model_not_allowed, named_on_disk
+from ccflare_mitm.gate.rule_reader import RuleReader
 from ccflare_mitm.host.messages import is_batch_upload, method_of, route_of
 
 logger = logging.getLogger("ccflare")
@@ -44,6 +45,7 @@ class Ticketing:
     ) -> None:
         self._exchanges = exchanges
         self._batches = batches
+        self._rules = RuleReader(exchanges)
         self._reject = reject
         self._earlier: Conversations[Words] = Conversations()
         self._id_search = ThreadPoolExecutor(1, thread_name_prefix="ccflare-names")
@@ -59,6 +61,9 @@ class Ticketing:
             self._tell_of_stateful(rule)
             exchange.let_pass()
         elif route is Route.STATEFUL:
+            if (rejection := self._rules.keep_stateful(request, exchange)) is not None:
+                self._reject(flow, exchange, rejection)
+                return
             exchange.admit_stateful(Facts(path_class=rule.resource))
         else:
             self._admit(flow, exchange, rule)
@@ -71,6 +76,9 @@ class Ticketing:
             return
         exchange.identified(read_provenance(request.method, exchange.opening.path, request.headers.get, b""))
         facts = replace(self._facts(flow, b"", "", exchange.opening.client), path_class=rule.resource)
+        if (rejection := self._rules.keep(request, exchange, facts)) is not None:
+            self._reject(flow, exchange, rejection)
+            return
         exchange.admit_upload(facts, request.headers.get("content-type", ""))
         request.stream = True
 
@@ -100,14 +108,42 @@ class Ticketing:
             self._look_for_agent(request, exchange, words, in_thread=named.thread)
         body = request.raw_content or b""
         exchange.identified(read_provenance(request.method, exchange.opening.path, request.headers.get, body))
-        if (key := exchange.opening.key) is not None:
-            if is_batch_upload(request):
-                self._batches.weigh(flow, exchange, key, body, encoding)
-            elif not self._may_run(key, rule, body, encoding):
-                self._reject(flow, exchange, model_not_allowed(key))
-                return
-        facts = replace(self._facts(flow, body, encoding, exchange.opening.client, words), path_class=rule.resource)
-        exchange.admit(facts, body, encoding, named)
+        facts = self._facts(flow, body, encoding, exchange.opening.client, words)
+        if is_batch_upload(request):
+            self._weigh(flow, exchange, facts, body, encoding)
+        elif (rejection := self._objection(request, exchange, rule, facts, words, named)) is not None:
+            self._reject(flow, exchange, rejection)
+            return
+        elif (sent := request.raw_content or b"") is not body:
+            body, facts = sent, self._facts(flow, sent, encoding, exchange.opening.client)
+        exchange.admit(replace(facts, path_class=rule.resource), body, encoding, named)
+
+    def _objection(
+        self,
+        request: http.Request,
+        exchange: Exchange,
+        rule: Rule,
+        facts: Facts,
+        words: Words | None,
+        named: Named,
+    ) -> Rejection | None:
+        """Why a request that is no batch goes no further, by the rules or by its key's list of models."""
+        if (rejection := self._rules.keep(request, exchange, facts, words, named)) is not None:
+            return rejection
+        key, encoding = exchange.opening.key, request.headers.get("content-encoding", "")
+        if key is None or self._may_run(key, rule, request.raw_content or b"", encoding):
+            return None
+        return model_not_allowed(key)
+
+    def _weigh(
+        self, flow: http.HTTPFlow, exchange: Exchange, facts: Facts, body: bytes | Iterator[bytes], encoding: str
+    ) -> bool:
+        """Have a batch read, if its key or a rule may have something against it; whether that is so."""
+        key, judge = exchange.opening.key, self._rules.judge_of(flow.request, exchange, facts)
+        if key is None and judge is None:
+            return False
+        self._batches.weigh(flow, exchange, key, body, encoding, judge)
+        return True
 
     def _words(self, request: http.Request, exchange: Exchange, body: bytes) -> Words:
         """The body's words, known from the last one as far as it goes on from that.
@@ -133,11 +169,9 @@ class Ticketing:
         """The same for a batch that is on the disk: what is in it is found out meanwhile."""
         request, opening = flow.request, exchange.opening
         exchange.identified(read_provenance(request.method, opening.path, request.headers.get, b""))
-        if opening.key is None:
-            self._batches.await_spool(exchange, spool)
-        else:
-            self._batches.weigh(flow, exchange, opening.key, spool.pieces(), encoding)
         facts = replace(self._facts(flow, b"", encoding, opening.client), path_class=rule.resource)
+        if not self._weigh(flow, exchange, facts, spool.pieces(), encoding):
+            self._batches.await_spool(exchange, spool)
         exchange.admit(facts, b"", encoding)
         strict = key_of(opening) is not None
         exchange.await_names(self._id_search.submit(named_on_disk, spool, encoding, strict=strict))

@@ -221,6 +221,9 @@ def _reasons(story: Story) -> Iterator[tuple[str, str]]:
     for name, why in lease.choice.considered if lease else ():
         if why and lease and name != lease.account.name:
             yield name, why
+    for rule in story.ruling.rules:
+        doubt = " (it may not be meant for it, which cannot be told)" if rule.name in story.ruling.doubtful else ""
+        yield f"rule {rule.name}", f"{'; '.join(rule.effects)}{doubt}"
     for attempt in story.attempts:
         what, _, told = attempt_line(attempt).partition(": ")
         yield what, told

@@ -93,6 +93,7 @@ class Admin:
         needs_code: Callable[[], bool] = lambda: False,
         listening: Changes = POLLED,
         telemetry: TelemetryState = NO_TELEMETRY,
+        rules_problem: Callable[[], str | None] = lambda: None,
         wall: Callable[[], float] = time.time,  # noqa: TID251
     ) -> None:
         self.exchanges = exchanges
@@ -112,6 +113,7 @@ class Admin:
         self._actions = actions
         self._listening = listening
         self._telemetry = telemetry
+        self._rules_problem = rules_problem
         self._wall = wall
 
     def show_health(self, visit: Visit) -> Answer:
@@ -192,6 +194,8 @@ class Admin:
             "telemetry": self._telemetry.state,
             "telemetry_problem": self._telemetry.problem,
             "telemetry_lost": self._telemetry.lost,
+            "rules": len(self.exchanges.guardrails),
+            "rules_problem": self._rules_problem(),
             "accounts": [record(status, DOING) | self._login(status.account) for status in accounts],
         }
 

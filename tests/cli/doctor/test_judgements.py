@@ -210,6 +210,17 @@ def test_files_that_others_can_read(run: Run, tmp_path: Path, monkeypatch: pytes
     assert level(run(), "files.env") is Level.OK
 
 
+def test_rules_with_a_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "rules.yaml"
+    path.write_text("a: {effort: low}\nb: {effort: low}\n")
+
+    (good,) = host_checks.rules(path)
+    assert (good.level, good.found) == (Level.OK, f"2 rules in {path}")
+    path.write_text("a: {effort: max}\nb: {}\n")
+    assert [(each.check, each.level) for each in host_checks.rules(path)] == [("options.rules", Level.FAIL)] * 2
+    assert list(host_checks.rules(None)) == []
+
+
 def test_other_machines_without_a_limit_are_a_risk() -> None:
     remote: dict[str, object] = {"ccflare_allow_remote": True}
     assert worst(installation.option_risks(remote)) is Level.WARN
