@@ -11,6 +11,7 @@ import pytest
 
 from ccflare_core.accounts.account import Account, Kind
 from ccflare_core.accounts.pool import Exhausted, Lease
+from ccflare_core.accounts.token_keeper import DATABASE_SECONDS
 from ccflare_core.accounts.token_refresh import LEASE_SECONDS
 from ccflare_core.anthropic.request import Facts
 from ccflare_core.errors import TokenUnavailable
@@ -38,7 +39,7 @@ def start(tmp_path: Path, provider: Provider, clock: Clock) -> Iterator[StartDes
     """Start a process on the test's one database, with these accounts added to it."""
     with contextlib.ExitStack() as running:
 
-        def start(*accounts: Account, owner: str = "run-1") -> Desk:
+        def start(*accounts: Account, owner: str = "run-1", clock: Clock = clock) -> Desk:
             desk = Desk(tmp_path / "ccflare.db", provider, clock, owner=owner)
             running.callback(desk.store.close)
             for account in accounts:
@@ -424,6 +425,33 @@ async def test_a_database_that_cannot_be_asked_spends_nothing(provider: Provider
     assert "the disk is full" in renewal.reason
 
 
+async def test_database_that_can_be_asked_again_is_soon(provider: Provider, start: StartDesk, clock: Clock) -> None:
+    desk = start(expired(provider))
+    desk.is_broken = True
+    for _ in range(5):
+        assert not (await desk.renew()).ok
+        clock.pass_(DATABASE_SECONDS)
+
+    desk.is_broken = False
+
+    assert (await desk.renew()).ok
+
+
+async def test_token_that_was_refused_is_replaced_as_soon_as_the_provider_answers(
+    provider: Provider, start: StartDesk
+) -> None:
+    """Nobody asks for it: the account rests for the refusal."""
+    desk = start(provider.account())
+    refused = desk.known().access_token
+    provider.answers.append(DOWN)
+    assert not (await desk.renew(rejected=refused)).ok
+
+    await desk.tend(75)
+
+    assert (len(provider.sent), provider.logins.reuses) == (2, 0)
+    assert desk.known().access_token != refused
+
+
 # --- leases of others -----------------------------------------------------------------------------------------------
 
 
@@ -553,6 +581,20 @@ async def test_two_keepers_that_look_ahead_share_the_work(provider: Provider, st
 
     assert (provider.logins.refreshes, provider.logins.reuses) == (1, 0)
     assert one.known() == two.known()
+
+
+@pytest.mark.parametrize("seconds", [600.0, -600.0])
+async def test_clocks_that_are_ten_minutes_apart_cost_no_second_refresh(
+    seconds: float, provider: Provider, start: StartDesk
+) -> None:
+    apart = Clock()
+    apart.jump(seconds)
+    one, two = start(provider.account(expires_in=1000)), start(owner="run-2", clock=apart)
+
+    await asyncio.gather(one.tend(20), two.tend(20))
+
+    assert (provider.logins.refreshes, provider.logins.reuses) == (1, 0)
+    assert one.known() == two.known() == one.stored()
 
 
 async def test_an_account_with_a_refresh_token_alone_gets_its_first_access_token(

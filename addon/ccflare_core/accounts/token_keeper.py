@@ -18,7 +18,7 @@ from ccflare_core.accounts.renewal import Renewal
 from ccflare_core.accounts.token_refresh import Pair, Refreshed, Refresher
 from ccflare_core.accounts.validity import Upkeep, login_warning, token_state
 from ccflare_core.anthropic import oauth
-from ccflare_core.errors import CCFlareError
+from ccflare_core.errors import CCFlareError, StoreError
 from ccflare_core.text import local_time
 
 logger = logging.getLogger("ccflare")
@@ -26,6 +26,8 @@ logger = logging.getLogger("ccflare")
 LOOK_SECONDS = 1.0
 FLOOR_SECONDS = 60.0
 """A token that is refused so soon after it was made is not the fault of its age: another one would not help."""
+DATABASE_SECONDS = 2.0
+"""When to try again if the database could not be asked for a lease: the provider, whom a back-off spares, was not."""
 _WARN_SECONDS = 86_400.0
 _HELD_SECONDS = 0.25
 _NEVER = float("inf")
@@ -81,6 +83,8 @@ class TokenKeeper:
         self._unsaved: dict[str, Pair] = {}
         self._back_offs: dict[str, _BackOff] = {}
         self._plans: dict[str, _Plan] = {}
+        self._refused: dict[str, str] = {}
+        """By account, the access token that upstream has refused and that could not be replaced at once."""
         self._made_at: dict[str, float] = {}
         self._last_seen: dict[str, str | None] = {}
         """Each account's access token, to see that another process has made a new one."""
@@ -182,6 +186,8 @@ class TokenKeeper:
         for account_id, plan in self._plans.items():
             if plan.is_due(now):
                 self.renew(account_id)
+            elif (refused := self._refused.get(account_id)) and refused == plan.account.access_token:
+                self.renew(account_id, rejected=refused)  # nobody will ask for it: the account rests
         for account in accounts:
             self._see(account)
             self._warn(account, now)
@@ -233,11 +239,13 @@ class TokenKeeper:
         try:
             self._take_up(account, renewal, await self._refresher.refresh(account, rejected))
         except CCFlareError as error:
-            retry_at = self._fail(account, renewal, str(error))
+            retry_at = self._fail(account, renewal, str(error), is_ours=isinstance(error, StoreError))
         except Exception as error:  # its text may hold what must not be logged
             retry_at = self._fail(account, renewal, f"an error inside ({type(error).__name__})")
         finally:
             del self._refreshes[account.id]
+            if retry_at is not None and rejected is not None:
+                self._refused[account.id] = rejected
             if not renewal.done:
                 renewal.fail("the proxy stops")
         if retry_at is not None:
@@ -281,11 +289,11 @@ class TokenKeeper:
             )
         )
 
-    def _fail(self, account: Account, renewal: Renewal, reason: str) -> float:
-        """Back off; until when (epoch seconds)."""
+    def _fail(self, account: Account, renewal: Renewal, reason: str, *, is_ours: bool = False) -> float:
+        """Back off, but for a failure that `is_ours` only for a moment; until when (epoch seconds)."""
         old = self._back_off(account)
-        failures = 1 if old is None else old.failures + 1
-        until = self._clock() + oauth.backoff(failures, self._random)
+        failures = (0 if old is None else old.failures) + (not is_ours)
+        until = self._clock() + (DATABASE_SECONDS if is_ours else oauth.backoff(failures, self._random))
         self._back_offs[account.id] = back_off = _BackOff(account, failures, until)
         logger.warning(
             "%s: the token was not refreshed (%s); the next try is at %s", account.name, reason, self._told(back_off)
