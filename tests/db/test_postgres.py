@@ -1,5 +1,6 @@
 """The engine for a server: what is refused and how, who waits for whom, and connections that are lost."""
 
+import contextlib
 import random
 import threading
 import time
@@ -21,6 +22,7 @@ from ccflare_core.store.store import Store
 from ccflare_core.writer.writer import Writer
 from database_kit import KEY, NOW, an_account, count, exchange, open_store, start_python, started
 from harness import Port, eventually
+from link import Link
 from postgres_kit import GUARDED, PASSWORD, Cluster, Relay
 
 pytestmark = pytest.mark.postgres
@@ -351,6 +353,22 @@ def test_a_connection_lost_before_the_commit_has_written_nothing(relay: Relay, c
     store.write(exchange("r1"))
     assert (count(store, "requests"), count(store, "attempts")) == (1, 1)
     store.close()
+
+
+def test_the_next_address_of_the_url_serves_when_the_first_is_gone(cluster: Cluster) -> None:
+    with contextlib.closing(Link(cluster.port)) as first, contextlib.closing(Link(cluster.port)) as second:
+        first.start()
+        second.start()
+        url = cluster.url(schema=cluster.new(), port=first.port).text
+        both = url.replace(f":{first.port}/", f":{first.port},127.0.0.1:{second.port}/")
+        store = open_store(Server(f"{both}&tcp_user_timeout=1000&connect_timeout=2"))
+        store.write(exchange("r1"))
+        first.cut()
+
+        eventually(lambda: works(lambda: store.write(exchange("r2"))))
+
+        assert (count(store, "requests"), count(store, "attempts")) == (2, 2)
+        store.close()
 
 
 def test_the_writer_keeps_what_comes_while_the_server_is_away(cluster: Cluster, server: Server) -> None:

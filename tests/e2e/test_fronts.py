@@ -171,6 +171,8 @@ def test_proxies_restart_one_after_the_other_without_a_failed_request(pair: Pair
             held.open()
             assert ended(proxy) == 0
             proxy.start()
+            for front in pair.fronts.values():
+                eventually(front.trusts_both)
         for load in loads:
             load.wait_for_more()
             load.end()

@@ -1,7 +1,9 @@
 """nginx and HAProxy in front of two proxies, set up by the very files that the README hands out."""
 
+import csv
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -48,6 +50,8 @@ class Made(NamedTuple):
 
     command: list[str]
     text: str
+    admin: Path | None = None
+    """A socket at which it tells what it thinks of the proxies."""
 
 
 class Front:
@@ -56,7 +60,7 @@ class Front:
     def __init__(self, make: "Maker", folder: Path, proxies: tuple[int, int], key: str) -> None:
         self._port = Port()
         self._ca_file = (certificates := make_certificates(folder)).ca_file
-        command, text = make(Place(folder, self._port.number, certificates, proxies, key))
+        command, text, self._admin = make(Place(folder, self._port.number, certificates, proxies, key))
         settings, log = folder / "settings", folder / "log"
         settings.write_text(text)
         with log.open("wb") as out:
@@ -71,6 +75,18 @@ class Front:
     def client(self, source: str = "") -> RawClient:
         """A connection to it, from this address."""
         return RawClient("127.0.0.1", self._port.number, tls=trusting(self._ca_file), source=source)
+
+    def trusts_both(self) -> bool:
+        """Whether it would send requests to either proxy. One that asks nobody for health tries always."""
+        if self._admin is None:
+            return True
+        with socket.socket(socket.AF_UNIX) as admin:
+            admin.connect(str(self._admin))
+            admin.sendall(b"show stat\n")
+            table = admin.makefile().read().lstrip("# ")
+        rows = csv.DictReader(table.splitlines())
+        states = [row["status"] for row in rows if row["pxname"] == "ccflare" and row["svname"] in ("one", "two")]
+        return [state.startswith("UP") for state in states] == [True, True]
 
     def close(self) -> None:
         """End it."""
@@ -132,7 +148,9 @@ def haproxy(place: Place) -> Made:
         "server two 127.0.0.1:8090": f"server two 127.0.0.1:{place.proxies[1]}",
         "Bearer KEY": f"Bearer {place.key}",
     }
-    return Made([str(HAPROXY), "-db", "-f"], "global\n    maxconn 200\n" + recipe("haproxy.cfg", changes))
+    admin = place.folder / "admin"
+    top = f"global\n    maxconn 200\n    stats socket {admin} mode 600\n"
+    return Made([str(HAPROXY), "-db", "-f"], top + recipe("haproxy.cfg", changes), admin)
 
 
 Maker = Callable[[Place], Made]
