@@ -25,7 +25,7 @@ MITM_ORDER = ("host", "pages", "wire", "gate", "inspector")
 
 # What may do I/O, or needs a library that does. Everything else in the core is a pure decision.
 WITH_IO = {
-    "accounts": {"token_keeper", "token_refresh", "usage_poll"},
+    "accounts": {"probes", "token_keeper", "token_refresh", "usage_poll"},
     "audit": {"chain", "check", "configurations", "file", "signed_rows"},
     "clients": {"totp"},
     "config": {"permissions"},
@@ -93,6 +93,7 @@ TESTED_IN = {
     "ccflare_core": "test_architecture.py",
     "ccflare_core.accounts.cooldowns": "accounts/test_pool.py",
     "ccflare_core.accounts.member": "accounts/test_pool.py",
+    "ccflare_core.accounts.peers": "accounts/test_pool.py",
     "ccflare_core.accounts.token_refresh": "accounts/test_token_keeper.py",
     "ccflare_core.anthropic.api_table": "anthropic/test_routes.py",
     "ccflare_core.anthropic.blocks": "anthropic/test_conversation.py",
@@ -155,6 +156,7 @@ TESTED_IN = {
     "ccflare_core.store.backup": "security/test_backup.py",
     "ccflare_core.store.context": "store/test_store.py",
     "ccflare_core.store.history": "writer/test_retention.py",
+    "ccflare_core.store.leases": "store/test_oauth_tokens.py",
     "ccflare_core.store.ledger": "store/test_store.py",
     "ccflare_core.store.limits": "store/test_store.py",
     "ccflare_core.store.notices": "writer/test_lookout.py",

@@ -40,6 +40,7 @@ from ccflare_mitm.background import (
     follow_file,
     follow_spending,
     once_done,
+    publish_load,
     spending,
     watch_memory,
 )
@@ -197,6 +198,8 @@ class App:
         self.storage.listening.start()
         start, recording = self._background.start, self.recording
         start("tokens", self.accounts.keeper.run())
+        start("first requests", self.accounts.probes.run())
+        start("load", publish_load(self.accounts.pool, self.storage.writer.put, self._run_id))
         start("usage", self._poll.run())
         budgets, flush = self.admission.rates.budgets, self.storage.writer.flush
         start("spending", follow_spending(self.storage.call, flush, budgets, self._run_id))

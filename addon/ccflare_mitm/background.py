@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 from mitmproxy.utils import asyncio_utils
 
+from ccflare_core.accounts.pool import AccountPool
 from ccflare_core.clients.budgets import Budgets, Use, month_start
 from ccflare_core.errors import CCFlareError
 from ccflare_core.exchange.memory import MemoryWatch
+from ccflare_core.exchange.records import InFlightCounted, Record
 from ccflare_core.reading import FileWatch
 from ccflare_core.reports.anomalies import Notice
 from ccflare_core.store.client_usage import batches_since, has_other_runs, uses_since
@@ -30,6 +32,8 @@ FILE_SECONDS = 2.0
 """How often a file is looked at."""
 SPENDING_SECONDS = 60.0
 """How often to ask what other proxies on the same database have used."""
+LOAD_SECONDS = 1.0
+"""How often to tell others what is in flight, if it has changed."""
 BATCH_SECONDS = 1.0
 FLUSH_SECONDS = 5.0
 """How often to look whether a batch has changed, and how long it may take to be written down."""
@@ -96,6 +100,18 @@ async def follow_anomalies(
         for notice in found.notices:
             tell(notice)
         await asyncio.sleep(STEP_SECONDS if found.goes_on else seconds)
+
+
+async def publish_load(
+    pool: AccountPool, put: Callable[[Record], None], run_id: str, seconds: float = LOAD_SECONDS
+) -> None:
+    """Have other proxies on the database know what this one has in flight, as far as there are any."""
+    told: dict[str, int] = {}
+    while True:
+        await asyncio.sleep(seconds)
+        if (load := pool.load() if pool.has_peers else {}) != told:
+            put(InFlightCounted(run_id, load))
+            told = load
 
 
 class Spending(NamedTuple):

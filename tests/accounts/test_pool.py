@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from ccflare_core.accounts.account import Account, Kind
 from ccflare_core.accounts.cooldowns import HALF_OPEN, WHOLE, Part
+from ccflare_core.accounts.peers import Peers
 from ccflare_core.accounts.pool import AccountPool, Cooldown, Exhausted, Lease, Report
 from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.anthropic.request import Facts
@@ -837,6 +838,49 @@ def test_who_has_no_session_is_nobody_elses_business() -> None:
 @pytest.mark.parametrize("strategy", ["least-used", "round-robin"])
 def test_strategies_without_sessions_tell_of_none(strategy: str) -> None:
     assert serve(make_pool(Clock(), "ab", strategy=strategy), good())[1] == Report()
+
+
+# --- other proxies --------------------------------------------------------------------------------------
+
+
+def test_new_sessions_go_where_all_proxies_together_have_least_in_flight() -> None:
+    pool = make_pool(Clock(), "ab")
+    pool.meet(Peers(True, {"a": 3, "gone": 9}))
+    assert [acquired(pool, opus(str(n))).account.id for n in range(4)] == ["b", "b", "b", "a"]
+    assert (pool.has_peers, pool.load()) == (True, {"a": 1, "b": 3})
+
+    pool.replace_accounts([account(id) for id in "bca"])
+    assert acquired(pool, opus("4")).account.id == "c"
+    pool.meet(Peers(True, {"c": 5}))
+    assert acquired(pool, opus("5")).account.id == "a"
+    assert [status.in_flight for status in pool.status()] == [3, 1, 2]  # this proxy's own
+
+
+def test_after_a_rest_a_request_goes_first_only_if_no_other_proxys_does() -> None:
+    clock, answers = Clock(), [False, False, True]
+    asked: list[tuple[Cooldown, float]] = []
+
+    def may_try(cooldown: Cooldown, now: float) -> bool:
+        asked.append((cooldown, now))
+        return answers.pop(0)
+
+    pool = make_pool(clock, "a", may_try=may_try)
+    (cooldown,) = serve(pool, spent(EPOCH + 60))[1].cooldowns
+    assert pool.ending(60) == []  # nobody waits for it
+    refused(pool)
+    assert (pool.ending(59), pool.ending(60)) == ([], [cooldown])
+    clock.pass_(60)
+    assert pool.status()[0].half_open == (cooldown,)
+    assert asked == []  # that somebody looks at it is no request
+
+    assert refused(pool).reasons[0][1] == HALF_OPEN  # asked for the choice, and for the reason
+    assert pool.is_tried(cooldown) is False
+    lease = acquired(pool)
+    assert asked == [(cooldown, clock.mono)] * 3
+    assert pool.is_tried(cooldown) is True
+    refused(pool)
+    pool.report(lease, good())
+    assert pool.is_tried(cooldown) is None
 
 
 # --- what an answer is about --------------------------------------------------------------------------------

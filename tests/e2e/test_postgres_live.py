@@ -1,16 +1,20 @@
 """Proxies and scripts on a PostgreSQL server, which is restarted under them and never sees a secret in clear."""
 
+import contextlib
 import json
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ccflare_core.config.location import Server
 from database_kit import KEY_VARIABLE
-from fake_upstream import MESSAGES, FakeUpstream, limited_5h
+from fake_upstream import MESSAGES, FakeUpstream, Gate, limited_5h, message_json
 from harness import Proxy, RawClient, StartProxy, claude_request, eventually, via_base_url
 from postgres_kit import GUARDED, PASSWORD, Cluster
 
@@ -153,6 +157,56 @@ def test_sessions_keep_their_accounts_on_another_proxy_and_after_a_restart(
     assert [serves(two, session, upstream) for session in (second, first)] == ["b", "a"]
 
 
+def test_after_a_rest_one_proxy_sends_the_first_request_and_the_others_wait(
+    server: Server, upstream: FakeUpstream, start_proxy: StartProxy
+) -> None:
+    options = {"database": server, "environment": KEY_VARIABLE, "ccflare_hold_seconds": 0}
+    one, two = (start_proxy(upstream, **options) for _ in range(2))
+    one.add_api_key("shared", KEY)
+    for proxy in (one, two):
+        sees(proxy, "shared")
+    assert any(rest(one, two, seconds, upstream) for seconds in (4, 12, 36))
+    so_far, gate = len(upstream.requests), Gate()
+    upstream.answer(replace(message_json(), before=(gate,)), credential=KEY)
+
+    with ThreadPoolExecutor() as threads, contextlib.ExitStack() as stack:
+        stack.callback(gate.open)
+        served = [threads.submit(ask_until_served, proxy) for proxy in (one, two)]
+        assert gate.reached.wait(60)
+        one.rows("SELECT in_flight FROM runs", until=lambda rows: any(row["in_flight"] for row in rows))
+        assert len(upstream.requests) == so_far + 1
+        assert not any(each.done() for each in served)
+        gate.open()
+        for each in served:
+            each.result(60)
+    one.rows("SELECT owner FROM probes", until=lambda rows: not rows)
+
+
+def rest(one: Proxy, two: Proxy, seconds: int, upstream: FakeUpstream) -> bool:
+    """Whether `two` knows that the account rests, as an answer to `one` says, before that is over."""
+    so_far, end = len(upstream.requests), time.time() + seconds
+    upstream.answer(limited_5h(end), credential=KEY)
+    eventually(lambda: ask(one) == 503 and len(upstream.requests) > so_far)
+    while time.time() < end - 1:
+        if "spent" in health(two)["accounts"][0]["reason"]:
+            return True
+    return False
+
+
+def ask(proxy: Proxy) -> int:
+    with via_base_url(proxy) as client:
+        return client.request(*claude_request(2000, stream=False)).status
+
+
+def ask_until_served(proxy: Proxy) -> None:
+    eventually(lambda: ask(proxy), lambda status: status == 200)
+
+
+def health(proxy: Proxy) -> Any:
+    with via_base_url(proxy) as client:
+        return json.loads(client.request("GET", HEALTH).body)
+
+
 def serves(proxy: Proxy, session: str, upstream: FakeUpstream) -> str:
     """The account that a request of the session goes to."""
     with via_base_url(proxy) as client:
@@ -162,9 +216,4 @@ def serves(proxy: Proxy, session: str, upstream: FakeUpstream) -> str:
 
 def sees(proxy: Proxy, account: str) -> None:
     """Wait until the proxy knows the account."""
-
-    def names() -> list[str]:
-        with via_base_url(proxy) as client:
-            return [each["name"] for each in json.loads(client.request("GET", HEALTH).body)["accounts"]]
-
-    eventually(names, lambda found: account in found)
+    eventually(lambda: [each["name"] for each in health(proxy)["accounts"]], lambda found: account in found)

@@ -6,6 +6,7 @@ be told of it (store/affinity.py), and takes up what another proxy has told.
 
 import hashlib
 from collections import OrderedDict
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -37,7 +38,8 @@ def key_of(facts: Facts) -> str:
     return session_key(facts.session_id) if facts.session_id else facts.client
 
 
-class _Pin(NamedTuple):
+@dataclass(slots=True)
+class _Pin:
     account_id: str
     until: float
     noted: str = ""
@@ -62,27 +64,31 @@ class Pins:
     def put(self, session: str, account_id: str, now: float) -> None:
         """Pin a session and count this as a use. The session "" is nobody's."""
         if session:
-            _, _, noted, noted_at = self._pins.get(session) or ("", 0.0, "", 0.0)
-            self._keep(session, _Pin(account_id, now + self._seconds, noted, noted_at))
+            self._pin(session, account_id, now + self._seconds)
 
     def serve(self, session: str, account_id: str, now: float) -> bool:
         """Pin a session to the account that has served it; whether the database is to be told."""
         if not session:
             return False
-        pin = self._pins.get(session)
-        if pin is not None and pin.noted == account_id and now - pin.noted_at < self._note_seconds:
-            self._keep(session, pin._replace(account_id=account_id, until=now + self._seconds))
+        pin = self._pin(session, account_id, now + self._seconds)
+        if pin.noted == account_id and now - pin.noted_at < self._note_seconds:
             return False
-        self._keep(session, _Pin(account_id, now + self._seconds, account_id, now))
+        pin.noted, pin.noted_at = account_id, now
         return True
 
     def adopt(self, session: str, account_id: str, age: float, now: float) -> None:
         """Take up what the database has: the last one that has served a session holds it, whichever proxy that was."""
         if (left := self._seconds - age) > 0:
-            self._keep(session, _Pin(account_id, now + left, account_id, now - age))
+            pin = self._pin(session, account_id, now + left)
+            pin.noted, pin.noted_at = account_id, now - age
 
-    def _keep(self, session: str, pin: _Pin) -> None:
-        self._pins[session] = pin
-        self._pins.move_to_end(session)
+    def _pin(self, session: str, account_id: str, until: float) -> _Pin:
+        pin = self._pins.get(session)
+        if pin is not None:
+            pin.account_id, pin.until = account_id, until
+            self._pins.move_to_end(session)
+            return pin
+        pin = self._pins[session] = _Pin(account_id, until)
         if len(self._pins) > self._most:
             self._pins.popitem(last=False)
+        return pin

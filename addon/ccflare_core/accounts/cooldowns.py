@@ -84,6 +84,9 @@ def parts_for(verdict: Verdict, facts: Facts) -> tuple[Part, ...]:
             return (WHOLE,)
 
 
+TRIED = Unavailable(HALF_OPEN, _HALF_OPEN_WAIT)
+
+
 @dataclass(frozen=True, slots=True)
 class Cooldown:
     """The cooldown of one part of an account, which ends by itself."""
@@ -116,7 +119,7 @@ class ActiveCooldown:
     it (0: none in this run).
     """
 
-    __slots__ = ("by", "cooldown", "deadline", "label", "passed", "passed_until", "since")
+    __slots__ = ("by", "cooldown", "deadline", "is_awaited", "label", "passed", "passed_until", "since")
 
     def __init__(self, cooldown: Cooldown, at: Moment, since: int, by: int) -> None:
         self.cooldown = cooldown
@@ -125,6 +128,7 @@ class ActiveCooldown:
         self.by = by
         self.passed = 0  # the number of the lease that was let through half-open
         self.passed_until = 0.0
+        self.is_awaited = False  # a request has come that had to do without
         self.label = cooldown.in_words(at.wall)
 
     def left(self, at: Moment) -> float:
@@ -144,9 +148,11 @@ class ActiveCooldown:
         left = self.left(at)
         if left > 0:
             return Unavailable(self.label, left)
-        if self.passed and at.mono < self.passed_until:
-            return Unavailable(HALF_OPEN, _HALF_OPEN_WAIT)
-        return None
+        return TRIED if self.is_tried(at) else None
+
+    def is_tried(self, at: Moment) -> bool:
+        """Whether a request goes through half-open, for which others wait."""
+        return bool(self.passed) and at.mono < self.passed_until
 
     def acquire(self, number: int, at: Moment) -> None:
         """Let this lease through half-open."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from ccflare_core.accounts.account import Account, Kind
 from ccflare_core.accounts.cooldowns import (
     LONGEST_COOLDOWN,
+    TRIED,
     ActiveCooldown,
     Cooldown,
     Moment,
@@ -92,8 +93,10 @@ class PoolMember:
         "_gauge",
         "_is_refreshing",
         "_lasting",
+        "_may_try",
         "_served",
         "account",
+        "elsewhere",
         "in_flight",
         "used_at",
     )
@@ -103,11 +106,17 @@ class PoolMember:
         account: Account,
         expired: Callable[[Account], Unavailable],
         is_refreshing: Callable[[Account], bool],
+        may_try: Callable[[Cooldown, float], bool],
     ) -> None:
-        """`expired` tells what an account waits for whose token has to be refreshed first."""
+        """`expired` tells what an account waits for whose token has to be refreshed first.
+
+        `may_try` whether a request may go first after a rest, or another proxy's does.
+        """
         self.account = account
         self.used_at = float("-inf")  # monotonic
         self.in_flight = 0
+        self.elsewhere = 0  # in flight from other proxies
+        self._may_try = may_try
         self._expired = expired
         self._is_refreshing = is_refreshing
         self._lasting = lasting_reason(account, float("-inf"))
@@ -153,11 +162,17 @@ class PoolMember:
         return self._lasting or lasting_reason(self.account, wall)
 
     def unavailable(
-        self, parts: Iterable[Part], at: Moment, exclude: frozenset[str] = frozenset(), *, spends: bool = True
+        self,
+        parts: Iterable[Part],
+        at: Moment,
+        exclude: frozenset[str] = frozenset(),
+        *,
+        spends: bool = True,
+        waits: bool = False,
     ) -> Unavailable | None:
         """Why the account cannot take a request with these parts now; None if it can.
 
-        One that spends nothing does not wait for a window, or for funds.
+        One that spends nothing does not wait for a window, or for funds. `waits`: such a request is here.
         """
         if self._lasting is not None:
             return Unavailable(self._lasting, None)
@@ -166,10 +181,25 @@ class PoolMember:
                 return self._expired(self.account)
             return Unavailable(self.lasting_reason(at.wall) or "", None)
         if self._cooldowns:
-            found = [why for each in self._cooldowns_for(parts, spends=spends) if (why := each.unavailable(at))]
-            if found:
+            rests = self._cooldowns_for(parts, spends=spends)
+            if found := [why for each in rests if (why := each.unavailable(at))]:
+                for each in rests if waits else ():
+                    each.is_awaited = True
                 return max(found, key=lambda why: why.seconds or 0.0)
+            if waits and False in [self._may_try(each.cooldown, at.mono) for each in rests]:
+                return TRIED
         return Unavailable("already tried", None) if self.account.id in exclude else None
+
+    def ending(self, seconds: float, at: Moment) -> list[Cooldown]:
+        """The cooldowns that end so soon and that requests have had to do without."""
+        return [each.cooldown for each in self._cooldowns.values() if each.is_awaited and 0 < each.left(at) <= seconds]
+
+    def is_tried(self, cooldown: Cooldown, at: Moment) -> bool | None:
+        """Whether a request goes first after this cooldown just now; None if that is over, or another in its place."""
+        current = self._cooldowns.get(cooldown.part)
+        if current is None or current.cooldown.until != cooldown.until:
+            return None
+        return current.is_tried(at)
 
     def scarcity(self, at: Moment) -> Unavailable | None:
         """Why it is kept for clients that are not of low priority; None if there is enough for all."""
@@ -184,7 +214,7 @@ class PoolMember:
             account.name,
             account.priority,
             None if unavailable is None else unavailable.reason,
-            self.in_flight,
+            self.in_flight + self.elsewhere,
             used("5h", now),
             used("7d", now),
         )

@@ -12,6 +12,7 @@ from ccflare_core.accounts.account import Account
 from ccflare_core.accounts.affinity import Held, Pins, key_of
 from ccflare_core.accounts.cooldowns import Cooldown, Moment, Part, Unavailable, parts_of
 from ccflare_core.accounts.member import AccountStatus, PoolMember
+from ccflare_core.accounts.peers import Peers
 from ccflare_core.accounts.selection import Choice, choose
 from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.anthropic.request import Facts
@@ -84,6 +85,10 @@ def _is_not_refreshed(account: Account) -> bool:
     return False
 
 
+def _goes_first(cooldown: Cooldown, now: float) -> bool:
+    return True
+
+
 class AccountPool:
     """The accounts and all that is known of them.
 
@@ -101,16 +106,20 @@ class AccountPool:
         max_sessions: int = 10_000,
         expired: Callable[[Account], Unavailable] = _stays_expired,
         is_refreshing: Callable[[Account], bool] = _is_not_refreshed,
+        may_try: Callable[[Cooldown, float], bool] = _goes_first,
     ) -> None:
         """`expired` is asked whenever an account whose token is over could have a new one.
 
-        `is_refreshing` tells which accounts are shown as refreshing.
+        `is_refreshing` tells which accounts are shown as refreshing, and `may_try` whether a request may be the first
+        one after a cooldown.
         """
         self._strategy = strategy
         self._clock = clock
         self._wall = wall
         self._expired = expired
         self._is_refreshing = is_refreshing
+        self._may_try = may_try
+        self._peers = Peers()
         self._members: dict[str, PoolMember] = {}
         self.max_sessions = max_sessions
         """How many sessions it remembers the accounts of."""
@@ -138,7 +147,8 @@ class AccountPool:
         for account in accounts:
             member = self._members.get(account.id)
             if member is None:
-                member = PoolMember(account, self._expired, self._is_refreshing)
+                member = PoolMember(account, self._expired, self._is_refreshing, self._may_try)
+                member.elsewhere = self._peers.in_flight.get(account.id, 0)
             else:
                 cleared += [(account.id, part) for part in member.change(account)]
             members[account.id] = member
@@ -188,6 +198,31 @@ class AccountPool:
             age = 0.0 if are_new else max(0.0, at.wall - held.served_at)
             self._pins.adopt(held.session, held.account_id, age, at.mono)
 
+    def meet(self, peers: Peers) -> None:
+        """Go by what the other proxies have in flight when accounts are chosen for new sessions."""
+        self._peers = peers
+        for account_id, member in self._members.items():
+            member.elsewhere = peers.in_flight.get(account_id, 0)
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether there are other proxies on the database."""
+        return self._peers.are_there
+
+    def load(self) -> dict[str, int]:
+        """How many requests of this proxy are in flight with each account that has any."""
+        return {account_id: member.in_flight for account_id, member in self._members.items() if member.in_flight}
+
+    def ending(self, seconds: float) -> list[Cooldown]:
+        """The cooldowns that end so soon and that requests have had to do without."""
+        at = self._now()
+        return [each for member in self._members.values() for each in member.ending(seconds, at)]
+
+    def is_tried(self, cooldown: Cooldown) -> bool | None:
+        """Whether a request goes first after this cooldown just now; None if it is not the last word any more."""
+        member = self._members.get(cooldown.account_id)
+        return None if member is None else member.is_tried(cooldown, self._now())
+
     def forget(self, cooldowns: Iterable[Cooldown]) -> None:
         """End these where they are still the last word: the proxy that has them disproved has told so."""
         for cooldown in cooldowns:
@@ -221,7 +256,8 @@ class AccountPool:
         parts = parts_of(facts)
         members = self._members.values()
         reasons = [
-            _reserved(member, key, ruling, at, only) or member.unavailable(parts, at, exclude, spends=facts.spends)
+            _reserved(member, key, ruling, at, only)
+            or member.unavailable(parts, at, exclude, spends=facts.spends, waits=True)
             for member in members
         ]
         if home in self._members and only is None and reasons[list(self._members).index(home)] is None:
@@ -378,7 +414,7 @@ class AccountPool:
             (
                 s.account.name,
                 _ruled_out(s, ruling)
-                or s.unavailable(parts, at, exclude, spends=facts.spends)
+                or s.unavailable(parts, at, exclude, spends=facts.spends, waits=True)
                 or _reserved(s, key, ruling, at),
             )
             for s in members

@@ -441,6 +441,15 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE INDEX session_accounts_number ON session_accounts (number)",
         ),
     ),
+    Migration(
+        "0029_peers",
+        (
+            "ALTER TABLE runs ADD COLUMN in_flight TEXT",
+            """CREATE TABLE probes (
+                account_id TEXT NOT NULL, scope TEXT NOT NULL, name TEXT NOT NULL, until BIGINT NOT NULL,
+                owner TEXT NOT NULL, term TEXT NOT NULL, PRIMARY KEY (account_id, scope, name))""",
+        ),
+    ),
 )
 
 _BOOK = "CREATE TABLE IF NOT EXISTS migrations (name TEXT NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)"

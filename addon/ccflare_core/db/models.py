@@ -224,9 +224,29 @@ class RunRow(Model):
     started_at = BigIntegerField()
     heartbeat_at = BigIntegerField()
     ended_at = BigIntegerField(null=True)
+    in_flight = TextField(null=True)
+    """How many requests it has in flight with each account, as JSON; NULL is none, or nobody to tell."""
 
     class Meta:
         table_name = "runs"
+
+
+class ProbeRow(Model):
+    """Which run may send the first request after a rest of a part of an account; see store/probes.py.
+
+    `until` is when that rest has ended, `term` a new random word for each claim.
+    """
+
+    account_id = TextField()
+    scope = TextField()
+    name = TextField()
+    until = BigIntegerField()
+    owner = TextField()
+    term = TextField()
+
+    class Meta:
+        table_name = "probes"
+        primary_key = CompositeKey("account_id", "scope", "name")
 
 
 class ClientRunRow(Model):
@@ -689,6 +709,7 @@ TABLES: tuple[type[Model], ...] = (
     SessionAccountRow,
     OwnerRow,
     RunRow,
+    ProbeRow,
     RequestRow,
     UsagePartRow,
     RequestTagRow,

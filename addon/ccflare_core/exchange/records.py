@@ -230,6 +230,21 @@ class SessionServed(NamedTuple):
     held: Held
 
 
+class InFlightCounted(NamedTuple):
+    """How many requests a run has in flight with each account: what other proxies on the database go by."""
+
+    run_id: str
+    counts: dict[str, int]
+
+
+class ProbeEnded(NamedTuple):
+    """That a run's claim on the first request after a rest is over, see accounts/probes.py."""
+
+    account_id: str
+    part: Part
+    run_id: str
+
+
 class AttentionNeeded(NamedTuple):
     """An account that is out until a person acts, and why."""
 
@@ -308,6 +323,8 @@ Record = (
     | CooldownSet
     | CooldownCleared
     | SessionServed
+    | InFlightCounted
+    | ProbeEnded
     | AttentionNeeded
     | OrganizationLearned
     | IdMade

@@ -11,7 +11,15 @@ from ccflare_core.accounts.account import Account, Kind
 from ccflare_core.accounts.identity import twin_by_secret
 from ccflare_core.audit.entries import Secret
 from ccflare_core.db.engine import as_store_errors
-from ccflare_core.db.models import AccountRow, CooldownRow, OwnerRow, RefreshLeaseRow, SessionAccountRow, WindowRow
+from ccflare_core.db.models import (
+    AccountRow,
+    CooldownRow,
+    OwnerRow,
+    ProbeRow,
+    RefreshLeaseRow,
+    SessionAccountRow,
+    WindowRow,
+)
 from ccflare_core.errors import NotFound, StoreError, VaultError
 from ccflare_core.http.egress import EgressProxy
 from ccflare_core.program import typed
@@ -108,7 +116,7 @@ class Accounts:
             row = AccountRow.select().where(is_it).bind(self._database).first()
             if row is None:
                 raise StoreError(_GONE)
-            for model in (CooldownRow, OwnerRow, RefreshLeaseRow, SessionAccountRow, WindowRow):
+            for model in (CooldownRow, OwnerRow, ProbeRow, RefreshLeaseRow, SessionAccountRow, WindowRow):
                 model.delete().where(model.account_id == account_id).execute(self._database)
             AccountRow.delete().where(is_it).execute(self._database)
             self._record("account.remove", row.name, id=account_id)

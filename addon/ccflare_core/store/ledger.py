@@ -22,6 +22,7 @@ from ccflare_core.db.models import (
     OwnerRow,
     PayloadRow,
     RequestRow,
+    RunRow,
     TunnelRow,
     UsagePartRow,
     WindowRow,
@@ -40,10 +41,12 @@ from ccflare_core.exchange.records import (
     IdForgotten,
     IdMade,
     IdUsed,
+    InFlightCounted,
     OrganizationLearned,
     OutcomeCorrected,
     PartUsed,
     Payload,
+    ProbeEnded,
     Record,
     RequestTagged,
     SessionServed,
@@ -54,6 +57,8 @@ from ccflare_core.exchange.records import (
 from ccflare_core.secrets.vault import Vault
 from ccflare_core.store.affinity import write_served
 from ccflare_core.store.batches import Batches
+from ccflare_core.store.peers import counts_text
+from ccflare_core.store.probes import end_probe
 from ccflare_core.store.request_tags import RequestTags
 from ccflare_core.text import to_ms
 from ccflare_core.transcripts.conversations import Conversations
@@ -202,7 +207,12 @@ class Ledger:
         self._write_tunnels(rows)
         for record in rows[CooldownSet]:
             self._cooldown(record)
+        for account_id, part, run_id in rows[ProbeEnded]:  # after the cooldown that it has led to
+            end_probe(self._database, account_id, part, run_id)
         write_served(self._database, [each.held for each in rows[SessionServed]])
+        for run_id, counts in rows[InFlightCounted][-1:]:
+            told = {RunRow.in_flight: counts_text(counts)}
+            RunRow.update(told).where(RunRow.id == run_id).execute(self._database)
         for account_id, organization_id in rows[OrganizationLearned]:
             learn_owner(self._database, account_id, Owner(organization_id=organization_id))
         for record in finished:

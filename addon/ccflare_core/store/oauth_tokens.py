@@ -20,6 +20,7 @@ from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import AccountRow, RefreshLeaseRow, RunRow
 from ccflare_core.store.accounts import Accounts, refresh_digest
 from ccflare_core.store.context import StoreContext
+from ccflare_core.store.leases import take_lease
 from ccflare_core.store.ledger import learn_owner
 from ccflare_core.text import to_ms
 
@@ -121,15 +122,8 @@ class Logins:
             return account
 
     def _take(self, account_id: str, owner: str, abandoned: str) -> bool:
-        lease = {"owner": owner, "term": secrets.token_hex(8)}
-        over = RunRow.select(RunRow.id).where(RunRow.ended_at.is_null(False))
-        holder, term = RefreshLeaseRow.owner, RefreshLeaseRow.term
-        is_free = (holder == owner) | (term == abandoned) | holder.in_(over)
-        taken = RefreshLeaseRow.update(lease).where((RefreshLeaseRow.account_id == account_id) & is_free)
-        if taken.execute(self._database):
-            return True
-        new = RefreshLeaseRow.insert({**lease, "account_id": account_id}).on_conflict_ignore()
-        return bool(new.as_rowcount().execute(self._database))
+        key = {RefreshLeaseRow.account_id: account_id}
+        return take_lease(self._database, RefreshLeaseRow, key, owner, abandoned)
 
     def _release(self, account_id: str, owner: str) -> None:
         is_ours = (RefreshLeaseRow.account_id == account_id) & (RefreshLeaseRow.owner == owner)

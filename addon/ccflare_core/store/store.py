@@ -43,7 +43,9 @@ from ccflare_core.store.limits_of_others import LimitsOfOthers
 from ccflare_core.store.notices import Notices
 from ccflare_core.store.oauth_tokens import Logins
 from ccflare_core.store.owners import StoredOwners
+from ccflare_core.store.peers import StoredPeers
 from ccflare_core.store.pending_logins import Sessions
+from ccflare_core.store.probes import StoredProbes
 from ccflare_core.store.resealing import Resealing, count_values
 from ccflare_core.store.runs import Runs
 from ccflare_core.store.sealed_counts import ROTATE_AT, SealedCounts
@@ -116,6 +118,8 @@ class Store:
         self.limits_of_others = LimitsOfOthers(self.limits, context.snapshot)
         self.affinity = StoredAffinity(context)
         self.runs = Runs(context)
+        self.peers = StoredPeers(context, self.runs)
+        self.probes = StoredProbes(context)
         self.logins = Logins(context, self.accounts)
         self.sessions = Sessions(context)
         self.client_runs = StoredClientRuns(context)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from ccflare_core.accounts.account import Account
 from ccflare_core.accounts.affinity import Held
+from ccflare_core.accounts.peers import Peers
 from ccflare_core.clients.authentication import KeyRing
 from ccflare_core.clients.client_runs import ClientRun
 from ccflare_core.clients.totp import Factor
@@ -60,6 +61,7 @@ class StoreNews:
         self.rules = Signal[Rules](loop)
         self.limits = Signal[Learned](loop)
         self.sessions = Signal[Sequence[Held]](loop)
+        self.peers = Signal[Peers](loop)
 
     def send_rules(self, store: Store) -> None:
         """Send those that the store has now. The writer's thread calls it."""

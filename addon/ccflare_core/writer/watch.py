@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence, Set
 
 from ccflare_core.accounts.account import Account
 from ccflare_core.accounts.affinity import Held
+from ccflare_core.accounts.peers import Peers
 from ccflare_core.clients.authentication import KeyRing
 from ccflare_core.db.announcements import Kind
 from ccflare_core.errors import CCFlareError
@@ -44,6 +45,7 @@ class Watch:
         on_store_changed: Callable[[Store], None] = lambda store: None,
         on_limits: Callable[[Learned], None] = lambda learned: None,
         on_sessions: Callable[[Sequence[Held]], None] = lambda held: None,
+        on_peers: Callable[[Peers], None] = lambda peers: None,
         begin: Callable[[Callable[[], None]], None] = in_thread,
         look_seconds: float = LOOK_SECONDS,
     ) -> None:
@@ -51,6 +53,7 @@ class Watch:
         self._on_store_changed = on_store_changed
         self._on_limits = on_limits
         self._on_sessions = on_sessions
+        self._on_peers = on_peers
         self._store = store
         self._on_change = on_change
         self._on_client_keys = on_client_keys
@@ -79,6 +82,7 @@ class Watch:
         """Hand over the accounts unless they were told before. Raises StoreError or VaultError."""
         for tell in self._parts.values():
             tell()
+        self._tell_peers()
         for problem in self._store.altered_rows():
             self._warnings.warn(problem, problem)
         self.is_stale = False
@@ -117,6 +121,10 @@ class Watch:
     def _tell_sessions(self) -> None:
         if held := self._store.affinity.look():
             self._on_sessions(held)
+
+    def _tell_peers(self) -> None:
+        if (peers := self._store.peers.look()) is not None:
+            self._on_peers(peers)
 
     def look(self) -> None:
         """Do what is due. What the database refuses becomes a warning."""
@@ -173,6 +181,7 @@ class Watch:
     def _beat(self) -> None:
         if (run := self._store.runs.current) is not None:
             self._store.heartbeat(run)
+        self._tell_peers()  # one that is dead changes nothing
         if not self._has_told_of_wear and (key := self._store.worn_key()) is not None:
             self._has_told_of_wear = True
             self._warnings.warn(

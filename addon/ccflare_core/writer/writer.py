@@ -16,6 +16,7 @@ from typing import Protocol
 
 from ccflare_core.accounts.account import Account
 from ccflare_core.accounts.affinity import Held
+from ccflare_core.accounts.peers import Peers
 from ccflare_core.clients.authentication import KeyRing
 from ccflare_core.errors import CCFlareError, Gone, StoreError
 from ccflare_core.exchange.records import Record, storable
@@ -46,8 +47,9 @@ class Writer:
 
     `on_change` gets the accounts when the writer starts and whenever they have changed, by whichever process, and
     `on_client_keys` the client keys; `on_limits` gets what other proxies have learned of the accounts' limits, and
-    `on_sessions` which account has served which session; `on_trouble` gets sentences for the log, and
-    `on_store_changed` is shown the store whenever it has changed. All are called in the writer's thread.
+    `on_sessions` which account has served which session; `on_peers` gets what is known of the other proxies;
+    `on_trouble` gets sentences for the log, and `on_store_changed` is shown the store whenever it has changed. All are
+    called in the writer's thread.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Writer:
         on_store_changed: Callable[[Store], None] = lambda store: None,
         on_limits: Callable[[Learned], None] = lambda learned: None,
         on_sessions: Callable[[Sequence[Held]], None] = lambda held: None,
+        on_peers: Callable[[Peers], None] = lambda peers: None,
         upkeep: Upkeep | None = None,
         max_rows: int = 20_000,
         max_payload_bytes: int = 64 * 1024 * 1024,
@@ -73,6 +76,7 @@ class Writer:
         self._on_store_changed = on_store_changed
         self._on_limits = on_limits
         self._on_sessions = on_sessions
+        self._on_peers = on_peers
         self._warnings = RateLimitedWarnings(on_trouble, clock)
         self._upkeep = upkeep
         self._clock = clock
@@ -217,6 +221,7 @@ class Writer:
                     on_store_changed=self._on_store_changed,
                     on_limits=self._on_limits,
                     on_sessions=self._on_sessions,
+                    on_peers=self._on_peers,
                     look_seconds=self._look_seconds,
                 )
                 watch.tell_accounts()

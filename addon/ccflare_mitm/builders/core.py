@@ -13,6 +13,7 @@ from ccflare_core.accounts.account import Account
 from ccflare_core.accounts.cooldowns import Part
 from ccflare_core.accounts.owners import Holding, Owner
 from ccflare_core.accounts.pool import AccountPool
+from ccflare_core.accounts.probes import Probes
 from ccflare_core.accounts.token_keeper import TokenKeeper
 from ccflare_core.accounts.token_refresh import ANSWER_SECONDS, Refresher
 from ccflare_core.accounts.usage_poll import PATH, UsagePoll
@@ -29,7 +30,7 @@ from ccflare_core.exchange.exchanges import Exchanges
 from ccflare_core.exchange.memory import MemoryBudget, MemoryWatch
 from ccflare_core.exchange.ownership import Ownership, Pending
 from ccflare_core.exchange.recorder import Recorder, tell_nobody
-from ccflare_core.exchange.records import CooldownCleared
+from ccflare_core.exchange.records import CooldownCleared, ProbeEnded
 from ccflare_core.exchange.steps import Opening
 from ccflare_core.http.client import Fetcher
 from ccflare_core.http.egress import EgressProxy
@@ -103,6 +104,8 @@ class Accounts:
 
     pool: AccountPool
     keeper: TokenKeeper
+    probes: Probes
+    """Which proxy sends the first request after a rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +156,7 @@ def build_storage(live: LiveSettings, environ: Mapping[str, str], news: StoreNew
         on_store_changed=news.send_rules,
         on_limits=news.limits.send,
         on_sessions=news.sessions.send,
+        on_peers=news.peers.send,
         upkeep=retention,
     )
     auditor = Auditor(writer, stop_after=live.reader("audit_stop_after_seconds"))
@@ -179,9 +183,15 @@ def build_accounts(live: LiveSettings, storage: Storage, upstream: Upstream, run
     pool = AccountPool(
         strategy=live().strategy,
         session_seconds=live().session_seconds,
-        # The two need each other. These are called for a request, and none comes before both are here.
+        # They need each other. These are called for a request, and none comes before both are here.
         expired=lambda account: keeper.unavailable(account),
         is_refreshing=lambda account: keeper.is_refreshing(account),
+        may_try=lambda cooldown, now: probes.may_try(cooldown, now),
+    )
+    probes = Probes(
+        pool,
+        take=lambda cooldown, abandoned: storage.call(lambda store: store.probes.take(cooldown, run_id, abandoned)),
+        give_back=lambda each: storage.writer.put(ProbeEnded(each.account_id, each.part, run_id)),
     )
     keeper = TokenKeeper(
         Refresher(
@@ -197,7 +207,8 @@ def build_accounts(live: LiveSettings, storage: Storage, upstream: Upstream, run
     storage.news.accounts.listen(replace)
     storage.news.limits.listen(learn)
     storage.news.sessions.listen(pool.adopt)
-    return Accounts(pool, keeper)
+    storage.news.peers.listen(pool.meet)
+    return Accounts(pool, keeper, probes)
 
 
 def build_recording(

@@ -1,0 +1,63 @@
+"""The other proxies on the database: whether there are any, and what they have in flight.
+
+A run's row changes with every heartbeat. Each proxy notes by its own clock when it last saw a row change, so what a
+dead one has left in its row counts for a short while only, and no clocks have to agree.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ccflare_core.accounts.peers import Peers
+from ccflare_core.db.engine import as_store_errors
+from ccflare_core.db.models import RunRow
+from ccflare_core.store.context import StoreContext
+from ccflare_core.store.runs import Runs
+
+SILENT_SECONDS = 45.0
+"""After so long without a change, three heartbeats, a run is taken for dead."""
+
+
+class StoredPeers:
+    """A part of the store: it works through the store's connection."""
+
+    def __init__(self, context: StoreContext, runs: Runs, clock: Callable[[], float] = time.monotonic) -> None:
+        self._database = context.database
+        self._runs = runs
+        self._clock = clock
+        self._seen: dict[str, tuple[int, str | None]] = {}
+        self._changed_at: dict[str, float] = {}
+        self._told = Peers()
+
+    def look(self) -> Peers | None:
+        """What there is by now; None if it is the same as at the last call. Raises StoreError."""
+        found, now = self._rows(), self._clock()
+        for run_id, row in found.items():
+            if self._seen.get(run_id) != row:
+                self._changed_at[run_id] = now
+        self._seen = found
+        self._changed_at = {run_id: self._changed_at[run_id] for run_id in found}
+        live = [run_id for run_id in found if now - self._changed_at[run_id] < SILENT_SECONDS]
+        counts: Counter[str] = Counter()
+        for run_id in live:
+            counts.update(_counts(found[run_id][1]))
+        peers = Peers(bool(live), dict(counts))
+        before, self._told = self._told, peers
+        return None if peers == before else peers
+
+    def _rows(self) -> dict[str, tuple[int, str | None]]:
+        columns = (RunRow.id, RunRow.heartbeat_at, RunRow.in_flight)
+        query: Any = RunRow.select(*columns).where(RunRow.ended_at.is_null()).bind(self._database)
+        with as_store_errors():
+            return {id: (beat, counts) for id, beat, counts in query.tuples() if id != self._runs.current}
+
+
+def counts_text(counts: Mapping[str, int]) -> str | None:
+    """The counts as the column has them."""
+    return json.dumps(counts, separators=(",", ":"), sort_keys=True) if counts else None
+
+
+def _counts(text: str | None) -> dict[str, int]:
+    return json.loads(text) if text else {}
