@@ -17,6 +17,7 @@ from ccflare_core.anthropic.oauth import Endpoints, refresh_request
 from ccflare_core.errors import ConfigError, TokenUnavailable
 from ccflare_core.http.client import Fetcher
 from ccflare_core.http.messages import Request, Response
+from harness import Port
 
 SECRET = "sk-ant-ort01-planted"
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
@@ -232,9 +233,11 @@ async def test_the_loop_goes_on_while_an_answer_is_awaited() -> None:
     assert ticks > 5
 
 
-async def test_nobody_listening_is_said(unused_tcp_port: int) -> None:
+async def test_nobody_listening_is_said() -> None:
+    port = Port()
     with pytest.raises(TokenUnavailable, match=r"^127\.0\.0\.1 cannot be reached"):
-        await Fetcher().send(request(f"http://127.0.0.1:{unused_tcp_port}/"))
+        await Fetcher().send(request(f"http://127.0.0.1:{port.number}/"))
+    port.release()
 
 
 async def test_an_impossible_name_is_said() -> None:

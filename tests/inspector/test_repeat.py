@@ -10,6 +10,7 @@ from mitmproxy.test import tutils
 from ccflare_core.secrets.redact import HIDDEN
 from ccflare_mitm.host.replays import Ends, Replay, Replays
 from ccflare_mitm.inspector.repeat import Place, Seen, Sender, head_of, take_answer
+from harness import Port
 
 BODY = b'{"model": "m"}'
 FIELDS = (
@@ -111,9 +112,7 @@ async def test_an_answer_that_breaks_off_is_over(answer: bytes) -> None:
 
 
 async def test_a_port_where_nobody_listens_is_an_error() -> None:
-    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    server.close()
-    await server.wait_closed()
+    port = Port()
     with pytest.raises(OSError):
-        await Sender(Replays(), lambda: Place("127.0.0.1", port, False)).send(request(), REPLAY)
+        await Sender(Replays(), lambda: Place("127.0.0.1", port.number, False)).send(request(), REPLAY)
+    port.release()
