@@ -195,10 +195,10 @@ async def test_a_proxy_that_never_answers_is_named(api: FakeUpstream) -> None:
         silent: list[asyncio.StreamWriter] = []
         url = f"http://127.0.0.1:{mute.sockets[0].getsockname()[1]}"
         with pytest.raises(TokenUnavailable) as caught:
-            await Fetcher(proxy=lambda: EgressProxy.parse(url), connect_seconds=0.3).send(request(api))
+            await Fetcher(proxy=lambda: EgressProxy.parse(url), connect_seconds=1).send(request(api))
         silent[0].transport.abort()
     assert str(caught.value) == (
-        f"localhost is behind the proxy {url}, which has opened no way to it within 0.3 s; try again later"
+        f"localhost is behind the proxy {url}, which has opened no way to it within 1 s; try again later"
     )
 
 
