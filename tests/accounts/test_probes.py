@@ -22,8 +22,8 @@ class Bench:
         self.soon: list[Cooldown] = []
         self.tried: Mapping[Cooldown, bool] = {REST: False}
         self.asked: list[str] = []
-        self.given_back: list[Cooldown] = []
-        self.probes = Probes(self, take=self._take, give_back=self.given_back.append, clock=lambda: self.now)
+        self.given_back: list[str] = []
+        self.probes = Probes(self, take=self._take, give_back=self._give_back, clock=lambda: self.now)
 
     async def _take(self, cooldown: Cooldown, abandoned: str) -> Claim:
         self.asked.append(abandoned)
@@ -31,6 +31,10 @@ class Bench:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def _give_back(self, cooldown: Cooldown, term: str) -> None:
+        assert cooldown is REST
+        self.given_back.append(term)
 
     def ending(self, seconds: float) -> list[Cooldown]:
         return self.soon
@@ -115,7 +119,7 @@ async def test_a_claim_that_no_request_has_used_is_given_back() -> None:
     assert bench.given_back == []
     bench.now += HELD_SECONDS
     await bench.probes.step()
-    assert bench.given_back == [REST]
+    assert bench.given_back == ["own"]
 
 
 async def test_a_claim_stays_while_the_request_goes_on_and_is_given_back_when_it_is_answered() -> None:
@@ -128,7 +132,7 @@ async def test_a_claim_stays_while_the_request_goes_on_and_is_given_back_when_it
     bench.tried = {}
     await bench.probes.step()
     await bench.probes.step()
-    assert bench.given_back == [REST]
+    assert bench.given_back == ["own"]
 
 
 async def test_what_was_never_had_is_not_given_back() -> None:

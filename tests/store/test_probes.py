@@ -34,11 +34,11 @@ def test_one_run_has_it_and_others_are_told_its_term(store: Store) -> None:
     assert again.term != mine.term
 
 
-def test_it_is_free_when_it_is_given_back_and_only_its_owner_can(store: Store) -> None:
-    store.probes.take(REST, "one")
-    store.write([ProbeEnded("a", REST.part, "two")])
+def test_it_is_free_when_it_is_given_back_and_stays_when_that_comes_late(store: Store) -> None:
+    earlier, later = (store.probes.take(REST, "one").term for _ in range(2))
+    store.write([ProbeEnded("a", REST.part, earlier)])
     assert not store.probes.take(REST, "two").is_mine
-    store.write([ProbeEnded("a", REST.part, "one")])
+    store.write([ProbeEnded("a", REST.part, later)])
     assert count(store, "probes") == 0
     assert store.probes.take(REST, "two").is_mine
 
@@ -58,7 +58,7 @@ def test_what_is_left_of_an_earlier_rest_keeps_nobody_waiting(store: Store) -> N
 
 def test_nobody_has_it_while_the_part_rests_for_longer_than_the_run_knows(store: Store) -> None:
     """The news of what another's first request has learned is on its way."""
-    store.write([CooldownSet(replace(REST, until=NOW + 60)), ProbeEnded("a", REST.part, "one")])
+    store.write([CooldownSet(replace(REST, until=NOW + 60)), ProbeEnded("a", REST.part, "any")])
     assert store.probes.take(REST, "two") == Claim(False, "")
     assert store.probes.take(replace(REST, until=NOW + 60), "two").is_mine
     over = replace(REST, part=a_cooldown("a", "haiku").part, until=NOW - 0.5)

@@ -59,6 +59,7 @@ class _Trial:
     """Since when the database owes an answer."""
     again_at: float = float("-inf")
     held_until: float | None = None
+    own_term: str = ""
     term: str = ""
     """Of another proxy's claim."""
     watched_since: float = 0.0
@@ -72,10 +73,10 @@ class Probes:
         rests: Rests,
         *,
         take: Callable[[Cooldown, str], Awaitable[Claim]],
-        give_back: Callable[[Cooldown], None],
+        give_back: Callable[[Cooldown, str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`take` asks the database for a claim, and ends that of the term it is given."""
+        """`take` asks the database for a claim, and ends that of the term it is given; `give_back` ends an own one."""
         self._rests = rests
         self._take = take
         self._give_back = give_back
@@ -114,8 +115,8 @@ class Probes:
         for key, trial in list(self._trials.items()):
             if self._is_over(trial):
                 del self._trials[key]
-                if trial.held_until is not None:
-                    self._give_back(trial.cooldown)
+                if trial.own_term:
+                    self._give_back(trial.cooldown, trial.own_term)
 
     def _trial(self, cooldown: Cooldown) -> _Trial:
         key = (cooldown.account_id, cooldown.part)
@@ -141,7 +142,7 @@ class Probes:
             claim = Claim(True, "")
         now, trial.asked_at = self._clock(), None
         if claim.is_mine:
-            trial.held_until, trial.term = began + HELD_SECONDS, ""
+            trial.held_until, trial.own_term, trial.term = began + HELD_SECONDS, claim.term, ""
             return
         trial.again_at = now + AGAIN_SECONDS
         if claim.term != trial.term:

@@ -238,11 +238,11 @@ class InFlightCounted(NamedTuple):
 
 
 class ProbeEnded(NamedTuple):
-    """That a run's claim on the first request after a rest is over, see accounts/probes.py."""
+    """That a claim on the first request after a rest is over, see accounts/probes.py; not that of another term."""
 
     account_id: str
     part: Part
-    run_id: str
+    term: str
 
 
 class AttentionNeeded(NamedTuple):

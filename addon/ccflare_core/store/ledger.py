@@ -207,8 +207,8 @@ class Ledger:
         self._write_tunnels(rows)
         for record in rows[CooldownSet]:
             self._cooldown(record)
-        for account_id, part, run_id in rows[ProbeEnded]:  # after the cooldown that it has led to
-            end_probe(self._database, account_id, part, run_id)
+        for account_id, part, term in rows[ProbeEnded]:  # after the cooldown that it has led to
+            end_probe(self._database, account_id, part, term)
         write_served(self._database, [each.held for each in rows[SessionServed]])
         for run_id, counts in rows[InFlightCounted][-1:]:
             told = {RunRow.in_flight: counts_text(counts)}

@@ -54,9 +54,9 @@ class StoredProbes:
         return bool(query.bind(self._database).exists())
 
 
-def end_probe(database: Database, account_id: str, part: Part, owner: str) -> None:
-    """Give a claim back, if the run still has it. It takes a transaction."""
-    ProbeRow.delete().where(_is(account_id, part) & (ProbeRow.owner == owner)).execute(database)
+def end_probe(database: Database, account_id: str, part: Part, term: str) -> None:
+    """Give back the claim of this term, if it is still the one that there is. It takes a transaction."""
+    ProbeRow.delete().where(_is(account_id, part) & (ProbeRow.term == term)).execute(database)
 
 
 def _key(account_id: str, part: Part) -> dict[Any, object]:
