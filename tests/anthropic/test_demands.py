@@ -72,6 +72,8 @@ def test_models_and_efforts_are_those_of_all_parts_that_run_one(
         '{"model":"claude-haiku-4-5","model":"claude-opus-5-5","effort":1}'.encode("utf-16"),
         b'{"model":"claude-haiku-4-5","output_config":{}} {"model":"claude-opus-5-5"}',
         b'{"model":"claude-haiku-4-5","model" : ["claude-opus-5-5"],"output_config":1}',
+        b'{"model":"claude-haiku-4-5","model"         :  "claude-opus-5-5","output_config":{"effort":[]}}',
+        b'{"model":"claude-haiku-4-5","model":         \t"claude-opus-5-5","output_config":{"effort":[]}}',
         b"\x1f\x8b",
         b'"effort"',
         b"",
@@ -145,12 +147,21 @@ JSON = st.recursive(
 @settings(max_examples=50)
 @given(request=st.dictionaries(st.sampled_from(["model", "tools", "fallbacks", "output_config", "messages"]), JSON))
 def test_what_is_told_at_a_glance_is_what_a_parser_reads(request: dict[str, Any]) -> None:
-    """The gzip takes the way of the parser, whatever the order of the members."""
+    """The gzip takes the way of the parser. An object is no model, as a tool's parameter of that name is none."""
     glanced = demands({"model": OPUS} | request)
     parsed = Demands(gzip.compress(json.dumps({"model": OPUS} | request).encode()), "gzip")
 
-    assert glanced.models == parsed.models
+    assert glanced.models == parsed.models or (glanced.models == (request.get("model", OPUS),) and has_object(request))
     assert glanced.efforts == parsed.efforts
+
+
+def has_object(value: Any) -> bool:
+    """Whether an object stands somewhere under the name of a model."""
+    if isinstance(value, list):
+        return any(map(has_object, value))
+    if not isinstance(value, dict):
+        return False
+    return isinstance(value.get("model"), dict) or any(map(has_object, value.values()))
 
 
 def test_a_cap_allows_what_is_not_above_it() -> None:

@@ -18,11 +18,17 @@ from ccflare_core.clients.guardrails import (
 )
 
 NOON = 12 * 60
+
+
+def noon() -> int:
+    return NOON
+
+
 SILENT: dict[Trait, Said] = dict.fromkeys((trait for trait in Trait if trait is not Trait.MODEL), ())
 
 
 def traits(minute: int = NOON, models: Said = ("claude-opus-5-5",), **said: Said) -> Traits:
-    return Traits(SILENT | {Trait[name.upper()]: each for name, each in said.items()}, minute, lambda: models)
+    return Traits(SILENT | {Trait[name.upper()]: each for name, each in said.items()}, lambda: minute, lambda: models)
 
 
 def some(*texts: str) -> Patterns:
@@ -77,7 +83,7 @@ def test_models_are_looked_for_only_where_a_rule_is_about_them() -> None:
     def never() -> Said:
         raise AssertionError("nobody needs them")
 
-    asked = Traits(SILENT | {Trait.PROJECT: ("shop",)}, NOON, never)
+    asked = Traits(SILENT | {Trait.PROJECT: ("shop",)}, noon, never)
     rules = Guardrails([about("a", project="cart"), about("b", project="shop")])
 
     assert [rule.name for rule in rules.of(asked).rules] == ["b"]
@@ -227,7 +233,7 @@ RULES = st.builds(
     effort=st.none() | st.sampled_from(["low", "medium", "high", "xhigh"]),
 )
 ASKED = st.builds(
-    lambda said, models: Traits(dict(zip(SILENT, said, strict=True)), NOON, lambda: models),
+    lambda said, models: Traits(dict(zip(SILENT, said, strict=True)), noon, lambda: models),
     st.tuples(*[SAID] * len(SILENT)),
     SAID,
 )
@@ -256,8 +262,8 @@ def test_what_cannot_be_read_allows_nothing_that_any_reading_would_not(
     rules: list[Guardrail], said: tuple[Said, ...], hidden: Trait, name: str
 ) -> None:
     known = dict(zip(SILENT, said, strict=True))
-    unread = Guardrails(rules).of(Traits(known | {hidden: None}, NOON, lambda: ("a",)))
-    read = Guardrails(rules).of(Traits(known, NOON, lambda: ("a",)))
+    unread = Guardrails(rules).of(Traits(known | {hidden: None}, noon, lambda: ("a",)))
+    read = Guardrails(rules).of(Traits(known, noon, lambda: ("a",)))
 
     assert read.may_use(name) or not unread.may_use(name)
     assert not read.objection_to_models((name,)) or unread.objection_to_models((name,))

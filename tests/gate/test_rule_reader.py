@@ -342,3 +342,6 @@ def test_managed_agents_are_refused_where_their_models_would_count() -> None:
     assert desk.refusal(b"{}", path="/v1/sessions") == (403, told)
     assert Desk("r: {accounts: max-b}", stateful_account="max-a").refusal(b"{}", path="/v1/sessions")[0] == 403
     assert Desk("r: {accounts: max-a}", stateful_account="max-a").account(b"{}", path="/v1/sessions") == "a"
+    by_session = Desk("r: {when: {session: 0f4*}, models: x}", stateful_account="max-a")
+    assert by_session.account(b"{}", path="/v1/sessions") == "a"
+    assert by_session.refusal(b"{}", (b"x-claude-code-session-id", b"0f4c"), path="/v1/sessions")[0] == 403

@@ -8,6 +8,8 @@ import pytest
 from mitmproxy import http
 from mitmproxy.test import tflow
 
+from ccflare_core.clients.guardrail_files import parse
+from ccflare_core.clients.guardrails import Ruling
 from ccflare_core.errors import CCFlareError, NotFound
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_mitm.inspector.commands import (
@@ -123,6 +125,18 @@ def test_why_tells_the_choice_the_others_and_each_attempt() -> None:
     assert told["outcome"] == "ok"
     assert "max-a" in told
     assert found.sentence.startswith("account: max-")
+
+
+def test_why_names_the_rules_that_the_request_had_to_keep_to() -> None:
+    desk = Desk()
+    flow = desk.add(OK)
+    rules = parse(b"spare: {accounts: max-*, effort: high}\nnight: {prefer: max-b}", "rules.yaml").rules
+    desk.stories[flow.id].ruled(Ruling(rules, frozenset({"night"})))
+
+    told = {row[0]: row[1] for row in desk.commands.why(flow).rows}
+
+    assert told["rule spare"] == "accounts: max-* only; effort: at most high"
+    assert told["rule night"] == "first: max-b (it may not be meant for it, which cannot be told)"
 
 
 @pytest.mark.parametrize("flow", [tflow.tflow(), tflow.ttcpflow()])

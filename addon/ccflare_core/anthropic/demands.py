@@ -27,9 +27,11 @@ EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
 DEFAULT: Final = "high"
 """What the API takes a request for that names none."""
 
-_ANOTHER_MODEL = Word(re.compile(rb'"model"(?<!\A\{"model")\s*:\s*[^{\s]'), b'"model"')
-"""A model's name anywhere but in front. A tool may have a parameter that is called so, which is an object."""
-_OUTPUT_CONFIG = Word(re.compile(rb'"output_config"'), b'"output_config"')
+_ANOTHER_MODEL = Word(
+    re.compile(rb'"model"(?<!\A\{"model")(?:\s{0,8}:\s{0,8}[^{\s]|\s{0,8}:\s{9}|\s{9})'), b'"model"', most=25
+)
+"""A model's name anywhere but in front, or what might go on as one. A tool's parameter of that name is an object."""
+_OUTPUT_CONFIG = Word(re.compile(rb'"output_config"'), b'"output_config"', most=15)
 _LAST_MEMBERS = re.compile(
     rb',\s*"output_config"\s*:\s*\{\s*"effort"\s*:\s*"([a-z]{1,20})"\s*\}'
     rb'(?:\s*,\s*"\w+"\s*:\s*(?:true|false|\d+|\{\s*"\w+"\s*:\s*"[^"\\]*"\s*\}))*\s*\}\s*\Z'

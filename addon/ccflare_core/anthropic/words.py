@@ -18,6 +18,8 @@ class Word(NamedTuple):
 
     pattern: re.Pattern[bytes]
     begins: bytes
+    most: int = 0
+    """So many bytes it has at most; 0: any number. What begins with something rare needs no long way back then."""
 
 
 class Words:
@@ -50,6 +52,7 @@ class Words:
 
     def _search(self, word: Word, behind: int) -> int:
         """Where the first one ends that does not end within so many bytes."""
-        begun = self.body.rfind(word.begins, 0, behind + len(word.begins) - 1) if behind else 0
+        back = max(0, behind - word.most) if word.most else 0
+        begun = self.body.rfind(word.begins, back, behind + len(word.begins) - 1) if behind else 0
         found = word.pattern.search(self.body, begun if begun >= 0 else behind)
         return found.end() if found else -1

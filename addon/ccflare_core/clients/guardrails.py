@@ -75,12 +75,20 @@ class Hours(NamedTuple):
 
 
 class Traits:
-    """What one request says of itself, and when it came. `models` is asked only where a rule is about them."""
+    """What one request says of itself, and when it came.
 
-    def __init__(self, said: Mapping[Trait, Said], minute: int, models: Callable[[], Said]) -> None:
-        self.minute = minute
+    `minute`, of the day, and `models` are asked only where a rule is about them.
+    """
+
+    def __init__(self, said: Mapping[Trait, Said], minute: Callable[[], int], models: Callable[[], Said]) -> None:
         self._said = said
+        self._minute = minute
         self._models = models
+
+    @property
+    def minute(self) -> int:
+        """The minute of the day."""
+        return self._minute()
 
     def of(self, trait: Trait) -> Said:
         """What it says of this."""
@@ -88,7 +96,7 @@ class Traits:
 
     def with_model(self, model: str) -> "Traits":
         """The same for another model."""
-        return Traits(self._said, self.minute, lambda: (model,))
+        return Traits(self._said, self._minute, lambda: (model,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,12 +248,14 @@ class Ruling:
             if rule.effort is None:
                 continue
             allowed = up_to(rule.effort)
+            above = [effort for effort in efforts or () if effort not in allowed]
+            if efforts and not above:
+                continue
             limit = _allows(rule, f"the {'effort' if len(allowed) == 1 else 'efforts'} {listed(allowed)}")
             if not efforts:
                 return f"{limit}, and it cannot be told which one this request asks for."
-            if above := [effort for effort in efforts if effort not in allowed]:
-                what = f"{listed(above)}{', which is what none means' if DEFAULT in above else ''}"
-                return f"{limit}, and this request asks for {what}."
+            what = f"{listed(above)}{', which is what none means' if DEFAULT in above else ''}"
+            return f"{limit}, and this request asks for {what}."
         return ""
 
     def replacement(self, models: Said) -> str | None:

@@ -63,7 +63,7 @@ def traits_of(
         Trait.AGENT: _agent(story, legible, remembered) if legible.has_agents else (),
         Trait.CLASS: _some(story.provenance.request_class) if is_read else None,
     }
-    return Traits(said, minute_of(wall), models)
+    return Traits(said, lambda: minute_of(wall), models)
 
 
 def minute_of(wall: float) -> int:

@@ -38,6 +38,7 @@ class RuleReader:
         request: http.Request,
         exchange: Exchange,
         facts: Facts,
+        encoding: str = "",
         words: Words | None = None,
         named: Named = NO_IDS,
     ) -> Rejection | None:
@@ -47,10 +48,10 @@ class RuleReader:
         """
         if not self._exchanges.guardrails:
             return None
-        body, encoding = request.raw_content or b"", request.headers.get("content-encoding", "")
+        body = request.raw_content or b""
         demands = Demands(body, encoding, words)
         has_model = runs_model(exchange.opening.method, exchange.opening.path)
-        traits = self._traits(request, exchange, facts, named, lambda: demands.models if has_model else ())
+        traits = self._traits(exchange, facts, body, encoding, lambda: demands.models if has_model else (), named)
         ruling = self._rule(exchange, traits)
         if not has_model or not ruling.limits_models:
             return None
@@ -64,26 +65,26 @@ class RuleReader:
         counts_only = exchange.opening.path == COUNT_TOKENS
         return _objection(ruling, demands.models, None if counts_only else lambda: demands.efforts)
 
-    def judge_of(self, request: http.Request, exchange: Exchange, facts: Facts) -> Judge | None:
+    def judge_of(self, exchange: Exchange, facts: Facts, encoding: str) -> Judge | None:
         """The same for a batch, which has to be read for it; None if nothing depends on what is in it."""
         if not self._exchanges.guardrails:
             return None
 
         def judge(batch: BatchSize) -> Rejection | None:
             models, efforts = tuple(sorted(batch.models)), batch.efforts
-            ruling = self._rule(exchange, self._traits(request, exchange, facts, NO_IDS, lambda: models))
+            ruling = self._rule(exchange, self._traits(exchange, facts, b"", encoding, lambda: models))
             if not batch.requests:
                 return None
             return _objection(ruling, models, lambda: None if efforts is None else tuple(sorted(efforts)))
 
-        unread = self._rule(exchange, self._traits(request, exchange, facts, NO_IDS, lambda: None))
+        unread = self._rule(exchange, self._traits(exchange, facts, b"", encoding, lambda: None))
         return judge if unread.limits_models or unread.doubtful else None
 
-    def keep_stateful(self, request: http.Request, exchange: Exchange) -> Rejection | None:
+    def keep_stateful(self, exchange: Exchange, facts: Facts) -> Rejection | None:
         """The same for Managed Agents: what they run is not seen here."""
         if not self._exchanges.guardrails:
             return None
-        ruling = self._rule(exchange, self._traits(request, exchange, exchange.facts, NO_IDS, lambda: None))
+        ruling = self._rule(exchange, self._traits(exchange, facts, b"", "", lambda: None))
         limiting = [rule.name for rule in ruling.rules if rule.limits_models]
         if not limiting:
             return None
@@ -99,15 +100,20 @@ class RuleReader:
         return ruling
 
     def _traits(
-        self, request: http.Request, exchange: Exchange, facts: Facts, named: Named, models: Callable[[], Said]
+        self,
+        exchange: Exchange,
+        facts: Facts,
+        body: bytes,
+        encoding: str,
+        models: Callable[[], Said],
+        named: Named = NO_IDS,
     ) -> Traits:
-        body, has_coding = request.raw_content or b"", bool(request.headers.get("content-encoding"))
         is_long = len(body) > PARSE_LIMIT
-        session = None if facts.session_id is None and (has_coding or is_long) else facts.session_id or ""
+        session = None if facts.session_id is None and (encoding or is_long) else facts.session_id or ""
         legible = Legible(
             session=(session,) if session else () if session is not None else None,
-            body=not has_coding,
-            whole=not has_coding and named.continues is None and not (is_long and _GOES_ON in body),
+            body=not encoding,
+            whole=not encoding and named.continues is None and not (is_long and _GOES_ON in body),
             has_agents=bool(self._exchanges.agents),
         )
         return traits_of(exchange, legible, self._remembered, self._exchanges.wall(), models)

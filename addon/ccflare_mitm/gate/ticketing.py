@@ -61,7 +61,8 @@ class Ticketing:
             self._tell_of_stateful(rule)
             exchange.let_pass()
         elif route is Route.STATEFUL:
-            if (rejection := self._rules.keep_stateful(request, exchange)) is not None:
+            facts = self._facts(flow, b"", "", exchange.opening.client)
+            if (rejection := self._rules.keep_stateful(exchange, facts)) is not None:
                 self._reject(flow, exchange, rejection)
                 return
             exchange.admit_stateful(Facts(path_class=rule.resource))
@@ -111,7 +112,7 @@ class Ticketing:
         facts = self._facts(flow, body, encoding, exchange.opening.client, words)
         if is_batch_upload(request):
             self._weigh(flow, exchange, facts, body, encoding)
-        elif (rejection := self._objection(request, exchange, rule, facts, words, named)) is not None:
+        elif (rejection := self._objection(request, exchange, rule, facts, encoding, words, named)) is not None:
             self._reject(flow, exchange, rejection)
             return
         elif (sent := request.raw_content or b"") is not body:
@@ -124,13 +125,14 @@ class Ticketing:
         exchange: Exchange,
         rule: Rule,
         facts: Facts,
+        encoding: str,
         words: Words | None,
         named: Named,
     ) -> Rejection | None:
         """Why a request that is no batch goes no further, by the rules or by its key's list of models."""
-        if (rejection := self._rules.keep(request, exchange, facts, words, named)) is not None:
+        if (rejection := self._rules.keep(request, exchange, facts, encoding, words, named)) is not None:
             return rejection
-        key, encoding = exchange.opening.key, request.headers.get("content-encoding", "")
+        key = exchange.opening.key
         if key is None or self._may_run(key, rule, request.raw_content or b"", encoding):
             return None
         return model_not_allowed(key)
@@ -139,7 +141,7 @@ class Ticketing:
         self, flow: http.HTTPFlow, exchange: Exchange, facts: Facts, body: bytes | Iterator[bytes], encoding: str
     ) -> bool:
         """Have a batch read, if its key or a rule may have something against it; whether that is so."""
-        key, judge = exchange.opening.key, self._rules.judge_of(flow.request, exchange, facts)
+        key, judge = exchange.opening.key, self._rules.judge_of(exchange, facts, encoding)
         if key is None and judge is None:
             return False
         self._batches.weigh(flow, exchange, key, body, encoding, judge)
