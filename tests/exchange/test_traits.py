@@ -60,7 +60,7 @@ def test_a_runs_project_counts_for_more_than_the_directory() -> None:
         (CLAUDE, Legible(), None),
         (SDK, Legible(whole=False), None),
         (SDK, Legible(MAIN, whole=False), None),
-        (CLAUDE, Legible(MAIN, body=False, whole=False), None),
+        (CLAUDE, Legible(MAIN, has_text=False, whole=False), None),
     ],
 )
 def test_a_project_that_is_not_said_is_none_where_it_could_be_said(
@@ -93,7 +93,7 @@ def test_an_agent_is_its_own_word_and_none_where_there_are_none() -> None:
 
 
 def test_a_body_that_cannot_be_read_hides_the_class_of_a_message_alone() -> None:
-    hidden = Legible(body=False)
+    hidden = Legible(has_text=False)
 
     assert Desk().said(Trait.CLASS, hidden) is None
     assert Desk().said(Trait.CLASS, hidden, path="/v1/messages/count_tokens") == ("main",)

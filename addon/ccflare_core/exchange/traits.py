@@ -22,7 +22,7 @@ class Legible(NamedTuple):
     """What of a request could be read."""
 
     session: Said = ()
-    body: bool = True
+    has_text: bool = True
     """Whether names and prompts can be looked for in its body, which has no coding then."""
     whole: bool = True
     """Whether its prompt is all here, and not in a thread that it goes on with."""
@@ -53,7 +53,7 @@ def traits_of(
 ) -> Traits:
     """The traits of a request of which it is known by now where it comes from. `models` are those that it asks for."""
     opening = story.opening
-    is_read = legible.body or opening.path != MESSAGES
+    is_read = legible.has_text or opening.path != MESSAGES
     said: dict[Trait, Said] = {
         Trait.PROJECT: _project(story, legible, remembered),
         Trait.CLIENT: _some(opening.key.name if opening.key else None),
@@ -81,7 +81,7 @@ def _project(story: Story, legible: Legible, remembered: Remembered) -> Said:
 
 def _agent(story: Story, legible: Legible, remembered: Remembered) -> Said:
     """What one of a session's agents has said is not another one's word."""
-    said = story.agent or "" if legible.body and legible.whole else None
+    said = story.agent or "" if legible.has_text and legible.whole else None
     return _recalled(story, legible, remembered, ("agent", story.provenance.agent_id), said)
 
 

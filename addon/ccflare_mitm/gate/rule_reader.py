@@ -112,7 +112,7 @@ class RuleReader:
         session = None if facts.session_id is None and (encoding or is_long) else facts.session_id or ""
         legible = Legible(
             session=(session,) if session else () if session is not None else None,
-            body=not encoding,
+            has_text=not encoding,
             whole=not encoding and named.continues is None and not (is_long and _GOES_ON in body),
             has_agents=bool(self._exchanges.agents),
         )
