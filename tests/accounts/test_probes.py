@@ -4,8 +4,21 @@ from collections.abc import Mapping
 
 import pytest
 
-from ccflare_core.accounts.cooldowns import WHOLE, Cooldown
-from ccflare_core.accounts.probes import AGAIN_SECONDS, HELD_SECONDS, PATIENCE_SECONDS, TERM_SECONDS, Claim, Probes
+from ccflare_core.accounts.account import Account, Kind
+from ccflare_core.accounts.cooldowns import WHOLE, Cooldown, Part
+from ccflare_core.accounts.peers import Peers
+from ccflare_core.accounts.pool import AccountPool, Lease
+from ccflare_core.accounts.probes import (
+    AGAIN_SECONDS,
+    HELD_SECONDS,
+    PATIENCE_SECONDS,
+    TERM_SECONDS,
+    TURN_SECONDS,
+    Claim,
+    Probes,
+)
+from ccflare_core.anthropic.request import Facts
+from ccflare_core.anthropic.verdicts import Scope
 from ccflare_core.errors import StoreError
 
 REST = Cooldown("a", WHOLE, 1_800_000_000.0, "5h window spent", "window_spent", 1)
@@ -122,6 +135,15 @@ async def test_a_claim_that_no_request_has_used_is_given_back() -> None:
     assert bench.given_back == ["own"]
 
 
+async def test_a_claim_that_was_given_back_is_left_to_others_for_their_turn() -> None:
+    bench = Bench(MINE, MINE)
+    await bench.after(0)
+    assert not await bench.after(HELD_SECONDS)
+    assert not await bench.after(TURN_SECONDS - AGAIN_SECONDS)
+    assert len(bench.asked) == 1
+    assert await bench.after(AGAIN_SECONDS)
+
+
 async def test_a_claim_stays_while_the_request_goes_on_and_is_given_back_when_it_is_answered() -> None:
     bench = Bench(MINE)
     await bench.after(0)
@@ -150,3 +172,78 @@ async def test_a_database_that_fails_or_is_slow_keeps_no_request_waiting(seconds
     slow.may()
     slow.now += PATIENCE_SECONDS
     assert slow.may()
+
+
+class Claims:
+    """What the database has of claims, for proxies on one clock."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.owners: dict[tuple[str, Part], str] = {}
+        self.asked: list[tuple[str, Part]] = []
+
+    def take(self, cooldown: Cooldown, owner: str) -> Claim:
+        self.asked.append((owner, cooldown.part))
+        had = self.owners.setdefault((cooldown.account_id, cooldown.part), owner)
+        return Claim(had == owner, f"{owner} {len(self.asked)}" if had == owner else had)
+
+    def end(self, cooldown: Cooldown) -> None:
+        del self.owners[cooldown.account_id, cooldown.part]
+
+
+class Proxy:
+    """A pool with its claims; all of the account "a" was resting until now, and its family "opus" too."""
+
+    def __init__(self, name: str, claims: Claims, accounts: str) -> None:
+        async def take(cooldown: Cooldown, abandoned: str) -> Claim:
+            return claims.take(cooldown, name)
+
+        self.pool = AccountPool(
+            clock=lambda: claims.now,
+            wall=lambda: REST.until + claims.now,
+            may_try=lambda cooldown, now: self.probes.may_try(cooldown, now),
+        )
+        give_back = lambda cooldown, term: claims.end(cooldown)  # noqa: E731
+        self.probes = Probes(self.pool, take=take, give_back=give_back, clock=lambda: claims.now)
+        self.pool.replace_accounts([Account(id, id, Kind.OAUTH, access_token=id) for id in accounts])
+        self.pool.meet(Peers(True))
+
+    def rests(self, part: Part) -> None:
+        self.pool.restore([Cooldown("a", part, self.pool._now().wall + 1, "5h window spent", "window_spent", 1)], {})
+
+    def account_of(self, session: str) -> str:
+        """Which account a request would go to; it gets no answer."""
+        lease = self.pool.acquire(Facts("claude-opus-4-8", session))
+        if not isinstance(lease, Lease):
+            return ""
+        self.pool.release(lease)
+        return lease.account.id
+
+
+async def test_a_proxy_whose_sessions_are_elsewhere_keeps_no_account_from_another_one() -> None:
+    claims = Claims()
+    busy, other = Proxy("busy", claims, "ab"), Proxy("other", claims, "a")
+    busy.pool.acquire(Facts("claude-opus-4-8", "s"), only="b")
+    for proxy in (busy, other):
+        proxy.rests(WHOLE)
+    claims.now = 1.0
+    while claims.now < 30 and other.account_of("t") != "a":
+        assert busy.account_of("s") == "b"
+        await busy.probes.step()
+        await other.probes.step()
+        claims.now += 0.05
+    assert claims.now < 2 * (HELD_SECONDS + TURN_SECONDS)
+
+
+async def test_two_proxies_that_need_two_parts_do_not_wait_for_each_other() -> None:
+    opus, claims = Part(Scope.FAMILY, "opus"), Claims()
+    one, two = Proxy("one", claims, "a"), Proxy("two", claims, "a")
+    for proxy in (one, two):
+        proxy.rests(WHOLE)
+        proxy.rests(opus)
+    claims.now = 1.0
+    for proxy in (one, two, one, two):
+        assert proxy.account_of("s") == ""
+        await proxy.probes.step()
+    assert one.account_of("s") == "a"
+    assert [part for owner, part in claims.asked if owner == "two"] == [WHOLE]

@@ -186,7 +186,8 @@ class PoolMember:
                 for each in rests if waits else ():
                     each.is_awaited = True
                 return max(found, key=lambda why: why.seconds or 0.0)
-            if waits and False in [self._may_try(each.cooldown, at.mono) for each in rests]:
+            # One after the other, in one order: two proxies that had one part each would wait for each other.
+            if waits and not all(self._may_try(each.cooldown, at.mono) for each in rests):
                 return TRIED
         return Unavailable("already tried", None) if self.account.id in exclude else None
 

@@ -30,6 +30,8 @@ PATIENCE_SECONDS = 2.0
 """How long the database may take; then a proxy goes on as if it were alone."""
 AGAIN_SECONDS = 0.5
 """How long a claim that was not to be had is not asked for again."""
+TURN_SECONDS = 3 * AGAIN_SECONDS
+"""How long after its own time a claim is left to others: a proxy whose sessions are all elsewhere never uses it."""
 _LOOK_SECONDS = 0.5
 
 
@@ -115,8 +117,7 @@ class Probes:
         for key, trial in list(self._trials.items()):
             if self._is_over(trial):
                 del self._trials[key]
-                if trial.own_term:
-                    self._give_back(trial.cooldown, trial.own_term)
+                self._end(trial)
 
     def _trial(self, cooldown: Cooldown) -> _Trial:
         key = (cooldown.account_id, cooldown.part)
@@ -126,8 +127,7 @@ class Probes:
         return trial
 
     def _want(self, trial: _Trial, now: float) -> None:
-        is_held = trial.held_until is not None and now < trial.held_until
-        if trial.asked_at is None and now >= trial.again_at and not is_held:
+        if trial.asked_at is None and now >= trial.again_at and trial.held_until is None:
             trial.asked_at = now
             self._wanted.append(trial)
             self._is_wanted.set()
@@ -147,6 +147,14 @@ class Probes:
         trial.again_at = now + AGAIN_SECONDS
         if claim.term != trial.term:
             trial.term, trial.watched_since = claim.term, now
+
+    def _end(self, trial: _Trial) -> None:
+        """Give back what it has, and leave the rest to others for their turn if it goes on."""
+        if not trial.own_term:
+            return
+        self._give_back(trial.cooldown, trial.own_term)
+        if trial.held_until is not None and self._rests.is_tried(trial.cooldown) is not None:
+            self._trial(trial.cooldown).again_at = trial.held_until + TURN_SECONDS
 
     def _is_over(self, trial: _Trial) -> bool:
         if trial.asked_at is not None:
