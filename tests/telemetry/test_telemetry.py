@@ -12,7 +12,7 @@ from ccflare_core.config.record_mode import Mode
 from ccflare_core.exchange.final_row import final_columns
 from ccflare_core.telemetry import telemetry as module
 from ccflare_core.telemetry.measuring import Measuring
-from ccflare_core.telemetry.telemetry import MOST_WAITING, Telemetry
+from ccflare_core.telemetry.telemetry import METRICS_SECONDS, MOST_WAITING, Telemetry
 from ccflare_core.telemetry.tracing import Tracing
 from harness import eventually
 from telemetry_kit import UPSTREAM, story
@@ -67,6 +67,25 @@ def test_what_has_no_room_is_counted_and_said_once(caplog: pytest.LogCaptureFixt
     assert desk.telemetry.lost == 3
     assert len(desk.spans) == 3 * MOST_WAITING
     assert told(caplog) == ["OpenTelemetry does not hear of some exchanges: the receiver is too slow"]
+
+
+def test_metrics_are_told_in_time_also_while_there_is_always_one_more_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk(metrics=True)
+    take_spans, told = desk.take_spans, list[int]()
+
+    def take_slowly(spans: Sequence[Any]) -> str:
+        desk.clock += METRICS_SECONDS / 2
+        told.append(desk.metrics)
+        if len(told) < 6:
+            desk.end()
+        return take_spans(spans)
+
+    monkeypatch.setattr(desk, "take_spans", take_slowly)
+    desk.end()
+    desk.telemetry.tell()
+
+    assert told == [0, 0, 1, 1, 2, 2]
+    assert desk.metrics == 3
 
 
 def test_bodies_have_a_bound_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import SpanKind, StatusCode
 
@@ -69,3 +70,14 @@ def test_error_in_one_exchange_leaves_nothing_for_the_next(tracing: Tracing, mon
             tracing.spans(moved())
 
     assert len(tracing.spans(moved())) == 3
+
+
+def test_bytes_of_a_client_that_are_no_text_cost_no_span(tracing: Tracing) -> None:
+    """The exporter encodes a batch in one go: what it cannot encode would be lost with all the others."""
+    odd = moved(path="/v1/\udcff", user_agent="a\udc80")
+    server = tracing.spans(odd)[-1]
+
+    (encoded,) = encode_spans([server]).resource_spans[0].scope_spans[0].spans
+
+    assert encoded.name == r"POST /v1/\udcff"
+    assert {each.key: each.value.string_value for each in encoded.attributes}["user_agent.original"] == r"a\udc80"

@@ -129,10 +129,18 @@ class Telemetry:
         """Send all that waits, and the metrics when it is time. Only the thread calls it, or a test without one."""
         while batch := self._next():
             self._tell_batch(batch)
-        if self._measuring is not None and (self._is_ending or self._clock() - self._told_at >= METRICS_SECONDS):
-            self._told_at = self._clock()
-            if (counted := self._measuring.counted()) is not None:
-                self._note(self._receiver.take_metrics(counted))
+            if self._are_metrics_due():  # under load there may always be one more batch
+                self._tell_metrics()
+        if self._is_ending or self._are_metrics_due():
+            self._tell_metrics()
+
+    def _are_metrics_due(self) -> bool:
+        return self._clock() - self._told_at >= METRICS_SECONDS
+
+    def _tell_metrics(self) -> None:
+        self._told_at = self._clock()
+        if self._measuring is not None and (counted := self._measuring.counted()) is not None:
+            self._note(self._receiver.take_metrics(counted))
 
     def _next(self) -> list[Finished]:
         batch, size = list[Finished](), 0

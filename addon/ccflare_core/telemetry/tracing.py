@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from ccflare_core.exchange.records import storable
 from ccflare_core.exchange.steps import Attempt, Outcome
 from ccflare_core.http.origins import Origin
 from ccflare_core.telemetry import conventions
@@ -68,7 +69,9 @@ class Tracing:
     def _begin(
         self, name: str, inside: "Context", kind: "SpanKind", attributes: conventions.Attributes, at: float
     ) -> "Span":
-        return self._tracer.start_span(name, inside, kind, attributes, start_time=_ns(at))
+        # Clients choose some of it, and one text that has no UTF-8 would cost a whole batch.
+        told = {key: value for key, each in attributes.items() if (value := storable(each)) is not None}
+        return self._tracer.start_span(storable(name), inside, kind, told, start_time=_ns(at))
 
 
 def _end(span: "Span", at: float, *, failed: bool) -> None:
