@@ -7,7 +7,7 @@ import pytest
 
 from ccflare_core.accounts.peers import Peers
 from ccflare_core.config.location import Location
-from ccflare_core.db.models import MigrationRow
+from ccflare_core.db.models import MigrationRow, RunRow
 from ccflare_core.errors import StoreError
 from ccflare_core.exchange.records import InFlightCounted
 from ccflare_core.store.peers import SILENT_SECONDS, StoredPeers
@@ -52,6 +52,14 @@ def test_what_the_others_have_in_flight_is_added_up_and_told_when_it_changes(ben
     assert bench.peers.look() is None
     bench.tell({})
     assert bench.peers.look() == Peers(True, {"a": 5})
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "7", '{"a": "x", "b": -1, "c": true, "d": 2.5}', "[" * 100_000])
+def test_what_is_no_count_in_a_row_counts_nothing(bench: Bench, text: str) -> None:
+    bench.begin()
+    with bench.two._context.transaction():
+        RunRow.update({RunRow.in_flight: text}).where(RunRow.id == "two").execute(bench.two._context.database)
+    assert bench.peers.look() == Peers(True, {})
 
 
 def test_a_run_that_has_ended_counts_no_more(bench: Bench) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from ccflare_core.accounts.peers import Peers
 from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import RunRow
+from ccflare_core.http.sse import parse_json
 from ccflare_core.store.context import StoreContext
 from ccflare_core.store.runs import Runs
 
@@ -60,4 +61,7 @@ def counts_text(counts: Mapping[str, int]) -> str | None:
 
 
 def _counts(text: str | None) -> dict[str, int]:
-    return json.loads(text) if text else {}
+    """What a row has; nothing of what is no count, as requests go by it."""
+    told = parse_json(text.encode()) if text else None
+    found = told.items() if isinstance(told, dict) else ()
+    return {account_id: count for account_id, count in found if type(count) is int and count > 0}
