@@ -14,7 +14,7 @@ from ccflare_core.accounts.pool import Exhausted, Lease
 from ccflare_core.accounts.token_keeper import DATABASE_SECONDS
 from ccflare_core.accounts.token_refresh import LEASE_SECONDS
 from ccflare_core.anthropic.request import Facts
-from ccflare_core.errors import TokenUnavailable
+from ccflare_core.errors import StoreError, TokenUnavailable
 from ccflare_core.http.messages import Response
 from database_kit import NOW
 from token_kit import HOUR, Clock, Desk, Provider, answer, done, settled
@@ -376,6 +376,26 @@ async def test_a_pair_that_cannot_be_stored_is_used_and_stored_as_soon_as_possib
     assert provider.logins.is_live(desk.stored().refresh_token or "")
     assert caplog.text.count("max-a: refreshed, but that cannot be stored yet (the disk is full") == 1
     assert "the new token is stored now" in caplog.text
+
+
+async def test_an_ended_login_that_cannot_be_stored_is_not_asked_for_all_the_time(
+    provider: Provider, start: StartDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The provider was asked each time, so its back-off holds, and not that of a database that gives no lease."""
+    desk = start(expired(provider))
+    provider.answers.extend([answer({"error": "invalid_grant"}, 400)] * 100)
+
+    def fail(*_: object) -> None:
+        raise StoreError("the disk is full: free some space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.store.logins, "flag_login", fail)
+        await desk.tend(50)
+    assert len(provider.sent) == 1
+    await desk.tend(100)
+
+    assert len(provider.sent) == 2
+    assert desk.stored().needs_login
 
 
 async def test_a_pair_that_waits_gives_way_to_a_login(provider: Provider, start: StartDesk) -> None:

@@ -257,6 +257,7 @@ class TokenKeeper:
             renewal.fail(result.news)
             return
         self._back_offs.pop(account.id, None)
+        self._refused.pop(account.id, None)
         if result.unsaved is not None:
             self._unsaved[account.id] = result.unsaved
         self._adopt(account, (known, result.before))

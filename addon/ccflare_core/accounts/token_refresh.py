@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from ccflare_core.accounts.account import Account
 from ccflare_core.anthropic import oauth
 from ccflare_core.anthropic.oauth import Tokens
-from ccflare_core.errors import CCFlareError, TokenError, TokenRejected, TokenUnavailable
+from ccflare_core.errors import CCFlareError, StoreError, TokenError, TokenRejected, TokenUnavailable
 from ccflare_core.http.messages import Request, Response
 
 logger = logging.getLogger("ccflare")
@@ -250,8 +250,11 @@ class Refresher:
         return Refreshed(stored, "refreshed" if is_ours else "a login was faster", account)
 
     async def _end_login(self, account: Account, spent: str, why: str) -> Refreshed:
-        flag = self._call(lambda store: store.logins.flag_login(account.id, self._owner, spent))
-        return Refreshed(await flag, why, account)
+        try:
+            flagged = await self._call(lambda store: store.logins.flag_login(account.id, self._owner, spent))
+        except StoreError as error:  # the provider was asked, so the next try is not to come at once
+            raise TokenUnavailable(f"{why}; that cannot be stored yet ({error})") from error
+        return Refreshed(flagged, why, account)
 
     async def _give_back(self, account_id: str) -> None:
         try:
