@@ -20,6 +20,11 @@ def demands(request: Any) -> Demands:
     return Demands(json.dumps(request).encode())
 
 
+def turn(effort: str | None) -> dict[str, Any]:
+    """A message that changes the effort of what comes behind it."""
+    return {"role": "system", "content": [], "output_config": {"effort": effort}}
+
+
 def test_claude_codes_request_is_told() -> None:
     asked = Demands(claude_request(4000).body)
 
@@ -53,6 +58,15 @@ def test_an_effort_is_told_wherever_it_stands(effort: str) -> None:
         ({"model": OPUS, "messages": [{"input": {"model": "opus"}}]}, (OPUS,), (DEFAULT,)),
         ({"messages": [], "model": HAIKU}, (HAIKU,), (DEFAULT,)),
         ({"messages": []}, None, (DEFAULT,)),
+        ({"model": OPUS, "fallbacks": "default"}, (OPUS, "fallbacks=default"), (DEFAULT,)),
+        (
+            {"model": OPUS, "output_config": {"effort": "low"}, "messages": [turn("max"), turn(None), turn("medium")]},
+            (OPUS,),
+            ("low", "max", "medium"),
+        ),
+        ({"model": OPUS, "messages": [turn("max")], "output_config": {"effort": "low"}}, (OPUS,), ("low", "max")),
+        ({"model": OPUS, "messages": [turn("ultra")]}, (OPUS,), None),
+        ({"model": OPUS, "messages": [{"output_config": "max"}]}, (OPUS,), None),
         ({"model": OPUS, "output_config": {"effort": "ultra"}}, (OPUS,), None),
         ({"model": OPUS, "output_config": {"effort": ["low"]}}, (OPUS,), None),
         ({"model": OPUS, "output_config": "effort"}, (OPUS,), None),

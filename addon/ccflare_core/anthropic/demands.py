@@ -6,7 +6,7 @@ that Claude Code sends is told at a glance, however long it is.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Final
 
@@ -31,6 +31,7 @@ _ANOTHER_MODEL = Word(
     re.compile(rb'"model"(?<!\A\{"model")(?:\s{0,8}:\s{0,8}[^{\s]|\s{0,8}:\s{9}|\s{9})'), b'"model"', most=25
 )
 """A model's name anywhere but in front, or what might go on as one. A tool's parameter of that name is an object."""
+_FALLBACKS = Word(re.compile(rb'"fallbacks?"'), b'"fallback', most=12)
 _OUTPUT_CONFIG = Word(re.compile(rb'"output_config"'), b'"output_config"', most=15)
 _LAST_MEMBERS = re.compile(
     rb',\s*"output_config"\s*:\s*\{\s*"effort"\s*:\s*"([a-z]{1,20})"\s*\}'
@@ -54,14 +55,15 @@ class Demands:
     @cached_property
     def models(self) -> tuple[str, ...] | None:
         """Every model that it names: its own, those of its tools and those to fall back to."""
-        if self._is_plain and not self._words.has(_ANOTHER_MODEL) and (model := model_in_front(self._body)):
+        is_alone = self._is_plain and not self._words.has(_ANOTHER_MODEL) and not self._words.has(_FALLBACKS)
+        if is_alone and (model := model_in_front(self._body)):
             return (model,)
         asked = models_asked(self._body, content_encoding=self._encoding)
         return None if asked is None else tuple(asked)
 
     @cached_property
     def efforts(self) -> tuple[str, ...] | None:
-        """Its effort, and those that it has where it may fall back to another model."""
+        """Its effort, those of its turns, and those that it has where it may fall back to another model."""
         if self._is_plain and (glanced := self._effort_at_a_glance()):
             return (glanced,)
         text = decoded(self._body, self._encoding)
@@ -97,8 +99,20 @@ def efforts_named(request: Any) -> tuple[str, ...] | None:
     if not isinstance(request, dict):
         return None
     parts = [each["output_config"] for each in model_parts(request) if "output_config" in each]
-    found = [effort_in(each) for each in (request.get("output_config"), *parts)]
+    found = [effort_in(each) for each in (request.get("output_config"), *parts, *_changes_of_effort(request))]
     return tuple(each for each in found if each is not None) if None not in found else None
+
+
+def _changes_of_effort(request: dict[str, Any]) -> Iterator[object]:
+    """What its messages say of it: each holds until a later one (platform.claude.com, "Per-message effort").
+
+    The last one need not be in force yet, so all of them count.
+    """
+    messages = request.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        config = message.get("output_config") if isinstance(message, dict) else None
+        if config is not None and (not isinstance(config, dict) or config.get("effort") is not None):
+            yield config
 
 
 def effort_in(output_config: object) -> str | None:

@@ -19,7 +19,8 @@ _VALUE_LIMIT = 200
 _MODEL_FIRST = re.compile(rb'\s*\{\s*"model"\s*:\s*"([^"\\\x00-\x1f]{1,200})"\s*[,}]')
 _STREAM_LAST = re.compile(rb'[{,]\s*"stream"\s*:\s*(true|false)\s*\}\s*\Z')
 _TAIL = 64
-_RUN_BESIDE = ("tools", "fallbacks", "fallback")
+_FALLBACKS = ("fallbacks", "fallback")
+_RUN_BESIDE = ("tools", *_FALLBACKS)
 """Where a request may name more models that the upstream runs for it: an advisor's, and those to fall back to."""
 _WORDS = re.compile(r"[\w.,: -]{1,2000}", re.ASCII)
 _PARAMETER = re.compile(r"(?:beta|limit|after_id|before_id|page|order|source)=[\w.-]{1,60}", re.ASCII)
@@ -170,8 +171,12 @@ def models_asked(body: bytes, *, content_encoding: str = "") -> list[str] | None
 
 
 def models_named(request: dict[str, Any]) -> list[str] | None:
-    """The models that a parsed request names, itself and in its parts; None if one of them is no name."""
+    """The models that a parsed request names, itself and in its parts; None if one of them is no name.
+
+    Where the upstream is to choose what to fall back to, that is `fallbacks=default`.
+    """
     models = [each["model"] for each in (request, *model_parts(request)) if "model" in each]
+    models += [f"{name}={request[name]}" for name in _FALLBACKS if isinstance(request.get(name), str)]
     return models if all(_clean(model) for model in models) else None
 
 
