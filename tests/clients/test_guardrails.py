@@ -53,6 +53,7 @@ def about(name: str = "r", hours: tuple[Hours, ...] = (), **patterns: str) -> Gu
         (about(project="shop cart"), traits(project=("cart",)), True),
         (about(project="café"), traits(project=("café",)), True),
         (about(project="cafe\N{COMBINING ACUTE ACCENT}"), traits(project=("café",)), True),
+        (about(project="café"), traits(project=("cafe\N{COMBINING ACUTE ACCENT}",)), True),
         (about(tag="team=blue"), traits(tag=("a=b", "team=blue")), True),
         (about(model="*-opus-*"), traits(models=("claude-haiku-4-5", "claude-opus-5-5")), True),
         (about(model="*-opus-*"), traits(models=None), None),

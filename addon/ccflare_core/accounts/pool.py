@@ -439,7 +439,7 @@ def _ruled_out(member: PoolMember, ruling: Ruling) -> Unavailable | None:
 
 def _place(account: str, order: Sequence[Patterns]) -> int:
     """Where an account stands in an order; behind it if it is not in it."""
-    return next((place for place, pattern in enumerate(order) if pattern.have(composed(account))), len(order))
+    return next((place for place, pattern in enumerate(order) if pattern.have(account)), len(order))
 
 
 def _reserved(

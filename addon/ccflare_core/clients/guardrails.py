@@ -51,8 +51,8 @@ class Patterns(NamedTuple):
         return cls(spelt, re.compile("|".join(map(translate, spelt))))
 
     def have(self, text: str) -> bool:
-        """Whether one of them matches."""
-        return self.expression.match(text) is not None
+        """Whether one of them matches, in whichever spelling."""
+        return self.expression.match(composed(text)) is not None
 
     def __str__(self) -> str:
         return ", ".join(self.texts)
@@ -209,8 +209,7 @@ class Ruling:
         if not self.rules:
             return None
         if account not in self._keeping:
-            name = composed(account)
-            self._keeping[account] = next((rule for rule in self.rules if not rule.lets_use(name)), None)
+            self._keeping[account] = next((rule for rule in self.rules if not rule.lets_use(account)), None)
         return self._keeping[account]
 
     def may_use(self, account: str) -> bool:
