@@ -2,12 +2,14 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -121,6 +123,20 @@ def test_a_stranger_past_the_front_is_not_believed(pair: Pair) -> None:
 def test_pages_of_the_proxies_are_not_to_be_had_through_a_front(front: Front) -> None:
     with front.client() as client:
         assert client.request("GET", "/ccflare/health").status == 403
+
+
+def test_nginx_ends_each_connection_and_leaves_it_to_the_proxies_what_is_too_large(tmp_path: Path) -> None:
+    """From 1.29.7 on it keeps connections unless the recipe says otherwise."""
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.settimeout(60)
+        ports = proxy.getsockname()[1], proxy.getsockname()[1]
+        with Front(MAKERS["nginx"], tmp_path, ports, "") as front, front.client() as client:
+            large = (b"Content-Length", b"%d" % (400 * 1024 * 1024))
+            client.send_request("POST", "/v1/files", (large,), b"-")
+            came, _ = proxy.accept()
+            with came, came.makefile("rb") as reader:
+                head = [line.rstrip().lower() for line in iter(reader.readline, b"\r\n")]
+    assert {b"connection: close", b"content-length: 419430400"} <= {*head}
 
 
 class Load(threading.Thread):
