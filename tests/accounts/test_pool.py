@@ -857,14 +857,9 @@ def test_new_sessions_go_where_all_proxies_together_have_least_in_flight() -> No
 
 
 def test_after_a_rest_a_request_goes_first_only_if_no_other_proxys_does() -> None:
-    clock, answers = Clock(), [False, False, True]
-    asked: list[tuple[Cooldown, float]] = []
-
-    def may_try(cooldown: Cooldown, now: float) -> bool:
-        asked.append((cooldown, now))
-        return answers.pop(0)
-
-    pool = make_pool(clock, "a", may_try=may_try)
+    clock, may = Clock(), [False]
+    asked: list[Cooldown] = []
+    pool = make_pool(clock, "a", may_try=lambda *_: may[0], claim=lambda cooldown, _: asked.append(cooldown))
     (cooldown,) = serve(pool, spent(EPOCH + 60))[1].cooldowns
     assert pool.ending(60) == []  # nobody waits for it
     refused(pool)
@@ -873,14 +868,39 @@ def test_after_a_rest_a_request_goes_first_only_if_no_other_proxys_does() -> Non
     assert pool.status()[0].half_open == (cooldown,)
     assert asked == []  # that somebody looks at it is no request
 
-    assert refused(pool).reasons[0][1] == HALF_OPEN  # asked for the choice, and for the reason
+    assert refused(pool).reasons[0][1] == HALF_OPEN
+    assert asked == [cooldown]
     assert pool.is_tried(cooldown) is False
+    may[0] = True
     lease = acquired(pool)
-    assert asked == [(cooldown, clock.mono)] * 3
+    assert asked == [cooldown]
     assert pool.is_tried(cooldown) is True
     refused(pool)
     pool.report(lease, good())
     assert pool.is_tried(cooldown) is None
+
+
+def test_only_a_request_that_would_go_there_asks_to_go_first() -> None:
+    clock, asked = Clock(), list[str]()
+    pool = make_pool(
+        clock, "abc", may_try=lambda *_: False, claim=lambda cooldown, _: asked.append(cooldown.account_id)
+    )
+    for id, session in (("a", "there"), ("b", "here"), ("c", "away")):
+        lease = acquired(pool, opus(session), only=id)
+        pool.report(lease, good() if id == "b" else spent(EPOCH + 60))
+    clock.pass_(60)
+
+    assert acquired(pool, opus("here")).account.id == "b"
+    assert acquired(pool, haiku("another"), only="b").account.id == "b"
+    assert asked == []
+    assert acquired(pool, opus("there")).account.id == "b"
+    assert asked == ["a"]
+    result = pool.acquire(opus("there"), patience=1.0)
+    assert isinstance(result, Exhausted)
+    assert result.is_for_one
+    assert asked == ["a", "a"]
+    pool.acquire(opus("here"), exclude=frozenset("b"))  # nobody else is left, so whichever may be tried will do
+    assert sorted(asked[2:]) == ["a", "c"]
 
 
 # --- what an answer is about --------------------------------------------------------------------------------

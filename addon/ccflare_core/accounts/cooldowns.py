@@ -85,6 +85,8 @@ def parts_for(verdict: Verdict, facts: Facts) -> tuple[Part, ...]:
 
 
 TRIED = Unavailable(HALF_OPEN, _HALF_OPEN_WAIT)
+UNCLAIMED = Unavailable(HALF_OPEN, _HALF_OPEN_WAIT)
+"""The same in words, but it is this proxy that has to ask whether it may try."""
 
 
 @dataclass(frozen=True, slots=True)

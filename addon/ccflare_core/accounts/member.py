@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from ccflare_core.accounts.account import Account, Kind
 from ccflare_core.accounts.cooldowns import (
     LONGEST_COOLDOWN,
-    TRIED,
+    UNCLAIMED,
     ActiveCooldown,
     Cooldown,
     Moment,
@@ -186,10 +186,17 @@ class PoolMember:
                 for each in rests if waits else ():
                     each.is_awaited = True
                 return max(found, key=lambda why: why.seconds or 0.0)
-            # One after the other, in one order: two proxies that had one part each would wait for each other.
-            if waits and not all(self._may_try(each.cooldown, at.mono) for each in rests):
-                return TRIED
+            if waits and self._first_unclaimed(rests, at) is not None:
+                return UNCLAIMED
         return Unavailable("already tried", None) if self.account.id in exclude else None
+
+    def unclaimed(self, parts: Iterable[Part], at: Moment, *, spends: bool = True) -> Cooldown | None:
+        """After which rest this proxy has to ask whether it may go first, for a request with these parts."""
+        return self._first_unclaimed(self._cooldowns_for(parts, spends=spends), at)
+
+    def _first_unclaimed(self, rests: Iterable[ActiveCooldown], at: Moment) -> Cooldown | None:
+        # One after the other, in one order: two proxies that had one part each would wait for each other.
+        return next((each.cooldown for each in rests if not self._may_try(each.cooldown, at.mono)), None)
 
     def ending(self, seconds: float, at: Moment) -> list[Cooldown]:
         """The cooldowns that end so soon and that requests have had to do without."""

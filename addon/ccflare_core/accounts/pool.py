@@ -5,12 +5,12 @@ back by `report` for the caller to store, and comes in again through `restore`.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from ccflare_core.accounts.account import Account
 from ccflare_core.accounts.affinity import Held, Pins, key_of
-from ccflare_core.accounts.cooldowns import Cooldown, Moment, Part, Unavailable, parts_of
+from ccflare_core.accounts.cooldowns import UNCLAIMED, Cooldown, Moment, Part, Unavailable, parts_of
 from ccflare_core.accounts.member import AccountStatus, PoolMember
 from ccflare_core.accounts.peers import Peers
 from ccflare_core.accounts.selection import Choice, choose
@@ -89,6 +89,9 @@ def _goes_first(cooldown: Cooldown, now: float) -> bool:
     return True
 
 
+def _asks_nobody(cooldown: Cooldown, now: float) -> None: ...
+
+
 class AccountPool:
     """The accounts and all that is known of them.
 
@@ -107,11 +110,12 @@ class AccountPool:
         expired: Callable[[Account], Unavailable] = _stays_expired,
         is_refreshing: Callable[[Account], bool] = _is_not_refreshed,
         may_try: Callable[[Cooldown, float], bool] = _goes_first,
+        claim: Callable[[Cooldown, float], object] = _asks_nobody,
     ) -> None:
         """`expired` is asked whenever an account whose token is over could have a new one.
 
         `is_refreshing` tells which accounts are shown as refreshing, and `may_try` whether a request may be the first
-        one after a cooldown.
+        one after a cooldown; `claim` asks for that.
         """
         self._strategy = strategy
         self._clock = clock
@@ -119,6 +123,7 @@ class AccountPool:
         self._expired = expired
         self._is_refreshing = is_refreshing
         self._may_try = may_try
+        self._claim = claim
         self._peers = Peers()
         self._members: dict[str, PoolMember] = {}
         self.max_sessions = max_sessions
@@ -268,11 +273,16 @@ class AccountPool:
         session = self._session_of(facts)
         pinned = self._pins.get(session, at.mono)
         own = home if home in self._members else pinned
+        strategy = "session" if facts.ties_thinking else self._strategy
+        if unclaimed := {each.id for each, why in zip(candidates, reasons, strict=True) if why is UNCLAIMED}:
+            if None in reasons:  # it has somewhere else to go
+                free = [each._replace(unavailable=None) if each.id in unclaimed else each for each in candidates]
+                unclaimed &= {choose(free, strategy=strategy, pinned=pinned, turn=self._turn).account_id, own}
+            self._claim_for(facts, at, unclaimed)
         if patience and own in self._members:
             why = reasons[list(self._members).index(own)]
             if why is not None and why.seconds is not None and why.seconds <= patience:
                 return replace(self._exhausted(facts, at, exclude, key, ruling, own), is_for_one=True)
-        strategy = "session" if facts.ties_thinking else self._strategy
         choice = choose(candidates, strategy=strategy, pinned=pinned, turn=self._turn)
         if choice.account_id is None:
             return self._exhausted(facts, at, exclude, key, ruling, only)
@@ -286,6 +296,15 @@ class AccountPool:
         if facts.spends:
             self._pins.put(session, self._holder(pinned, chosen, at.wall), at.mono)
         return self._lease(self._members[chosen], choice, facts, at)
+
+    def _claim_for(self, facts: Facts, at: Moment, ids: Set[str]) -> None:
+        """Ask whether this request may go first at these accounts, which it would go to.
+
+        At no others: this proxy would keep what it does not use from one that needs it.
+        """
+        for account_id in ids:
+            if cooldown := self._members[account_id].unclaimed(parts_of(facts), at, spends=facts.spends):
+                self._claim(cooldown, at.mono)
 
     def renewed(self, lease: Lease) -> Lease | None:
         """A lease with the account's present credential in place of this one; None if it cannot serve now."""

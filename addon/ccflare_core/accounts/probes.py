@@ -88,16 +88,17 @@ class Probes:
         self._is_wanted = asyncio.Event()
 
     def may_try(self, cooldown: Cooldown, now: float) -> bool:
-        """Whether a request may go first after this rest, now. If not, it is asked for."""
+        """Whether a request may go first after this rest, now. If not, and it would go there, `claim` that."""
         if not self._rests.has_peers:
             return True
         trial = self._trial(cooldown)
         if trial.held_until is not None and now < trial.held_until:
             return True
-        if trial.asked_at is not None:
-            return now - trial.asked_at >= PATIENCE_SECONDS
-        self._want(trial, now)
-        return False
+        return trial.asked_at is not None and now - trial.asked_at >= PATIENCE_SECONDS
+
+    def claim(self, cooldown: Cooldown, now: float) -> None:
+        """Ask for the right to go first after this rest, unless that was done a moment ago."""
+        self._want(self._trial(cooldown), now)
 
     async def run(self) -> None:
         """Claim and give back until cancelled."""

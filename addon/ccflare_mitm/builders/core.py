@@ -187,6 +187,7 @@ def build_accounts(live: LiveSettings, storage: Storage, upstream: Upstream, run
         expired=lambda account: keeper.unavailable(account),
         is_refreshing=lambda account: keeper.is_refreshing(account),
         may_try=lambda cooldown, now: probes.may_try(cooldown, now),
+        claim=lambda cooldown, now: probes.claim(cooldown, now),
     )
     probes = Probes(
         pool,
