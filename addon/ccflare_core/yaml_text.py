@@ -6,6 +6,7 @@ from typing import NamedTuple
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
+from ruamel.yaml.reader import ReaderError
 
 from ccflare_core.errors import ConfigError
 
@@ -15,10 +16,21 @@ def compose(text: bytes | str, name: str) -> Node | None:
     try:
         root: Node | None = YAML(typ="safe", pure=True).compose(text)
     except (YAMLError, RecursionError, ValueError) as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{name}{line}: this is not YAML ({problem or 'it cannot be read'}).") from error
+        raise ConfigError(f"{name}{line}: this is not YAML ({_problem(error)}).") from error
     return root
+
+
+def _problem(error: Exception) -> str:
+    """What is wrong with a text that is no YAML, as the rest of a sentence."""
+    if isinstance(error, RecursionError):
+        return "too much stands in one another"
+    if isinstance(error, ReaderError | UnicodeDecodeError):
+        return "it is no plain text: save it as UTF-8"
+    problem, context = (str(getattr(error, name, None) or "") for name in ("problem", "context"))
+    is_star = "alias" in f"{context} {problem}"
+    return f"{problem or 'it cannot be read'}{': what begins with * stands in quotes' if is_star else ''}"
 
 
 class Section(NamedTuple):

@@ -79,6 +79,10 @@ def test_no_file_is_no_rule_and_one_that_is_not_there_is_a_mistake(tmp_path: Pat
     ("text", "told"),
     [
         ("a: [", "rules.yaml line 1: this is not YAML"),
+        ("a: {accounts: *}", "what begins with * stands in quotes"),
+        ("a: {accounts: [*-b]}", "what begins with * stands in quotes"),
+        ("a: {effort: low}\0", "rules.yaml: this is not YAML (it is no plain text: save it as UTF-8)"),
+        ("[" * 1000, "rules.yaml: this is not YAML (too much stands in one another)"),
         ("- a", "line 1: the file must hold names and values"),
         ("a: 5", "line 1: rule a must hold names and values"),
         ("a: {}", "rule a does nothing; what it may have is accounts, not_accounts, prefer, models, replace, effort"),
@@ -115,6 +119,18 @@ def test_a_mistake_is_a_sentence_with_the_rule_and_the_key(text: str, told: str)
 
     assert any(told in each for each in found), found
     assert all(each.startswith("rules.yaml") and each.endswith(".") and each.isprintable() for each in found)
+
+
+@pytest.mark.parametrize(
+    "text", ["a: 5", "a: {acounts: b}", "a: {when: {projekt: x}, effort: low}", "a: {when: x, effort: low}"]
+)
+def test_what_is_not_understood_is_told_once(text: str) -> None:
+    assert len(mistakes(text)) == 1
+
+
+def test_a_file_in_another_encoding_is_told_how_to_save_it() -> None:
+    with pytest.raises(ConfigError, match="save it as UTF-8"):
+        parse("a: {accounts: café}".encode("latin-1"), "rules.yaml")
 
 
 def test_all_mistakes_are_told_at_once_in_the_order_of_their_lines() -> None:

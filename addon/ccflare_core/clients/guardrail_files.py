@@ -80,10 +80,12 @@ class _Reader:
         owner = f"rule {name if _NAME.fullmatch(name) else ascii(name)[:_LONGEST]}"
         if not _NAME.fullmatch(name):
             self.mistakes.note(node, f"the name of a {owner} has 1 to 100 letters, digits and _.@:- only")
+        before = len(self.mistakes)
         section = self.mistakes.section(node, owner, (_WHEN, *_EFFECTS))
+        is_understood = len(self.mistakes) == before
         when = section.entries.get(_WHEN)
         conditions, hours = self._when(when, f"{_WHEN} of {owner}") if when else ((), ())
-        if not section.entries.keys() & set(_EFFECTS):
+        if is_understood and not section.entries.keys() & set(_EFFECTS):
             self.mistakes.note(node, f"{owner} does nothing; what it may have is {', '.join(_EFFECTS)}")
         rule = Guardrail(
             name,
@@ -101,8 +103,9 @@ class _Reader:
         return rule
 
     def _when(self, node: Node, owner: str) -> tuple[tuple[tuple[Trait, Patterns], ...], tuple[Hours, ...]]:
+        before = len(self.mistakes)
         section = self.mistakes.section(node, owner, _CONDITIONS)
-        if not section.entries:
+        if not section.entries and len(self.mistakes) == before:
             self.mistakes.note(node, f"{owner} is empty; leave it out for every request")
         found = ((trait, self._patterns(section, trait)) for trait in Trait)
         hours = [self._hours(section, text) for text in self._texts(section, _HOURS)]
