@@ -3,6 +3,7 @@
 import pytest
 
 from ccflare_core.exchange.exchange import Exchange
+from ccflare_core.exchange.log_line import line
 from ccflare_core.exchange.steps import Outcome
 from ccflare_core.exchange.summary import ATTEMPTS, summary
 from exchange_kit import EPOCH, OK, START, STREAM, Bench, Reply, deliver, limited, refusal
@@ -24,6 +25,20 @@ def test_an_answer_tells_who_served_it_and_what_it_took() -> None:
         "stopped: end_turn",
         "attempt 1: max-a, ok, 0.0 s",
     ]
+
+
+@pytest.mark.parametrize(
+    ("agent", "stands_in"),
+    [("", "in place of claude-opus-5-5"), ("reviewer", "for reviewer in place of claude-opus-5-5")],
+)
+def test_a_model_that_stands_in_is_told_with_the_agent_if_there_is_one(agent: str, stands_in: str) -> None:
+    exchange = Bench("a").begin()
+    if agent:
+        exchange.belongs_to_agent(agent)
+    exchange.replaced_model("claude-opus-5-5")
+
+    assert f"model: claude-opus-4-8 ({stands_in})" in told(exchange)
+    assert stands_in.replace("claude-", "") in line(exchange)
 
 
 def test_attempts_tell_why_they_were_not_the_last() -> None:

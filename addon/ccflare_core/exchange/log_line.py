@@ -100,8 +100,8 @@ def _parts(exchange: Story) -> list[str]:
     reading = exchange.reading
     if model := (reading.model if reading else None) or exchange.facts.model:
         parts.append(label(model).removeprefix("claude-"))
-    if exchange.original_model:
-        parts.append(f"for {exchange.agent} in place of {exchange.original_model.removeprefix('claude-')}")
+    if stand_in := exchange.stand_in(lambda model: model.removeprefix("claude-")):
+        parts.append(stand_in)
     if reading is not None and (usage := reading.usage).input_tokens is not None:
         read = usage.input_tokens + (usage.cache_read_input_tokens or 0) + (usage.cache_creation_input_tokens or 0)
         about = "~" if reading.is_estimated else ""

@@ -6,7 +6,7 @@ once it has ended.
 
 import itertools
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from decimal import Decimal
@@ -189,6 +189,13 @@ class Story:
     def original_model(self) -> str | None:
         """What the client asked for, where an agent's definition or a rule has put another model in its place."""
         return self._original_model
+
+    def stand_in(self, spelt: Callable[[str], str] = str) -> str:
+        """What its model stands in for: `for reviewer in place of claude-opus-4-8`; "" if that was asked for."""
+        if not self._original_model:
+            return ""
+        agent = f"for {self._agent} " if self._agent else ""
+        return f"{agent}in place of {spelt(self._original_model)}"
 
     # The attempts
 

@@ -18,8 +18,8 @@ def summary(story: Story, reading: Reading | None, now: float) -> Iterator[str]:
     yield f"account: {served_by(story)}{why}"
     yield f"client: {story.opening.key.name if story.opening.key else story.opening.client}"
     model = (reading.model if reading else None) or story.facts.model or "?"
-    replaced = f" (for {story.agent} in place of {story.original_model})" if story.original_model else ""
-    yield f"model: {model}{replaced}"
+    stand_in = story.stand_in()
+    yield f"model: {model} ({stand_in})" if stand_in else f"model: {model}"
     yield f"outcome: {_outcome(story, now)}"
     if reading is not None:
         cost = "" if story.cost is None else f", {money(story.cost)}"

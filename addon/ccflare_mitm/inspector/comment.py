@@ -74,8 +74,8 @@ def headline(story: Story) -> str:
     parts = [f"{who(story)} {model}".strip(), *used(story), *_reasons(story)]
     if wait := waited(story.waited):
         parts.append(wait)
-    if story.original_model:
-        parts.append(f"for {story.agent} in place of {_short_model(story.original_model)}")
+    if stand_in := story.stand_in(_short_model):
+        parts.append(stand_in)
     if (key := story.opening.key) is not None:
         parts.append(f"for {key.name}")
     return " · ".join(part for part in parts if part)
