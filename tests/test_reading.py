@@ -60,3 +60,20 @@ def test_a_watched_file_with_a_mistake_is_told_of_once_and_what_was_before_stays
     assert watch.look() is None
     assert watch.trouble is not None
     assert watch.trouble.startswith(f"the words stay as they were: {path}: the file cannot be read")
+
+
+def test_a_watched_file_that_is_being_written_is_taken_once_it_is_whole(tmp_path: Path) -> None:
+    path, told = tmp_path / "a.txt", list[str]()
+    rest = ["one", "one two"]
+
+    def write(_seconds: float) -> None:
+        if rest:
+            path.write_text(rest.pop(0))
+
+    path.write_text("before")
+    watch = FileWatch(lambda: path, lambda path: read_text(path) if path else "", "x", told.append, pause=write)
+    assert watch.start() == "before"
+
+    path.write_text("")
+    assert [watch.look() for _ in range(4)] == [None, None, "one two", None]
+    assert (told, watch.trouble) == ([], None)

@@ -1,12 +1,16 @@
 """What is in a file that a person wrote, read within a limit. Errors are ConfigErrors that name the file."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from ccflare_core.errors import ConfigError
 
 TEXT_LIMIT = 256 * 1024
 """Bytes: far more than any file that a person writes for ccflare."""
+_WRITING_SECONDS: Final = 0.05
+"""An editor may empty a file before it fills it again, and rules that are half there allow more than all of them."""
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
@@ -42,6 +46,7 @@ class FileWatch[T]:
         load: Callable[[Path | None], T],
         stays: str,
         on_trouble: Callable[[str], None],
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self.trouble: str | None = None
         """Why the file that is there now is not in force."""
@@ -49,6 +54,7 @@ class FileWatch[T]:
         self._load = load
         self._stays = stays
         self._on_trouble = on_trouble
+        self._pause = pause
         self._seen: object = None
 
     def start(self) -> T:
@@ -57,18 +63,25 @@ class FileWatch[T]:
         return self._load(self._path())
 
     def look(self) -> T | None:
-        """What is in it if it has changed. A file with mistakes is told of once, and what was before stays."""
+        """What is in it if it has changed. A file with mistakes is told of once, and what was before stays.
+
+        One that is being written is left for the next time.
+        """
         state = self._state()
         if state == self._seen:
             return None
-        self._seen = state
+        self._pause(_WRITING_SECONDS)
+        found: T | None = None
+        trouble = None
         try:
             found = self._load(self._path())
         except ConfigError as error:
-            self.trouble = f"{self._stays}: {error}"
-            self._on_trouble(self.trouble)
+            trouble = f"{self._stays}: {error}"
+        if self._state() != state:
             return None
-        self.trouble = None
+        self._seen, self.trouble = state, trouble
+        if trouble is not None:
+            self._on_trouble(trouble)
         return found
 
     def _state(self) -> object:
