@@ -65,7 +65,10 @@ class Bench(NamedTuple):
             "SELECT r.id, outcome, COUNT(*) FROM requests r JOIN attempts a ON a.request_id = r.id "
             f"WHERE session_id = '{self.session}' GROUP BY r.id"
         )
-        rows = eventually(lambda: self.cluster.execute(sql, self.inside), lambda rows: len(rows) >= requests)
+        rows = eventually(
+            lambda: self.cluster.execute(sql, self.inside),
+            lambda rows: len(rows) >= requests and all(outcome for _, outcome, _ in rows),
+        )
         assert [(outcome, count) for _, outcome, count in rows] == [("ok", 1)] * requests
 
     def pause(self, paused: bool) -> None:
