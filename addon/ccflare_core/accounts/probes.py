@@ -1,7 +1,8 @@
 """Which half-open parts of accounts this proxy may try: of all proxies on the database one at a time, by a claim there.
 
 Without others every part may be tried. With them a proxy claims a part ahead if requests have waited for its rest to
-end, otherwise as soon as one comes; neither waits for the database on the event loop. A claim has a term. Who finds it
+end, otherwise as soon as one comes that would go there; neither waits for the database on the event loop. What it has
+not used it leaves to others for a while, so that none keeps what it does not need. A claim has a term. Who finds it
 taken watches the term, by its own clock, for longer than a first request is waited for, and then ends the claim. So
 that of a dead or frozen proxy ends whatever anybody's clock says. Where the database does not answer, a proxy goes on
 by itself.
