@@ -167,6 +167,17 @@ def test_other_requests_are_not_told_as_a_model_s() -> None:
     assert list(measured(told)) == []
 
 
+def test_secrets_in_a_row_are_blanked_whatever_they_are_in() -> None:
+    """A client chooses its session's id and its project, for example, and the upstream its own ids."""
+    secret, seen = "sk-ant-api03-" + "x" * 95, moved()
+    row = seen.row._replace(
+        session_id=secret, project=secret, upstream_request_id=secret, message_id=secret, stop_reason=secret
+    )
+    told = replace(seen, row=row)
+
+    assert secret not in str([of_exchange(told), *(of_attempt(told, each, UPSTREAM) for each in told.attempts)])
+
+
 def test_secrets_in_a_path_and_a_user_agent_are_blanked() -> None:
     secret = "sk-ant-api03-" + "x" * 95
 

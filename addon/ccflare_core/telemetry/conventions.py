@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from ccflare_core.exchange.steps import Attempt, Outcome
 from ccflare_core.http.origins import Origin
+from ccflare_core.secrets.redact import label
 from ccflare_core.telemetry.finished import Finished
 
 SCHEMA: Final = "semantic-conventions-genai v0.1.0"
@@ -183,7 +184,7 @@ def of_exchange(finished: Finished) -> Attributes:
 def of_attempt(finished: Finished, attempt: Attempt, upstream: Origin) -> Attributes:
     """The attributes of the span of one attempt, which was sent there."""
     server: Attributes = {"server.address": upstream.host, "server.port": upstream.port}
-    own = {name: read(finished, attempt) for name, read in ATTEMPT.items()}
+    own = {name: _blanked(read(finished, attempt)) for name, read in ATTEMPT.items()}
     asked = known(ASKED, finished) if finished.operation else {}
     answered = known(ANSWERED, finished) if attempt is finished.answering else {}
     return {**server, **asked, **{name: value for name, value in own.items() if value is not None}, **answered}
@@ -208,8 +209,19 @@ def measured(finished: Finished) -> Iterator[tuple[Metric, float]]:
 
 def known(table: Mapping[str, _Read], finished: Finished) -> Attributes:
     """What a table says of an exchange, without what is not known."""
-    read = ((name, read(finished)) for name, read in table.items())
+    read = ((name, _blanked(read(finished))) for name, read in table.items())
     return {name: value for name, value in read if value not in (None, "")}
+
+
+def _blanked(value: Value | None) -> Value | None:
+    """Without secrets, which a client may have put anywhere, into the id of a session for example."""
+    match value:
+        case str():
+            return label(value)
+        case tuple():
+            return tuple(label(each) for each in value)
+        case _:
+            return value
 
 
 def span_name(finished: Finished) -> str:
