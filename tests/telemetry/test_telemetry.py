@@ -138,6 +138,16 @@ def test_content_is_told_if_it_is_asked_for_and_recorded_in_full(content: bool, 
     assert any("Hello" in str(span.attributes) for span in desk.spans) is is_told
 
 
+def test_batch_that_a_receiver_fails_on_is_counted_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk()
+    with monkeypatch.context() as patch:
+        patch.setattr(desk, "take_spans", lambda _: 1 / 0)
+        desk.end(2)
+        desk.telemetry.tell()
+
+    assert (desk.telemetry.lost, desk.telemetry.problem) == (2, "an error inside the proxy (ZeroDivisionError)")
+
+
 @pytest.mark.parametrize("where", ["conventions.of_exchange", "finished.label"])
 def test_exchange_that_cannot_be_told_keeps_none_of_the_others_back(
     where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

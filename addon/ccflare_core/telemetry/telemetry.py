@@ -153,8 +153,13 @@ class Telemetry:
 
     def _tell_batch(self, batch: Sequence[Finished]) -> None:
         spans = [span for finished in batch for span in self._spans(finished)]
-        if spans:
-            self._note(self._receiver.take_spans(spans), len(batch))
+        if not spans:
+            return
+        try:
+            problem = self._receiver.take_spans(spans)
+        except Exception as error:  # the batch is lost, and counts as that
+            problem = _inside(error)
+        self._note(problem, len(batch))
 
     def _spans(self, finished: Finished) -> Sequence[Any]:
         """The spans of an exchange, which is counted, too. What one is like must not end this for all others."""
