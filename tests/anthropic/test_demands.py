@@ -25,6 +25,45 @@ def turn(effort: str | None) -> dict[str, Any]:
     return {"role": "system", "content": [], "output_config": {"effort": effort}}
 
 
+def added(definition: dict[str, Any]) -> dict[str, Any]:
+    """A message that adds a tool."""
+    tool = {"type": "tool_definition", "definition": definition}
+    return {"role": "system", "content": [{"type": "tool_addition", "tool": tool}]}
+
+
+ASKS = {"role": "user", "content": "Go on."}
+FOUND = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "42"}]}
+BOTH = {"role": "user", "content": [*FOUND["content"], {"type": "text", "text": "Go on."}]}
+ANSWERS = {"role": "assistant", "content": "Yes."}
+
+
+@pytest.mark.parametrize(
+    ("messages", "efforts"),
+    [
+        ([ASKS, turn("low")], {"low"}),
+        ([ASKS, turn("max"), turn("low")], {"low"}),
+        ([ASKS, ANSWERS, turn("low"), ASKS], {"low"}),
+        ([ASKS, turn("low"), ANSWERS, ASKS, ANSWERS, BOTH], {"low"}),
+        ([ASKS, turn("low"), ANSWERS, ASKS, turn("max")], {"max"}),
+        ([ASKS, ANSWERS, turn("max"), turn("low"), ASKS], {"low"}),
+        ([ASKS, ANSWERS, turn("low")], {"xhigh", "low"}),
+        ([ASKS, ANSWERS, turn("low"), FOUND], {"xhigh", "low"}),
+        ([ASKS, ANSWERS, FOUND, turn("low")], {"xhigh", "low"}),
+        ([ASKS, turn("low"), ANSWERS, turn("max"), FOUND], {"low", "max"}),
+        ([ASKS, turn("low"), ANSWERS, ASKS, turn(None)], {"xhigh", "low"}),
+        ([ASKS, turn("low") | {"role": "user"}], {"xhigh", "low"}),
+        ([ASKS, turn("low") | {"role": "assistant"}], {"xhigh", "low"}),
+        ([ASKS, turn("low") | {"output_config": {}}], {"xhigh"}),
+    ],
+)
+def test_an_effort_that_a_message_says_is_in_force_until_another_one_says_more(
+    messages: list[dict[str, Any]], efforts: set[str]
+) -> None:
+    asked = demands({"model": OPUS, "messages": messages, "output_config": {"effort": "xhigh"}})
+
+    assert set(asked.efforts or ()) == efforts
+
+
 def test_claude_codes_request_is_told() -> None:
     asked = Demands(claude_request(4000).body)
 
@@ -66,6 +105,7 @@ def test_an_effort_is_told_wherever_it_stands(effort: str) -> None:
         ),
         ({"model": OPUS, "messages": [turn("max")], "output_config": {"effort": "low"}}, (OPUS,), ("low", "max")),
         ({"model": OPUS, "messages": [turn("ultra")]}, (OPUS,), None),
+        ({"model": OPUS, "messages": [added({"type": "advisor", "model": HAIKU})]}, (OPUS, HAIKU), (DEFAULT,)),
         ({"model": OPUS, "messages": [{"output_config": "max"}]}, (OPUS,), None),
         ({"model": OPUS, "output_config": {"effort": "ultra"}}, (OPUS,), None),
         ({"model": OPUS, "output_config": {"effort": ["low"]}}, (OPUS,), None),

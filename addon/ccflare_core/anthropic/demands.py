@@ -6,7 +6,7 @@ that Claude Code sends is told at a glance, however long it is.
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from ccflare_core.anthropic.request import (
     ESCAPED_NAME,
     PARSE_LIMIT,
     decoded,
+    messages_of,
     model_in_front,
     model_parts,
     models_asked,
@@ -99,20 +100,44 @@ def efforts_named(request: Any) -> tuple[str, ...] | None:
     if not isinstance(request, dict):
         return None
     parts = [each["output_config"] for each in model_parts(request) if "output_config" in each]
-    found = [effort_in(each) for each in (request.get("output_config"), *parts, *_changes_of_effort(request))]
-    return tuple(each for each in found if each is not None) if None not in found else None
+    found = [*_efforts_of_turns(effort_in(request.get("output_config")), request), *map(effort_in, parts)]
+    return tuple(dict.fromkeys(each for each in found if each is not None)) if None not in found else None
 
 
-def _changes_of_effort(request: dict[str, Any]) -> Iterator[object]:
-    """What its messages say of it: each holds until a later one (platform.claude.com, "Per-message effort").
+def _efforts_of_turns(own: str | None, request: dict[str, Any]) -> list[str | None]:
+    """Those that the answer may have: the request's own, until one of its messages says another one.
 
-    The last one need not be in force yet, so all of them count.
+    That is in force at once where it follows what a person has said, else from the next time that a person says
+    something, until another message changes it (platform.claude.com, "Per-message effort"). Where it is not certain
+    which one is in force, all of them count.
     """
-    messages = request.get("messages")
-    for message in messages if isinstance(messages, list) else ():
-        config = message.get("output_config") if isinstance(message, dict) else None
-        if config is not None and (not isinstance(config, dict) or config.get("effort") is not None):
-            yield config
+    now, later = [own], list[str | None]()
+    is_asked = False
+    for message in messages_of(request):
+        match message.get("role"):
+            case "user":
+                is_asked = _has_input(message.get("content"))
+                now, later = (later[-1:], []) if is_asked and later else (now, later)
+            case "assistant":
+                is_asked = False
+        config = message.get("output_config")
+        if config is None or config == {}:
+            continue
+        if config == {"effort": None}:
+            now.append(own)
+        elif is_asked and message.get("role") == "system":
+            now = [effort_in(config)]
+        else:
+            later.append(effort_in(config))
+    return [*now, *later]
+
+
+def _has_input(content: object) -> bool:
+    """Whether there is more in it than what tools have found."""
+    if isinstance(content, str):
+        return True
+    blocks = content if isinstance(content, list) else []
+    return any(not isinstance(block, dict) or block.get("type") != "tool_result" for block in blocks)
 
 
 def effort_in(output_config: object) -> str | None:

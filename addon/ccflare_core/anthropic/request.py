@@ -21,7 +21,8 @@ _STREAM_LAST = re.compile(rb'[{,]\s*"stream"\s*:\s*(true|false)\s*\}\s*\Z')
 _TAIL = 64
 _FALLBACKS = ("fallbacks", "fallback")
 _RUN_BESIDE = ("tools", *_FALLBACKS)
-"""Where a request may name more models that the upstream runs for it: an advisor's, and those to fall back to."""
+"""Where a request may name more models that the upstream runs for it: an advisor's, and those to fall back to. A tool
+can also be added by a message."""
 _WORDS = re.compile(r"[\w.,: -]{1,2000}", re.ASCII)
 _PARAMETER = re.compile(r"(?:beta|limit|after_id|before_id|page|order|source)=[\w.-]{1,60}", re.ASCII)
 _QUERY_LIMIT = 500
@@ -185,6 +186,18 @@ def model_parts(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for name in _RUN_BESIDE:
         value = request.get(name)
         yield from (part for part in (value if isinstance(value, list) else [value]) if isinstance(part, dict))
+    for message in messages_of(request):
+        content = message.get("content")
+        for block in content if isinstance(content, list) else ():
+            tool = block.get("tool") if isinstance(block, dict) else None
+            if isinstance(tool, dict) and isinstance(added := tool.get("definition"), dict):
+                yield added
+
+
+def messages_of(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Its messages, those that are one."""
+    messages = request.get("messages")
+    yield from (each for each in (messages if isinstance(messages, list) else ()) if isinstance(each, dict))
 
 
 def repeatable(value: str) -> str:
