@@ -148,6 +148,27 @@ def test_a_long_body_is_told_by_its_beginning_where_nothing_else_may_be_meant() 
 
 
 @pytest.mark.parametrize(
+    ("messages", "own", "efforts"),
+    [
+        ([turn("low")], {"effort": "low"}, {"low"}),
+        ([ASKS, turn("max"), turn("low")], {"effort": "low"}, {"low", "max"}),
+        ([turn("low")], None, None),
+        ([turn("ultra")], {"effort": "low"}, None),
+        ([turn("low") | {"output_config": {"effort": None}}], {"effort": "low"}, None),
+        ([], {"format": {}, "effort": "low"}, None),
+        (["output_config"], {"effort": "low"}, None),
+    ],
+)
+def test_all_efforts_of_a_body_that_is_too_long_to_be_parsed_count(
+    messages: list[Any], own: dict[str, Any] | None, efforts: set[str] | None
+) -> None:
+    config = {"output_config": own} if own else {}
+    asked = demands({"model": OPUS, "messages": [*messages, "x" * PARSE_LIMIT], **config})
+
+    assert (None if asked.efforts is None else set(asked.efforts)) == efforts
+
+
+@pytest.mark.parametrize(
     ("end", "efforts"),
     [
         (b',"output_config":{"effort":"low"}}', ("low",)),

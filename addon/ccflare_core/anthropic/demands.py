@@ -34,6 +34,7 @@ _ANOTHER_MODEL = Word(
 """A model's name anywhere but in front, or what might go on as one. A tool's parameter of that name is an object."""
 _FALLBACKS = Word(re.compile(rb'"fallbacks?"'), b'"fallback', most=12)
 _OUTPUT_CONFIG = Word(re.compile(rb'"output_config"'), b'"output_config"', most=15)
+_EFFORT = re.compile(rb'"output_config"\s*:\s*\{\s*"effort"\s*:\s*"([a-z]{1,20})"\s*\}')
 _LAST_MEMBERS = re.compile(
     rb',\s*"output_config"\s*:\s*\{\s*"effort"\s*:\s*"([a-z]{1,20})"\s*\}'
     rb'(?:\s*,\s*"\w+"\s*:\s*(?:true|false|\d+|\{\s*"\w+"\s*:\s*"[^"\\]*"\s*\}))*\s*\}\s*\Z'
@@ -67,6 +68,8 @@ class Demands:
         """Its effort, those of its turns, and those that it has where it may fall back to another model."""
         if self._is_plain and (glanced := self._effort_at_a_glance()):
             return (glanced,)
+        if self._is_plain and len(self._body) > PARSE_LIMIT:
+            return self._all_efforts()
         text = decoded(self._body, self._encoding)
         if not text.whole or len(text.data) > PARSE_LIMIT:
             return None
@@ -81,6 +84,15 @@ class Demands:
         if self._encoding or self._body[:1] != b"{" or b"\0" in self._body[:4]:
             return False
         return not (self._words.has(ESCAPE) and self._words.has(ESCAPED_NAME))
+
+    def _all_efforts(self) -> tuple[str, ...] | None:
+        """Of what is too long to be parsed all that are named anywhere in it: more than are in force, never less."""
+        found = [*_EFFORT.finditer(self._body)]
+        efforts = dict.fromkeys(each[1].decode() for each in found)
+        if len(found) != self._body.count(_OUTPUT_CONFIG.begins) or not efforts.keys() <= set(EFFORTS):
+            return None
+        is_own = found and _LAST_MEMBERS.match(self._body, self._body.rfind(b",", 0, found[-1].start()))
+        return tuple(efforts) if is_own else None
 
     def _effort_at_a_glance(self) -> str | None:
         """The effort where none is named, or where it is named once, at the body's end, as Claude Code does."""
