@@ -32,7 +32,7 @@ try:
     from ccflare_mitm.app import App
     from ccflare_mitm.commanding import CONSOLE
     from ccflare_mitm.gate import ingress
-    from ccflare_mitm.host import contract, dumps, listener, opening, options, tls, tuning, unsafe_options
+    from ccflare_mitm.host import contract, dumps, listener, opening, options, tls, tuning, unsafe_options, worker
     from ccflare_mitm.log_file import LogFile
     from ccflare_mitm.wire import layer, upstream
 except ModuleNotFoundError as missing:
@@ -53,6 +53,7 @@ class CCFlare:
         self._app: App | None = None
         self._opening = opening.Opening(lambda: ctx.master.addons.get("proxyserver").connections)
         self._log_file: LogFile | None = None
+        self._worker: worker.Worker | None = None
 
     # The start
 
@@ -63,6 +64,7 @@ class CCFlare:
         dumps.keep_private()
         logs.write_soon(asyncio.get_running_loop())
         try:
+            self._worker = worker.Worker.of(os.environ)
             contract.install()
             self._places = options.declare(loader, os.environ)
             listener.forgive(early)
@@ -80,7 +82,7 @@ class CCFlare:
             if self._app is not None:
                 self._app.change(self._settings)
             elif self._log_file is None:
-                self._log_file = logs.open_file(self._settings)
+                self._log_file = logs.open_file(self._settings, self._worker.own_file if self._worker else None)
         except ConfigError as error:
             if self._app is None:
                 give_up(error)
@@ -91,6 +93,8 @@ class CCFlare:
         """Open the app, and only then listen; who is here already waits for that."""
         if self._settings is None:
             give_up(ConfigError("The options could not be read."))
+        if self._worker is not None:
+            self._worker.heed(ctx.master.shutdown)
         self._opening.hold(listener.open_servers())
         stop_reloading()
         heed((signal.SIGHUP,), ctx.master.shutdown)  # mitmproxy heeds the other two; its terminal's end is a stop too
@@ -98,7 +102,8 @@ class CCFlare:
             logger.warning("core dumps cannot be switched off here: one would hold the accounts' credentials")
         await tuning.forbid_replay(self._replay_refused)
         try:
-            app = App(self._settings, os.environ, asyncio.get_running_loop(), self._places)
+            number = self._worker.number if self._worker else None
+            app = App(self._settings, os.environ, asyncio.get_running_loop(), self._places, number)
             await unless_stopped(app.open())
             self._app = app
             listener.check_addresses(self._settings, self._has_client_keys)
@@ -111,13 +116,19 @@ class CCFlare:
         if self._settings.tuning:
             tuning.apply()
         try:
+            if self._worker is not None:
+                await self._worker.prepare()
             await listener.listen()
         except ConfigError as error:
             give_up(ConfigError(f"{error} ({options.told_places(self._places, 'listen_host', 'listen_port')})."))
-        link = await self._app.dashboard_link()
+        sentences = [] if number else [await self._app.dashboard_link()]
         # Nothing is awaited from here on: mitmproxy makes its certificates right after this, and who waits wants one.
         self._opening.ready()
-        for sentence in (self._app.greeting(), *self._app.next_steps(), link):
+        if self._worker is not None:
+            self._worker.serves()
+        if number in (None, 1):  # of several workers one greets
+            sentences = [self._app.greeting(), *self._app.next_steps(), *sentences]
+        for sentence in sentences:
             logger.info("%s", sentence)
 
     # A connection
@@ -247,8 +258,9 @@ class CCFlare:
         """
         if self._app is None:
             return
-        hurry = asyncio.Event()
-        heed((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), hurry.set)
+        hurry = self._worker.hurry if self._worker else asyncio.Event()
+        # A service's manager may send the one signal of a stop to the supervisor of workers and to each of them.
+        heed((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), (lambda: None) if self._worker else hurry.set)
         self._app.begin_stop()
         await listener.stop_listening()
         await self._app.close(hurry)

@@ -18,7 +18,7 @@ FILES = {
     ".".join(path.relative_to(ROOT / "addon").with_suffix("").parts).removesuffix(".__init__"): path
     for path in (ROOT / "addon").rglob("*.py")
 }
-GROUND = {"errors", "files", "process", "program", "reading", "text", "yaml_text"}
+GROUND = {"errors", "files", "process", "program", "reading", "text", "workers", "yaml_text"}
 WINGS = {"ccflare_mitm", "ccflare_cli"}
 MITM_ORDER = ("host", "pages", "wire", "gate", "inspector")
 """The packages of the mitmproxy wing; the others use the first two, and not each other."""
@@ -176,6 +176,7 @@ TESTED_IN = {
     "ccflare_core.writer.monitor": "pages/test_metrics.py",
     "ccflare_core.writer.warnings": "writer/test_writer.py",
     "ccflare_core.writer.watch": "writer/test_writer.py",
+    "ccflare_core.workers": "cli/workers/test_supervisor.py",
     "ccflare_core.yaml_text": "anthropic/test_price_files.py",
     "ccflare_mitm.app": "e2e/test_start.py",
     "ccflare_mitm.commanding": "e2e/test_inspector_live.py",
@@ -195,6 +196,7 @@ TESTED_IN = {
     "ccflare_mitm.host.internals": "host/test_contract.py",
     "ccflare_mitm.host.listener": "e2e/test_start.py",
     "ccflare_mitm.host.opening": "e2e/test_first_connections.py",
+    "ccflare_mitm.host.worker": "e2e/test_workers.py",
     "ccflare_mitm.stopping": "e2e/test_stop.py",
     "ccflare_mitm.wire.upload": "wire/test_states.py",
     "ccflare_mitm.host.messages": "security/test_echoes.py",

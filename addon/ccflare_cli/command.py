@@ -13,7 +13,9 @@ from typing import NoReturn
 from ccflare_cli import MODULES
 from ccflare_cli.completion import complete, first_word
 from ccflare_cli.parsing import Parser, near
+from ccflare_cli.workers import rules
 from ccflare_core import __version__
+from ccflare_core.errors import ConfigError
 
 ENTRY = Path(__file__).resolve().parents[1] / "ccflare.py"
 """The addon, beside the packages in a clone as in an installation."""
@@ -93,8 +95,14 @@ def _module(name: str) -> ModuleType:
 
 
 def _start_proxy(words: Sequence[str]) -> NoReturn:
-    """Become mitmproxy with the addon, as `scripts/run` does."""
-    program = "mitmdump"
+    """Become mitmproxy with the addon, as `scripts/run` does, or what starts several of it."""
+    program, count = "mitmdump", 1
+    if rules.is_asked(words):
+        try:
+            count, words = rules.read(words, [*_PROGRAMS], sys.platform)
+        except ConfigError as error:
+            sys.stderr.write(f"ccflare: {error}.\n")
+            sys.exit(2)
     if words and words[0] in _PROGRAMS:
         program, words = _PROGRAMS[words[0]], words[1:]
     elif words and words[0][:1] not in _MITMDUMPS:
@@ -105,7 +113,20 @@ def _start_proxy(words: Sequence[str]) -> NoReturn:
     os.environ.setdefault("PYTHONOPTIMIZE", "1")  # see scripts/run
     sys.stdout.flush()
     command = [*_of_this_python(program), "-s", str(ENTRY), *words]
+    if count > 1:
+        sys.exit(_supervise([*command, "--no-server"], count))  # each listens once it can share the port
     os.execv(command[0], command)  # noqa: S606
+
+
+def _supervise(command: Sequence[str], count: int) -> int:
+    import asyncio
+
+    from ccflare_cli.workers.supervisor import Supervisor
+
+    async def run() -> int:
+        return await Supervisor(command, count, os.environ).run()
+
+    return asyncio.run(run())
 
 
 def _of_this_python(program: str) -> list[str]:

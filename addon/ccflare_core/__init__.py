@@ -2,7 +2,7 @@
 
 Each room is a package, and imports only rooms that stand before it in ROOMS. From the ground up:
 
-    errors, files, process, program, reading, text, yaml_text    the ground: what every room may use
+    errors, files, process, program, reading, text, workers, yaml_text    the ground: what every room may use
     http          headers, addresses, origins, codings, event streams; our own client
     anthropic     what a path, a request, an answer, a limit and a token mean
     config        the table of options, settings, where the database is

@@ -100,14 +100,16 @@ class App:
         environ: Mapping[str, str],
         loop: asyncio.AbstractEventLoop,
         places: Mapping[str, str],
+        worker: int | None = None,
     ) -> None:
-        """`places` tells where each option that is set comes from."""
+        """`places` tells where each option that is set comes from, `worker` which of several this is, from 1 on."""
         self._loop = loop
         self._run_id = secrets.token_hex(8)
         self._config = config_file(environ)
         self._client_authority = client_authority(settings)
         self._running_with = self._options = current()
         self._places = places
+        self._worker = worker
         self._background = Background()
         self.live = live = LiveSettings(settings)
         self.upstream = build_upstream(live)
@@ -118,7 +120,13 @@ class App:
         self.recording = build_recording(live, self.storage, self.accounts, self._run_id, telemetry)
         self._poll = build_usage_poll(live, self.accounts, self.upstream, self.recording)
         self.admission = build_admission(
-            live, self.storage, self.accounts, self.recording, self._run_id, telemetry or NO_TELEMETRY
+            live,
+            self.storage,
+            self.accounts,
+            self.recording,
+            self._run_id,
+            telemetry or NO_TELEMETRY,
+            is_worker=worker is not None,
         )
         self.wire = build_wire(live, self.storage, self.upstream, self.recording, self.admission)
         self._alerting = build_alerting(live, environ, self.storage, self.admission, self.upstream.fetch)
@@ -200,7 +208,8 @@ class App:
         start("tokens", self.accounts.keeper.run())
         start("first requests", self.accounts.probes.run())
         start("load", publish_load(self.accounts.pool, self.storage.writer.put, self._run_id))
-        start("usage", self._poll.run())
+        if self._worker in (None, 1):  # the others learn it from the database
+            start("usage", self._poll.run())
         budgets, flush = self.admission.rates.budgets, self.storage.writer.flush
         start("spending", follow_spending(self.storage.call, flush, budgets, self._run_id))
         start("prices", follow_file(recording.prices, recording.take_prices))

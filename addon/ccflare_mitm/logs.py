@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final, TextIO
 
 from mitmproxy import ctx
@@ -113,13 +114,14 @@ def _show_debug(logger: logging.Logger, form: str) -> None:
     logger.addHandler(handler)
 
 
-def open_file(settings: Settings) -> LogFile | None:
-    """Begin to write ccflare_log_file, if it is set. Raises ConfigError if it cannot be written."""
+def open_file(settings: Settings, own: Callable[[Path], Path] | None = None) -> LogFile | None:
+    """Begin to write ccflare_log_file, if it is set; `own` gives a worker's. ConfigError if it cannot be written."""
     if settings.log_file is None:
         return None
     bounds = Bounds(settings.log_file_bytes, settings.log_file_days, settings.log_file_count)
     formatter = JsonFormatter() if settings.log_format == "json" else LineFormatter()
-    file = LogFile(settings.log_file, bounds, formatter, is_shown)
+    path = own(settings.log_file) if own else settings.log_file
+    file = LogFile(path, bounds, formatter, is_shown)
     file.start()
     return file
 

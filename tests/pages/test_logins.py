@@ -1,12 +1,13 @@
 """Who gets a session, and how little who does not is told."""
 
+from ccflare_core.audit.entries import By
 from ccflare_core.clients.authentication import OWNER, Identity
 from ccflare_core.clients.keys import ClientKey, Role
 from ccflare_core.clients.sessions import Begun, Sessions
 from ccflare_core.clients.throttle import FREE
 from ccflare_core.http.rejection import Rejection
 from ccflare_core.secrets.start_links import Link
-from ccflare_mitm.pages.logins import NO_KEY, NO_LINK, NOT_PERMITTED, Logins, is_forged
+from ccflare_mitm.pages.logins import NO_KEY, NO_LINK, NOT_PERMITTED, WORKERS, Logins, is_forged
 from ccflare_mitm.pages.visit import Visit
 from exchange_kit import EPOCH
 from guard_kit import SECRET, a_key, an_authenticator, some_logins
@@ -42,6 +43,19 @@ async def test_who_fails_too_often_waits_and_a_right_key_passes() -> None:
     assert isinstance(last, Rejection)
     assert (last.status, (last.retry_after or 0) >= 1) == (429, True)
     assert isinstance(await logins.by_key(SECRET, VISIT), Begun)
+
+
+async def test_a_worker_begins_no_session_that_the_others_would_not_know() -> None:
+    async def read_link(token: str) -> Link | None:
+        return LINKS.get(token)
+
+    async def note(by: By, action: str) -> None:
+        raise AssertionError("nothing has happened")
+
+    authenticator = an_authenticator(a_key(role=Role.ADMIN))
+    logins = Logins(authenticator, Sessions(), read_link, note, lambda: 0.0, is_worker=True)
+
+    assert [await logins.by_key(SECRET, VISIT), await logins.by_link("good", VISIT)] == [WORKERS, WORKERS]
 
 
 async def test_a_link_is_good_once() -> None:

@@ -93,6 +93,8 @@ def build_admission(
     recording: Recording,
     run_id: str,
     telemetry: TelemetryState,
+    *,
+    is_worker: bool = False,
 ) -> Admission:
     """The gate with all that it asks, which follow the client keys and rules in the database."""
 
@@ -115,7 +117,17 @@ def build_admission(
     sessions, links, access = Sessions(), StartLinks(storage.call, run_id), AccessLists(live())
     standing = Standing(authenticator, sessions, access, time.monotonic, time.time)  # noqa: TID251
     events = Events(recording.exchanges, standing, time.time)  # noqa: TID251
-    pages = build_pages(storage, accounts, recording, authenticator, second_factor, sessions, links, events, telemetry)
+    management = Management(storage.call, storage.news.accounts.tell, storage.news.client_keys.tell)
+    logins = Logins(
+        authenticator,
+        sessions,
+        links.read,
+        management.note,
+        time.monotonic,
+        storage.auditor,
+        is_worker=is_worker,
+    )
+    pages = build_pages(storage, accounts, recording, management, second_factor, logins, events, telemetry)
     rates, runs = RateLimits(warn), ClientRuns(warn)
     strangers = Strangers(
         lambda: share_of(most_clients(live())),
@@ -277,21 +289,19 @@ def build_pages(
     storage: Storage,
     accounts: Accounts,
     recording: Recording,
-    authenticator: Authenticator,
+    management: Management,
     second_factor: SecondFactor,
-    sessions: Sessions,
-    links: StartLinks,
+    logins: Logins,
     events: Events,
     telemetry: TelemetryState,
 ) -> PageServer:
     """What answers under /ccflare/."""
-    management = Management(storage.call, storage.news.accounts.tell, storage.news.client_keys.tell)
     admin = Admin(
         recording.exchanges,
         accounts.keeper.state,
         management,
         storage.readers,
-        Logins(authenticator, sessions, links.read, management.note, time.monotonic, storage.auditor),
+        logins,
         Monitor(recording.exchanges, storage.writer),
         current,
         events,

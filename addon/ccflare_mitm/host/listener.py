@@ -109,6 +109,21 @@ def forgive(early: set[tuple[str, int]]) -> None:
         errors[:] = [error for error in errors if f"failed to listen on {host}:{port} " not in error.getMessage()]
 
 
+async def check_free() -> None:
+    """Raise ConfigError if several workers cannot listen where the options say, at one place and by themselves.
+
+    They would share the port with any other program of the same user that shares it.
+    """
+    for host, port in addresses():
+        if not port:
+            raise ConfigError("each worker would have a port of its own; name one for all by -p")
+        try:
+            found = await asyncio.start_server(lambda *_: None, host, port, start_serving=False)
+        except OSError as error:
+            raise ConfigError(why_not(error, host, port)) from error
+        found.close()
+
+
 def modes() -> list[Any]:
     """What the proxy is to be, one server each."""
     return [mode_specs.ProxyMode.parse(spec) for spec in ctx.options.mode]

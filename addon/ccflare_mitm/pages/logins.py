@@ -19,6 +19,12 @@ LINK_ACTOR = "dashboard"
 NO_KEY = Rejection(401, "This is no valid client key of this proxy.", is_recorded=False)
 NO_LINK = Rejection(401, "This link was used, or is too old.", is_recorded=False)
 NOT_PERMITTED = Rejection(403, f"This client key has no permission {Permission.DASHBOARD_VIEW}.", is_recorded=False)
+WORKERS = Rejection(
+    403,
+    "The workers of this proxy do not know each other's logins: start one more proxy on the same database, with a port "
+    "of its own, and log in there.",
+    is_recorded=False,
+)
 _MOST_USED = 10_000
 
 
@@ -33,18 +39,26 @@ class Logins:
         note: Callable[[By, str], Awaitable[None]],
         clock: Callable[[], float],
         auditor: Auditor | None = None,
+        *,
+        is_worker: bool = False,
     ) -> None:
-        """`read_link` knows the links that were made for this run; `note` writes into the audit log."""
+        """`read_link` knows the links that were made for this run; `note` writes into the audit log.
+
+        A worker (`is_worker`) begins no session: the browser's next connection may be another one's.
+        """
         self.sessions = sessions
         self._authenticator = authenticator
         self._read_link = read_link
         self._note = note
         self._clock = clock
         self._auditor = auditor
+        self._is_worker = is_worker
         self._used: dict[bytes, float] = {}
 
     async def by_key(self, key: str, visit: Visit) -> Begun | Rejection:
         """A session for who has this key. As anywhere, who fails too often waits, and a right one passes."""
+        if self._is_worker:
+            return WORKERS
         presented = [key] if is_key(key) else [""]
         identity = identify(self._authenticator.ring, presented, visit.at, is_local=False, open_loopback=False)
         if (principal := identity.principal) is None:
@@ -58,6 +72,8 @@ class Logins:
 
     async def by_link(self, token: str, visit: Visit) -> Begun | Rejection:
         """A session for the owner, who got the link from the proxy's start or from a command."""
+        if self._is_worker:
+            return WORKERS
         link = await self._read_link(token)
         if link is None or link.nonce in self._used:
             return self._deny(visit, NO_LINK, "no valid link", "")

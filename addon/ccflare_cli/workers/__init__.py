@@ -1,0 +1,1 @@
+"""Several workers that serve one port, for machines with more than one core: `--workers`."""
