@@ -137,7 +137,10 @@ def files(settings_: Settings | None, merged: Options, environ: Mapping[str, str
 
 
 def rules(path: Path | None) -> Results:
-    """Whether the rules can be understood. A proxy that runs keeps the ones it has while they cannot."""
+    """Whether the rules can be understood, and not everybody can change them.
+
+    A proxy that runs keeps the ones it has while they cannot be understood.
+    """
     if path is None:
         return
     try:
@@ -145,7 +148,10 @@ def rules(path: Path | None) -> Results:
     except ConfigError as error:
         yield from (fail("options.rules", problem, "correct it where it stands") for problem in error.problems)
         return
-    yield ok("options.rules", f"{some(len(found), 'rule')} in {path}")
+    if path.stat().st_mode & stat.S_IWOTH:
+        yield warn("options.rules", f"{path}: everybody can change the rules", "run chmod o-w on it")
+    else:
+        yield ok("options.rules", f"{some(len(found), 'rule')} in {path}")
 
 
 def _env_files() -> Iterator[Path]:

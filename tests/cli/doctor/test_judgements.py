@@ -216,6 +216,9 @@ def test_rules_with_a_mistake(tmp_path: Path) -> None:
 
     (good,) = host_checks.rules(path)
     assert (good.level, good.found) == (Level.OK, f"2 rules in {path}")
+    path.chmod(0o666)
+    (open_,) = host_checks.rules(path)
+    assert (open_.level, open_.found) == (Level.WARN, f"{path}: everybody can change the rules")
     path.write_text("a: {effort: max}\nb: {}\n")
     assert [(each.check, each.level) for each in host_checks.rules(path)] == [("options.rules", Level.FAIL)] * 2
     assert list(host_checks.rules(None)) == []
