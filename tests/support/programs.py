@@ -127,8 +127,11 @@ class Program(subprocess.Popen[Any]):
     def _try_wait(self, wait_flags: int) -> tuple[int, int]:
         if self._status is None:
             return super()._try_wait(wait_flags)  # type: ignore[misc, no-any-return]
-        if wait_flags & os.WNOHANG and not select.select([self._status], [], [], 0)[0]:
-            return 0, 0
+        if wait_flags & os.WNOHANG:
+            told = select.poll()  # for a test with a thousand connections select() is too small
+            told.register(self._status, select.POLLIN)
+            if not told.poll(0):
+                return 0, 0
         status = int.from_bytes(os.read(self._status, 4), sys.byteorder)
         os.close(self._status)
         return self.pid, status
