@@ -70,9 +70,14 @@ def size(number: int) -> str:
 
 def some(number: int, noun: str) -> str:
     """`1 request`, `2 requests`, `1,204 entries`, `2 addresses`."""
+    return f"{number:,} {plural(number, noun)}"
+
+
+def plural(number: int, noun: str) -> str:
+    """The noun as it stands behind the number."""
     ends = ("es" if noun.endswith(("ss", "sh", "ch", "x")) else "s") if number != 1 else ""
     stem = f"{noun[:-1]}ie" if ends and noun.endswith("y") and noun[-2] not in "aeiou" else noun
-    return f"{number:,} {stem}{ends}"
+    return f"{stem}{ends}"
 
 
 def sentence(message: str) -> str:

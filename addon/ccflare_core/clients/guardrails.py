@@ -13,7 +13,7 @@ from fnmatch import translate
 from typing import Final, NamedTuple, Self
 
 from ccflare_core.anthropic.demands import DEFAULT, up_to
-from ccflare_core.text import composed
+from ccflare_core.text import composed, plural
 
 type Said = tuple[str, ...] | None
 """What a request says of itself: () if it says nothing, None if that cannot be read."""
@@ -228,7 +228,7 @@ class Ruling:
         names = [rule.name for rule in self.rules if rule.limits_accounts or (order and rule.prefer is order)]
         if not names:
             return ""
-        return f"by the rule{'s' if len(names) > 1 else ''} {listed(names)}"
+        return f"by {the_rules(names)}"
 
     def objection_to_models(self, models: Said) -> str:
         """Why these may not be asked for, as a sentence with those that may; "" if they may."""
@@ -302,6 +302,11 @@ class Guardrails:
         if not found:
             return UNRULED
         return Ruling(tuple(rule for rule, _ in found), frozenset(rule.name for rule, matched in found if not matched))
+
+
+def the_rules(names: Sequence[str]) -> str:
+    """`the rules night and spare`."""
+    return f"the {plural(len(names), 'rule')} {listed(names)}"
 
 
 def listed(words: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from ccflare_core.anthropic import answers
 from ccflare_core.anthropic.answers import Answer
 from ccflare_core.anthropic.ids import NO_IDS, Named
 from ccflare_core.anthropic.verdicts import Kind, Scope, Verdict
-from ccflare_core.clients.guardrails import listed
+from ccflare_core.clients.guardrails import the_rules
 from ccflare_core.exchange.binding import Binding
 from ccflare_core.exchange.capture import Capture
 from ccflare_core.exchange.collaborators import Collaborators
@@ -133,9 +133,7 @@ class Serving(Story):
         keeping = [self._ruling.keeping_from(name) for name in able]
         kept = {rule.name: rule for rule in self._ruling.rules if rule in keeping}
         full = "; ".join(f"the rule {rule.name} allows {rule.of_accounts}" for rule in kept.values())
-        told = (
-            full if self.opening.sees_accounts else f"not by the rule{'s' if len(kept) > 1 else ''} {listed([*kept])}"
-        )
+        told = full if self.opening.sees_accounts else f"not by {the_rules([*kept])}"
         full, told = (f"No account may serve this request: {each}." for each in (full, told))
         return answers.error(403, told, request_id=self.id, is_final=True)._replace(reason=full)
 

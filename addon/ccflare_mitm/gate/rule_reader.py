@@ -14,11 +14,12 @@ from ccflare_core.anthropic.ids import NO_IDS, Named
 from ccflare_core.anthropic.request import PARSE_LIMIT, Facts
 from ccflare_core.anthropic.routes import COUNT_TOKENS, runs_model
 from ccflare_core.anthropic.words import Words
-from ccflare_core.clients.guardrails import Ruling, Said, Traits, listed
+from ccflare_core.clients.guardrails import Ruling, Said, Traits, the_rules
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.exchanges import Exchanges
 from ccflare_core.exchange.traits import Legible, Remembered, traits_of
 from ccflare_core.http.rejection import Rejection
+from ccflare_core.text import sentence
 
 _GOES_ON = b'"previous_message_id"'
 
@@ -88,10 +89,8 @@ class RuleReader:
         limiting = [rule.name for rule in ruling.rules if rule.limits_models]
         if not limiting:
             return None
-        which = f"The rule{'s' if len(limiting) > 1 else ''} {listed(limiting)}"
-        return _forbidden(
-            f"{which} would have to see the models of managed agents, and what these run is not seen here."
-        )
+        what = f"{the_rules(limiting)} would have to see the models of managed agents"
+        return _forbidden(sentence(f"{what}, and what these run is not seen here"))
 
     def _rule(self, exchange: Exchange, traits: Traits, before: Ruling | None = None) -> Ruling:
         ruling = self._exchanges.guardrails.of(traits)
