@@ -196,7 +196,6 @@ TESTED_IN = {
     "ccflare_mitm.host.internals": "host/test_contract.py",
     "ccflare_mitm.host.listener": "e2e/test_start.py",
     "ccflare_mitm.host.opening": "e2e/test_first_connections.py",
-    "ccflare_mitm.host.worker": "e2e/test_workers.py",
     "ccflare_mitm.stopping": "e2e/test_stop.py",
     "ccflare_mitm.wire.upload": "wire/test_states.py",
     "ccflare_mitm.host.messages": "security/test_echoes.py",
