@@ -29,6 +29,8 @@ pytestmark = pytest.mark.postgres
 NAME = "max"
 ENOUGH = 5
 """How many requests show that they go on."""
+STOPPED = "nothing can be recorded at the moment:"
+"""What the writer says; others that use the database may complain before it."""
 QUICK = "&tcp_user_timeout=1000&connect_timeout=2"
 """Notice in a second or two that nobody answers."""
 
@@ -121,7 +123,7 @@ def test_network_cut_costs_no_request_and_no_record(bench: Bench) -> None:
     since = len(bench.proxy.log())
     bench.link.cut()
 
-    statuses = bench.ask_until("the database server cannot be reached", since)
+    statuses = bench.ask_until(f"{STOPPED} the database server cannot be reached", since)
     bench.link.mend()
     statuses += bench.ask_until("recording works again", since)
 
@@ -155,7 +157,7 @@ def test_server_without_a_free_connection_costs_no_request_and_no_record(bench: 
         bench.cluster.execute(ended)
         with pytest.raises(psycopg.OperationalError, match="too many connections"):
             psycopg.connect(bench.inside.text)
-        statuses = bench.ask_until("too many connections", since)
+        statuses = bench.ask_until(f"{STOPPED} the database server has too many connections", since)
     finally:
         bench.cluster.execute(f"{role} -1")
     statuses += bench.ask_until("recording works again", since)
