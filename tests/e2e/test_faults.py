@@ -157,7 +157,7 @@ def test_server_without_a_free_connection_costs_no_request_and_no_record(bench: 
         bench.cluster.execute(ended)
         with pytest.raises(psycopg.OperationalError, match="too many connections"):
             psycopg.connect(bench.inside.text)
-        statuses = bench.ask_until(f"{STOPPED} the database server has too many connections", since)
+        statuses = bench.ask_until(f"{STOPPED} the database server says: too many connections", since)
     finally:
         bench.cluster.execute(f"{role} -1")
     statuses += bench.ask_until("recording works again", since)
