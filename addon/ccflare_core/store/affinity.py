@@ -18,6 +18,7 @@ from ccflare_core.text import to_ms
 MOST = 100_000
 """How many sessions are remembered."""
 _BATCH = 500
+_HELD = SessionAccountRow.select(SessionAccountRow.session, SessionAccountRow.account_id, SessionAccountRow.served_at)
 
 
 class StoredAffinity:
@@ -31,19 +32,15 @@ class StoredAffinity:
 
     def newest(self, most: int) -> list[Held]:
         """The sessions that were served last, up to so many, the last one at the end."""
-        columns = (SessionAccountRow.session, SessionAccountRow.account_id, SessionAccountRow.served_at)
-        query = SessionAccountRow.select(*columns).order_by(SessionAccountRow.number.desc()).limit(most)
-        return [Held(session, account_id, at / 1000) for session, account_id, at in reversed(self._rows(query))]
+        return self._held(_HELD.order_by(SessionAccountRow.number.desc()).limit(most))[::-1]
 
     def look(self) -> list[Held]:
         """What any proxy has written since the last call; nothing at the first, see `newest`. Raises StoreError."""
         before, self._newest = self._newest, _last_number(self._database)
         if before is None or before >= self._newest:
             return []
-        columns = (SessionAccountRow.session, SessionAccountRow.account_id, SessionAccountRow.served_at)
         is_new = (SessionAccountRow.number > before) & (SessionAccountRow.number <= self._newest)
-        query = SessionAccountRow.select(*columns).where(is_new).order_by(SessionAccountRow.number)
-        return [Held(session, account_id, at / 1000) for session, account_id, at in self._rows(query)]
+        return self._held(_HELD.where(is_new).order_by(SessionAccountRow.number))
 
     # Its end
 
@@ -62,6 +59,9 @@ class StoredAffinity:
                 SessionAccountRow.delete().where(SessionAccountRow.session.in_(over)).execute(self._database)
             excess -= len(over)
             yield len(over)
+
+    def _held(self, query: Any) -> list[Held]:
+        return [Held(session, account_id, at / 1000) for session, account_id, at in self._rows(query)]
 
     def _rows(self, query: Any) -> list[tuple[Any, ...]]:
         with as_store_errors():

@@ -32,8 +32,12 @@ def take_lease(
     is_free = (model.owner == owner) | (model.term == abandoned) | model.owner.in_(over)
     if or_if is not None:
         is_free |= or_if
-    is_it = reduce(and_, [column == value for column, value in key.items()])
-    if table.update(lease).where(is_it & is_free).execute(database):
+    if table.update(lease).where(is_row(key) & is_free).execute(database):
         return True
     new = table.insert({**lease, **key}).on_conflict_ignore()
     return bool(new.as_rowcount().execute(database))
+
+
+def is_row(key: Mapping[Any, object]) -> Any:
+    """The condition on these columns' values."""
+    return reduce(and_, [column == value for column, value in key.items()])

@@ -8,7 +8,7 @@ from ccflare_core.accounts.cooldowns import Cooldown, Part
 from ccflare_core.accounts.probes import Claim
 from ccflare_core.db.models import CooldownRow, ProbeRow
 from ccflare_core.store.context import StoreContext
-from ccflare_core.store.leases import take_lease
+from ccflare_core.store.leases import is_row, take_lease
 from ccflare_core.text import to_ms
 
 _SAME_MS = 1000
@@ -43,7 +43,7 @@ class StoredProbes:
                 told={ProbeRow.until: until},
                 or_if=ProbeRow.until < until - _SAME_MS,
             )
-            row = ProbeRow.select(ProbeRow.term).where(_is(cooldown.account_id, cooldown.part)).bind(self._database)
+            row = ProbeRow.select(ProbeRow.term).where(is_row(key)).bind(self._database)
             return Claim(is_mine, row.get().term)
 
     def _rests_longer(self, cooldown: Cooldown, until: int) -> bool:
@@ -56,12 +56,8 @@ class StoredProbes:
 
 def end_probe(database: Database, account_id: str, part: Part, term: str) -> None:
     """Give back the claim of this term, if it is still the one that there is. It takes a transaction."""
-    ProbeRow.delete().where(_is(account_id, part) & (ProbeRow.term == term)).execute(database)
+    ProbeRow.delete().where(is_row(_key(account_id, part)) & (ProbeRow.term == term)).execute(database)
 
 
 def _key(account_id: str, part: Part) -> dict[Any, object]:
     return {ProbeRow.account_id: account_id, ProbeRow.scope: str(part.scope), ProbeRow.name: part.name}
-
-
-def _is(account_id: str, part: Part) -> Any:
-    return (ProbeRow.account_id == account_id) & (ProbeRow.scope == str(part.scope)) & (ProbeRow.name == part.name)
