@@ -3,14 +3,14 @@
 import contextlib
 import select
 import socket
-import struct
 import threading
 import time
-from array import array
 
-SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
-"""Linux, asm-generic/socket.h; Python has no names for them."""
-_NOTHING = struct.pack("HBBI", 0x06, 0, 0, 0)
+from ccflare_mitm.host.closing import attach_filter
+
+SO_DETACH_FILTER = 27
+"""Linux, asm-generic/socket.h; Python has no name for it."""
+_NOTHING = (0x06, 0, 0, 0)
 """A filter of the kernel's that lets no packet through, so none is acknowledged either: as a cable that is pulled."""
 
 
@@ -75,5 +75,4 @@ class Link(threading.Thread):
 
 
 def _drop_packets(each: socket.socket) -> None:
-    program = array("B", _NOTHING)
-    each.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, program.buffer_info()[0]))
+    attach_filter(each, [_NOTHING])

@@ -49,7 +49,12 @@ def refuse_newcomers(listening: socket.socket) -> None:
     """Have the kernel begin no more connections on this socket. Elsewhere than on Linux there is no such thing."""
     if sys.platform != "linux":
         return
-    program = array("B", b"".join(struct.pack("HBBI", *step) for step in _NO_NEWCOMERS))
     with contextlib.suppress(OSError):
-        address, _ = program.buffer_info()
-        listening.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(_NO_NEWCOMERS), address))
+        attach_filter(listening, _NO_NEWCOMERS)
+
+
+def attach_filter(to: socket.socket, steps: Sequence[tuple[int, int, int, int]]) -> None:
+    """Have the kernel ask this program about each packet that comes to the socket (Linux). Raises OSError."""
+    program = array("B", b"".join(struct.pack("HBBI", *step) for step in steps))
+    address, _ = program.buffer_info()
+    to.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(steps), address))
