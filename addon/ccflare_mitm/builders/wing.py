@@ -107,33 +107,17 @@ def build_admission(
         runs.replace(rules.runs)
 
     news = storage.news
-    authenticator = Authenticator(
-        wall=time.time,  # noqa: TID251
-        open_loopback=live.reader("open_loopback"),
-        outdated=lambda key_id, secret: renew_digest(storage.writer, key_id, secret),
-        report=report_failures,
-    )
+    authenticator = _build_authenticator(live, storage)
     second_factor = SecondFactor(time.time, keep_try)  # noqa: TID251
     sessions, links, access = Sessions(), StartLinks(storage.call, run_id), AccessLists(live())
     standing = Standing(authenticator, sessions, access, time.monotonic, time.time)  # noqa: TID251
     events = Events(recording.exchanges, standing, time.time)  # noqa: TID251
     management = Management(storage.call, storage.news.accounts.tell, storage.news.client_keys.tell)
-    logins = Logins(
-        authenticator,
-        sessions,
-        links.read,
-        management.note,
-        time.monotonic,
-        storage.auditor,
-        is_worker=is_worker,
-    )
+    note, auditor = management.note, storage.auditor
+    logins = Logins(authenticator, sessions, links.read, note, time.monotonic, auditor, is_worker=is_worker)
     pages = build_pages(storage, accounts, recording, management, second_factor, logins, events, telemetry)
     rates, runs = RateLimits(warn), ClientRuns(warn)
-    strangers = Strangers(
-        lambda: share_of(most_clients(live())),
-        lambda: access.access.trusted,
-        room=lambda: room_for_all(most_clients(live())),
-    )
+    strangers = _build_strangers(live, access)
     live.listen(access.change)
     news.client_keys.listen(authenticator.replace)
     news.rules.listen(take_rules)
@@ -144,7 +128,7 @@ def build_admission(
         rates,
         pages,
         second_factor,
-        auditor=storage.auditor,
+        auditor=auditor,
         sessions=sessions,
         strangers=strangers,
         runs=runs,
@@ -160,6 +144,23 @@ def build_admission(
         records=records_tunnels(live, storage.retention),
     )
     return Admission(gate, authenticator, access, strangers, rates, HeaderMask(), opener, pages, links, events)
+
+
+def _build_authenticator(live: LiveSettings, storage: Storage) -> Authenticator:
+    return Authenticator(
+        wall=time.time,  # noqa: TID251
+        open_loopback=live.reader("open_loopback"),
+        outdated=lambda key_id, secret: renew_digest(storage.writer, key_id, secret),
+        report=report_failures,
+    )
+
+
+def _build_strangers(live: LiveSettings, access: AccessLists) -> Strangers:
+    return Strangers(
+        lambda: share_of(most_clients(live())),
+        lambda: access.access.trusted,
+        room=lambda: room_for_all(most_clients(live())),
+    )
 
 
 def build_alerting(
