@@ -18,7 +18,7 @@ from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.steps import Outcome, Send, Step, Wait
 from exchange_kit import JSON, Bench, Reply, deliver, judged, refusal
 from flow_kit import asked
-from guard_kit import SECRET, a_gate, a_key, an_authenticator
+from guard_kit import SECRET, a_gate, a_key, an_authenticator, enter
 
 MADE = Reply(200, JSON, b'{"id":"msgbatch_1","type":"message_batch","processing_status":"in_progress"}')
 REFUSED = refusal(400, "invalid_request_error")
@@ -52,11 +52,7 @@ class Desk:
         """The exchange that asks for a batch with this body."""
         flow = asked("/v1/messages/batches?beta=true", body=body, headers=((b"x-api-key", SECRET.encode()), *headers))
         self.flows.append(flow)
-        self.gate.enter(flow)
-        self.gate.issue_ticket(flow)
-        exchange = self.gate.find(flow)
-        assert exchange is not None
-        return exchange
+        return enter(self.gate, flow)
 
     def first_step(self, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> tuple[Exchange, Step]:
         """What an exchange does once its batch is read."""

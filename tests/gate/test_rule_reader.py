@@ -16,7 +16,7 @@ from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.steps import Outcome, Send, Step, Ticket, Wait
 from exchange_kit import Bench, limited
 from flow_kit import asked
-from guard_kit import SECRET, a_gate, a_key, an_authenticator
+from guard_kit import SECRET, a_gate, a_key, an_authenticator, enter
 
 OPUS, HAIKU = "claude-opus-4-8", "claude-haiku-4-5"
 CLAUDE = (b"user-agent", b"claude-cli/2.1.330 (external, cli)")
@@ -57,11 +57,7 @@ class Desk:
         body = content if isinstance(content, bytes) else json.dumps(content or request()).encode()
         flow = asked(path, method, body=body, headers=(*self.headers, *headers))
         self.flows.append(flow)
-        self.gate.enter(flow)
-        self.gate.issue_ticket(flow)
-        exchange = self.gate.find(flow)
-        assert exchange is not None
-        return exchange
+        return enter(self.gate, flow)
 
     def account(self, *arguments: Any, **more: Any) -> str:
         """The letter of the account that serves this."""

@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mitmproxy import http
+
 from ccflare_core.audit.entries import By
 from ccflare_core.clients.access import AccessLists
 from ccflare_core.clients.authentication import Authenticator, Digest, Identity, KeyRing
@@ -13,6 +15,7 @@ from ccflare_core.clients.sessions import Sessions
 from ccflare_core.clients.totp import SecondFactor, Used, Wrong
 from ccflare_core.config.options import OPTIONS
 from ccflare_core.errors import StoreError
+from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.secrets.start_links import Link
 from ccflare_core.store.store import Store
 from ccflare_core.writer.monitor import Monitor
@@ -143,3 +146,12 @@ def a_gate(
         factor,
         sessions=sessions,
     )
+
+
+def enter(gate: Gate, flow: http.HTTPFlow) -> Exchange:
+    """The exchange of a request that is let in and whose ticket is issued."""
+    gate.enter(flow)
+    gate.issue_ticket(flow)
+    exchange = gate.find(flow)
+    assert exchange is not None
+    return exchange
