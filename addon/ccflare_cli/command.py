@@ -111,7 +111,8 @@ def _start_proxy(words: Sequence[str]) -> NoReturn:
     if find_spec("mitmproxy") is None:
         sys.exit(f"ccflare: there is no {program}: install mitmproxy where ccflare is.")
     os.environ.setdefault("PYTHONOPTIMIZE", "1")  # see scripts/run
-    sys.stdout.flush()
+    if sys.stdout is not None:  # as where the shell has closed it
+        sys.stdout.flush()
     command = [*_of_this_python(program), "-s", str(ENTRY), *words]
     if count > 1:
         sys.exit(_supervise([*command, "--no-server"], count))  # each listens once it can share the port

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from ccflare_cli.output import Table, printable, render
 from ccflare_cli.page import Page, page_of
+from ccflare_cli.streams import Unwritable, drop_output, standard
 from ccflare_core.audit.entries import By
 from ccflare_core.config import settings
 from ccflare_core.config.environment import all_explained
@@ -58,11 +59,8 @@ class Console:
     def real(cls) -> Self:
         """This process's own, which nobody can look into from now on."""
         hide_memory()
-        for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="replace")  # a bar must not end a command on an ASCII terminal
         now = time.time  # noqa: TID251
-        return cls(sys.stdin, sys.stdout, sys.stderr, os.environ, now, getpass.getpass, _browse)
+        return cls(*standard(), os.environ, now, getpass.getpass, _browse)
 
     def say(self, text: str) -> None:
         """A sentence for the reader of the output, in lines that fit."""
@@ -248,12 +246,13 @@ def guarded(console: Console, command: Callable[[], int]) -> int:
     try:
         code = command()
         console.stdout.flush()
+    except BrokenPipeError:  # the reader (`| head`) has enough
+        drop_output()
+        return REFUSED
     except CCFlareError as error:
+        if isinstance(error, Unwritable):
+            drop_output()
         lines = all_explained(str(error).splitlines(), console.environ)
         console.complain("\n".join(sentence(printable(line)) for line in lines))
-        return REFUSED
-    except BrokenPipeError:
-        # The reader (`| head`) has enough. Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return REFUSED
     return code

@@ -11,6 +11,7 @@ from ccflare_cli.output import Table
 from ccflare_cli.parsing import Parser, dispatch, script_parser
 from ccflare_cli.recorded import attempt_table, conversation_lines, head_table, json_table
 from ccflare_cli.stats.within_tables import part_table, subagent_table
+from ccflare_cli.streams import writing
 from ccflare_core.anthropic.conversation import decoded
 from ccflare_core.anthropic.routes import MESSAGES
 from ccflare_core.config.settings import Settings
@@ -135,8 +136,9 @@ def _write_raw(console: Console, store: Store, request_id: str, part: str, *, un
     if out is None:
         raise Refused("Raw bytes cannot be written here.")
     console.stdout.flush()
-    out.write(content)
-    out.flush()
+    with writing():
+        out.write(content)
+        out.flush()
     if body.truncated:
         console.complain("Only the beginning of this body is kept.")
 
