@@ -1,5 +1,6 @@
 """Files that a person wrote: what is in them, or one sentence that names the file."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,12 @@ def test_a_watched_file_that_is_being_written_is_taken_once_it_is_whole(tmp_path
     path.write_text("")
     assert [watch.look() for _ in range(4)] == [None, None, "one two", None]
     assert (told, watch.trouble) == ([], None)
+
+
+def test_a_pipe_is_not_watched_nor_waited_for(tmp_path: Path) -> None:
+    path, told = tmp_path / "pipe", list[str]()
+    os.mkfifo(path)
+    watch = FileWatch(lambda: path, lambda path: read_text(path) if path else "", "x", told.append)
+
+    with pytest.raises(ConfigError, match="pipe: this is no ordinary file: name one"):
+        watch.start()

@@ -60,7 +60,7 @@ class FileWatch[T]:
     def start(self) -> T:
         """What is in the file now. Raises ConfigError."""
         self._seen = self._state()
-        return self._load(self._path())
+        return self._loaded()
 
     def look(self) -> T | None:
         """What is in it if it has changed. A file with mistakes is told of once, and what was before stays.
@@ -74,7 +74,7 @@ class FileWatch[T]:
         found: T | None = None
         trouble = None
         try:
-            found = self._load(self._path())
+            found = self._loaded()
         except ConfigError as error:
             trouble = f"{self._stays}: {error}"
         if self._state() != state:
@@ -83,6 +83,12 @@ class FileWatch[T]:
         if trouble is not None:
             self._on_trouble(trouble)
         return found
+
+    def _loaded(self) -> T:
+        path = self._path()
+        if path and path.exists() and not path.is_file():  # a pipe would be waited for, and is empty the second time
+            raise ConfigError(f"{path}: this is no ordinary file: name one")
+        return self._load(path)
 
     def _state(self) -> object:
         path = self._path()
