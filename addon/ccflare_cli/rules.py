@@ -1,15 +1,16 @@
 """`scripts/rules.py`: whether a file of rules can be used, and how it is understood."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ccflare_cli.cells import wrapped
-from ccflare_cli.console import OK, Console, Refused, read_settings
+from ccflare_cli.console import OK, Console, Refused, open_store, read_settings
 from ccflare_cli.output import Column, Table, some
 from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script_parser
 from ccflare_core.clients import guardrail_files
 from ccflare_core.clients.guardrails import Guardrail
+from ccflare_core.db.engine_choice import is_made
 
 _EXAMPLES = """\
 examples:
@@ -46,14 +47,24 @@ def _parser() -> Parser:
 
 
 def _check(console: Console, arguments: argparse.Namespace) -> int:
-    path = arguments.file or read_settings(console, arguments.database).rules_path
+    settings = read_settings(console, arguments.database)
+    path = arguments.file or settings.rules_path
     if path is None:
         raise Refused("Name the file with the rules, or set ccflare_rules to it.")
-    console.show(arguments, _table(guardrail_files.load(path.expanduser()).rules))
+    rules = guardrail_files.load(path.expanduser()).rules
+    names: list[str] | None = None
+    if is_made(settings.database):
+        with open_store(console, settings, None, read_only=True) as store:
+            names = store.accounts.names()
+    console.show(arguments, _table(rules, names))
     return OK
 
 
-def _table(rules: Sequence[Guardrail]) -> Table[Guardrail]:
+def _table(rules: Sequence[Guardrail], accounts: Collection[str] | None) -> Table[Guardrail]:
+    """`accounts` are the names of all; None without a database."""
+    unmatched = {rule: rule.unmatched(accounts) for rule in rules} if accounts is not None else {}
+    notes = [f"{some(len(rules), 'rule')}, without a mistake."] if rules else []
+    notes += [f"Rule {rule.name}: no account is called {text}." for rule in rules for text in unmatched.get(rule, ())]
     return Table(
         key="rules",
         title="",
@@ -62,6 +73,7 @@ def _table(rules: Sequence[Guardrail]) -> Table[Guardrail]:
             ("rule", lambda rule: rule.name),
             ("when", lambda rule: list(rule.subject)),
             ("effects", lambda rule: list(rule.effects)),
+            ("unmatched", lambda rule: list(unmatched[rule]) if rule in unmatched else None),
         ),
         columns=(
             Column("Rule", lambda rule: rule.name, way=wrapped(10)),
@@ -69,5 +81,5 @@ def _table(rules: Sequence[Guardrail]) -> Table[Guardrail]:
             Column("Does", lambda rule: "; ".join(rule.effects), way=wrapped(20)),
         ),
         empty="There is no rule in it.",
-        note=f"{some(len(rules), 'rule')}, without a mistake." if rules else "",
+        note="\n".join(notes),
     )

@@ -7,6 +7,7 @@ import pytest
 
 from ccflare_cli import rules
 from desk import Desk
+from history import History
 
 
 @pytest.fixture
@@ -32,8 +33,9 @@ def test_check_tells_what_each_rule_does(desk: Desk, tmp_path: Path) -> None:
             "rule": "night",
             "when": ["client: ci", "hours: 22:00-06:00"],
             "effects": ["accounts: spare-* only", "effort: at most low"],
+            "unmatched": None,
         },
-        {"rule": "all", "when": [], "effects": ["first: a"]},
+        {"rule": "all", "when": [], "effects": ["first: a"], "unmatched": None},
     ]
 
 
@@ -51,6 +53,17 @@ def test_check_tells_every_mistake(desk: Desk, tmp_path: Path) -> None:
 
     assert "line 1: effort of rule a must be low, medium, high or xhigh." in desk.complained
     assert "line 2: rule b does nothing" in desk.complained
+
+
+def test_check_tells_of_accounts_that_are_not_there(desk: Desk, tmp_path: Path) -> None:
+    path = write(tmp_path, "night: {not_accounts: [wrok, w*]}\nall: {prefer: work}")
+    database = tmp_path / "ccflare.db"
+    with History(database) as history:
+        history.account("work")
+
+    assert rules.main(["check", path, "--database", str(database)], desk.console()) == 0
+    assert "Rule night: no account is called wrok." in desk.said
+    assert desk.said.count("no account is called") == 1
 
 
 def test_check_takes_the_file_that_the_option_names(desk: Desk, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import ssl
 import stat
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -152,6 +152,19 @@ def rules(path: Path | None) -> Results:
         yield warn("options.rules", f"{path}: everybody can change the rules", "run chmod o-w on it")
     else:
         yield ok("options.rules", f"{some(len(found), 'rule')} in {path}")
+
+
+def rules_accounts(path: Path | None, names: Callable[[], Collection[str]]) -> Results:
+    """Whether the rules are about accounts that there are. What is wrong with the file itself, `rules` tells."""
+    try:
+        found = guardrail_files.load(path).rules
+    except ConfigError:
+        return
+    accounts = names() if found else ()
+    for rule in found:
+        for text in rule.unmatched(accounts):
+            told = f"rule {rule.name}: no account is called {text}"
+            yield warn("options.rules", told, "correct it, or take it out, where the rules are")
 
 
 def _env_files() -> Iterator[Path]:

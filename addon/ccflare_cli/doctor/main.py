@@ -167,6 +167,7 @@ class Examination:
             store_checks.signed_rows(store),
             store_checks.keys(store, now),
             store_checks.accounts(store, now),
+            host_checks.rules_accounts(settings.rules_path, store.accounts.names),
             self._access(store, settings),
             store_checks.activity(store, settings, now),
             proxy_checks.proxies(store, now),

@@ -6,7 +6,7 @@ of which it cannot be told whether it matches limits the request as if it did, a
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import translate
@@ -132,6 +132,12 @@ class Guardrail:
             elif not any(map(patterns.have, said)):
                 return False
         return True if is_certain else None
+
+    def unmatched(self, accounts: Collection[str]) -> tuple[str, ...]:
+        """What it says of accounts that is about none of these: an account that is gone, or a typing mistake."""
+        told = [each for each in (self.accounts, self.not_accounts, *self.prefer) if each]
+        texts = dict.fromkeys(text for each in told for text in each.texts)
+        return tuple(text for text in texts if not any(map(Patterns.of([text]).have, accounts)))
 
     def lets_use(self, account: str) -> bool:
         """Whether an account of this name may serve what it is about."""

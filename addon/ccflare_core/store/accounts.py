@@ -52,6 +52,11 @@ class Accounts:
         with as_store_errors():
             return [self.of_row(row) for row in query.bind(self._database)]
 
+    def names(self) -> list[str]:
+        """The name of every account, which it takes no key to know."""
+        with as_store_errors():
+            return [name for (name,) in AccountRow.select(AccountRow.name).bind(self._database).tuples()]
+
     def by_name(self, name: str, *, secrets: bool = True) -> Account:
         """The account of that name, maybe without its secrets. Raises StoreError if there is none."""
         query = AccountRow.select().where(AccountRow.name == composed(name))

@@ -222,6 +222,18 @@ def test_rules_with_a_mistake(tmp_path: Path) -> None:
     path.write_text("a: {effort: max}\nb: {}\n")
     assert [(each.check, each.level) for each in host_checks.rules(path)] == [("options.rules", Level.FAIL)] * 2
     assert list(host_checks.rules(None)) == []
+    assert list(host_checks.rules_accounts(path, list)) == list(host_checks.rules_accounts(None, list)) == []
+
+
+def test_rules_about_accounts_that_are_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "rules.yaml"
+    path.write_text("a: {not_accounts: wrok}\nb: {accounts: [spare-*, w*], prefer: [work, gone]}\n")
+
+    found = list(host_checks.rules_accounts(path, lambda: ["work", "spare-1"]))
+
+    assert [(each.check, each.level) for each in found] == [("options.rules", Level.WARN)] * 2
+    told = ["rule a: no account is called wrok", "rule b: no account is called gone"]
+    assert [each.found for each in found] == told
 
 
 def test_other_machines_without_a_limit_are_a_risk() -> None:
