@@ -27,6 +27,7 @@ from ccflare_core.config.permissions import Guarded, check, guarded_files, requi
 from ccflare_core.config.settings import Settings, config_file
 from ccflare_core.errors import ConfigError
 from ccflare_core.http.addresses import Address
+from ccflare_core.process import is_alive
 from ccflare_core.program import Version, typed
 from ccflare_core.secrets.start_links import GOOD_SECONDS, link
 from ccflare_core.store.store import Store
@@ -361,14 +362,3 @@ def client_authority(settings: Settings) -> ClientAuthority | None:
 def scope() -> str:
     """Which of the proxies that may share a database this is."""
     return f"{socket.gethostname()}:{ctx.options.listen_port or 0}"
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process of this machine with that id exists."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -349,7 +349,7 @@ def test_kill_9_at_any_moment_spends_nothing_twice_and_loses_nothing_that_was_co
         stored = store.accounts.all()[0]
         was_committed = upstream.logins.is_live(stored.refresh_token or "")
         assert stored.access_token == used[-1] or stored.access_token not in [account.access_token, *used]
-        store.runs.close_dead("nowhere", lambda pid: False, time.time() + 1000)
+        store.runs.close_dead("nowhere", lambda pid: False, time.time() + 4000)
 
         used = killed(location, upstream, f"run-{number}-again", after=0.0)
         assert (used == ["needs login"]) is not was_committed

@@ -2,12 +2,15 @@
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 from ccflare_core.db.models import RequestRow, RunRow, TunnelRow
 from ccflare_core.store.context import StoreContext
 from ccflare_core.text import to_ms
 
 _HEARTBEAT_SECONDS = 60.0
+_SURELY_SECONDS = 3600.0
+"""For how long a run elsewhere was silent that is over whatever the clocks say. For others see dead_runs.py."""
 
 
 class Runs:
@@ -17,20 +20,28 @@ class Runs:
         self._database = context.database
         self._transaction = context.transaction
         self._wall = context.wall
+        self._row: dict[str, Any] = {}
         self.current: str | None = None
         """The run that was started through this store and has not ended."""
 
     def start(self, run_id: str, host: str, pid: int) -> None:
         """Note that this process has begun to serve."""
         now = to_ms(self._wall())
-        row = {"id": run_id, "host": host, "pid": pid, "started_at": now, "heartbeat_at": now}
+        self._row = {"id": run_id, "host": host, "pid": pid, "started_at": now, "heartbeat_at": now}
         with self._transaction():
-            RunRow.insert(row).execute(self._database)
+            RunRow.insert(self._row).execute(self._database)
         self.current = run_id
 
     def heartbeat(self, run_id: str) -> None:
-        """Note that the run is alive. Once in 60 s is enough."""
-        self._touch(run_id, heartbeat_at=to_ms(self._wall()))
+        """Note that the run is alive, also where others have taken it for dead, or a standby has not heard of it.
+
+        Once in 60 s is enough.
+        """
+        alive = {"heartbeat_at": to_ms(self._wall()), "ended_at": None}
+        with self._transaction():
+            is_known = RunRow.update(alive).where(RunRow.id == run_id).execute(self._database)
+            if not is_known and run_id == self.current:
+                RunRow.insert(self._row | alive).execute(self._database)
 
     def end(self, run_id: str) -> None:
         """Note that the run is over and has closed its own exchanges."""
@@ -51,8 +62,9 @@ class Runs:
     def close_dead(self, host: str, is_alive: Callable[[int], bool], now: float) -> int:
         """Close the open exchanges of every run that is over as `crashed`; how many that were.
 
-        A run of this host is over when its process is, a run of another host when its heartbeat is older than
-        60 s. Should it live after all, its exchanges get their true outcome when they end.
+        A run of this host is over when its process is. One of another host is watched first, see dead_runs.py, unless
+        its heartbeat is older than an hour. Should it live after all, its exchanges get their true outcome when they
+        end.
         """
         with self._transaction():
             live: list[str] = []
@@ -71,6 +83,6 @@ class Runs:
         if run.id == self.current:
             return True
         if run.host != host:
-            return now - run.heartbeat_at / 1000 <= _HEARTBEAT_SECONDS
+            return now - run.heartbeat_at / 1000 <= _SURELY_SECONDS
         # In a container every run has the same process id: another run with ours is a former one.
         return run.pid != os.getpid() and is_alive(run.pid)

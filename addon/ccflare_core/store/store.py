@@ -36,6 +36,7 @@ from ccflare_core.store.client_keys import Clients
 from ccflare_core.store.client_runs import StoredClientRuns
 from ccflare_core.store.context import StoreContext
 from ccflare_core.store.data_keys import DataKey, DataKeys, list_keys
+from ccflare_core.store.dead_runs import DeadRuns
 from ccflare_core.store.history import History
 from ccflare_core.store.ledger import Ledger
 from ccflare_core.store.limits import Limits
@@ -119,6 +120,7 @@ class Store:
         self.affinity = StoredAffinity(context)
         self.runs = Runs(context)
         self.peers = StoredPeers(context, self.runs)
+        self.dead_runs = DeadRuns(context, self.runs)
         self.probes = StoredProbes(context)
         self.logins = Logins(context, self.accounts)
         self.sessions = Sessions(context)

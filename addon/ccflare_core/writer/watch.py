@@ -12,6 +12,7 @@ from ccflare_core.errors import CCFlareError
 from ccflare_core.program import typed
 from ccflare_core.store.limits_of_others import Learned
 from ccflare_core.store.store import Store
+from ccflare_core.text import some
 from ccflare_core.writer.warnings import RateLimitedWarnings
 
 LOOK_SECONDS = 0.25
@@ -181,6 +182,8 @@ class Watch:
     def _beat(self) -> None:
         if (run := self._store.runs.current) is not None:
             self._store.heartbeat(run)
+            if crashed := self._store.dead_runs.close():
+                self._warnings.say(f"another proxy crashed with {some(crashed, 'exchange')} open: recorded as crashed")
         self._tell_peers()  # one that is dead changes nothing
         if not self._has_told_of_wear and (key := self._store.worn_key()) is not None:
             self._has_told_of_wear = True

@@ -1,0 +1,76 @@
+"""Ends the runs of proxies that have died, from the proxies that live: within 75 s, on the same machine within 15 s.
+
+A run elsewhere is dead when its row has not changed for four heartbeats, by the clock of who watches it. So no clocks
+have to agree. It costs a transaction only when there is one.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+from ccflare_core.db.engine import as_store_errors
+from ccflare_core.db.models import RequestRow, RunRow, TunnelRow
+from ccflare_core.process import is_alive
+from ccflare_core.store.context import StoreContext
+from ccflare_core.store.runs import Runs
+
+DEAD_SECONDS = 60.0
+
+
+class DeadRuns:
+    """A part of the store: it works through the store's connection, in the store's transactions."""
+
+    def __init__(
+        self,
+        context: StoreContext,
+        runs: Runs,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        host: str = "",
+        is_alive: Callable[[int], bool] = is_alive,
+    ) -> None:
+        self._database = context.database
+        self._transaction = context.transaction
+        self._runs = runs
+        self._clock = clock
+        self._host = host or socket.gethostname()
+        self._is_alive = is_alive
+        self._seen: dict[str, tuple[object, float]] = {}
+        """By run: what its row said, and since when."""
+
+    def close(self) -> int:
+        """End the dead ones, and close their open exchanges as `crashed`; how many those were. Raises StoreError."""
+        now = self._clock()
+        rows = self._rows()
+        self._seen = {
+            id: seen if (seen := self._seen.get(id)) is not None and seen[0] == signs else (signs, now)
+            for id, _, _, *signs in rows
+        }
+        dead = [id for id, host, pid, *_ in rows if self._is_dead(host, pid, now - self._seen[id][1])]
+        if not dead:
+            return 0
+        for each in dead:
+            del self._seen[each]  # should it live after all, it is watched anew
+        return self._end(dead)
+
+    def _is_dead(self, host: str, pid: int, silent: float) -> bool:
+        is_gone = host == self._host and pid != os.getpid() and not self._is_alive(pid)
+        return is_gone or silent >= DEAD_SECONDS
+
+    def _rows(self) -> list[tuple[Any, ...]]:
+        columns = (RunRow.id, RunRow.host, RunRow.pid, RunRow.heartbeat_at, RunRow.in_flight)
+        query: Any = RunRow.select(*columns).where(RunRow.ended_at.is_null()).bind(self._database)
+        with as_store_errors():
+            return [row for row in query.tuples() if row[0] != self._runs.current]
+
+    def _end(self, dead: Collection[str]) -> int:
+        with self._transaction():
+            is_over = RunRow.id.in_(dead) & RunRow.ended_at.is_null()
+            RunRow.update({RunRow.ended_at: RunRow.heartbeat_at}).where(is_over).execute(self._database)
+            is_cut = TunnelRow.ended.is_null() & TunnelRow.run_id.in_(dead)
+            TunnelRow.update({TunnelRow.ended: "the proxy died"}).where(is_cut).execute(self._database)
+            crashed = {RequestRow.outcome: "crashed", RequestRow.success: False}
+            is_open = RequestRow.outcome.is_null() & RequestRow.run_id.in_(dead)
+            return int(RequestRow.update(crashed).where(is_open).execute(self._database))
