@@ -85,7 +85,7 @@ def test_r25_the_sweep_finds_those_that_have_some() -> None:
         "accounts.account.Credential",
         "anthropic.oauth.Tokens",
         "exchange.records.Payload",
-        "accounts.token_refresh.Pair",
+        "accounts.successors.Pair",
     }
     assert {name for name, _ in HARMLESS} <= set(KINDS)
 

@@ -16,7 +16,7 @@ from ccflare_core.db import postgres
 from ccflare_core.db.engine import CommitUnknown, as_store_errors, explain
 from ccflare_core.db.migrations import MIGRATIONS
 from ccflare_core.db.models import TABLES
-from ccflare_core.db.postgres import open_to_write, parameters
+from ccflare_core.db.postgres import open_to_write
 from ccflare_core.errors import StoreError
 from ccflare_core.store.store import Store
 from ccflare_core.writer.writer import Writer
@@ -100,20 +100,6 @@ def test_what_leads_to_no_url_is_told_and_not_quoted(text: str, tmp_path: Path) 
     with pytest.raises(StoreError, match="no postgresql:// URL") as caught:
         open_store(Server(f"file:{tmp_path / 'url'}"))
     assert "PLANTED" not in str(caught.value)
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost", "%2Frun%2Fpostgresql", "127.0.0.2,[::1]:5433", ""])
-def test_on_this_machine_libpq_decides_about_tls(host: str) -> None:
-    assert "sslmode" not in parameters(f"postgresql://a@{host}/x", {})
-
-
-@pytest.mark.parametrize("host", ["db.example.net", "10.0.0.7", "127.0.0.1,10.0.0.7"])
-def test_off_this_machine_the_server_has_to_prove_who_it_is(host: str) -> None:
-    url = f"postgresql://a@{host}/x"
-    assert parameters(url, {})["sslmode"] == "verify-full"
-    assert parameters(f"{url}?sslmode=require", {})["sslmode"] == "require"
-    assert "sslmode" not in parameters(url, {"PGSSLMODE": "prefer"})
-    assert parameters("postgresql://a@/x", {"PGHOST": host})["sslmode"] == "verify-full"
 
 
 # -- whose tables

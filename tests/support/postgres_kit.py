@@ -1,9 +1,17 @@
-"""A PostgreSQL server of the tests' own: a new cluster in a passing folder, with a schema for each test."""
+"""A PostgreSQL server of the tests' own: a new cluster in a passing folder, with a schema for each test.
+
+It is the newest that is installed, or the one whose programs are in the folder that CCFLARE_TEST_POSTGRES names:
+
+    CCFLARE_TEST_POSTGRES=/opt/postgresql-18/bin scripts/test tests/db
+
+A cluster can have a standby, TLS, and a disk that is full.
+"""
 
 import contextlib
 import itertools
 import os
 import pwd
+import resource
 import select
 import shutil
 import signal
@@ -11,6 +19,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,6 +32,7 @@ GUARDED, PASSWORD = "guarded", "PLANTED%password"
 """A role that the server lets in with its password alone."""
 
 _RULES = f"""
+host replication all 127.0.0.1/32 trust
 host all {GUARDED} 127.0.0.1/32 scram-sha-256
 host shut all 127.0.0.1/32 reject
 host all all 127.0.0.1/32 trust
@@ -32,7 +42,9 @@ _SETTINGS = ("fsync=off", "listen_addresses=127.0.0.1", "max_connections=40", "s
 
 
 def _programs() -> Path | None:
-    """The folder with the programs of the newest server that is installed."""
+    """The folder with the programs of the server to test with."""
+    if named := os.environ.get("CCFLARE_TEST_POSTGRES"):
+        return Path(named)
     if found := shutil.which("initdb"):
         return Path(found).resolve().parent
     folders = [each.parent for each in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
@@ -51,7 +63,8 @@ def _other_user() -> dict[str, Any]:
 class Cluster:
     """A running server that keeps nothing past `close`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, options: Sequence[str] = (), settings: Sequence[str] = (), tls: Path | None = None) -> None:
+        """`options` are initdb's, `settings` go beside those of all; `tls` is a file with a key and its certificate."""
         if PROGRAMS is None:
             raise RuntimeError("install PostgreSQL (the package `postgresql`)")
         self._programs = PROGRAMS
@@ -62,20 +75,39 @@ class Cluster:
         port = Port()
         self._resources.callback(port.release)
         self.port = port.number
+        self._options, self._settings = options, [*_SETTINGS, *settings]
+        if tls is not None:
+            self._settings += self._with_tls(tls)
         self._numbers = itertools.count(1)
         self._process: subprocess.Popen[bytes] | None = None
         try:
             self._make()
             self.start()
-            self.execute(f"CREATE ROLE {GUARDED} LOGIN PASSWORD '{PASSWORD}'")
+            self._furnish()
         except BaseException:
             self.close()
             raise
 
     def _make(self) -> None:
         options = ["-U", ROLE, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"]
-        self._run("initdb", "-D", self.folder / "data", *options)
+        self._run("initdb", "-D", self.folder / "data", *options, *self._options)
         (self.folder / "data" / "pg_hba.conf").write_text(_RULES)
+
+    def _furnish(self) -> None:
+        self.execute(f"CREATE ROLE {GUARDED} LOGIN PASSWORD '{PASSWORD}'")
+
+    def _with_tls(self, file: Path) -> list[str]:
+        own = self.own_file("tls.pem", file.read_text())
+        return ["ssl=on", f"ssl_cert_file={own}", f"ssl_key_file={own}"]
+
+    def own_file(self, name: str, content: str) -> Path:
+        """A new file (0600) of the server's user."""
+        own = self.folder / name
+        own.touch(0o600)
+        own.write_text(content)
+        if user := _other_user():
+            shutil.chown(own, user["user"], user["group"])
+        return own
 
     def _run(self, program: str, *arguments: object) -> None:
         command = [str(self._programs / program), *map(str, arguments)]
@@ -84,7 +116,7 @@ class Cluster:
     def start(self) -> None:
         """Return when it takes connections."""
         command = [str(self._programs / "postgres"), "-D", str(self.folder / "data"), "-k", str(self.folder)]
-        command += ["-p", str(self.port), *(word for setting in _SETTINGS for word in ("-c", setting))]
+        command += ["-p", str(self.port), *(word for setting in self._settings for word in ("-c", setting))]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, cwd=self.folder, start_new_session=True, **_other_user()
@@ -94,6 +126,24 @@ class Cluster:
     def _is_ready(self) -> bool:
         ready = [str(self._programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         return subprocess.run(ready, check=False).returncode == 0
+
+    def _pids(self) -> Iterator[int]:
+        """The processes of the server."""
+        if self._process is not None:
+            yield self._process.pid
+            children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+            yield from map(int, children.read_text().split())
+
+    def limit_files(self, bytes_: int | None) -> None:
+        """Let no file of the server grow beyond this, whoever connects; None takes that away.
+
+        Unless it is a multiple of 8192, the server sees that only a part of a page could be written, which it reports
+        as a full disk. This takes no right to mount anything.
+        """
+        unlimited = resource.RLIM_INFINITY
+        for pid in self._pids():
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, (unlimited if bytes_ is None else bytes_, unlimited))
 
     def stop(self) -> None:
         """End it at once, as a crash of the machine would."""
@@ -127,6 +177,44 @@ class Cluster:
         return name
 
 
+class Standby(Cluster):
+    """A server that follows another one, and takes its place when it is told to."""
+
+    def __init__(self, primary: Cluster) -> None:
+        self.primary = primary
+        super().__init__()
+        self._numbers = primary._numbers
+
+    def _make(self) -> None:
+        source = ["-h", "127.0.0.1", "-p", self.primary.port, "-U", ROLE]
+        self._run("pg_basebackup", "-D", self.folder / "data", *source, "-R", "-c", "fast", "--no-sync")
+
+    def _furnish(self) -> None:
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Return when it has all that its primary has committed so far."""
+        (end,) = self.primary.execute("SELECT pg_current_wal_lsn()::text")[0]
+        eventually(lambda: self.execute(f"SELECT pg_last_wal_replay_lsn() >= '{end}'") == [(True,)])
+
+    def fall_behind(self) -> None:
+        """Hear no more of the primary: what is committed there from now on is not here."""
+        self.execute("ALTER SYSTEM SET primary_conninfo = ''")
+        self.execute("SELECT pg_reload_conf()")
+        eventually(lambda: self.execute("SELECT pid FROM pg_stat_wal_receiver"), until=lambda rows: not rows)
+
+    def take_over(self) -> None:
+        """The primary dies, and this becomes one."""
+        self.primary.stop()
+        self.execute("SELECT pg_promote()")
+
+    def either(self, *, user: str = ROLE, schema: str = "", first: int = 0) -> Server:
+        """The location of a schema on whichever of the two takes changes; `first` is a relay's port to the primary."""
+        url = self.url(user=user, schema=schema).text
+        both = url.replace(f":{self.port}/", f":{first or self.primary.port},127.0.0.1:{self.port}/")
+        return Server(f"{both}&target_session_attrs=read-write")
+
+
 class Relay(threading.Thread):
     """Passes bytes between clients and a server until a client sends `cut_at`, whose answer never comes."""
 
@@ -144,7 +232,7 @@ class Relay(threading.Thread):
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with client, socket.create_connection(self._target) as server, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), client, socket.create_connection(self._target) as server:
             while True:
                 for source in select.select([client, server], [], [])[0]:
                     if not (data := source.recv(65_536)):

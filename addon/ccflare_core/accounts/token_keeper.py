@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from ccflare_core.accounts.account import Account
 from ccflare_core.accounts.cooldowns import Moment, Unavailable
 from ccflare_core.accounts.renewal import Renewal
-from ccflare_core.accounts.token_refresh import Pair, Refreshed, Refresher
+from ccflare_core.accounts.successors import Pair
+from ccflare_core.accounts.token_refresh import Refreshed, Refresher
 from ccflare_core.accounts.validity import Upkeep, login_warning, token_state
 from ccflare_core.anthropic import oauth
 from ccflare_core.errors import CCFlareError, StoreError
@@ -137,8 +138,21 @@ class TokenKeeper:
         return token_state(account, now, Upkeep(self.is_refreshing(account), retry_at))
 
     def overlay(self, accounts: Iterable[Account]) -> list[Account]:
-        """The accounts as the database has them, with the pairs that it could not take yet."""
-        return [self._unsaved[a.id].put_into(a) if a.id in self._unsaved else a for a in accounts]
+        """The accounts as the database has them, with the pairs that it could not take yet or has lost."""
+        return [self._overlaid(account) for account in accounts]
+
+    def _overlaid(self, stored: Account) -> Account:
+        successors, known, unsaved = self._refresher.successors, self._find(stored.id), self._unsaved.get(stored.id)
+        newer = None if stored.id in self._refreshes else successors.newest(stored)  # that one is about to be stored
+        if newer is None:
+            if known is not None:
+                successors.note(known, stored)
+        elif unsaved is None or unsaved.spent != newer.spent:
+            self._unsaved[stored.id] = unsaved = newer
+            logger.warning(
+                "%s: the database has a token again that was spent already; the newer one is written again", stored.name
+            )
+        return stored if unsaved is None else unsaved.put_into(stored)
 
     # Its life
 

@@ -10,10 +10,11 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, TypeVar
 
 from ccflare_core.accounts.account import Account
+from ccflare_core.accounts.successors import Pair, Successors
 from ccflare_core.anthropic import oauth
 from ccflare_core.anthropic.oauth import Tokens
 from ccflare_core.errors import CCFlareError, StoreError, TokenError, TokenRejected, TokenUnavailable
@@ -44,7 +45,7 @@ class LeaseAttempt(NamedTuple):
     is_mine: bool
     """Whether the asker holds the lease."""
     term: str
-    """The lease's name. Each has a new one, also when the same run takes it again."""
+    """The lease's name. Each has a new one, also when the same run takes it again. "" while nobody can have one."""
     since: float
     """A moment, by the asker's clock, before which no other run can have seen this lease."""
 
@@ -95,29 +96,6 @@ class Call(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """Tokens that the provider gave but the database could not take yet: this is the only copy."""
-
-    account_id: str
-    spent: str = field(repr=False)
-    """The refresh token that they were exchanged for."""
-    tokens: Tokens
-
-    def put_into(self, account: Account) -> Account:
-        """The account with these tokens, unless it has got others meanwhile."""
-        if account.refresh_token != self.spent:
-            return account
-        return replace(
-            account,
-            access_token=self.tokens.access_token,
-            refresh_token=self.tokens.refresh_token or account.refresh_token,
-            expires_at=self.tokens.expires_at,
-            login_expires_at=self.tokens.login_expires_at or account.login_expires_at,
-            needs_login=False,
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class Refreshed:
     """What came of it."""
 
@@ -148,6 +126,8 @@ class Refresher:
     ) -> None:
         """`send` has to wait `ANSWER_SECONDS` for an answer."""
         self._renewal_seconds = renewal_seconds
+        self.successors = Successors()
+        """What is known of all refreshes, by whichever process."""
         self._call = call
         self._send = send
         self._endpoints = endpoints
@@ -166,6 +146,8 @@ class Refresher:
         if turn is None:
             return Refreshed(None, "the account was removed")
         stored = turn.account
+        if (newer := self.successors.newest(stored)) is not None:
+            return await self._commit(stored, newer, "its newer token is written again")
         if stored.refresh_token is None or self._is_news(stored, known, rejected):
             if turn.is_mine:
                 await self._give_back(stored.id)
@@ -239,15 +221,16 @@ class Refresher:
             raise
         return sending.result()
 
-    async def _commit(self, account: Account, pair: Pair) -> Refreshed:
+    async def _commit(self, account: Account, pair: Pair, news: str = "refreshed") -> Refreshed:
+        self.successors.note(account, pair.put_into(account))
         try:
             stored = await self.save(pair)
         except Exception as error:  # whatever it is: the provider has forgotten the old token already
             cause = str(error) if isinstance(error, CCFlareError) else type(error).__name__
-            news = f"refreshed, but that cannot be stored yet ({cause})"
+            news = f"{news}, but that cannot be stored yet ({cause})"
             return Refreshed(pair.put_into(account), news, account, unsaved=pair)
         is_ours = stored is not None and stored.access_token == pair.tokens.access_token
-        return Refreshed(stored, "refreshed" if is_ours else "a login was faster", account)
+        return Refreshed(stored, news if is_ours else "a login was faster", account)
 
     async def _end_login(self, account: Account, spent: str, why: str) -> Refreshed:
         try:

@@ -13,7 +13,7 @@ import psycopg
 from ccflare_core.config.location import Server
 from ccflare_core.db.announcements import Channel
 from ccflare_core.db.engine import explain
-from ccflare_core.db.postgres import parameters, url_of
+from ccflare_core.db.server_url import parameters, url_of
 from ccflare_core.errors import StoreError
 
 TEST_SECONDS = 5.0

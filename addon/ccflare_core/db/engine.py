@@ -51,7 +51,14 @@ class Engine(Protocol):
         """The rows of one statement, with `?` for each parameter. Figures are int or float."""
 
     def changed(self) -> bool:
-        """Whether another connection has committed since the last call, or since this one was opened."""
+        """Whether another connection has committed since the last call, or since this one was opened.
+
+        Also after each of the `takeovers`.
+        """
+
+    @property
+    def takeovers(self) -> int:
+        """How often a standby was found to have taken the server's place: what was committed last may be missing."""
 
     @property
     def channel(self) -> Channel | None:
@@ -60,8 +67,8 @@ class Engine(Protocol):
     def announce_test(self) -> None:
         """Announce something that tells nothing, to find out whether it arrives."""
 
-    def was_committed(self, transaction: int) -> bool:
-        """What became of a transaction that ended with CommitUnknown."""
+    def was_committed(self, transaction: int) -> bool | None:
+        """What became of a transaction that ended with CommitUnknown; None if the server cannot know."""
 
     def scrub(self, *, whole: bool) -> bool:
         """Wipe what deleted and replaced rows have left; with `whole` write the tables anew. False if not all is."""

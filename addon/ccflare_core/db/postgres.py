@@ -7,7 +7,9 @@ for less waiting, but each query had to be right about them; SERIALIZABLE would 
 two have met. A batch of records takes some milliseconds, and each proxy writes at most twenty a second.
 
 The same row tells whether others have written, and that the tables are ours. It is also how a connection that had to be
-made anew knows that it still leads to the same database.
+made anew knows that it still leads to the same database. With it comes the server's timeline, whose number grows when a
+standby takes over. What was committed last may be missing there, and a server of an older timeline is one that was
+taken over from: if it is started again, nothing may be written to it.
 """
 
 import contextlib
@@ -15,36 +17,22 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import peewee
 import psycopg
 from psycopg.adapt import Buffer, Loader
-from psycopg.conninfo import conninfo_to_dict
 
-from ccflare_core.config.location import Server, is_url
+from ccflare_core.config.location import Server
 from ccflare_core.db.announcements import Channel, kind_changed
 from ccflare_core.db.engine import CommitUnknown, as_store_errors, connected, explain, naming
 from ccflare_core.db.migrations import migrate, pending
-from ccflare_core.errors import StoreError, Unusable, VaultError
-from ccflare_core.http.origins import is_this_machine
-from ccflare_core.secrets.references import read_secret
+from ccflare_core.db.server_url import parameters, url_of
+from ccflare_core.errors import StoreError, Unusable
 
 _MARKER = "ccflare"
 _LOCK = 0x63636631
 """`ccf1`: the advisory lock under which the tables are made."""
-
-_CONNECTION: dict[str, str | int] = {
-    "application_name": "ccflare",
-    "connect_timeout": 5,
-    # A server that is gone without a word is noticed within 25 s.
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 25_000,
-}
-"""What the URL may say otherwise."""
 
 # Each transaction says what it needs and leaves nothing behind: a pooler (PgBouncer) may give the session to another
 # program next. A process that is stopped in the middle must not keep all others waiting. Tokens must outlive a loss of
@@ -54,6 +42,8 @@ SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '{statement}';
 SET LOCAL idle_in_transaction_session_timeout = '30s';
 SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'
 """
+_TIMELINE = "CASE WHEN pg_is_in_recovery() THEN '' ELSE substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END"
+"""Eight hex digits; "" where it only reads, from a standby."""
 _LOCK_SECONDS = 5.0
 _NOT_AVAILABLE = "55P03"
 _LOOK_SECONDS = 0.1
@@ -70,7 +60,12 @@ class Postgres:
     def __init__(self, database: "_Database") -> None:
         self.database = database
         self._execute: Callable[..., Any] = database.execute_sql
-        self._id = ""
+        self._id = self._timeline = ""
+        self.takeovers = 0
+        """See Engine."""
+        self._takeovers_at_loss = 0
+        self._is_stale = False
+        self._tells = _TIMELINE if self._tells_timeline() else "''"
         self._id, self._seen = self._row()
         self.channel = Channel.of(self._id, secrets.token_hex(4))
         """See Engine."""
@@ -90,16 +85,17 @@ class Postgres:
                     is_whole = True
             except peewee.DatabaseError as error:
                 if is_whole and self.database.is_lost:
+                    self._takeovers_at_loss = self.takeovers
                     raise CommitUnknown(number, explain(error)) from error
                 raise
             self._seen += 1
 
     def _take_turn(self) -> int:
         """Wait for the lock; the transaction's number."""
-        turn = f"UPDATE {_MARKER} SET changes = changes + 1 RETURNING id, txid_current()"  # noqa: S608
+        turn = f"UPDATE {_MARKER} SET changes = changes + 1 RETURNING id, {self._tells}, txid_current()"  # noqa: S608
         found = self._execute(turn).fetchall()
-        self._check_identity([each for each, _ in found])
-        return int(found[0][1])
+        self._check_identity(found)
+        return int(found[0][2])
 
     def announce_test(self) -> None:
         """See Engine."""
@@ -125,11 +121,18 @@ class Postgres:
     def changed(self) -> bool:
         """See Engine."""
         before, (_, self._seen) = self._seen, self._row()
-        return self._seen != before
+        is_stale, self._is_stale = self._is_stale, False
+        return self._seen != before or is_stale
 
-    def was_committed(self, transaction: int) -> bool:
-        """See Engine. Raises StoreError while the server is not done with it."""
-        status = self.select("SELECT txid_status(?)", (transaction,))[0][0]
+    def was_committed(self, transaction: int) -> bool | None:
+        """See Engine: a standby gives the numbers that it has not heard of to others. Raises StoreError meanwhile."""
+        self._row()
+        if self.takeovers != self._takeovers_at_loss:
+            return None
+        try:
+            status = self.select("SELECT txid_status(?)", (transaction,))[0][0]
+        except peewee.DataError:  # the number was never given: the server has crashed before it wrote it down
+            return False
         if status == "in progress":
             raise StoreError("the database server still works on the last rows")
         return bool(status == "committed")
@@ -162,13 +165,30 @@ class Postgres:
         self.database.close()
 
     def _row(self) -> tuple[str, int]:
-        found = self.select(f"SELECT id, changes FROM {_MARKER}")  # noqa: S608
-        self._check_identity([each for each, _ in found])
-        return found[0][0], found[0][1]
+        found = self.select(f"SELECT id, {self._tells}, changes FROM {_MARKER}")  # noqa: S608
+        self._check_identity(found)
+        return found[0][0], found[0][2]
 
-    def _check_identity(self, found: list[str]) -> None:
-        if len(found) != 1 or self._id not in ("", found[0]):
+    def _tells_timeline(self) -> bool:
+        """Whether the server tells it; some that only speak PostgreSQL's language do not."""
+        try:
+            self.select(f"SELECT {_TIMELINE}")
+        except StoreError:
+            return False
+        return True
+
+    def _check_identity(self, found: Sequence[tuple[Any, ...]]) -> None:
+        """StoreError if the rows of the marker's table, which begin with id and timeline, are not to be relied on."""
+        if len(found) != 1 or self._id not in ("", found[0][0]):
             raise StoreError("this is another database than at the start: bring that one back, then restart")
+        timeline: str = found[0][1]
+        if timeline and timeline < self._timeline:
+            raise StoreError("this server is the one that a standby took over from: stop it, or make it a standby")
+        if timeline and timeline > self._timeline:
+            if self._timeline:
+                self.takeovers += 1
+                self._is_stale = True
+            self._timeline = timeline
 
 
 class _Database(peewee.PostgresqlDatabase):
@@ -334,42 +354,3 @@ def _make(database: _Database, now_ms: int) -> None:
         execute(f"CREATE TABLE {_MARKER} (id TEXT NOT NULL PRIMARY KEY, changes BIGINT NOT NULL)")
         execute(f"INSERT INTO {_MARKER} VALUES (%s, 0)", (secrets.token_hex(8),))  # noqa: S608
         migrate(database, now_ms)
-
-
-def url_of(server: Server, option: str = "ccflare_database") -> str:
-    """The URL to connect to, asked for anew each time: a program may give passwords that pass. Raises StoreError.
-
-    `option` has named the server.
-    """
-    try:
-        url = read_secret({option: server.text}, option) or ""
-    except VaultError as error:
-        raise StoreError(str(error)) from error
-    if not is_url(url):
-        raise StoreError("this leads to no postgresql:// URL (whose special characters must be percent-encoded)")
-    return url
-
-
-def parameters(url: str, environ: "os._Environ[str] | dict[str, str]") -> dict[str, Any]:
-    """What to connect with. Off this machine that is TLS with a verified certificate, unless it is asked otherwise."""
-    try:
-        given = conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        raise StoreError("PostgreSQL's library does not take this URL: see what may stand after its ?") from None
-    found = {**_CONNECTION, **given, "client_encoding": "UTF8"}  # whatever PGCLIENTENCODING says
-    if "sslmode" not in given and not environ.get("PGSSLMODE") and not _is_here(given, environ):
-        found["sslmode"] = "verify-full"
-        named = given.get("sslrootcert") or environ.get("PGSSLROOTCERT")
-        if not named and not (Path.home() / ".postgresql" / "root.crt").exists():
-            found["sslrootcert"] = "system"
-    return found
-
-
-def _is_here(given: dict[str, Any], environ: "os._Environ[str] | dict[str, str]") -> bool:
-    """Whether every host is a socket's folder or a loopback address."""
-    hosts = str(given.get("hostaddr") or given.get("host") or environ.get("PGHOST") or "/")
-    return all(_is_local(host) for host in hosts.split(","))
-
-
-def _is_local(host: str) -> bool:
-    return not host or host.startswith(("/", "@")) or is_this_machine(host)

@@ -46,6 +46,8 @@ class SQLite:
     """An open file. See Engine."""
 
     is_frozen = False
+    takeovers = 0
+    """See Engine; a file has no standby."""
     """See Engine."""
     channel = None
     """See Engine."""

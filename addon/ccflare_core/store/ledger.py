@@ -226,6 +226,19 @@ class Ledger:
         for record in rows[BatchMade]:  # the last, as one may change what the row of its exchange says
             self._batches.write(record)
 
+    def holds(self, batch: Iterable[Record]) -> bool:
+        """Whether the batch, which was written whole or not at all, is there, as far as one of its rows can tell.
+
+        False if none can: what changes rows only may be written twice.
+        """
+        for record in batch:
+            if isinstance(record, ExchangeStarted):
+                return RequestRow.select().where(RequestRow.id == record.id).bind(self._database).exists()
+            if isinstance(record, AttemptMade):
+                is_it = (AttemptRow.request == record.request_id) & (AttemptRow.number == record.number)
+                return AttemptRow.select().where(is_it).bind(self._database).exists()
+        return False
+
     def forget(self) -> None:
         """Believe nothing of what was written since the last commit: it did not come to one."""
         self._blocks.forget()

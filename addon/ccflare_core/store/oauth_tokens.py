@@ -28,7 +28,11 @@ from ccflare_core.text import to_ms
 class Logins:
     """A part of the store: it works through the store's connection, in the store's transactions."""
 
-    def __init__(self, context: StoreContext, accounts: Accounts) -> None:
+    def __init__(
+        self, context: StoreContext, accounts: Accounts, is_settling: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Nobody gets a lease while `is_settling`, see takeover.py."""
+        self._is_settling = is_settling
         self._database = context.database
         self._transaction = context.transaction
         self._account = accounts.of_row
@@ -44,14 +48,14 @@ class Logins:
         from the commit, as until then nobody else sees it, however slow the database is.
         """
         with self._transaction():
-            is_mine = self._take(account_id, owner, abandoned)
+            is_mine = not self._is_settling() and self._take(account_id, owner, abandoned)
             account = self._read(account_id)
             if account is None:
                 self._release(account_id, owner)
                 return None
             self._fill_digest(account)
-            lease = RefreshLeaseRow.select().where(RefreshLeaseRow.account_id == account_id)
-            return LeaseAttempt(account, is_mine, lease.bind(self._database).get().term, clock())
+            lease = RefreshLeaseRow.select().where(RefreshLeaseRow.account_id == account_id).bind(self._database)
+            return LeaseAttempt(account, is_mine, next((each.term for each in lease), ""), clock())
 
     def renew_lease(self, account_id: str, owner: str) -> None:
         """Give the lease a new term, if the run still holds it, so that nobody takes it for abandoned."""

@@ -48,6 +48,11 @@ class StoredPeers:
         before, self._told = self._told, peers
         return None if peers == before else peers
 
+    @property
+    def are_there(self) -> bool:
+        """Whether there were others at the last look."""
+        return self._told.are_there
+
     def _rows(self) -> dict[str, tuple[int, str | None]]:
         columns = (RunRow.id, RunRow.heartbeat_at, RunRow.in_flight)
         query: Any = RunRow.select(*columns).where(RunRow.ended_at.is_null()).bind(self._database)

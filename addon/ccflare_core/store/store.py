@@ -51,6 +51,7 @@ from ccflare_core.store.resealing import Resealing, count_values
 from ccflare_core.store.runs import Runs
 from ccflare_core.store.sealed_counts import ROTATE_AT, SealedCounts
 from ccflare_core.store.second_factor import Factors
+from ccflare_core.store.takeover import Takeover
 from ccflare_core.text import to_ms
 from ccflare_core.transcripts.read import Body, Transcripts
 from ccflare_core.transcripts.search_index import SearchIndex
@@ -122,7 +123,9 @@ class Store:
         self.peers = StoredPeers(context, self.runs)
         self.dead_runs = DeadRuns(context, self.runs)
         self.probes = StoredProbes(context)
-        self.logins = Logins(context, self.accounts)
+        self.takeover = Takeover(lambda: self._engine.takeovers, lambda: self.peers.are_there)
+        """Whether a standby has taken the place of the database server."""
+        self.logins = Logins(context, self.accounts, is_settling=self.takeover.is_settling)
         self.sessions = Sessions(context)
         self.client_runs = StoredClientRuns(context)
         self.clients = Clients(context, self.client_runs)
@@ -272,6 +275,8 @@ class Store:
         rows, sealed_by = self._ledger.prepare(batch), self._key_id()
         try:
             with self._transaction():
+                if self.takeover.is_news_for_the_ledger():
+                    self._ledger.forget()
                 if self._key_id() != sealed_by:
                     rows = self._ledger.prepare(batch)
                 self._ledger.write(rows)
@@ -296,7 +301,11 @@ class Store:
         """Whether the batch, which comes a second time because its commit was not acknowledged, is there."""
         if self._unknown is None:
             return False
-        is_written = self._unknown[0] == batch and self._engine.was_committed(self._unknown[1])
+        is_written: bool | None = False
+        if self._unknown[0] == batch:
+            is_written = self._engine.was_committed(self._unknown[1])
+            if is_written is None:
+                is_written = self._ledger.holds(batch)
         self._unknown = None
         return is_written
 

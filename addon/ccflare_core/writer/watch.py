@@ -12,6 +12,7 @@ from ccflare_core.errors import CCFlareError
 from ccflare_core.program import typed
 from ccflare_core.store.limits_of_others import Learned
 from ccflare_core.store.store import Store
+from ccflare_core.store.takeover import SETTLING_SECONDS
 from ccflare_core.text import some
 from ccflare_core.writer.warnings import RateLimitedWarnings
 
@@ -23,6 +24,10 @@ _CHECK_SECONDS = 30.0
 _CHECK_SHARE = 500
 """The next check for damage comes so many times later than the last one took, if that is later still."""
 
+_TAKEN_OVER = (
+    "a standby has taken the place of the database server: what was recorded or changed in the last moments may be "
+    f"missing, and if other proxies run, no token is refreshed for {SETTLING_SECONDS:.0f} s"
+)
 _SUM_SECONDS = 30.0
 _INDEX_SECONDS = 1.0
 _LOG_BYTES = 256 * 1024 * 1024
@@ -154,6 +159,8 @@ class Watch:
         # Asked before the accounts are read: a commit in between is then seen at the next look.
         if self._store.changed():
             self.is_stale = True
+        if self._store.takeover.is_news():
+            self._warnings.say(_TAKEN_OVER)
         if self.is_stale:
             self.tell_accounts()
 
