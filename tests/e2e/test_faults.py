@@ -1,6 +1,7 @@
 """What comes of a PostgreSQL server, of the network to it and of a proxy that fail, each in its own way.
 
 Requests go on with what the proxy knows, records wait and arrive once each, and no token is spent without a lease.
+The long forms (CCFLARE_LONG_TESTS) let a fault last for minutes.
 """
 
 import contextlib
@@ -9,108 +10,40 @@ import signal
 import time
 import uuid
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from dataclasses import replace
 
 import psycopg
 import pytest
 
-from ccflare_core.accounts.account import Account, Kind
-from ccflare_core.config.location import Server
-from ccflare_core.errors import Unusable
-from ccflare_core.store.store import Store
-from database_kit import KEY, KEY_VARIABLE
-from fake_upstream import MESSAGES, TOKEN, FakeUpstream, unauthorized
-from harness import Proxy, claude_request, eventually, via_base_url
+from ccflare_core.accounts.account import Account
+from fake_upstream import TOKEN, Gate, sse
+from faults_kit import ENOUGH, LOGIN, QUICK, STOPPED, Bench, in_file, own_schema
+from harness import Proxy, RawClient, Truncated, claude_request, eventually, via_base_url
 from link import Link
-from postgres_kit import GUARDED, PASSWORD, Cluster
+from postgres_kit import GUARDED, Cluster
 
 pytestmark = pytest.mark.postgres
 
-NAME = "max"
-ENOUGH = 5
-"""How many requests show that they go on."""
-STOPPED = "nothing can be recorded at the moment:"
-"""What the writer says; others that use the database may complain before it."""
-QUICK = "&tcp_user_timeout=1000&connect_timeout=2"
-"""Notice in a second or two that nobody answers."""
-
-
-class Bench(NamedTuple):
-    """A proxy, its upstream, and the way to its database; `inside` leads there directly, as the server's owner."""
-
-    proxy: Proxy
-    upstream: FakeUpstream
-    link: Link
-    cluster: Cluster
-    inside: Server
-    session: str = ""
-
-    def ask(self) -> int:
-        """The status of a request on a connection of its own."""
-        with via_base_url(self.proxy) as client:
-            return client.request(*claude_request(size=3000, stream=False, session=self.session)).status
-
-    def ask_until(self, said: str, since: int) -> list[int]:
-        """The statuses of requests, until the log has said this, and of some more."""
-        statuses: list[int] = []
-
-        def is_said() -> bool:
-            statuses.append(self.ask())
-            return said in self.proxy.log()[since:]
-
-        eventually(is_said)
-        return statuses + [self.ask() for _ in range(ENOUGH)]
-
-    def check_record(self, requests: int) -> None:
-        """AssertionError if not so many of this test's requests are recorded, each once."""
-        sql = (
-            "SELECT r.id, outcome, COUNT(*) FROM requests r JOIN attempts a ON a.request_id = r.id "
-            f"WHERE session_id = '{self.session}' GROUP BY r.id"
-        )
-        rows = eventually(
-            lambda: self.cluster.execute(sql, self.inside),
-            lambda rows: len(rows) >= requests and all(outcome for _, outcome, _ in rows),
-        )
-        assert [(outcome, count) for _, outcome, count in rows] == [("ok", 1)] * requests
-
-    def pause(self, paused: bool) -> None:
-        """Pause the account or resume it, as another proxy does: a frozen one may have the turn for up to 30 s."""
-
-        def is_done() -> bool:
-            with contextlib.suppress(Unusable), self.stored() as store:
-                store.accounts.update(NAME, paused=paused)
-                return True
-            return False
-
-        eventually(is_done)
-
-    def stored(self) -> contextlib.closing[Store]:
-        """The database as another machine's proxy has it."""
-        return contextlib.closing(Store.open(self.inside, KEY))
+IS_LONG = bool(os.environ.get("CCFLARE_LONG_TESTS"))
+SLOW_SECONDS = 180 if IS_LONG else 0
+FROZEN_SECONDS = 90 if IS_LONG else 0
+"""Longer than it takes until the others hold a proxy for dead."""
 
 
 @pytest.fixture(scope="module")
-def running(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    schema = cluster.new()
-    cluster.execute(f"ALTER SCHEMA {schema} OWNER TO {GUARDED}")
-    with FakeUpstream() as upstream, contextlib.closing(Link(cluster.port)) as link:
+def link(cluster: Cluster) -> Iterator[Link]:
+    with contextlib.closing(Link(cluster.port)) as link:
         link.start()
-        login = f"{GUARDED}:{PASSWORD.replace('%', '%25')}"
-        file = tmp_path_factory.mktemp("faults") / "url"
-        file.touch(0o600)
-        file.write_text(cluster.url(schema=schema, user=login, port=link.port).text + QUICK)
-        proxy = Proxy(upstream, database=Server(f"file:{file}"), environment=KEY_VARIABLE, ccflare_hold_seconds=0)
-        bench = Bench(proxy, upstream, link, cluster, cluster.url(schema=schema, user=login))
-        with bench.stored() as store:
-            access, refresh = upstream.logins.new_login()
-            tokens: dict[str, Any] = {
-                "access_token": access,
-                "refresh_token": refresh,
-                "expires_at": time.time() + 28_800,
-            }
-            store.accounts.add(Account(NAME, NAME, Kind.OAUTH, created_at=time.time(), **tokens))
-        with proxy:
-            yield bench
+        yield link
+
+
+@pytest.fixture(scope="module")
+def running(cluster: Cluster, link: Link, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    schema = own_schema(cluster)
+    url = cluster.url(schema=schema, user=LOGIN, port=link.port)
+    location = in_file(tmp_path_factory.mktemp("faults"), type(url)(url.text + QUICK))
+    with Bench.on(cluster, location, cluster.url(schema=schema, user=LOGIN)) as bench:
+        yield bench
 
 
 @pytest.fixture
@@ -119,29 +52,26 @@ def bench(running: Bench) -> Bench:
     return running._replace(session=str(uuid.uuid4()))
 
 
-def test_network_cut_costs_no_request_and_no_record(bench: Bench) -> None:
+def test_network_cut_costs_no_request_and_no_record(bench: Bench, link: Link) -> None:
     since = len(bench.proxy.log())
-    bench.link.cut()
+    link.cut()
 
     statuses = bench.ask_until(f"{STOPPED} the database server cannot be reached", since)
-    bench.link.mend()
+    link.mend()
     statuses += bench.ask_until("recording works again", since)
 
     assert set(statuses) == {200}
     bench.check_record(len(statuses))
 
 
-def test_refresh_waits_for_the_network_and_spends_no_token_without_a_lease(bench: Bench) -> None:
-    with bench.stored() as store:
-        (account,) = store.accounts.all()
-    assert account.access_token is not None
+def test_refresh_waits_for_the_network_and_spends_no_token_without_a_lease(bench: Bench, link: Link) -> None:
     before = bench.upstream.logins.refreshes
-    bench.link.cut()
-    bench.upstream.always(unauthorized(), credential=account.access_token, path=MESSAGES)
+    bench.refuse_token()
+    link.cut()
 
     refused = bench.ask()
     asked_for_tokens = [request for request in bench.upstream.requests if request.path == TOKEN]
-    bench.link.mend()
+    link.mend()
 
     assert (refused, len(asked_for_tokens)) == (503, before)
     eventually(bench.ask, until=lambda status: status == 200)
@@ -166,16 +96,19 @@ def test_server_without_a_free_connection_costs_no_request_and_no_record(bench: 
     bench.check_record(len(statuses))
 
 
-def test_server_that_is_two_seconds_late_keeps_no_request_waiting(bench: Bench) -> None:
-    bench.link.delay = 2.0  # for each answer; a batch of records takes ten
+def test_server_that_is_two_seconds_late_keeps_no_request_waiting(bench: Bench, link: Link) -> None:
+    link.delay = 2.0  # for each answer; a batch of records takes ten
     try:
         statuses = [bench.ask() for _ in range(ENOUGH)]
         recorded = bench.cluster.execute(f"SELECT id FROM requests WHERE session_id = '{bench.session}'", bench.inside)
+        deadline = time.monotonic() + SLOW_SECONDS
+        while time.monotonic() < deadline:
+            statuses.append(bench.ask())
     finally:
-        bench.link.delay = 0.0
+        link.delay = 0.0
 
-    assert (statuses, recorded) == ([200] * ENOUGH, [])
-    bench.check_record(ENOUGH)
+    assert (set(statuses), recorded) == ({200}, [])
+    bench.check_record(len(statuses))
 
 
 def test_proxy_that_was_frozen_learns_what_has_changed_meanwhile(bench: Bench) -> None:
@@ -189,6 +122,76 @@ def test_proxy_that_was_frozen_learns_what_has_changed_meanwhile(bench: Bench) -
     assert (bench.ask(), len(bench.upstream.requests)) == (503, asked)
     bench.pause(False)
     eventually(bench.ask, until=lambda status: status == 200)
+
+
+def run_of(bench: Bench, proxy: Proxy) -> str:
+    newest = f"SELECT id FROM runs WHERE pid = {proxy.pid} ORDER BY started_at DESC LIMIT 1"
+    [(run,)] = bench.cluster.execute(newest, bench.inside)
+    return str(run)
+
+
+def outcomes(bench: Bench, run: str) -> list[tuple[str | None]]:
+    return bench.cluster.execute(f"SELECT outcome FROM requests WHERE run_id = '{run}'", bench.inside)
+
+
+def begin_stream(bench: Bench, proxy: Proxy, client: RawClient) -> tuple[str, Gate]:
+    """Have a request answered in the midst of which nothing more comes before the gate is opened.
+
+    It is recorded that it has begun; by the run that is returned.
+    """
+    gate, whole, run = Gate(), sse(5), run_of(bench, proxy)
+    bench.upstream.answer(replace(whole, chunks=(*whole.chunks[:4], gate, *whole.chunks[4:])))
+    client.send_request(*claude_request(3000))
+    assert client.read_head().status == 200
+    eventually(lambda: outcomes(bench, run), until=lambda found: found == [(None,)])
+    return run, gate
+
+
+def test_what_a_killed_proxy_had_open_has_crashed_and_what_it_held_is_free(bench: Bench) -> None:
+    """Another proxy on its machine sees that within 15 s, one elsewhere within 75 s (tests/store/test_dead_runs.py)."""
+    since = len(bench.proxy.log())
+    with bench.another() as victim, via_base_url(victim) as client:
+        run, gate = begin_stream(bench, victim, client)
+        with bench.stored() as store:
+            (account,) = store.accounts.all()
+        assert has_lease(bench, account, run)
+        told = f"SELECT in_flight FROM runs WHERE id = '{run}'"
+        eventually(lambda: bench.cluster.execute(told, bench.inside), until=lambda rows: account.id in str(rows))
+
+        victim.kill()
+
+        with pytest.raises((Truncated, ConnectionError)):
+            client.read_body()
+        gate.open()
+        eventually(lambda: outcomes(bench, run), until=lambda found: found == [("crashed",)])
+        assert has_lease(bench, account, "another")
+    eventually(lambda: "another proxy crashed with 1 exchange open: recorded as crashed" in bench.proxy.log()[since:])
+    assert bench.ask() == 200
+    assert outcomes(bench, run) == [("crashed",)]
+
+
+def has_lease(bench: Bench, account: Account, run: str) -> bool:
+    """Whether the run gets the lease to refresh the account's token."""
+    with bench.stored() as store:
+        lease = store.logins.take_lease(account.id, run)
+    return lease is not None and lease.is_mine
+
+
+def test_proxy_that_was_frozen_in_a_stream_goes_on_with_it(bench: Bench) -> None:
+    """In the long form others take it for dead meanwhile; its exchange has its true outcome all the same."""
+    with bench.another() as frozen, via_base_url(frozen) as client:
+        run, gate = begin_stream(bench, frozen, client)
+        os.kill(frozen.pid, signal.SIGSTOP)
+        try:
+            time.sleep(FROZEN_SECONDS)
+            assert outcomes(bench, run) == [("crashed" if IS_LONG else None,)]
+        finally:
+            os.kill(frozen.pid, signal.SIGCONT)
+        gate.open()
+        assert b"message_stop" in client.read_body()
+        eventually(lambda: outcomes(bench, run), until=lambda found: found == [("ok",)])
+        ended = f"SELECT ended_at FROM runs WHERE id = '{run}'"
+        eventually(lambda: bench.cluster.execute(ended, bench.inside), until=lambda rows: rows == [(None,)])
 
 
 def test_older_proxy_goes_on_when_a_newer_version_has_migrated_the_database(bench: Bench) -> None:
