@@ -15,7 +15,7 @@ import pytest
 from ccflare_core.accounts.cooldowns import WHOLE
 from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.config.location import Server
-from ccflare_core.db.announcements import Channel
+from ccflare_core.db.announcements import ANYTHING, Channel
 from ccflare_core.db.engine_choice import hear
 from ccflare_core.errors import StoreError
 from ccflare_core.exchange.records import CooldownCleared, CooldownSet, WindowRead
@@ -117,13 +117,32 @@ def test_what_is_announced_holds_no_secret_and_comes_once_a_transaction(server: 
     assert not [secret for secret in SECRETS if secret in str(texts)]
 
 
+@pytest.mark.postgres
+def test_what_is_announced_comes_before_what_waits_for_the_database(store: Store, other: Other) -> None:
+    """A call that waits for others' lock keeps the next ones waiting, but not what was heard meanwhile."""
+    gate, is_held = threading.Event(), threading.Event()
+
+    def hold(_: Store) -> None:
+        is_held.set()
+        gate.wait(PATIENCE)
+
+    other.writer.call(hold)
+    assert is_held.wait(PATIENCE)
+    known = other.writer.call(lambda _: len(other.limits))
+    store.write([CooldownSet(a_cooldown("a"))])
+    sees(lambda: other.writer._announced)
+    gate.set()
+
+    assert known.result(PATIENCE) == 1
+
+
 class Woken(Writer):
     """A writer of a store that announces; counts how often it is woken, and keeps no store."""
 
     def __init__(self) -> None:
         self.woken = 0
 
-    def call(self, function: Callable[[Any], Any]) -> Future[Any]:
+    def call(self, function: Callable[[Any], Any], changes: Set[str] = ANYTHING) -> Future[Any]:
         future: Future[Any] = Future()
         future.set_result(function(SimpleNamespace(channel=Channel("c", "aa"), announce_test=lambda: None)))
         return future

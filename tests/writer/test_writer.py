@@ -1,5 +1,6 @@
 """The writer: whatever happens to the database, nothing waits, nothing raises, and what was said is in it, is."""
 
+import contextlib
 import random
 import sqlite3
 import threading
@@ -389,6 +390,33 @@ def test_the_run_has_a_heartbeat_every_fifteen_seconds(path: Path) -> None:
         clock.now += 10
     assert beats == [100_000, 100_000, 120_000, 120_000]
     store.close()
+
+
+def test_all_is_looked_at_anew_at_once_only_where_changes_are_not_announced(path: Path) -> None:
+    """Others write all the time: to read every account for each of their records would take more than the records."""
+    now, told, hears = [1000.0], list[int](), [True]
+    with contextlib.closing(open_store(path)) as store, contextlib.closing(open_store(path)) as other:
+        clock = lambda: now[0]  # noqa: E731
+        watch = Watch(
+            store,
+            lambda accounts: told.append(len(accounts)),
+            RateLimitedWarnings(lambda _: None, clock),
+            clock,
+            hears=lambda: hears[0],
+        )
+        watch.look()
+
+        def look_after(seconds: float, name: str) -> list[int]:
+            other.accounts.add(an_account(name))
+            now[0] += seconds
+            watch.look()
+            return told
+
+        assert told == [0]
+        assert look_after(1, "max-1") == [0]
+        assert look_after(5, "max-2") == [0, 2]
+        hears[0] = False
+        assert look_after(1, "max-3") == [0, 2, 3]
 
 
 def test_a_complaint_is_made_once_a_minute() -> None:

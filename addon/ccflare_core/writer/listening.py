@@ -90,7 +90,8 @@ class Listening:
                 self._is_over.wait(_PAUSE_SECONDS)
 
     def _failed(self, why: str) -> float:
-        """A connection that worked is made anew at once, and nobody needs to know unless that fails."""
+        """A connection that worked is made anew at once, and nobody but the writer needs to know unless that fails."""
+        self._writer.hears(False)
         seconds = self._retry_seconds
         if seconds:
             self._fail(why)
@@ -99,12 +100,14 @@ class Listening:
 
     def _fail(self, why: str) -> None:
         told, self.works = self.problem, False
+        self._writer.hears(False)
         self.problem = polled(why)
         if told is None:
             self._say(self.problem)
 
     def _recover(self) -> None:
         told, self.works, self._retry_seconds = self.problem, True, 0.0
+        self._writer.hears(True)
         self.problem = None
         if told is not None:
             self._say("changes by other proxies arrive at once again")

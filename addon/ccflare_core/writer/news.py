@@ -1,7 +1,7 @@
 """What has changed in the database, handed from the writer's thread to the event loop; neither waits for the other."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 from typing import NamedTuple
 
 from ccflare_core.accounts.account import Account
@@ -10,6 +10,7 @@ from ccflare_core.accounts.peers import Peers
 from ccflare_core.clients.authentication import KeyRing
 from ccflare_core.clients.client_runs import ClientRun
 from ccflare_core.clients.totp import Factor
+from ccflare_core.db.announcements import ANYTHING
 from ccflare_core.http.addresses import Networks
 from ccflare_core.store.limits_of_others import Learned
 from ccflare_core.store.store import Store
@@ -74,5 +75,5 @@ class StoreCalls:
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
 
-    def __call__[T](self, function: Callable[[Store], T], /) -> Awaitable[T]:
-        return asyncio.wrap_future(self._writer.call(function))
+    def __call__[T](self, function: Callable[[Store], T], /, changes: Set[str] = ANYTHING) -> Awaitable[T]:
+        return asyncio.wrap_future(self._writer.call(function, changes))

@@ -19,6 +19,13 @@ from ccflare_core.writer.warnings import RateLimitedWarnings
 LOOK_SECONDS = 0.25
 """How often to look; a change by another process is to be known within a second."""
 
+_WHOLE_SECONDS = 5.0
+_WHOLE_SHARE = 20
+"""Where changes are announced, how often to look at all that may have changed all the same: somebody may have changed
+rows by hand. It comes so many times later than the last look took, if that is later still: there may be many accounts.
+"""
+_PEERS_SECONDS = 1.0
+"""How often the others tell what they have in flight, which is not announced."""
 _BEAT_SECONDS = 15.0
 _CHECK_SECONDS = 30.0
 _CHECK_SHARE = 500
@@ -53,9 +60,14 @@ class Watch:
         on_sessions: Callable[[Sequence[Held]], None] = lambda held: None,
         on_peers: Callable[[Peers], None] = lambda peers: None,
         begin: Callable[[Callable[[], None]], None] = in_thread,
+        hears: Callable[[], bool] = lambda: False,
         look_seconds: float = LOOK_SECONDS,
     ) -> None:
-        """`on_store_changed` is shown the store at first and whenever it has changed; `begin` does what takes long."""
+        """`on_store_changed` is shown the store at first and whenever it has changed; `begin` does what takes long.
+
+        `hears` tells whether `tell_announced` is called for all that other processes change.
+        """
+        self._hears = hears
         self._on_store_changed = on_store_changed
         self._on_limits = on_limits
         self._on_sessions = on_sessions
@@ -69,7 +81,9 @@ class Watch:
         self._accounts: list[Account] | None = None
         self._ring: KeyRing | None = None
         self._has_told_of_wear = False
-        self._looked_at = self._beat_at = self._sum_at = self._index_at = float("-inf")
+        self._looked_at = self._beat_at = self._sum_at = self._index_at = self._peers_at = float("-inf")
+        self._whole_at = float("-inf")
+        self._has_changed = False
         # In this order: what is learned of an account's limits is for accounts that are known.
         self._parts = {
             Kind.KEYS: self._look_for_keys,
@@ -99,13 +113,14 @@ class Watch:
         The next look finds the rest. Of kinds that only a newer version knows, that comes at once.
         """
         if not kinds <= self._parts.keys():
-            self._looked_at = float("-inf")
+            self._looked_at, self.is_stale = float("-inf"), True
             return
         try:
             for kind, tell in self._parts.items():
                 if kind in kinds:
                     tell()
         except CCFlareError as error:
+            self.is_stale = True
             self._warnings.warn(str(error), str(error))
 
     def _tell_changed_accounts(self) -> None:
@@ -129,6 +144,7 @@ class Watch:
             self._on_sessions(held)
 
     def _tell_peers(self) -> None:
+        self._peers_at = self._clock() + _PEERS_SECONDS
         if (peers := self._store.peers.look()) is not None:
             self._on_peers(peers)
 
@@ -139,7 +155,7 @@ class Watch:
             return
         self._looked_at = now
         try:
-            self._look_for_changes()
+            self._look_for_changes(now)
             if now - self._beat_at >= _BEAT_SECONDS:
                 self._beat_at = now
                 self._beat()
@@ -155,14 +171,19 @@ class Watch:
         except CCFlareError as error:
             self._warnings.warn(str(error), str(error))
 
-    def _look_for_changes(self) -> None:
+    def _look_for_changes(self, now: float) -> None:
         # Asked before the accounts are read: a commit in between is then seen at the next look.
-        if self._store.changed():
-            self.is_stale = True
+        self._has_changed |= self._store.changed()
         if self._store.takeover.is_news():
+            self.is_stale = True
             self._warnings.say(_TAKEN_OVER)
-        if self.is_stale:
+        if self.is_stale or (self._has_changed and (now >= self._whole_at or not self._hears())):
+            self._has_changed = False
             self.tell_accounts()
+            ended = self._clock()
+            self._whole_at = ended + max(_WHOLE_SECONDS, _WHOLE_SHARE * (ended - now))
+        elif self._has_changed and now >= self._peers_at:
+            self._tell_peers()
 
     def _look_for_keys(self) -> None:
         if trouble := self._store.look_for_keys():

@@ -18,6 +18,7 @@ from ccflare_core.accounts.account import Account
 from ccflare_core.accounts.affinity import Held
 from ccflare_core.accounts.peers import Peers
 from ccflare_core.clients.authentication import KeyRing
+from ccflare_core.db.announcements import ANYTHING
 from ccflare_core.errors import CCFlareError, Gone, StoreError
 from ccflare_core.exchange.records import Record, storable
 from ccflare_core.process import be_less_urgent
@@ -88,7 +89,8 @@ class Writer:
         self._urgent = threading.Event()  # there is no point in gathering more
         self._lock = threading.Lock()  # for the four below
         self._announced: set[str] = set()
-        self._calls: deque[Callable[[Store], None]] = deque()
+        self._hears = False
+        self._calls: deque[tuple[Callable[[Store], None], Set[str]]] = deque()
         self._deadline: float | None = None
         self._is_over = False
 
@@ -145,9 +147,10 @@ class Writer:
         if self._trouble is None and self._backlog.has_full_batch and not self._urgent.is_set():
             self._urgent.set()
 
-    def call[T](self, function: Callable[[Store], T]) -> Future[T]:
+    def call[T](self, function: Callable[[Store], T], changes: Set[str] = ANYTHING) -> Future[T]:
         """Have `function` called with the store, ahead of what waits; its result or exception as a future.
 
+        `changes` are the kinds of what it may change, see announcements.py: that is looked at anew then.
         Never wait for that future in the writer's own thread, where `on_change` and `on_trouble` run.
         """
         future: Future[T] = Future()
@@ -155,7 +158,7 @@ class Writer:
             if self._is_over:
                 future.set_exception(StoreError("the database is closed: start the proxy again"))
                 return future
-            self._calls.append(lambda store: _settle(future, function, store))
+            self._calls.append((lambda store: _settle(future, function, store), changes))
         self._hurry()
         return future
 
@@ -164,6 +167,10 @@ class Writer:
         with self._lock:
             self._announced |= kinds
         self._hurry()
+
+    def hears(self, yes: bool) -> None:
+        """Say whether all changes by other processes are announced, by `wake`, from now on. Any thread may call it."""
+        self._hears = yes
 
     def written(self) -> Marker:
         """Told True once everything that was put before is in the database (or dropped), and False if it cannot be."""
@@ -222,6 +229,7 @@ class Writer:
                     on_limits=self._on_limits,
                     on_sessions=self._on_sessions,
                     on_peers=self._on_peers,
+                    hears=lambda: self._hears,
                     look_seconds=self._look_seconds,
                 )
                 watch.tell_accounts()
@@ -247,21 +255,31 @@ class Writer:
 
     def _turn(self, store: Store, watch: Watch) -> None:
         self._wait()
+        self._tell_announced(watch)
         while self._calls:
-            self._calls.popleft()(store)
-            watch.is_stale = True  # it may have changed accounts, and the database tells only of other writers
+            act, changes = self._calls.popleft()
+            act(store)  # the database tells only of what other writers have changed
+            watch.is_stale |= changes == ANYTHING
+            self._tell_announced(watch, changes - ANYTHING)
         if self._deadline is not None or self._clock() >= self._retry_at:
             self._write(store)
         watch.is_stale |= store.has_changed_accounts
         store.has_changed_accounts = False
         self._warn_of_drops()
-        with self._lock:
-            announced, self._announced = self._announced, set()
-        if announced:
-            watch.tell_announced(announced)
+        self._tell_announced(watch)
         watch.look()
         if self._upkeep is not None and self._trouble is None and self._deadline is None:
             self._keep_up(self._upkeep, store)
+
+    def _tell_announced(self, watch: Watch, more: Set[str] = frozenset()) -> None:
+        """Between any two steps that may wait for the database's lock: what others have learned is not to wait for it.
+
+        To read takes no lock.
+        """
+        with self._lock:
+            announced, self._announced = self._announced | more, set()
+        if announced:
+            watch.tell_announced(announced)
 
     def _keep_up(self, upkeep: Upkeep, store: Store) -> None:
         try:
@@ -350,7 +368,7 @@ class Writer:
         with self._lock:
             self._is_over = True
         while self._calls:
-            self._calls.popleft()(store)
+            self._calls.popleft()[0](store)
         while self._backlog:
             batch, markers = self._backlog.take()
             self._batch += batch

@@ -25,6 +25,7 @@ from ccflare_core.clients import guardrail_files
 from ccflare_core.clients.guardrails import Guardrails
 from ccflare_core.config.live import LiveSettings
 from ccflare_core.config.record_mode import Mode, record_mode
+from ccflare_core.db import announcements
 from ccflare_core.db.engine_choice import hear
 from ccflare_core.exchange.exchanges import Exchanges
 from ccflare_core.exchange.memory import MemoryBudget, MemoryWatch
@@ -191,12 +192,14 @@ def build_accounts(live: LiveSettings, storage: Storage, upstream: Upstream, run
     )
     probes = Probes(
         pool,
-        take=lambda cooldown, abandoned: storage.call(lambda store: store.probes.take(cooldown, run_id, abandoned)),
+        take=lambda cooldown, abandoned: storage.call(
+            lambda store: store.probes.take(cooldown, run_id, abandoned), changes=frozenset()
+        ),
         give_back=lambda each, term: storage.writer.put(ProbeEnded(each.account_id, each.part, term)),
     )
     keeper = TokenKeeper(
         Refresher(
-            call=storage.call,
+            call=partial(storage.call, changes=frozenset({announcements.Kind.ACCOUNTS})),
             send=upstream.refresh_fetcher.send,
             endpoints=live.reader("endpoints"),
             owner=run_id,
