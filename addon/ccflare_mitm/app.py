@@ -43,6 +43,7 @@ from ccflare_mitm.background import (
     once_done,
     publish_load,
     spending,
+    watch_loop,
     watch_memory,
 )
 from ccflare_mitm.builders.core import (
@@ -222,6 +223,7 @@ class App:
         start("alert delivery", self._alerting.deliver())
         start("reaper", self.wire.reaper.run())
         start("memory", watch_memory(recording.memory))
+        start("event loop", watch_loop(recording.lateness.add))
         start("inspector", self._inspector.live.run())
         start("memory given back", self._unshown.run())
         start("events", self.admission.events.run())

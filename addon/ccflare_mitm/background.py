@@ -28,6 +28,8 @@ ANOMALY_SECONDS = 120.0
 STEP_SECONDS = 0.1
 """How long to pause between two steps through the past."""
 MEMORY_SECONDS = 1.0
+LOOP_SECONDS = 0.25
+"""How often to measure how late the event loop is."""
 FILE_SECONDS = 2.0
 """How often a file is looked at."""
 SPENDING_SECONDS = 60.0
@@ -72,6 +74,14 @@ async def watch_memory(memory: MemoryWatch, seconds: float = MEMORY_SECONDS) -> 
     while True:
         memory.look()
         await asyncio.sleep(seconds)
+
+
+async def watch_loop(late: Callable[[float], None], seconds: float = LOOP_SECONDS) -> None:
+    """Tell how late the event loop comes to a timer, in seconds: by so much all that it does is late."""
+    while True:
+        asked = time.monotonic() + seconds
+        await asyncio.sleep(seconds)
+        late(max(0.0, time.monotonic() - asked))
 
 
 async def follow_file[T](watch: FileWatch[T], take: Callable[[T], object], seconds: float = FILE_SECONDS) -> None:

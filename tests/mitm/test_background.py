@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from ccflare_core.errors import StoreError
 from ccflare_core.reports.anomalies import Cause, Notice
 from ccflare_core.writer.lookout import Look
-from ccflare_mitm.background import follow_anomalies
+from ccflare_mitm.background import follow_anomalies, watch_loop
 
 NOTICE = Notice(Cause.ADDRESS, "ck_1", "office", 1.0, "requests from a new address")
 
@@ -58,3 +59,16 @@ async def test_looking_goes_on_after_the_database_was_away(caplog: pytest.LogCap
 
     assert await follow(script, []) == [NOTICE]
     assert "whether anything is unusual is not known: the disk is full" in caplog.text
+
+
+async def test_an_event_loop_that_is_kept_busy_is_late_by_as_much() -> None:
+    late = list[float]()
+    watching = asyncio.ensure_future(watch_loop(late.append, seconds=0.01))
+    await asyncio.sleep(0)  # it has begun to wait
+
+    time.sleep(0.3)
+    while not late:
+        await asyncio.sleep(0.001)
+    watching.cancel()
+
+    assert late[0] >= 0.25

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from ccflare_core.accounts.account import Account
 from ccflare_core.anthropic.pricing import TABLE, PriceList
 from ccflare_core.anthropic.request import Facts
@@ -14,13 +16,16 @@ from ccflare_core.reports.exposition import exposition
 from ccflare_core.reports.forecast import Course, Forecast
 from ccflare_core.reports.measures import IS_INFERENCE, is_inference
 from ccflare_core.reports.metrics import (
+    LATENESS,
     MOST_MODELS,
     OTHER,
     Family,
     Gauges,
+    Histogram,
     Meter,
     of_accounts,
     of_forecasts,
+    of_loop,
     of_process,
 )
 from exchange_kit import ASKED, EPOCH, JSON, OK, OPUS, OVERLOADED, Bench, Reply, account, cut, deliver, limited
@@ -204,6 +209,19 @@ def test_the_process_tells_what_waits_and_what_is_lost() -> None:
         "writer_bodies_lost_total": 5,
         "build_info": 1,
     }
+
+
+def test_lateness_of_the_event_loop_is_a_histogram() -> None:
+    lateness = Histogram(LATENESS)
+    for seconds in (0.001, 0.2, 7.0):
+        lateness.add(seconds)
+
+    page = shown(of_loop(lateness))
+
+    name = "ccflare_event_loop_lag_seconds"
+    counts = [page.value(f"{name}_bucket", le=bound) for bound in ("0.005", "0.25", "5.0", "+Inf")]
+    assert counts == [1, 2, 2, 3]
+    assert page.value(f"{name}_sum") == pytest.approx(7.201)
 
 
 def test_an_exchange_is_counted_once() -> None:

@@ -16,6 +16,7 @@ from ccflare_core.clients.totp import SecondFactor, Used, Wrong
 from ccflare_core.config.options import OPTIONS
 from ccflare_core.errors import StoreError
 from ccflare_core.exchange.exchange import Exchange
+from ccflare_core.reports.metrics import LATENESS, Histogram
 from ccflare_core.secrets.start_links import Link
 from ccflare_core.store.store import Store
 from ccflare_core.writer.monitor import Monitor
@@ -89,7 +90,7 @@ def an_admin(
         actions or Actions(),
         read or Readers(no_store),
         logins or some_logins(an_authenticator(), Sessions()),
-        Monitor(bench.exchanges, Writer(no_store, on_change=print, on_trouble=print)),
+        Monitor(bench.exchanges, Writer(no_store, on_change=print, on_trouble=print), Histogram(LATENESS)),
         lambda: {option.name: option.default for option in OPTIONS},
         events or some_events(bench, an_authenticator(), Sessions()),
         wall=lambda: bench.clock.wall,

@@ -28,6 +28,8 @@ DURATIONS: Final = (0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1200)
 """The upper bounds of whole answers, in seconds: long ones with thinking take minutes."""
 FIRST_BYTES: Final = (0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120, 300)
 """And of the time to an answer's head."""
+LATENESS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+"""Of how late the event loop came, in seconds."""
 
 
 class Kind(StrEnum):
@@ -193,6 +195,13 @@ def of_forecasts(forecasts: Mapping[tuple[str, str], Forecast]) -> Iterator[Fami
     full = ((names, found.full_at) for names, found in forecasts.items() if found.full_at is not None)
     what = "When the limit is full, at the pace of the last two hours; absent if that is not before its reset."
     yield _gauge("account_window_exhaustion_timestamp_seconds", what, _WINDOW, full)
+
+
+def of_loop(lateness: Histogram) -> Iterator[Family]:
+    """How late the event loop was, each time that it was looked at."""
+    yield _histogram(
+        "event_loop_lag_seconds", "How late the event loop came to a timer, four times a second.", lateness
+    )
 
 
 def of_process(now: Gauges, version: str) -> Iterator[Family]:

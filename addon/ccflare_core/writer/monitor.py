@@ -4,14 +4,15 @@ from collections.abc import Iterator
 
 from ccflare_core import __version__
 from ccflare_core.exchange.exchanges import Exchanges
-from ccflare_core.reports.metrics import Family, Gauges, Meter, of_accounts, of_process
+from ccflare_core.reports.metrics import Family, Gauges, Histogram, Meter, of_accounts, of_loop, of_process
 from ccflare_core.writer.writer import Writer
 
 
 class Monitor:
-    """Counts from now on."""
+    """Counts from now on. `lateness` is that of the event loop, which others measure."""
 
-    def __init__(self, exchanges: Exchanges, writer: Writer) -> None:
+    def __init__(self, exchanges: Exchanges, writer: Writer, lateness: Histogram) -> None:
+        self._lateness = lateness
         self._exchanges = exchanges
         self._writer = writer
         self._meter = Meter()
@@ -30,4 +31,5 @@ class Monitor:
             rows_lost=writer.dropped_rows,
             bodies_lost=writer.dropped_payloads,
         )
+        yield from of_loop(self._lateness)
         yield from of_process(now, __version__)

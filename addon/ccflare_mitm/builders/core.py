@@ -38,6 +38,7 @@ from ccflare_core.http.egress import EgressProxy
 from ccflare_core.http.pinning import PinGuard
 from ccflare_core.process import resident_bytes
 from ccflare_core.reading import FileWatch
+from ccflare_core.reports.metrics import LATENESS, Histogram
 from ccflare_core.secrets import egress_proxy
 from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.limits_of_others import Learned
@@ -118,6 +119,8 @@ class Recording:
     prices: FileWatch[PriceList]
     rules: FileWatch[Guardrails]
     memory: MemoryWatch
+    lateness: Histogram
+    """Of the event loop, in seconds."""
 
     def take_prices(self, prices: PriceList) -> None:
         """These are in force from now on."""
@@ -247,7 +250,7 @@ def build_recording(
         guardrails=rules.start(),
     )
     live.listen(exchanges.change)
-    return Recording(exchanges, recorder, prices, rules, memory)
+    return Recording(exchanges, recorder, prices, rules, memory, Histogram(LATENESS))
 
 
 def build_usage_poll(live: LiveSettings, accounts: Accounts, upstream: Upstream, recording: Recording) -> UsagePoll:

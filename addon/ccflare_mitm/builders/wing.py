@@ -303,7 +303,7 @@ def build_pages(
         management,
         storage.readers,
         logins,
-        Monitor(recording.exchanges, storage.writer),
+        Monitor(recording.exchanges, storage.writer, recording.lateness),
         current,
         events,
         needs_code=lambda: second_factor.is_needed,
