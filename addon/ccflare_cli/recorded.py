@@ -54,6 +54,7 @@ def head_table(exchange: Recorded, now: float) -> Table[dict[str, Any]]:
             *_shown(row, "Stopped", lambda each: _with(each["stop_reason"], each["refusal"])),
             *_shown(row, "Served", _how),
             *_shown(row, "Message", _message),
+            *_shown(row, "Proxy", lambda each: each["proxy"]),
             *_shown(row, "Input", lambda each: each["input_transformations"]),
         ),
         upright=True,

@@ -105,6 +105,10 @@ def window_table(statuses: Sequence[StoredStatus], now: float) -> Table[StoredSt
     )
 
 
+_PROXY: tuple[Column[Exchange], ...] = (Column("Proxy", lambda e: e.proxy or DASH, rank=8),)
+"""Where there are several."""
+
+
 def exchange_table(exchanges: Sequence[Exchange], title: str, now: float) -> Table[Exchange]:
     """Single requests, one a row."""
     return Table(
@@ -130,6 +134,7 @@ def exchange_table(exchanges: Sequence[Exchange], title: str, now: float) -> Tab
             Column("First", lambda e: duration(e.first_byte_seconds), right=True, rank=6),
             Column("Total", lambda e: duration(e.seconds), right=True, rank=4),
             Column("Moved", lambda e: str(e.failovers or ""), right=True, rank=5),
+            *(_PROXY if len({e.proxy for e in exchanges}) > 1 else ()),
         ),
         empty="No requests.",
     )

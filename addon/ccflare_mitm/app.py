@@ -5,7 +5,6 @@ import logging
 import os
 import secrets
 import socket
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -43,6 +42,7 @@ from ccflare_mitm.background import (
     once_done,
     publish_load,
     spending,
+    tell_others,
     watch_loop,
     watch_memory,
 )
@@ -59,6 +59,7 @@ from ccflare_mitm.builders.wing import (
     build_alerting,
     build_held,
     build_replayer,
+    build_telling,
     build_wire,
     target_of,
 )
@@ -68,6 +69,7 @@ from ccflare_mitm.host.options import current, in_use
 from ccflare_mitm.host.tls import ClientAuthority, prefer_http1
 from ccflare_mitm.inspector.inspector import Inspector
 from ccflare_mitm.inspector.unshown import Unshown
+from ccflare_mitm.own_proxy import SECONDS, OwnProxy
 from ccflare_mitm.pages.admin import NO_TELEMETRY
 from ccflare_mitm.stopping import drain, write_down
 from ccflare_mitm.wire.layer import is_outer_tls
@@ -111,25 +113,26 @@ class App:
         self._client_authority = client_authority(settings)
         self._running_with = self._options = current()
         self._places = places
-        self._worker = worker
+        own = OwnProxy(self._run_id, worker)
+        self._own = own
         self._background = Background()
         self.live = live = LiveSettings(settings)
         self.upstream = build_upstream(live)
         self.target = target_of(live, self.upstream)
-        self.storage = build_storage(live, environ, StoreNews(loop))
+        self.storage = build_storage(live, environ, StoreNews(loop), self._run_id)
         self.accounts = build_accounts(live, self.storage, self.upstream, self._run_id)
         self._telemetry = telemetry = build_telemetry(live, environ, self.upstream.fetch, self._run_id)
         self.recording = build_recording(live, self.storage, self.accounts, self._run_id, telemetry)
-        self._poll = build_usage_poll(live, self.accounts, self.upstream, self.recording)
+        self._poll = build_usage_poll(live, self.storage, self.accounts, self.upstream, self.recording)
         self.admission = build_admission(
             live,
             self.storage,
             self.accounts,
             self.recording,
-            self._run_id,
+            own,
             telemetry or NO_TELEMETRY,
-            is_worker=worker is not None,
         )
+        self._telling = build_telling(own, self.storage, self.recording, self.admission)
         self.wire = build_wire(live, self.storage, self.upstream, self.recording, self.admission)
         self._alerting = build_alerting(live, environ, self.storage, self.admission, self.upstream.fetch)
         logs.hush(self._may_tell)
@@ -175,14 +178,14 @@ class App:
 
     def _begin(self, store: Store) -> Known:
         """Note that this run begins, and read what is known. The writer's thread calls it."""
-        crashed = store.runs.close_dead(socket.gethostname(), is_alive, time.time())  # noqa: TID251
+        crashed = store.runs.close_dead(socket.gethostname(), is_alive)
         store.search_index.begin(plain=self.settings.search_index == "plain")
         used = in_use()
         came_from = {name: place for name, place in self._places.items() if name in used}
-        version = Version.of()
+        version, program = Version.of(), self._own.program()
         who = {"version": version.number, "files": version.files, "run": self._run_id, "pid": os.getpid()}
         self.storage.auditor.begin(store, scope(), used, **who, sources=came_from)
-        store.runs.start(self._run_id, socket.gethostname(), os.getpid())
+        store.runs.start(self._run_id, socket.gethostname(), os.getpid(), program)
         return Known(
             crashed,
             store.accounts.all(),
@@ -210,14 +213,18 @@ class App:
         start("tokens", self.accounts.keeper.run())
         start("first requests", self.accounts.probes.run())
         start("load", publish_load(self.accounts.pool, self.storage.writer.put, self._run_id))
-        if self._worker in (None, 1):  # the others learn it from the database
-            start("usage", self._poll.run())
+        start("usage", self._poll.run())
+        start("telling", tell_others(self._telling.tell, SECONDS))
         budgets, flush = self.admission.rates.budgets, self.storage.writer.flush
         start("spending", follow_spending(self.storage.call, flush, budgets, self._run_id))
         start("prices", follow_file(recording.prices, recording.take_prices))
         start("rules", follow_file(recording.rules, recording.take_rules))
         start("audit", self.storage.auditor.run())
-        is_wanted = self.live.reader("anomaly_notices")
+        notices, duty = self.live.reader("anomaly_notices"), self.storage.duty
+
+        def is_wanted() -> bool:
+            return notices() and duty.is_mine
+
         start("anomalies", follow_anomalies(self.storage.call, Lookout(), is_wanted, self._alerting.notice))
         start("alerts", self._alerting.look())
         start("alert delivery", self._alerting.deliver())
@@ -231,6 +238,7 @@ class App:
     def begin_stop(self) -> None:
         """Say from now on that requests should go elsewhere; those that come all the same are served."""
         self.recording.exchanges.is_stopping = True
+        self._telling.tell()
 
     async def close(self, hurry: asyncio.Event) -> None:
         """Wait for open answers (a second signal shortens it), record the rest as cut, write everything down."""

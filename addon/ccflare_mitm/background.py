@@ -25,6 +25,8 @@ logger = logging.getLogger("ccflare")
 
 ANOMALY_SECONDS = 120.0
 """How often to look for what is unusual."""
+UNWANTED_SECONDS = 5.0
+"""How often to ask whether this is the proxy that looks."""
 STEP_SECONDS = 0.1
 """How long to pause between two steps through the past."""
 MEMORY_SECONDS = 1.0
@@ -101,15 +103,15 @@ async def follow_anomalies(
 ) -> None:
     """Tell of what is unusual for a client key or an account, each once over all proxies on this database."""
     while True:
-        found = Look([], goes_on=False)
-        if is_wanted():
+        found, looks = Look([], goes_on=False), is_wanted()
+        if looks:
             try:
                 found = await call(lookout.step)
             except CCFlareError as error:
                 logger.warning("whether anything is unusual is not known: %s", error)
         for notice in found.notices:
             tell(notice)
-        await asyncio.sleep(STEP_SECONDS if found.goes_on else seconds)
+        await asyncio.sleep(STEP_SECONDS if found.goes_on else seconds if looks else min(seconds, UNWANTED_SECONDS))
 
 
 async def publish_load(
@@ -122,6 +124,15 @@ async def publish_load(
         if (load := pool.load() if pool.has_peers else {}) != told:
             put(InFlightCounted(run_id, load))
             told = load
+
+
+async def tell_others(tell: Callable[[float], object], seconds: float) -> None:
+    """Have others know what this proxy is and does, and how late its event loop was with that."""
+    clock = time.monotonic
+    while True:
+        began = clock()
+        await asyncio.sleep(seconds)
+        tell(max(0.0, clock() - began - seconds))
 
 
 class Spending(NamedTuple):

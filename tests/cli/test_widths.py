@@ -25,6 +25,7 @@ COMMANDS = (
     *("stats", "stats accounts", "stats models --since 7d", "stats models --by day --since 7d", "stats sessions"),
     *("stats projects", "stats agents", "stats clients --by address", "stats cache --by session", "stats windows"),
     *("stats timeline", "stats timeline --since 30d", "stats compare", "stats requests --all", "stats errors"),
+    "stats proxies",
     *("stats advise", "stats advise --session 4f1c0a3e-1111-4222-8333-000000000000"),
     *("audit show", "audit who-used max-2 --between 7d now", "search pool", "doctor --only host --only options"),
     *("show last", "maintain check", "maintain cleanup --older-than 1d", "accounts import --from claude-code {login}"),

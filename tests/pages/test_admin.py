@@ -56,7 +56,8 @@ def test_health_of_a_pool_that_serves() -> None:
     changes = {"changes": "polled", "changes_problem": None}
     telemetry = {"telemetry": "off", "telemetry_problem": None, "telemetry_lost": 0}
     rules = {"rules": 0, "rules_problem": None}
-    assert told == {"status": "ok", "ready": True, "open_exchanges": 1, **changes, **telemetry, **rules}
+    who = {"proxy": "here:8080", "run": "run-1", "worker": None}
+    assert told == {"status": "ok", "ready": True, "open_exchanges": 1, **who, **changes, **telemetry, **rules}
     assert (
         told_of_account.items()
         >= {

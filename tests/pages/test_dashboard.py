@@ -110,7 +110,7 @@ async def test_what_runs_now_is_shown_with_its_tokens_so_far(past: Path) -> None
 
     shown = await text(past, "/ccflare/", bench)
 
-    (row,) = re.findall(r'<tbody id="running">\s*<tr>(.*)</tr>\s*</tbody>', shown)
+    (row,) = re.findall(r'<tbody id="running"[^>]*>\s*<tr>(.*)</tr>\s*</tbody>', shown)
     assert re.findall(r"<td[^>]*>(.*?)</td>", row)[:3] == ["max-1", "opus-4-8", "127.0.0.1"]
     assert row.endswith('<td class="n">25</td><td class="n">~4</td>')
 

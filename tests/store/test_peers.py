@@ -10,7 +10,8 @@ from ccflare_core.config.location import Location
 from ccflare_core.db.models import MigrationRow, RunRow
 from ccflare_core.errors import StoreError
 from ccflare_core.exchange.records import InFlightCounted
-from ccflare_core.store.peers import SILENT_SECONDS, StoredPeers
+from ccflare_core.reports.proxies import SILENT_SECONDS
+from ccflare_core.store.peers import StoredPeers
 from ccflare_core.store.store import Store
 from database_kit import count, exchange, open_store
 

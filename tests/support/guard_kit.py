@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from mitmproxy import http
 
@@ -61,6 +61,17 @@ def an_authenticator(
     return authenticator
 
 
+class Alone(NamedTuple):
+    """The only proxy there is."""
+
+    name: str = "here:8080"
+    run: str = "run-1"
+    worker: int | None = None
+
+
+ALONE = Alone()
+
+
 class Actions:
     """Notes which admin actions are asked for."""
 
@@ -93,6 +104,7 @@ def an_admin(
         Monitor(bench.exchanges, Writer(no_store, on_change=print, on_trouble=print), Histogram(LATENESS)),
         lambda: {option.name: option.default for option in OPTIONS},
         events or some_events(bench, an_authenticator(), Sessions()),
+        own=ALONE,
         wall=lambda: bench.clock.wall,
     )
 

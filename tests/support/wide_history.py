@@ -3,9 +3,10 @@
 from typing import Any
 
 from ccflare_core.accounts.account import Kind
-from ccflare_core.exchange.records import PartUsed, Payload
+from ccflare_core.exchange.records import PartUsed, Payload, RunTold
 from ccflare_core.http.addresses import Network
 from ccflare_core.store.client_keys import new_key
+from ccflare_core.store.runs import Program
 from history import NOON, History
 
 MAIN = "claude-max-of-the-platform-team@example.com"
@@ -29,6 +30,11 @@ def write_wide_past(past: History) -> None:
         fields: dict[str, Any] = {"kind": Kind.API_KEY, "api_key": "sk-ant-api03-K", "access_token": None}
         login = {"login_at": NOON - (23 + number) * 86_400, "refresh_token": f"sk-ant-ort01-R{number}"}
         past.account(name, priority=number * 20 + 1, **(fields | {"expires_at": None} if is_key else login))
+    for number in (1, 2):
+        run, host = f"run-{number}", f"a-machine-whose-name-is-as-long-as-names-can-be-{number}.example.internal"
+        past.store.runs.start(run, host, 123_456 + number, Program("10.11.12 (abcdef01)", "12.3.4", "3.14.15", number))
+        told = {"name": f"{host}:18080/{number}", "open_requests": 1_234, "lag_ms": 1_234, "changes": "announced"}
+        past.store.write([RunTold(run, {**told, "address": "[2001:db8:1234:5678:9abc:def0:1234:5678]:18080"})])
     for key in _KEYS:
         models = ("claude-haiku-*", "claude-sonnet-5-5") if key == _KEYS[0] else ()
         past.store.clients.add(new_key(key, NOON, models=models, requests_per_minute=60, concurrency=4))

@@ -48,6 +48,7 @@ views:
   compare    the period beside the one before it
   requests   the last requests, one by one
   errors     what failed, the same failures in one row
+  proxies    all proxies and workers on the database, and how each is
   advise     what the record says one should change, and what that is worth
 """
 _PERIODS = {"advise": "30d"}
@@ -82,6 +83,10 @@ def _mistake(arguments: argparse.Namespace) -> str | None:
         return "compare needs a beginning: before `all` there is nothing"
     if arguments.tag and view == "windows":
         return "--tag picks requests, and windows are the limits of accounts"
+    if arguments.tag and view == "proxies":
+        return "--tag picks requests, and proxies take all of them"
+    if arguments.proxy and view != "requests":
+        return "--proxy goes with requests"
     if arguments.tag and view == "advise":
         return "--tag picks requests, and advice is about all of them"
     if arguments.plot and view not in TIMES:
@@ -109,6 +114,7 @@ def _parser() -> Parser:
     parser.add_argument("--until", type=span, metavar="WHEN", help="up to this time (default: now)")
     parser.add_argument("--by", type=one_of(By), choices=list(By), metavar="WHAT", help=f"split by {', '.join(By)}")
     parser.add_argument("--tag", type=tag, metavar="NAME=VALUE", help="only requests with this tag")
+    parser.add_argument("--proxy", metavar="NAME", help="with requests: only those of this proxy, or of this host")
     parser.add_argument(
         "--limit",
         type=whole_number(1, 100_000),
@@ -155,7 +161,7 @@ def _answer(settings: Settings, arguments: argparse.Namespace, console: Console)
         with store.snapshot():
             views = Views(store, price_files.load(settings.prices_path), arguments.tag)
             if (
-                asked.view not in ("accounts", "windows")
+                asked.view not in ("accounts", "windows", "proxies")
                 and arguments.format in ("table", "markdown")
                 and views.is_empty()
             ):
@@ -174,4 +180,4 @@ def _question(arguments: argparse.Namespace, now: float) -> Question:
     if period.since >= period.until:
         raise Refused("The period is empty: --until must lie after --since.")
     when = arguments.since.words(arguments.until)
-    return Question(arguments.view, period, when, arguments.by, arguments.limit, now, arguments.all)
+    return Question(arguments.view, period, when, arguments.by, arguments.limit, now, arguments.all, arguments.proxy)

@@ -9,6 +9,7 @@ from ccflare_cli.output import Table
 from ccflare_cli.stats.advice_tables import advice_table
 from ccflare_cli.stats.cache_tables import cache_table
 from ccflare_cli.stats.plot import draw_timeline, draw_windows, save
+from ccflare_cli.stats.proxy_table import proxy_table
 from ccflare_cli.stats.time_tables import compare_table, forecast_table, timeline_table
 from ccflare_cli.stats.traffic_tables import total_table, traffic_table
 from ccflare_cli.stats.within_tables import part_table, subagent_table
@@ -18,7 +19,8 @@ from ccflare_core.program import typed
 from ccflare_core.reports.adviser import advise
 from ccflare_core.reports.limit_history import LimitHistory
 from ccflare_core.reports.prompt_cache import cache_uses
-from ccflare_core.reports.queries import Reports
+from ccflare_core.reports.proxies import proxies
+from ccflare_core.reports.queries import Reports, Wanted
 from ccflare_core.reports.traffic import By, Period, Traffic, clock_of, labels
 from ccflare_core.reports.within import parts, subagents
 from ccflare_core.store.statuses import statuses
@@ -33,9 +35,9 @@ SPLITS = {
     "clients": By.CLIENT,
     "tags": By.TAG,
 }
-VIEWS = ("summary", *SPLITS, "cache", "windows", "timeline", "compare", "requests", "errors", "advise")
+VIEWS = ("summary", *SPLITS, "cache", "windows", "timeline", "compare", "requests", "errors", "proxies", "advise")
 TIMES = ("windows", "timeline")
-UNSPLIT = ("requests", "errors", "compare", "advise")
+UNSPLIT = ("requests", "errors", "compare", "proxies", "advise")
 LIMIT = 20
 _MANY = {By.SESSION, By.ADDRESS, By.TAG}
 _LEAST_AXIS = 3600.0
@@ -53,6 +55,8 @@ class Question:
     now: float
     all: bool = False
     """Whether requests that needed no account are shown too."""
+    proxy: str | None = None
+    """Whose requests are meant, of all proxies."""
 
 
 class Views:
@@ -83,6 +87,9 @@ class Views:
                 return [self._compare(asked)]
             case "advise":
                 return [self._advice(asked)]
+            case "proxies":
+                there = proxies(self._store.query, asked.period.since, self._store.now())
+                return [proxy_table(there, f"Proxies, {asked.when}", asked.now)]
             case "summary" if asked.by is None:
                 return self._summary(asked)
         split = SPLITS.get(asked.view)
@@ -133,7 +140,8 @@ class Views:
     def _lists(self, asked: Question) -> list[Table[Any]]:
         period, now, limit, reports = asked.period, asked.now, asked.limit or LIMIT, self._reports
         if asked.view == "requests":
-            return [exchange_table(reports.exchanges(period, limit, others=asked.all), f"Requests, {asked.when}", now)]
+            found = reports.exchanges(period, limit, others=asked.all, wanted=Wanted(proxy=asked.proxy))
+            return [exchange_table(found, f"Requests, {asked.when}", now)]
         refusals = reports.refusals(period, limit)
         return [
             trouble_table(

@@ -70,6 +70,8 @@ class AccountStatus:
     """Of the parts that are cooling."""
     half_open: tuple[Cooldown, ...]
     """The last ones of the parts that are half-open."""
+    elsewhere: int = 0
+    """What the other proxies on the database have in flight with it, as they last told."""
 
     def __str__(self) -> str:
         """Name, states and load, without times: the same for the same state."""
@@ -378,6 +380,7 @@ class PoolMember:
             windows=self._gauge.windows,
             cooldowns=cooling,
             half_open=tuple(cooldown for left, cooldown in lefts if left <= 0),
+            elsewhere=self.elsewhere,
         )
 
     def _cooldowns_for(self, parts: Iterable[Part], *, spends: bool = True) -> list[ActiveCooldown]:

@@ -9,3 +9,5 @@ class Peers(NamedTuple):
 
     are_there: bool = False
     in_flight: Mapping[str, int] = {}
+    look_on: bool = False
+    """Whether somebody looks on at one of them, and is to see what goes on here too."""

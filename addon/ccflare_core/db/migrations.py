@@ -450,6 +450,27 @@ MIGRATIONS: tuple[Migration, ...] = (
                 owner TEXT NOT NULL, term TEXT NOT NULL, PRIMARY KEY (account_id, scope, name))""",
         ),
     ),
+    Migration(
+        "0031_proxies",
+        (
+            "ALTER TABLE runs ADD COLUMN beat_at BIGINT",
+            "ALTER TABLE runs ADD COLUMN name TEXT",
+            "ALTER TABLE runs ADD COLUMN worker BIGINT",
+            "ALTER TABLE runs ADD COLUMN version TEXT",
+            "ALTER TABLE runs ADD COLUMN mitmproxy TEXT",
+            "ALTER TABLE runs ADD COLUMN python TEXT",
+            "ALTER TABLE runs ADD COLUMN address TEXT",
+            "ALTER TABLE runs ADD COLUMN state TEXT",
+            "ALTER TABLE runs ADD COLUMN open_requests BIGINT",
+            "ALTER TABLE runs ADD COLUMN lag_ms BIGINT",
+            "ALTER TABLE runs ADD COLUMN changes TEXT",
+            "ALTER TABLE runs ADD COLUMN watching BOOLEAN",
+            "ALTER TABLE runs ADD COLUMN running TEXT",
+            "CREATE TABLE duties (name TEXT NOT NULL PRIMARY KEY, owner TEXT NOT NULL, term TEXT NOT NULL)",
+            "CREATE TABLE used_links (nonce TEXT NOT NULL PRIMARY KEY, until BIGINT NOT NULL)",
+            "CREATE TABLE ended_sessions (id TEXT NOT NULL PRIMARY KEY, until BIGINT NOT NULL)",
+        ),
+    ),
 )
 
 _BOOK = "CREATE TABLE IF NOT EXISTS migrations (name TEXT NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)"

@@ -216,7 +216,10 @@ class OwnerRow(Model):
 
 
 class RunRow(Model):
-    """One life of one proxy process."""
+    """One life of one proxy process. All from `beat_at` on is NULL where an older version runs.
+
+    `heartbeat_at` is by the process's own clock, `beat_at` by the one that all share, see StoreContext.now.
+    """
 
     id = TextField(primary_key=True)
     host = TextField()
@@ -226,9 +229,38 @@ class RunRow(Model):
     ended_at = BigIntegerField(null=True)
     in_flight = TextField(null=True)
     """How many requests it has in flight with each account, as JSON; NULL is none, or nobody to tell."""
+    beat_at = BigIntegerField(null=True)
+    name = TextField(null=True)
+    """What people call it: host, port and the number of a worker, as `alpha:8080/2`."""
+    worker = BigIntegerField(null=True)
+    version = TextField(null=True)
+    mitmproxy = TextField(null=True)
+    python = TextField(null=True)
+    address = TextField(null=True)
+    """Where it listens; NULL while it does not."""
+    state = TextField(null=True)
+    """Of reports/proxies.py, as it last told or, where it died, as others found it."""
+    open_requests = BigIntegerField(null=True)
+    lag_ms = BigIntegerField(null=True)
+    changes = TextField(null=True)
+    watching = BooleanField(null=True)
+    """Whether somebody looks on there at what goes on, so that the others tell what is open with them."""
+    running = TextField(null=True)
+    """That, as a JSON list with the fields of the API; NULL while nobody looks on."""
 
     class Meta:
         table_name = "runs"
+
+
+class DutyRow(Model):
+    """Which run does what is to be done by one proxy of all on the database; see store/duties.py."""
+
+    name = TextField(primary_key=True)
+    owner = TextField()
+    term = TextField()
+
+    class Meta:
+        table_name = "duties"
 
 
 class ProbeRow(Model):
@@ -247,6 +279,26 @@ class ProbeRow(Model):
     class Meta:
         table_name = "probes"
         primary_key = CompositeKey("account_id", "scope", "name")
+
+
+class UsedLinkRow(Model):
+    """A link to the dashboard that somebody has used, until it would be over anyway."""
+
+    nonce = TextField(primary_key=True)
+    until = BigIntegerField()
+
+    class Meta:
+        table_name = "used_links"
+
+
+class EndedSessionRow(Model):
+    """A session of a browser that has logged out, until it would be over anyway."""
+
+    id = TextField(primary_key=True)
+    until = BigIntegerField()
+
+    class Meta:
+        table_name = "ended_sessions"
 
 
 class ClientRunRow(Model):
@@ -709,7 +761,10 @@ TABLES: tuple[type[Model], ...] = (
     SessionAccountRow,
     OwnerRow,
     RunRow,
+    DutyRow,
     ProbeRow,
+    UsedLinkRow,
+    EndedSessionRow,
     RequestRow,
     UsagePartRow,
     RequestTagRow,

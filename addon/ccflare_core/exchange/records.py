@@ -237,6 +237,13 @@ class InFlightCounted(NamedTuple):
     counts: dict[str, int]
 
 
+class RunTold(NamedTuple):
+    """What a run says of itself for those who look at all proxies: columns of its row by their names."""
+
+    run_id: str
+    columns: dict[str, object]
+
+
 class ProbeEnded(NamedTuple):
     """That a claim on the first request after a rest is over, see accounts/probes.py; not that of another term."""
 
@@ -324,6 +331,7 @@ Record = (
     | CooldownCleared
     | SessionServed
     | InFlightCounted
+    | RunTold
     | ProbeEnded
     | AttentionNeeded
     | OrganizationLearned

@@ -16,6 +16,7 @@ from ccflare_core.accounts.validity import login_end, login_warning, token_state
 from ccflare_core.anthropic.rate_limit_headers import Window
 from ccflare_core.reports.figures import DASH
 from ccflare_core.reports.limit_history import WindowPast
+from ccflare_core.reports.proxies import ProxyStatus
 from ccflare_core.reports.queries import Exchange, Trouble, Use
 from ccflare_core.reports.traffic import By, Period, Traffic
 from ccflare_core.reports.within import PartUse, Subagent
@@ -112,7 +113,7 @@ DOING: Fields[AccountStatus] = (
     ("available", lambda status: status.available),
     ("reason", lambda status: status.reason),
     ("available_at", lambda status: iso(status.until)),
-    ("in_flight", lambda status: status.in_flight),
+    ("in_flight", lambda status: status.in_flight + status.elsewhere),
     ("windows", lambda status: [window_record(window) for window in status.windows]),
 )
 """What an account is doing now, in the pool of a proxy that runs."""
@@ -141,6 +142,13 @@ WINDOW: Fields[WindowPast] = (
     ("history", lambda past: [{"at": at, "peak": peak} for at, peak in past.peaks.items()]),
 )
 """A limit with its past and what is to come."""
+
+
+# Proxies
+
+
+PROXY: Fields[ProxyStatus] = _with_times(ProxyStatus._fields)
+"""A proxy on the database."""
 
 
 # Requests

@@ -25,6 +25,8 @@ from ccflare_core.reports.traffic import (
 )
 from ccflare_core.text import to_ms, to_seconds
 
+PROXY: Final = "(SELECT COALESCE(name, host) FROM runs WHERE runs.id = requests.run_id)"
+"""The name of the proxy that took a request."""
 _IN_PERIOD = "timestamp >= ? AND timestamp < ?"
 _WELL = ("ok", "client_abort")
 _FAILED = f"outcome NOT IN {_WELL}"
@@ -103,6 +105,8 @@ class Exchange(NamedTuple):
     agent: str | None
     tags: Mapping[str, str] = {}
     """The values of its tags by their names."""
+    proxy: str | None = None
+    """The proxy that took it, see proxies.py."""
 
     @property
     def place(self) -> "Position":
@@ -130,6 +134,8 @@ class Wanted(NamedTuple):
     """As `name=value`."""
     outcome: str | None = None
     """OPEN is that of a request that is under way."""
+    proxy: str | None = None
+    """The name of a proxy or worker, the host that it is on, or the id of its run."""
 
 
 OPEN: Final = "open"
@@ -300,9 +306,9 @@ class Reports:
                   error_message, response_time_ms / 1000.0, first_byte_ms / 1000.0, input_tokens,
                   output_tokens, cache_read_input_tokens, cache_creation_input_tokens, cost_usd,
                   COALESCE(failover_attempts, 0), session_id, client_ip, choice_reason, COALESCE(estimated, FALSE),
-                  stop_reason, refusal, request_class, agent_id, waited_ms / 1000.0, client_name, project, agent
-                  FROM requests WHERE {where}"""  # noqa: S608
-        rows = [Exchange(*row) for row in self._query(sql, parameters)]
+                  stop_reason, refusal, request_class, agent_id, waited_ms / 1000.0, client_name, project, agent,
+                  {PROXY} FROM requests WHERE {where}"""  # noqa: S608
+        rows = [Exchange(*row)._replace(proxy=proxy) for *row, proxy in self._query(sql, parameters)]
         tags = tags_of(self._query, [row.id for row in rows])
         return [self._exchange(row, tags.get(row.id, {})) for row in rows]
 
@@ -323,6 +329,8 @@ class Reports:
         if wanted.tag is not None:
             condition = is_tagged(wanted.tag)
             yield condition.sql, *condition.values
+        if wanted.proxy is not None:
+            yield "run_id IN (SELECT id FROM runs WHERE name = ? OR host = ? OR id = ?)", *[wanted.proxy] * 3
         if wanted.outcome == OPEN:
             yield ("outcome IS NULL",)
         elif wanted.outcome in _WELL:

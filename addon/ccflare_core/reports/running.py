@@ -20,14 +20,16 @@ _OPEN: Final = Wanted(outcome=OPEN)
 
 def as_they_run(rows: Iterable[Exchange], stories: Mapping[str, Story], now: float) -> list[Exchange]:
     """The rows, with what is known by now of those that are open here: of them the record has their heads alone."""
-    return [running(stories[row.id], now) if row.outcome is None and row.id in stories else row for row in rows]
+    return [
+        running(stories[row.id], now, row.proxy) if row.outcome is None and row.id in stories else row for row in rows
+    ]
 
 
 def open_as_wanted(
     stories: Mapping[str, Story], wanted: Wanted, now: float, before: Position | None = None
 ) -> list[str]:
     """The ids of those that are open here and have what is asked for: their rows do not tell before their ends."""
-    if wanted._replace(client=None, tag=None, outcome=None) == EVERYTHING:
+    if wanted._replace(client=None, tag=None, outcome=None, proxy=None) == EVERYTHING:
         return []  # the record finds them by itself
     left = [story for story in stories.values() if before is None or _place(story) < before]
     rows = (running(story, now) for story in sorted(left, key=_place, reverse=True))
@@ -41,7 +43,7 @@ def _place(story: Story) -> Position:
 def _has(row: Exchange, wanted: Wanted) -> bool:
     asked = wanted._replace(outcome=None if wanted.outcome == OPEN else wanted.outcome)
     tag = next((tag for tag in map("=".join, row.tags.items()) if tag == wanted.tag), None)
-    found = Wanted(row.account, row.model, row.session, row.project, row.client_name, tag, row.outcome)
+    found = Wanted(row.account, row.model, row.session, row.project, row.client_name, tag, row.outcome, asked.proxy)
     return all(value in (None, known) for value, known in zip(asked, found, strict=True))
 
 
@@ -62,13 +64,17 @@ def listed(
     rows = reports.exchanges(period, limit, others=others, wanted=wanted, before=before)
     if not open_ids:
         return rows
-    rows += reports.exchanges(period, limit, others=others, wanted=_OPEN, before=before, among=open_ids)
+    here = _OPEN._replace(proxy=wanted.proxy)
+    rows += reports.exchanges(period, limit, others=others, wanted=here, before=before, among=open_ids)
     each = {row.id: row for row in rows}.values()
     return sorted(each, key=attrgetter("place"), reverse=True)[:limit]
 
 
-def running(story: Story, now: float) -> Exchange:
-    """What is known of it by `now` (epoch seconds): its tokens as far as they have come, its cost once it has ended."""
+def running(story: Story, now: float, proxy: str | None = None) -> Exchange:
+    """What is known of it by `now` (epoch seconds): its tokens as far as they have come, its cost once it has ended.
+
+    `proxy` is the name of the proxy that took it.
+    """
     row, opening, is_open = final_columns(story), story.opening, story.outcome is None
     so_far = story.capture.so_far()
     used = so_far.usage if is_open else row
@@ -103,4 +109,5 @@ def running(story: Story, now: float) -> Exchange:
         project=row.project,
         agent=row.agent,
         tags=recorded_tags(story),
+        proxy=proxy,
     )

@@ -86,6 +86,7 @@ REQUEST: Final[Mapping[str, Word]] = {
         client_name="The name of the client key.",
         project="The project that it comes from.",
         agent="The agent's name.",
+        proxy="The name of the proxy, or worker, that took it.",
     ),
     **_words(COUNT_OR_NULL, status="The HTTP status that the client got.", **_TOKENS),
     **_words(
@@ -270,7 +271,10 @@ ACCOUNT: Final[Mapping[str, Word]] = {
         reason="What it is doing now, in words.",
     ),
     **_words(
-        COUNT, priority="0 is used first.", requests_24h="Its requests in 24 hours.", in_flight="Those it serves."
+        COUNT,
+        priority="0 is used first.",
+        requests_24h="Its requests in 24 hours.",
+        in_flight="Those it serves, of all proxies on the database.",
     ),
     **_words(
         TEXT_OR_NULL,
@@ -333,7 +337,9 @@ SESSION_STATE: Final[Mapping[str, Word]] = {
 HEALTH: Final[Mapping[str, Word]] = {
     **_words(TEXT, status="ok: it answers."),
     **_words(FLAG, ready="Whether a request could be routed now."),
-    **_words(COUNT, open_exchanges="Requests that have not ended."),
+    **_words(TEXT, proxy="The name of the proxy, or worker, that answers.", run="The id of its run."),
+    **_words(COUNT_OR_NULL, worker="Which of several workers it is; null: it is none."),
+    **_words(COUNT, open_exchanges="Requests that have not ended, of this one."),
     **_words(TEXT, changes="How changes by other proxies on the database arrive: announced, or polled each second."),
     **_words(TEXT_OR_NULL, changes_problem="Why they are not announced, though the database could; null: nothing."),
     **_words(TEXT, telemetry="Whether OpenTelemetry arrives: off (it is sent nowhere), works, or failing."),
@@ -344,6 +350,35 @@ HEALTH: Final[Mapping[str, Word]] = {
     **_words(list_of({"type": "object"}), accounts="Each account as it stands."),
 }
 """The proxy."""
+
+PROXY: Final[Mapping[str, Word]] = {
+    **_words(
+        TEXT,
+        name="Its name: host and port, and the number of a worker, as alpha:8080/2.",
+        run="The id of its run.",
+        host="The machine.",
+        state="starting, serving, draining, silent (no sign of life for 45 s), ended or crashed.",
+    ),
+    **_words(COUNT, pid="Its process.", requests="The requests that it took in the period."),
+    **_words(COUNT_OR_NULL, worker="Which of several workers it is; null: it is none.", open_requests="As last told."),
+    **_words(
+        TEXT_OR_NULL,
+        version="Of ccflare, with a mark of its files.",
+        mitmproxy="Of mitmproxy.",
+        python="Of Python.",
+        address="Where it listens.",
+        changes="How changes by others arrive: announced, or polled each second.",
+    ),
+    **_words(TIME, started_at="When it began."),
+    **_words(TIME_OR_NULL, ended_at="When it ended, or gave its last sign of life; null: it has not ended."),
+    **_words(
+        NUMBER_OR_NULL,
+        seen_seconds="Since its last sign of life; null: it is gone.",
+        loop_lag_seconds="How late its event loop was, as last told.",
+    ),
+    **_words(FLAG, has_upkeep="Whether it does what one of all does: retention, and alerts about the record."),
+}
+"""A proxy on the database."""
 
 OPTION: Final[Mapping[str, Word]] = {
     **_words(TEXT, name="Its name.", applies="When a change of it applies."),

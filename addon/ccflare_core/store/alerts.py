@@ -27,11 +27,11 @@ class Alerts:
     def __init__(self, context: StoreContext) -> None:
         self._database = context.database
         self._transaction = context.transaction
-        self._wall = context.wall
+        self._now = context.now
 
     def take(self, conditions: Iterable[Condition]) -> list[Alert]:
         """What is to be told now that these hold: what begins and what is over. None of it is given twice."""
-        now, held = self._wall(), {(each.cause, each.subject): each for each in conditions}
+        now, held = self._now(), {(each.cause, each.subject): each for each in conditions}
         if not self._is_work(self._rows(), held, now):
             return []  # asked without the lock, which others may hold
         with self._transaction():

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
-from peewee import Database
+from peewee import Database, SqliteDatabase
 
 from ccflare_core.audit.entries import Record
 from ccflare_core.audit.signed_rows import SignedRows
+from ccflare_core.db.engine import as_store_errors
 from ccflare_core.errors import VaultError
 from ccflare_core.secrets.vault import Vault
 
@@ -29,9 +31,24 @@ class StoreContext:
     """The signatures of rows that decide who may do what."""
     wall: Callable[[], float]
     """Epoch seconds."""
+    now: Callable[[], float]
+    """Epoch seconds by one clock for all processes on the database, wherever they run: that of its server, if any."""
 
     def key(self, without: str) -> Vault:
         """The vault. Raises VaultError, which begins with what cannot be done `without` a key."""
         if self.vault is None:
             raise VaultError(f"{without} without a key: open the database with a key source")
         return self.vault
+
+
+def shared_clock(database: Database, wall: Callable[[], float]) -> Callable[[], float]:
+    """What StoreContext calls `now`. A file's processes are on one machine, so there it is `wall`."""
+    if isinstance(database, SqliteDatabase):
+        return wall
+    execute: Callable[[str], Any] = database.execute_sql
+
+    def now() -> float:
+        with as_store_errors():
+            return float(execute("SELECT EXTRACT(EPOCH FROM clock_timestamp())").fetchone()[0])
+
+    return now

@@ -14,7 +14,7 @@ from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import RequestRow, RunRow, TunnelRow
 from ccflare_core.process import is_alive
 from ccflare_core.store.context import StoreContext
-from ccflare_core.store.runs import Runs
+from ccflare_core.store.runs import CRASHED, Runs
 
 DEAD_SECONDS = 60.0
 
@@ -68,7 +68,7 @@ class DeadRuns:
     def _end(self, dead: Collection[str]) -> int:
         with self._transaction():
             is_over = RunRow.id.in_(dead) & RunRow.ended_at.is_null()
-            RunRow.update({RunRow.ended_at: RunRow.heartbeat_at}).where(is_over).execute(self._database)
+            RunRow.update(CRASHED).where(is_over).execute(self._database)
             is_cut = TunnelRow.ended.is_null() & TunnelRow.run_id.in_(dead)
             TunnelRow.update({TunnelRow.ended: "the proxy died"}).where(is_cut).execute(self._database)
             crashed = {RequestRow.outcome: "crashed", RequestRow.success: False}

@@ -49,6 +49,7 @@ from ccflare_core.exchange.records import (
     ProbeEnded,
     Record,
     RequestTagged,
+    RunTold,
     SessionServed,
     TunnelEnded,
     TunnelOpened,
@@ -213,6 +214,8 @@ class Ledger:
         for run_id, counts in rows[InFlightCounted][-1:]:
             told = {RunRow.in_flight: counts_text(counts)}
             RunRow.update(told).where(RunRow.id == run_id).execute(self._database)
+        for run_id, columns in rows[RunTold]:
+            RunRow.update(columns).where(RunRow.id == run_id).execute(self._database)
         for account_id, organization_id in rows[OrganizationLearned]:
             learn_owner(self._database, account_id, Owner(organization_id=organization_id))
         for record in finished:

@@ -14,11 +14,9 @@ from ccflare_core.accounts.peers import Peers
 from ccflare_core.db.engine import as_store_errors
 from ccflare_core.db.models import RunRow
 from ccflare_core.http.sse import parse_json
+from ccflare_core.reports.proxies import SILENT_SECONDS
 from ccflare_core.store.context import StoreContext
 from ccflare_core.store.runs import Runs
-
-SILENT_SECONDS = 45.0
-"""After so long without a change, three heartbeats, a run is taken for dead."""
 
 
 class StoredPeers:
@@ -28,7 +26,7 @@ class StoredPeers:
         self._database = context.database
         self._runs = runs
         self._clock = clock
-        self._seen: dict[str, tuple[int, str | None]] = {}
+        self._seen: dict[str, tuple[int, str | None, bool]] = {}
         self._changed_at: dict[str, float] = {}
         self._told = Peers()
 
@@ -44,7 +42,7 @@ class StoredPeers:
         counts: Counter[str] = Counter()
         for run_id in live:
             counts.update(_counts(found[run_id][1]))
-        peers = Peers(bool(live), dict(counts))
+        peers = Peers(bool(live), dict(counts), any(found[run_id][2] for run_id in live))
         before, self._told = self._told, peers
         return None if peers == before else peers
 
@@ -53,11 +51,12 @@ class StoredPeers:
         """Whether there were others at the last look."""
         return self._told.are_there
 
-    def _rows(self) -> dict[str, tuple[int, str | None]]:
-        columns = (RunRow.id, RunRow.heartbeat_at, RunRow.in_flight)
+    def _rows(self) -> dict[str, tuple[int, str | None, bool]]:
+        columns = (RunRow.id, RunRow.heartbeat_at, RunRow.in_flight, RunRow.watching)
         query: Any = RunRow.select(*columns).where(RunRow.ended_at.is_null()).bind(self._database)
         with as_store_errors():
-            return {id: (beat, counts) for id, beat, counts in query.tuples() if id != self._runs.current}
+            rows = [row for row in query.tuples() if row[0] != self._runs.current]
+        return {id: (beat, counts, bool(watching)) for id, beat, counts, watching in rows}
 
 
 def counts_text(counts: Mapping[str, int]) -> str | None:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from ccflare_core.db.models import RequestRow, RunRow, TunnelRow
 from ccflare_core.store.context import StoreContext
@@ -13,6 +13,21 @@ _SURELY_SECONDS = 3600.0
 """For how long a run elsewhere was silent that is over whatever the clocks say. For others see dead_runs.py."""
 
 
+class Program(NamedTuple):
+    """What runs, in words: a version of ours with a mark of its files, and the versions of what it runs on."""
+
+    version: str | None = None
+    mitmproxy: str | None = None
+    python: str | None = None
+    worker: int | None = None
+    """Which of several workers it is, from 1 on."""
+
+
+UNTOLD = Program()
+CRASHED: dict[Any, Any] = {RunRow.ended_at: RunRow.heartbeat_at, RunRow.state: "crashed", RunRow.running: None}
+"""What is noted of a run that did not end itself."""
+
+
 class Runs:
     """A part of the store: it works through the store's connection, in the store's transactions."""
 
@@ -21,13 +36,15 @@ class Runs:
         self._transaction = context.transaction
         self._wall = context.wall
         self._row: dict[str, Any] = {}
+        self._now = context.now
         self.current: str | None = None
         """The run that was started through this store and has not ended."""
 
-    def start(self, run_id: str, host: str, pid: int) -> None:
+    def start(self, run_id: str, host: str, pid: int, program: Program = UNTOLD) -> None:
         """Note that this process has begun to serve."""
-        now = to_ms(self._wall())
-        self._row = {"id": run_id, "host": host, "pid": pid, "started_at": now, "heartbeat_at": now}
+        at = to_ms(self._wall())
+        row = {"id": run_id, "host": host, "pid": pid, "started_at": at, "heartbeat_at": at}
+        self._row = {**row, **program._asdict(), "name": host, "state": "starting", "beat_at": to_ms(self._now())}
         with self._transaction():
             RunRow.insert(self._row).execute(self._database)
         self.current = run_id
@@ -37,15 +54,22 @@ class Runs:
 
         Once in 60 s is enough.
         """
-        alive = {"heartbeat_at": to_ms(self._wall()), "ended_at": None}
         with self._transaction():
-            is_known = RunRow.update(alive).where(RunRow.id == run_id).execute(self._database)
+            row = RunRow.select(RunRow.state, RunRow.ended_at).where(RunRow.id == run_id).bind(self._database).first()
+            beat: dict[str, Any] = {"heartbeat_at": to_ms(self._wall()), "beat_at": to_ms(self._now())}
+            if row is not None and row.ended_at is not None:  # it was frozen, and is awake
+                beat |= {"ended_at": None, "state": "serving" if row.state == "crashed" else row.state}
+            is_known = RunRow.update(beat).where(RunRow.id == run_id).execute(self._database)
             if not is_known and run_id == self.current:
-                RunRow.insert(self._row | alive).execute(self._database)
+                RunRow.insert(self._row | beat).execute(self._database)
 
     def end(self, run_id: str) -> None:
         """Note that the run is over and has closed its own exchanges."""
-        self._touch(run_id, ended_at=to_ms(self._wall()))
+        over: dict[str, Any] = {"ended_at": to_ms(self._wall()), "state": "ended", "running": None, "watching": None}
+        with self._transaction():
+            RunRow.update(over | {"in_flight": None, "open_requests": None}).where(RunRow.id == run_id).execute(
+                self._database
+            )
         self.current = None
 
     def newest(self, host: str) -> str | None:
@@ -55,24 +79,20 @@ class Runs:
         row = RunRow.select().where(lives).order_by(RunRow.started_at.desc()).bind(self._database).first()
         return None if row is None else str(row.id)
 
-    def _touch(self, run_id: str, **columns: int | None) -> None:
-        with self._transaction():
-            RunRow.update(columns).where(RunRow.id == run_id).execute(self._database)
-
-    def close_dead(self, host: str, is_alive: Callable[[int], bool], now: float) -> int:
+    def close_dead(self, host: str, is_alive: Callable[[int], bool], now: float | None = None) -> int:
         """Close the open exchanges of every run that is over as `crashed`; how many that were.
 
         A run of this host is over when its process is. One of another host is watched first, see dead_runs.py, unless
-        its heartbeat is older than an hour. Should it live after all, its exchanges get their true outcome when they
-        end.
+        its last sign of life is older than an hour. Should it live after all, its exchanges get their true outcome when
+        they end, and its row is put right with its next sign of life.
         """
         with self._transaction():
+            at = self._now() if now is None else now
             live: list[str] = []
             dead: list[str] = []
             for run in RunRow.select().where(RunRow.ended_at.is_null()).bind(self._database):
-                (live if self._is_live(run, host, is_alive, now) else dead).append(run.id)
-            ended = {RunRow.ended_at: RunRow.heartbeat_at}
-            RunRow.update(ended).where(RunRow.id.in_(dead)).execute(self._database)
+                (live if self._is_live(run, host, is_alive, at) else dead).append(run.id)
+            RunRow.update(CRASHED).where(RunRow.id.in_(dead)).execute(self._database)
             crashed = {RequestRow.outcome: "crashed", RequestRow.success: False}
             is_cut = TunnelRow.ended.is_null() & TunnelRow.run_id.not_in(live)
             TunnelRow.update({TunnelRow.ended: "the proxy died"}).where(is_cut).execute(self._database)
@@ -83,6 +103,7 @@ class Runs:
         if run.id == self.current:
             return True
         if run.host != host:
-            return now - run.heartbeat_at / 1000 <= _SURELY_SECONDS
+            seen = run.heartbeat_at if run.beat_at is None else run.beat_at
+            return now - seen / 1000 <= _SURELY_SECONDS
         # In a container every run has the same process id: another run with ours is a former one.
         return run.pid != os.getpid() and is_alive(run.pid)

@@ -31,12 +31,14 @@ from ccflare_core.store.accounts import Accounts
 from ccflare_core.store.affinity import StoredAffinity
 from ccflare_core.store.alerts import Alerts
 from ccflare_core.store.blocklist import Blocklist
+from ccflare_core.store.browser_sessions import BrowserSessions
 from ccflare_core.store.carry_over import CarryOver
 from ccflare_core.store.client_keys import Clients
 from ccflare_core.store.client_runs import StoredClientRuns
-from ccflare_core.store.context import StoreContext
+from ccflare_core.store.context import StoreContext, shared_clock
 from ccflare_core.store.data_keys import DataKey, DataKeys, list_keys
 from ccflare_core.store.dead_runs import DeadRuns
+from ccflare_core.store.duties import StoredDuties
 from ccflare_core.store.history import History
 from ccflare_core.store.ledger import Ledger
 from ccflare_core.store.limits import Limits
@@ -90,8 +92,9 @@ class Store:
             self.keys = self._open_keys(source, read_only=read_only)
         self.vault = self.keys.vault if self.keys else None
         self._ledger = Ledger(self._database, self.vault)
+        now = shared_clock(self._database, wall) if wall is time.time else wall  # noqa: TID251 - else it is a test's
         self._context = StoreContext(
-            self._database, self.vault, self._transaction, engine.snapshot, self._record, self.signed_rows, wall
+            self._database, self.vault, self._transaction, engine.snapshot, self._record, self.signed_rows, wall, now
         )
         self._make_parts(self._context)
         if not read_only:
@@ -125,6 +128,8 @@ class Store:
         self.probes = StoredProbes(context)
         self.takeover = Takeover(lambda: self._engine.takeovers, lambda: self.peers.are_there)
         """Whether a standby has taken the place of the database server."""
+        self.duties = StoredDuties(context)
+        self.browser_sessions = BrowserSessions(context)
         self.logins = Logins(context, self.accounts, is_settling=self.takeover.is_settling)
         self.sessions = Sessions(context)
         self.client_runs = StoredClientRuns(context)
@@ -327,6 +332,10 @@ class Store:
         """What is read in the block is the database as it is now, whatever others write meanwhile."""
         with self._engine.snapshot():
             yield
+
+    def now(self) -> float:
+        """Epoch seconds by the clock that all processes on the database share."""
+        return self._context.now()
 
     def changed(self) -> bool:
         """Whether another connection has committed since the last call, or since this one was opened."""

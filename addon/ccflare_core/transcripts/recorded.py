@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from ccflare_core.anthropic.conversation import Request, Turn, read_answer, read_request
 from ccflare_core.errors import NotFound
+from ccflare_core.reports.queries import PROXY
 from ccflare_core.reports.tags import tags_of
 from ccflare_core.reports.tally import Query
 from ccflare_core.reports.threads import earlier_parts
@@ -31,8 +32,10 @@ FACTS = (
         "agent_id",
     ),
     *("parent_agent_id", "waited_ms", "query", "api_version", "betas", "client_name", "client_ip", "user_agent"),
+    "proxy",
 )
-"""The columns of the request that are read."""
+"""The columns of the request that are read, and the name of the proxy that took it."""
+_SELECTED = ", ".join(PROXY if name == "proxy" else name for name in FACTS)
 
 
 class Recorded(NamedTuple):
@@ -58,7 +61,7 @@ class Recorded(NamedTuple):
 
 def facts_of(query: Query, id_: str) -> dict[str, Any]:
     """The request's row. Raises NotFound."""
-    found = [*query(f"SELECT {', '.join(FACTS)} FROM requests WHERE id = ?", (id_,))]  # noqa: S608
+    found = [*query(f"SELECT {_SELECTED} FROM requests WHERE id = ?", (id_,))]  # noqa: S608
     if not found:
         raise NotFound(f"There is no request {id_}: it was never recorded, or is deleted by now.")
     return dict(zip(FACTS, found[0], strict=True))

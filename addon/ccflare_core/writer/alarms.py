@@ -26,8 +26,17 @@ _ERRORS = """
 class Alarms:
     """The alerts of one proxy; those that others on the database have told are not among them."""
 
-    def __init__(self, wall: Callable[[], float], hold_seconds: Callable[[], float]) -> None:
-        """`wall` gives epoch seconds; for `hold_seconds` requests wait for an account before that is worth telling."""
+    def __init__(
+        self,
+        wall: Callable[[], float],
+        hold_seconds: Callable[[], float],
+        looks: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`wall` gives epoch seconds; for `hold_seconds` requests wait for an account before that is worth telling.
+
+        One of all proxies `looks` at what the database has.
+        """
+        self._looks = looks
         self._wall = wall
         self._hold_seconds = hold_seconds
         self._none_since: float | None = None
@@ -35,7 +44,7 @@ class Alarms:
 
     def step(self, store: Store, local: Iterable[Condition]) -> list[Alert]:
         """What is to be told; `local` are the conditions that only this proxy sees. StoreError."""
-        return store.alerts.take([*local, *self._stored(store)])
+        return store.alerts.take([*local, *(self._stored(store) if self._looks() else ())])
 
     def alone(self, local: Iterable[Condition]) -> list[Alert]:
         """What is to be told while the database cannot say what was told already: each once an hour."""

@@ -5,6 +5,7 @@ that other writers are not kept waiting. When there is no room it says that less
 on whatever happens here.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -14,6 +15,9 @@ from ccflare_core.config.settings import Settings
 from ccflare_core.db.engine import Space
 from ccflare_core.errors import CCFlareError
 from ccflare_core.store.store import Store
+from ccflare_core.writer.duty import Duty
+
+logger = logging.getLogger("ccflare")
 
 DAY = 86_400
 _ROUND_SECONDS, _FULL_SECONDS = 60.0, 5.0
@@ -69,12 +73,17 @@ class Retention:
         policy: Callable[[], Policy],
         tell: Callable[[str], None],
         *,
+        duty: Duty | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,  # noqa: TID251
     ) -> None:
-        """`policy` is asked each time, since options can change; `tell` gets sentences for the log."""
+        """`policy` is asked each time, since options can change; `tell` gets sentences for the log.
+
+        Without a `duty` the database has this proxy alone. With it, it deletes while the duty is its own.
+        """
         self._policy = policy
         self._tell = tell
+        self._duty = duty
         self._clock = clock
         self._wall = wall
         self._steps: Iterator[int] | None = None
@@ -93,6 +102,8 @@ class Retention:
 
     def work(self, store: Store) -> None:
         """Do one step, if it is time. Raises StoreError or VaultError; then it begins anew, later."""
+        if self._duty is not None:
+            self._duty.step(store)
         began = self._clock()
         if began < self._due_at:
             return
@@ -109,6 +120,9 @@ class Retention:
 
     def _step(self, store: Store, now: float) -> None:
         is_full = self._look(store.space())
+        if self._duty is not None and not self._duty.is_mine:
+            self._steps = None
+            return
         if self._steps is None:
             if now - self._round_at < (_FULL_SECONDS if is_full else _ROUND_SECONDS):
                 return
@@ -120,6 +134,7 @@ class Retention:
     def _round(self, store: Store) -> Iterator[int]:
         """All there is to do, with a yield after each step."""
         policy, now = self._policy(), self._wall()
+        logger.debug("upkeep: what is too old or too much is deleted")
         days, age = policy.request_days or 100 * 365, policy.payload_days or 100 * 365
         while store.history.delete_oldest_bodies(now - age * DAY):
             yield 1
@@ -128,6 +143,7 @@ class Retention:
         yield from self._thin(store, _WINDOW_DAYS * DAY, days * DAY)
         yield store.history.delete_tunnels(now - days * DAY)
         yield store.notices.purge(now - days * DAY)
+        yield store.browser_sessions.purge()
         yield from store.owners.purge()
         yield from store.affinity.purge(now - policy.session_seconds)
         while store.transcripts.collect_garbage():

@@ -39,6 +39,7 @@ from ccflare_core.http.pinning import PinGuard
 from ccflare_core.process import resident_bytes
 from ccflare_core.reading import FileWatch
 from ccflare_core.reports.metrics import LATENESS, Histogram
+from ccflare_core.reports.proxies import UPKEEP
 from ccflare_core.secrets import egress_proxy
 from ccflare_core.secrets.key_sources import choose
 from ccflare_core.store.limits_of_others import Learned
@@ -46,6 +47,7 @@ from ccflare_core.store.store import Store
 from ccflare_core.telemetry.telemetry import Telemetry
 from ccflare_core.text import some
 from ccflare_core.writer.auditor import Auditor
+from ccflare_core.writer.duty import Duty
 from ccflare_core.writer.listening import Listening
 from ccflare_core.writer.news import StoreCalls, StoreNews
 from ccflare_core.writer.retention import Policy, Retention
@@ -83,6 +85,8 @@ class Storage:
     """What pages read of it, in threads of their own."""
     listening: Listening
     """What wakes the writer when another proxy has changed something."""
+    duty: Duty
+    """Whether this proxy does what one of all on the database does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +151,12 @@ def build_upstream(live: LiveSettings) -> Upstream:
     return Upstream(UpstreamProof(pins), fetch(), fetch(total_seconds=ANSWER_SECONDS), named, fetch)
 
 
-def build_storage(live: LiveSettings, environ: Mapping[str, str], news: StoreNews) -> Storage:
+def build_storage(live: LiveSettings, environ: Mapping[str, str], news: StoreNews, run_id: str) -> Storage:
     """Raises ConfigError or VaultError if the key's source cannot be used."""
     settings = live()
     source = choose(settings, environ)
-    retention = Retention(lambda: Policy.of(live()), warn)
+    duty = Duty(UPKEEP, run_id)
+    retention = Retention(lambda: Policy.of(live()), warn, duty=duty)
     writer = Writer(
         lambda: Store.open(settings.database, source, audit_file=settings.audit_path),
         on_change=news.accounts.send,
@@ -167,7 +172,7 @@ def build_storage(live: LiveSettings, environ: Mapping[str, str], news: StoreNew
     readers = Readers(lambda: Store.open(settings.database, source, read_only=True))
     heard = partial(hear, option=settings.notify_option)
     listening = Listening(writer, settings.notify_database, heard, say=warn)
-    return Storage(writer, StoreCalls(writer), news, retention, auditor, readers, listening)
+    return Storage(writer, StoreCalls(writer), news, retention, auditor, readers, listening, duty)
 
 
 def build_accounts(live: LiveSettings, storage: Storage, upstream: Upstream, run_id: str) -> Accounts:
@@ -253,13 +258,15 @@ def build_recording(
     return Recording(exchanges, recorder, prices, rules, memory, Histogram(LATENESS))
 
 
-def build_usage_poll(live: LiveSettings, accounts: Accounts, upstream: Upstream, recording: Recording) -> UsagePoll:
-    """What asks for the limits of idle accounts."""
+def build_usage_poll(
+    live: LiveSettings, storage: Storage, accounts: Accounts, upstream: Upstream, recording: Recording
+) -> UsagePoll:
+    """What asks for the limits of idle accounts; the other proxies learn them from the database."""
     return UsagePoll(
         accounts.pool,
         send=upstream.fetcher.send,
         url=lambda: live().api_url(PATH),
-        seconds=live.reader("usage_poll_seconds"),
+        seconds=lambda: live().usage_poll_seconds if storage.duty.is_mine else 0,
         learned=recording.recorder.learned,
     )
 

@@ -48,6 +48,7 @@ from ccflare_mitm.inspector.held import Held, Recorded
 from ccflare_mitm.inspector.inspector import Inspector
 from ccflare_mitm.inspector.repeat import Place, Sender
 from ccflare_mitm.inspector.replay import Replayer, Way
+from ccflare_mitm.own_proxy import OwnProxy, Telling
 from ccflare_mitm.pages.admin import Admin, TelemetryState
 from ccflare_mitm.pages.events import Events
 from ccflare_mitm.pages.logins import Logins
@@ -91,10 +92,8 @@ def build_admission(
     storage: Storage,
     accounts: Accounts,
     recording: Recording,
-    run_id: str,
+    own: OwnProxy,
     telemetry: TelemetryState,
-    *,
-    is_worker: bool = False,
 ) -> Admission:
     """The gate with all that it asks, which follow the client keys and rules in the database."""
 
@@ -109,13 +108,15 @@ def build_admission(
     news = storage.news
     authenticator = _build_authenticator(live, storage)
     second_factor = SecondFactor(time.time, keep_try)  # noqa: TID251
-    sessions, links, access = Sessions(), StartLinks(storage.call, run_id), AccessLists(live())
+    sessions, links, access = Sessions(), StartLinks(storage.call, own.run), AccessLists(live())
     standing = Standing(authenticator, sessions, access, time.monotonic, time.time)  # noqa: TID251
     events = Events(recording.exchanges, standing, time.time)  # noqa: TID251
     management = Management(storage.call, storage.news.accounts.tell, storage.news.client_keys.tell)
     note, auditor = management.note, storage.auditor
-    logins = Logins(authenticator, sessions, links.read, note, time.monotonic, auditor, is_worker=is_worker)
-    pages = build_pages(storage, accounts, recording, management, second_factor, logins, events, telemetry)
+    logins = Logins(
+        authenticator, sessions, links.read, note, time.monotonic, auditor, is_worker=own.worker is not None
+    )
+    pages = build_pages(storage, accounts, recording, management, second_factor, logins, events, telemetry, own)
     rates, runs = RateLimits(warn), ClientRuns(warn)
     strangers = _build_strangers(live, access)
     live.listen(access.change)
@@ -139,7 +140,7 @@ def build_admission(
         Destinations(live, ports),
         rates,
         storage.writer.put,
-        run_id=run_id,
+        run_id=own.run,
         wall=time.time,  # noqa: TID251
         records=records_tunnels(live, storage.retention),
     )
@@ -174,8 +175,21 @@ def build_alerting(
     wall = time.time  # noqa: TID251
     local = LocalConditions(admission.rates.budgets, storage.retention, storage.auditor, wall)
     storage.news.client_keys.listen(local.take_keys)
-    alarms = Alarms(wall, live.reader("hold_seconds"))
+    alarms = Alarms(wall, live.reader("hold_seconds"), lambda: storage.duty.is_mine)
     return Alerting(storage.call, alarms, local, sinks(live(), environ, fetch))
+
+
+def build_telling(own: OwnProxy, storage: Storage, recording: Recording, admission: Admission) -> Telling:
+    """What tells the other proxies of this one."""
+    telling = Telling(
+        own,
+        recording.exchanges,
+        storage.writer.put,
+        is_announced=lambda: storage.listening.works,
+        is_watched=lambda: admission.events.is_watched,
+    )
+    storage.news.peers.listen(telling.meet)
+    return telling
 
 
 def build_wire(
@@ -295,6 +309,7 @@ def build_pages(
     logins: Logins,
     events: Events,
     telemetry: TelemetryState,
+    own: OwnProxy,
 ) -> PageServer:
     """What answers under /ccflare/."""
     admin = Admin(
@@ -310,6 +325,7 @@ def build_pages(
         listening=storage.listening,
         telemetry=telemetry,
         rules_problem=lambda: recording.rules.trouble,
+        own=own,
     )
     return PageServer(admin, second_factor, storage.auditor)
 

@@ -72,6 +72,13 @@ def ports() -> frozenset[int]:
     return frozenset(address[1] for instance in server.servers for address in instance.listen_addrs)
 
 
+def listens_at() -> list[str]:
+    """Each address that the proxy listens at, as host and port."""
+    server: Any = ctx.master.addons.get("proxyserver")
+    found = [address[:2] for instance in server.servers for address in instance.listen_addrs]
+    return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in found]
+
+
 def way_in() -> tuple[str, int] | None:
     """Host and port by which programs on this machine reach the proxy; None while it does not listen."""
     server: Any = ctx.master.addons.get("proxyserver")

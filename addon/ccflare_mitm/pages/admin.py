@@ -66,6 +66,17 @@ class TelemetryState(Protocol):
     def lost(self) -> int: ...
 
 
+class Own(Protocol):
+    """What this proxy is among all on the database."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def run(self) -> str: ...
+    @property
+    def worker(self) -> int | None: ...
+
+
 class NoTelemetry:
     """It is sent nowhere."""
 
@@ -94,6 +105,8 @@ class Admin:
         listening: Changes = POLLED,
         telemetry: TelemetryState = NO_TELEMETRY,
         rules_problem: Callable[[], str | None] = lambda: None,
+        *,
+        own: Own,
         wall: Callable[[], float] = time.time,  # noqa: TID251
     ) -> None:
         self.exchanges = exchanges
@@ -114,6 +127,7 @@ class Admin:
         self._listening = listening
         self._telemetry = telemetry
         self._rules_problem = rules_problem
+        self.own = own
         self._wall = wall
 
     def show_health(self, visit: Visit) -> Answer:
@@ -188,6 +202,9 @@ class Admin:
         return {
             "status": "ok",
             "ready": not self.exchanges.is_stopping and (can_pass or any(account.available for account in accounts)),
+            "proxy": self.own.name,
+            "run": self.own.run,
+            "worker": self.own.worker,
             "open_exchanges": len(self.exchanges.open),
             "changes": "announced" if self._listening.works else "polled",
             "changes_problem": self._listening.problem,

@@ -64,6 +64,11 @@ class Events:
         self._ended: list[Story] = []
         self._spoke_at = 0.0
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody looks on."""
+        return self._is_watched.is_set()
+
     def answer(self, visit: Visit, permission: Permission) -> Answer:
         """The stream, for as long as this visitor has the permission; a refusal if too many look on already."""
         if self._viewers.is_closed:

@@ -16,7 +16,8 @@ from ccflare_core.program import typed
 from ccflare_core.reports.figures import foretell_end
 from ccflare_core.reports.forecast import Forecast
 from ccflare_core.reports.limit_history import LimitHistory
-from ccflare_core.reports.queries import Exchange, Reports
+from ccflare_core.reports.proxies import ProxyStatus, differing, proxies, with_own
+from ccflare_core.reports.queries import OPEN, Exchange, Reports, Wanted
 from ccflare_core.reports.running import as_they_run, running
 from ccflare_core.reports.traffic import Period, Traffic
 from ccflare_core.store.store import Store
@@ -25,7 +26,7 @@ from ccflare_mitm.pages.html import HOME, page
 from ccflare_mitm.pages.page import READ, Page
 from ccflare_mitm.pages.visit import Visit
 
-LAST = 10
+LAST, MOST_OPEN, HOUR = 10, 100, 3600
 _NEARLY = 0.8
 """How full a limit is that should be looked at."""
 
@@ -60,17 +61,25 @@ class Recorded(NamedTuple):
     forecasts: dict[tuple[str, str], Forecast]
     today: Traffic
     last: list[Exchange]
+    open: list[Exchange]
+    """What is open in all proxies, as far as it is recorded: each has told of its own requests as they came."""
+    proxies: list[ProxyStatus]
+    """All of them, where there is more than one; those that ended in the last hour too."""
 
 
 async def show_overview(admin: Admin, visit: Visit) -> Answer:
     """The page."""
     recorded = await admin.read(lambda store: read(store, visit.at))
+    several = with_own(recorded.proxies, admin.own.run, len(admin.exchanges.open))
     statuses = admin.exchanges.pool.status()
     return page(
         "overview.html",
         visit,
         cards=[card(status, recorded.forecasts, visit.at) for status in statuses],
-        open=open_requests(admin.exchanges.open.values(), visit.at),
+        open=open_requests(recorded.open, admin.exchanges.open.values(), visit.at, admin.own.name),
+        proxies=several,
+        notice=differing(several),
+        own=admin.own,
         today=recorded.today,
         exchanges=as_they_run(recorded.last, admin.exchanges.open, visit.at),
         needs_code=admin.needs_code(),
@@ -80,12 +89,32 @@ async def show_overview(admin: Admin, visit: Visit) -> Answer:
 def read(store: Store, now: float) -> Recorded:
     """What the page takes from the database."""
     reports, day = Reports(store.query), Period(now - 86_400, now + 0.001)
-    return Recorded(LimitHistory(store.query).forecasts(now), reports.total(day), reports.exchanges(day, LAST))
+    return Recorded(
+        LimitHistory(store.query).forecasts(now),
+        reports.total(day),
+        reports.exchanges(day, LAST),
+        reports.exchanges(day, MOST_OPEN, wanted=Wanted(outcome=OPEN)),
+        _several(store, store.now()),
+    )
 
 
-def open_requests(stories: Iterable[Story], now: float) -> list[Exchange]:
-    """Those that are open, the latest first, as far as they have come."""
-    return [running(story, now) for story in sorted(stories, key=lambda story: -story.started_at)]
+def _several(store: Store, now: float) -> list[ProxyStatus]:
+    """All proxies on the database; none where there is one alone."""
+    found = proxies(store.query, now - HOUR, now)
+    return found if len(found) > 1 else []
+
+
+def open_requests(
+    recorded: Iterable[Exchange], stories: Iterable[Story], now: float, own: str | None = None
+) -> list[Exchange]:
+    """Those that are open, the latest first, as far as they have come: of other proxies' the record has their heads."""
+    here = {story.id: running(story, now, own) for story in stories}
+    others = (row for row in recorded if row.id not in here and row.proxy != own)
+    return sorted([*here.values(), *(_so_far(row, now) for row in others)], key=lambda row: -row.at)
+
+
+def _so_far(row: Exchange, now: float) -> Exchange:
+    return row._replace(seconds=max(0.0, now - row.at))
 
 
 def card(status: AccountStatus, forecasts: Mapping[tuple[str, str], Forecast], now: float) -> Card:

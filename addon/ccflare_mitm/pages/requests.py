@@ -47,12 +47,18 @@ async def show_list(admin: Admin, visit: Visit) -> Answer:
         visit,
         exchanges=rows,
         filters=filters,
-        names=Wanted._fields,
+        names=_filters_shown(admin, rows, filters),
         outcomes=OUTCOMES,
         time=time,
         choices=CHOICES,
         older=_older(rows, filters, time.choice.value) if is_more else "",
     )
+
+
+def _filters_shown(admin: Admin, rows: list[Exchange], filters: dict[str, str]) -> list[str]:
+    """The names of those that mean something: where there is one proxy, none is asked for."""
+    is_one = len({row.proxy for row in rows} | {admin.own.name}) == 1 and not admin.exchanges.pool.has_peers
+    return [name for name in Wanted._fields if name != "proxy" or filters.get(name) or not is_one]
 
 
 def _wanted(visit: Visit) -> Wanted:

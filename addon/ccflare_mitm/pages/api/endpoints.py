@@ -13,6 +13,7 @@ from ccflare_core.reports import vocabulary
 from ccflare_core.reports.fields import (
     DOING,
     EXCHANGE,
+    PROXY,
     WINDOW,
     account_fields,
     record,
@@ -20,6 +21,8 @@ from ccflare_core.reports.fields import (
     traffic_fields,
 )
 from ccflare_core.reports.limit_history import LimitHistory
+from ccflare_core.reports.proxies import differing, with_own
+from ccflare_core.reports.proxies import proxies as all_proxies
 from ccflare_core.reports.queries import OPEN, Position, Reports, Wanted
 from ccflare_core.reports.session_state import SessionState, as_record, is_made_by, read_session
 from ccflare_core.reports.traffic import By, Period, Traffic
@@ -153,6 +156,14 @@ async def config(call: Call) -> Content:
     return {"options": call.admin.options()}
 
 
+async def proxies(call: Call) -> Content:
+    """All proxies on the database, and whether their versions differ."""
+    since, own = call.asked["since"].moment(call.visit.at), call.admin.own
+    found = await call.read(lambda store: all_proxies(store.query, since, store.now()))
+    rows = with_own(found, own.run, len(call.admin.exchanges.open))
+    return {"proxies": [record(each, PROXY) for each in rows], "notice": differing(rows) or None}
+
+
 async def health(call: Call) -> Content:
     """That the proxy is alive, and how the accounts are."""
     return call.admin.health()
@@ -199,6 +210,11 @@ _STATS: Final[Schema] = {
     "required": ["total", "groups", "groups_in_all"],
 }
 _HEALTH = object_of(vocabulary.HEALTH, vocabulary.HEALTH)
+_PROXIES: Final = _list(
+    "proxies",
+    object_of(_names(PROXY), vocabulary.PROXY),
+    notice={**TEXT_OR_NULL, "description": "What to do if their versions differ; null: they do not."},
+)
 _REQUEST = object_of(_names(EXCHANGE), vocabulary.REQUEST)
 _EVENTS: Final[Schema] = {
     **dict.fromkeys(("open", "progress", "closed"), _REQUEST),
@@ -212,6 +228,7 @@ _FILTERS = (
     text("client", "the name of a client key"),
     tag("tag", "a tag, as name=value"),
     choice("outcome", "how it ended", _OUTCOMES),
+    text("proxy", "a proxy's name, its host, or the id of its run"),
 )
 _OTHERS = flag("others", "whether requests that needed no account are in it too")
 _TIMES = tuple(by for by in By if by.is_time)
@@ -273,6 +290,15 @@ ENDPOINTS: Final = (
         "The options in use. What may hold a password is not shown.",
         _list("options", object_of(vocabulary.OPTION, vocabulary.OPTION)),
         config,
+    ),
+    Endpoint(
+        "/proxies",
+        _VIEW,
+        "All proxies and workers on the database that are there, or ended in the period, as `stats.py proxies` tells "
+        "them.",
+        _PROXIES,
+        proxies,
+        (when("since", "where the period begins that requests are counted in", "1h"),),
     ),
     Endpoint("/health", _VIEW, "That the proxy is alive, and how the accounts are.", _HEALTH, health),
     Endpoint(
