@@ -121,7 +121,7 @@ class CCFlare:
             await listener.listen()
         except ConfigError as error:
             give_up(ConfigError(f"{error} ({options.told_places(self._places, 'listen_host', 'listen_port')})."))
-        sentences = [] if number else [await self._app.dashboard_link()]
+        sentences = [await self._app.dashboard_link()] if number in (None, 1) else []
         # Nothing is awaited from here on: mitmproxy makes its certificates right after this, and who waits wants one.
         self._opening.ready()
         if self._worker is not None:

@@ -15,8 +15,9 @@ _EXAMPLES = f"""\
 examples:
   scripts/dashboard.py
   scripts/dashboard.py --address 127.0.0.1:9090
+  scripts/dashboard.py --address https://proxy.example
 
-The link is good once and for {GOOD_SECONDS // 60} minutes, for the proxy that runs on this machine.
+The link is good once and for {GOOD_SECONDS // 60} minutes, for all proxies and workers on the database.
 Who has a client key with the role viewer, operator or admin can log in with it.
 """
 
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
 
 def _parser() -> Parser:
     parser = script_parser("dashboard.py", "Print a link that logs you in to the dashboard.", _EXAMPLES)
-    parser.add_argument("--address", metavar="HOST:PORT", help="of the proxy, if not the configured one")
+    parser.add_argument("--address", metavar="ADDRESS", help="where to reach it, if not as configured")
     return parser
 
 
@@ -36,9 +37,9 @@ def _link(console: Console, arguments: argparse.Namespace) -> int:
     settings = read_settings(console, arguments.database)
     source = choose(settings, console.environ)
     with open_made_store(console, settings, source, "There is no proxy to log in to", read_only=True) as store:
-        run = store.runs.newest(socket.gethostname())
-        if run is None or store.vault is None:
+        if store.runs.newest(socket.gethostname()) is None or store.vault is None:
             raise StoreError(f"No proxy runs on this machine with this database: start one by `{typed('proxy')}`.")
-        token = new_token(store.vault, run, console.now())
-    console.say(link(settings.own_scheme, arguments.address or proxy_address(console), token))
+        token = new_token(store.vault, console.now())
+    scheme, _, place = (arguments.address or proxy_address(console)).rpartition("://")
+    console.say(link(scheme or settings.own_scheme, place, token))
     return OK

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ccflare_core.clients import checks
 from ccflare_core.clients.access import AccessLists
 from ccflare_core.clients.admission import Count, Decision, Ending, admit
-from ccflare_core.clients.authentication import LOCAL, OWNER, Digest, Principal
+from ccflare_core.clients.authentication import LOCAL, Digest, Principal
 from ccflare_core.clients.checks import CHECKS, CONNECT_CHECKS, UNCOUNTED_CHECKS, Admitted, Way
 from ccflare_core.clients.client_runs import LOST_SECONDS, ClientRun, ClientRuns
 from ccflare_core.clients.keys import ClientKey, Permission, Role
@@ -44,7 +44,7 @@ class OneSession:
     """The owner has logged in, and got the cookie `c`."""
 
     def find(self, cookies: Sequence[str], now: float) -> Session | None:
-        return Session(OWNER, "token", now) if "c" in cookies else None
+        return Session("id", "key", "", now, now, "token") if "c" in cookies else None
 
 
 LOGGED_IN: dict[str, Any] = {"sessions": OneSession()}

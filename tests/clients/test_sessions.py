@@ -1,86 +1,108 @@
 """Sessions of browsers: when they end, that they open our pages alone, and that no cookie of ours goes further."""
 
-import itertools
+import hmac
+from dataclasses import replace
 
 import pytest
 
-from ccflare_core.clients.authentication import OWNER, Principal
 from ccflare_core.clients.keys import Permission, Role
 from ccflare_core.clients.sessions import (
     IDLE_SECONDS,
     LONGEST_SECONDS,
+    RENEW_SECONDS,
     Sessions,
     cookie_of,
     identity_of,
     take_cookies,
 )
 from exchange_kit import EPOCH
-from guard_kit import SECRET, a_key, ring_of
+from guard_kit import SECRET, a_key, ring_of, shown
 
 VIEWER = a_key(role=Role.VIEWER)
-PRINCIPAL = Principal(VIEWER, VIEWER.role.permissions, SECRET)
+NOW = EPOCH
 
 
-def principal_of(name: str) -> Principal:
-    key = a_key(name, role=Role.VIEWER)
-    return Principal(key, key.role.permissions, SECRET)
+def signed(text: bytes, key_id: str) -> bytes:
+    """As any proxy with the data keys signs."""
+    return hmac.digest(key_id.encode(), text, "sha256")
 
 
-def some_sessions(most: int = 3) -> Sessions:
-    numbers = itertools.count()
-    return Sessions(lambda: f"secret-{next(numbers)}", most)
+def following(*key_ids: str) -> Sessions:
+    """The sessions of one of several proxies with these data keys, the newest first."""
+    sessions = Sessions()
+    sessions.follow(replace(ring_of(VIEWER, peppers=key_ids), sign=signed))
+    return sessions
 
 
 def test_a_session_is_found_by_its_cookie_and_by_no_other() -> None:
-    sessions = some_sessions()
-    begun = sessions.begin(OWNER, 0.0)
-    assert sessions.find([begun.cookie], 1.0) is begun.session
-    assert sessions.find(["other", begun.cookie], 1.0) is begun.session
-    assert sessions.find([begun.session.token], 1.0) is None
-    assert sessions.find([], 1.0) is None
+    sessions = Sessions()
+    begun = sessions.begin(None, NOW)
+    assert sessions.find([begun.cookie], NOW + 1) == begun.session
+    assert sessions.find(["other", begun.cookie], NOW + 1) == begun.session
+    assert sessions.find([begun.session.token], NOW + 1) is None
+    assert sessions.find([], NOW + 1) is None
+
+
+def test_a_session_is_one_for_every_proxy_with_the_key_also_after_a_rotation() -> None:
+    begun = following("old").begin(shown(), NOW)
+    assert following("old").find([begun.cookie], NOW) == begun.session
+    assert following("new", "old").find([begun.cookie], NOW) == begun.session
+    assert following("new").find([begun.cookie], NOW) is None
+    assert Sessions().find([begun.cookie], NOW) is None
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_a_cookie_that_was_changed_is_none(place: int) -> None:
+    sessions = following("one")
+    parts = sessions.begin(None, NOW).cookie.split(".")
+    forged = Sessions().begin(None, NOW).cookie.split(".")
+    assert sessions.find([".".join([*parts[:place], forged[place], *parts[place + 1 :]])], NOW) is None
+    assert sessions.find([".".join([*parts[:place], "", *parts[place + 1 :]])], NOW) is None
+    assert sessions.find([".".join([*parts[:place], "é", *parts[place + 1 :]])], NOW) is None
+    assert sessions.find([".".join(parts) + "x" * 2_000], NOW) is None
 
 
 def test_a_session_ends_when_it_is_idle() -> None:
-    sessions = some_sessions()
-    session, cookie = sessions.begin(OWNER, 0.0)
-    sessions.used(session, IDLE_SECONDS - 1)
-    assert sessions.find([cookie], 2 * IDLE_SECONDS - 2) is session
-    assert sessions.find([cookie], 2 * IDLE_SECONDS - 1) is None
+    sessions = Sessions()
+    session, cookie = sessions.begin(None, NOW)
+    sessions.used(session, NOW + IDLE_SECONDS - 1)
+    assert sessions.find([cookie], NOW + 2 * IDLE_SECONDS - 2) == session
+    assert sessions.find([cookie], NOW + 2 * IDLE_SECONDS - 1) is None
+
+
+def test_a_cookie_is_renewed_while_it_is_used_so_that_other_proxies_know_of_that() -> None:
+    one, other = following("one"), following("one")
+    session, cookie = one.begin(None, NOW)
+    assert one.renewed(session, NOW + RENEW_SECONDS - 1) is None
+    later = NOW + IDLE_SECONDS - 1
+
+    renewed = one.renewed(session, later)
+
+    assert renewed is not None
+    found = other.find([renewed], later + IDLE_SECONDS - 1)
+    assert found is not None
+    assert (found.id, found.token, found.begun_at) == (session.id, session.token, NOW)
+    assert other.find([cookie], later + IDLE_SECONDS - 1) is None
 
 
 def test_a_session_ends_however_much_it_is_used() -> None:
-    sessions = some_sessions()
-    session, cookie = sessions.begin(OWNER, 0.0)
-    for now in range(0, int(LONGEST_SECONDS), 600):
-        sessions.used(session, float(now))
-    assert sessions.find([cookie], LONGEST_SECONDS - 1) is session
-    assert sessions.find([cookie], LONGEST_SECONDS) is None
+    sessions = Sessions()
+    session, cookie = sessions.begin(None, NOW)
+    for seconds in range(0, int(LONGEST_SECONDS), 600):
+        sessions.used(session, NOW + seconds)
+    assert sessions.find([cookie], NOW + LONGEST_SECONDS - 1) == session
+    assert sessions.find([cookie], NOW + LONGEST_SECONDS) is None
 
 
-def test_a_session_ends_with_the_logout() -> None:
-    sessions = some_sessions()
-    (session, cookie), other = sessions.begin(OWNER, 0.0), sessions.begin(OWNER, 0.0)
-    sessions.end(session)
-    assert sessions.find([cookie], 0.0) is None
-    assert sessions.find([other.cookie], 0.0) is other.session
-
-
-def test_sessions_are_few_and_the_least_used_one_gives_way() -> None:
-    sessions = some_sessions(most=2)
-    first, second = sessions.begin(OWNER, 0.0), sessions.begin(OWNER, 1.0)
-    sessions.used(first.session, 2.0)
-    sessions.begin(OWNER, 3.0)
-    assert sessions.find([second.cookie], 3.0) is None
-    assert sessions.find([first.cookie], 3.0) is first.session
-
-
-def test_who_logs_in_again_and_again_ends_no_session_but_their_own() -> None:
-    sessions = some_sessions(most=4)
-    owners, others = sessions.begin(OWNER, 0.0), sessions.begin(principal_of("other"), 0.0)
-    own = [sessions.begin(PRINCIPAL, 1.0) for _ in range(20)]
-    for begun in (owners, others, *own[-2:]):
-        assert sessions.find([begun.cookie], 2.0) is begun.session
-    assert [sessions.find([begun.cookie], 2.0) for begun in own[:-2]] == [None] * 18
+def test_a_session_ends_with_the_logout_here_and_elsewhere() -> None:
+    one, other = following("one"), following("one")
+    (session, cookie), stays = one.begin(None, NOW), one.begin(None, NOW)
+    one.end(session)
+    other.take_ended({session.id})
+    for sessions in (one, other):
+        assert sessions.find([cookie], NOW) is None
+        assert sessions.find([stays.cookie], NOW) == stays.session
+    assert one.renewed(session, NOW + RENEW_SECONDS) is None
 
 
 @pytest.mark.parametrize(
@@ -95,13 +117,13 @@ def test_who_logs_in_again_and_again_ends_no_session_but_their_own() -> None:
     ],
 )
 def test_a_session_is_worth_what_its_key_is_now(ring: object, may: bool) -> None:
-    session = some_sessions().begin(PRINCIPAL, 0.0).session
+    session = Sessions().begin(shown(), NOW).session
     principal = identity_of(session, ring, EPOCH).principal  # type: ignore[arg-type]
     assert (principal is not None and principal.may(Permission.LOGS_VIEW)) is may
 
 
 def test_the_owners_session_sends_no_requests() -> None:
-    principal = identity_of(some_sessions().begin(OWNER, 0.0).session, ring_of(VIEWER), EPOCH).principal
+    principal = identity_of(Sessions().begin(None, NOW).session, ring_of(VIEWER), EPOCH).principal
     assert principal is not None
     assert principal.permissions == set(Permission) - {Permission.API_REQUEST}
 
@@ -130,7 +152,8 @@ def test_the_cookie_is_for_our_pages_and_no_script() -> None:
     assert cookie_of("", 8080, tls=False)[1].endswith(b"Max-Age=0")
 
 
-def test_no_repr_tells_a_secret() -> None:
-    begun = some_sessions().begin(PRINCIPAL, 0.0)
-    assert "secret-" not in repr(begun)
-    assert SECRET not in repr(begun)
+def test_no_repr_tells_a_secret_and_no_cookie_has_a_key() -> None:
+    begun = Sessions().begin(shown(), NOW)
+    assert begun.session.token not in repr(begun)
+    assert begun.cookie not in repr(begun)
+    assert SECRET not in begun.cookie + repr(begun)

@@ -62,7 +62,7 @@ def test_workers_serve_on_one_port_and_say_which_of_them_did(proxy: Proxy) -> No
 
     assert listening(first) >= {("127.0.0.1", proxy.port)}
     assert listening(second) >= {("127.0.0.1", proxy.port)}
-    assert "/ccflare/login" not in proxy.log()  # whose session would be one worker's
+    assert proxy.log().count("/ccflare/login") == 1  # it is good for either
 
 
 def test_worker_that_was_killed_comes_back_while_the_other_serves(proxy: Proxy) -> None:

@@ -12,7 +12,7 @@ from ccflare_core.http.addresses import Networks
 from ccflare_mitm.pages.standing import Standing
 from ccflare_mitm.pages.visit import WEB, Visit
 from exchange_kit import EPOCH, Bench
-from guard_kit import SECRET, a_key, an_authenticator, ring_of
+from guard_kit import SECRET, a_key, an_authenticator, ring_of, shown
 
 VIEW, READ = Permission.DASHBOARD_VIEW, Permission.LOGS_VIEW
 
@@ -25,7 +25,7 @@ class House:
         self.access = AccessLists(self.bench.exchanges.settings)
         self.authenticator: Authenticator = an_authenticator(*keys, open_loopback=open_loopback)
         clock = self.bench.clock
-        self.standing = Standing(self.authenticator, self.sessions, self.access, lambda: clock.mono, lambda: clock.wall)
+        self.standing = Standing(self.authenticator, self.sessions, self.access, lambda: clock.wall)
 
     def may(self, visit: Visit, permission: Permission = VIEW) -> bool:
         return self.standing.may(visit, permission)
@@ -74,12 +74,11 @@ def test_a_visitor_of_this_machine_stays_until_there_is_a_key() -> None:
     assert House(a_key(), open_loopback=True).may(came(LOCAL))
 
 
-@pytest.mark.parametrize("principal", [OWNER, None], ids=["of the owner's link", "of a key"])
-def test_a_session_is_over_at_its_end(principal: Principal | None) -> None:
-    key = a_key(role=Role.ADMIN)
-    house = House(key)
-    session = house.sessions.begin(principal or of(key), house.bench.clock.mono).session
-    visit = came(session.principal, session=session)
+@pytest.mark.parametrize("whose", [None, shown()], ids=["of the owner's link", "of a key"])
+def test_a_session_is_over_at_its_end(whose: bytes | None) -> None:
+    house = House(a_key(role=Role.ADMIN))
+    session = house.sessions.begin(whose, house.bench.clock.wall).session
+    visit = came(None, session=session)
     assert house.may(visit, READ)
 
     house.sessions.end(session)
@@ -90,7 +89,7 @@ def test_a_session_is_over_at_its_end(principal: Principal | None) -> None:
 @pytest.mark.parametrize("seconds", [IDLE_SECONDS, LONGEST_SECONDS])
 def test_a_session_is_over_after_its_time(seconds: float) -> None:
     house = House()
-    session = house.sessions.begin(OWNER, house.bench.clock.mono).session
+    session = house.sessions.begin(None, house.bench.clock.wall).session
 
     house.bench.clock.pass_(seconds)
 
@@ -100,7 +99,7 @@ def test_a_session_is_over_after_its_time(seconds: float) -> None:
 def test_a_session_is_over_with_its_key() -> None:
     key = a_key(role=Role.ADMIN)
     house = House(key)
-    session = house.sessions.begin(of(key), house.bench.clock.mono).session
+    session = house.sessions.begin(shown(), house.bench.clock.wall).session
 
     house.authenticator.replace(ring_of(replace(key, revoked_at=EPOCH - 1)))
 

@@ -1,4 +1,4 @@
-"""The owner's links: good for one run, for some minutes, and made by nobody without the data key."""
+"""The owner's links: good for one database, for some minutes, and made by nobody without the data key."""
 
 import pytest
 
@@ -11,31 +11,31 @@ OLD, NEW = b"o" * 32, b"n" * 32
 
 def test_a_link_is_read_where_it_was_meant_for() -> None:
     vault = Vault([NEW])
-    token = new_token(vault, "run", NOW)
-    found = read_token(vault, "run", token, NOW + GOOD_SECONDS - 1)
+    token = new_token(vault, NOW)
+    found = read_token(vault, token, NOW + GOOD_SECONDS - 1)
     assert found is not None
     assert found.until == NOW + GOOD_SECONDS
     assert len(found.nonce) == 32
-    assert token not in {new_token(vault, "run", NOW) for _ in range(3)}
+    assert token not in {new_token(vault, NOW) for _ in range(3)}
 
 
 @pytest.mark.parametrize(
-    ("run", "ring", "after"),
-    [("other", [NEW], 0), ("run", [NEW], GOOD_SECONDS), ("run", [OLD], 0)],
-    ids=["another run", "too late", "another key"],
+    ("ring", "after"),
+    [([NEW], GOOD_SECONDS), ([OLD], 0)],
+    ids=["too late", "another database's key"],
 )
-def test_a_link_is_good_for_nothing_else(run: str, ring: list[bytes], after: int) -> None:
-    assert read_token(Vault(ring), run, new_token(Vault([NEW]), "run", NOW), NOW + after) is None
+def test_a_link_is_good_for_nothing_else(ring: list[bytes], after: int) -> None:
+    assert read_token(Vault(ring), new_token(Vault([NEW]), NOW), NOW + after) is None
 
 
 def test_a_link_outlives_the_rotation_of_the_key() -> None:
-    token = new_token(Vault([OLD]), "run", NOW)
-    assert read_token(Vault([NEW, OLD]), "run", token, NOW) is not None
+    token = new_token(Vault([OLD]), NOW)
+    assert read_token(Vault([NEW, OLD]), token, NOW) is not None
 
 
 def test_a_link_that_was_changed_is_none() -> None:
     vault = Vault([NEW])
-    key_id, until, nonce, mac = new_token(vault, "run", NOW).split(".")
+    key_id, until, nonce, mac = new_token(vault, NOW).split(".")
     changed = "A" if nonce[0] != "A" else "B"
     for parts in (
         (key_id, str(int(until) + 1), nonce, mac),
@@ -48,7 +48,7 @@ def test_a_link_that_was_changed_is_none() -> None:
         (key_id, until, "é", mac),
         (key_id, until, nonce),
     ):
-        assert read_token(vault, "run", ".".join(parts), NOW) is None, parts
+        assert read_token(vault, ".".join(parts), NOW) is None, parts
 
 
 def test_the_address_has_the_token() -> None:

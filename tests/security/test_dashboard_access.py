@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 from mitmproxy import http
 
-from ccflare_core.clients.authentication import OWNER, Principal
+from ccflare_core.clients.authentication import OWNER
 from ccflare_core.clients.keys import PERMISSIONS, Permission, Role
 from ccflare_core.clients.sessions import COOKIE, Begun, Sessions
 from ccflare_mitm.pages.html import LOGIN
@@ -16,7 +16,7 @@ from ccflare_mitm.pages.page import DO, Page
 from ccflare_mitm.pages.table import PAGES
 from exchange_kit import Bench
 from flow_kit import asked
-from guard_kit import SECRET, Actions, a_gate, a_key, an_authenticator
+from guard_kit import Actions, a_gate, a_key, an_authenticator, shown
 
 OWN_PAGE = ((b"Sec-Fetch-Site", b"same-origin"),)
 ROLES = (Role.VIEWER, Role.OPERATOR, Role.ADMIN, None)
@@ -29,10 +29,9 @@ class Browser:
     def __init__(self, role: Role | None) -> None:
         key = a_key(role=role or Role.CLIENT)
         self.actions, self.sessions = Actions(), Sessions()
-        principal = Principal(key, key.role.permissions, SECRET) if role else OWNER
         self.may = PERMISSIONS[role] if role else OWNER.permissions
         bench = Bench()
-        self.begun: Begun = self.sessions.begin(principal, bench.exchanges.clock())
+        self.begun: Begun = self.sessions.begin(shown() if role else None, bench.exchanges.wall())
         self._gate = a_gate(bench, an_authenticator(key), self.actions, sessions=self.sessions)
 
     async def ask(

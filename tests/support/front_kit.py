@@ -43,6 +43,8 @@ class Place(NamedTuple):
     """Their ports."""
     key: str
     """That of a viewer."""
+    has_pages: bool = False
+    """Whether it hands on our own pages too, as the recipe says how."""
 
 
 class Made(NamedTuple):
@@ -57,10 +59,12 @@ class Made(NamedTuple):
 class Front:
     """A running one, that speaks TLS."""
 
-    def __init__(self, make: "Maker", folder: Path, proxies: tuple[int, int], key: str) -> None:
+    def __init__(
+        self, make: "Maker", folder: Path, proxies: tuple[int, int], key: str, *, has_pages: bool = False
+    ) -> None:
         self._port = Port()
         self._ca_file = (certificates := make_certificates(folder)).ca_file
-        command, text, self._admin = make(Place(folder, self._port.number, certificates, proxies, key))
+        command, text, self._admin = make(Place(folder, self._port.number, certificates, proxies, key, has_pages))
         settings, log = folder / "settings", folder / "log"
         settings.write_text(text)
         with log.open("wb") as out:
@@ -131,6 +135,8 @@ def nginx(place: Place) -> Made:
         "server 127.0.0.1:8080": f"server 127.0.0.1:{place.proxies[0]}",
         "server 127.0.0.1:8090": f"server 127.0.0.1:{place.proxies[1]}",
     }
+    if place.has_pages:
+        changes["    location /ccflare/ { return 403; }\n"] = ""
     user = "user root;" if os.geteuid() == 0 else ""  # its workers would be another, who may not into the folder
     text = _NGINX.format(user=user, folder=place.folder, recipe=recipe("nginx.conf", changes))
     return Made([str(NGINX), "-e", "stderr", "-p", str(place.folder), "-c"], text)
@@ -148,6 +154,8 @@ def haproxy(place: Place) -> Made:
         "server two 127.0.0.1:8090": f"server two 127.0.0.1:{place.proxies[1]}",
         "Bearer KEY": f"Bearer {place.key}",
     }
+    if place.has_pages:
+        changes["    http-request deny if { path_beg /ccflare/ }\n"] = ""
     admin = place.folder / "admin"
     top = f"global\n    maxconn 200\n    stats socket {admin} mode 600\n"
     return Made([str(HAPROXY), "-db", "-f"], top + recipe("haproxy.cfg", changes), admin)

@@ -1,7 +1,7 @@
 """An authenticator with keys whose digests are plain, and a gate around it."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from mitmproxy import http
@@ -17,12 +17,12 @@ from ccflare_core.config.options import OPTIONS
 from ccflare_core.errors import StoreError
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.reports.metrics import LATENESS, Histogram
-from ccflare_core.secrets.start_links import Link
 from ccflare_core.store.store import Store
 from ccflare_core.writer.monitor import Monitor
 from ccflare_core.writer.writer import Writer
 from ccflare_mitm.gate.gate import Gate
 from ccflare_mitm.pages.admin import Admin
+from ccflare_mitm.pages.elsewhere import Elsewhere
 from ccflare_mitm.pages.events import Events
 from ccflare_mitm.pages.logins import Logins
 from ccflare_mitm.pages.readers import Read, Readers
@@ -43,6 +43,11 @@ def ring_of(*keys: ClientKey, secrets: tuple[str, ...] = (SECRET,), peppers: tup
     """A ring where the first key has the first of `secrets`, and so on, digested under the last of the peppers."""
     digests = {digest(secret, peppers[-1]): Digest(key.id) for key, secret in zip(keys, secrets, strict=False)}
     return KeyRing(digest, peppers, {key.id: key for key in keys}, digests)
+
+
+def shown(secret: str = SECRET) -> bytes:
+    """What the key with this secret is recognised by in such a ring."""
+    return digest(secret, PEPPER)
 
 
 def a_key(name: str = "laptop", **fields: Any) -> ClientKey:
@@ -113,19 +118,26 @@ def some_events(bench: Bench, authenticator: Authenticator, sessions: Sessions) 
     """What goes on at this bench, by its clocks, for those whom these know."""
     access = AccessLists(bench.exchanges.settings)
     clock, wall = bench.exchanges.clock, bench.exchanges.wall
-    return Events(bench.exchanges, Standing(authenticator, sessions, access, clock, wall), wall, clock)
+    standing, nobody = (
+        Standing(authenticator, sessions, access, wall),
+        Elsewhere(Readers(no_store), "run-1", lambda: False),
+    )
+    return Events(bench.exchanges, standing, wall, clock, elsewhere=nobody, name=lambda: ALONE.name)
 
 
-def some_logins(authenticator: Authenticator, sessions: Sessions, links: Mapping[str, Link] | None = None) -> Logins:
+def some_logins(authenticator: Authenticator, sessions: Sessions, links: Collection[str] = ()) -> Logins:
     """Logins with these links, which write into no audit log."""
+    unused = {*links}
 
-    async def read_link(token: str) -> Link | None:
-        return (links or {}).get(token)
+    async def use_link(token: str) -> bool:
+        is_good = token in unused
+        unused.discard(token)
+        return is_good
 
     async def note(by: By, action: str) -> None:
         return None
 
-    return Logins(authenticator, sessions, read_link, note, lambda: 0.0)
+    return Logins(authenticator, sessions, use_link, note, lambda: 0.0)
 
 
 def no_store() -> Store:

@@ -146,7 +146,7 @@ def tags_of(request: Request) -> Mapping[str, str]:
 
 def find_session(head: RequestHead, state: GateState, now: Moment) -> Session | None:
     """The session that a request for a page of ours came in. A key that was shown beside it counts for more."""
-    if head.presented or (session := state.sessions.find(head.sessions, now.clock)) is None:
+    if head.presented or (session := state.sessions.find(head.sessions, now.wall)) is None:
         return None
     return session if identity_of(session, state.ring, now.wall).principal is not None else None
 

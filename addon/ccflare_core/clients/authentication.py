@@ -102,6 +102,8 @@ class KeyRing:
     """What the temporary keys of runs stand for, by the run's id."""
     denied: int = 0
     """How many keys there are or were whose rows somebody else has changed: nobody is let in by them."""
+    sign: Callable[[bytes, str], bytes] | None = field(default=None, repr=False, compare=False)
+    """Signs what is given to browsers, under one of the data keys: all proxies on the database can check it."""
 
     @property
     def has_keys(self) -> bool:
@@ -116,6 +118,17 @@ class KeyRing:
                 key = self.temporary[stored.run] if stored.run else self.keys[stored.key]
                 found = Found(key, stored.until, number == 0, stored.run)
         return found
+
+    def digest_of(self, secret: str) -> bytes | None:
+        """The digest that the key with this secret is recognised by; None if there is none."""
+        return next((made for pepper in self.peppers if (made := self.digest(secret, pepper)) in self.digests), None)
+
+    def owner_of(self, digest: bytes) -> Found | None:
+        """The key that is recognised by this digest, whatever its state."""
+        if (stored := self.digests.get(digest)) is None:
+            return None
+        key = self.temporary[stored.run] if stored.run else self.keys[stored.key]
+        return Found(key, stored.until, True, stored.run)
 
 
 def identify(ring: KeyRing, presented: Sequence[str], now: float, *, is_local: bool, open_loopback: bool) -> Identity:
@@ -138,7 +151,13 @@ def recall(ring: KeyRing, principal: Principal, now: float, *, open_loopback: bo
     return identity
 
 
-def _judge(found: Found, secret: str, now: float) -> Identity:
+def recall_digest(ring: KeyRing, digest: bytes, now: float) -> Identity:
+    """Who has shown the key that is recognised by this digest, by now."""
+    found = ring.owner_of(digest)
+    return Identity(None, Why.EXPIRED) if found is None else _judge(found, None, now)
+
+
+def _judge(found: Found, secret: str | None, now: float) -> Identity:
     key = found.key
     if key.revoked_at is not None:
         return Identity(None, Why.REVOKED, key)

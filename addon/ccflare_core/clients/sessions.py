@@ -1,38 +1,59 @@
 """Sessions of browsers: a cookie that stands for a client key that was shown, or for a link of the owner's. Pure.
 
-They are kept in memory, so a restart ends them. A browser sends a cookie of one port of this machine to all the others
-too, SameSite=Strict or not: so the cookie has the port in its name, goes no further than here, opens our pages alone,
-and a change takes the session's token beside it.
+All that there is to know of a session is in its cookie, which is signed under a data key: so each proxy and worker on
+the database takes it, whichever began it, also after a restart. What they tell each other is which ones have ended.
+Of a client key the cookie has what the key is recognised by, never the key.
+
+A browser sends a cookie of one port of this machine to all the others too, SameSite=Strict or not: so the cookie has
+the port in its name, goes no further than here, opens our pages alone, and a change takes the session's token beside
+it.
 """
 
-import hashlib
+import base64
+import hmac
+import json
 import secrets
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from ccflare_core.clients.authentication import OWNER, Identity, KeyRing, Principal, recall
+from ccflare_core.clients.authentication import OWNER, Identity, KeyRing, recall_digest
 from ccflare_core.http.headers import Header
 
 IDLE_SECONDS = 3600.0
 """After so long without a request a session is over."""
 LONGEST_SECONDS = 12 * 3600.0
 """A session is over by then in any case."""
-MOST = 256
-"""Sessions at once; then who has most of them loses the one that was used longest ago."""
+RENEW_SECONDS = 300.0
+"""How old what the cookie says of its last use may become while it is used."""
 COOKIE = b"ccflare_session_"
 """What the names of our cookies begin with, before the port."""
 PATH = "/ccflare/"
+_LONGEST_COOKIE = 1000
+_MOST_NOTED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Who has logged in, and the token that a change has to bring."""
+    """Who has logged in, and the token that a change has to bring. Times are epoch seconds."""
 
-    principal: Principal
-    token: str = field(repr=False)
+    id: str
+    key_id: str
+    """The data key that signs it."""
+    whose: str
+    """What the client key is recognised by, in hex; "" is the owner's link."""
     begun_at: float
+    used_at: float
+    token: str = field(repr=False)
+
+    @property
+    def until(self) -> float:
+        """When it is over in any case."""
+        return self.begun_at + LONGEST_SECONDS
+
+    def is_over(self, now: float) -> bool:
+        """Whether it is over by its times."""
+        return now >= self.until or now - self.used_at >= IDLE_SECONDS
 
 
 class Begun(NamedTuple):
@@ -45,68 +66,97 @@ class Begun(NamedTuple):
         return f"Begun({self.session})"
 
 
-@dataclass(slots=True)
-class _Entry:
-    session: Session
-    used_at: float
+type Sign = Callable[[bytes, str], bytes]
 
-    def is_over(self, now: float) -> bool:
-        return now - self.used_at >= IDLE_SECONDS or now - self.session.begun_at >= LONGEST_SECONDS
+
+def own_signature(secret: bytes) -> Sign:
+    """Signs for one process alone."""
+    return lambda text, key_id: hmac.digest(secret, text, "sha256")
 
 
 class Sessions:
-    """All sessions of one proxy, by their cookies' digests. Times are monotonic seconds."""
+    """All sessions, as one proxy takes them. Times are epoch seconds.
 
-    def __init__(self, new_secret: Callable[[], str] = lambda: secrets.token_urlsafe(32), most: int = MOST) -> None:
-        self._new_secret = new_secret
-        self._most = most
-        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+    Until it has been told of a ring with a signature, it takes its own alone.
+    """
 
-    def begin(self, principal: Principal, now: float) -> Begun:
-        """A session for who has just shown a valid key or link."""
-        cookie, session = self._new_secret(), Session(principal, self._new_secret(), now)
-        self._entries[_digest(cookie)] = _Entry(session, now)
-        while len(self._entries) > self._most:
-            self._give_way()
-        return Begun(session, cookie)
+    def __init__(self) -> None:
+        self._sign: Sign = own_signature(secrets.token_bytes(32))
+        self._key_ids: tuple[str, ...] = ("own",)
+        self._ended: set[str] = set()
+        self._ended_elsewhere: frozenset[str] = frozenset()
+        self._used: dict[str, float] = {}
 
-    def _give_way(self) -> None:
-        """End one session of who has most of them: nobody's logins end the sessions of others."""
-        whose = [_whose(entry.session) for entry in self._entries.values()]
-        ((most, _),) = Counter(whose).most_common(1)
-        del self._entries[list(self._entries)[whose.index(most)]]
+    def follow(self, ring: KeyRing) -> None:
+        """Sign with the newest of these data keys, and take what is signed with any of them."""
+        if ring.sign is not None and ring.peppers:
+            self._sign, self._key_ids = ring.sign, ring.peppers
+
+    def take_ended(self, ids: Collection[str]) -> None:
+        """These have ended, in whichever proxy, and are not over by their times yet."""
+        self._ended_elsewhere = frozenset(ids)
+        self._ended -= self._ended_elsewhere
+
+    def begin(self, whose: bytes | None, now: float) -> Begun:
+        """A session for who has just shown the key that is recognised by `whose`, or a link of the owner's (None)."""
+        id_, key_id = secrets.token_urlsafe(16), self._key_ids[0]
+        session = Session(id_, key_id, (whose or b"").hex(), now, now, self._token(id_, key_id))
+        return Begun(session, self.cookie(session))
+
+    def cookie(self, session: Session) -> str:
+        """The cookie's value."""
+        told = [session.id, session.whose, round(session.begun_at), round(session.used_at)]
+        body = _text(json.dumps(told, separators=(",", ":")).encode())
+        return f"{session.key_id}.{body}.{_text(self._mac(session.key_id, body))}"
 
     def find(self, cookies: Sequence[str], now: float) -> Session | None:
         """The session that one of these cookies stands for, if it is not over."""
-        for cookie in cookies:
-            entry = self._entries.get(_digest(cookie))
-            if entry is not None and not entry.is_over(now):
-                return entry.session
-        return None
+        found = (session for cookie in cookies if (session := self._read(cookie)) is not None)
+        return next((session for session in found if self.is_on(session, now)), None)
+
+    def _read(self, cookie: str) -> Session | None:
+        if len(cookie) > _LONGEST_COOKIE or cookie.count(".") != 2:
+            return None
+        key_id, body, mac = cookie.split(".")
+        if key_id not in self._key_ids or not hmac.compare_digest(_text(self._mac(key_id, body)), _plain(mac)):
+            return None
+        id_, whose, begun_at, used_at = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+        return Session(id_, key_id, whose, begun_at, used_at, self._token(id_, key_id))
 
     def is_on(self, session: Session, now: float) -> bool:
         """Whether it is not over yet."""
-        return any(entry.session is session and not entry.is_over(now) for entry in self._entries.values())
+        if session.id in self._ended or session.id in self._ended_elsewhere:
+            return False
+        return not replace(session, used_at=max(session.used_at, self._used.get(session.id, 0.0))).is_over(now)
 
     def used(self, session: Session, now: float) -> None:
         """Note that it was used: its idle time begins anew."""
-        for digest, entry in list(self._entries.items()):
-            if entry.is_over(now):
-                del self._entries[digest]
-            elif entry.session is session:
-                entry.used_at = now
-                self._entries.move_to_end(digest)
+        if len(self._used) >= _MOST_NOTED:
+            self._used = {id_: at for id_, at in self._used.items() if now - at < IDLE_SECONDS}
+        self._used[session.id] = now
+
+    def renewed(self, session: Session, now: float) -> str | None:
+        """The cookie's value after it was used, if that has to be told anew: other proxies know of it by that alone."""
+        if now - session.used_at < RENEW_SECONDS or session.id in self._ended:
+            return None
+        return self.cookie(replace(session, used_at=now))
 
     def end(self, session: Session) -> None:
         """Log out."""
-        self._entries = OrderedDict((d, entry) for d, entry in self._entries.items() if entry.session is not session)
+        self._ended.add(session.id)
+
+    def _token(self, id_: str, key_id: str) -> str:
+        return _text(self._sign(b"token " + id_.encode(), key_id))
+
+    def _mac(self, key_id: str, body: str) -> bytes:
+        return self._sign(b"cookie " + body.encode("ascii", "replace"), key_id)
 
 
 def identity_of(session: Session, ring: KeyRing, now: float) -> Identity:
     """Who that is by now: a session ends with the key that was shown for it. `now` is in epoch seconds."""
-    if session.principal.key is None:
+    if not session.whose:
         return Identity(OWNER)
-    return recall(ring, session.principal, now, open_loopback=False)
+    return recall_digest(ring, bytes.fromhex(session.whose), now)
 
 
 def take_cookies(fields: Sequence[Header], port: int) -> tuple[tuple[str, ...], tuple[Header, ...]]:
@@ -135,15 +185,14 @@ def cookie_of(value: str, port: int, *, tls: bool) -> Header:
     return (b"set-cookie", text.encode())
 
 
-def _whose(session: Session) -> str:
-    """The id of the client key; "" for the owner's."""
-    key = session.principal.key
-    return key.id if key is not None else ""
-
-
 def _name(port: int) -> bytes:
     return COOKIE + b"%d" % port
 
 
-def _digest(cookie: str) -> bytes:
-    return hashlib.sha256(cookie.encode("latin-1", "replace")).digest()
+def _text(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _plain(text: str) -> str:
+    """The text without what `compare_digest` does not take."""
+    return text.encode("ascii", "replace").decode()

@@ -28,6 +28,7 @@ KINDS: Final = {
     "client_keys": Kind.ACCESS,
     "client_runs": Kind.ACCESS,
     "data_keys": Kind.KEYS,
+    "ended_sessions": Kind.ACCESS,
     "scope_cooldowns": Kind.LIMITS,
     "second_factor": Kind.ACCESS,
     "session_accounts": Kind.SESSIONS,

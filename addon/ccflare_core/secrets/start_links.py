@@ -1,6 +1,6 @@
 """Links that log the owner in, made by whoever can read the data key: the proxy at its start, and `ccflare dashboard`.
 
-A link is good for one run of the proxy, for some minutes, and once: the proxy notes the ones that were used.
+A link is good for all proxies on the database, for some minutes, and once: the database has the ones that were used.
 """
 
 import base64
@@ -23,18 +23,18 @@ class Link(NamedTuple):
     nonce: bytes
 
 
-def new_token(vault: Vault, run_id: str, now: float) -> str:
-    """A token for a link to the proxy whose run has this id."""
+def new_token(vault: Vault, now: float) -> str:
+    """A token for a link."""
     link = Link(int(now) + GOOD_SECONDS, secrets.token_bytes(_NONCE_BYTES))
-    return ".".join((vault.key_id, str(link.until), _text(link.nonce), _text(_mac(vault, vault.key_id, run_id, link))))
+    return ".".join((vault.key_id, str(link.until), _text(link.nonce), _text(_mac(vault, vault.key_id, link))))
 
 
-def read_token(vault: Vault, run_id: str, token: str, now: float) -> Link | None:
-    """The link of this token; None if it was not made for this run, or is over."""
+def read_token(vault: Vault, token: str, now: float) -> Link | None:
+    """The link of this token; None if it was not made for this database, or is over. It may have been used."""
     try:
         key_id, until, nonce, mac = token.split(".")
         link = Link(int(until), _bytes(nonce))
-        is_right = hmac.compare_digest(_mac(vault, key_id, run_id, link), _bytes(mac))
+        is_right = hmac.compare_digest(_mac(vault, key_id, link), _bytes(mac))
     except (ValueError, VaultError, binascii.Error):
         return None
     return link if is_right and now < link.until else None
@@ -45,8 +45,8 @@ def link(scheme: str, address: str, token: str) -> str:
     return f"{scheme}://{address}/ccflare/login?token={token}"
 
 
-def _mac(vault: Vault, key_id: str, run_id: str, link: Link) -> bytes:
-    return vault.mac("links", b"|".join((run_id.encode(), b"%d" % link.until, link.nonce)), key_id)
+def _mac(vault: Vault, key_id: str, link: Link) -> bytes:
+    return vault.mac("links", b"|".join((b"%d" % link.until, link.nonce)), key_id)
 
 
 def _text(data: bytes) -> str:

@@ -28,7 +28,7 @@ KEY_BYTES = 32
 HEAD = 1 + 8
 """How many of the first bytes of a sealed value tell its layout and its key."""
 
-Purpose = Literal["audit", "backup", "blocks", "links", "pepper", "rows", "runs"]
+Purpose = Literal["audit", "backup", "blocks", "links", "pepper", "rows", "runs", "sessions"]
 
 _VERSION = b"\x01"
 _NONCE = 12

@@ -92,7 +92,7 @@ class Clients:
         used = {digest[len(head_of("")) : len(head_of(vault.key_id))].hex() for digest in digests}
         peppers = [each for each in vault.key_ids if each in used or each == vault.key_id]
         denied = len(look.altered) + len(look.gone) + (not look.is_whole)
-        return KeyRing(_Digester(vault), tuple(peppers), keys, digests, temporary, denied)
+        return KeyRing(_Digester(vault), tuple(peppers), keys, digests, temporary, denied, _Signer(vault))
 
     def _temporary(self, keys: Mapping[str, ClientKey], digests: dict[bytes, Digest]) -> dict[str, ClientKey]:
         """What the temporary keys of runs stand for, once their digests are among the others.
@@ -254,6 +254,16 @@ class _Digester:
 
     def __call__(self, secret: str, pepper: str) -> bytes:
         return digest_of(self._vault, secret, pepper)
+
+
+class _Signer:
+    """Signs for browsers with one vault, without showing it."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+
+    def __call__(self, text: bytes, key_id: str) -> bytes:
+        return self._vault.mac("sessions", text, key_id)
 
 
 def digest_of(vault: Vault, secret: str, pepper: str) -> bytes:

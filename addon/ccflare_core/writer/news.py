@@ -24,12 +24,14 @@ class Rules(NamedTuple):
     factor: Factor | None
     runs: Sequence[ClientRun]
     """Those that go on, with what this proxy has not counted itself."""
+    ended_sessions: frozenset[str] = frozenset()
+    """The sessions of browsers that have logged out, of whichever proxy."""
 
     @classmethod
     def of(cls, store: Store) -> "Rules":
         """Those of this store."""
         runs = store.client_runs.active(but=store.runs.current or "")
-        return cls(store.blocklist.networks(), store.factors.get(), runs)
+        return cls(store.blocklist.networks(), store.factors.get(), runs, store.browser_sessions.ended())
 
 
 class Signal[T]:

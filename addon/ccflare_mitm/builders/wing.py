@@ -50,6 +50,7 @@ from ccflare_mitm.inspector.repeat import Place, Sender
 from ccflare_mitm.inspector.replay import Replayer, Way
 from ccflare_mitm.own_proxy import OwnProxy, Telling
 from ccflare_mitm.pages.admin import Admin, TelemetryState
+from ccflare_mitm.pages.elsewhere import Elsewhere
 from ccflare_mitm.pages.events import Events
 from ccflare_mitm.pages.logins import Logins
 from ccflare_mitm.pages.server import PageServer
@@ -104,23 +105,30 @@ def build_admission(
         access.ban(rules.blocked)
         second_factor.replace(rules.factor)
         runs.replace(rules.runs)
+        sessions.take_ended(rules.ended_sessions)
 
     news = storage.news
     authenticator = _build_authenticator(live, storage)
     second_factor = SecondFactor(time.time, keep_try)  # noqa: TID251
-    sessions, links, access = Sessions(), StartLinks(storage.call, own.run), AccessLists(live())
-    standing = Standing(authenticator, sessions, access, time.monotonic, time.time)  # noqa: TID251
-    events = Events(recording.exchanges, standing, time.time)  # noqa: TID251
+    sessions, links, access = Sessions(), StartLinks(storage.call), AccessLists(live())
+    standing = Standing(authenticator, sessions, access, time.time)  # noqa: TID251
+    elsewhere = Elsewhere(storage.readers, own.run, lambda: accounts.pool.has_peers)
+    events = Events(
+        recording.exchanges,
+        standing,
+        time.time,  # noqa: TID251
+        elsewhere=elsewhere,
+        name=lambda: own.name,
+    )
     management = Management(storage.call, storage.news.accounts.tell, storage.news.client_keys.tell)
     note, auditor = management.note, storage.auditor
-    logins = Logins(
-        authenticator, sessions, links.read, note, time.monotonic, auditor, is_worker=own.worker is not None
-    )
+    logins = Logins(authenticator, sessions, links.use, note, time.monotonic, auditor, management.end_session)
     pages = build_pages(storage, accounts, recording, management, second_factor, logins, events, telemetry, own)
     rates, runs = RateLimits(warn), ClientRuns(warn)
     strangers = _build_strangers(live, access)
     live.listen(access.change)
     news.client_keys.listen(authenticator.replace)
+    news.client_keys.listen(sessions.follow)
     news.rules.listen(take_rules)
     gate = Gate(
         recording.exchanges,

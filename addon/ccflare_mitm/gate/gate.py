@@ -162,7 +162,7 @@ class Gate:
         caller, settings = decision.caller, self._exchanges.settings
         self._authenticator.renew(decision.identity)
         if decision.session is not None:
-            self._sessions.used(decision.session, now.clock)
+            self._sessions.used(decision.session, now.wall)
         if Count.ADDRESS in decision.counts:
             self._rates.count_address(caller.address, settings.requests_per_minute_per_ip, now)
         if Count.FAILURE in decision.counts:
@@ -281,7 +281,7 @@ class Gate:
             self._auditor.denied(address, rejection.audit, actor=actor, target=target, request_id=request_id)
 
     def _serve_page(self, flow: http.HTTPFlow, decision: Decision, now: Moment) -> None:
-        visit = _visit(flow, decision, now)
+        visit = _visit(flow, decision, now, self.names.of(flow)[1])
         if (found := find_page(visit.path)) is None:
             raise ValueError("the gate has admitted a request to a page that is not there")
         visit = replace(visit, name=found.name)
@@ -293,7 +293,7 @@ class Gate:
         """The rejection as an answer; a person whom a login could help is sent to it."""
         if not decision.is_for_page:
             return rejected(rejection)
-        visit = _visit(flow, decision, now)
+        visit = _visit(flow, decision, now, self.names.of(flow)[1])
         found, principal = find_page(visit.path), decision.identity.principal
         needed = found.page.permission if found else None
         is_lacking = needed is not None and (principal is None or not principal.may(needed))
@@ -324,8 +324,13 @@ class Gate:
         return None if exchange is None or flow.response is not None or exchange.outcome is not None else exchange
 
 
-def _visit(flow: http.HTTPFlow, decision: Decision, now: Moment) -> Visit:
+HTTPS = 443
+
+
+def _visit(flow: http.HTTPFlow, decision: Decision, now: Moment, port: int) -> Visit:
     """What a page is told of a request: no client key and no cookie of ours is in its fields any more.
+
+    `port` is the one that the client has asked.
 
     Bytes that are no UTF-8 are told as what stands for them: no database, template or URL takes half a character.
     """
@@ -343,6 +348,6 @@ def _visit(flow: http.HTTPFlow, decision: Decision, now: Moment) -> Visit:
         by=LINK_ACTOR if session is not None else "",
         session=session,
         token=("token", session.token) if session is not None else ("", ""),
-        port=flow.client_conn.sockname[1],
-        is_tls=flow.client_conn.tls_established,
+        port=port,
+        is_tls=flow.client_conn.tls_established or port == HTTPS,  # or that of a front of ours
     )

@@ -46,9 +46,9 @@ def read_request_head(
     request, client, data = flow.request, flow.client_conn, flow.request.data
     sent = request.headers.fields
     presented, fields = take_keys(sent)
-    sessions, request.headers.fields = take_cookies(fields, client.sockname[1])
-    misplaced = take_misplaced_keys(request)
     host, port = (request.host.lower(), request.port) if is_connect else names.of(flow)
+    sessions, request.headers.fields = take_cookies(fields, port)  # by what the browser knows us, as behind a front
+    misplaced = take_misplaced_keys(request)
     found = find_page(request.path.partition("?")[0])
     return RequestHead(
         line=Line(data.method, data.path, data.http_version, client.alpn),

@@ -4,13 +4,15 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
+from hashlib import sha256
 from typing import Any, Protocol
 
 from ccflare_core.accounts.account import Account
 from ccflare_core.audit.entries import By
 from ccflare_core.clients.authentication import Identity, KeyRing
+from ccflare_core.clients.sessions import Session
 from ccflare_core.errors import VaultError
-from ccflare_core.secrets.start_links import Link, new_token, read_token
+from ccflare_core.secrets.start_links import new_token, read_token
 from ccflare_core.secrets.vault import Vault
 from ccflare_core.store.store import Store
 from ccflare_core.text import some
@@ -60,6 +62,10 @@ class Management:
         """Write into the audit log that a conversation is read. Raises StoreError as `note` does."""
         await self.note(By(visit.actor, visit.address), "data.read", target, part=part)
 
+    async def end_session(self, session: Session) -> None:
+        """Tell all proxies that a session has ended."""
+        await self._call(lambda store: store.browser_sessions.end(session.id, session.until))
+
     async def note(self, by: By, action: str, target: str = "", **detail: object) -> None:
         """Write into the audit log that somebody has done this. Raises StoreError if that cannot be written."""
 
@@ -71,27 +77,29 @@ class Management:
 
 
 class StartLinks:
-    """Makes and reads the links that log the owner in to this run of the proxy."""
+    """Makes and uses the links that log the owner in to any proxy on the database."""
 
     def __init__(
         self,
         call: Call,
-        run_id: str,
         wall: Callable[[], float] = time.time,  # noqa: TID251
     ) -> None:
         self._call = call
-        self._run_id = run_id
         self._wall = wall
 
     async def new(self) -> str:
         """The token of a new one."""
-        return str(await self._call(lambda store: new_token(vault_of(store), self._run_id, self._wall())))
+        return str(await self._call(lambda store: new_token(vault_of(store), self._wall())))
 
-    async def read(self, token: str) -> Link | None:
-        """What is in a link; None if it was not made for this run, or is too old."""
+    async def use(self, token: str) -> bool:
+        """Whether this is a link that was not used before, in whichever proxy: from now on it was."""
         now = self._wall()
-        link: Link | None = await self._call(lambda store: read_token(vault_of(store), self._run_id, token, now))
-        return link
+
+        def use(store: Store) -> bool:
+            link = read_token(vault_of(store), token, now)
+            return link is not None and store.browser_sessions.use_link(sha256(link.nonce).hexdigest(), link.until)
+
+        return bool(await self._call(use))
 
 
 def vault_of(store: Store) -> Vault:

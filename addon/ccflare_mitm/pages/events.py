@@ -1,5 +1,7 @@
 """What goes on, told to those who look on: requests as they open, proceed and close, and the accounts.
 
+Those of the other proxies on the database are among them: each tells what is open with it while somebody looks on.
+
 Nothing is noted while nobody looks. While somebody does, all that is open is looked through twice a second, and what
 has changed since the last look is told as server-sent events, the same to all.
 """
@@ -19,8 +21,8 @@ from ccflare_core.exchange.exchanges import Exchanges
 from ccflare_core.exchange.story import Story
 from ccflare_core.http.rejection import Rejection
 from ccflare_core.reports.fields import DOING, EXCHANGE, record
-from ccflare_core.reports.queries import Exchange
 from ccflare_core.reports.running import running
+from ccflare_mitm.pages.elsewhere import Elsewhere, Told
 from ccflare_mitm.pages.standing import Standing
 from ccflare_mitm.pages.viewers import MOST, Viewer, Viewers
 from ccflare_mitm.pages.visit import Visit
@@ -52,14 +54,20 @@ class Events:
         standing: Standing,
         wall: Callable[[], float],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        elsewhere: Elsewhere,
+        name: Callable[[], str],
     ) -> None:
+        """`name` is this proxy's."""
+        self._elsewhere = elsewhere
+        self._name = name
         self._exchanges = exchanges
         self._standing = standing
         self._wall = wall
         self._clock = clock
         self._viewers = Viewers()
         self._is_watched = asyncio.Event()
-        self._told: dict[str, Exchange] = {}
+        self._told: dict[str, Told] = {}
         self._accounts: list[dict[str, Any]] = []
         self._ended: list[Story] = []
         self._spoke_at = 0.0
@@ -93,6 +101,7 @@ class Events:
         while True:
             await self._is_watched.wait()
             try:
+                await self._elsewhere.look()
                 self.look()
             except Exception:
                 logger.exception("What goes on could not be told; nobody looks on any more")
@@ -105,12 +114,13 @@ class Events:
         if not self._viewers:
             self._forget()
             return
-        before, now = self._told, self._wall()
-        self._told = now_open = {
-            id: running(story, now) for id, story in itertools.islice(self._exchanges.open.items(), FOLLOWED)
-        }
+        before, now, name = self._told, self._wall(), self._name()
+        stories = itertools.islice(self._exchanges.open.items(), FOLLOWED)
+        here = {id: record(running(story, now, name), EXCHANGE) for id, story in stories}
+        self._told = now_open = here | dict(itertools.islice(self._elsewhere.open.items(), FOLLOWED))
         ended, self._ended = self._ended, []
-        closed = (_event("closed", record(running(story, now), EXCHANGE)) for story in ended)
+        ends = [record(running(story, now, name), EXCHANGE) for story in ended] + self._elsewhere.take_closed()
+        closed = (_event("closed", each) for each in ends)
         news = b"".join((*self._news_of_accounts(), *closed, *_changes(before, now_open)))
         if not news and self._clock() - self._spoke_at >= QUIET_SECONDS:
             news = SIGN_OF_LIFE
@@ -137,19 +147,20 @@ class Events:
         if self._note_end in self._exchanges.ended:
             self._exchanges.ended.remove(self._note_end)
         self._told, self._accounts, self._ended = {}, [], []
+        self._elsewhere.forget()
 
     def close(self) -> None:
         """The proxy stops, and waits for nobody who looks on."""
         self._viewers.close()
 
 
-def _changes(before: dict[str, Exchange], now: dict[str, Exchange]) -> Iterator[bytes]:
+def _changes(before: dict[str, Told], now: dict[str, Told]) -> Iterator[bytes]:
     """An event for each request that is open now and was not before, or of which more is known than its time."""
     for id, row in now.items():
         if (known := before.get(id)) is None:
-            yield _event("open", record(row, EXCHANGE))
-        elif known._replace(seconds=row.seconds) != row:
-            yield _event("progress", record(row, EXCHANGE))
+            yield _event("open", row)
+        elif known | {"seconds": row["seconds"]} != row:
+            yield _event("progress", row)
 
 
 def _of_accounts(accounts: list[dict[str, Any]]) -> bytes:

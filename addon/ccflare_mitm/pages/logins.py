@@ -5,12 +5,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from ccflare_core.audit.entries import By
-from ccflare_core.clients.authentication import OWNER, Authenticator, Principal, Why, identify
+from ccflare_core.clients.authentication import Authenticator, Why, identify
 from ccflare_core.clients.checks import SLOW_DOWN
 from ccflare_core.clients.keys import Permission, is_key
 from ccflare_core.clients.sessions import Begun, Session, Sessions
 from ccflare_core.http.rejection import Rejection
-from ccflare_core.secrets.start_links import Link
 from ccflare_core.writer.auditor import Auditor
 from ccflare_mitm.pages.visit import Visit
 
@@ -19,13 +18,10 @@ LINK_ACTOR = "dashboard"
 NO_KEY = Rejection(401, "This is no valid client key of this proxy.", is_recorded=False)
 NO_LINK = Rejection(401, "This link was used, or is too old.", is_recorded=False)
 NOT_PERMITTED = Rejection(403, f"This client key has no permission {Permission.DASHBOARD_VIEW}.", is_recorded=False)
-WORKERS = Rejection(
-    403,
-    "The workers of this proxy do not know each other's logins: start one more proxy on the same database, with a port "
-    "of its own, and log in there.",
-    is_recorded=False,
-)
-_MOST_USED = 10_000
+
+
+async def tell_nobody(session: Session) -> None:
+    """There are no others."""
 
 
 class Logins:
@@ -35,30 +31,26 @@ class Logins:
         self,
         authenticator: Authenticator,
         sessions: Sessions,
-        read_link: Callable[[str], Awaitable[Link | None]],
+        use_link: Callable[[str], Awaitable[bool]],
         note: Callable[[By, str], Awaitable[None]],
         clock: Callable[[], float],
         auditor: Auditor | None = None,
-        *,
-        is_worker: bool = False,
+        tell_end: Callable[[Session], Awaitable[None]] = tell_nobody,
     ) -> None:
-        """`read_link` knows the links that were made for this run; `note` writes into the audit log.
+        """`use_link` tells whether a link is good, once; `note` writes into the audit log; `clock` is monotonic.
 
-        A worker (`is_worker`) begins no session: the browser's next connection may be another one's.
+        `tell_end` has all proxies on the database know of a session's end.
         """
         self.sessions = sessions
         self._authenticator = authenticator
-        self._read_link = read_link
+        self._use_link = use_link
         self._note = note
         self._clock = clock
         self._auditor = auditor
-        self._is_worker = is_worker
-        self._used: dict[bytes, float] = {}
+        self._tell_end = tell_end
 
     async def by_key(self, key: str, visit: Visit) -> Begun | Rejection:
         """A session for who has this key. As anywhere, who fails too often waits, and a right one passes."""
-        if self._is_worker:
-            return WORKERS
         presented = [key] if is_key(key) else [""]
         identity = identify(self._authenticator.ring, presented, visit.at, is_local=False, open_loopback=False)
         if (principal := identity.principal) is None:
@@ -68,28 +60,23 @@ class Logins:
         if not principal.may(Permission.DASHBOARD_VIEW):
             return self._deny(visit, NOT_PERMITTED, f"no permission {Permission.DASHBOARD_VIEW}", identity.actor)
         self._authenticator.renew(identity)
-        return await self._begin(principal, By(identity.actor, visit.address))
+        whose = self._authenticator.ring.digest_of(key)
+        return await self._begin(whose, By(identity.actor, visit.address), visit.at)
 
     async def by_link(self, token: str, visit: Visit) -> Begun | Rejection:
         """A session for the owner, who got the link from the proxy's start or from a command."""
-        if self._is_worker:
-            return WORKERS
-        link = await self._read_link(token)
-        if link is None or link.nonce in self._used:
+        if not await self._use_link(token):
             return self._deny(visit, NO_LINK, "no valid link", "")
-        self._used = {nonce: until for nonce, until in self._used.items() if until > visit.at}
-        if len(self._used) >= _MOST_USED:
-            return self._deny(visit, NO_LINK, "too many links", "")
-        self._used[link.nonce] = link.until
-        return await self._begin(OWNER, By(LINK_ACTOR, visit.address))
+        return await self._begin(None, By(LINK_ACTOR, visit.address), visit.at)
 
-    async def _begin(self, principal: Principal, by: By) -> Begun:
+    async def _begin(self, whose: bytes | None, by: By, now: float) -> Begun:
         await self._note(by, "dashboard.login")
-        return self.sessions.begin(principal, self._clock())
+        return self.sessions.begin(whose, now)
 
     async def end(self, session: Session, visit: Visit) -> None:
         """Log out."""
         self.sessions.end(session)
+        await self._tell_end(session)
         await self._note(By(visit.actor, visit.address), "dashboard.logout")
 
     def _wait(self, address: str) -> Rejection | None:

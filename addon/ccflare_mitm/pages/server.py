@@ -9,8 +9,10 @@ from typing import Final
 from ccflare_core.anthropic.answers import Answer, rejected
 from ccflare_core.clients import browser
 from ccflare_core.clients.checks import CODE_REQUIRED, TOO_MANY_CODES
+from ccflare_core.clients.sessions import cookie_of
 from ccflare_core.clients.totp import SecondFactor
 from ccflare_core.errors import CCFlareError, NotFound, NotInstalled
+from ccflare_core.http.headers import Header
 from ccflare_core.http.rejection import Rejection
 from ccflare_core.writer.auditor import Auditor
 from ccflare_mitm.pages.admin import Admin
@@ -52,6 +54,19 @@ class PageServer:
 
     def answer(self, page: Page, visit: Visit) -> Answer | Awaitable[Answer]:
         """The page's answer, now or later; an error in its place, and nothing is raised."""
+        answer = self._answer(page, visit)
+        if (cookie := self._renewed(visit)) is None:
+            return answer
+        return _with(cookie, answer) if isinstance(answer, Answer) else _later_with(cookie, answer)
+
+    def _renewed(self, visit: Visit) -> Header | None:
+        """The cookie anew that says when its session was used last, if it is time for that."""
+        if visit.session is None:
+            return None
+        value = self._admin.logins.sessions.renewed(visit.session, visit.at)
+        return None if value is None else cookie_of(value, visit.port, tls=visit.is_tls)
+
+    def _answer(self, page: Page, visit: Visit) -> Answer | Awaitable[Answer]:
         if browser.is_unsafe(visit.method):
             return self._guarded(page, visit, self._change(page, visit))
         try:
@@ -110,3 +125,13 @@ def failure(problem: CCFlareError) -> Rejection:
     """What to say if a page cannot give what was asked for."""
     status = next((status for kind, status in _STATUS.items() if isinstance(problem, kind)), 503)
     return Rejection(status, str(problem), is_recorded=False)
+
+
+def _with(cookie: Header, answer: Answer) -> Answer:
+    """The answer with this cookie, unless it gives or takes one itself."""
+    has_own = any(name == cookie[0] for name, _ in answer.headers)
+    return answer if has_own else answer._replace(headers=(*answer.headers, cookie))
+
+
+async def _later_with(cookie: Header, answer: Awaitable[Answer]) -> Answer:
+    return _with(cookie, await answer)

@@ -11,20 +11,18 @@ from ccflare_mitm.pages.visit import WEB, Visit
 
 
 class Standing:
-    """Asks for those whose answer goes on. `clock` is monotonic, `wall` in epoch seconds."""
+    """Asks for those whose answer goes on. `wall` is in epoch seconds."""
 
     def __init__(
         self,
         authenticator: Authenticator,
         sessions: Sessions,
         access: AccessLists,
-        clock: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
         self._authenticator = authenticator
         self._sessions = sessions
         self._access = access
-        self._clock = clock
         self._wall = wall
 
     def may(self, visit: Visit, permission: Permission) -> bool:
@@ -38,6 +36,6 @@ class Standing:
     def _identity(self, visit: Visit) -> Identity:
         session, was = visit.session, visit.identity.principal
         if session is not None:
-            is_on = self._sessions.is_on(session, self._clock())
+            is_on = self._sessions.is_on(session, self._wall())
             return identity_of(session, self._authenticator.ring, self._wall()) if is_on else Identity(None)
         return Identity(None) if was is None else self._authenticator.recall(was)

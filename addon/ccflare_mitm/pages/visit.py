@@ -47,7 +47,7 @@ class Visit:
     token: tuple[str, str] = field(default=("", ""), repr=False)
     """Name and value of the form field that shows that a page of ours asks."""
     port: int = 0
-    """Of ours, the port that it came to."""
+    """The port that it was sent to, as the client knows it: that of a reverse proxy in front, if there is one."""
     is_tls: bool = False
 
     @property

@@ -92,6 +92,12 @@ function row(request, now) {
   const line = document.createElement("tr");
   for (const text of [...texts, ...numbers]) line.insertCell().textContent = text;
   for (const cell of [...line.cells].slice(texts.length)) cell.className = "n";
+  if (request.proxy !== null && request.proxy !== rows().dataset.proxy) {
+    const tag = document.createElement("span");
+    tag.className = "tag";
+    tag.textContent = request.proxy;
+    line.cells[0].append(" ", tag);
+  }
   return line;
 }
 
