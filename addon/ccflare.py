@@ -102,8 +102,8 @@ class CCFlare:
             logger.warning("core dumps cannot be switched off here: one would hold the accounts' credentials")
         await tuning.forbid_replay(self._replay_refused)
         try:
-            number = self._worker.number if self._worker else None
-            app = App(self._settings, os.environ, asyncio.get_running_loop(), self._places, number)
+            number, folder = (self._worker.number, self._worker.folder) if self._worker else (None, None)
+            app = App(self._settings, os.environ, asyncio.get_running_loop(), self._places, number, folder)
             await unless_stopped(app.open())
             self._app = app
             listener.check_addresses(self._settings, self._has_client_keys)

@@ -27,12 +27,14 @@ class Place(NamedTuple):
     is_first: bool
     """Whether no worker was there before it: whoever has the port then is somebody else."""
     descriptor: int
+    folder: str = ""
+    """Where the workers can meet, which is for nobody else; "" if nowhere."""
 
     def __str__(self) -> str:
-        return " ".join(str(int(part)) for part in self)
+        return f"{self.number} {self.is_first:d} {self.descriptor} {self.folder}".rstrip()
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """The place that was written so. Raises ValueError."""
-        number, is_first, descriptor = map(int, text.split())
-        return cls(number, bool(is_first), descriptor)
+        number, is_first, descriptor, *folder = text.split(" ", 3)
+        return cls(int(number), bool(int(is_first)), int(descriptor), *folder)

@@ -71,6 +71,7 @@ from ccflare_mitm.inspector.inspector import Inspector
 from ccflare_mitm.inspector.unshown import Unshown
 from ccflare_mitm.own_proxy import SECONDS, OwnProxy
 from ccflare_mitm.pages.admin import NO_TELEMETRY
+from ccflare_mitm.pages.fellows import Fellows
 from ccflare_mitm.stopping import drain, write_down
 from ccflare_mitm.wire.layer import is_outer_tls
 
@@ -105,8 +106,12 @@ class App:
         loop: asyncio.AbstractEventLoop,
         places: Mapping[str, str],
         worker: int | None = None,
+        folder: Path | None = None,
     ) -> None:
-        """`places` tells where each option that is set comes from, `worker` which of several this is, from 1 on."""
+        """`places` tells where each option that is set comes from, `worker` which of several this is, from 1 on.
+
+        `folder` is where the workers can meet.
+        """
         self._loop = loop
         self._run_id = secrets.token_hex(8)
         self._config = config_file(environ)
@@ -115,6 +120,7 @@ class App:
         self._places = places
         own = OwnProxy(self._run_id, worker)
         self._own = own
+        self._fellows = Fellows(worker, folder)
         self._background = Background()
         self.live = live = LiveSettings(settings)
         self.upstream = build_upstream(live)
@@ -131,6 +137,7 @@ class App:
             self.recording,
             own,
             telemetry or NO_TELEMETRY,
+            self._fellows,
         )
         self._telling = build_telling(own, self.storage, self.recording, self.admission)
         self.wire = build_wire(live, self.storage, self.upstream, self.recording, self.admission)
@@ -214,6 +221,7 @@ class App:
         start("first requests", self.accounts.probes.run())
         start("load", publish_load(self.accounts.pool, self.storage.writer.put, self._run_id))
         start("usage", self._poll.run())
+        start("workers' metrics", self._fellows.serve(self.admission.monitor.families))
         start("telling", tell_others(self._telling.tell, SECONDS))
         budgets, flush = self.admission.rates.budgets, self.storage.writer.flush
         start("spending", follow_spending(self.storage.call, flush, budgets, self._run_id))

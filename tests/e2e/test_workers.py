@@ -65,6 +65,28 @@ def test_workers_serve_on_one_port_and_say_which_of_them_did(proxy: Proxy) -> No
     assert proxy.log().count("/ccflare/login") == 1  # it is good for either
 
 
+def test_metrics_are_those_of_all_workers_whichever_is_asked(proxy: Proxy) -> None:
+    def served() -> dict[str, float]:
+        with via_base_url(proxy) as client:
+            page = client.request("GET", "/ccflare/metrics").body.decode()
+        found = re.findall(r'^ccflare_requests_total\{.*worker="(\d)"\} (\S+)$', page, re.MULTILINE)
+        assert 'ccflare_proxies{state="serving"} 2.0' in page
+        assert re.findall(r'^ccflare_build_info\{version="[^"]+",worker="(\d)"\} 1.0$', page, re.MULTILINE) == [
+            "1",
+            "2",
+        ]
+        return {worker: float(number) for worker, number in found}
+
+    while len(served()) < 2:
+        assert is_served(proxy)
+    before = served()
+    assert [served() for _ in range(6)] == [before] * 6
+
+    assert is_served(proxy)
+
+    assert sum(served().values()) == sum(before.values()) + 1
+
+
 def test_worker_that_was_killed_comes_back_while_the_other_serves(proxy: Proxy) -> None:
     _, second = pids(proxy)
     os.kill(second, signal.SIGKILL)

@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import socket
+import tempfile
 from asyncio import StreamReader, StreamWriter
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Mapping, Sequence
@@ -39,12 +40,19 @@ class Worker:
 
     @classmethod
     async def start(
-        cls, number: int, command: Sequence[str], environ: Mapping[str, str], log: "Log", *, is_first: bool
+        cls,
+        number: int,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        log: "Log",
+        *,
+        is_first: bool,
+        folder: str = "",
     ) -> Self:
         """A worker whose terminal's signals come through the supervisor alone. Raises OSError."""
         own, theirs = socket.socketpair()
         with theirs:
-            place = Place(number, is_first, theirs.fileno())
+            place = Place(number, is_first, theirs.fileno(), folder)
             process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -132,9 +140,14 @@ class Supervisor:
         self._workers: dict[int, Worker] = {}
         self._codes: dict[int, int] = {}
         self._stop = asyncio.Event()
+        self._folder = ""
 
     async def run(self) -> int:
         """Serve until a signal, or until no worker can be started; the exit code."""
+        with tempfile.TemporaryDirectory(prefix="ccflare-", ignore_cleanup_errors=True) as self._folder:
+            return await self._run()
+
+    async def _run(self) -> int:
         for number in STOPS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
                 asyncio.get_running_loop().add_signal_handler(number, self.stop)
@@ -169,7 +182,9 @@ class Supervisor:
         return False
 
     async def _start(self, number: int, *, is_first: bool = False) -> Worker:
-        worker = await Worker.start(number, self._command, self._environ, self._log, is_first=is_first)
+        worker = await Worker.start(
+            number, self._command, self._environ, self._log, is_first=is_first, folder=self._folder
+        )
         self._workers[number] = worker
         if self._stop.is_set():
             worker.tell(STOP)

@@ -7,11 +7,11 @@ like. exposition.py writes them down.
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from itertools import accumulate, pairwise
 from math import inf
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from ccflare_core.accounts.pool import AccountStatus
 from ccflare_core.accounts.states import AccountState
@@ -19,6 +19,7 @@ from ccflare_core.exchange.steps import Outcome
 from ccflare_core.exchange.story import Story
 from ccflare_core.reports.forecast import Forecast
 from ccflare_core.reports.measures import is_inference
+from ccflare_core.reports.proxies import DRAINING, SERVING, SILENT, STARTING, ProxyStatus
 
 OTHER: Final = "other"
 """A model that is not in the price table, or one too many."""
@@ -52,6 +53,17 @@ class Histogram:
         """One more."""
         self._counts[bisect_left(self._bounds, seconds)] += 1
         self.sum += seconds
+
+    def told(self) -> dict[str, object]:
+        """All of it, for `of`."""
+        return {"bounds": self._bounds[:-1], "counts": self._counts, "sum": self.sum}
+
+    @classmethod
+    def of(cls, bounds: Sequence[float], counts: Sequence[int], sum: float) -> Self:
+        """The one that has told this."""
+        made = cls(tuple(bounds))
+        made._counts, made.sum = [*counts], sum
+        return made
 
     def buckets(self) -> list[tuple[float, int]]:
         """Each bound with the number of those up to it; the last bound is infinite, so its number is that of all."""
@@ -202,6 +214,14 @@ def of_loop(lateness: Histogram) -> Iterator[Family]:
     yield _histogram(
         "event_loop_lag_seconds", "How late the event loop came to a timer, four times a second.", lateness
     )
+
+
+def of_proxies(found: Iterable[ProxyStatus] | None) -> Iterator[Family]:
+    """How many proxies and workers there are on the database, by their states; None: nobody knows."""
+    counts = Counter(each.state for each in found or ())
+    states = ((state,) for state in (STARTING, SERVING, DRAINING, SILENT) if found is not None)
+    what = "Proxies and workers on the database, by state; silent: no sign of life for 45 s."
+    yield _gauge("proxies", what, ("state",), ((state, counts[state[0]]) for state in states))
 
 
 def of_process(now: Gauges, version: str) -> Iterator[Family]:

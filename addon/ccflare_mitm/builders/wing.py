@@ -52,6 +52,7 @@ from ccflare_mitm.own_proxy import OwnProxy, Telling
 from ccflare_mitm.pages.admin import Admin, TelemetryState
 from ccflare_mitm.pages.elsewhere import Elsewhere
 from ccflare_mitm.pages.events import Events
+from ccflare_mitm.pages.fellows import Fellows
 from ccflare_mitm.pages.logins import Logins
 from ccflare_mitm.pages.server import PageServer
 from ccflare_mitm.pages.standing import Standing
@@ -78,6 +79,8 @@ class Admission:
     links: StartLinks
     events: Events
     """What goes on, for those who look on."""
+    monitor: Monitor
+    """The figures of this process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,7 @@ def build_admission(
     recording: Recording,
     own: OwnProxy,
     telemetry: TelemetryState,
+    fellows: Fellows,
 ) -> Admission:
     """The gate with all that it asks, which follow the client keys and rules in the database."""
 
@@ -123,7 +127,24 @@ def build_admission(
     management = Management(storage.call, storage.news.accounts.tell, storage.news.client_keys.tell)
     note, auditor = management.note, storage.auditor
     logins = Logins(authenticator, sessions, links.use, note, time.monotonic, auditor, management.end_session)
-    pages = build_pages(storage, accounts, recording, management, second_factor, logins, events, telemetry, own)
+    monitor = Monitor(recording.exchanges, storage.writer, recording.lateness)
+    admin = Admin(
+        recording.exchanges,
+        accounts.keeper.state,
+        management,
+        storage.readers,
+        logins,
+        monitor,
+        current,
+        events,
+        needs_code=lambda: second_factor.is_needed,
+        listening=storage.listening,
+        telemetry=telemetry,
+        rules_problem=lambda: recording.rules.trouble,
+        own=own,
+        fellows=fellows,
+    )
+    pages = PageServer(admin, second_factor, auditor)
     rates, runs = RateLimits(warn), ClientRuns(warn)
     strangers = _build_strangers(live, access)
     live.listen(access.change)
@@ -152,7 +173,7 @@ def build_admission(
         wall=time.time,  # noqa: TID251
         records=records_tunnels(live, storage.retention),
     )
-    return Admission(gate, authenticator, access, strangers, rates, HeaderMask(), opener, pages, links, events)
+    return Admission(gate, authenticator, access, strangers, rates, HeaderMask(), opener, pages, links, events, monitor)
 
 
 def _build_authenticator(live: LiveSettings, storage: Storage) -> Authenticator:
@@ -306,36 +327,6 @@ def target_of(live: LiveSettings, upstream: Upstream) -> Callable[[Client], Upst
         return found
 
     return target
-
-
-def build_pages(
-    storage: Storage,
-    accounts: Accounts,
-    recording: Recording,
-    management: Management,
-    second_factor: SecondFactor,
-    logins: Logins,
-    events: Events,
-    telemetry: TelemetryState,
-    own: OwnProxy,
-) -> PageServer:
-    """What answers under /ccflare/."""
-    admin = Admin(
-        recording.exchanges,
-        accounts.keeper.state,
-        management,
-        storage.readers,
-        logins,
-        Monitor(recording.exchanges, storage.writer, recording.lateness),
-        current,
-        events,
-        needs_code=lambda: second_factor.is_needed,
-        listening=storage.listening,
-        telemetry=telemetry,
-        rules_problem=lambda: recording.rules.trouble,
-        own=own,
-    )
-    return PageServer(admin, second_factor, storage.auditor)
 
 
 def records_tunnels(live: LiveSettings, retention: Retention) -> Callable[[str | None], bool]:

@@ -24,6 +24,8 @@ class Worker:
     def __init__(self, place: Place, supervisor: socket.socket) -> None:
         self.number = place.number
         self.is_first = place.is_first
+        self.folder = Path(place.folder) if place.folder else None
+        """Where the workers can meet."""
         self.hurry = asyncio.Event()
         """Set once it is told for the second time to stop."""
         self._supervisor = supervisor

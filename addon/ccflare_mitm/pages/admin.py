@@ -20,6 +20,7 @@ from ccflare_core.reports.traffic import Period
 from ccflare_core.text import iso
 from ccflare_core.writer.monitor import Monitor
 from ccflare_mitm.pages.events import Events
+from ccflare_mitm.pages.fellows import Fellows
 from ccflare_mitm.pages.html import HOME, see_other
 from ccflare_mitm.pages.logins import Logins
 from ccflare_mitm.pages.readers import Read
@@ -86,6 +87,7 @@ class NoTelemetry:
 
 
 NO_TELEMETRY = NoTelemetry()
+ALONE = Fellows()
 
 
 class Admin:
@@ -107,6 +109,7 @@ class Admin:
         rules_problem: Callable[[], str | None] = lambda: None,
         *,
         own: Own,
+        fellows: Fellows = ALONE,
         wall: Callable[[], float] = time.time,  # noqa: TID251
     ) -> None:
         self.exchanges = exchanges
@@ -128,6 +131,7 @@ class Admin:
         self._telemetry = telemetry
         self._rules_problem = rules_problem
         self.own = own
+        self.fellows = fellows
         self._wall = wall
 
     def show_health(self, visit: Visit) -> Answer:

@@ -12,7 +12,9 @@ from ccflare_cli.workers.supervisor import Supervisor
 
 HELLO = """
 import os, socket, sys
-number, is_first, descriptor = map(int, os.environ["CCFLARE_WORKER"].split())
+*numbers, folder = os.environ["CCFLARE_WORKER"].split(" ", 3)
+number, is_first, descriptor = map(int, numbers)
+assert os.path.isdir(folder)
 way = socket.socket(fileno=descriptor)
 
 def note(word):
