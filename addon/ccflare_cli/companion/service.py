@@ -2,9 +2,12 @@
 
 import argparse
 import os
+import re
 import subprocess
+import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from ccflare_cli.companion import readiness
@@ -18,14 +21,17 @@ from ccflare_cli.companion.units import MARK, Service
 from ccflare_cli.console import OK, REFUSED, Console, Refused, proxy_address, read_settings
 from ccflare_cli.output import Column, Table
 from ccflare_cli.parsing import Parser, add_command, add_group, dispatch, script_parser, whole_number
+from ccflare_cli.workers.rules import OPTION, read
 from ccflare_core.config.environment import of_others
 from ccflare_core.config.settings import Settings
 from ccflare_core.files import write_whole
 from ccflare_core.program import typed
+from ccflare_core.workers import MOST
 
 _EXAMPLES = """\
 examples:
   scripts/service.py install        start the proxy now, and whenever you log in
+  scripts/service.py install --workers 2
   scripts/service.py status
   scripts/service.py logs --follow
   scripts/service.py uninstall      the data stay
@@ -52,6 +58,12 @@ def _parser() -> Parser:
     install.add_argument(
         "--wait", type=whole_number(0, 3600), default=180, metavar="SECONDS", help="how long to wait (default: 180)"
     )
+    install.add_argument(
+        OPTION,
+        type=whole_number(1, MOST),
+        metavar="N",
+        help="serve by so many processes, on Linux (default: as installed, else one)",
+    )
     add_command(commands, "uninstall", _uninstall, "stop it and take it out; the data stay")
     add_command(commands, "status", _status, "show whether it runs and is ready; the exit code says so too")
     logs = add_command(commands, "logs", _logs, "show the end of its log")
@@ -73,7 +85,8 @@ def _install(console: Console, arguments: argparse.Namespace) -> int:
     environ = dict(console.environ) | ({"ccflare_DB_PATH": arguments.database} if arguments.database else {})
     variables, secrets = carried(environ, settings, ("PATH",) if os.uname().sysname == "Darwin" else ())
     stop = max(_LEAST_SECONDS, settings.drain_seconds + _SPARE_SECONDS)
-    content = manager.file(Service(own_command("run", "proxy"), variables, stop))
+    words = worker_words(arguments.workers or workers_of(manager.path))
+    content = manager.file(Service([*own_command("run", "proxy"), *words], variables, stop))
     _check_place(manager, address, replace=arguments.replace)
     _write(manager, content)
     manager.start()
@@ -90,6 +103,23 @@ def _install(console: Console, arguments: argparse.Namespace) -> int:
     if advice := manager.advice():
         console.say(advice)
     return OK
+
+
+def worker_words(number: int) -> tuple[str, ...]:
+    """What asks for so many workers. Raises ConfigError where there can be none."""
+    if number == 1:
+        return ()
+    read([f"{OPTION}={number}"], (), sys.platform)
+    return OPTION, str(number)
+
+
+def workers_of(file: Path) -> int:
+    """How many workers an installed service has: an update keeps them."""
+    try:
+        found = re.search(rf"^ExecStart=.* {OPTION} ([0-9]+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+    except (OSError, UnicodeDecodeError):
+        return 1
+    return int(found[1]) if found else 1
 
 
 def _check_place(manager: Manager, address: ProxyAddress, *, replace: bool) -> None:

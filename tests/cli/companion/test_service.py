@@ -2,6 +2,7 @@
 
 import json
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 
 from ccflare_cli import ROOT
 from ccflare_cli.companion import connect
-from ccflare_cli.companion.service import main
+from ccflare_cli.companion.service import main, worker_words
+from ccflare_core.errors import ConfigError
 from desk import Desk
 from harness import Port
 from home_kit import answering, make_home
@@ -89,6 +91,25 @@ def test_install_writes_a_unit_starts_it_and_waits_until_it_is_ready(home: Path,
     assert told(home) == ["daemon-reload", "enable ccflare", "restart ccflare"]
     assert f"The service runs at 127.0.0.1:{proxy}: it is ready." in desk.said
     assert "loginctl enable-linger" in desk.said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there are no workers elsewhere")
+def test_install_with_workers_starts_so_many_and_an_update_keeps_them(home: Path, run: Run, proxy: str) -> None:
+    running(home)
+    for words, number in ((["--workers", "3"], "3"), ([], "3"), (["--workers", "2"], "2")):
+        run("install", *words, PORT=proxy)
+        assert f"ExecStart={ROOT}/scripts/run --workers {number}\n" in unit(home).read_text()
+
+    run("install", "--workers", "1", PORT=proxy)
+
+    assert f"ExecStart={ROOT}/scripts/run\n" in unit(home).read_text()
+
+
+def test_workers_are_refused_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(ConfigError, match="--workers takes Linux"):
+        worker_words(2)
+    assert worker_words(1) == ()
 
 
 def test_a_stop_may_take_as_long_as_the_proxy_lets_answers_go_on(home: Path, run: Run, proxy: str) -> None:
