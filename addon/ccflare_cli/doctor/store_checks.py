@@ -22,6 +22,7 @@ from ccflare_core.errors import CCFlareError, StoreError
 from ccflare_core.http.origins import is_this_machine
 from ccflare_core.program import typed
 from ccflare_core.reports.measures import IS_INFERENCE
+from ccflare_core.reports.proxies import SILENT_SECONDS, differing, proxies
 from ccflare_core.secrets.key_sources import KeySource, choose
 from ccflare_core.store import backup
 from ccflare_core.store.resealing import CLEAR
@@ -86,9 +87,25 @@ def database(store: Store, settings: Settings, now: float) -> Results:
         yield judgements.backup(
             _newest_backup(store, now), is_used=bool(store.query("SELECT COUNT(*) FROM accounts")[0][0])
         )
+    yield from proxies_of(store)
     newest = store.query("SELECT MAX(timestamp) FROM requests")[0][0] or 0
     if newest / 1000 > now + 60:
         yield fail("host.clock", "requests are recorded that lie in the future", "set the clock, by NTP")
+
+
+def proxies_of(store: Store) -> Results:
+    """Whether all proxies that share the database are of one version, and give signs of life."""
+    now = store.now()
+    found = [each for each in proxies(store.query, now, now) if each.ended_at is None]
+    silent = [each.name for each in found if not each.is_live]
+    if silent:
+        told = f"{', '.join(silent)}: no sign of life for longer than {span(SILENT_SECONDS)}"
+        yield warn("database.proxies", told, "see its log; if its machine is gone for good, the others note that")
+    if told := differing(found):
+        head, _, remedy = told.removesuffix(".").rpartition(". ")
+        yield warn("database.proxies", head, remedy[:1].lower() + remedy[1:])
+    elif len(found) > 1 and not silent:
+        yield ok("database.proxies", f"{len(found)} proxies share the database, all of one version")
 
 
 def _newest_backup(store: Store, now: float) -> judgements.Backup | None:

@@ -30,8 +30,10 @@ from ccflare_core.clients.keys import Role
 from ccflare_core.clients.totp import code_at, step_at
 from ccflare_core.config.location import Location, Server
 from ccflare_core.config.options import OPTIONS
+from ccflare_core.exchange.records import RunTold
 from ccflare_core.store import backup
 from ccflare_core.store.client_keys import new_key
+from ccflare_core.store.runs import Program
 from ccflare_core.store.store import Store
 from ccflare_mitm.pages.page import READ
 from ccflare_mitm.pages.table import PAGES, find_page
@@ -578,6 +580,22 @@ def test_another_program_on_a_port_that_a_proxy_once_had_is_none_of_its_business
         history.store.runs.start("run-2", host, os.getpid())
         found = run("--only", "proxy", code=1)  # this process may dump its core
     assert {result.found for result in found["proxy.health"]} == {f"127.0.0.1:{proxy.port} is well"}
+
+
+def test_proxies_on_one_database_of_which_one_is_older_and_one_is_silent(run: Run, history: History) -> None:
+    assert "database.proxies" not in run("--only", "database")
+    for name, version in (("alpha", "1.0 (aa)"), ("beta", "1.0 (aa)")):
+        history.store.runs.start(name, name, 7, Program(version))
+    (found,) = run("--only", "database")["database.proxies"]
+    assert (found.level, found.found) == (Level.OK, "2 proxies share the database, all of one version")
+
+    history.store.runs.start("gamma", "gamma", 7, Program("0.9 (bb)"))
+    history.store.write([RunTold("beta", {"beat_at": 1})])
+
+    silent, older = run("--only", "database")["database.proxies"]
+    assert (silent.level, silent.found) == (Level.WARN, "beta: no sign of life for longer than 45 s")
+    assert older.level is Level.WARN
+    assert older.found.endswith("0.9 (bb) on gamma; 1.0 (aa) on alpha")
 
 
 def test_a_port_that_another_program_answers_is_no_fault_of_the_proxy(run: Run, history: History) -> None:
