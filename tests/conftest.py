@@ -54,7 +54,7 @@ collect_ignore += ["e2e/test_api_schema.py"] * SCHEMATHESIS_IS_MISSING
 collect_ignore += ["security/test_hsm.py"] * HSM_IS_MISSING + ["db/test_postgres.py"] * POSTGRES_IS_MISSING
 collect_ignore += ["db/test_pgbouncer.py"] * POOLER_IS_MISSING
 collect_ignore += ["e2e/test_fronts.py"] * FRONTS_ARE_MISSING
-collect_ignore += ["e2e/test_browser.py"] * BROWSER_IS_MISSING
+collect_ignore += ["e2e/test_browser.py", "e2e/test_browser_proxies.py"] * BROWSER_IS_MISSING
 collect_ignore += [
     "e2e/test_real_clients.py",
     "anthropic/test_sdk_kinds.py",
