@@ -22,9 +22,9 @@ from ccflare_core.text import to_ms
 from ccflare_mitm.host import listener
 
 SECONDS: Final = 1.0
-"""How often it tells what has changed, to others that are there."""
-ALONE_SECONDS: Final = 15.0
-"""And how often where nobody is."""
+"""How often it tells what has changed of what seldom does, and figures while somebody looks on elsewhere."""
+FIGURES_SECONDS: Final = 15.0
+"""And how often it tells figures otherwise: each time is a row written, in every proxy."""
 FOLLOWED: Final = 100
 """Open requests that it tells of, those that have been open for longest."""
 
@@ -77,7 +77,7 @@ class Telling:
         self._wall = wall
         self._peers = Peers()
         self._told: dict[str, object] = {}
-        self._told_at = float("-inf")
+        self._figures_at = float("-inf")
 
     def meet(self, peers: Peers) -> None:
         """These are the others from now on."""
@@ -87,10 +87,11 @@ class Telling:
         """Tell what has changed, and that the event loop was so many seconds late."""
         now = self._clock()
         standing = self._standing()
-        is_due = self._peers.are_there or now - self._told_at >= ALONE_SECONDS
+        is_asked = self._peers.look_on or self._told.get("running") is not None
+        is_due = is_asked or now - self._figures_at >= FIGURES_SECONDS
         told = standing | (self._figures(late) if is_due else {})
+        self._figures_at = now if is_due else self._figures_at
         if changed := {name: value for name, value in told.items() if self._told.get(name, self) != value}:
-            self._told_at = now
             self._told |= changed
             self._put(RunTold(self._own.run, changed))
 

@@ -116,7 +116,7 @@ def test_what_runs_in_all_workers_is_told_live_by_any_of_them(workers: Proxy, up
     browser = Browser(lambda: via_base_url(workers))
     browser.log_in(workers.run_script("dashboard.py", "--address", f"127.0.0.1:{workers.port}"))
     eventually(lambda: workers.rows("SELECT 1 AS n FROM runs WHERE name LIKE '%/_'", until=lambda rows: len(rows) == 2))
-    gate, number = Gate(), 12
+    gate, number = Gate(), 16
     upstream.answer(*(sse(gate=gate, gate_at=1) for _ in range(number)))
     with ExitStack() as running:
         clients = [running.enter_context(via_base_url(workers)) for _ in range(number)]
