@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -14,7 +15,8 @@ from ccflare_core.store.store import Store
 from database_kit import KEY, an_account, count, exchange, open_store, payload, started
 from harness import eventually
 from listening_kit import Other
-from postgres_kit import Cluster, Pooler
+from postgres_kit import Cluster, Pooler, check_both_are_encrypted, verified
+from tls_kit import Authority
 
 pytestmark = pytest.mark.postgres
 
@@ -111,6 +113,22 @@ def test_announcements_need_a_way_around_a_pooler_of_transactions(cluster: Clust
                 eventually(lambda: around.listening.works and around.looks >= 2, timeout=60)
                 store.accounts.update(an_account().id, paused=True)
                 eventually(lambda: around.paused == {an_account().name: True}, timeout=60)
+
+
+def test_tls_is_verified_on_both_sides_of_a_pooler(cluster: Cluster, tmp_path: Path) -> None:
+    authority, other = (Authority(tmp_path, name) for name in ("ours", "other"))
+    own = authority.issue("localhost", server=True)
+    with contextlib.closing(Cluster(tls=own)) as guarded:
+        with contextlib.closing(Pooler(guarded, "transaction", tls=(own, authority.file))) as pooler:
+            location = pooler.new()
+            direct = Server(location.text.replace(f":{pooler.port}/", f":{guarded.port}/"))
+            check_both_are_encrypted(guarded, verified(location, authority.file), verified(direct, authority.file))
+            with pytest.raises(StoreError, match="cannot be verified"):
+                open_store(verified(location, other.file))
+        with contextlib.closing(Pooler(guarded, "transaction", tls=(own, other.file))) as pooler:
+            location = verified(guarded.url(port=pooler.port), authority.file)
+            with pytest.raises(StoreError, match="cannot be reached"):  # it keeps the client waiting, and says nothing
+                open_store(Server(f"{location}&connect_timeout=2"))
 
 
 def test_pooled_statements_are_refused_at_the_start(cluster: Cluster) -> None:

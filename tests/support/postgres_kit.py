@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import os
 import pwd
-import resource
 import select
 import shutil
 import signal
@@ -25,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from ccflare_core.config.location import Server
+from ccflare_core.db.engine_choice import hear
+from database_kit import an_account, open_store
 from harness import Port, eventually
 
 ROLE = "ccflare"
@@ -140,10 +141,10 @@ class Cluster:
         Unless it is a multiple of 8192, the server sees that only a part of a page could be written, which it reports
         as a full disk. This takes no right to mount anything.
         """
-        unlimited = resource.RLIM_INFINITY
-        for pid in self._pids():
-            with contextlib.suppress(ProcessLookupError):
-                resource.prlimit(pid, resource.RLIMIT_FSIZE, (unlimited if bytes_ is None else bytes_, unlimited))
+        limit = "unlimited" if bytes_ is None else bytes_
+        for pid in self._pids():  # one may have ended meanwhile
+            command = ["prlimit", "--pid", str(pid), f"--fsize={limit}:unlimited"]
+            subprocess.run(command, check=False, stderr=subprocess.DEVNULL, cwd="/", **_other_user())
 
     def stop(self) -> None:
         """End it at once, as a crash of the machine would."""
@@ -175,6 +176,23 @@ class Cluster:
         name = f"test_{next(self._numbers)}"
         self.execute(f"CREATE SCHEMA {name}")
         return name
+
+
+def verified(server: Server, authority: Path, host: str = "localhost") -> Server:
+    """The location by this host, whose certificate the authority in the file must have signed for it."""
+    text = server.text.replace("@127.0.0.1", f"@{host}")
+    return Server(f"{text}{'&' if '?' in text else '?'}sslmode=verify-full&sslrootcert={authority}")
+
+
+def check_both_are_encrypted(cluster: Cluster, location: Server, direct: Server | None = None) -> None:
+    """Write through the location, and hear of it from there, or from `direct`; AssertionError if one is not TLS."""
+    with contextlib.closing(open_store(location)) as store:
+        store.accounts.add(an_account())
+        assert store.channel is not None
+        with contextlib.closing(hear(direct or location, store.channel, "ccflare_database")) as hearing:
+            assert hearing.works(store.announce_test)
+            encrypted = "SELECT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE datname IS NOT NULL"
+            assert set(cluster.execute(f"{encrypted} AND pid <> pg_backend_pid()")) == {(True,)}
 
 
 class Standby(Cluster):
@@ -252,7 +270,7 @@ POOLER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin"
 POOLER_IS_HERE = IS_HERE and POOLER is not None
 
 _POOLER = """[databases]
-* = host=127.0.0.1 port={server} user={role}
+* = host=localhost port={server} user={role}
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = {port}
@@ -261,15 +279,24 @@ auth_type = any
 pool_mode = {mode}
 default_pool_size = {size}
 """
+_POOLER_TLS = """client_tls_sslmode = require
+client_tls_key_file = {own}
+client_tls_cert_file = {own}
+server_tls_sslmode = verify-full
+server_tls_ca_file = {authority}
+"""
 
 
 _pooled = itertools.count(1)
 
 
 class Pooler:
-    """PgBouncer in front of a cluster. With `size` 1 all its clients share one connection to a database."""
+    """PgBouncer in front of a cluster. With `size` 1 all its clients share one connection to a database.
 
-    def __init__(self, cluster: Cluster, mode: str, size: int = 1) -> None:
+    `tls` are a file with its own key and certificate, and one with the authority of the cluster's.
+    """
+
+    def __init__(self, cluster: Cluster, mode: str, size: int = 1, tls: tuple[Path, Path] | None = None) -> None:
         if POOLER is None:
             raise RuntimeError("install PgBouncer (the package `pgbouncer`)")
         self._cluster = cluster
@@ -277,7 +304,11 @@ class Pooler:
         self._release = port.release
         self.port = port.number
         settings = cluster.folder / f"pooler-{self.port}.ini"
-        settings.write_text(_POOLER.format(server=cluster.port, role=ROLE, port=self.port, mode=mode, size=size))
+        text = _POOLER.format(server=cluster.port, role=ROLE, port=self.port, mode=mode, size=size)
+        if tls is not None:
+            own, authority = (cluster.own_file(f"pooler-{each.name}", each.read_text()) for each in tls)
+            text += _POOLER_TLS.format(own=own, authority=authority)
+        settings.write_text(text)
         settings.chmod(0o644)
         with (cluster.folder / "pooler.log").open("ab") as log:
             self._process = subprocess.Popen(

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 from ccflare_cli.console import Console, open_store
 from ccflare_cli.doctor import judgements
@@ -17,9 +16,8 @@ from ccflare_core.clients.keys import Permission
 from ccflare_core.config.location import Server
 from ccflare_core.config.settings import Settings
 from ccflare_core.db.announcements import polled, unheard
-from ccflare_core.db.engine_choice import hear, is_made
+from ccflare_core.db.engine_choice import hear, is_made, unverified_mode
 from ccflare_core.errors import CCFlareError, StoreError
-from ccflare_core.http.origins import is_this_machine
 from ccflare_core.program import typed
 from ccflare_core.reports.measures import IS_INFERENCE
 from ccflare_core.reports.proxies import SILENT_SECONDS, differing, proxies
@@ -29,7 +27,6 @@ from ccflare_core.store.resealing import CLEAR
 from ccflare_core.store.store import Store
 from ccflare_core.text import some, span, to_ms
 
-_SAFE_MODES = ("verify-ca", "verify-full")
 _IDLE_SECONDS = 90 * DAY
 
 
@@ -127,12 +124,8 @@ def _newest_backup(store: Store, now: float) -> judgements.Backup | None:
 
 
 def _server(server: Server) -> Result:
-    url = urlsplit(server.text)
-    mode = parse_qs(url.query).get("sslmode", ["verify-full"])[-1]
-    if url.scheme and mode not in _SAFE_MODES and not is_this_machine(url.hostname or "localhost"):
-        return fail(
-            "database.tls", f"sslmode={mode} does not verify that the server is {url.hostname}", "leave sslmode out"
-        )
+    if mode := unverified_mode(server):
+        return fail("database.tls", f"sslmode={mode} does not verify which server answers", "leave sslmode out")
     return ok("database.tls", "the way to the server is TLS with a verified certificate, or stays on this machine")
 
 

@@ -105,7 +105,14 @@ _AWAY = "the database server cannot be reached: start it, or check host and port
 _LOGIN = "the database server refuses the login: check role and password (~/.pgpass), and the server's pg_hba.conf"
 _NO_DATABASE = "the server has no such database: make it with `createdb`, or name another one"
 _CROWDED = "the database server has too many connections: close some, or raise its max_connections"
-_TLS = "the database server offers no TLS, or no certificate that can be verified: see sslmode and sslrootcert"
+_TLS = "the database server offers no TLS that can be relied on: see sslmode and sslrootcert"
+_NO_TLS = "the database server offers no TLS: switch it on there (ssl = on), or see sslmode"
+_OTHER_NAME = "the database server's certificate is for another name: connect by that name, or have it issued anew"
+_UNVERIFIED = (
+    "the database server's certificate cannot be verified: give the file of the authority that has signed it as "
+    "sslrootcert, and see whether it has expired"
+)
+_NO_AUTHORITY = "there is no file with the authority of the database server's certificate: see sslrootcert"
 
 # What begins a SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 _STATES = (
@@ -142,6 +149,10 @@ _POOLER_SIGNS = (
 
 # What stands in the text of an error without a SQLSTATE: one of SQLite, or one from before there is a connection.
 _SIGNS = (
+    ("does not match host name", _OTHER_NAME),
+    ("root certificate file", _NO_AUTHORITY),
+    ("certificate verify failed", _UNVERIFIED),
+    ("does not support SSL", _NO_TLS),
     ("locked", _LOCKED),
     ("full", _FULL),
     ("readonly", _READ_ONLY),

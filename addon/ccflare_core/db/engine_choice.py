@@ -44,6 +44,14 @@ def hear(server: Server, channel: Channel, option: str) -> "Hearing":
     return Hearing(server, channel, option)
 
 
+def unverified_mode(server: Server) -> str | None:
+    """The sslmode that keeps a server from proving who it is, if one does. Raises StoreError."""
+    _postgres()
+    from ccflare_core.db import server_url
+
+    return server_url.unverified_mode(server)
+
+
 def _postgres() -> ModuleType:
     # Imported where it is used: a proxy with a file has no use for it, nor for its package.
     try:

@@ -24,6 +24,9 @@ _CONNECTION: dict[str, str | int] = {
 """What the URL may say otherwise."""
 
 
+_VERIFYING = ("verify-ca", "verify-full")
+
+
 def url_of(server: Server, option: str = "ccflare_database") -> str:
     """The URL to connect to, asked for anew each time: a program may give passwords that pass. Raises StoreError.
 
@@ -51,6 +54,16 @@ def parameters(url: str, environ: "os._Environ[str] | dict[str, str]") -> dict[s
         if not named and not (Path.home() / ".postgresql" / "root.crt").exists():
             found["sslrootcert"] = "system"
     return found
+
+
+def unverified_mode(server: Server) -> str | None:
+    """The sslmode by which nobody can tell whether it is the right server; None if there is none, or it is here.
+
+    Raises StoreError if the URL cannot be had.
+    """
+    found = parameters(url_of(server), os.environ)
+    mode = str(found.get("sslmode") or os.environ.get("PGSSLMODE"))
+    return None if _is_here(found, os.environ) or mode in _VERIFYING else mode
 
 
 def _is_here(given: dict[str, Any], environ: "os._Environ[str] | dict[str, str]") -> bool:

@@ -507,9 +507,13 @@ def test_a_clock_that_is_wrong(run: Run, history: History) -> None:
     assert level(run(code=1), "host.clock") is Level.FAIL
 
 
-def test_a_server_without_verified_tls() -> None:
+def test_a_server_without_verified_tls(tmp_path: Path) -> None:
     from ccflare_cli.doctor.store_checks import _server
 
+    (tmp_path / "url").touch(0o600)
+    (tmp_path / "url").write_text("postgresql://c:PLANTED@127.0.0.1,10.0.0.7/c?sslmode=prefer")
+    hidden = _server(Server(f"file:{tmp_path / 'url'}"))
+    assert (hidden.level, "sslmode=prefer" in str(hidden), "PLANTED" in str(hidden)) == (Level.FAIL, True, False)
     assert _server(Server("postgresql://c@db.example/c?sslmode=require")).level is Level.FAIL
     assert _server(Server("postgresql://c@db.example/c")).level is Level.OK
     assert _server(Server("postgresql://c@127.0.0.1/c?sslmode=disable")).level is Level.OK
