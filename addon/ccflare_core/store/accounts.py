@@ -54,8 +54,9 @@ class Accounts:
 
     def names(self) -> list[str]:
         """The name of every account, which it takes no key to know."""
+        query: Any = AccountRow.select(AccountRow.name).bind(self._database)
         with as_store_errors():
-            return [name for (name,) in AccountRow.select(AccountRow.name).bind(self._database).tuples()]
+            return [str(name) for (name,) in query.tuples()]
 
     def by_name(self, name: str, *, secrets: bool = True) -> Account:
         """The account of that name, maybe without its secrets. Raises StoreError if there is none."""
