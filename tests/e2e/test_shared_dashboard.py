@@ -163,6 +163,7 @@ def test_a_login_holds_in_both_proxies_behind_a_front(name: str, upstream: FakeU
     with ExitStack() as running:
         first = Proxy(upstream, folder=tmp_path / "first", **options)
         first.add_api_key("one", ONE)
+        first.add_api_key("spare", "sk-ant-api03-spare")  # HAProxy sends nothing to proxies that no account is left in
         key = first.add_client_key("boss", "--role", "operator")
         viewer = first.add_client_key("haproxy", "--role", "viewer")
         running.enter_context(first)
