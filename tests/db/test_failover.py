@@ -3,18 +3,20 @@
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
 from ccflare_core.accounts.account import Account
 from ccflare_core.anthropic.oauth import Tokens
+from ccflare_core.audit.check import Check
 from ccflare_core.config.location import Server
 from ccflare_core.db.engine import CommitUnknown
 from ccflare_core.db.engine_choice import hear
 from ccflare_core.errors import StoreError
 from ccflare_core.exchange.records import Payload, Record
 from ccflare_core.store.store import Store
-from database_kit import NOW, an_account, count, exchange, open_store, started
+from database_kit import KEY, NOW, an_account, count, exchange, open_store, started
 from harness import eventually
 from postgres_kit import Cluster, Relay, Standby
 
@@ -175,6 +177,26 @@ def test_bodies_are_whole_whose_earlier_parts_the_new_server_has_not(standby: St
             assert found is not None
             assert found.content == body(request, turns).body
         assert store.body("r2", "request") is None
+
+
+def test_audit_log_goes_on_and_its_second_copy_has_what_is_missing(
+    standby: Standby, both: Server, tmp_path: Path
+) -> None:
+    file = tmp_path / "audit.jsonl"
+    with contextlib.closing(Store.open(both, KEY, audit_file=file)) as store:
+        store.accounts.add(an_account())
+        standby.catch_up()
+        standby.fall_behind()
+        store.accounts.update(an_account().id, paused=True)
+
+        standby.take_over()
+        until_it_works(store)
+        store.accounts.update(an_account().id, priority=7)
+
+        assert "the log was replaced" in str(Check(store.audit).run(file).problem)
+        file.rename(tmp_path / "put aside")
+        store.accounts.update(an_account().id, priority=8)
+        assert Check(store.audit).run(file).problem is None
 
 
 def test_nobody_spends_a_token_while_another_proxy_may_have_a_newer_one(standby: Standby, both: Server) -> None:
