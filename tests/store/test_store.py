@@ -97,6 +97,22 @@ def test_accounts_come_back_as_they_went_in(store: Store) -> None:
     assert store.accounts.by_name("a") == second
 
 
+def test_accounts_and_cooldowns_that_have_not_changed_are_not_made_anew(store: Store) -> None:
+    for name in ("a", "b"):
+        store.accounts.add(an_account(name))
+        store.write([CooldownSet(a_cooldown(name))])
+    before, rests = store.accounts.all(), store.limits.cooldowns()
+    store.accounts.update(before[0].id, paused=True)
+    store.write([CooldownSet(dataclasses.replace(a_cooldown("a"), failures=9))])
+
+    (changed, same), (ended, rest) = store.accounts.all(), sorted(store.limits.cooldowns(), key=lambda c: c.account_id)
+
+    assert changed == dataclasses.replace(before[0], paused=True)
+    assert same is before[1]
+    assert ended.failures == 9
+    assert rest is next(each for each in rests if each.account_id == "b")
+
+
 def test_an_api_key_account_has_no_token(store: Store) -> None:
     account = dataclasses.replace(
         an_account(), kind=Kind.API_KEY, access_token=None, refresh_token=None, expires_at=None

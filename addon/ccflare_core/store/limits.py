@@ -1,6 +1,7 @@
 """What is stored of the accounts' limits: cooldowns, and the readings of windows. The ledger writes both."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import peewee
@@ -13,6 +14,16 @@ from ccflare_core.db.models import CooldownRow, WindowRow
 from ccflare_core.store.context import StoreContext
 from ccflare_core.store.ledger import clear_cooldown
 from ccflare_core.text import to_seconds
+
+_COOLDOWN = (
+    CooldownRow.account_id,
+    CooldownRow.scope,
+    CooldownRow.name,
+    CooldownRow.until,
+    CooldownRow.reason,
+    CooldownRow.source,
+    CooldownRow.failures,
+)
 
 
 class Reading(NamedTuple):
@@ -32,9 +43,10 @@ class Limits:
         self._transaction = context.transaction
 
     def cooldowns(self) -> list[Cooldown]:
-        """Every stored cooldown, also those whose time is over."""
+        """Every stored cooldown, also those whose time is over. One that is as at the last call is the same object."""
         with as_store_errors():
-            return [_cooldown(row) for row in CooldownRow.select().bind(self._database)]
+            rows: Any = CooldownRow.select(*_COOLDOWN).tuples().bind(self._database)
+            return [_cooldown(*row) for row in rows]
 
     def clear_cooldown(self, account_id: str, part: Part) -> None:
         """Delete one, if it is there."""
@@ -85,6 +97,6 @@ def _window(row: WindowRow) -> Window:
     return Window(row.name, row.status, row.utilization, to_seconds(row.resets_at))
 
 
-def _cooldown(row: CooldownRow) -> Cooldown:
-    part = Part(Scope(row.scope), row.name)
-    return Cooldown(row.account_id, part, row.until / 1000, row.reason, row.source, row.failures)
+@lru_cache(maxsize=20_000)  # every proxy reads all of them whenever any account reaches a limit
+def _cooldown(account_id: str, scope: str, name: str, until: int, reason: str, source: str, failures: int) -> Cooldown:
+    return Cooldown(account_id, Part(Scope(scope), name), until / 1000, reason, source, failures)
