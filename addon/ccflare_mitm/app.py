@@ -362,12 +362,16 @@ class App:
             self._inspector.follow(flow)
 
     def show(self, flow: http.HTTPFlow) -> None:
-        """Show a finished flow's exchange in the inspector, and bound the inspector's list."""
+        """Show a finished flow's exchange in the inspector, if anybody looks, and bound the inspector's list."""
         if exchange := self.admission.gate.find(flow):
-            if self._inspector.has_list:
+            has_list = self._inspector.has_list
+            if has_list:
                 self._replayer.remember(flow, exchange)
-            self._inspector.show(flow, exchange)
-            if not self._inspector.has_list:
+            if has_list or self._unshown.has_readers():
+                self._inspector.show(flow, exchange)
+            else:
+                exchange.let_go()
+            if not has_list:
                 self._unshown.finished(flow)
         self._inspector.bound(flow, self.settings.inspector_flows)
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from mitmproxy.addons import dumper, save
+from mitmproxy.http import HTTPFlow
 from mitmproxy.test import taddons
 
-from ccflare_mitm.inspector.unshown import ENOUGH, LEAST, Unshown, are_bodies_read
+from ccflare_mitm.inspector.unshown import ENOUGH, LEAST, Readers, Unshown
 from flow_kit import asked
 
 
@@ -19,7 +20,17 @@ class CCFlare:
 
 
 class Meter:
-    """Somebody else's addon."""
+    """Somebody else's addon, which may keep flows."""
+
+    def response(self, flow: HTTPFlow) -> None:
+        """Hear of each."""
+
+
+class Clock:
+    """Somebody else's addon, which hears of no flow."""
+
+    def running(self) -> None:
+        """Hear of the start."""
 
 
 @pytest.fixture
@@ -46,7 +57,7 @@ def test_a_large_body_goes_unless_it_is_read(size: int, is_read: bool, left: int
 
 
 def test_bodies_are_read_by_nobody_in_a_plain_mitmdump(context: taddons.context) -> None:
-    assert not are_bodies_read()
+    assert not Readers()()
 
 
 @pytest.mark.parametrize("option", [{"save_stream_file": "flows"}, {"flow_detail": 2}])
@@ -55,16 +66,28 @@ def test_bodies_are_read_where_an_option_says_so(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     context.options.update(**option)
-    assert are_bodies_read()
+    assert Readers()()
     context.options.update(save_stream_file=None)
 
 
 @pytest.mark.parametrize("is_module", [True, False])
 def test_bodies_may_be_read_by_any_other_addon(context: taddons.context, is_module: bool) -> None:
-    other: Any = ModuleType("meter") if is_module else Meter()
-    other.name = "meter"
+    readers, meter = Readers(), Meter()
+    assert not readers()
+    other: Any = ModuleType("meter") if is_module else meter
+    other.name, other.response = "meter", meter.response
     context.master.addons.add(other)
-    assert are_bodies_read()
+    assert readers()
+    context.master.addons.remove(other)
+    assert not readers()
+
+
+@pytest.mark.parametrize("is_inside", [True, False])
+def test_an_addon_that_hears_of_no_flow_reads_no_body(context: taddons.context, is_inside: bool) -> None:
+    script: Any = ModuleType("clock")
+    script.name, script.addons = "clock", [Clock()]
+    context.master.addons.add(script if is_inside else Clock())
+    assert not Readers()()
 
 
 async def test_memory_is_given_back_once_enough_has_gone_and_nobody_waits() -> None:

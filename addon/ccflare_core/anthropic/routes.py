@@ -178,6 +178,7 @@ def _table(stateful: bool) -> _Table:
     return _WHOLE if stateful else _POOLED
 
 
+@lru_cache(256)
 def rule_of(method: str, path: str) -> Rule | None:
     """The API's rule for this path (without a query), be it in force or not; None if it has none."""
     shape = _WHOLE.exact(path)

@@ -1,4 +1,4 @@
-"""Lets the bodies of finished requests go at once where nobody shows them: in mitmdump, with no other addon.
+"""Lets the bodies of finished requests go at once where nobody shows them: in mitmdump, with no addon that hears of flows.
 
 A flow that is over lies in circles of references, so it keeps its body until Python looks for such; an idle proxy may
 not for hours. What many large bodies have taken is given back to the system once no request is open.
@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from types import ModuleType
 
-from mitmproxy import ctx, http
+from mitmproxy import ctx, hooks, http
 from mitmproxy.addonmanager import traverse
 
 from ccflare_core.exchange.memory import MIB
@@ -25,6 +25,8 @@ _KEEPERS = ("hardump", "save_stream_file")
 """Options of mitmproxy's own addons that keep what has finished."""
 _SHOWN = 2
 """From this `flow_detail` on more is printed of a request than a line."""
+_OF_NO_FLOW = frozenset({"load", "configure", "running", "done"})
+"""The hooks of an addon's own life."""
 
 
 class Unshown:
@@ -37,14 +39,15 @@ class Unshown:
         give_back: Callable[[], object] = give_back_memory,
     ) -> None:
         self._is_busy = is_busy
-        self._has_readers = has_readers or are_bodies_read
+        self.has_readers = has_readers or Readers()
+        """Whether another addon may look at a flow that has finished."""
         self._give_back = give_back
         self._size = 0  # of what was let go since memory was last given back
 
     def finished(self, flow: http.HTTPFlow) -> None:
         """The request is over, and recorded as far as it is to be. Its answer may still be on the way to the client."""
         body = flow.request.raw_content
-        if body is None or len(body) < LEAST or self._has_readers():
+        if body is None or len(body) < LEAST or self.has_readers():
             return
         flow.request.raw_content = None
         self._size += len(body)
@@ -58,16 +61,33 @@ class Unshown:
                 await asyncio.to_thread(self._give_back)
 
 
-def are_bodies_read() -> bool:
-    """Whether another addon may look at a flow that has finished."""
-    is_printed = "flow_detail" in ctx.options and int(ctx.options.flow_detail) >= _SHOWN
-    return is_printed or any(map(is_wanted, _KEEPERS)) or not all(map(_is_known, traverse(ctx.master.addons.chain)))
+class Readers:
+    """Tells whether another addon may look at a flow that has finished.
+
+    It is asked at the end of each request, and who hears of flows is looked up again only when the addons are others.
+    """
+
+    def __init__(self) -> None:
+        self._addons: list[object] = []
+        self._are_there = False
+
+    def __call__(self) -> bool:
+        """Whether there is one now."""
+        is_printed = "flow_detail" in ctx.options and int(ctx.options.flow_detail) >= _SHOWN
+        if is_printed or any(map(is_wanted, _KEEPERS)):
+            return True
+        addons = list(traverse(ctx.master.addons.chain))
+        if addons != self._addons:
+            self._addons, self._are_there = addons, not all(map(_is_harmless, addons))
+        return self._are_there
 
 
-def _is_known(addon: object) -> bool:
-    """Whether it is mitmproxy's own or ours, by where it was made."""
-    if isinstance(addon, ModuleType):
-        inside = getattr(addon, "addons", ())
-        return bool(inside) and all(map(_is_known, inside))
+def _is_harmless(addon: object) -> bool:
+    """Whether it is mitmproxy's own or ours, by where it was made, or hears of nothing but its own life."""
+    inside = getattr(addon, "addons", ()) if isinstance(addon, ModuleType) else ()
+    if inside:
+        return all(map(_is_harmless, inside))
     origin = type(addon)
-    return origin.__module__.partition(".")[0] == "mitmproxy" or origin.__qualname__ == "CCFlare"
+    if origin.__module__.partition(".")[0] == "mitmproxy" or origin.__qualname__ == "CCFlare":
+        return True
+    return not any(hasattr(addon, hook) for hook in hooks.all_hooks.keys() - _OF_NO_FLOW)
