@@ -23,6 +23,7 @@ from ccflare_core.anthropic.verdicts import (
     classify,
     failed_to_connect,
     no_answer,
+    recorded,
 )
 from ccflare_core.exchange.failover import Failover, NextAccount, RetrySame
 from verdict_cases import Case
@@ -617,6 +618,18 @@ def test_redirect_names_the_host_alone_and_is_the_clients_never(location: bytes,
 
     assert (verdict.kind, verdict.reason) == (Kind.REDIRECTED, f"a redirect to {host}")
     assert (verdict.scope, verdict.rest, verdict.withheld) == (Scope.REQUEST, None, True)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind not in (Kind.OK, Kind.UNANSWERED)])
+def test_recorded_verdict_is_what_the_record_has_told(kind: Kind) -> None:
+    verdict = recorded(kind, 418, "as it was\n", NOW)
+
+    assert (verdict.kind, verdict.status, verdict.reason, verdict.until) == (kind, 418, "as it was", None)
+
+
+def test_recorded_verdict_is_the_same_as_that_on_the_answer() -> None:
+    assert recorded(Kind.OVERLOADED, 529, "529 overloaded", NOW) == classify(529, (), None, NOW)
+    assert recorded(Kind.BROKEN_OFF, 200, "reset", NOW) == broken_off(200, "reset")
 
 
 def test_what_is_no_answer_or_breaks_off_is_withheld_and_is_the_upstreams() -> None:

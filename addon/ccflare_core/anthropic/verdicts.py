@@ -7,7 +7,7 @@ a value that makes no sense counts as not said.
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
@@ -158,6 +158,11 @@ _LAW = {
 _SHARED = frozenset({Kind.CREDENTIAL_REJECTED, Kind.PERMISSION_DENIED, Kind.MODEL_UNAVAILABLE, Kind.BETA_UNAVAILABLE})
 """Of these nobody can tell from one answer whether they are about the account or the request."""
 
+_WITHHELD = frozenset(
+    {Kind.REDIRECTED, Kind.BROKEN_OFF, Kind.PROXY_FAILURE, Kind.NOT_PINNED, Kind.NOT_TRUSTED, Kind.COMES_BACK}
+)
+"""With these there is no answer that a client could get."""
+
 # What speaks of the account as a whole, whatever the request is.
 _MEANT = {
     Meaning.DISABLED: Kind.ACCOUNT_DISABLED,
@@ -248,6 +253,12 @@ def broken_off(status: int, reason: str = "", *, may_retry: bool = True) -> Verd
     """The verdict when the upstream did not get to the end of an answer whose head was good."""
     scope, rest, told = _LAW[Kind.BROKEN_OFF]
     return Verdict(Kind.BROKEN_OFF, status, _shown(reason) or told, scope, rest, may_retry=may_retry, withheld=True)
+
+
+def recorded(kind: Kind, status: int, reason: str, now: float, facts: Facts = _PLAIN) -> Verdict:
+    """The verdict of which the record has told no more than this: what else there is to it goes by its kind."""
+    verdict = _verdict(_Finding(kind, reason=_shown(reason)), status, Head((), now), None, facts)
+    return replace(verdict, withheld=kind in _WITHHELD)
 
 
 def _redirected(status: int, headers: Sequence[tuple[bytes, bytes]]) -> Verdict:

@@ -18,7 +18,7 @@ from ccflare_core.anthropic.rate_limit_headers import organization_of
 from ccflare_core.anthropic.request import Facts
 from ccflare_core.anthropic.routes import BATCHES, CACHE_TOUCH, COUNT_TOKENS, MESSAGES, runs_model
 from ccflare_core.anthropic.usage import Ending, Reading
-from ccflare_core.anthropic.verdicts import Kind
+from ccflare_core.anthropic.verdicts import Kind, Verdict
 from ccflare_core.clients.guardrails import Ruling
 from ccflare_core.exchange.aftermath import outcome_of, verdict_on_end
 from ccflare_core.exchange.collaborators import Collaborators
@@ -277,6 +277,10 @@ class Exchange(Serving):
         verdict = verdicts.classify(status, headers, event, self._shared.wall(), self._facts)
         if verdict.ok:
             self._learn_organization(headers)
+        return self.judged(verdict, is_kept=is_kept)
+
+    def judged(self, verdict: Verdict, *, is_kept: bool = False) -> Step:
+        """The same, once it is known what the answer means."""
         return self._after(verdict, holding=not verdict.withheld, is_kept=is_kept)
 
     def _learn_organization(self, headers: Sequence[Header]) -> None:
