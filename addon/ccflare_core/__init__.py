@@ -16,6 +16,7 @@ Each room is a package, and imports only rooms that stand before it in ROOMS. Fr
     transcripts   recorded bodies: blocks, search, export
     telemetry     what OpenTelemetry gets of finished exchanges
     store         the database's owner
+    simulation    the recorded traffic once more, with other accounts, rules or settings
     writer        the thread that writes
 
 A request's life, in the order of reading: `anthropic.routes` (what the path means), `clients.admission` (may it go
@@ -54,6 +55,7 @@ ROOMS = (
     "transcripts",
     "telemetry",
     "store",
+    "simulation",
     "writer",
 )
 """The rooms in their order: each imports only what stands before it, and the ground."""
