@@ -83,6 +83,7 @@ TESTED_IN = {
     "ccflare_cli.progress": "security/test_backup.py",
     "ccflare_cli.search": "e2e/test_search_live.py",
     "ccflare_cli.show": "e2e/test_show_live.py",
+    "ccflare_cli.simulate.tables": "cli/simulate/test_main.py",
     "ccflare_cli.stats.advice_tables": "cli/stats/test_advice.py",
     "ccflare_cli.stats.cache_tables": "cli/stats/test_views.py",
     "ccflare_cli.stats.time_tables": "cli/stats/test_views.py",

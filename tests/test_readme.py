@@ -97,6 +97,7 @@ def test_every_script_is_in_the_readme() -> None:
         "search",
         "service",
         "show",
+        "simulate",
         "stats",
         "statusline",
         "top",

@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 OLDEST = (3, 12)
 
-ROOMS = ("accounts", "audit", "doctor", "keys", "maintain", "mcp", "stats", "top")
+ROOMS = ("accounts", "audit", "doctor", "keys", "maintain", "mcp", "simulate", "stats", "top")
 COMPANION = ("completion", "connect", "env", "ready", "run", "service", "statusline")
 MODULES = {room: f"ccflare_cli.{room}.main" for room in ROOMS}
 MODULES.update({command: f"ccflare_cli.companion.{command}" for command in COMPANION})

@@ -32,6 +32,7 @@ COMMANDS = {
     "dashboard": "print a link that logs you in to the dashboard",
     "accounts": "add, list, pause and remove the accounts that the proxy uses",
     "stats": "tokens, costs, limits, failures: see `stats --help` for its views",
+    "simulate": "the recorded traffic once more, with other accounts, rules or settings",
     "top": "accounts and requests live, in the terminal; pause, resume, read",
     "show": "a recorded request with its answer",
     "search": "search recorded conversations",

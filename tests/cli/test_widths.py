@@ -32,6 +32,8 @@ COMMANDS = (
     *(
         "config path",
         "rules check {rules}",
+        "simulate --accounts -claude-max-of-the-platform-team@example.com,-max-2,"
+        "-claude-max-of-the-platform-team@example.org",
         "ready",
         "service status",
         "prices update {prices} --to {database}.prices",

@@ -1,6 +1,6 @@
 """Pictures of timelines and limits, by matplotlib, which is an optional package."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from importlib import import_module
 from pathlib import Path
@@ -56,6 +56,22 @@ def draw_windows(pasts: Sequence[WindowPast], by: By, period: Period, title: str
         panel.legend(loc="upper left")
     if not any(past.peaks for past in pasts):
         _say(panels[0], "No limits were read in this period: each answer of an account brings them.")
+    return figure
+
+
+def draw_lines(
+    times: Sequence[float], panels: Mapping[str, Sequence[tuple[str, Sequence[float]]]], period: Period, title: str
+) -> Any:
+    """A figure with a panel for each heading: lines with names, over times in epoch seconds. Raises Refused."""
+    figure, axes = _figure(title, len(panels), period)
+    moments = [local(at).replace(tzinfo=None) for at in times]
+    for panel, (heading, lines) in zip(axes, panels.items(), strict=True):
+        for name, values in lines:
+            panel.plot(moments, values, marker=".", label=name)
+        panel.set_ylabel(heading)
+    axes[0].legend(loc="upper left")
+    if not times:
+        _say(axes[0], "No requests in this period.")
     return figure
 
 

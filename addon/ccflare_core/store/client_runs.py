@@ -66,6 +66,12 @@ class StoredClientRuns:
             costs = self._costs([row.id for row in rows if row.micro_dollars is not None], but)
             return [_run(row, costs.get(row.id, Decimal())) for row in rows]
 
+    def seen_since(self, moment: float) -> list[ClientRun]:
+        """Those that went on then or later, whether they are over or not, as if none had cost anything yet."""
+        query = ClientRunRow.select().where(ClientRunRow.seen_at >= to_ms(moment)).order_by(ClientRunRow.id)
+        with as_store_errors():
+            return [_run(row) for row in query.bind(self._database)]
+
     def secrets(self) -> list[tuple[ClientRun, str]]:
         """The temporary keys of those that go on. Where the data key is gone, the run has none any more.
 
