@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ccflare_cli.streams import Unwritable, writing
+
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 FULL = Path("/dev/full")
 
@@ -54,3 +56,10 @@ def test_complaints_without_a_place_do_not_reach_the_output(tmp_path: Path) -> N
     done = run("pause nobody", "2>&-", "", tmp_path)
 
     assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_errors_of_writing_are_told_apart_from_others() -> None:
+    with pytest.raises(Unwritable, match="No space left"), writing():
+        raise OSError(28, "No space left on device")
+    with pytest.raises(BrokenPipeError), writing():
+        raise BrokenPipeError
