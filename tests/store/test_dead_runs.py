@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from ccflare_core.config.location import Location
+from ccflare_core.db.models import RunRow
 from ccflare_core.exchange.records import ExchangeFinished, InFlightCounted, TunnelOpened
 from ccflare_core.store.dead_runs import DEAD_SECONDS, DeadRuns
 from ccflare_core.store.store import Store
@@ -94,7 +95,7 @@ def test_who_was_taken_for_dead_is_back_with_its_next_sign_of_life(bench: Bench)
 def test_a_run_that_the_database_has_lost_is_there_again(bench: Bench) -> None:
     bench.begin("there")
     with bench.one.audited("lost"):
-        bench.one._context.database.execute_sql("DELETE FROM runs WHERE id = 'two'")
+        RunRow.delete().where(RunRow.id == "two").execute(bench.one._context.database)
     bench.one.heartbeat("two")  # nobody else makes it
     assert bench.one.query("SELECT id FROM runs") == [("one",)]
     bench.two.heartbeat("two")

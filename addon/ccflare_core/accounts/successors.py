@@ -62,7 +62,8 @@ class Successors:
 
     def newest(self, stored: Account) -> Pair | None:
         """What to write in the place of the tokens of `stored`, if its refresh token is known to be spent."""
-        known, spent, tokens = self._by_spent.get(stored.id, {}), stored.refresh_token, None
+        known = self._by_spent.get(stored.id) or OrderedDict()
+        spent, tokens = stored.refresh_token, None
         while spent is not None and (following := known.get(spent)) is not None:
             spent, tokens = following.refresh_token, following
         return None if tokens is None or stored.refresh_token is None else Pair(stored.id, stored.refresh_token, tokens)

@@ -309,10 +309,8 @@ class Store:
         is_written: bool | None = False
         if self._unknown[0] == batch:
             is_written = self._engine.was_committed(self._unknown[1])
-            if is_written is None:
-                is_written = self._ledger.holds(batch)
         self._unknown = None
-        return is_written
+        return self._ledger.holds(batch) if is_written is None else is_written
 
     def body(self, request_id: str, part: str) -> Body | None:
         """A recorded body, see read.py."""
