@@ -2,8 +2,9 @@
 
 import pytest
 
+from ccflare_core.accounts.affinity import session_key
 from cluster_kit.judgement import Findings, gini, judge
-from cluster_kit.record import Row, Set
+from cluster_kit.record import Placed, Row, Set
 from cluster_kit.scale import Asked, Late, LateProxy, Refreshes, Sent, owner, tokens
 
 RESTS = Set(100.0, "a", "account", "", 110.0, "window_spent", False)
@@ -23,7 +24,7 @@ STALE, TWICE, NO_ROW, DOUBLE, OPEN, OTHER, ATTEMPTS, STRAYED = (
 
 
 def sent(number: int = 1, *, turn: int = 0, proxy: int = 0, came: str = "200") -> Sent:
-    return Sent(number, 1, turn, proxy, 99.0, 111.0, came)
+    return Sent(number, "s-1", turn, proxy, 99.0, 111.0, came)
 
 
 def asked(at: float, number: int = 1, account: str = "a", family: str = "opus") -> Asked:
@@ -37,16 +38,19 @@ def findings(
     rows: list[Row] | None = None,
     refreshes: Refreshes = NOT_REFRESHED,
     late: LateProxy = IN_TIME,
+    server: list[Late] | None = None,
+    placed: list[Placed] | None = None,
 ) -> Findings:
     requests = request if isinstance(request, list) else [request or sent()]
     return judge(
         requests,
         [asked(99.5)] if came is None else came,
         cooldowns or [],
+        placed or [],
         [SERVED] if rows is None else rows,
         refreshes,
-        [late],
-        [],
+        [late, late],
+        [server or []],
     )
 
 
@@ -78,6 +82,10 @@ def test_request_is_stale_after_200_ms_in_which_its_proxy_was_not_late(
 
     assert broken(found) == ({STALE: 1} if is_stale else {})
     assert len(found.raced) == (at < RESTS.until)
+
+
+def test_request_is_not_stale_while_the_server_is_late() -> None:
+    assert broken(findings(came=[asked(100.3)], cooldowns=[RESTS], server=[Late(100.15, 0.12)])) == {}
 
 
 def test_cooldown_of_a_family_is_for_that_alone_and_one_that_ended_is_none() -> None:
@@ -124,9 +132,13 @@ def test_session_that_moves_keeps_its_account_or_has_a_reason() -> None:
     strayed = [SERVED, Row(2, "ok", "b", "most headroom", 1)]
     same, another = ([asked(99.5, 1), asked(105.0, 2, account)] for account in "ab")
 
+    known = [Placed(100.0, session_key("s-1"), "a")]
+    late = [Placed(104.9, session_key("s-1"), "a")]
+
     assert findings(turns, same, rows=rows).kept == 1
-    assert broken(findings(turns, another, rows=moved)) == {}
-    assert broken(findings(turns, another, rows=strayed)) == {STRAYED: 1}
+    assert broken(findings(turns, another, rows=moved, placed=known)) == {}
+    assert broken(findings(turns, another, rows=strayed, placed=known)) == {STRAYED: 1}
+    assert [findings(turns, another, rows=strayed, placed=each).unwritten for each in ([], late)] == [1, 1]
 
 
 def test_gini_is_zero_where_all_have_the_same_and_near_one_where_one_has_all() -> None:

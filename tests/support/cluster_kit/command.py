@@ -79,7 +79,7 @@ def table(done: Run) -> str:
         tabulate(zeros, ["must be 0", ""], tablefmt="simple", colalign=("right", "left"), disable_numparse=True),
         f"answers: {answers}",
         tabulate(figures, ["", "measured"], tablefmt="simple", colalign=("left", "right"), disable_numparse=True),
-        *(f"stale: {each}" for each in found.stale[:5]),
+        *(str(each) for each in (*found.stale[:5], *found.strayed[:5])),
     )
     return "\n\n".join(parts)
 
@@ -100,6 +100,7 @@ def _of_findings(found: Findings) -> dict[str, float | None]:
         "Gini over proxies": found.gini_proxies,
         "turns on another proxy than before": found.moves,
         "of these with the session's account": found.kept,
+        "of these before that was written down": found.unwritten,
     }
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from cluster_kit.record import Row, Set
+from ccflare_core.accounts.affinity import session_key
+from cluster_kit.record import Placed, Row, Set
 from cluster_kit.scale import Asked, Late, LateProxy, Refreshes, Sent
 
 NOTICE_SECONDS = 0.2
@@ -27,6 +28,17 @@ class Stale(NamedTuple):
     cooldown: Set
     late: float
     """Seconds that the proxy and the upstream were late meanwhile, by their own measurement."""
+
+
+class Strayed(NamedTuple):
+    """A turn that came to another proxy, and there to another account without a reason."""
+
+    former: Sent
+    later: Sent
+    accounts: tuple[str, ...]
+    """Those of both turns."""
+    reasons: tuple[str, ...]
+    """What is recorded of the choice."""
 
 
 class Findings(NamedTuple):
@@ -50,11 +62,13 @@ class Findings(NamedTuple):
     moves: int
     """Turns on another proxy than the one before."""
     kept: int
-    """Of these: those that went to the session's account. The others had a reason that is recorded."""
+    """Of these: those that went to the session's account."""
+    unwritten: int
+    """Of these: those that came before it was written down which account that is. The others had a reason."""
     longest_late: tuple[float, ...]
     """Of each proxy's event loop, in seconds."""
     stale: tuple[Stale, ...]
-    strayed: tuple[Sent, ...]
+    strayed: tuple[Strayed, ...]
 
 
 class Lateness:
@@ -82,25 +96,29 @@ def judge(
     sent: Sequence[Sent],
     asked: Sequence[Asked],
     cooldowns: Sequence[Set],
+    placed: Sequence[Placed],
     recorded: Sequence[Row],
     refreshes: Refreshes,
     proxies: Sequence[LateProxy],
-    upstream: Sequence[Late],
+    others: Sequence[Sequence[Late]],
 ) -> Findings:
     """Join what the load, the upstream and the database say.
 
     A request is stale if it came to an account more than NOTICE_SECONDS after a cooldown of it, that was still on,
-    could be seen in the database. Of that time only those seconds count in which neither the proxy that sent it nor the
-    upstream that noted it was late by its own measurement, so that it says something of the program whatever else the
-    machine does. What is measured is how late timers come, all the time: on the proxy's event loop, on a thread of it
-    that gives way as the writer's does (a notice passes both), and on the upstream's loop (a request is noted when it
-    is read). A cooldown can be seen when a connection that does nothing else gets the notice of that commit.
+    could be seen in the database. Of that time only those seconds count in which none of those was late that the news,
+    and then the request, have to pass, so that it says something of the program whatever else the machine does. What is
+    measured is how late timers come, all the time: on the proxy's event loop, on a thread of it that gives way as the
+    writer's does, and on the upstream's loop (a request is noted when it is read); and how long the database's server
+    takes for `SELECT 1`. A cooldown can be seen when a connection that does nothing else gets the notice of its commit.
+
+    A session has strayed if it came to another proxy, and there to another account for no reason that is recorded,
+    though for as long it could be seen in the database which account it had.
     """
-    lateness = [Lateness(*each, upstream) for each in proxies]
+    lateness = [Lateness(*each, *others) for each in proxies]
     history = _History(cooldowns)
     met = [(each, history.met(each)) for each in asked]
     stale = [Stale(each, set_, lateness[each.proxy].within(set_.at, each.at)) for each, found in met for set_ in found]
-    on_loops = [Lateness(each.loop, upstream) for each in proxies]
+    on_loops = [Lateness(each.loop) for each in proxies]
     by_loops = [
         each for each in stale if _is_late(each, on_loops[each.asked.proxy].within(each.cooldown.at, each.asked.at))
     ]
@@ -113,7 +131,18 @@ def judge(
         rows[row.number].append(row)
     moves = list(_moves(sent))
     kept = [later for former, later in moves if _is_kept(former, later, tried)]
-    strayed = [later for former, later in moves if not _is_kept(former, later, tried) and not _has_reason(later, rows)]
+    elsewhere = [
+        Strayed(
+            former,
+            later,
+            tuple(each.account for turn in (former, later) for each in tried[turn.number]),
+            tuple(row.reason for row in rows[later.number]),
+        )
+        for former, later in moves
+        if not _is_kept(former, later, tried) and not _has_reason(later, rows)
+    ]
+    places = _places(placed)
+    strayed = [each for each in elsewhere if _could_be_known(each, tried, places, lateness)]
     served = [each for each in asked if each.status == 200]
     numbers = {each.number for each in sent}
     zeros = {
@@ -139,6 +168,7 @@ def judge(
         gini_accounts=gini(Counter(each.account for each in served).values()),
         gini_proxies=gini(Counter(each.proxy for each in served).values()),
         moves=len(moves),
+        unwritten=len(elsewhere) - len(strayed),
         kept=len(kept),
         longest_late=tuple(max((each.seconds for each in proxy.loop), default=0.0) for proxy in proxies),
         stale=tuple(stale),
@@ -148,6 +178,28 @@ def judge(
 
 def _is_late(stale: Stale, late: float) -> bool:
     return stale.asked.at - stale.cooldown.at > NOTICE_SECONDS + late
+
+
+def _places(placed: Sequence[Placed]) -> dict[str, list[Placed]]:
+    places: dict[str, list[Placed]] = defaultdict(list)
+    for each in sorted(placed):
+        places[each.session].append(each)
+    return places
+
+
+def _could_be_known(
+    strayed: Strayed,
+    tried: dict[int, list[Asked]],
+    places: dict[str, list[Placed]],
+    lateness: Sequence[Lateness],
+) -> bool:
+    """Whether the account that had served the session could be seen when its next turn came."""
+    account, came = tried[strayed.former.number][-1].account, tried[strayed.later.number][0].at
+    before = [each for each in places[session_key(strayed.later.session)] if each.at < came]
+    if not before or before[-1].account != account:
+        return False
+    since = before[-1].at
+    return came - since > NOTICE_SECONDS + lateness[strayed.later.proxy].within(since, came)
 
 
 class _History:
@@ -176,7 +228,7 @@ class _History:
 
 def _moves(sent: Sequence[Sent]) -> Iterator[tuple[Sent, Sent]]:
     """Each served turn on one proxy with the next one on another."""
-    sessions: dict[int, list[Sent]] = defaultdict(list)
+    sessions: dict[str, list[Sent]] = defaultdict(list)
     for each in sent:
         sessions[each.session].append(each)
     for turns in sessions.values():

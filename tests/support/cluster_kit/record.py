@@ -7,8 +7,12 @@ from typing import Any, NamedTuple, Self
 import psycopg
 
 from ccflare_core.config.location import Server
+from cluster_kit.scale import Late
 
 CHANNEL = "cluster_witness"
+PROBE_SECONDS = 0.01
+LEAST_SECONDS = 0.002
+"""What the server answers in less is answered at once."""
 
 _WATCH = f"""
 CREATE TABLE cluster_cooldowns (
@@ -28,6 +32,16 @@ BEGIN
 END $$;
 CREATE TRIGGER cluster_note AFTER INSERT OR UPDATE OR DELETE ON scope_cooldowns
 FOR EACH ROW EXECUTE FUNCTION cluster_note();
+CREATE TABLE cluster_sessions (id BIGSERIAL PRIMARY KEY, session TEXT NOT NULL, account TEXT NOT NULL);
+CREATE FUNCTION cluster_place() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    number BIGINT;
+BEGIN
+    INSERT INTO cluster_sessions (session, account) VALUES (NEW.session, NEW.account_id) RETURNING id INTO number;
+    PERFORM pg_notify('{CHANNEL}', 's' || number);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER cluster_place AFTER INSERT OR UPDATE ON session_accounts FOR EACH ROW EXECUTE FUNCTION cluster_place();
 """
 
 
@@ -42,6 +56,14 @@ class Set(NamedTuple):
     """Epoch seconds."""
     source: str
     gone: bool
+
+
+class Placed(NamedTuple):
+    """That it could be seen from `at` on (epoch seconds) which account holds a session, which stands for its key."""
+
+    at: float
+    session: str
+    account: str
 
 
 class Row(NamedTuple):
@@ -68,15 +90,18 @@ class Counts(NamedTuple):
 
 
 class Witness:
-    """Notes when it hears of each change of a cooldown, on a connection of its own, and how many changes are announced.
+    """Notes when it hears of each change of a cooldown or a session, on a connection of its own, and counts notices.
 
-    A notice comes when the transaction is committed: then its cooldown is there for every proxy to see.
+    A notice comes when the transaction is committed: then what it is about is there for every proxy to see. On another
+    connection it measures how late the server answers.
     """
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._is_over = threading.Event()
-        self.heard: dict[int, float] = {}
+        self.heard: dict[str, float] = {}
+        self.late: list[Late] = []
+        """How late the server was with an answer that takes it nothing."""
         self.announced = 0
         """Notices of ccflare's own."""
         with psycopg.connect(server.text, autocommit=True) as connection:
@@ -86,30 +111,46 @@ class Witness:
         self._connection = psycopg.connect(server.text, autocommit=True)
         for channel in (CHANNEL, f"ccflare_{row[0]}"):
             self._connection.execute(f"LISTEN {channel}".encode())
-        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._probed = psycopg.connect(server.text, autocommit=True)
+        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._listen, self._probe)]
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._is_over.set()
-        self._thread.join(60)
+        for thread in self._threads:
+            thread.join(60)
         self._connection.close()
+        self._probed.close()
 
     def _listen(self) -> None:
         while not self._is_over.is_set():
             for each in self._connection.notifies(timeout=0.5):
                 if each.channel == CHANNEL:
-                    self.heard[int(each.payload)] = time.time()
+                    self.heard[each.payload] = time.time()
                 else:
                     self.announced += 1
+
+    def _probe(self) -> None:
+        while not self._is_over.wait(PROBE_SECONDS):
+            began = time.monotonic()
+            self._probed.execute("SELECT 1")
+            if (late := time.monotonic() - began) >= LEAST_SECONDS:
+                self.late.append(Late(time.time(), late))
+
+    def placed(self) -> list[Placed]:
+        """Which account holds which session, in the order of the commits."""
+        found = rows(self._server, "SELECT * FROM cluster_sessions ORDER BY id")
+        return [Placed(self.heard[f"s{id}"], session, account) for id, session, account in found]
 
     def cooldowns(self) -> list[Set]:
         """All that was set, in the order of the commits that did it."""
         found = rows(self._server, "SELECT * FROM cluster_cooldowns ORDER BY id")
         return [
-            Set(self.heard[id], account, scope, name, until / 1000, source, gone)
+            Set(self.heard[str(id)], account, scope, name, until / 1000, source, gone)
             for id, account, scope, name, until, source, gone in found
         ]
 

@@ -73,10 +73,11 @@ def run(scale: Scale, server: Server, folder: Path, *, idle_seconds: float = 0.0
         rows_of(Sent, _read(folder / "sent.json")),
         asked,
         witness.cooldowns(),
+        witness.placed(),
         recorded(server),
         refreshes,
         [_lateness(_read(folder / f"proxy-{n}" / "late.json")) for n in range(scale.proxies)],
-        upstream_late,
+        [upstream_late, witness.late],
     )
     return Run(scale, findings, load, idle)
 

@@ -34,7 +34,7 @@ class Sent(NamedTuple):
     """A request of the load, by its number. Epoch seconds."""
 
     number: int
-    session: int
+    session: str
     turn: int
     proxy: int
     at: float

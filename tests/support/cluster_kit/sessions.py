@@ -50,7 +50,6 @@ class Session:
 
     def __init__(self, load: Load, number: int) -> None:
         self._load = load
-        self._number = number
         self._id = str(uuid.UUID(int=load.random.getrandbits(128), version=4))
         self._model = MODELS[number % len(MODELS)]
         self._proxy = number % len(load.ports)
@@ -93,7 +92,7 @@ class Session:
             came = f"lost: {type(error).__name__} {error}"
         if came == "left" or came.startswith("lost"):
             self._hang_up()
-        load.sent.append(Sent(number, self._number, turn, self._proxy, at, time.time(), came))
+        load.sent.append(Sent(number, self._id, turn, self._proxy, at, time.time(), came))
 
     def _request(self, number: int, streams: bool) -> bytes:
         said = f"@{number} {self._proxy}@ " + "Go on with what was begun. " * 20
