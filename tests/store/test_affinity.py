@@ -2,11 +2,13 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from ccflare_core.accounts.affinity import Held, session_key
 from ccflare_core.config.location import Location
+from ccflare_core.errors import StoreError
 from ccflare_core.exchange.records import SessionServed
 from ccflare_core.store.affinity import StoredAffinity
 from ccflare_core.store.store import Store
@@ -32,7 +34,34 @@ def test_what_a_proxy_serves_is_told_to_another_one_once(two: tuple[Store, Store
     assert other.affinity.look() == []
     other.write([SessionServed(held("s", "c", NOW - 600))])  # its clock is late
     one.write([SessionServed(held("u"))])
-    assert other.affinity.look() == [held("s", "c", NOW - 600), held("u")]
+    assert other.affinity.look() == [held("u")]  # what it has written itself is no news
+
+
+def test_own_row_that_is_read_late_is_no_news_after_the_session_has_moved_on(two: tuple[Store, Store]) -> None:
+    one, other = two
+    one.affinity.look()
+    one.write([SessionServed(held("s", "a"))])
+    other.write([SessionServed(held("t"))])
+    assert one.affinity.look() == [held("t")]
+    other.write([SessionServed(held("s", "b", NOW + 1))])
+    assert one.affinity.look() == [held("s", "b", NOW + 1)]
+
+
+def test_news_that_could_not_be_read_come_with_the_next_look(
+    two: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = two
+    one.write([SessionServed(held("s"))])
+    rows = other.affinity._rows
+
+    def fail_once(query: Any) -> list[tuple[Any, ...]]:
+        monkeypatch.setattr(other.affinity, "_rows", rows)
+        raise StoreError("away")
+
+    monkeypatch.setattr(other.affinity, "_rows", fail_once)
+    with pytest.raises(StoreError):
+        other.affinity.look()
+    assert other.affinity.look() == [held("s")]
 
 
 def test_a_new_run_knows_the_sessions_that_were_served_last(two: tuple[Store, Store]) -> None:

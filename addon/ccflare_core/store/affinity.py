@@ -4,7 +4,7 @@ A session's row is one, written by the ledger: the last proxy that has served th
 what has changed since its last look, and so waits for nothing when a session comes that it has not served itself.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from peewee import Database, fn
@@ -29,18 +29,27 @@ class StoredAffinity:
         self._transaction = context.transaction
         self._most = most
         self._newest: int | None = None
+        self._own: set[tuple[str, str, int]] = set()
 
     def newest(self, most: int) -> list[Held]:
         """The sessions that were served last, up to so many, the last one at the end."""
         return self._held(_HELD.order_by(SessionAccountRow.number.desc()).limit(most))[::-1]
 
+    def wrote(self, served: Iterable[Held]) -> None:
+        """This store has committed these: its proxy is ahead of them."""
+        self._own.update((each.session, each.account_id, to_ms(each.served_at)) for each in served)
+
     def look(self) -> list[Held]:
-        """What any proxy has written since the last call; nothing at the first, see `newest`. Raises StoreError."""
-        before, self._newest = self._newest, _last_number(self._database)
-        if before is None or before >= self._newest:
-            return []
-        is_new = (SessionAccountRow.number > before) & (SessionAccountRow.number <= self._newest)
-        return self._held(_HELD.where(is_new).order_by(SessionAccountRow.number))
+        """What others have written since the last call; nothing at the first, see `newest`. Raises StoreError."""
+        before, newest = self._newest, _last_number(self._database)
+        found: list[Held] = []
+        if before is not None and before < newest:
+            is_new = (SessionAccountRow.number > before) & (SessionAccountRow.number <= newest)
+            rows = self._rows(_HELD.where(is_new).order_by(SessionAccountRow.number))
+            found = [_held(*row) for row in rows if row not in self._own]
+        self._newest = newest  # not before all of it was read
+        self._own.clear()
+        return found
 
     # Its end
 
@@ -61,11 +70,15 @@ class StoredAffinity:
             yield len(over)
 
     def _held(self, query: Any) -> list[Held]:
-        return [Held(session, account_id, at / 1000) for session, account_id, at in self._rows(query)]
+        return [_held(*row) for row in self._rows(query)]
 
     def _rows(self, query: Any) -> list[tuple[Any, ...]]:
         with as_store_errors():
-            return list(query.bind(self._database).tuples())
+            return [tuple(row) for row in query.bind(self._database).tuples()]
+
+
+def _held(session: str, account_id: str, served_at: int) -> Held:
+    return Held(session, account_id, served_at / 1000)
 
 
 def write_served(database: Database, served: Sequence[Held]) -> None:

@@ -56,7 +56,8 @@ class LimitsOfOthers:
         with self._snapshot():
             found = {(each.account_id, each.part): each for each in self._limits.cooldowns()}
             readings = [] if self._known is None else self._limits.readings_after(self._newest)
-            self._newest = readings[-1].id if readings else self._limits.newest_reading()
+            newest = readings[-1].id if readings else self._limits.newest_reading()
+        self._newest = newest  # not before all of it was read
         before, self._known = self._known, found
         if before is None:
             return Learned((), (), {})

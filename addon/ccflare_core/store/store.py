@@ -23,7 +23,7 @@ from ccflare_core.db.engine import CommitUnknown, Engine, Space
 from ccflare_core.db.engine_choice import is_made, open_engine
 from ccflare_core.db.models import BlockedAddressRow, ClientKeyRow
 from ccflare_core.errors import AuditError, CCFlareError, StoreError, Unusable
-from ccflare_core.exchange.records import AttentionNeeded, Record
+from ccflare_core.exchange.records import AttentionNeeded, Record, SessionServed
 from ccflare_core.reports.rollup import Rollup
 from ccflare_core.secrets.key_sources import KeySource
 from ccflare_core.secrets.vault import Vault
@@ -272,7 +272,7 @@ class Store:
         else (peewee's IntegrityError, VaultError, ValueError …) is about one of the records.
         """
         if self._is_written(batch):
-            self.limits_of_others.wrote(batch)
+            self._wrote(batch)
             return
         for record in batch:
             if isinstance(record, AttentionNeeded):
@@ -290,7 +290,12 @@ class Store:
             if isinstance(error, CommitUnknown):
                 self._unknown = (batch, error.transaction)
             raise
+        self._wrote(batch)
+
+    def _wrote(self, batch: Sequence[Record]) -> None:
+        """What is no news to this proxy, when it looks for those of others."""
         self.limits_of_others.wrote(batch)
+        self.affinity.wrote(record.held for record in batch if isinstance(record, SessionServed))
 
     def _attend(self, record: AttentionNeeded) -> None:
         """Take an account out until a person acts. In a transaction of its own, which a batch may repeat.
