@@ -118,7 +118,10 @@ class PriceList:
 
     def name_of(self, model: str) -> str | None:
         """What the prices call the model; None if they do not have it."""
-        return next((name for name in (model, _VARIANT.sub("", model)) if name in self._tariffs), None)
+        if model in self._tariffs:
+            return model
+        name = _VARIANT.sub("", model)
+        return name if name in self._tariffs else None
 
     def cost(self, model: str | None, usage: Usage, *, in_batch: bool = False) -> Decimal | None:
         """What `usage` cost in USD, exactly; None if the model, its mode or the tokens are not known."""

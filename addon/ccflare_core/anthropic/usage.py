@@ -321,6 +321,8 @@ def clean(value: object, limit: int = TEXT_LIMIT) -> str | None:
     if not isinstance(value, str):
         return None
     line = " ".join(value[: 4 * limit].split())
+    if line.isprintable():
+        return line[:limit] or None
     return "".join(filter(str.isprintable, line))[:limit] or None
 
 
