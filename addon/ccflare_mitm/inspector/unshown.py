@@ -1,4 +1,4 @@
-"""Lets the bodies of finished requests go at once where nobody shows them: in mitmdump, with no addon that hears of flows.
+"""Lets the bodies of finished requests go at once where nobody shows them: in mitmdump, if no other addon sees flows.
 
 A flow that is over lies in circles of references, so it keeps its body until Python looks for such; an idle proxy may
 not for hours. What many large bodies have taken is given back to the system once no request is open.
