@@ -153,6 +153,7 @@ TESTED_IN = {
     "ccflare_core.secrets.pkcs11": "security/test_hsm.py",
     "ccflare_core.secrets.references": "secrets/test_key_sources.py",
     "ccflare_core.secrets.spans": "secrets/test_redact.py",
+    "ccflare_core.simulation.past": "simulation/test_simulator.py",
     "ccflare_core.simulation.rates": "simulation/test_simulator.py",
     "ccflare_core.simulation.scenarios": "simulation/test_simulator.py",
     "ccflare_core.simulation.tallies": "simulation/test_simulator.py",

@@ -17,11 +17,12 @@ from ccflare_core.clients.keys import ClientKey
 from ccflare_core.config.settings import Settings
 from ccflare_core.reports.traffic import Period
 from ccflare_core.simulation.capacities import fit
+from ccflare_core.simulation.past import Past
 from ccflare_core.simulation.plans import Plan, Span
 from ccflare_core.simulation.rates import Rates
 from ccflare_core.simulation.recorded import read_turns
 from ccflare_core.simulation.scenarios import Scenario, usable
-from ccflare_core.simulation.simulator import Past, Simulator, replay
+from ccflare_core.simulation.simulator import Simulator, replay
 from ccflare_core.simulation.tallies import Counts
 from ccflare_core.store.store import Store
 from history import NOON, History

@@ -32,10 +32,11 @@ from ccflare_core.clients.guardrails import Guardrails
 from ccflare_core.config.settings import Settings, defaults
 from ccflare_core.reports.traffic import Period, clock_of
 from ccflare_core.simulation.capacities import fit, starting
+from ccflare_core.simulation.past import Past
 from ccflare_core.simulation.rates import Rates
 from ccflare_core.simulation.recorded import read_turns, sessions_before
 from ccflare_core.simulation.scenarios import Policy, Scenario, usable
-from ccflare_core.simulation.simulator import Past, Simulator, replay
+from ccflare_core.simulation.simulator import Simulator, replay
 from ccflare_core.simulation.tallies import PANELS, Tally
 from ccflare_core.simulation.turns import Turn
 from ccflare_core.store.client_usage import uses_since

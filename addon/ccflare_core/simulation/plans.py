@@ -93,6 +93,11 @@ class Meter:
         """How full it is."""
         return 0.0 if self._end is None or now >= self._end else self._used / self._capacity
 
+    @property
+    def resets_at(self) -> float | None:
+        """When it ends; None before its first use."""
+        return self._end
+
     def reading(self, now: float) -> Window:
         """What an answer says of it; only what is full is said to be full."""
         used = self.fraction(now)

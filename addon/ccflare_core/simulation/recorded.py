@@ -14,7 +14,7 @@ from ccflare_core.reports.tally import Query, marks
 from ccflare_core.reports.traffic import Period
 from ccflare_core.simulation.caches import LONG_SECONDS, SHORT_SECONDS
 from ccflare_core.simulation.rates import Rate, Rates
-from ccflare_core.simulation.turns import LIMITS, Recent, Tokens, Turn, Weather
+from ccflare_core.simulation.turns import LIMITS, Recent, Size, Tokens, Turn, Weather
 
 _PAGE: Final = 500
 _COLUMNS: Final = (
@@ -160,6 +160,15 @@ def _uses(method: str, path: str) -> tuple[str, bool] | None:
     return rule.resource, not is_free
 
 
+@lru_cache(4096)
+def _facts(
+    model: str | None, session_id: str | None, client: str, path_class: str, spends: bool, is_fast: bool
+) -> Facts:
+    """Kept, since a session says the same again and again."""
+    mode = "fast" if is_fast else ""
+    return Facts(model, session_id, client, path_class=path_class, mode=mode, spends=spends)
+
+
 class _Reader:
     """Makes turns of rows. It remembers of each thread what the next turn in it needs."""
 
@@ -175,16 +184,13 @@ class _Reader:
         if uses is None or not (row.account_used or _is_of_the_pool(row)):
             return None
         at = row.timestamp / 1000
-        facts = Facts(
-            model=row.original_model if row.original_model and not row.agent else row.model,
-            session_id=row.session_id,
-            client=row.client_ip,
-            path_class=uses[0],
-            mode="fast" if row.speed == "fast" else "",
-            spends=uses[1],
+        is_own = bool(row.original_model) and not row.agent
+        facts = _facts(
+            row.original_model if is_own else row.model, row.session_id, row.client_ip, *uses, row.speed == "fast"
         )
         head_seconds, seconds = _times(row, attempts)
-        turn = Turn(
+        size = self._size(row, facts, at)
+        return Turn(
             row.id,
             at,
             row.method,
@@ -192,32 +198,35 @@ class _Reader:
             facts,
             head_seconds,
             seconds,
-            outcome=row.outcome,
-            account_id=row.account_used,
-            waited=(row.waited_ms or 0.0) / 1000,
-            limits=sum(attempt.verdict in LIMITS for attempt in attempts),
-            weather=tuple(filter(None, map(_weather, attempts))),
-            is_repeat=self._repeats(row, at),
-            is_sized=not facts.spends or row.output_tokens is not None or row.outcome != _REFUSED,
-            user_agent=row.user_agent,
-            agent=row.agent,
-            project=row.project,
-            request_class=row.request_class,
-            key_id=row.client_id,
-            run_id=row.client_run,
-            is_in_thread=row.previous_message_id is not None,
+            *size,
+            not facts.spends or row.output_tokens is not None or row.outcome != _REFUSED,
+            row.thinking or 0,
+            row.outcome,
+            row.account_used,
+            (row.waited_ms or 0.0) / 1000,
+            sum([attempt.verdict in LIMITS for attempt in attempts]) if attempts else 0,
+            tuple(filter(None, map(_weather, attempts))) if attempts else (),
+            self._repeats(row, at),
+            row.user_agent,
+            row.agent,
+            row.project,
+            row.request_class,
+            row.client_id,
+            row.client_run,
+            row.previous_message_id is not None,
         )
-        return self._sized(turn, row)
 
-    def _sized(self, turn: Turn, row: _Row) -> Turn:
-        """With its tokens, and what it has lost by a move."""
+    def _size(self, row: _Row, facts: Facts, at: float) -> Size:
+        """Its tokens and cost, and what it has lost by a move."""
         account = row.account_used
-        if row.output_tokens is None or account is None or not turn.facts.spends:
-            return turn._replace(cost=row.cost_usd or row.counted_usd or 0.0)
+        if row.output_tokens is None or account is None or not facts.spends:
+            return Size(cost=row.cost_usd or row.counted_usd or 0.0)
         rate = self._rates.of(row.model)
         tokens = _tokens(row)
         cost = row.cost_usd if row.cost_usd is not None else rate.of(tokens)
-        moved, lost, thought = self._lose(turn, row, account, tokens)
+        moved, lost, thought = self._lose(row, facts, at, tokens)
+        if not moved and not lost and not thought:
+            return Size(tokens, cost, _output_share(rate, tokens))
         if lost:
             is_long = tokens.written_1h > 0
             written = tokens.written_1h if is_long else tokens.written_5m
@@ -225,35 +234,29 @@ class _Reader:
             kept = {"written_1h": written - lost} if is_long else {"written_5m": written - lost}
             tokens = tokens._replace(read=tokens.read + lost, **kept)
         lost_cost = rate.again(lost, is_long=tokens.written_1h > 0)
-        return turn._replace(
-            tokens=tokens,
-            cost=max(0.0, cost - lost_cost),
-            output_share=_output_share(rate, tokens),
-            thinking=row.thinking or 0,
-            moved=moved,
-            lost_tokens=lost,
-            lost_cost=lost_cost,
-            lost_thinking=thought * rate.output,
-        )
+        cost = max(0.0, cost - lost_cost)
+        share = _output_share(rate, tokens)
+        return Size(tokens, cost, share, lost, lost_cost, thought * rate.output, moved)
 
-    def _lose(self, turn: Turn, row: _Row, account: str, tokens: Tokens) -> tuple[bool, int, int]:
+    def _lose(self, row: _Row, facts: Facts, at: float, tokens: Tokens) -> tuple[bool, int, int]:
         """Whether its session has moved, and the tokens of its prompt and of thinking that this has lost."""
-        session = turn.facts.session_id
-        if not session:
+        session, account = facts.session_id, row.account_used
+        if not session or account is None:
             return False, 0, 0
-        former = self._sessions.get(session, turn.at)
-        self._sessions.put(session, account, turn.at)
-        last = self._threads.get(turn.thread, turn.at)
+        thread = (session, facts.model, row.agent)
+        former = self._sessions.get(session, at)
+        self._sessions.put(session, account, at)
+        last = self._threads.get(thread, at)
         lost = thought = 0
         if last is not None and last.account_id != account:
             thought = last.thought.get(last.account_id, 0)
-            if turn.at - last.at <= last.lives:
+            if at - last.at <= last.lives:
                 lost = max(0, min(last.prefix - tokens.read, tokens.written_5m + tokens.written_1h))
         lives = LONG_SECONDS if tokens.written_1h else SHORT_SECONDS
         thoughts = last.thought if last is not None else {}
-        if row.thinking and turn.facts.ties_thinking:
+        if row.thinking and facts.ties_thinking:
             thoughts = {**thoughts, account: thoughts.get(account, 0) + row.thinking}
-        self._threads.put(turn.thread, _Last(turn.at, account, tokens.prefix, lives, thoughts), turn.at)
+        self._threads.put(thread, _Last(at, account, tokens.prefix, lives, thoughts), at)
         return former is not None and former != account, lost, thought
 
     def _repeats(self, row: _Row, at: float) -> bool:

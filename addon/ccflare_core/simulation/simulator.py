@@ -17,6 +17,7 @@ from ccflare_core.accounts.affinity import Held, session_key
 from ccflare_core.accounts.pool import AccountPool, Report
 from ccflare_core.anthropic.answers import Answer
 from ccflare_core.anthropic.claude_code import Provenance
+from ccflare_core.anthropic.ids import Named
 from ccflare_core.anthropic.verdicts import Verdict
 from ccflare_core.clients.client_runs import ClientRuns
 from ccflare_core.clients.guardrails import Ruling
@@ -25,14 +26,16 @@ from ccflare_core.exchange.collaborators import Collaborators
 from ccflare_core.exchange.counted import Counted
 from ccflare_core.exchange.exchange import Exchange
 from ccflare_core.exchange.failover import Deliver
+from ccflare_core.exchange.ownership import Ownership
 from ccflare_core.exchange.steps import Attempt, Opening, Outcome, Send, Step, Wait
 from ccflare_core.exchange.story import Story
 from ccflare_core.exchange.traits import Legible, Remembered, traits_of
 from ccflare_core.simulation.caches import Caches, Loss
+from ccflare_core.simulation.past import Past, Sizes
 from ccflare_core.simulation.rates import Rates
 from ccflare_core.simulation.scenarios import Scenario
 from ccflare_core.simulation.tallies import Counts, Tally
-from ccflare_core.simulation.turns import LIMITS, Recent, Tokens, Turn, Weather
+from ccflare_core.simulation.turns import LIMITS, Recent, Turn, Weather
 from ccflare_core.simulation.upstream import REFUSAL_SECONDS, Upstream
 
 _ENDINGS: Final = {
@@ -58,13 +61,21 @@ class _Silent:
     def corrected(self, exchange_id: str, outcome: Outcome, error: str) -> None: ...
 
 
+class _NoOwners(Ownership):
+    """Turns name nothing that belongs to an account."""
+
+    def ended(self, story: Story, named: Named) -> None: ...
+
+
 class _Course:
     """One turn on its way."""
 
-    __slots__ = ("cost", "exchange", "is_passed", "left", "loss", "lost", "turn", "verdict", "weather")
+    __slots__ = ("cost", "counts", "exchange", "is_passed", "left", "loss", "lost", "turn", "verdict", "weather")
 
-    def __init__(self, turn: Turn, exchange: Exchange) -> None:
+    def __init__(self, turn: Turn, exchange: Exchange, counts: tuple[Counts, Counts]) -> None:
         self.turn = turn
+        self.counts = counts
+        """Those that it counts in."""
         self.exchange = exchange
         self.weather: tuple[Weather, ...] = turn.weather
         self.verdict: Verdict | None = None
@@ -103,7 +114,7 @@ class Simulator:
         self._remembered = Remembered()
         self._openings: dict[tuple[object, ...], Opening] = {}
         self._served: Recent[tuple[str | None, ...], bool] = Recent(600.0)
-        self._sizes = _Sizes()
+        self._sizes = Sizes()
         pool = AccountPool(
             strategy=settings.strategy, session_seconds=settings.session_seconds, clock=self._clock, wall=self._clock
         )
@@ -120,6 +131,7 @@ class Simulator:
             wall=self._clock,
             random=itertools.cycle((0.25, 0.75, 0.5)).__next__,  # the same each time
             guardrails=scenario.guardrails,
+            ownership=_NoOwners(),
         )
 
     def _clock(self) -> float:
@@ -151,11 +163,12 @@ class Simulator:
         if turn.is_repeat and self._served.get(turn.thread, turn.at):
             return  # here the first one was not refused
         turn = self._sizes.sized(turn)
-        for counts in self.tally.at(turn.at):
+        found = self.tally.at(turn.at)
+        for counts in found:
             counts.requests += 1
         opening = self._opening(turn)
         exchange = Exchange(opening, self._shared, _forget)
-        course = _Course(turn, exchange)
+        course = _Course(turn, exchange, found)
         if self._is_over_a_limit(turn, opening) or not self._keeps_to_rules(course):
             self._refuse(course)
             return
@@ -274,7 +287,7 @@ class Simulator:
             prompt = course.cost - turn.cost * turn.output_share
             verdict = self._upstream.served(lease.account.id, turn.facts, prompt, self._now)
         if verdict.kind in LIMITS:
-            for counts in self.tally.at(turn.at):
+            for counts in course.counts:
                 counts.limits += 1
         self._carry_out(course, exchange.judged(verdict))
 
@@ -308,7 +321,7 @@ class Simulator:
         lease = exchange.lease
         if lease is not None and not course.is_passed and turn.facts.spends:
             self._upstream.use(lease.account.id, turn.facts, turn.cost * turn.output_share, self._now)
-        for counts in self.tally.at(turn.at):
+        for counts in course.counts:
             counts.cost_usd += course.cost
             counts.billed_usd += course.cost if lease is not None and lease.account.id in self._billed else 0.0
             counts.moved += loss.moved
@@ -329,20 +342,20 @@ class Simulator:
             self._settle(course)
 
     def _end(self, course: _Course, *, is_served: bool) -> None:
-        for counts in self.tally.at(course.turn.at):
+        for counts in course.counts:
             counts.served += is_served
             counts.failed += not is_served
         self._count_waiting(course)
         self._settle(course)
 
     def _refuse(self, course: _Course) -> None:
-        for counts in self.tally.at(course.turn.at):
+        for counts in course.counts:
             counts.refused += 1
 
     def _count_waiting(self, course: _Course) -> None:
         waited = course.exchange.waited
         if waited > 0:
-            for counts in self.tally.at(course.turn.at):
+            for counts in course.counts:
                 counts.waited += 1
                 counts.waited_seconds += waited
 
@@ -358,36 +371,13 @@ class Simulator:
             self._runs.add(opening.run, tokens, dollars)
 
 
-class _Sizes:
-    """How large requests are that were refused in the past: as the last one in their thread, or else of their model."""
-
-    def __init__(self) -> None:
-        self._last: Recent[tuple[str | None, ...], tuple[Tokens, float, float, float]] = Recent(3600.0)
-        self._of_model: dict[str | None, tuple[Tokens, float, float, float]] = {}
-
-    def sized(self, turn: Turn) -> Turn:
-        """The turn with a size; its own, if that is known."""
-        if not turn.facts.spends:
-            return turn
-        if turn.is_sized:
-            size = turn.tokens, turn.cost, turn.head_seconds, turn.seconds
-            self._last.put(turn.thread, size, turn.at)
-            self._of_model[turn.facts.model] = size
-            return turn
-        found = self._last.get(turn.thread, turn.at) or self._of_model.get(turn.facts.model)
-        if found is None:
-            return turn
-        tokens, cost, head_seconds, seconds = found
-        return turn._replace(tokens=tokens, cost=cost, head_seconds=head_seconds, seconds=seconds)
-
-
 def _forget(exchange_id: str) -> None: ...
 
 
 def _say_nothing(sentence: str) -> None: ...
 
 
-def replay(turns: Iterable[Turn], simulators: Iterable[Simulator], past: "Past") -> None:
+def replay(turns: Iterable[Turn], simulators: Iterable[Simulator], past: Past) -> None:
     """Give each of them all turns."""
     made = tuple(simulators)
     for turn in turns:
@@ -396,31 +386,3 @@ def replay(turns: Iterable[Turn], simulators: Iterable[Simulator], past: "Past")
             simulator.take(turn)
     for simulator in made:
         simulator.finish()
-
-
-class Past:
-    """The same counts of what has really happened."""
-
-    def __init__(self, step: float, billed: Iterable[str] = ()) -> None:
-        self.tally = Tally(step)
-        self._billed = frozenset(billed)
-
-    def take(self, turn: Turn) -> None:
-        """The next turn."""
-        for counts in self.tally.at(turn.at):
-            self._count(turn, counts)
-
-    def _count(self, turn: Turn, counts: Counts) -> None:
-        cost = turn.cost + turn.lost_cost
-        counts.requests += 1
-        counts.served += turn.outcome == "ok"
-        counts.refused += turn.outcome == "refused"
-        counts.failed += turn.outcome not in ("ok", "refused")
-        counts.moved += turn.moved
-        counts.waited += turn.waited > 0
-        counts.waited_seconds += turn.waited
-        counts.limits += turn.limits
-        counts.cost_usd += cost
-        counts.billed_usd += cost if turn.account_id in self._billed else 0.0
-        counts.lost_tokens += turn.lost_tokens
-        counts.lost_usd += turn.lost_cost + turn.lost_thinking

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ccflare_core.anthropic.request import Facts
 from ccflare_core.anthropic.verdicts import Kind, Verdict, recorded
@@ -56,6 +56,23 @@ class Tokens(NamedTuple):
 NO_TOKENS = Tokens()
 
 
+class Size(NamedTuple):
+    """What a request used, and what of it was lost since another account had its session before."""
+
+    tokens: Tokens = NO_TOKENS
+    cost: float = 0.0
+    """Both as they had been if none had."""
+    output_share: float = 0.0
+    """How much of the cost is that of the output, as a fraction."""
+    lost_tokens: int = 0
+    """Tokens that were written into the cache again."""
+    lost_cost: float = 0.0
+    lost_thinking: float = 0.0
+    """The cost of the thinking which the other account keeps to itself."""
+    moved: bool = False
+    """Whether there was another one."""
+
+
 class Turn(NamedTuple):
     """One recorded request. Times are epoch seconds, sizes tokens, costs list prices in USD."""
 
@@ -70,21 +87,17 @@ class Turn(NamedTuple):
     """And to its end."""
     tokens: Tokens = NO_TOKENS
     cost: float = 0.0
-    """Both as they had been if no other account had had its session before."""
     output_share: float = 0.0
-    """How much of the cost is that of the output, as a fraction."""
-    is_sized: bool = True
-    """Whether it is known how large it was; otherwise its size is that of its session's last one, or of the others."""
-    thinking: int = 0
     lost_tokens: int = 0
     lost_cost: float = 0.0
     lost_thinking: float = 0.0
-    """What it has lost because another one had: tokens that were written into the cache again, their cost, and that of
-    the thinking which the other account keeps to itself."""
+    moved: bool = False
+    """These are its Size."""
+    is_sized: bool = True
+    """Whether it is known how large it was; otherwise its size is that of its session's last one, or of the others."""
+    thinking: int = 0
     outcome: str = "ok"
     account_id: str | None = None
-    moved: bool = False
-    """Whether another account had its session before."""
     waited: float = 0.0
     limits: int = 0
     """How many accounts answered it with a full window."""
@@ -106,6 +119,10 @@ class Turn(NamedTuple):
         return self.facts.session_id, self.facts.model, self.agent
 
 
+_SOME: Final = 64
+"""So many values more are no reason to look for old ones."""
+
+
 class Recent[Key, Value]:
     """Values by key that are forgotten when they were not set for so many seconds, or too many are newer."""
 
@@ -113,6 +130,7 @@ class Recent[Key, Value]:
         self._seconds = seconds
         self._most = most
         self._known: OrderedDict[Key, tuple[float, Value]] = OrderedDict()
+        self._forget_at = _SOME
 
     def get(self, key: Key, now: float) -> Value | None:
         """The value; None if there is none any more."""
@@ -120,12 +138,19 @@ class Recent[Key, Value]:
         return None if found is None or now - found[0] > self._seconds else found[1]
 
     def put(self, key: Key, value: Value, now: float) -> None:
-        """Set it, and forget what is too old at `now`."""
+        """Set it."""
         known = self._known
         known[key] = now, value
         known.move_to_end(key)
-        while len(known) > self._most or now - next(iter(known.values()))[0] > self._seconds:
+        if len(known) >= self._forget_at:
+            self._forget(now)
+
+    def _forget(self, now: float) -> None:
+        """Forget what is too old, and do that again when there is twice as much as is left."""
+        known = self._known
+        while known and (len(known) > self._most or now - next(iter(known.values()))[0] > self._seconds):
             known.popitem(last=False)
+        self._forget_at = min(2 * len(known) + _SOME, self._most + 1)
 
     def pop(self, key: Key, now: float) -> Value | None:
         """The same, which is forgotten."""

@@ -1,6 +1,6 @@
 """The upstream of a simulation: accounts with limit windows, and the weather of the past. Nothing is sent. Pure.
 
-What an account says of its windows is written as the headers that the real one sends, and read by the proxy's own code.
+That an account's window is full is written as the headers that the real one sends, and read by the proxy's own code.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +16,7 @@ REFUSAL_SECONDS: Final = 0.3
 """How long an account takes to say that a window is full."""
 _UNIFIED: Final = "anthropic-ratelimit-unified"
 _CLAIMS: Final = {"5h": "five_hour", "7d": "seven_day"}
+_GOOD: Final = classify(200, (), None, 0.0)
 _FULL: Final = {"type": "error", "error": {"type": "rate_limit_error", "message": "This account's limit is reached."}}
 
 
@@ -27,7 +28,7 @@ class Upstream:
         self._meters = {
             id: [Meter(plan, plan.capacity) for plan in found if plan.capacity] for id, found in plans.items()
         }
-        self._said: dict[str, tuple[tuple[Window, ...], Verdict]] = {}
+        self._said: dict[str, tuple[tuple[object, ...], Verdict]] = {}
 
     def refusal(self, account_id: str, facts: Facts, now: float) -> Verdict | None:
         """What the account answers if a window is full that counts this request; None if none is."""
@@ -52,11 +53,12 @@ class Upstream:
         meters = self._meters.get(account_id, ())
         if facts.spends:
             self.use(account_id, facts, dollars, now)
-        readings = tuple(_as_served(meter.reading(now)) for meter in meters)
+        state = tuple([(int(100 * meter.fraction(now)), meter.resets_at) for meter in meters])
         said = self._said.get(account_id)
-        if said is None or said[0] != readings:
-            claimed = max(readings, key=lambda reading: reading.utilization or 0.0, default=None)
-            said = self._said[account_id] = readings, classify(200, _head(readings, claimed), None, now, facts)
+        if said is None or said[0] != state:
+            windows = tuple([_as_served(meter.reading(now)) for meter in meters])
+            good = Verdict(_GOOD.kind, 200, _GOOD.reason, _GOOD.scope, _GOOD.rest, windows, deliver=_GOOD.deliver)
+            said = self._said[account_id] = state, good
         return said[1]
 
     def use(self, account_id: str, facts: Facts, dollars: float, now: float) -> None:
