@@ -294,11 +294,10 @@ class Simulator:
     # Its end
 
     def _deliver(self, course: _Course) -> None:
-        exchange, turn = course.exchange, course.turn
-        is_good = course.verdict is None
-        exchange.delivering(200 if is_good else course.verdict.status if course.verdict else 200, ())
-        if not is_good:
-            exchange.finish(Outcome.UPSTREAM_ERROR)
+        turn = course.turn
+        # The exchange is not told of a head that it would capture a body behind: there is none, and silence is no sign.
+        if course.verdict is not None:
+            course.exchange.finish(Outcome.UPSTREAM_ERROR)
             self._end(course, is_served=False)
             return
         if turn.is_repeat or turn.outcome == "refused":
