@@ -26,6 +26,8 @@ HARMLESS = {
     ("ccflare_cli.companion.here.Here", "data"): "a folder",
     ("anthropic.answers.Answer", "body"): "an answer of our own",
     ("anthropic.answers.Answer", "headers"): "its headers",
+    ("clients.sharing.Claim", "spent"): "a number",
+    ("clients.sharing.Line", "spent"): "a number",
     ("reports.composition.Prompt", "has_body"): "whether there is one",
     ("secrets.spans.Redacted", "data"): "what is left when the secrets are out",
     ("config.settings.Settings", "pkcs11_token"): "the label of a device",

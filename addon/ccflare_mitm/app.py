@@ -72,6 +72,7 @@ from ccflare_mitm.inspector.unshown import Unshown
 from ccflare_mitm.own_proxy import SECONDS, OwnProxy
 from ccflare_mitm.pages.admin import NO_TELEMETRY
 from ccflare_mitm.pages.fellows import Fellows
+from ccflare_mitm.sharing import Sharing
 from ccflare_mitm.stopping import drain, write_down
 from ccflare_mitm.wire.layer import is_outer_tls
 
@@ -90,6 +91,8 @@ class Known(NamedTuple):
     client_keys: KeyRing
     rules: Rules
     uses: list[Use]
+    is_alone: bool
+    """Whether no other proxy keeps limits together with this one."""
 
 
 class App:
@@ -140,6 +143,9 @@ class App:
             self._fellows,
         )
         self._telling = build_telling(own, self.storage, self.recording, self.admission)
+        self._sharing = Sharing(self.admission.rates, self.storage.call, self._run_id)
+        self.storage.news.peers.listen(lambda _: self._sharing.met())
+        self.storage.news.shares.listen(lambda _: self._sharing.heard())
         self.wire = build_wire(live, self.storage, self.upstream, self.recording, self.admission)
         self._alerting = build_alerting(live, environ, self.storage, self.admission, self.upstream.fetch)
         logs.hush(self._may_tell)
@@ -202,6 +208,7 @@ class App:
             store.clients.ring(),
             Rules.of(store),
             spending(store, self._run_id).uses,
+            store.shares.begin(self._run_id),
         )
 
     def _take_up(self, known: Known) -> None:
@@ -211,6 +218,7 @@ class App:
         self.storage.news.client_keys.tell(known.client_keys)
         self.storage.news.rules.tell(known.rules)
         self.admission.rates.budgets.restore(known.uses)
+        self.admission.rates.shares.begin(is_alone=known.is_alone)
 
     def _start_background(self) -> None:
         if self._telemetry is not None:
@@ -225,6 +233,7 @@ class App:
         start("telling", tell_others(self._telling.tell, SECONDS))
         budgets, flush = self.admission.rates.budgets, self.storage.writer.flush
         start("spending", follow_spending(self.storage.call, flush, budgets, self._run_id))
+        start("shares", self._sharing.run())
         start("prices", follow_file(recording.prices, recording.take_prices))
         start("rules", follow_file(recording.rules, recording.take_rules))
         start("audit", self.storage.auditor.run())
@@ -263,6 +272,8 @@ class App:
 
     def _end_run(self) -> None:
         self.storage.writer.call(lambda store: self.storage.auditor.end(store, scope()))
+        report = self.admission.rates.shares.report(whole=True)
+        self.storage.writer.call(lambda store: store.shares.leave(self._run_id, report))
         self.storage.writer.call(lambda store: store.runs.end(self._run_id))
 
     # Settings

@@ -15,8 +15,9 @@ from ccflare_core.clients.admission import Count, Decision, Ending, admit
 from ccflare_core.clients.authentication import LOCAL, Digest, Principal
 from ccflare_core.clients.checks import CHECKS, CONNECT_CHECKS, UNCOUNTED_CHECKS, Admitted, Way
 from ccflare_core.clients.client_runs import LOST_SECONDS, ClientRun, ClientRuns
+from ccflare_core.clients.key_shares import SOON
 from ccflare_core.clients.keys import ClientKey, Permission, Role
-from ccflare_core.clients.rate_limits import SOON, Moment, RateLimits
+from ccflare_core.clients.rate_limits import Moment, RateLimits
 from ccflare_core.clients.request_head import GateState, PageAccess, RequestHead
 from ccflare_core.clients.sessions import Session
 from ccflare_core.clients.throttle import FREE, Throttle

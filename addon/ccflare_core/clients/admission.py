@@ -32,6 +32,7 @@ class Count(StrEnum):
     ADDRESS = "a request of the address"
     FAILURE = "a failure to present a valid key"
     KEY = "a request of the client key"
+    DENIED = "a request that the client key's limits do not allow"
 
 
 class Ending(StrEnum):
@@ -75,6 +76,8 @@ def admit(head: RequestHead, state: GateState, now: Moment) -> Decision:
         counts.add(Count.FAILURE)
     if check is checks.go_on and (request.leads_elsewhere or not head.is_connect):
         counts.add(Count.KEY)
+    if check in (checks.limits_of_key, checks.limits_of_tunnel):
+        counts.add(Count.DENIED)
     decision = Decision(request.caller, request.identity, outcome, frozenset(counts))
     decision = decision._replace(
         session=request.session,

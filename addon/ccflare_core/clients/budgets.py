@@ -90,6 +90,9 @@ class Budgets:
         self._elsewhere: dict[str, dict[date, _Day]] = {}
         self._here: dict[str, dict[date, _Day]] = {}
         self._reserved: dict[str, Reserved] = {}
+        self._usual: dict[str, tuple[int, Decimal]] = {}
+        self.on_made: Callable[[Reserved], object] = lambda reserved: None
+        """Told of what was reserved for a batch that the database has by now."""
 
     def restore(self, uses: Iterable[Use], made: Collection[str] = ()) -> None:
         """Count what the record has of this month and this run has not counted itself, in place of the last time.
@@ -100,7 +103,24 @@ class Budgets:
         for use in uses:
             _day_of(self._elsewhere, use.client, use.day).add(use.tokens, use.dollars, use.unpriced)
         for exchange_id in made:
-            self._reserved.pop(exchange_id, None)
+            if (reserved := self._reserved.pop(exchange_id, None)) is not None:
+                self.on_made(reserved)
+
+    def used_here(self, client: str, period: str) -> tuple[Use, Use]:
+        """What this run has let a client use on a day or in a month, `2027-01-15`; and what it has reserved."""
+        used, reserved = _Day(), _Day()
+        for day, each in self._here.get(client, {}).items():
+            if day.isoformat().startswith(period):
+                used.add(each.tokens, each.dollars, each.unpriced)
+        for batch in self._reserved.values():
+            if batch.client == client and batch.day.isoformat().startswith(period):
+                reserved.add(batch.tokens, batch.dollars, 0)
+        day = date.min
+        return tuple(Use(client, day, each.tokens, each.dollars, each.unpriced) for each in (used, reserved))  # type: ignore[return-value]
+
+    def usual(self, client: str) -> tuple[int, Decimal] | None:
+        """The tokens and dollars that one of its exchanges uses, going by the last ones; None: nobody knows."""
+        return self._usual.get(client)
 
     def used(self, client: str, day: date) -> tuple[Use, Use]:
         """What this client has used on this day, and in its month."""
@@ -120,15 +140,15 @@ class Budgets:
             if reserved.client == client:
                 yield Use(*reserved, unpriced=0)
 
-    def spent(self, key: Budgeted, wall: float) -> Rejection | None:
-        """Why a key whose budget is used up gets nothing more."""
+    def spent(self, key: Budgeted, wall: float, *, known: Collection[tuple[str, str]] = ()) -> Rejection | None:
+        """Why a key whose budget is used up gets nothing more. `known` are others that are: ("tokens", "today")."""
         if not has_budget(key):
             return None
         now = datetime.fromtimestamp(wall, UTC)
         unpriced = self.used(key.id, now.date())[1].unpriced
         on_top = f" ({unpriced} exchanges without a known price come on top)" if unpriced else ""
         for limit in self._limits(key, now):
-            if limit.used >= limit.most:
+            if limit.used >= limit.most or (limit.unit, limit.of) in known:
                 more = "" if limit.unit == "tokens" else on_top
                 message = f"The client key {key.name} has used its {limit.told(limit.most)} of {limit.of}{more}."
                 return _refusal(message, now, limit.until)
@@ -184,6 +204,11 @@ class Budgets:
                 "add it with ccflare_prices"
             )
         today.add(tokens or 0, dollars or Decimal(), is_unpriced)
+        self._learn(key.id, tokens or 0, dollars or Decimal())
+
+    def _learn(self, client: str, tokens: int, dollars: Decimal) -> None:
+        of_tokens, of_dollars = self._usual.get(client, (tokens, dollars))
+        self._usual[client] = ((3 * of_tokens + tokens + 3) // 4, (3 * of_dollars + dollars) / 4)
 
     def _forget(self, client: str, today: date) -> None:
         """Drop the days of other months."""

@@ -16,8 +16,9 @@ from ccflare_core.clients.access import Caller
 from ccflare_core.clients.authentication import Identity, Principal
 from ccflare_core.clients.browser import Asked
 from ccflare_core.clients.client_runs import ClientRun
+from ccflare_core.clients.key_shares import SOON
 from ccflare_core.clients.keys import Permission
-from ccflare_core.clients.rate_limits import SOON, Moment
+from ccflare_core.clients.rate_limits import Moment
 from ccflare_core.clients.request_head import GateState, PageAccess, RequestHead
 from ccflare_core.clients.sessions import Session
 from ccflare_core.clients.tags import NO_TAGS, Tagged

@@ -5,21 +5,21 @@ in budgets.py. Who is turned away here costs no account anything.
 """
 
 import math
+import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from decimal import Decimal
 from typing import NamedTuple, Protocol
 
 from ccflare_core.clients.budgets import Budgeted, Budgets
+from ccflare_core.clients.key_shares import SOON, KeyShares
+from ccflare_core.clients.shares import Shares
 from ccflare_core.http.addresses import Address, source_of
 from ccflare_core.http.rejection import Rejection
 
 MINUTE = 60.0
 MOST_SOURCES = 20_000
 """Addresses that are remembered. The ones that asked longest ago are forgotten first."""
-
-SOON = 1
-"""Seconds after which another try makes sense where nobody knows better."""
 
 
 class Limited(Budgeted, Protocol):
@@ -60,6 +60,14 @@ class Buckets:
         while len(self._full_at) > self._most:
             self._full_at.popitem(last=False)
 
+    def level(self, name: str, per_minute: int, now: float) -> float:
+        """How many requests there are to take now."""
+        return max(0.0, per_minute - max(0.0, self._full_at.get(name, now) - now) * per_minute / MINUTE)
+
+    def fill(self, name: str, per_minute: int, level: float, now: float) -> None:
+        """There are so many to take now, of a bucket that refills so fast."""
+        self._full_at[name] = now + (per_minute - level) * MINUTE / per_minute
+
     def _full_after(self, name: str, per_minute: int, now: float) -> float:
         """When the bucket is full again, if one is taken out now."""
         return max(self._full_at.get(name, now), now) + MINUTE / per_minute
@@ -68,14 +76,24 @@ class Buckets:
 class RateLimits:
     """Rate limits and budgets. `for_address` and `for_key` decide and change nothing; `count_…` counts what was let in.
 
-    `warn` gets sentences for the log.
+    `warn` gets sentences for the log. What client keys may do is divided among the proxies on the database by `shares`.
     """
 
-    def __init__(self, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        warn: Callable[[str], None],
+        shares: Shares | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,  # noqa: TID251
+    ) -> None:
         self.budgets = Budgets(warn)
+        self.shares = shares or Shares()
+        self.of_keys = KeyShares(self.shares, self, self.budgets, clock=clock, wall=wall)
         self._of_address = Buckets()
         self._of_key = Buckets()
         self._open: defaultdict[str, int] = defaultdict(int)
+        self._tunnels: defaultdict[str, int] = defaultdict(int)
 
     def for_address(self, address: Address | None, per_minute: int, now: Moment) -> Rejection | None:
         """Why one more request from this address is not let in. 0 a minute is no limit."""
@@ -90,13 +108,26 @@ class RateLimits:
 
     def for_key(self, key: Limited, now: Moment, *, spends: bool = True) -> Rejection | None:
         """Why one more request with this key is not let in. One that `spends` nothing needs no budget."""
-        return (self.budgets.spent(key, now.wall) if spends else None) or self._too_many(key, now)
+        if spends and (rejection := self.budgets.spent(key, now.wall)):
+            return rejection
+        return self.of_keys.rejection(key, spends=spends) if self.shares.are_needed() else self._too_many(key, now)
 
-    def count_key(self, key: Limited, now: Moment) -> None:
+    def count_key(self, key: Limited, now: Moment, *, spends: bool = True) -> None:
         """One more request with this key was let in. Call `ended` once it is over."""
         self._open[key.id] += 1
-        if key.requests_per_minute is not None:
-            self._of_key.take(key.id, key.requests_per_minute, now.clock)
+        if not spends:
+            self._tunnels[key.id] += 1
+        per_minute = key.requests_per_minute
+        if self.shares.is_shared:
+            per_minute = per_minute and self.of_keys.bucket_share(key)
+            self.of_keys.counted(key)
+        if per_minute:
+            self._of_key.take(key.id, per_minute, now.clock)
+
+    def count_denied(self, key: Limited, *, spends: bool = True) -> None:
+        """One more request with this key was not let in, by its limits."""
+        if self.shares.is_shared:
+            self.of_keys.denied(key, spends=spends)
 
     def _too_many(self, key: Limited, now: Moment) -> Rejection | None:
         if key.concurrency is not None and self._open.get(key.id, 0) >= key.concurrency:
@@ -108,9 +139,42 @@ class RateLimits:
             return None
         return Rejection(429, f"The client key {key.name} may ask {key.requests_per_minute} times a minute.", wait)
 
-    def ended(self, key: Limited, began_at: float, tokens: int | None, dollars: Decimal | None) -> None:
+    def too_large(self, key: Limited, requests: int, tokens: int, dollars: Decimal, wall: float) -> Rejection | None:
+        """Why a key may not make a batch of which that is the estimate."""
+        if rejection := self.budgets.too_large(key, requests, tokens, dollars, wall):
+            return rejection
+        return self.of_keys.too_large(key, tokens, dollars) if self.shares.is_shared else None
+
+    def ended(
+        self, key: Limited, began_at: float, tokens: int | None, dollars: Decimal | None, *, spends: bool = True
+    ) -> None:
         """An admitted request is over: `tokens` in all (None: unknown), and their price (None: unknown)."""
-        self._open[key.id] -= 1
-        if self._open[key.id] <= 0:
-            del self._open[key.id]
+        for counts in (self._open,) if spends else (self._open, self._tunnels):
+            counts[key.id] -= 1
+            if counts[key.id] <= 0:
+                del counts[key.id]
         self.budgets.add(key, began_at, tokens, dollars)
+        if self.shares.is_shared:
+            self.of_keys.ended(key, tokens, dollars)
+
+    # What the shares are of
+
+    def open_now(self, key_id: str) -> int:
+        """How many requests of a key are open, tunnels too."""
+        return self._open.get(key_id, 0)
+
+    def spending_now(self, key_id: str) -> int:
+        """How many of them may use some of a budget."""
+        return self._open.get(key_id, 0) - self._tunnels.get(key_id, 0)
+
+    def bucket_level(self, key_id: str, per_minute: int, now: float) -> float:
+        """How many requests a key has in its bucket."""
+        return self._of_key.level(key_id, per_minute, now)
+
+    def set_bucket(self, key_id: str, per_minute: int, level: float, now: float) -> None:
+        """It has so many, in one that refills so fast."""
+        self._of_key.fill(key_id, per_minute, level, now)
+
+    def bucket_wait(self, key_id: str, per_minute: int, now: float) -> int:
+        """In how many seconds there is one in it; 0: there is one now."""
+        return self._of_key.wait(key_id, per_minute, now)

@@ -20,6 +20,7 @@ class Kind(StrEnum):
     KEYS = "keys"
     LIMITS = "limits"
     SESSIONS = "sessions"
+    SHARES = "shares"
 
 
 KINDS: Final = {
@@ -29,6 +30,7 @@ KINDS: Final = {
     "client_runs": Kind.ACCESS,
     "data_keys": Kind.KEYS,
     "ended_sessions": Kind.ACCESS,
+    "limit_shares": Kind.SHARES,
     "scope_cooldowns": Kind.LIMITS,
     "second_factor": Kind.ACCESS,
     "session_accounts": Kind.SESSIONS,

@@ -451,6 +451,17 @@ MIGRATIONS: tuple[Migration, ...] = (
         ),
     ),
     Migration(
+        "0030_limit_shares",
+        (
+            "ALTER TABLE runs ADD COLUMN sharing BIGINT",
+            """CREATE TABLE limit_shares (
+                scope TEXT NOT NULL, name TEXT NOT NULL, run_id TEXT NOT NULL, resource TEXT NOT NULL,
+                held BIGINT NOT NULL, used BIGINT NOT NULL, wanted BIGINT NOT NULL, spent BIGINT NOT NULL,
+                waiting BIGINT, until BIGINT, number BIGINT NOT NULL, PRIMARY KEY (scope, name, run_id))""",
+            "CREATE INDEX limit_shares_number ON limit_shares (number)",
+        ),
+    ),
+    Migration(
         "0031_proxies",
         (
             "ALTER TABLE runs ADD COLUMN beat_at BIGINT",

@@ -247,6 +247,8 @@ class RunRow(Model):
     """Whether somebody looks on there at what goes on, so that the others tell what is open with them."""
     running = TextField(null=True)
     """That, as a JSON list with the fields of the API; NULL while nobody looks on."""
+    sharing = BigIntegerField(null=True)
+    """How it keeps limits: 1 by itself, 2 by shares; NULL is a version that knows of no shares."""
 
     class Meta:
         table_name = "runs"
@@ -261,6 +263,33 @@ class DutyRow(Model):
 
     class Meta:
         table_name = "duties"
+
+
+class LimitShareRow(Model):
+    """What a run holds of a limit that all proxies keep together; see store/limit_shares.py.
+
+    In the row without a run stands what belongs to none: of what may be spent, what ended runs have (`held`); of a
+    rate, how many thousandths of requests its free part lacks (`used`). In the one without a scope stands the last
+    `number` that was given to a row.
+    """
+
+    scope = TextField()
+    name = TextField()
+    run_id = TextField()
+    resource = TextField()
+    held = BigIntegerField()
+    used = BigIntegerField()
+    wanted = BigIntegerField()
+    spent = BigIntegerField()
+    waiting = BigIntegerField(null=True)
+    until = BigIntegerField(null=True)
+    """When the window ends."""
+    number = BigIntegerField(index=True)
+    """Higher with each transaction."""
+
+    class Meta:
+        table_name = "limit_shares"
+        primary_key = CompositeKey("scope", "name", "run_id")
 
 
 class ProbeRow(Model):
@@ -762,6 +791,7 @@ TABLES: tuple[type[Model], ...] = (
     OwnerRow,
     RunRow,
     DutyRow,
+    LimitShareRow,
     ProbeRow,
     UsedLinkRow,
     EndedSessionRow,

@@ -28,21 +28,16 @@ class StoredPeers:
         self._clock = clock
         self._seen: dict[str, tuple[int, str | None, bool]] = {}
         self._changed_at: dict[str, float] = {}
+        self._looked_at = float("-inf")
         self._told = Peers()
 
     def look(self) -> Peers | None:
         """What there is by now; None if it is the same as at the last call. Raises StoreError."""
-        found, now = self._rows(), self._clock()
-        for run_id, row in found.items():
-            if self._seen.get(run_id) != row:
-                self._changed_at[run_id] = now
-        self._seen = found
-        self._changed_at = {run_id: self._changed_at[run_id] for run_id in found}
-        live = [run_id for run_id in found if now - self._changed_at[run_id] < SILENT_SECONDS]
+        live = self.live()
         counts: Counter[str] = Counter()
         for run_id in live:
-            counts.update(_counts(found[run_id][1]))
-        peers = Peers(bool(live), dict(counts), any(found[run_id][2] for run_id in live))
+            counts.update(_counts(self._seen[run_id][1]))
+        peers = Peers(bool(live), dict(counts), any(self._seen[run_id][2] for run_id in live))
         before, self._told = self._told, peers
         return None if peers == before else peers
 
@@ -50,6 +45,18 @@ class StoredPeers:
     def are_there(self) -> bool:
         """Whether there were others at the last look."""
         return self._told.are_there
+
+    def live(self) -> set[str]:
+        """The runs of others that have shown a sign of life of late, as far as this one knows. Raises StoreError."""
+        found, now = self._rows(), self._clock()
+        was_away = now - self._looked_at >= SILENT_SECONDS  # then this one knows nothing of the time between
+        self._looked_at = now
+        for run_id, row in found.items():
+            if was_away or self._seen.get(run_id) != row:
+                self._changed_at[run_id] = now
+        self._seen = found
+        self._changed_at = {run_id: self._changed_at[run_id] for run_id in found}
+        return {run_id for run_id in found if now - self._changed_at[run_id] < SILENT_SECONDS}
 
     def _rows(self) -> dict[str, tuple[int, str | None, bool]]:
         columns = (RunRow.id, RunRow.heartbeat_at, RunRow.in_flight, RunRow.watching)

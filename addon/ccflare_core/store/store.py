@@ -41,6 +41,7 @@ from ccflare_core.store.dead_runs import DeadRuns
 from ccflare_core.store.duties import StoredDuties
 from ccflare_core.store.history import History
 from ccflare_core.store.ledger import Ledger
+from ccflare_core.store.limit_shares import StoredShares
 from ccflare_core.store.limits import Limits
 from ccflare_core.store.limits_of_others import LimitsOfOthers
 from ccflare_core.store.notices import Notices
@@ -125,6 +126,7 @@ class Store:
         self.runs = Runs(context)
         self.peers = StoredPeers(context, self.runs)
         self.dead_runs = DeadRuns(context, self.runs)
+        self.shares = StoredShares(context, self.peers, self.query)
         self.probes = StoredProbes(context)
         self.takeover = Takeover(lambda: self._engine.takeovers, lambda: self.peers.are_there)
         """Whether a standby has taken the place of the database server."""
@@ -238,6 +240,7 @@ class Store:
         self.runs.heartbeat(run_id)
         self.sessions.purge()
         self.client_runs.purge()
+        self.shares.purge()
         self.sign_older_rows()
 
     def sign_older_rows(self) -> None:

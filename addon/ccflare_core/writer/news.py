@@ -65,6 +65,7 @@ class StoreNews:
         self.limits = Signal[Learned](loop)
         self.sessions = Signal[Sequence[Held]](loop)
         self.peers = Signal[Peers](loop)
+        self.shares = Signal[None](loop)
 
     def send_rules(self, store: Store) -> None:
         """Send those that the store has now. The writer's thread calls it."""

@@ -59,6 +59,7 @@ class Watch:
         on_limits: Callable[[Learned], None] = lambda learned: None,
         on_sessions: Callable[[Sequence[Held]], None] = lambda held: None,
         on_peers: Callable[[Peers], None] = lambda peers: None,
+        on_shares: Callable[[], None] = lambda: None,
         begin: Callable[[Callable[[], None]], None] = in_thread,
         hears: Callable[[], bool] = lambda: False,
         look_seconds: float = LOOK_SECONDS,
@@ -72,6 +73,7 @@ class Watch:
         self._on_limits = on_limits
         self._on_sessions = on_sessions
         self._on_peers = on_peers
+        self._on_shares = on_shares
         self._store = store
         self._on_change = on_change
         self._on_client_keys = on_client_keys
@@ -91,6 +93,7 @@ class Watch:
             Kind.ACCESS: self._tell_access,
             Kind.LIMITS: self._tell_limits,
             Kind.SESSIONS: self._tell_sessions,
+            Kind.SHARES: self._tell_shares,
         }
         self._begin = begin
         self._check_at = clock() + _CHECK_SECONDS
@@ -142,6 +145,10 @@ class Watch:
     def _tell_sessions(self) -> None:
         if held := self._store.affinity.look():
             self._on_sessions(held)
+
+    def _tell_shares(self) -> None:
+        if self._store.shares.look():
+            self._on_shares()
 
     def _tell_peers(self) -> None:
         self._peers_at = self._clock() + _PEERS_SECONDS

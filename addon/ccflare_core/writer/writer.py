@@ -48,7 +48,8 @@ class Writer:
 
     `on_change` gets the accounts when the writer starts and whenever they have changed, by whichever process, and
     `on_client_keys` the client keys; `on_limits` gets what other proxies have learned of the accounts' limits, and
-    `on_sessions` which account has served which session; `on_peers` gets what is known of the other proxies;
+    `on_sessions` which account has served which session; `on_peers` gets what is known of the other proxies,
+    and `on_shares` is called when one has changed its shares of limits;
     `on_trouble` gets sentences for the log, and `on_store_changed` is shown the store whenever it has changed. All are
     called in the writer's thread.
     """
@@ -64,6 +65,7 @@ class Writer:
         on_limits: Callable[[Learned], None] = lambda learned: None,
         on_sessions: Callable[[Sequence[Held]], None] = lambda held: None,
         on_peers: Callable[[Peers], None] = lambda peers: None,
+        on_shares: Callable[[], None] = lambda: None,
         upkeep: Upkeep | None = None,
         max_rows: int = 20_000,
         max_payload_bytes: int = 64 * 1024 * 1024,
@@ -78,6 +80,7 @@ class Writer:
         self._on_limits = on_limits
         self._on_sessions = on_sessions
         self._on_peers = on_peers
+        self._on_shares = on_shares
         self._warnings = RateLimitedWarnings(on_trouble, clock)
         self._upkeep = upkeep
         self._clock = clock
@@ -230,6 +233,7 @@ class Writer:
                     on_sessions=self._on_sessions,
                     on_peers=self._on_peers,
                     hears=lambda: self._hears,
+                    on_shares=self._on_shares,
                     look_seconds=self._look_seconds,
                 )
                 watch.tell_accounts()

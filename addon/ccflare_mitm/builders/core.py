@@ -166,6 +166,7 @@ def build_storage(live: LiveSettings, environ: Mapping[str, str], news: StoreNew
         on_limits=news.limits.send,
         on_sessions=news.sessions.send,
         on_peers=news.peers.send,
+        on_shares=lambda: news.shares.send(None),
         upkeep=retention,
     )
     auditor = Auditor(writer, stop_after=live.reader("audit_stop_after_seconds"))

@@ -150,6 +150,7 @@ def build_admission(
     live.listen(access.change)
     news.client_keys.listen(authenticator.replace)
     news.client_keys.listen(sessions.follow)
+    news.client_keys.listen(lambda ring: rates.of_keys.take_keys(ring.keys.values()))
     news.rules.listen(take_rules)
     gate = Gate(
         recording.exchanges,

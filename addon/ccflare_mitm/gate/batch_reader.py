@@ -10,8 +10,9 @@ from mitmproxy import http
 
 from ccflare_core.anthropic.batch_requests import BatchSize, Unreadable, requests_of, weigh
 from ccflare_core.anthropic.ids import Named, named_in_batch
-from ccflare_core.clients.budgets import Budgets, has_budget
+from ccflare_core.clients.budgets import has_budget
 from ccflare_core.clients.keys import ClientKey
+from ccflare_core.clients.rate_limits import RateLimits
 from ccflare_core.errors import StoreError
 from ccflare_core.exchange.counted import Counted
 from ccflare_core.exchange.exchange import Exchange
@@ -34,8 +35,8 @@ def model_not_allowed(key: ClientKey) -> Rejection:
 class BatchReader:
     """See the module. `denied` is told of what is refused."""
 
-    def __init__(self, budgets: Budgets, exchanges: Exchanges, denied: Denied) -> None:
-        self._budgets = budgets
+    def __init__(self, rates: RateLimits, exchanges: Exchanges, denied: Denied) -> None:
+        self._rates = rates
         self._exchanges = exchanges
         self._denied = denied
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ccflare-batches")
@@ -97,9 +98,9 @@ class BatchReader:
         if not all(key.may_use_model(model) for model in batch.models):
             return model_not_allowed(key)
         size = (batch.tokens, batch.dollars)
-        if rejection := self._budgets.too_large(key, batch.requests, *size, self._exchanges.wall()):
+        if rejection := self._rates.too_large(key, batch.requests, *size, self._exchanges.wall()):
             return rejection
-        self._budgets.reserve(exchange.id, key, exchange.started_at, *size)
+        self._rates.budgets.reserve(exchange.id, key, exchange.started_at, *size)
         return Counted(*size)
 
 

@@ -87,7 +87,7 @@ class Gate:
         self.tunnels = Tunnels(authenticator)
         self._refused_tunnels = PassedRequests(exchanges.wall)
         self._browsers = BrowserChecks(self.names, lambda: exchanges.settings)
-        self._tickets = Ticketing(exchanges, BatchReader(rates.budgets, exchanges, self._deny), self._reject)
+        self._tickets = Ticketing(exchanges, BatchReader(rates, exchanges, self._deny), self._reject)
         self._pages = AdminServer(pages, self.decisions)
         self._of_flow: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
 
@@ -131,7 +131,7 @@ class Gate:
 
     def apply(self, flow: http.HTTPFlow, decision: Decision, now: Moment, *, is_connect: bool) -> None:
         """Count what the decision uses up, and carry it out. Nothing is awaited in here."""
-        self._count(decision, now)
+        self._count(decision, now, is_connect=is_connect)
         self._place(flow, decision)
         match decision.outcome:
             case Rejection(is_recorded=is_recorded) as rejection:
@@ -158,13 +158,16 @@ class Gate:
             case other:
                 raise ValueError(f"nothing is known of {other}")
 
-    def _count(self, decision: Decision, now: Moment) -> None:
+    def _count(self, decision: Decision, now: Moment, *, is_connect: bool) -> None:
         caller, settings = decision.caller, self._exchanges.settings
         self._authenticator.renew(decision.identity)
         if decision.session is not None:
             self._sessions.used(decision.session, now.wall)
         if Count.ADDRESS in decision.counts:
             self._rates.count_address(caller.address, settings.requests_per_minute_per_ip, now)
+        principal = decision.identity.principal
+        if Count.DENIED in decision.counts and principal is not None and principal.key is not None:
+            self._rates.count_denied(principal.key, spends=not is_connect)
         if Count.FAILURE in decision.counts:
             self._authenticator.count_failure(caller.text, decision.identity, now.clock)
 
@@ -227,7 +230,7 @@ class Gate:
     def _ask_for_tunnel(self, flow: http.HTTPFlow, asked: AskedFor) -> None:
         """Count it for its client key, until it ends. Where it leads takes a while to find out, see tunnel_opener."""
         if (key := asked.principal.key) is not None:
-            self._rates.count_key(key, asked.at)
+            self._rates.count_key(key, asked.at, spends=False)
         self.tunnels.ask(flow, asked)
 
     def _tell_of_tunnel(self, flow: http.HTTPFlow, decision: Decision, rejection: Rejection) -> None:

@@ -134,4 +134,4 @@ class TunnelOpener:
         story.on_end = ended
 
     def _give_back(self, story: TunnelStory, why: str) -> None:
-        self._rates.ended(story.key, story.began.wall, None, None)
+        self._rates.ended(story.key, story.began.wall, None, None, spends=False)
