@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ccflare_core.clients.rate_limits import Moment
-from ccflare_core.store.peers import SILENT_SECONDS
+from ccflare_core.reports.proxies import SILENT_SECONDS
 from shares_kit import Key, SharingProxy, World, world_of
 
 DEAD = SILENT_SECONDS + 16
