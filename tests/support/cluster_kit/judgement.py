@@ -107,17 +107,19 @@ def judge(
     A request is stale if it came to an account more than NOTICE_SECONDS after a cooldown of it, that was still on,
     could be seen in the database. Of that time only those seconds count in which none of those was late that the news,
     and then the request, have to pass, so that it says something of the program whatever else the machine does. What is
-    measured is how late timers come, all the time: on the proxy's event loop, on a thread of it that gives way as the
-    writer's does, and on the upstream's loop (a request is noted when it is read); and how long the database's server
-    takes for `SELECT 1`. A cooldown can be seen when a connection that does nothing else gets the notice of its commit.
+    measured is how late timers come, all the time: on each proxy's event loop, on a thread of each that gives way as
+    the writer's does (one that is late while it has the turn to write keeps the others' writers waiting), and on the
+    upstream's loop (a request is noted when it is read); and how long the database's server takes for `SELECT 1`.
+    What is left without that is in `late_by_loops`: there only the event loop of the proxy itself is allowed for.
+    A cooldown can be seen when a connection that does nothing else gets the notice of its commit.
 
     A session has strayed if it came to another proxy, and there to another account for no reason that is recorded,
     though for as long it could be seen in the database which account it had.
     """
-    lateness = [Lateness(*each, *others) for each in proxies]
+    lateness = Lateness(*(timer for each in proxies for timer in each), *others)
     history = _History(cooldowns)
     met = [(each, history.met(each)) for each in asked]
-    stale = [Stale(each, set_, lateness[each.proxy].within(set_.at, each.at)) for each, found in met for set_ in found]
+    stale = [Stale(each, set_, lateness.within(set_.at, each.at)) for each, found in met for set_ in found]
     on_loops = [Lateness(each.loop) for each in proxies]
     by_loops = [
         each for each in stale if _is_late(each, on_loops[each.asked.proxy].within(each.cooldown.at, each.asked.at))
@@ -191,7 +193,7 @@ def _could_be_known(
     strayed: Strayed,
     tried: dict[int, list[Asked]],
     places: dict[str, list[Placed]],
-    lateness: Sequence[Lateness],
+    lateness: Lateness,
 ) -> bool:
     """Whether the account that had served the session could be seen when its next turn came."""
     account, came = tried[strayed.former.number][-1].account, tried[strayed.later.number][0].at
@@ -199,7 +201,7 @@ def _could_be_known(
     if not before or before[-1].account != account:
         return False
     since = before[-1].at
-    return came - since > NOTICE_SECONDS + lateness[strayed.later.proxy].within(since, came)
+    return came - since > NOTICE_SECONDS + lateness.within(since, came)
 
 
 class _History:
