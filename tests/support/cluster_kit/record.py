@@ -4,8 +4,6 @@ import threading
 import time
 from typing import Any, NamedTuple, Self
 
-import psycopg
-
 from ccflare_core.config.location import Server
 from cluster_kit.scale import Late
 
@@ -97,6 +95,8 @@ class Witness:
     """
 
     def __init__(self, server: Server) -> None:
+        import psycopg  # not before: the rest of scripts/bench does without
+
         self._server = server
         self._is_over = threading.Event()
         self.heard: dict[str, float] = {}
@@ -188,5 +188,7 @@ def recorded(server: Server) -> list[Row]:
 
 def rows(server: Server, sql: str) -> list[tuple[Any, ...]]:
     """The rows of a query."""
+    import psycopg
+
     with psycopg.connect(server.text, autocommit=True) as connection:
         return connection.execute(sql.encode()).fetchall()
