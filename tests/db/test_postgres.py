@@ -425,6 +425,7 @@ class DriverError(Exception):
         ("08006", "cannot be reached"),
         ("40P01", "the database reports"),
         ("XX001", "damaged"),
+        ("XX000", "the database reports"),
     ],
 )
 def test_a_cause_has_its_sentence(state: str, sentence: str) -> None:
@@ -432,6 +433,13 @@ def test_a_cause_has_its_sentence(state: str, sentence: str) -> None:
     assert sentence in explain(error)
     with pytest.raises(StoreError, match=sentence), as_store_errors():
         raise error
+
+
+def test_a_file_that_may_not_grow_is_a_full_disk_whatever_the_reason() -> None:
+    """A quota has no code of its own."""
+    error = DriverError("XX000")
+    error.args = ('could not extend file "base/5/1": File too large\nHINT:  Check free disk space.',)
+    assert "disk is full" in explain(error)
 
 
 def test_a_server_that_refuses_for_another_reason_is_quoted(cluster: Cluster) -> None:

@@ -130,7 +130,8 @@ _STATES = (
     ("55P03", _LOCKED),
     ("57014", "the database server took too long: see what keeps it busy"),
     ("57P", _AWAY),
-    ("XX00", _DAMAGED),
+    ("XX001", _DAMAGED),
+    ("XX002", _DAMAGED),
 )
 
 # What PgBouncer says with the SQLSTATE 08P01, which it has for everything.
@@ -146,6 +147,9 @@ _POOLER_SIGNS = (
     ("no such database", _NO_DATABASE),
     ("no more connections", _CROWDED),
 )
+
+_NO_SPACE = "Check free disk space"
+"""The server's hint when a file cannot grow; its code is one for anything if a quota or a limit is the reason."""
 
 # What stands in the text of an error without a SQLSTATE: one of SQLite, or one from before there is a connection.
 _SIGNS = (
@@ -196,6 +200,8 @@ def explain(error: BaseException) -> str:
         error = error.__context__
     if found := next((sentence for sign, sentence in _POOLER_SIGNS if sign in str(error)), None):
         return found
+    if _NO_SPACE in str(error):
+        return _FULL
     if state := _state(error):
         found = next((sentence for sign, sentence in _STATES if state.startswith(sign)), None)
     else:
