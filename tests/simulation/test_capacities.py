@@ -87,6 +87,12 @@ def test_buckets_of_a_model_count_that_model_alone(past: History) -> None:
     assert fitted(past)["7d_opus"].capacity == pytest.approx(40.0, rel=0.01)
 
 
+def test_windows_of_models_that_nobody_asks_for_are_never_full(past: History) -> None:
+    serve(past, 30, percent=2, name="7d_oi")
+
+    assert fitted(past)["7d_oi"].is_wide
+
+
 def test_windows_of_another_kind_are_left_out(past: History) -> None:
     past.window("max-1", "requests", 0.5, NOON + 60)
 

@@ -249,7 +249,7 @@ def _plan(account: str, name: str, found: _Fit, demand: float) -> Plan:
         found.readings,
         capacity,
         None if capacity is None else found.error(capacity),
-        is_wide=capacity is None and found.readings > 0 and demand < found.at_least,
+        is_wide=capacity is None and found.readings > 0 and demand <= found.at_least,
         phase=found.phase,
         step=found.step,
     )
