@@ -18,7 +18,7 @@ LOOK_SECONDS = 1.0
 PAUSE_SECONDS = 0.1
 """How long at least between two transactions, so that what comes meanwhile takes one more."""
 PATIENCE_SECONDS = 5.0
-"""How long the database may take; then this proxy counts as cut off from it until there is an answer."""
+"""How long the database may take; after some such times this proxy is cut off from it until there is an answer."""
 
 
 class Sharing:
@@ -76,8 +76,7 @@ class Sharing:
             return answer, spending(store, self._run_id) if answer.is_alone else None
 
         call = asyncio.ensure_future(self._call(exchange))
-        await asyncio.wait([call], timeout=PATIENCE_SECONDS)
-        if not call.done():
+        while not (await asyncio.wait([call], timeout=PATIENCE_SECONDS))[0]:
             self._shares.cut_off()
         return await call
 

@@ -26,6 +26,8 @@ SPAN_SECONDS = 5.0
 """What was asked for in this span and the one before is what is wanted."""
 DENIED_SECONDS = 2.0
 """The same of what was refused, which comes again after a second if it is still wanted."""
+CUT_OFF = 3
+"""How often the database must not have answered for this proxy to be cut off from it."""
 TOLERANCE = 20
 """What a proxy may do by itself is one part in so many of a limit."""
 _FINE = 50
@@ -117,7 +119,7 @@ class Shares:
         self._valid_until = float("-inf")
         self.looked_at = float("inf")
         """When somebody last looked after this, by the clock of this."""
-        self._is_cut_off = False
+        self._failures = 0
         self.wake: Callable[[], object] = lambda: None
         """Called when others should hear of something soon."""
 
@@ -305,7 +307,7 @@ class Shares:
 
     def take(self, answer: Answer, report: Report, began: float) -> None:
         """Go by what the database has said to a report that was made at `began`, on the clock of this."""
-        self._is_cut_off = self._was_frozen = False
+        self._failures, self._was_frozen = 0, False
         self._valid_until = began + TERM_SECONDS
         self._is_whole = answer.is_alone
         if answer.is_alone:
@@ -343,7 +345,12 @@ class Shares:
 
     def cut_off(self) -> None:
         """The database could not be asked."""
-        self._is_cut_off = True
+        self._failures += 1
+
+    @property
+    def _is_cut_off(self) -> bool:
+        """Whether it is out of reach, and not only a connection that was lost while this proxy was frozen."""
+        return self._failures >= CUT_OFF
 
     def clock(self) -> float:
         """Now, as `take` wants it."""
