@@ -5,12 +5,15 @@ import re
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fake_upstream import FakeUpstream, Gate, sse
+from fake_upstream import FakeUpstream, Gate, message_json, sse
 from harness import REPOSITORY, Proxy, claude_request, eventually, listening, via_base_url
 
 ONE = "sk-ant-api03-one"
@@ -118,6 +121,37 @@ def test_workers_let_streams_end_at_a_stop_and_cut_them_at_the_second(upstream: 
             eventually(lambda: proxy.returncode, until=lambda code: code == 0)
         outcomes = proxy.rows("SELECT outcome FROM requests ORDER BY outcome")
     assert outcomes == [{"outcome": "ok"}, {"outcome": "shutdown"}]
+
+
+def test_workers_keep_a_client_keys_limit_together(upstream: FakeUpstream, tmp_path: Path) -> None:
+    gate, is_over, most = Gate(), threading.Event(), 3
+    with with_workers(upstream, tmp_path) as proxy, ThreadPoolExecutor(12) as threads:
+        pids(proxy)
+        key = proxy.add_client_key("laptop", "--concurrency", str(most))
+        credential = (b"x-api-key", key.encode())
+
+        def ask() -> int:
+            with via_base_url(proxy) as client:
+                return client.request(*claude_request(2_000, stream=False, credential=credential)).status
+
+        eventually(ask, lambda status: status == 200)
+        upstream.always(replace(message_json(), before=(gate,)), credential=ONE)
+        so_far = len(upstream.requests)
+
+        def ask_until_over() -> None:
+            while not is_over.is_set() and ask() == 429:
+                is_over.wait(0.2)
+
+        try:
+            for _ in range(12):
+                threads.submit(ask_until_over)
+            eventually(lambda: len(upstream.requests) - so_far == most)
+            with pytest.raises(TimeoutError):
+                eventually(lambda: len(upstream.requests) - so_far > most, timeout=3)
+        finally:
+            is_over.set()
+            gate.open()
+            upstream.always(message_json(), credential=ONE)
 
 
 def test_workers_refuse_a_port_that_another_program_would_share_with_them(
