@@ -208,7 +208,10 @@ class Budgets:
 
     def _learn(self, client: str, tokens: int, dollars: Decimal) -> None:
         of_tokens, of_dollars = self._usual.get(client, (tokens, dollars))
-        self._usual[client] = ((3 * of_tokens + tokens + 3) // 4, (3 * of_dollars + dollars) / 4)
+        # It rises faster than it falls: many may be in flight that turn out larger than the last one.
+        of_tokens += math.ceil((tokens - of_tokens) / (4 if tokens > of_tokens else 32))
+        of_dollars += (dollars - of_dollars) / (4 if dollars > of_dollars else 32)
+        self._usual[client] = (of_tokens, of_dollars)
 
     def _forget(self, client: str, today: date) -> None:
         """Drop the days of other months."""
