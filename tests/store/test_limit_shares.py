@@ -61,9 +61,8 @@ class Referee:
             self.worst_open = max(self.worst_open, sum(len(proxy.open) for proxy in awake) - key.concurrency - alone)
         if key.tokens_per_day:
             spent = self.spent_before + sum(proxy.spent for proxy in self.world.proxies)
-            by_chance = len(self.world.proxies) * MOST_TOKENS + self.disturbed * max(
-                MOST_TOKENS, key.tokens_per_day // 20
-            )
+            number = len(self.world.proxies) + self.disturbed
+            by_chance = number * max(MOST_TOKENS, key.tokens_per_day // 20)
             self.worst_spent = max(self.worst_spent, spent - key.tokens_per_day - by_chance)
             self.overshoot = max(self.overshoot, spent - key.tokens_per_day)
 
