@@ -51,7 +51,8 @@ collect_ignore += [
     "e2e/test_telemetry_live.py",
 ] * OTEL_IS_MISSING
 collect_ignore += ["e2e/test_api_schema.py"] * SCHEMATHESIS_IS_MISSING
-collect_ignore += ["security/test_hsm.py"] * HSM_IS_MISSING + ["db/test_postgres.py"] * POSTGRES_IS_MISSING
+collect_ignore += ["security/test_hsm.py"] * HSM_IS_MISSING
+collect_ignore += ["db/test_postgres.py", "db/test_server_url.py", "db/test_tls.py"] * POSTGRES_IS_MISSING
 collect_ignore += ["db/test_pgbouncer.py"] * POOLER_IS_MISSING
 collect_ignore += ["e2e/test_fronts.py"] * FRONTS_ARE_MISSING
 collect_ignore += ["e2e/test_browser.py", "e2e/test_browser_proxies.py"] * BROWSER_IS_MISSING
