@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from ccflare_core.config.location import Server
-from ccflare_core.store.peers import SILENT_SECONDS
+from ccflare_core.reports.proxies import SILENT_SECONDS
 from database_kit import KEY_VARIABLE
 from fake_upstream import FakeUpstream, Gate, message_json
 from harness import Proxy, Reply, StartProxy, claude_request, eventually, via_base_url

@@ -2,7 +2,8 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -157,3 +158,19 @@ def test_what_is_open_elsewhere_is_what_the_living_tell(store: Store) -> None:
     assert running_elsewhere(store.query, "mine", NOW + SILENT_SECONDS + 1) == {}
     store.runs.end("other")
     assert running_elsewhere(store.query, "mine", NOW) == {}
+
+
+def test_requests_of_a_period_are_counted_by_its_index(tmp_path: Path) -> None:
+    plans = list[str]()
+
+    with contextlib.closing(open_store(tmp_path / "ccflare.db")) as store:
+
+        def query(sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+            plans.extend(str(step[3]) for step in store.query(f"EXPLAIN QUERY PLAN {sql}", parameters))
+            return store.query(sql, parameters)
+
+        begin(store, "one")
+        assert [each.run for each in proxies(query, NOW - 3600, NOW)] == ["one"]
+
+    assert any("requests_timestamp" in plan for plan in plans)
+    assert not any("SCAN requests" in plan for plan in plans)
