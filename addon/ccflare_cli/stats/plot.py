@@ -69,7 +69,8 @@ def draw_lines(
         for name, values in lines:
             panel.plot(moments, values, marker=".", label=name)
         panel.set_ylabel(heading)
-    axes[0].legend(loc="upper left")
+        panel.set_ylim(0, None if any(any(values) for _, values in lines) else 1)  # nothing here is below 0
+    axes[0].legend(loc="best")
     if not times:
         _say(axes[0], "No requests in this period.")
     return figure
