@@ -14,7 +14,9 @@ import pytest
 from ccflare_core.accounts.account import Account
 from ccflare_core.errors import StoreError, VaultError
 from ccflare_core.exchange.records import ExchangeStarted, Record
+from ccflare_core.http.addresses import Network
 from ccflare_core.secrets.key_sources import GivenKey
+from ccflare_core.store.client_keys import new_key
 from ccflare_core.store.store import Store
 from ccflare_core.writer.warnings import RateLimitedWarnings
 from ccflare_core.writer.watch import Watch
@@ -392,31 +394,75 @@ def test_the_run_has_a_heartbeat_every_fifteen_seconds(path: Path) -> None:
     store.close()
 
 
-def test_all_is_looked_at_anew_at_once_only_where_changes_are_not_announced(path: Path) -> None:
-    """Others write all the time: to read every account for each of their records would take more than the records."""
-    now, told, hears = [1000.0], list[int](), [True]
+@pytest.fixture
+def watched(path: Path) -> Iterator["Watched"]:
     with contextlib.closing(open_store(path)) as store, contextlib.closing(open_store(path)) as other:
-        clock = lambda: now[0]  # noqa: E731
-        watch = Watch(
+        yield Watched(store, other)
+
+
+class Watched:
+    """A watch on a store that is told of no change, as if announcements were lost, and a store that changes things."""
+
+    def __init__(self, store: Store, other: Store) -> None:
+        self.store = store
+        self.other = other
+        self.clock = Clock()
+        self.hears = True
+        self.accounts: list[int] = []
+        self.keys: list[int] = []
+        self.blocked: list[int] = []
+        self.shares: list[float] = []
+        self.troubles: list[str] = []
+        self.watch = Watch(
             store,
-            lambda accounts: told.append(len(accounts)),
-            RateLimitedWarnings(lambda _: None, clock),
-            clock,
-            hears=lambda: hears[0],
+            lambda accounts: self.accounts.append(len(accounts)),
+            RateLimitedWarnings(self.troubles.append, self.clock),
+            self.clock,
+            on_client_keys=lambda ring: self.keys.append(len(ring.keys)),
+            on_store_changed=lambda store: self.blocked.append(len(store.blocklist.all())),
+            on_shares=lambda: self.shares.append(self.clock.now),
+            hears=lambda: self.hears,
         )
-        watch.look()
+        self.watch.look()
 
-        def look_after(seconds: float, name: str) -> list[int]:
-            other.accounts.add(an_account(name))
-            now[0] += seconds
-            watch.look()
-            return told
+    def look_after(self, seconds: float) -> None:
+        self.clock.now += seconds
+        self.watch.look()
 
-        assert told == [0]
-        assert look_after(1, "max-1") == [0]
-        assert look_after(5, "max-2") == [0, 2]
-        hears[0] = False
-        assert look_after(1, "max-3") == [0, 2, 3]
+
+def test_all_is_looked_at_anew_at_once_only_where_changes_are_not_announced(watched: Watched) -> None:
+    """Others write all the time: to read everything for each of their records would take more than the records."""
+    watched.other.accounts.add(an_account("max-1"))
+    watched.look_after(0.3)
+    assert watched.accounts == [0]
+    watched.hears = False
+    watched.look_after(0.3)
+    assert watched.accounts == [0, 1]
+
+
+def test_a_block_a_key_and_an_account_count_within_a_second_though_their_notice_is_lost(watched: Watched) -> None:
+    watched.other.blocklist.block(Network.parse("192.0.2.9"))
+    watched.other.clients.add(new_key("laptop", NOW))
+    watched.other.accounts.add(an_account("max-1"))
+    for _ in range(3):
+        watched.look_after(0.3)
+    assert (watched.accounts, watched.keys, watched.blocked[-1]) == ([0, 1], [0, 1], 1)
+
+
+def test_what_could_not_be_read_is_read_at_the_next_look(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody may change anything after that for hours, and the database tells of a change once."""
+    watched.hears = False
+    watched.other.accounts.add(an_account("max-1"))
+
+    def fail() -> None:
+        monkeypatch.undo()
+        raise StoreError("away")
+
+    monkeypatch.setattr(watched.store.accounts, "all", fail)
+    watched.look_after(1)
+    assert (watched.accounts, watched.troubles) == ([0], ["away"])
+    watched.look_after(1)
+    assert watched.accounts == [0, 1]
 
 
 def test_a_complaint_is_made_once_a_minute() -> None:

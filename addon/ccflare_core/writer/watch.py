@@ -24,6 +24,11 @@ _WHOLE_SHARE = 20
 """Where changes are announced, how often to look at all that may have changed all the same: somebody may have changed
 rows by hand. It comes so many times later than the last look took, if that is later still: there may be many accounts.
 """
+_URGENT_SECONDS = 0.7
+"""How often then to look at who may do what, and at the accounts: a revoked key, a block and a pause count within a
+second also where their notice is lost, as on a connection that a firewall has forgotten. Only the accounts wait longer
+if there are many.
+"""
 _PEERS_SECONDS = 1.0
 """How often the others tell what they have in flight, which is not announced."""
 _BEAT_SECONDS = 15.0
@@ -84,7 +89,7 @@ class Watch:
         self._ring: KeyRing | None = None
         self._has_told_of_wear = False
         self._looked_at = self._beat_at = self._sum_at = self._index_at = self._peers_at = float("-inf")
-        self._whole_at = float("-inf")
+        self._whole_at = self._access_at = self._accounts_at = float("-inf")
         self._has_changed = False
         # In this order: what is learned of an account's limits is for accounts that are known.
         self._parts = {
@@ -185,12 +190,30 @@ class Watch:
             self.is_stale = True
             self._warnings.say(_TAKEN_OVER)
         if self.is_stale or (self._has_changed and (now >= self._whole_at or not self._hears())):
-            self._has_changed = False
             self.tell_accounts()
-            ended = self._clock()
-            self._whole_at = ended + max(_WHOLE_SECONDS, _WHOLE_SHARE * (ended - now))
-        elif self._has_changed and now >= self._peers_at:
-            self._tell_peers()
+            self._has_changed = False  # not before all of it was read
+            self._whole_at = self._later(_WHOLE_SECONDS, now)
+            self._access_at = self._accounts_at = self._clock() + _URGENT_SECONDS
+        elif self._has_changed:
+            self._look_for_urgent_changes(now)
+            if now >= self._peers_at:
+                self._tell_peers()
+
+    def _look_for_urgent_changes(self, now: float) -> None:
+        """Also of those that should have been announced and were not."""
+        if now >= self._access_at:
+            self._look_for_keys()
+            self._tell_access()
+            self._access_at = self._clock() + _URGENT_SECONDS
+        if now >= self._accounts_at:
+            began = self._clock()
+            self._tell_changed_accounts()
+            self._accounts_at = self._later(_URGENT_SECONDS, began)
+
+    def _later(self, seconds: float, began: float) -> float:
+        """In so many seconds, or after what began then has taken a small share of the time."""
+        ended = self._clock()
+        return ended + max(seconds, _WHOLE_SHARE * (ended - began))
 
     def _look_for_keys(self) -> None:
         if trouble := self._store.look_for_keys():
