@@ -12,7 +12,7 @@ from ccflare_core.errors import StoreError
 from ccflare_core.exchange.records import SessionServed
 from ccflare_core.store.affinity import StoredAffinity
 from ccflare_core.store.store import Store
-from database_kit import NOW, an_account, count, exchange, open_store
+from database_kit import NOW, an_account, exchange, open_store
 
 
 @pytest.fixture
@@ -94,6 +94,31 @@ def test_sessions_go_with_their_account_and_with_what_was_recorded_of_them(two: 
     one.accounts.remove(account.id)
     assert [each.session for each in one.affinity.newest(10)] == ["earlier", recorded]
     list(one.history.delete(["r1"], bodies_only=True))
-    assert count(one, "session_accounts") == 2
+    assert len(one.affinity.newest(10)) == 2
     list(one.history.delete(["r1"]))
     assert [each.session for each in one.affinity.newest(10)] == ["earlier"]
+
+
+@pytest.mark.parametrize("way", ["account", "request", "age"])
+def test_a_session_is_news_also_where_the_newest_ones_were_deleted_since_the_last_look(
+    two: tuple[Store, Store], way: str
+) -> None:
+    one, other = two
+    one.accounts.add(account := an_account())
+    recorded = session_key("s-1")  # of the kit's exchanges
+    one.write([SessionServed(held("s", account.id))])
+    one.write([SessionServed(held(recorded, account.id)), *exchange("r1")])
+    assert len(other.affinity.look()) == 2
+    if way == "account":
+        one.accounts.remove(account.id)
+    elif way == "request":
+        list(one.history.delete(["r1"]))
+    else:
+        assert sum(one.affinity.purge(NOW + 1)) == 3
+    one.write([SessionServed(held("new"))])
+    assert other.affinity.look() == [held("new")]
+    one.write([SessionServed(held("newer"))])
+    assert other.affinity.look() == [held("newer")]
+    assert "" not in [each.session for each in one.affinity.newest(10)]
+    assert sum(one.affinity.purge(NOW + 1)) >= 2
+    assert sum(one.affinity.purge(NOW + 1)) == 0

@@ -24,6 +24,7 @@ from ccflare_core.errors import NotFound, StoreError, VaultError
 from ccflare_core.http.egress import EgressProxy
 from ccflare_core.program import typed
 from ccflare_core.secrets.vault import is_sealed, place
+from ccflare_core.store.affinity import delete_served
 from ccflare_core.store.context import StoreContext
 from ccflare_core.text import composed, to_ms, to_seconds
 
@@ -130,8 +131,9 @@ class Accounts:
             row = AccountRow.select().where(is_it).bind(self._database).first()
             if row is None:
                 raise StoreError(_GONE)
-            for model in (CooldownRow, OwnerRow, ProbeRow, RefreshLeaseRow, SessionAccountRow, WindowRow):
+            for model in (CooldownRow, OwnerRow, ProbeRow, RefreshLeaseRow, WindowRow):
                 model.delete().where(model.account_id == account_id).execute(self._database)
+            delete_served(self._database, SessionAccountRow.account_id == account_id)
             AccountRow.delete().where(is_it).execute(self._database)
             self._record("account.remove", row.name, id=account_id)
 

@@ -2,6 +2,9 @@
 
 A session's row is one, written by the ledger: the last proxy that has served the session has the last word. Each reads
 what has changed since its last look, and so waits for nothing when a session comes that it has not served itself.
+
+Rows are numbered as they are written. A row of no session keeps the last number while others are deleted, so that none
+is given twice: who has seen the first one would not look at the second.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +21,11 @@ from ccflare_core.text import to_ms
 MOST = 100_000
 """How many sessions are remembered."""
 _BATCH = 500
-_HELD = SessionAccountRow.select(SessionAccountRow.session, SessionAccountRow.account_id, SessionAccountRow.served_at)
+_NO_SESSION = ""
+_IS_SESSION = SessionAccountRow.session != _NO_SESSION
+_HELD = SessionAccountRow.select(
+    SessionAccountRow.session, SessionAccountRow.account_id, SessionAccountRow.served_at
+).where(_IS_SESSION)
 
 
 class StoredAffinity:
@@ -58,14 +65,15 @@ class StoredAffinity:
 
         In the order in which it was written, which is nearly that of age.
         """
-        excess = int(self._rows(SessionAccountRow.select(fn.COUNT(SessionAccountRow.session)))[0][0]) - self._most
-        columns = SessionAccountRow.select(SessionAccountRow.session, SessionAccountRow.served_at)
+        counted = SessionAccountRow.select(fn.COUNT(SessionAccountRow.session)).where(_IS_SESSION)
+        excess = int(self._rows(counted)[0][0]) - self._most
+        columns = SessionAccountRow.select(SessionAccountRow.session, SessionAccountRow.served_at).where(_IS_SESSION)
         while rows := self._rows(columns.order_by(SessionAccountRow.number).limit(_BATCH)):
             over = [session for at, (session, served_at) in enumerate(rows) if at < excess or served_at < to_ms(before)]
             if not over:
                 return
             with self._transaction():
-                SessionAccountRow.delete().where(SessionAccountRow.session.in_(over)).execute(self._database)
+                delete_served(self._database, SessionAccountRow.session.in_(over))
             excess -= len(over)
             yield len(over)
 
@@ -92,6 +100,15 @@ def write_served(database: Database, served: Sequence[Held]) -> None:
     for at in range(0, len(rows), _BATCH):
         insert = SessionAccountRow.insert_many(rows[at : at + _BATCH], fields=[SessionAccountRow.session, *told])
         insert.on_conflict(conflict_target=[SessionAccountRow.session], preserve=told).execute(database)
+
+
+def delete_served(database: Database, which: Any) -> None:
+    """Forget the sessions of these rows, in the transaction that is open, and keep the last number."""
+    mark = {"session": _NO_SESSION, "account_id": "", "served_at": 0, "number": _last_number(database)}
+    told = [SessionAccountRow.number]
+    insert = SessionAccountRow.insert(mark).on_conflict(conflict_target=[SessionAccountRow.session], preserve=told)
+    insert.execute(database)
+    SessionAccountRow.delete().where(which & _IS_SESSION).execute(database)
 
 
 def _last_number(database: Database) -> int:

@@ -24,6 +24,7 @@ from ccflare_core.db.models import (
     TunnelRow,
     WindowRow,
 )
+from ccflare_core.store.affinity import delete_served
 from ccflare_core.store.context import StoreContext
 from ccflare_core.text import to_ms
 from ccflare_core.transcripts.read import Transcripts
@@ -142,7 +143,7 @@ class History:
                     OwnerRow.delete().where((OwnerRow.kind == kind.value) & is_its).execute(self._database)
                 named = RequestRow.select(RequestRow.session_id).where(RequestRow.id.in_(some)).distinct()
                 keys = [session_key(session) for (session,) in self._rows(named) if session]
-                SessionAccountRow.delete().where(SessionAccountRow.session.in_(keys)).execute(self._database)
+                delete_served(self._database, SessionAccountRow.session.in_(keys))
                 done = int(RequestRow.delete().where(RequestRow.id.in_(some)).execute(self._database))
             yield done
 
