@@ -60,7 +60,10 @@ def test_bodies_are_read_by_nobody_in_a_plain_mitmdump(context: taddons.context)
     assert not Readers()()
 
 
-@pytest.mark.parametrize("option", [{"save_stream_file": "flows"}, {"flow_detail": 2}])
+@pytest.mark.parametrize(
+    "option",
+    [{"save_stream_file": "flows"}, {"flow_detail": 2}, {"flow_detail": 1, "dumper_filter": "~comment opus"}],
+)
 def test_bodies_are_read_where_an_option_says_so(
     context: taddons.context, option: dict[str, Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,8 @@ PAUSE = 5.0
 """Seconds between two looks."""
 _KEEPERS = ("hardump", "save_stream_file")
 """Options of mitmproxy's own addons that keep what has finished."""
+_FILTER = "dumper_filter"
+"""That of what is printed, which may be a word of the comment: `~comment opus`, `~marked`."""
 _SHOWN = 2
 """From this `flow_detail` on more is printed of a request than a line."""
 _OF_NO_FLOW = frozenset({"load", "configure", "running", "done"})
@@ -73,7 +75,8 @@ class Readers:
 
     def __call__(self) -> bool:
         """Whether there is one now."""
-        is_printed = "flow_detail" in ctx.options and int(ctx.options.flow_detail) >= _SHOWN
+        detail = int(ctx.options.flow_detail) if "flow_detail" in ctx.options else 0
+        is_printed = detail >= _SHOWN or (detail > 0 and bool(getattr(ctx.options, _FILTER)))
         if is_printed or any(map(is_wanted, _KEEPERS)):
             return True
         addons = list(traverse(ctx.master.addons.chain))
