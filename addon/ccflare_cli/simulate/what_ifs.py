@@ -95,7 +95,8 @@ class AccountChange:
 
 def _with_another(pool: Pool, account: Account) -> Pool:
     name = pool.new_name(account.name)
-    return pool.with_one(replace(account, id=f"simulated {name}", name=name), alike(pool.plans[account.id], name))
+    plans = alike(pool.plans.get(account.id, ()), name)  # an account with an API key has none
+    return pool.with_one(replace(account, id=f"simulated {name}", name=name), plans)
 
 
 def _with_average(pool: Pool) -> Pool:

@@ -106,3 +106,12 @@ def test_priorities_and_settings_are_checked() -> None:
     for read, text in ((priority, "max-1=0"), (priority, "10"), (setting, "record=full"), (setting, "hold=3")):
         with pytest.raises(argparse.ArgumentTypeError, match="give"):
             read(text)
+
+
+def test_one_more_like_an_account_with_an_api_key_has_no_windows_either() -> None:
+    key = Account("KEY", "key", Kind.API_KEY, api_key="k")
+    made = change_all(Pool((key,), {}), account_changes("+key"))
+    assert [(each.name, each.kind, made.plans.get(each.id, ())) for each in made.accounts] == [
+        ("key", Kind.API_KEY, ()),
+        ("key-1", Kind.API_KEY, ()),
+    ]
