@@ -12,7 +12,7 @@ import pytest
 from ccflare_core.accounts.account import Account, Kind
 from ccflare_core.accounts.pool import Exhausted, Lease
 from ccflare_core.accounts.token_keeper import DATABASE_SECONDS
-from ccflare_core.accounts.token_refresh import LEASE_SECONDS
+from ccflare_core.accounts.token_refresh import LEASE_SECONDS, UNHURRIED_SECONDS
 from ccflare_core.anthropic.request import Facts
 from ccflare_core.errors import StoreError, TokenUnavailable
 from ccflare_core.http.messages import Response
@@ -484,6 +484,33 @@ async def test_a_lease_of_a_run_that_hangs_is_taken_over_after_a_while(
     began = clock.mono
 
     assert (await desk.renew()).ok
+
+    assert LEASE_SECONDS <= clock.mono - began < LEASE_SECONDS + 2
+
+
+async def test_a_run_that_hangs_has_longer_while_the_account_has_a_good_token(
+    provider: Provider, start: StartDesk, clock: Clock
+) -> None:
+    """It may be frozen, and have sent the refresh token: to send it once more would end the login."""
+    desk = start(provider.account("a", expires_in=1700))
+    desk.store.runs.start("run-hangs", "elsewhere", 1)
+    desk.store.logins.take_lease("a", "run-hangs")
+    began = clock.mono
+
+    assert (await desk.renew()).ok
+
+    assert UNHURRIED_SECONDS <= clock.mono - began < UNHURRIED_SECONDS + 2
+
+
+async def test_a_token_that_was_refused_is_not_waited_for_longer(
+    provider: Provider, start: StartDesk, clock: Clock
+) -> None:
+    desk = start(provider.account("a", expires_in=1700))
+    desk.store.runs.start("run-hangs", "elsewhere", 1)
+    desk.store.logins.take_lease("a", "run-hangs")
+    began = clock.mono
+
+    assert (await desk.renew(rejected=desk.known().access_token)).ok
 
     assert LEASE_SECONDS <= clock.mono - began < LEASE_SECONDS + 2
 

@@ -26,6 +26,10 @@ T = TypeVar("T")
 
 LEASE_SECONDS = 30.0
 """After how long another run's lease counts as abandoned; far longer than a refresh may take."""
+UNHURRIED_SECONDS = 120.0
+"""The same while the account has a good token: a run that was frozen when it had sent the refresh token may wake up and
+read the answer, and to send that token once more would end the login.
+"""
 RENEWAL_SECONDS = 10.0
 """How often a lease is renewed while the provider's answer is waited for."""
 ANSWER_SECONDS = 120.0
@@ -180,7 +184,8 @@ class Refresher:
                 raise TokenUnavailable("another process has been refreshing this token for too long")
             if turn.term != watched:
                 watched, since = turn.term, now
-            abandoned = watched if now - since >= LEASE_SECONDS else ""
+            is_good = turn.account.token_problem(self._wall()) is None and turn.account.access_token != rejected
+            abandoned = watched if now - since >= (UNHURRIED_SECONDS if is_good else LEASE_SECONDS) else ""
             await self._sleep(_POLL_SECONDS)
 
     def _ask_for_lease(self, account_id: str, abandoned: str) -> Awaitable[LeaseAttempt | None]:
