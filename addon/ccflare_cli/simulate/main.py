@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -149,6 +149,8 @@ class _Made(NamedTuple):
     pool: Pool
     period: Period
     """As far as there is a record of it."""
+    unpriced: list[str]
+    """The models that were asked for and have no price."""
 
 
 def _simulate(console: Console, arguments: argparse.Namespace) -> int:
@@ -192,6 +194,8 @@ class _Simulation:
         self._rules = guardrail_files.load(settings.rules_path)
         self._period = self._within_the_record(period)
         self._is_tagged = False
+        self._is_priced: dict[str, bool] = {}
+        """Whether a model has a price, for those that were asked for."""
 
     def run(self) -> _Made:
         """Fit the windows, and replay the traffic in all scenarios at once."""
@@ -206,14 +210,15 @@ class _Simulation:
         simulators = [Simulator(each, self._period.since, step) for each in scenarios]
         billed = {account.id for account in pool.accounts if account.kind == "api_key"}
         past = Past(step, billed)
-        replay(self._turns(self._period), simulators, past)
+        replay(self._noted(self._turns(self._period)), simulators, past)
         tallies = [(RECORDED, past.tally), *((each.scenario.name, each.tally) for each in simulators)]
         outcomes = [Outcome(RECORDED, "", is_recorded=True, counts=past.tally.total)]
         outcomes += [
             Outcome(each.scenario.name, each.scenario.settings.strategy, is_recorded=False, counts=each.tally.total)
             for each in simulators
         ]
-        return _Made(outcomes, tallies, changed, self._period)
+        unpriced = sorted(model for model, is_priced in self._is_priced.items() if not is_priced)
+        return _Made(outcomes, tallies, changed, self._period, unpriced)
 
     def _within_the_record(self, period: Period) -> Period:
         first = next(iter(self._store.query("SELECT MIN(timestamp) FROM requests")))[0]
@@ -225,6 +230,13 @@ class _Simulation:
         return read_turns(
             self._store.query, self._rates, period, self._settings.session_seconds, tagged=self._is_tagged
         )
+
+    def _noted(self, turns: Iterable[Turn]) -> Iterator[Turn]:
+        for turn in turns:
+            model = turn.facts.model
+            if model and model not in self._is_priced and turn.facts.spends:
+                self._is_priced[model] = self._rates.is_known(model)
+            yield turn
 
     def _pool(self) -> Pool:
         """The accounts as they are, and what their windows take by the record."""
@@ -316,6 +328,9 @@ def _note(made: _Made, arguments: argparse.Namespace) -> str:
             else f"Up to {some(unsized, 'request')} that were refused then are served here; their sizes are taken from "
             "others."
         )
+    if made.unpriced:
+        models = ", ".join(made.unpriced)
+        notes.append(f"No price is known of {models}: counted as the dearest model; ccflare_prices can name it.")
     return "\n".join(notes)
 
 

@@ -170,6 +170,14 @@ def test_table_says_what_was_changed(past: History) -> None:
     assert "Limits: answers of accounts that a window is full." in said
 
 
+def test_models_without_a_price_are_named_since_their_cost_is_a_guess(past: History) -> None:
+    assert "No price is known" not in call(past)[1]
+    past.exchange(NOON - 500, "max-1", model="claude-nova-9", **USED)
+    past.exchange(NOON - 490, "max-1", model=None, path="/v1/models", cost_usd=None)
+    said = " ".join(call(past)[1].split())
+    assert "No price is known of claude-nova-9: counted as the dearest model; ccflare_prices can name it." in said
+
+
 def test_csv_has_the_scenarios(past: History) -> None:
     _, said, _ = call(past, "--format", "csv")
 
