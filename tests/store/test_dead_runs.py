@@ -66,6 +66,23 @@ def test_a_run_on_this_machine_is_ended_as_soon_as_its_process_is_gone(bench: Be
     assert bench.outcomes() == {"r1": "crashed", "r2": None}
 
 
+def test_a_run_in_a_container_with_this_machines_name_is_taken_for_dead_once(bench: Bench) -> None:
+    """Its process id says nothing here. Were it ended with every look, its leases would be free all the time."""
+    bench.begin("here")
+    bench.living.discard(2)
+    assert bench.runs.close() == 1
+    bench.two.heartbeat("two")
+    for beat in range(4):
+        bench.now += 15
+        bench.two.write([InFlightCounted("two", {"a": beat + 1})])
+        bench.runs.close()
+        assert bench.one.query("SELECT COUNT(*) FROM runs WHERE ended_at IS NULL") == [(2,)]
+    bench.runs.close()
+    bench.now += DEAD_SECONDS
+    bench.runs.close()
+    assert bench.one.query("SELECT id FROM runs WHERE ended_at IS NULL") == [("one",)]
+
+
 def test_what_it_had_is_free_then(bench: Bench) -> None:
     bench.one.accounts.add(an_account())
     bench.begin("there")

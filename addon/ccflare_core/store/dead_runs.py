@@ -2,6 +2,9 @@
 
 A run elsewhere is dead when its row has not changed for four heartbeats, by the clock of who watches it. So no clocks
 have to agree. It costs a transaction only when there is one.
+
+Two containers may have one host's name and process ids of their own. So a run whose process was not found, and which
+shows a sign of life after that, is one elsewhere from then on.
 """
 
 import os
@@ -39,6 +42,8 @@ class DeadRuns:
         self._is_alive = is_alive
         self._seen: dict[str, tuple[object, float]] = {}
         """By run: what its row said, and since when."""
+        self._not_found: set[str] = set()
+        """The runs that were ended because their process was not found here."""
 
     def close(self) -> int:
         """End the dead ones, and close their open exchanges as `crashed`; how many those were. Raises StoreError."""
@@ -48,16 +53,17 @@ class DeadRuns:
             id: seen if (seen := self._seen.get(id)) is not None and seen[0] == signs else (signs, now)
             for id, _, _, *signs in rows
         }
-        dead = [id for id, host, pid, *_ in rows if self._is_dead(host, pid, now - self._seen[id][1])]
+        gone = {id for id, host, pid, *_ in rows if id not in self._not_found and self._is_gone(host, pid)}
+        dead = [id for id in self._seen if id in gone or now - self._seen[id][1] >= DEAD_SECONDS]
         if not dead:
             return 0
+        self._not_found |= gone
         for each in dead:
             del self._seen[each]  # should it live after all, it is watched anew
         return self._end(dead)
 
-    def _is_dead(self, host: str, pid: int, silent: float) -> bool:
-        is_gone = host == self._host and pid != os.getpid() and not self._is_alive(pid)
-        return is_gone or silent >= DEAD_SECONDS
+    def _is_gone(self, host: str, pid: int) -> bool:
+        return host == self._host and pid != os.getpid() and not self._is_alive(pid)
 
     def _rows(self) -> list[tuple[Any, ...]]:
         columns = (RunRow.id, RunRow.host, RunRow.pid, RunRow.heartbeat_at, RunRow.in_flight)
