@@ -12,6 +12,7 @@ from ccflare_cli.completion import complete
 from ccflare_cli.console import OK, Console, Refused, check_made, guarded, read_settings
 from ccflare_cli.parsing import Parser, one_of, script_parser
 from ccflare_cli.periods import WHEN, span
+from ccflare_cli.progress import progress
 from ccflare_cli.simulate.tables import Outcome, outcome_table, plan_table
 from ccflare_cli.simulate.what_ifs import (
     Pool,
@@ -61,6 +62,8 @@ shows how far the simulation can be trusted.
 _SINCE, _FIT = "7d", "30d"
 _AS_SET = "as it is set"
 RECORDED = "recorded"
+_SHOWN_EACH = 500
+"""Turns between two looks at how far it has got."""
 
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
@@ -227,9 +230,14 @@ class _Simulation:
         return period._replace(since=max(period.since, min(first / 1000, period.until)))
 
     def _turns(self, period: Period) -> Iterator[Turn]:
-        return read_turns(
-            self._store.query, self._rates, period, self._settings.session_seconds, tagged=self._is_tagged
-        )
+        """Those of the period, with how far it has got on a terminal."""
+        settings = self._settings
+        turns = read_turns(self._store.query, self._rates, period, settings.session_seconds, tagged=self._is_tagged)
+        with progress(self._console) as show:
+            for number, turn in enumerate(turns):
+                if number % _SHOWN_EACH == 0:
+                    show(round(turn.at - period.since), round(period.until - period.since))
+                yield turn
 
     def _noted(self, turns: Iterable[Turn]) -> Iterator[Turn]:
         for turn in turns:

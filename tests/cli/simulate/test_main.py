@@ -16,7 +16,7 @@ import pytest
 from ccflare_cli.simulate.main import main
 from ccflare_cli.stats.plot import draw_lines
 from ccflare_core.reports.traffic import Period
-from desk import Desk
+from desk import Desk, Terminal
 from history import NOON, History
 
 USED: dict[str, Any] = {"input_tokens": 10, "output_tokens": 100, "response_time_ms": 5000.0, "first_byte_ms": 1000.0}
@@ -168,6 +168,17 @@ def test_table_says_what_was_changed(past: History) -> None:
     assert code == 0
     assert "Changed: +1, max-1 with priority 9, ccflare_hold_seconds=5." in said
     assert "Limits: answers of accounts that a window is full." in said
+
+
+def test_terminal_shows_how_far_it_has_got_and_nothing_of_that_stays(
+    past: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ccflare_cli.simulate.main._SHOWN_EACH", 10)
+    desk = Desk(environ={"ccflare_CONFIG_PATH": _config(past)}, stderr=Terminal())
+    assert main(["--database", str(past.location)], desk.console()) == 0
+    assert "[####" in desk.complained
+    assert desk.complained.endswith("\r\x1b[K")
+    assert "[#" not in desk.said
 
 
 def test_models_without_a_price_are_named_since_their_cost_is_a_guess(past: History) -> None:
