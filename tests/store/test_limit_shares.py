@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 from ccflare_core.clients.rate_limits import Moment
 from ccflare_core.reports.proxies import SILENT_SECONDS
+from ccflare_core.store import limit_shares
 from shares_kit import Key, SharingProxy, World, world_of
 
 DEAD = SILENT_SECONDS + 16
@@ -425,3 +428,114 @@ def test_what_ended_long_ago_is_deleted(make: Callable[[Key, int], World]) -> No
     world.now += 4 * 86_400
     one.store.shares.purge()
     assert one.store.query(held)[0][0] == 0
+
+
+# -- rows that nobody should have written, and rows that nobody needs any more
+
+
+def sql(world: World, text: str) -> list[tuple[Any, ...]]:
+    """Run a statement on the database of this world, as a program that is no proxy would."""
+    with contextlib.closing(sqlite3.connect(world.path)) as other, other:
+        return other.execute(text).fetchall()
+
+
+@pytest.mark.parametrize("held", ["-1000000", "'all of it'", "4.5", "1000000000000000000"])
+@pytest.mark.parametrize("column", ["held", "used", "wanted", "spent", "waiting"])
+def test_a_row_with_no_number_opens_no_limit_and_ends_no_proxy(
+    make: Callable[[Key, int], World], column: str, held: str
+) -> None:
+    world = make(Key(concurrency=6, requests_per_minute=6, tokens_per_day=6000), 3)
+    number = "(SELECT MAX(number) + 1 FROM limit_shares)"
+    sql(world, f"UPDATE limit_shares SET {column} = {held}, number = {number} WHERE scope <> '' AND run_id <> 'run-1'")
+    sql(world, "UPDATE limit_shares SET number = (SELECT MAX(number) FROM limit_shares) WHERE scope = ''")
+
+    for _ in range(12):
+        for proxy in world.proxies:
+            proxy.ask()
+        world.settle(0.25)
+
+    assert sum(len(proxy.open) for proxy in world.proxies) <= 6
+
+
+def test_a_share_that_somebody_else_has_written_is_not_believed(make: Callable[[Key, int], World]) -> None:
+    world = make(Key(concurrency=2), 2)
+    number = "(SELECT MAX(number) + 1 FROM limit_shares)"
+    sql(world, f"UPDATE limit_shares SET held = 500, number = {number} WHERE scope <> '' AND run_id = 'run-1'")
+    sql(world, "UPDATE limit_shares SET number = (SELECT MAX(number) FROM limit_shares) WHERE scope = ''")
+
+    world.settle()
+    assert sum(proxy.cap("open") for proxy in world.proxies) <= 2
+    assert sql(world, "SELECT SUM(held) FROM limit_shares WHERE scope <> ''") == [(2,)]
+
+
+@pytest.fixture
+def short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is over goes after ten minutes."""
+    monkeypatch.setattr(limit_shares, "_KEPT_SECONDS", 600.0)
+
+
+@pytest.mark.parametrize("counter", ["'many'", "-5", "0"])
+def test_a_counter_that_went_back_hides_no_share(make: Callable[[Key, int], World], counter: str) -> None:
+    world = make(Key(concurrency=6), 3)
+    for _ in range(20):  # so that there is something to go back from
+        world.proxies[0].ask()
+        world.settle(1)
+    while world.proxies[0].open:
+        world.proxies[0].end()
+    sql(world, f"UPDATE limit_shares SET number = {counter} WHERE scope = ''")
+
+    for round_ in range(30):
+        proxy = world.proxies[round_ % 3]
+        proxy.ask()
+        world.settle(0.5)
+        assert sum(len(each.open) for each in world.proxies) <= 6
+        if proxy.open and round_ % 2:
+            proxy.end()
+    assert sum(proxy.cap("open") for proxy in world.proxies) == 6
+
+
+def test_shares_of_runs_that_ended_long_ago_are_deleted(make: Callable[[Key, int], World], short_memory: None) -> None:
+    world = make(Key(concurrency=6, requests_per_minute=6), 2)
+    for _ in range(5):
+        world.start()
+        world.settle(3)
+        world.proxies[-1].stop()
+        world.settle(3)
+    number = "SELECT COUNT(DISTINCT run_id) FROM limit_shares WHERE run_id <> ''"
+    assert sql(world, number) == [(7,)]
+
+    world.settle(660, 15)
+    assert sql(world, number) == [(2,)]
+    assert [proxy.cap("open") for proxy in world.proxies] == [3, 3]
+
+
+def test_the_limits_of_a_key_that_is_gone_leave_nothing_behind(
+    make: Callable[[Key, int], World], short_memory: None
+) -> None:
+    world = make(Key(concurrency=6, requests_per_minute=6), 2)
+    world.set_key(Key(id="k2", requests_per_minute=4))
+    for proxy in list(world.proxies):
+        world.start()
+        world.settle()
+        proxy.stop()
+    world.settle(660, 15)
+    assert sql(world, "SELECT COUNT(*) FROM limit_shares WHERE scope = 'key:k1'") == [(0,)]
+
+
+def test_a_proxy_that_wakes_when_its_share_is_deleted_has_none(
+    make: Callable[[Key, int], World], short_memory: None
+) -> None:
+    world = make(Key(concurrency=6), 3)
+    one = world.proxies[0]
+    one.is_frozen = True
+    world.settle(120, 1)
+    world.proxies[1].store.runs.end(one.run_id)
+    world.settle(660, 15)
+    assert sql(world, f"SELECT COUNT(*) FROM limit_shares WHERE run_id = '{one.run_id}'") == [(0,)]
+
+    one.is_frozen = False
+    for proxy in world.proxies[::-1]:
+        while proxy.ask() is None:
+            pass
+    world.settle(0.25)
+    assert sum(len(proxy.open) for proxy in world.proxies) <= 6

@@ -9,7 +9,7 @@ is over, less what it is known to have spent.
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from peewee import Database
+from peewee import Database, fn
 
 from ccflare_core.clients.sharing import Answer, Claim, Limit, Line, Report, Resource, Standing, apportion
 from ccflare_core.db.engine import as_store_errors
@@ -27,6 +27,8 @@ _KEPT_SECONDS = 2 * 86_400.0
 """How long after a window's end its rows are kept, for proxies whose clocks are late."""
 _MILLI = 1000
 _BATCH = 100
+_MOST: Final = 10**15
+"""More than any limit is: what counts where a row has no number, as unknown is never free."""
 
 Id = tuple[str, str]
 
@@ -93,12 +95,22 @@ class StoredShares:
             self._forget()
 
     def purge(self) -> None:
-        """Delete what is about windows that ended long ago."""
-        before = to_ms(self._wall() - _KEPT_SECONDS)
-        old = Row.until.is_null(False) & (Row.until < before)
+        """Delete what is about windows, and of runs, that ended long ago, and what belonged to nobody beside these.
+
+        All read anew what there is then: one that was taken for dead and wakes must not believe that it has a share.
+        """
+        since = self._wall() - _KEPT_SECONDS
+        self._limits = {id: limit for id, limit in self._limits.items() if limit.until is None or limit.until >= since}
+        old = Row.until.is_null(False) & (Row.until < to_ms(since)) | self._is_of_gone_run(to_ms(since))
         if Row.select().where(old).bind(self._database).exists():
             with self._transaction():
                 Row.delete().where(old).execute(self._database)
+                Row.delete().where(_is_left_alone()).execute(self._database)
+                self._count(*(1 + each for each in self._counted()))
+
+    def _is_of_gone_run(self, before: int) -> Any:
+        kept = RunRow.select(RunRow.id).where(RunRow.ended_at.is_null() | (RunRow.ended_at >= before))
+        return (Row.run_id != NOBODY) & Row.until.is_null() & Row.run_id.not_in(kept)
 
     def _sharing(self, run_id: str) -> dict[str, int]:
         """The other runs that live and take part, and how each keeps limits."""
@@ -136,11 +148,17 @@ class StoredShares:
         self._claims, self._seen = {}, 0
 
     def _counted(self) -> tuple[int, int]:
-        """The last number that was given to a row, and how often all rows were deleted."""
+        """The last number that was given to a row, and how often rows were deleted.
+
+        A server that has lost its last transactions goes back: then nothing holds of what was read before.
+        """
         is_counter = (Row.scope == NOBODY) & (Row.name == NOBODY) & (Row.run_id == NOBODY)
         with as_store_errors():
             rows: Any = Row.select(Row.number, Row.used).where(is_counter).bind(self._database).tuples()
-            return next(iter(rows), (0, 0))
+            number, deletions = (each if _sound(each) < _MOST else 0 for each in next(iter(rows), (0, 0)))
+        if number < self._seen:
+            self._forget()
+        return number, deletions
 
     def _count(self, number: int, deletions: int) -> None:
         key = {"scope": NOBODY, "name": NOBODY, "run_id": NOBODY}
@@ -206,10 +224,19 @@ class _Exchange:
         rows: Any = Row.select(*columns).where(is_new).bind(self._shares._database).tuples()
         changed: set[Id] = set()
         for scope, name, run_id, *claim in rows:
-            self._claims.setdefault((scope, name), {})[run_id] = Claim(*claim)
+            found = _claim(*claim)
+            if run_id == self._run_id and found != (own := self._own((scope, name), found)):
+                self._written[scope, name, run_id] = found = own
+            self._claims.setdefault((scope, name), {})[run_id] = found
             changed.add((scope, name))
         self._shares._seen = self._number - 1
         return changed
+
+    def _own(self, limit_id: Id, found: Claim) -> Claim:
+        """What this run has by its own row: others take something away, and nobody else gives."""
+        limit, known = self._shares._limits.get(limit_id), self._claims.get(limit_id, {}).get(self._run_id)
+        most = known.held if known is not None else limit.amount if limit is not None else 0
+        return found._replace(held=min(found.held, most))
 
     def _ended(self) -> set[str]:
         """The runs with shares that are over, and not only silent."""
@@ -298,7 +325,7 @@ class _Exchange:
 
     def _lack(self, limit: Limit, milli: int) -> None:
         lacks = self._claims.get(limit.id, {}).get(NOBODY, Claim()).used
-        self._put(limit, NOBODY, Claim(0, lacks + milli, 0, 0))
+        self._put(limit, NOBODY, Claim(0, min(lacks + milli, limit.amount * _MILLI), 0, 0))
 
     def _take_tokens(self, limit: Limit, free: int, take: int) -> int:
         if limit.resource is not Resource.RATE:
@@ -342,6 +369,24 @@ def _lacks(claim: Claim, target: int) -> int:
     """How much others should give up for it: nothing while it has what it wants, and half of what it might have."""
     is_short = claim.held < min(target, claim.wanted) or 2 * claim.held < target
     return max(0, target - claim.held) if is_short else 0
+
+
+def _claim(held: object, used: object, wanted: object, spent: object, waiting: object) -> Claim:
+    """What a row says. Another version may have written it, or somebody else."""
+    since = waiting if isinstance(waiting, int) else None
+    return Claim(_sound(held), _sound(used), _sound(wanted), _sound(spent), since)
+
+
+def _sound(number: object) -> int:
+    return number if isinstance(number, int) and 0 <= number <= _MOST else _MOST
+
+
+def _is_left_alone() -> Any:
+    """What belongs to no run, of a limit of which no run has anything any more."""
+    of_runs: Any = Row.alias()
+    same = (of_runs.scope == Row.scope) & (of_runs.name == Row.name) & (of_runs.run_id != NOBODY)
+    is_nobodys = (Row.scope != NOBODY) & (Row.run_id == NOBODY) & Row.until.is_null()
+    return is_nobodys & ~fn.EXISTS(of_runs.select(of_runs.scope).where(same))
 
 
 def _upsert(database: Database, rows: Sequence[dict[str, Any]]) -> None:
