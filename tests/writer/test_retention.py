@@ -131,6 +131,21 @@ def test_an_open_exchange_is_left_alone(store: Store) -> None:
     assert count(store, "requests") == 1
 
 
+def test_runs_go_after_their_requests_and_those_that_go_on_stay(store: Store) -> None:
+    for age in (400, 300):
+        store.runs.start(f"run-{age}", "host", 1)
+        store.runs.end(f"run-{age}")
+        store.query("UPDATE runs SET ended_at = ? WHERE id = ?", (round((NOW - age * DAY) * 1000), f"run-{age}"))
+    store.runs.start("goes on", "host", 2)
+    store.query("UPDATE runs SET started_at = 0, heartbeat_at = 0 WHERE id = 'goes on'")
+    store.write(recorded(299 * DAY))
+
+    Bench(store, FOR_EVER).run()
+    assert count(store, "runs") == 3
+    Bench(store, Policy(7, 365, 0, 0)).run()
+    assert sorted(store.query("SELECT id FROM runs")) == [("goes on",), ("run-300",)]
+
+
 def test_nothing_is_done_twice_a_minute(in_file: Store) -> None:
     assert len(Bench(in_file, Policy(7, 365, 0, 0)).run(30)) < 40
 

@@ -99,6 +99,12 @@ class Runs:
             is_orphan = RequestRow.outcome.is_null() & RequestRow.run_id.not_in(live)
             return int(RequestRow.update(crashed).where(is_orphan).execute(self._database))
 
+    def purge(self, before: float) -> int:
+        """Forget the runs that ended before (epoch seconds): what is theirs has to be gone by then. How many it was."""
+        is_old = RunRow.ended_at.is_null(False) & (RunRow.ended_at < to_ms(before))
+        with self._transaction():
+            return int(RunRow.delete().where(is_old).execute(self._database))
+
     def _is_live(self, run: RunRow, host: str, is_alive: Callable[[int], bool], now: float) -> bool:
         if run.id == self.current:
             return True

@@ -142,6 +142,7 @@ class Retention:
             yield from store.history.delete(ids)
         yield from self._thin(store, _WINDOW_DAYS * DAY, days * DAY)
         yield store.history.delete_tunnels(now - days * DAY)
+        yield store.runs.purge(now - (days + 1) * DAY)  # no request of theirs is left, whatever the clocks say
         yield store.notices.purge(now - days * DAY)
         yield store.browser_sessions.purge()
         yield from store.owners.purge()
