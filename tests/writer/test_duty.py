@@ -1,6 +1,7 @@
 """A duty that one of several proxies has, by their own clocks: kept, handed on, and taken from who is gone."""
 
 import contextlib
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -47,6 +48,21 @@ def test_that_of_a_dead_one_ends_after_it_was_watched(proxies: tuple[Proxy, Prox
     while not two.step():
         waited += RENEW_SECONDS
     assert WATCH_SECONDS - RENEW_SECONDS <= waited <= WATCH_SECONDS + RENEW_SECONDS
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="the clock of this system stands still meanwhile")
+def test_it_ends_while_the_machine_of_who_has_it_sleeps(location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slept(clock: int) -> float:
+        return real(clock) + (HELD_SECONDS if clock == time.CLOCK_BOOTTIME else 0.0)
+
+    real = time.clock_gettime
+    with contextlib.closing(open_store(location)) as store:
+        store.runs.start("one", "host", 1)
+        duty = Duty("upkeep", "one")
+        duty.step(store)
+        assert duty.is_mine
+        monkeypatch.setattr(time, "clock_gettime", slept)
+        assert not duty.is_mine
 
 
 def test_one_that_was_frozen_does_nothing_before_it_has_looked(proxies: tuple[Proxy, Proxy]) -> None:

@@ -2,14 +2,14 @@
 
 It is a lease, as that of the first request after a rest (accounts/probes.py). Who has it takes it anew every few
 seconds, each time with a new term; the others watch the term, and end it when it has stayed the same for longer than
-that can take. So that of a dead or frozen proxy ends whatever anybody's clock says, and one that wakes does nothing
-before it has looked.
+that can take. So that of a dead or frozen proxy ends whatever anybody's clock says, and one that wakes, also with its
+machine, does nothing before it has looked.
 """
 
 import logging
-import time
 from collections.abc import Callable
 
+from ccflare_core.clients.shares import running_time
 from ccflare_core.errors import CCFlareError
 from ccflare_core.store.store import Store
 
@@ -26,7 +26,7 @@ WATCH_SECONDS = 45.0
 class Duty:
     """The duty of this name, for the run `owner`. All but `is_mine` is for the writer's thread."""
 
-    def __init__(self, name: str, owner: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, name: str, owner: str, clock: Callable[[], float] = running_time) -> None:
         self._name = name
         self._owner = owner
         self._clock = clock
