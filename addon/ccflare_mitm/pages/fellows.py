@@ -11,12 +11,14 @@ from typing import Final
 
 from ccflare_core.reports.metrics import Family
 from ccflare_core.reports.worker_metrics import merged, read, write
+from ccflare_core.workers import MOST
 
 logger = logging.getLogger("ccflare")
 
 SECONDS: Final = 2.0
 """How long all of them together may take; one that does not answer is left out."""
 MOST_BYTES: Final = 16 * 1024 * 1024
+_PART_BYTES: Final = 64 * 1024
 
 
 class Fellows:
@@ -50,7 +52,8 @@ class Fellows:
         """The families of all workers, by a label; of a proxy that is no worker its own, without one."""
         if self._folder is None or self._number is None:
             return [*own]
-        others = [path for path in sorted(self._folder.iterdir()) if path.name not in (str(self._number),)]
+        others = [self._folder / str(number) for number in range(1, MOST + 1) if number != self._number]
+        others = [path for path in others if path.is_socket()]
         found = await asyncio.gather(*(self._ask(path) for path in others))
         told = {int(path.name): families for path, families in zip(others, found, strict=True) if families}
         return [*merged({self._number: [*own], **told})]
@@ -58,11 +61,21 @@ class Fellows:
     async def _ask(self, path: Path) -> list[Family]:
         try:
             async with asyncio.timeout(SECONDS):
-                reader, writer = await asyncio.open_unix_connection(path, limit=MOST_BYTES)
+                reader, writer = await asyncio.open_unix_connection(path)
                 try:
-                    return read(await reader.read(-1))
+                    return read(await _all_of(reader))
                 finally:
                     writer.close()
-        except (OSError, ValueError, TimeoutError) as error:
+        except (OSError, ValueError, RecursionError, TimeoutError) as error:
             logger.debug("worker %s does not tell its metrics: %s", path.name, error)
             return []
+
+
+async def _all_of(reader: asyncio.StreamReader) -> bytes:
+    """All that comes. Raises ValueError if that is too much."""
+    found = bytearray()
+    while part := await reader.read(_PART_BYTES):
+        found += part
+        if len(found) > MOST_BYTES:
+            raise ValueError("these are too many bytes")
+    return bytes(found)
