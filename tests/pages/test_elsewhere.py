@@ -29,7 +29,7 @@ class Bench:
 
     async def tells(self, *ids: str) -> list[str]:
         """The other one has these open; the ids of what is open by then."""
-        running = [{"id": id, "outcome": None, "seconds": 1.0} for id in ids]
+        running = [{"id": id, "path": "/v1/messages", "outcome": None, "seconds": 1.0} for id in ids]
         self.store.write([RunTold("other", {"running": json.dumps(running)})])
         await self.elsewhere.look()
         return list(self.elsewhere.open)
@@ -59,7 +59,8 @@ async def test_one_whose_end_nobody_records_is_closed_as_it_was_last_known(bench
     await bench.tells()
     bench.now += GIVEN_UP_SECONDS
     await bench.elsewhere.look()
-    assert bench.elsewhere.take_closed() == [{"id": "r1", "outcome": None, "seconds": 1.0}]
+    (closed,) = bench.elsewhere.take_closed()
+    assert (closed["id"], closed["outcome"], closed["seconds"], closed["tags"]) == ("r1", None, 1.0, {})
 
 
 async def test_what_the_database_refuses_is_read_the_next_time(bench: Bench) -> None:
@@ -73,3 +74,36 @@ async def test_what_the_database_refuses_is_read_the_next_time(bench: Bench) -> 
 async def test_a_proxy_that_is_alone_reads_nothing(bench: Bench) -> None:
     bench.has_peers, bench.fails = False, True
     assert await bench.tells("r1") == []
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "[]",
+        '"r2"',
+        "{}",
+        '{"id": "r2"}',
+        '{"id": ["r2"], "path": "/", "seconds": 1}',
+        '{"id": "r2", "path": "/", "seconds": "1"}',
+        '{"id": "r2", "path": "/", "seconds": NaN}',
+        '{"id": "r2", "path": "/", "seconds": 1, "model": {"toString": 1}}',
+        '{"id": "r2", "path": "/", "seconds": 1, "proxy": 5}',
+        '{"id": "r2", "path": "/", "seconds": 1, "output_tokens": "<b>"}',
+        '{"id": "r2", "path": "/", "seconds": 1, "estimated": "yes"}',
+        '{"id": "r2", "path": "/", "seconds": 1, "tags": ["a"]}',
+        '{"id": "r2", "path": "/", "seconds": 1, "tags": {"a": {}}}',
+    ],
+)
+async def test_a_row_that_no_proxy_tells_is_left_out_and_keeps_nothing_else_away(bench: Bench, row: str) -> None:
+    known = json.dumps({"id": "r1", "path": "/v1/messages", "seconds": 1, "of_a_later_version": []})
+    bench.store.write([RunTold("other", {"running": f"[{row}, {known}]"})])
+    await bench.elsewhere.look()
+    assert list(bench.elsewhere.open) == ["r1"]
+    assert "of_a_later_version" not in bench.elsewhere.open["r1"]
+
+
+@pytest.mark.parametrize("text", ["{", "5", "null", '{"id": "r1"}', "[" * 100_000])
+async def test_what_is_no_list_tells_nothing(bench: Bench, text: str) -> None:
+    bench.store.write([RunTold("other", {"running": text})])
+    await bench.elsewhere.look()
+    assert bench.elsewhere.open == {}

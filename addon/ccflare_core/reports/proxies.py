@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Any, Final, NamedTuple
 
 from ccflare_core.http.sse import parse_json
+from ccflare_core.reports.running import as_told
 from ccflare_core.reports.tally import Query, marks
 from ccflare_core.text import to_ms
 
@@ -126,8 +127,11 @@ def differing(found: Iterable[ProxyStatus]) -> str:
 
 
 def running_elsewhere(query: Query, run_id: str, now: float) -> dict[str, dict[str, Any]]:
-    """What is open in the other proxies, by ids, with the fields of the API, as far as they tell it."""
+    """What is open in the other proxies, by ids, with the fields of the API, as far as they tell it.
+
+    A row whose values are none of the API is left out, as pages and programs go by them.
+    """
     sql = "SELECT running FROM runs WHERE running IS NOT NULL AND ended_at IS NULL AND id <> ? AND beat_at >= ?"
     lists = [parse_json(text.encode()) for (text,) in query(sql, (run_id, to_ms(now - SILENT_SECONDS)))]
     rows = [row for told in lists if isinstance(told, list) for row in told]
-    return {row["id"]: row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)}
+    return {row["id"]: row for row in map(as_told, rows) if row is not None}

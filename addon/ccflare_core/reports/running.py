@@ -1,9 +1,10 @@
 """A request that is still open, or has just ended, as the record will have it: a row not written yet. Pure."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final
 
 from ccflare_core.exchange.final_row import final_columns, recorded_tags
 from ccflare_core.exchange.story import Story
@@ -111,3 +112,32 @@ def running(story: Story, now: float, proxy: str | None = None) -> Exchange:
         tags=recorded_tags(story),
         proxy=proxy,
     )
+
+
+def as_told(row: object) -> dict[str, Any] | None:
+    """What another proxy tells of a request that runs there, with the API's fields alone; None if it is not that.
+
+    Another version may have written it, or somebody else. What an older one does not tell is None, or {} for the tags.
+    """
+    if not isinstance(row, dict):
+        return None
+    told = {name: row.get(name, Exchange._field_defaults.get(name)) for name in Exchange._fields}
+    is_whole = all(told[name] is not None for name in _NEEDED)
+    return told if is_whole and all(_is_value(name, value) for name, value in told.items()) else None
+
+
+def _is_value(name: str, value: object) -> bool:
+    if name == "tags":
+        return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
+    if value is None:
+        return True
+    if name in _NUMBERS:
+        return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, bool if name == "estimated" else str)
+
+
+_NEEDED: Final = ("id", "path", "seconds")
+_NUMBERS: Final = frozenset(
+    {"status", "seconds", "first_byte_seconds", "cost_usd", "failovers", "waited_seconds"}
+    | {"input_tokens", "output_tokens", "cache_read_tokens", "cache_creation_tokens"}
+)
