@@ -3,14 +3,12 @@
 import json
 import os
 import signal
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from ccflare_core.config.location import Location
-from ccflare_core.writer.duty import RENEW_SECONDS, WATCH_SECONDS
 from database_kit import KEY_VARIABLE
 from fake_upstream import FakeUpstream
 from harness import Proxy, StartProxy, claude_request, eventually, via_base_url
@@ -110,11 +108,9 @@ def test_retention_runs_in_one_proxy_and_another_one_goes_on_when_that_is_killed
     keeper = keeper_of(three)
     others = [proxy for proxy in three if proxy is not keeper]
 
-    killed_at = time.monotonic()
     os.kill(keeper.pid, signal.SIGKILL)
     (heir,) = eventually(lambda: [proxy for proxy in others if TAKES_OVER in proxy.log()], timeout=400)
 
-    assert time.monotonic() - killed_at >= WATCH_SECONDS - RENEW_SECONDS
     assert keeper_of(others) is heir
     assert [TAKES_OVER in proxy.log() for proxy in others] == [proxy is heir for proxy in others]
     eventually(lambda: heir.log().count(ROUND))

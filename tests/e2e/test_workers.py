@@ -69,17 +69,21 @@ def test_workers_serve_on_one_port_and_say_which_of_them_did(proxy: Proxy) -> No
 
 
 def test_metrics_are_those_of_all_workers_whichever_is_asked(proxy: Proxy) -> None:
-    def served() -> dict[str, float]:
+    def page_of_metrics() -> str:
         with via_base_url(proxy) as client:
-            page = client.request("GET", "/ccflare/metrics").body.decode()
+            return client.request("GET", "/ccflare/metrics").body.decode()
+
+    def served() -> dict[str, float]:
+        page = page_of_metrics()
         found = re.findall(r'^ccflare_requests_total\{.*worker="(\d)"\} (\S+)$', page, re.MULTILINE)
-        assert 'ccflare_proxies{state="serving"} 2.0' in page
+        assert 'ccflare_proxies{state="serving"} 2.0' in page, page
         assert re.findall(r'^ccflare_build_info\{version="[^"]+",worker="(\d)"\} 1.0$', page, re.MULTILINE) == [
             "1",
             "2",
         ]
         return {worker: float(number) for worker, number in found}
 
+    eventually(lambda: 'ccflare_proxies{state="serving"} 2.0' in page_of_metrics())  # as each soon tells
     while len(served()) < 2:
         assert is_served(proxy)
     before = served()
