@@ -7,6 +7,7 @@ import pytest
 
 from ccflare_core.clients.keys import Permission, Role
 from ccflare_core.clients.sessions import (
+    AHEAD_SECONDS,
     IDLE_SECONDS,
     LONGEST_SECONDS,
     RENEW_SECONDS,
@@ -92,6 +93,14 @@ def test_a_session_ends_however_much_it_is_used() -> None:
         sessions.used(session, NOW + seconds)
     assert sessions.find([cookie], NOW + LONGEST_SECONDS - 1) == session
     assert sessions.find([cookie], NOW + LONGEST_SECONDS) is None
+
+
+def test_a_session_of_a_proxy_whose_clock_was_ahead_does_not_outlive_the_others() -> None:
+    begun = following("one").begin(shown(), NOW + AHEAD_SECONDS + 1)
+    assert following("one").find([begun.cookie], NOW + 2) is not None
+    assert following("one").find([begun.cookie], NOW) is None
+    week = following("one").begin(None, NOW + 7 * 86_400)
+    assert following("one").find([week.cookie], NOW) is None
 
 
 def test_a_session_ends_with_the_logout_here_and_elsewhere() -> None:

@@ -24,6 +24,8 @@ IDLE_SECONDS = 3600.0
 """After so long without a request a session is over."""
 LONGEST_SECONDS = 12 * 3600.0
 """A session is over by then in any case."""
+AHEAD_SECONDS = 300.0
+"""By so much the clocks of two proxies on one database may differ."""
 RENEW_SECONDS = 300.0
 """How old what the cookie says of its last use may become while it is used."""
 COOKIE = b"ccflare_session_"
@@ -52,7 +54,9 @@ class Session:
         return self.begun_at + LONGEST_SECONDS
 
     def is_over(self, now: float) -> bool:
-        """Whether it is over by its times."""
+        """Whether it is over by its times, or begins so much later that a clock was wrong: its end would be, too."""
+        if max(self.begun_at, self.used_at) - now >= AHEAD_SECONDS:
+            return True
         return now >= self.until or now - self.used_at >= IDLE_SECONDS
 
 
