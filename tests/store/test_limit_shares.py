@@ -17,6 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ccflare_core.clients.rate_limits import Moment
+from ccflare_core.clients.shares import SOME
+from ccflare_core.clients.sharing import Limit
 from ccflare_core.reports.proxies import SILENT_SECONDS
 from ccflare_core.store import limit_shares
 from shares_kit import Key, SharingProxy, World, world_of
@@ -539,3 +541,32 @@ def test_a_proxy_that_wakes_when_its_share_is_deleted_has_none(
             pass
     world.settle(0.25)
     assert sum(len(proxy.open) for proxy in world.proxies) <= 6
+
+
+# -- many keys
+
+
+def test_a_report_looks_at_the_keys_in_use_and_at_some_others_in_turns(
+    make: Callable[[Key, int], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make(Key(concurrency=4), 2)
+    keys = [world.key, *(Key(id=f"other-{number}", concurrency=4) for number in range(200))]
+    for proxy in world.proxies:
+        proxy.rates.of_keys.take_keys(keys)
+    world.settle(20, 1)
+    one, looked = world.proxies[0], list[str]()
+    used = one.rates.of_keys.used
+
+    def note(limit: Limit) -> tuple[int, int]:
+        looked.append(limit.scope)
+        return used(limit)
+
+    monkeypatch.setattr(one.rates.of_keys, "used", note)
+    assert one.ask() is None
+    one.rates.shares.report()
+    assert "key:k1" in looked
+    assert len(looked) <= SOME + 1
+
+    for _ in range(200 // SOME):
+        one.rates.shares.report()
+    assert set(looked) == {f"key:{key.id}" for key in keys}

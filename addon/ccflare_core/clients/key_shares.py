@@ -12,6 +12,7 @@ from typing import Protocol
 
 from ccflare_core.clients.budgets import Budgets, Reserved
 from ccflare_core.clients.key_limits import (
+    AHEAD_SECONDS,
     OPEN,
     RATE,
     BudgetWindow,
@@ -67,12 +68,15 @@ class KeyShares(User):
         self._clock = clock
         self._wall = wall
         self._keys: dict[str, Divided] = {}
+        self._limits: tuple[Limit, ...] = ()
+        self._limits_at: int | None = None
         shares.add(self)
         budgets.on_made = self._made
 
     def take_keys(self, keys: Iterable[Divided]) -> None:
         """These are the keys that may be used, from now on."""
         self._keys = {key.id: key for key in keys}
+        self._limits_at = None
 
     # What a request is decided by
 
@@ -139,6 +143,7 @@ class KeyShares(User):
     def counted(self, key: Named) -> None:
         """One more request was let in, and is counted."""
         scope = scope_of(key.id)
+        self._shares.touch(scope)
         if key.concurrency is not None:
             self._shares.opened((scope, OPEN), self._counters.open_now(key.id))
         if key.requests_per_minute is not None:
@@ -147,6 +152,7 @@ class KeyShares(User):
     def ended(self, key: Named, tokens: int | None, dollars: Decimal | None) -> None:
         """A request that was let in is over, and used that much."""
         scope = scope_of(key.id)
+        self._shares.touch(scope)
         if key.concurrency is not None:
             self._shares.released((scope, OPEN))
         for window, _ in budgets_of(key, self._wall()):
@@ -166,10 +172,12 @@ class KeyShares(User):
 
     # What the shares are told
 
-    def limits(self) -> Iterator[Limit]:
-        wall = self._wall()
-        for key in self._keys.values():
-            yield from limits_of(key, wall)
+    def limits(self) -> tuple[Limit, ...]:
+        minute = int(self._wall() // AHEAD_SECONDS)  # a day begins with one, and so does what is soon
+        if minute != self._limits_at:
+            found = (limit for key in self._keys.values() for limit in limits_of(key, minute * AHEAD_SECONDS))
+            self._limits, self._limits_at = tuple(found), minute
+        return self._limits
 
     def used(self, limit: Limit) -> tuple[int, int]:
         key_id = key_of(limit.scope)

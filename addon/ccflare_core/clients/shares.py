@@ -12,8 +12,9 @@ limit, or one, if it had as much; one that was frozen asks first. What may be sp
 """
 
 import math
+import operator
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ccflare_core.clients.sharing import Answer, Limit, Line, Report, Resource, Standing
@@ -26,6 +27,10 @@ SPAN_SECONDS = 5.0
 """What was asked for in this span and the one before is what is wanted."""
 DENIED_SECONDS = 2.0
 """The same of what was refused, which comes again after a second if it is still wanted."""
+RECENT_SECONDS = 3 * SPAN_SECONDS
+"""For so long after its last request there may be something to tell of a key."""
+SOME = 25
+"""How many keys are looked through at once of which nothing has changed."""
 CUT_OFF = 3
 """How often the database must not have answered for this proxy to be cut off from it."""
 TOLERANCE = 20
@@ -87,8 +92,8 @@ class _Share:
 class User:
     """What knows the limits and their use: the client keys' rates and budgets. All in the units of the limit."""
 
-    def limits(self) -> Iterable[Limit]:
-        """Those that there are now, and soon."""
+    def limits(self) -> tuple[Limit, ...]:
+        """Those that there are now, and soon; the same object as long as they are the same."""
         raise NotImplementedError
 
     def used(self, limit: Limit) -> tuple[int, int]:
@@ -116,6 +121,10 @@ class Shares:
         self._users: list[User] = []
         self._shares: dict[Id, _Share] = {}
         self._users_of: dict[Id, User] = {}
+        self._found: tuple[tuple[Limit, ...], ...] = ()
+        self._of_scope: dict[str, list[_Share]] = {}
+        self._touched: dict[str, float] = {}
+        self._turn = 0
         self._valid_until = float("-inf")
         self.looked_at = float("inf")
         """When somebody last looked after this, by the clock of this."""
@@ -170,6 +179,7 @@ class Shares:
     def denied(self, limit_id: Id, amount: int = 1) -> None:
         """So much of it was asked for, and there was too little here. The others hear of it soon."""
         if (share := self._shares.get(limit_id)) is not None:
+            self.touch(limit_id[0])
             share.denied.at(self._clock()).present += amount
             share.refused += 1
             if share.refused == 1:
@@ -185,6 +195,11 @@ class Shares:
         if (share := self._shares.get(limit_id)) is not None:
             share.cap -= amount
             share.gone += amount
+            self.touch(limit_id[0])
+
+    def touch(self, scope: str) -> None:
+        """Something of this scope's limits has changed, so there may be something to tell of it."""
+        self._touched[scope] = self._clock()
 
     # What the others are told
 
@@ -216,12 +231,23 @@ class Shares:
         return self._wanted(share, self._users_of[limit.id].used(limit)[0])
 
     def _look_for_limits(self) -> None:
-        found = {limit.id: (limit, user) for user in self._users for limit in user.limits()}
+        all_limits = tuple(user.limits() for user in self._users)
+        if len(all_limits) == len(self._found) and all(map(operator.is_, all_limits, self._found)):
+            return
+        self._found = all_limits
+        found = {
+            limit.id: (limit, user) for user, limits in zip(self._users, all_limits, strict=True) for limit in limits
+        }
         for limit_id in self._shares.keys() - found.keys():
             del self._shares[limit_id], self._users_of[limit_id]
         for limit_id, (limit, user) in found.items():
             self._shares.setdefault(limit_id, _Share(limit)).limit = limit
             self._users_of[limit_id] = user
+        self._of_scope = {}
+        for share in self._shares.values():
+            self._of_scope.setdefault(share.limit.scope, []).append(share)
+            if share.told is None or share.told.limit != share.limit:
+                self.touch(share.limit.scope)
 
     def report(self, *, whole: bool = False) -> Report:
         """What has changed since the last one; with `whole` all of it."""
@@ -230,7 +256,7 @@ class Shares:
 
     def _lines(self, *, is_whole: bool) -> Iterator[Line]:
         now = self._clock()
-        for share in self._shares.values():
+        for share in list(self._shares.values()) if is_whole else self._looked_through(now):
             used, spent = self._users_of[share.limit.id].used(share.limit)
             self._give_up(share, used, now)
             keeps = share.cap if share.limit.resource is Resource.RATE else max(share.cap, used)
@@ -242,6 +268,19 @@ class Shares:
             if is_news:
                 share.told, share.gone = line, 0
                 yield line
+
+    def _looked_through(self, now: float) -> Iterator[_Share]:
+        """The shares of which something has changed of late, and some of the others, in turns.
+
+        With a thousand keys to look through all of them takes a tenth of a second, which every request would wait for.
+        """
+        self._touched = {scope: at for scope, at in self._touched.items() if now - at <= RECENT_SECONDS}
+        scopes = [scope for scope in self._of_scope if scope not in self._touched]
+        self._turn = self._turn % len(scopes) if scopes else 0
+        some = scopes[self._turn : self._turn + SOME]
+        self._turn += SOME
+        for scope in (*self._touched, *some):
+            yield from self._of_scope.get(scope, ())
 
     def _give_up(self, share: _Share, used: int, now: float) -> None:
         """Use no more of what others lack. What is in use goes as soon as it is free."""
@@ -319,6 +358,7 @@ class Shares:
                 self._stand(share, standing, written.get(limit_id))
 
     def _stand(self, share: _Share, standing: Standing, line: Line | None) -> None:
+        self.touch(share.limit.scope)
         if line is not None:
             share.tokens -= line.tokens
         if standing.give:  # nothing of that is taken up again
@@ -341,6 +381,8 @@ class Shares:
                 user.set_rate(limit, limit.amount, user.left_of_rate(limit, share.cap))
         self._shares.clear()
         self._users_of.clear()
+        self._of_scope.clear()
+        self._found = ()
         self.is_shared = False
 
     def cut_off(self) -> None:
