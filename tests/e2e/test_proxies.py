@@ -108,6 +108,7 @@ def test_retention_runs_in_one_proxy_and_another_one_goes_on_when_that_is_killed
     keeper = keeper_of(three)
     others = [proxy for proxy in three if proxy is not keeper]
 
+    eventually(lambda: keeper.log().count(ROUND))
     os.kill(keeper.pid, signal.SIGKILL)
     (heir,) = eventually(lambda: [proxy for proxy in others if TAKES_OVER in proxy.log()], timeout=400)
 
