@@ -11,6 +11,7 @@ import pytest
 from ccflare_core.config.location import Location
 from ccflare_core.db.models import RunRow
 from ccflare_core.exchange.records import RunTold
+from ccflare_core.reports.fields import PROXY, record
 from ccflare_core.reports.proxies import (
     SILENT_SECONDS,
     UPKEEP,
@@ -177,3 +178,19 @@ def test_requests_of_a_period_are_counted_by_its_index(tmp_path: Path) -> None:
 
     assert any("requests_timestamp" in plan for plan in plans)
     assert not any("SCAN requests" in plan for plan in plans)
+
+
+@pytest.mark.parametrize("column", ["started_at", "heartbeat_at", "beat_at", "ended_at", "lag_ms"])
+@pytest.mark.parametrize("value", ["yesterday", "", -1, 2**63 - 1])
+def test_a_row_that_no_proxy_has_written_keeps_no_other_from_starting_or_being_shown(
+    tmp_path: Path, column: str, value: object
+) -> None:
+    with contextlib.closing(open_store(tmp_path / "ccflare.db")) as store:
+        begin(store, "bad")
+        begin(store, "good")
+        store.query(f"UPDATE runs SET host = 'elsewhere', {column} = ? WHERE id = 'bad'", (value,))
+
+        found = [record(each, PROXY) for each in proxies(store.query, 0, NOW)]
+
+        assert "good" in [each["run"] for each in found]
+        store.runs.close_dead("here", lambda pid: False)

@@ -54,6 +54,8 @@ class ProxyStatus(NamedTuple):
         return self.state not in (*GONE, SILENT)
 
 
+_LATEST_MS: Final = 253_370_764_800_000
+"""The year 9999, after which there are no times to show."""
 _COLUMNS: Final = (
     *("id", "host", "pid", "started_at", "heartbeat_at", "ended_at", "beat_at", "name", "worker", "version"),
     *("mitmproxy", "python", "address", "state", "open_requests", "lag_ms", "changes"),
@@ -61,9 +63,14 @@ _COLUMNS: Final = (
 
 
 def proxies(query: Query, since: float, now: float) -> list[ProxyStatus]:
-    """Those that have not ended, or not before `since` (epoch seconds): who is there first, then by name."""
+    """Those that have not ended, or not before `since` (epoch seconds): who is there first, then by name.
+
+    Without rows whose times are none, which no proxy has written.
+    """
     sql = f"SELECT {', '.join(_COLUMNS)} FROM runs WHERE ended_at IS NULL OR ended_at >= ?"  # noqa: S608
     rows = [dict(zip(_COLUMNS, row, strict=True)) for row in query(sql, (to_ms(since),))]
+    rows = [row for row in rows if all(map(_is_time, (row["started_at"], row["heartbeat_at"], _seen_ms(row))))]
+    rows = [row for row in rows if row["ended_at"] is None or _is_time(row["ended_at"])]
     ids = [row["id"] for row in rows]
     rows_of = query(_COUNTS.format(marks(ids)), (to_ms(since), *ids)) if ids else ()
     counts: dict[str, int] = {run: number for run, number in rows_of}  # noqa: C416 - rows are no pairs to mypy
@@ -95,14 +102,18 @@ def _status(row: Mapping[str, Any], requests: int, has_upkeep: bool, now: float)
         ended_at=None if ended is None else ended / 1000,
         open_requests=row["open_requests"] if ended is None else None,
         requests=requests,
-        loop_lag_seconds=None if ended is not None or row["lag_ms"] is None else row["lag_ms"] / 1000,
+        loop_lag_seconds=row["lag_ms"] / 1000 if ended is None and isinstance(row["lag_ms"], int) else None,
         changes=row["changes"] if ended is None else None,
         has_upkeep=has_upkeep and state not in (*GONE, SILENT),
     )
 
 
-def _seen_ms(row: Mapping[str, Any]) -> int:
-    return int(row["heartbeat_at"] if row["beat_at"] is None else row["beat_at"])
+def _seen_ms(row: Mapping[str, Any]) -> Any:
+    return row["heartbeat_at"] if row["beat_at"] is None else row["beat_at"]
+
+
+def _is_time(ms: object) -> bool:
+    return isinstance(ms, int) and 0 <= ms < _LATEST_MS
 
 
 def _state(row: Mapping[str, Any], seen: float | None) -> str:

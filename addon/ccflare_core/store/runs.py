@@ -90,7 +90,9 @@ class Runs:
             at = self._now() if now is None else now
             live: list[str] = []
             dead: list[str] = []
-            for run in RunRow.select().where(RunRow.ended_at.is_null()).bind(self._database):
+            # Not what it tells of itself, which need not be what it should be.
+            columns = (RunRow.id, RunRow.host, RunRow.pid, RunRow.heartbeat_at, RunRow.beat_at)
+            for run in RunRow.select(*columns).where(RunRow.ended_at.is_null()).bind(self._database):
                 (live if self._is_live(run, host, is_alive, at) else dead).append(run.id)
             RunRow.update(CRASHED).where(RunRow.id.in_(dead)).execute(self._database)
             crashed = {RequestRow.outcome: "crashed", RequestRow.success: False}
@@ -110,6 +112,6 @@ class Runs:
             return True
         if run.host != host:
             seen = run.heartbeat_at if run.beat_at is None else run.beat_at
-            return now - seen / 1000 <= _SURELY_SECONDS
+            return isinstance(seen, int) and now - seen / 1000 <= _SURELY_SECONDS
         # In a container every run has the same process id: another run with ours is a former one.
         return run.pid != os.getpid() and is_alive(run.pid)
