@@ -13,7 +13,7 @@ _MOST_KEYS = 500
 
 
 class Insert:
-    """Inserts rows of one table by one statement a batch; the text for each number of rows is built once."""
+    """Inserts rows of one table by one statement a batch, rendered once and written out for each number of rows."""
 
     def __init__(
         self,
@@ -31,6 +31,8 @@ class Insert:
         self._columns = columns
         self._returning = returning
         self._keeps_first = keeps_first
+        self._row = f"({', '.join([str(database.param)] * len(columns))})"
+        self._of_one = ""
         self._statements: dict[int, str] = {}
 
     def run(self, rows: Sequence[Row]) -> list[Row]:
@@ -47,21 +49,27 @@ class Insert:
 
     def _statement(self, count: int) -> str:
         if count not in self._statements:
-            blank = [[None] * len(self._columns)] * count
-            query = self._model.insert_many(blank, fields=self._columns)
-            query = query.on_conflict_ignore() if self._keeps_first else query
-            self._statements[count] = self._render(query.returning(*self._returning) if self._returning else query)[0]
+            self._of_one = self._of_one or self._render_one()
+            rows = ", ".join([self._row] * count)
+            self._statements[count] = self._of_one.replace(f" VALUES {self._row}", f" VALUES {rows}", 1)
         return self._statements[count]
+
+    def _render_one(self) -> str:
+        query = self._model.insert_many([[None] * len(self._columns)], fields=self._columns)
+        query = query.on_conflict_ignore() if self._keeps_first else query
+        return self._render(query.returning(*self._returning) if self._returning else query)[0]
 
 
 class ByKeys:
-    """A query about rows of some keys, whose text for each number of keys is built once."""
+    """A query about rows of some keys, rendered once and written out for each number of keys."""
 
     def __init__(self, database: Database, build: Callable[[list[Any]], Any]) -> None:
-        """`build` makes the query; it has no other parameters than the keys, in their order."""
+        """`build` makes the query; it has no other parameters than the keys, which stand in one list."""
         self._execute: Callable[..., Any] = database.execute_sql
         self._render = partial(render, database)
         self._build = build
+        self._key = str(database.param)
+        self._of_one = ""
         self._statements: dict[int, str] = {}
 
     def run(self, keys: Sequence[Any]) -> list[Row]:
@@ -74,7 +82,9 @@ class ByKeys:
 
     def _statement(self, count: int) -> str:
         if count not in self._statements:
-            self._statements[count] = self._render(self._build([None] * count))[0]
+            self._of_one = self._of_one or self._render(self._build([None]))[0]
+            keys = ", ".join([self._key] * count)
+            self._statements[count] = self._of_one.replace(f"({self._key})", f"({keys})", 1)
         return self._statements[count]
 
 
