@@ -6,6 +6,7 @@ import logging
 
 from ccflare_core.clients.rate_limits import RateLimits
 from ccflare_core.clients.sharing import Answer, Report
+from ccflare_core.db.announcements import NOTHING
 from ccflare_core.errors import CCFlareError
 from ccflare_core.store.store import Store
 from ccflare_core.writer.news import StoreCalls
@@ -75,7 +76,7 @@ class Sharing:
             answer = store.shares.exchange(self._run_id, report)
             return answer, spending(store, self._run_id) if answer.is_alone else None
 
-        call = asyncio.ensure_future(self._call(exchange))
+        call = asyncio.ensure_future(self._call(exchange, changes=NOTHING))
         while not (await asyncio.wait([call], timeout=PATIENCE_SECONDS))[0]:
             self._shares.cut_off()
         return await call

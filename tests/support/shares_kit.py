@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 from ccflare_core.clients.rate_limits import Moment, RateLimits
 from ccflare_core.clients.shares import Shares
+from ccflare_core.db.announcements import NOTHING
 from ccflare_core.errors import StoreError
 from ccflare_core.exchange.records import ExchangeFinished, Record
 from ccflare_core.http.rejection import Rejection
@@ -98,7 +99,7 @@ class SharingProxy:
     def wall(self) -> float:
         return NOW + self.world.now + self.skew
 
-    async def _call(self, function: Callable[[Store], Any]) -> Any:
+    async def _call(self, function: Callable[[Store], Any], changes: Set[str] = NOTHING) -> Any:
         self.calls += 1
         if self.is_cut:
             raise StoreError("the database server cannot be reached")

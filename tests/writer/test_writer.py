@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ccflare_core.accounts.account import Account
+from ccflare_core.db.announcements import ANYTHING, NOTHING
 from ccflare_core.errors import StoreError, VaultError
 from ccflare_core.exchange.records import ExchangeStarted, Record
 from ccflare_core.http.addresses import Network
@@ -150,6 +151,26 @@ def test_accounts_are_told_at_start_and_after_own_changes(bench: Bench) -> None:
     assert bench.names() == [[]]
     bench.writer.call(lambda store: store.accounts.add(an_account())).result(PATIENCE)
     assert until(lambda: bench.names() == [[], ["max-1"]])
+
+
+def test_a_call_that_only_reads_has_nothing_looked_at_anew(path: Path) -> None:
+    shown: list[Store] = []
+    writer = Writer(
+        lambda: open_store(path),
+        on_change=lambda accounts: None,
+        on_trouble=lambda text: None,
+        on_store_changed=shown.append,
+    )
+    writer.start()
+    for function, changes, times in (
+        (lambda store: store.query("SELECT 1"), ANYTHING, 1),
+        (lambda store: store.note("proxy.test"), NOTHING, 1),
+        (lambda store: store.note("proxy.test"), ANYTHING, 2),
+    ):
+        writer.call(function, changes).result(PATIENCE)
+        writer.call(lambda _: None).result(PATIENCE)  # the turn with the one before it is over
+        assert len(shown) == times
+    assert writer.close(PATIENCE)
 
 
 def test_accounts_changed_by_another_process_are_told_soon(path: Path, bench: Bench) -> None:

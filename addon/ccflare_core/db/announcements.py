@@ -40,6 +40,8 @@ KINDS: Final = {
 
 ANYTHING: Final = frozenset({"anything"})
 """What may have changed while nobody listened."""
+NOTHING: Final[frozenset[str]] = frozenset()
+"""What is written changes nothing that anybody looks for."""
 
 _TEST = "test"
 _WRITES = re.compile(r'(?:INSERT INTO|UPDATE|DELETE FROM) "(\w+)"', re.ASCII)

@@ -79,6 +79,8 @@ class Store:
         self._database = engine.database
         self._wall = wall
         self._unknown: tuple[Sequence[Record], int] | None = None
+        self.transactions = 0
+        """How many have begun that may write; while it stays the same, nothing is changed here."""
         self.by = by
         """Who is named in the audit log."""
         second = AuditFile(audit_file) if audit_file else None
@@ -409,6 +411,7 @@ class Store:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
+        self.transactions += 1
         mark = self.audit.mark()
         try:
             with self._engine.transaction():

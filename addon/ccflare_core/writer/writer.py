@@ -153,7 +153,9 @@ class Writer:
     def call[T](self, function: Callable[[Store], T], changes: Set[str] = ANYTHING) -> Future[T]:
         """Have `function` called with the store, ahead of what waits; its result or exception as a future.
 
-        `changes` are the kinds of what it may change, see announcements.py: that is looked at anew then.
+        `changes` are the kinds of what it may change, see announcements.py: that is looked at anew then. If they are
+        not told, everything is, but only after a transaction: most calls do nothing but read.
+
         Never wait for that future in the writer's own thread, where `on_change` and `on_trouble` run.
         """
         future: Future[T] = Future()
@@ -262,8 +264,9 @@ class Writer:
         self._tell_announced(watch)
         while self._calls:
             act, changes = self._calls.popleft()
+            before = store.transactions
             act(store)  # the database tells only of what other writers have changed
-            watch.is_stale |= changes == ANYTHING
+            watch.is_stale |= changes == ANYTHING and store.transactions != before
             self._tell_announced(watch, changes - ANYTHING)
         if self._deadline is not None or self._clock() >= self._retry_at:
             self._write(store)

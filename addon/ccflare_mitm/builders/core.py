@@ -202,7 +202,7 @@ def build_accounts(live: LiveSettings, storage: Storage, upstream: Upstream, run
     probes = Probes(
         pool,
         take=lambda cooldown, abandoned: storage.call(
-            lambda store: store.probes.take(cooldown, run_id, abandoned), changes=frozenset()
+            lambda store: store.probes.take(cooldown, run_id, abandoned), changes=announcements.NOTHING
         ),
         give_back=lambda each, term: storage.writer.put(ProbeEnded(each.account_id, each.part, term)),
     )
