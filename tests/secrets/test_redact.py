@@ -1,6 +1,7 @@
 """What is taken for a secret, what is not, and that hostile input takes no longer than other input."""
 
 import json
+import re
 import time
 
 import pytest
@@ -298,3 +299,20 @@ def test_a_usual_body_of_1_mb_takes_milliseconds() -> None:
         redact.redact(body)
         took.append(time.process_time() - began)
     assert min(took) < 0.5
+
+
+_PIECES = ("0", "a1", "Zz9", "-", "_", "claude-opus-4-8", "0f" * 20)
+_IN_RUNS = tuple(literal for rule in RULES for literal in rule.literals if re.fullmatch(r"[\w-]+", literal))
+
+
+@given(
+    st.sampled_from([*b' "=\n.~:$/+\\%[x0_']),
+    st.lists(st.sampled_from([*_PIECES, *_IN_RUNS]), min_size=1, max_size=12).map("".join),
+)
+@example(ord('"'), "sk-ant-" + TAIL)
+@example(ord("x"), "0" * 63 + "ccf_" + TAIL)
+def test_what_is_remembered_of_a_run_is_what_is_found_in_its_place(before: int, run: str) -> None:
+    view = bytes([before]) + run.encode() + b"."
+    literal = by_form._literal() if before in by_form._GLUE else by_form._bordered()
+    is_there = literal.search(view, 1, 1 + min(len(run), by_form._FAR)) is not None
+    assert by_form._holds_literal(run.encode()[: by_form._FAR], before) == is_there

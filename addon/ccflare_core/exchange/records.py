@@ -312,6 +312,11 @@ class Payload:
     redactions: int | None = None
     withheld: bool = False
 
+    def searched(self, redactions: int, body: bytes, content_encoding: str) -> "Payload":
+        """The same with so many secrets blanked in `body`. Not by `replace`, which takes several times as long."""
+        told = (self.request_id, self.part, self.content_type, content_encoding, body, self.size, self.truncated)
+        return Payload(*told, self.session_id, False, redactions, self.withheld)
+
 
 Record = (
     ExchangeStarted

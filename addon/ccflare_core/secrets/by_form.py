@@ -6,7 +6,7 @@ write, so only around them is looked for anything else.
 
 import re
 from collections.abc import Iterable, Iterator
-from functools import cache
+from functools import cache, lru_cache
 from itertools import groupby
 
 from ccflare_core.secrets.formats import AWS_ID, RULES, Rule
@@ -121,7 +121,8 @@ def _in_run(view: bytes, run: bytes, start: int, done: int, budget: Budget) -> l
     """What has a vendor's literal in this run or reaches into it, or what stands in a secret's place."""
     before = view[start - 1] if start else _SPACE
     is_id = before == _QUOTE and _id().match(run) is not None  # in a conversation nearly all are
-    found = [] if is_id else list(_around(view, run, start, before, done, budget))
+    is_to_be_read = not is_id and (before in _BACK or _holds_literal(run[:_FAR], before))
+    found = list(_around(view, run, start, before, done, budget)) if is_to_be_read else []
     if not found and before in _GUARDS and (guarded := _behind(view, start, before, budget)):
         found.append(guarded)
     return found
@@ -134,13 +135,20 @@ def _is_plain(run: bytes) -> bool:
     return run.isupper() and not run.isalpha() and not _DIGIT.search(run)
 
 
+@lru_cache(2048)
+def _holds_literal(head: bytes, before: int) -> bool:
+    """Whether a vendor's literal stands in the beginning of a run. Names and ids come again in body after body."""
+    if before in _GLUE:
+        return _literal().search(head) is not None
+    if head.isalnum() and not _literal().match(head):
+        return False  # one word has one beginning
+    return _bordered().search(bytes([before]) + head, 1) is not None
+
+
 def _around(view: bytes, run: bytes, start: int, before: int, done: int, budget: Budget) -> Iterator[Span]:
     """What has a vendor's literal in a run, or reaches into it."""
     back = _BACK.get(before, 0)
-    is_bordered = back != _MIDDLE and before not in _GLUE
-    if not back and is_bordered and run.isalnum() and not _literal().match(view, start):
-        return  # one word has one beginning
-    literal = _bordered() if is_bordered else _literal()
+    literal = _bordered() if back != _MIDDLE and before not in _GLUE else _literal()
     position, end = max(start - back, done), start + min(len(run), _FAR)
     while found := literal.search(view, position, end):
         budget.spend()

@@ -36,13 +36,15 @@ def without_secrets(payload: Payload, earlier: Conversations[Searched] | None = 
     except Exception:  # whatever it was, the body has not been searched
         return replace(payload, redact=False, withheld=True, body=b"", content_encoding="", truncated=True)
     if not found.secrets:
-        return replace(payload, redact=False, redactions=0)
-    return replace(payload, redact=False, redactions=found.secrets, body=found.data, content_encoding="")
+        return payload.searched(0, payload.body, payload.content_encoding)
+    return payload.searched(found.secrets, found.data, "")
 
 
 def _decoded(payload: Payload) -> bytes:
     if len(payload.body) > MOST_BYTES:
         raise redact.TooMuch
+    if not payload.content_encoding:
+        return payload.body
     decoder = Decoder(payload.content_encoding, MOST_BYTES)
     plain = decoder.feed(payload.body)
     if decoder.trouble:
