@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import fields
 from decimal import Decimal
+from operator import attrgetter
 from typing import Any
 
 from ccflare_core.anthropic.usage import Message, Usage
@@ -15,6 +16,7 @@ from ccflare_core.secrets.redact import label
 from ccflare_core.text import to_ms
 
 _OF_USAGE = tuple(field.name for field in fields(Usage))
+_used_of = attrgetter(*_OF_USAGE)
 
 
 def final_columns(exchange: Story) -> ExchangeFinished:
@@ -98,7 +100,7 @@ def _used(exchange: Story) -> dict[str, Any]:
     usage = exchange.reading.usage if exchange.reading else Usage()
     cost, counted = exchange.cost, exchange.counted
     return {
-        **{name: getattr(usage, name) for name in _OF_USAGE},
+        **dict(zip(_OF_USAGE, _used_of(usage), strict=True)),
         "prompt_tokens": prompt_tokens(usage),
         "completion_tokens": usage.output_tokens,
         "total_tokens": total_tokens(exchange),
@@ -153,8 +155,10 @@ def total_tokens(exchange: Story) -> int | None:
     """All that was sent to the models and came from them; None if nothing is known of it."""
     if exchange.reading is None:
         return None
-    used = [exchange.reading.usage, *(part.usage for part in exchange.reading.extra)]
-    return total_of(*(count for each in used for count in (prompt_tokens(each), each.output_tokens)))
+    counts: list[int | None] = []
+    for used in (exchange.reading.usage, *(part.usage for part in exchange.reading.extra)):
+        counts += prompt_tokens(used), used.output_tokens
+    return total_of(*counts)
 
 
 def total_of(*counts: int | None) -> int | None:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from ccflare_core.accounts.pool import Report
 from ccflare_core.config.record_mode import Mode
-from ccflare_core.exchange.batch_records import batch_records, reserved
+from ccflare_core.exchange.batch_records import batch_records, is_about_batches, reserved
 from ccflare_core.exchange.counted import Counted
 from ccflare_core.exchange.final_row import final_columns, parts_used, recorded_tags, total_tokens
 from ccflare_core.exchange.log_line import (
@@ -172,6 +172,8 @@ class Recorder:
 
     def _put_batches(self, exchange: Story) -> None:
         """What is known of batches now is kept in every mode: it is state."""
+        if not is_about_batches(exchange):
+            return
         for record in batch_records(exchange, to_ms(self._wall()), total_tokens(exchange)):
             self._sink.put(record)
 
