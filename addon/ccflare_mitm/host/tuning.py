@@ -176,7 +176,7 @@ def quicken_headers() -> None:
 _make = Headers.__init__
 """mitmproxy's own."""
 _KEPT: Final = "_ccflare_values"
-"""The attribute of Headers that has their fields, and the values of those by name in lower case."""
+"""The attribute of Headers that has their fields, and what `read_values` says of those."""
 
 
 @lru_cache(512)
@@ -197,42 +197,56 @@ def make_headers(headers: Headers, fields: Iterable[Header] = (), **more: str | 
             return
 
 
-def values_of(headers: Headers, name: str | bytes) -> Sequence[bytes]:
-    """The values of this field, in their order."""
-    fields, wanted = headers.fields, lower(name)
-    known, values = vars(headers).get(_KEPT, (None, None))
-    if known is not fields or type(fields) is not tuple:
-        values = {field.lower(): value for field, value in fields}
-        if len(values) != len(fields):
-            values = None  # some name comes twice
-        vars(headers)[_KEPT] = (fields, values)
-    if values is None:
-        return [value for field, value in fields if field.lower() == wanted]
-    value = values.get(wanted)
-    return () if value is None else (value,)
+def read_values(headers: Headers) -> dict[bytes, bytes]:
+    """The fields by name in lower case, those of one name folded into one: read once for a head, and kept with it."""
+    fields = headers.fields
+    values = {name.lower(): value for name, value in fields}
+    if len(values) != len(fields):  # some name comes twice
+        values = {}
+        for name, value in fields:
+            key = name.lower()
+            values[key] = values[key] + b", " + value if key in values else value
+    vars(headers)[_KEPT] = (fields if type(fields) is tuple else None, values)
+    return values
+
+
+# A request asks for some fifty fields, so the ones below look themselves whether what is kept still holds.
 
 
 def get_header(headers: Headers, name: str | bytes, default: Any = None) -> Any:
     """As `Headers.get`: the values of this field, folded into one."""
-    found = values_of(headers, name)
-    return b", ".join(found).decode("utf-8", "surrogateescape") if found else default
+    known, values = vars(headers).get(_KEPT, _NOTHING_KEPT)
+    if known is not headers.fields:
+        values = read_values(headers)
+    found = values.get(lower(name))
+    return default if found is None else found.decode("utf-8", "surrogateescape")
 
 
 def getitem(headers: Headers, name: str | bytes) -> str:
     """As `headers[name]`."""
-    if not (found := values_of(headers, name)):
+    known, values = vars(headers).get(_KEPT, _NOTHING_KEPT)
+    if known is not headers.fields:
+        values = read_values(headers)
+    if (found := values.get(lower(name))) is None:
         raise KeyError(name)
-    return b", ".join(found).decode("utf-8", "surrogateescape")
-
-
-def get_all_headers(headers: Headers, name: str | bytes) -> list[str]:
-    """As `Headers.get_all`."""
-    return [value.decode("utf-8", "surrogateescape") for value in values_of(headers, name)]
+    return str(found.decode("utf-8", "surrogateescape"))
 
 
 def has_header(headers: Headers, name: str | bytes) -> bool:
     """As `name in headers`."""
-    return bool(values_of(headers, name))
+    known, values = vars(headers).get(_KEPT, _NOTHING_KEPT)
+    if known is not headers.fields:
+        values = read_values(headers)
+    return lower(name) in values
+
+
+def get_all_headers(headers: Headers, name: str | bytes) -> list[str]:
+    """As `Headers.get_all`."""
+    wanted = lower(name)
+    return [value.decode("utf-8", "surrogateescape") for field, value in headers.fields if field.lower() == wanted]
+
+
+_NOTHING_KEPT: Final[tuple[None, dict[bytes, bytes]]] = (None, {})
 
 
 def quicken_options() -> None:
