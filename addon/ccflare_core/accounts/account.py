@@ -139,7 +139,7 @@ def _plan(names: tuple[bytes, ...]) -> _Plan:
 def _with_oauth_beta(headers: list[Header], found: Sequence[int]) -> tuple[Header, ...]:
     if not found:
         return (*headers, (_BETA, OAUTH_BETA))
-    if not any(entry.strip() == OAUTH_BETA for index in found for entry in headers[index][1].split(b",")):
+    if OAUTH_BETA not in [entry.strip() for index in found for entry in headers[index][1].split(b",")]:
         name, value = headers[found[0]]
         headers[found[0]] = (name, value + b"," + OAUTH_BETA if value.strip() else OAUTH_BETA)
     return tuple(headers)

@@ -65,7 +65,7 @@ def read_provenance(method: str, path: str, header: Callable[[str], str | None],
     if names_directory:
         directory = working_directory(body, system)
         project = project_of(directory) if directory else None
-    agent, parent = (_agent(header(f"x-claude-code-{name}")) for name in ("agent-id", "parent-agent-id"))
+    agent, parent = _agent(header("x-claude-code-agent-id")), _agent(header("x-claude-code-parent-agent-id"))
     return Provenance(directory, project, _class(method, path, header, body, system), agent, parent)
 
 
@@ -83,7 +83,7 @@ def system_text(body: bytes) -> bytes:
     start = body.rfind(likeliest)
     low = start if start >= 0 else body.find(b'"system"')  # what stands before it need not be looked through again
     if low >= 0:
-        start = max(start, *(body.rfind(mark, low) for mark in others))
+        start = max(start, *[body.rfind(mark, low) for mark in others])
     return body[start:] if start >= 0 else b""
 
 
@@ -162,7 +162,8 @@ def _class(method: str, path: str, header: Callable[[str], str | None], body: by
         return None
     if len(body) < _SMALL and b'"quota"' in body and _QUOTA.search(body):
         return "quota"
-    told = next((word for name in _CLASS_HEADERS if (word := header(name)) and _CLASS.fullmatch(word)), None)
+    said = [word for name in _CLASS_HEADERS if (word := header(name)) and _CLASS.fullmatch(word)]
+    told = said[0] if said else None
     tail = body[-2 * _SMALL :]
     if _VERDICT_STOP in tail and b'"tools":[' not in system:
         return "classifier"

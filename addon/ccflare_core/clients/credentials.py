@@ -105,4 +105,5 @@ def without_taken(fields: Sequence[Header]) -> tuple[Header, ...]:
 
 def has_credential(fields: Sequence[Header]) -> bool:
     """Whether the client has a credential of its own, beside its key."""
-    return any(name.strip().lower() in (b"x-api-key", b"authorization") and value != TAKEN for name, value in fields)
+    places = _places(tuple([name for name, _ in fields]))
+    return not {fields[place][1] for place, name in places if name != b"proxy-authorization"} <= {TAKEN}

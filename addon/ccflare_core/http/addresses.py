@@ -97,7 +97,9 @@ class Networks(tuple[Network, ...]):
 
     def have(self, address: Address | None) -> bool:
         """Whether one of them has the address."""
-        return address is not None and any(network.has(address) for network in self)
+        if not self or address is None:  # most lists are empty, and each request is asked about with six
+            return False
+        return bool([network for network in self if network.has(address)])
 
 
 NOBODY = Networks()

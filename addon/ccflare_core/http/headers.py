@@ -52,7 +52,7 @@ def refuse_request(line: Line, fields: Sequence[Header]) -> Rejection | None:
     names = _names(fields)
     if _hosts(names) > 1:
         return Rejection(400, "The request names its host more than once.")
-    if any(fields[at][1].strip().lower() != b"chunked" for at in _codings(names)):
+    if not {fields[at][1].strip().lower() for at in _codings(names)} <= {b"chunked"}:
         # Who skips the coding reads another body than who undoes it, and we only pass it on (RFC 9112, 6.1).
         return Rejection(400, "The request's body is in a transfer coding other than chunked.")
     return None
@@ -179,7 +179,7 @@ def _mark(name: bytes) -> int:
 def _passing(fields: Sequence[Header], dropped: int, persistence: Set[bytes]) -> tuple[Header, ...]:
     plan = _plan(_names(fields), dropped)
     passing = tuple(itertools.compress(fields, plan.passes))
-    is_plain = all(fields[place][1].lower() in persistence for place in plan.connections)
+    is_plain = {fields[place][1].lower() for place in plan.connections} <= persistence
     return passing if is_plain and not plan.upgrades else _without_named(passing, persistence)
 
 

@@ -73,7 +73,7 @@ def holds_secret(value: str) -> bool:
 
 def headers(fields: Iterable[Header]) -> tuple[Header, ...]:
     """Header fields with the values of those that carry credentials blanked."""
-    return tuple((name, HIDDEN if is_secret(name) else value) for name, value in fields)
+    return tuple([(name, HIDDEN if is_secret(name) else value) for name, value in fields])
 
 
 @lru_cache(512)

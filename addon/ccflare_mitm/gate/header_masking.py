@@ -18,7 +18,7 @@ class HeaderMask:
     def mask(self, request: http.Request) -> None:
         """Blank the header fields that carry credentials. To be called when everything that reads them has done so."""
         fields = request.headers.fields
-        secrets = tuple(field for field in fields if is_secret(field[0]) and field[1] != HIDDEN)
+        secrets = tuple([field for field in fields if is_secret(field[0]) and field[1] != HIDDEN])
         if secrets:
             self._masked[request] = secrets
             request.headers.fields = headers(fields)
@@ -28,7 +28,8 @@ class HeaderMask:
         waiting: dict[bytes, deque[bytes]] = defaultdict(deque)
         for name, value in self._masked.get(request, ()):
             waiting[name.lower()].append(value)
-        return tuple(
+        fields = [
             (name, waiting[name.lower()].popleft()) if value == HIDDEN and waiting.get(name.lower()) else (name, value)
             for name, value in request.headers.fields
-        )
+        ]
+        return tuple(fields)

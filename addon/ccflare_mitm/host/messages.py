@@ -151,10 +151,11 @@ def _path_at(request: http.Request, target: UpstreamTarget) -> bytes:
 
 def _with_host(fields: tuple[Header, ...], host: bytes) -> tuple[Header, ...]:
     """These fields with one Host, in its place if there was one, else first."""
-    at = next((n for n, (name, _) in enumerate(fields) if name.lower() == b"host"), None)
-    if at is None:
+    places = [place for place, (name, _) in enumerate(fields) if name.lower() == b"host"]
+    if not places:
         return ((b"Host", host), *fields)
-    after = (field for field in fields[at + 1 :] if field[0].lower() != b"host")
+    at = places[0]
+    after = [field for field in fields[at + 1 :] if field[0].lower() != b"host"] if places[1:] else fields[at + 1 :]
     return (*fields[:at], (fields[at][0], host), *after)
 
 

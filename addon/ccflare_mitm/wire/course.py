@@ -129,19 +129,20 @@ class Course:
         meaning = MEANINGS.get(type(event))
         if meaning is None:
             raise IllegalState(f"{type(event).__name__} came in the state {self.state.name}")
-        if meaning is Event.REQUEST and self.is_uploading:
+        if meaning is Event.REQUEST and self.upload is not None and self.upload.is_open:
             meaning = Event.UPLOAD
-        return meaning if self.machine.handles(meaning) and self._is_ours(event) else None
-
-    def _is_ours(self, event: events.Event) -> bool:
-        """Whether an event is about what is in hand now, and not about what was let go of."""
+        if not self.machine.handles(meaning):
+            return None
+        # Whether it is about what is in hand now, and not about what was let go of.
         if isinstance(event, OF_UPSTREAM):
-            return self.attempt is not None and event.stream_id == self.attempt.stream_id
-        if isinstance(event, GetHttpConnectionCompleted):
-            return self.attempt is not None and event.command is self.attempt.command
-        if isinstance(event, events.Wakeup):
-            return self.timer is not None and event.command is self.timer.command
-        return True
+            is_ours = self.attempt is not None and event.stream_id == self.attempt.stream_id
+        elif isinstance(event, GetHttpConnectionCompleted):
+            is_ours = self.attempt is not None and event.command is self.attempt.command
+        elif isinstance(event, events.Wakeup):
+            is_ours = self.timer is not None and event.command is self.timer.command
+        else:
+            is_ours = True
+        return meaning if is_ours else None
 
     def enter(
         self,
@@ -198,7 +199,7 @@ class Course:
             held.add(Part.TIMER)
         if self.relay is not None:
             held.add(Part.RELAY)
-        if self.is_uploading:
+        if self.upload is not None and self.upload.is_open:
             held.add(Part.UPLOAD)
         if self.pieces is not None:
             held.add(Part.PIECES)
