@@ -7,6 +7,7 @@ What a proxy in front says about its client is believed only if that proxy is on
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ccflare_core.config.settings import Settings
 from ccflare_core.http.addresses import NOBODY, THIS_MACHINE, Address, Networks, read_hop
@@ -31,9 +32,12 @@ class Caller:
     """Whether it is a program on this machine that came straight here, or by trusted proxies on this machine only."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Access:
-    """The lists together. Everything it is not sure of it refuses."""
+    """The lists together. Everything it is not sure of it refuses.
+
+    It never changes: other lists are another Access. So what was found of an address holds for as long as it is there.
+    """
 
     allowed: Networks
     blocked: Networks = NOBODY
@@ -43,18 +47,11 @@ class Access:
 
     def admits(self, peer: str) -> bool:
         """Whether this peer may connect. A trusted proxy may, for others: they are asked about one by one."""
-        address = Address.parse(peer)
-        if address is None or self.blocked.have(address):
-            return False
-        return self.trusted.have(address) or self._allows(address)
+        return _admits(self, peer)
 
     def serves(self, caller: Caller) -> bool:
         """Whether a request of this caller is answered."""
-        address = caller.address
-        return address is not None and not self.blocked.have(address) and self._allows(address)
-
-    def _allows(self, address: Address) -> bool:
-        return self.everybody or self.allowed.have(address)
+        return caller.address is not None and _serves(self, caller.address)
 
     def caller(self, peer: str, headers: Iterable[Header]) -> Caller:
         """Whose request this is: the peer's, or that of whom a trusted proxy names.
@@ -68,7 +65,7 @@ class Access:
         signs = [(name.lower(), value) for name, value in headers if name.lower() in _FORWARDING]
         said = [(name, value) for name, value in signs if name in _NAMING]
         if address is None or not said or not self.trusted.have(address):
-            return Caller(address, peer, is_local=THIS_MACHINE.have(address) and not signs)
+            return Caller(address, peer, is_local=not signs and _is_of_this_machine(peer))
         named = {self._client(address, name, said) for name in {name for name, _ in said}}
         if len(named) > 1:
             raise ValueError("X-Forwarded-For and Forwarded name different clients")
@@ -91,6 +88,27 @@ class Access:
             if not self.trusted.have(client):
                 break
         return client
+
+
+# Asked of the same few addresses with every request.
+
+
+@lru_cache(1024)
+def _admits(access: Access, peer: str) -> bool:
+    address = Address.parse(peer)
+    if address is None or access.blocked.have(address):
+        return False
+    return access.trusted.have(address) or access.everybody or access.allowed.have(address)
+
+
+@lru_cache(1024)
+def _serves(access: Access, address: Address) -> bool:
+    return not access.blocked.have(address) and (access.everybody or access.allowed.have(address))
+
+
+@lru_cache(1024)
+def _is_of_this_machine(peer: str) -> bool:
+    return THIS_MACHINE.have(Address.parse(peer))
 
 
 class AccessLists:

@@ -7,6 +7,7 @@ client's key can only make it stricter: a client cannot undo what the machine's 
 import re
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import NamedTuple
 
 
@@ -50,6 +51,7 @@ def parse_rules(text: str) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
+@lru_cache(512)
 def record_mode(general: str, rules: tuple[Rule, ...], path: str, key_mode: str | None) -> Mode:
     """How an exchange on `path` is recorded. ValueError if a mode is none, which no option or key can say."""
     by_path = (rule.mode for rule in rules if fnmatchcase(path, rule.pattern))
