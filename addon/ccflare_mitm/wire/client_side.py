@@ -53,9 +53,10 @@ class ClientSide:
         if not attempt.screen_body(self.request_id):
             yield from attempt.cancel()
         response = head.response
-        course.admitted.delivering(response.status_code, response.headers.fields)
+        exchange = course.admitted
+        exchange.delivering(response.status_code, response.headers.fields)
         response.headers.fields = headers.toward_client(response.headers.fields, leased=attempt.credential is not None)
-        relay = Relay(stream, self._parent, attempt, course.admitted.capture)
+        relay = Relay(stream, self._parent, attempt, exchange.capture)
         yield from course.enter(State.RELAYING, self._parent.services.settings().stream_idle_seconds, relay=relay)
         course.deadlines.heard_at = attempt.heard_at  # what was held has waited already
         yield from relay.begin(head)

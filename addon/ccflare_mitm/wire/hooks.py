@@ -41,7 +41,12 @@ class HookRunner:
     def run(self, hook: hooks.Hook) -> bool:
         """Run `hook` and the `update` that follows it; False, with nothing done, if one of the handlers awaits."""
         self._notice_changes()
-        handlers, updates = self._of(hook.name), self._of("update")
+        known = self._handlers
+        if hook.name not in known:
+            known[hook.name] = self._find(hook.name)
+        if "update" not in known:
+            known["update"] = self._find("update")
+        handlers, updates = known[hook.name], known["update"]
         if handlers is None or updates is None:
             return False
         subject = subject_of(hook)
@@ -59,11 +64,6 @@ class HookRunner:
         if manager.chain is not self._chain or len(manager.lookup) != self._count or scripts != self._scripts:
             self._chain, self._count, self._scripts = manager.chain, len(manager.lookup), scripts
             self._handlers.clear()
-
-    def _of(self, name: str) -> list[Handler] | None:
-        if name not in self._handlers:
-            self._handlers[name] = self._find(name)
-        return self._handlers[name]
 
     def _find(self, name: str) -> list[Handler] | None:
         """The handlers of this hook; None if one of them is a coroutine function."""

@@ -111,7 +111,11 @@ class FailoverLayer(HttpLayer):
                 for command in sources[-1]:
                     if type(command) is commands.SendData:
                         yield from writes.add(command)
-                    elif isinstance(command, commands.StartHook) and self._runs(command):
+                    elif (
+                        isinstance(command, commands.StartHook)
+                        and not isinstance(command, ResumeHook)  # mitmproxy's to wait for
+                        and self.services.hooks.run(command)
+                    ):
                         if (held := self._held_by_user(command)) is None:
                             sources.append(self._commands(events.HookCompleted(command)))
                             break
@@ -194,10 +198,6 @@ class FailoverLayer(HttpLayer):
             reader.h2_conn.close_connection()
             yield commands.SendData(self.context.client, reader.h2_conn.data_to_send())
         yield commands.CloseConnection(self.context.client)
-
-    def _runs(self, hook: commands.StartHook) -> bool:
-        """Whether this hook is done now; if not, it is mitmproxy's to run."""
-        return not isinstance(hook, ResumeHook) and self.services.hooks.run(hook)
 
     def _held_by_user(self, hook: commands.StartHook) -> ResumeHook | None:
         """What to wait for before the hook is complete, if the user has intercepted its flow."""

@@ -67,12 +67,13 @@ class Services:
 
     def body_bounds(self, request: http.Request) -> "BodyBounds":
         """How large the body of this request may be."""
+        settings = self.settings()
         if is_file_upload(request):
-            return BodyBounds(self.settings().upload_limit_bytes, "ccflare_upload_limit_bytes")
+            return BodyBounds(settings.upload_limit_bytes, "ccflare_upload_limit_bytes")
         if is_batch_upload(request):
-            limit = max(self.body_limit, min(BATCH_BYTES, self.settings().upload_limit_bytes))
+            limit = max(settings.body_limit_bytes, min(BATCH_BYTES, settings.upload_limit_bytes))
             return BodyBounds(limit, "ccflare_upload_limit_bytes")
-        return BodyBounds(self.body_limit, "ccflare_body_limit_bytes")
+        return BodyBounds(settings.body_limit_bytes, "ccflare_body_limit_bytes")
 
 
 PAGE_BYTES = 64 * 1024

@@ -36,11 +36,12 @@ All of these, `layer` and `hooks` stand on mitmproxy's inside; `contract` checks
 import contextlib
 import logging
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from mitmproxy.connection import Server
 from mitmproxy.net.http import http1
-from mitmproxy.proxy import events
+from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layer import CommandGenerator
 from mitmproxy.proxy.layers.http import DropStream, HttpStream, SendHttp
@@ -119,49 +120,51 @@ class FailoverStream(HttpStream):
         except Exception as problem:
             yield from self._fail_closed(problem)
 
-    def _dispatch(self, event: Any) -> CommandGenerator[None]:
+    def _dispatch(self, event: Any) -> Iterable[commands.Command]:
+        """What follows from an event. Who does it gives the commands: each layer of `yield from` costs at every one."""
         course, client, upstream = self._course, self._client, self._upstream
         match course.takes(event):
             case Event.REQUEST:
-                yield from self._read(event)
+                return self._read(event)
             case Event.UPLOAD:
-                yield from self.client_state(event)
+                return self.client_state(event)
             case Event.CLIENT_LEFT:
-                yield from client.left(event.message)
+                return client.left(event.message)
             case Event.CONNECTED | Event.BROKEN if self.context.client.timestamp_end is not None:
                 # mitmproxy gives up all connections of a client that is gone: that is no failure of the upstream's.
-                yield from client.left("Client disconnected.")
+                return client.left("Client disconnected.")
             case Event.CONNECTED:
-                yield from upstream.connected(event)
+                return upstream.connected(event)
             case Event.TIMER if course.timer is not None:
-                yield from course.timer.then()
+                return course.timer.then()
             case Event.HEAD:
-                yield from upstream.hold_head(event)
+                return upstream.hold_head(event)
             case Event.BODY:  # of an answer that is judged: what is relayed does not come here
-                yield from upstream.hold_body(event.data)
+                return upstream.hold_body(event.data)
             case Event.TRAILERS if course.relay is not None:  # held back they are left out, as they may be
-                yield from course.relay.trailers(event)
+                return course.relay.trailers(event)
             case Event.END if course.relay is None:
-                yield from upstream.ended()
+                return upstream.ended()
             case Event.END:
-                yield from client.end_relay()
+                return client.end_relay()
             case Event.BROKEN if course.relay is None:
-                yield from upstream.broke(failure_words.of(event.message))
+                return upstream.broke(failure_words.of(event.message))
             case Event.BROKEN:
                 course.current.close()
-                yield from client.break_off(failure_words.of(event.message), event.code)
+                return client.break_off(failure_words.of(event.message), event.code)
             case Event.DEADLINE:
-                yield from self._deadline_passed()
+                return self._deadline_passed()
             case Event.STALLED:
                 why = f"the client read nothing for {self._parent.services.settings().client_stall_seconds} s"
-                yield from client.left(why, f"{why}; it was cut off")
+                return client.left(why, f"{why}; it was cut off")
             case Event.PIECE:
-                yield from client.send_piece(event.data)
+                return client.send_piece(event.data)
             case Event.PIECES_OVER:
-                yield from client.end_pieces()
+                return client.end_pieces()
             case Event.TUNNEL_OVER:  # the connection ends next, so there is nobody left to answer
                 why = "the client key that the tunnel was opened with is over"
-                yield from client.left(why, why)
+                return client.left(why, why)
+        return ()
 
     def _fail_closed(self, problem: Exception) -> CommandGenerator[None]:
         """End this request after an error of our own, which mitmproxy would log and leave the client hanging."""

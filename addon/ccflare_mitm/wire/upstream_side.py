@@ -122,10 +122,10 @@ class UpstreamSide:
         yield command
 
     def _may_carry_credential(self, request: http.Request) -> bool:
-        if (request.scheme, (request.host, request.port)) != (self._target.scheme, self._target.address):
+        target, stateful = self._target, self._course.admitted.is_stateful
+        if (request.scheme, (request.host, request.port)) != (target.scheme, target.address):
             return False
-        route = route_of(request, stateful=self._course.admitted.is_stateful)
-        return route is (Route.STATEFUL if self._course.admitted.is_stateful else Route.INFERENCE)
+        return route_of(request, stateful=stateful) is (Route.STATEFUL if stateful else Route.INFERENCE)
 
     def connected(self, event: GetHttpConnectionCompleted) -> CommandGenerator[None]:
         """Send the request, if this connection is one that it may be sent by."""
@@ -140,13 +140,14 @@ class UpstreamSide:
             return
         self._stream.context.server = self._stream.flow.server_conn = connection  # type: ignore[assignment]
         attempt.open(connection, self._stream)
-        spool = self._course.admitted.spool
+        exchange = self._course.admitted
+        spool = exchange.spool
         is_partial = self._course.is_uploading or spool is not None
         if is_partial:
             yield from self._course.enter(State.UPLOADING, self._settings.client_body_idle_seconds)
         else:
             yield from self._course.enter(State.SENT, self._settings.first_byte_seconds)
-        self._course.admitted.sent()
+        exchange.sent()
         yield from attempt.send(self._stream.flow, target, self._course.upload, is_partial=is_partial)
         if spool is not None and self._course.state is State.UPLOADING:
             yield from self._send_from(spool, 0, spool.read(0))
