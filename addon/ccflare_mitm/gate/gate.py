@@ -39,7 +39,7 @@ from ccflare_mitm.gate.ingress import Names, address_of, aim, ingress_of, read_r
 from ccflare_mitm.gate.ticketing import Ticketing
 from ccflare_mitm.gate.tunnels import AskedFor, Tunnels
 from ccflare_mitm.host.decisions import Decisions
-from ccflare_mitm.host.messages import is_streamed_upload
+from ccflare_mitm.host.messages import by_name, is_streamed_upload
 from ccflare_mitm.host.replays import Replays
 from ccflare_mitm.pages.html import LOGIN, to_login
 from ccflare_mitm.pages.logins import LINK_ACTOR
@@ -186,27 +186,28 @@ class Gate:
     def _open(self, flow: http.HTTPFlow, decision: Decision, now: Moment) -> None:
         """Begin the exchange, and send it on or end it with the rejection."""
         principal, request = decision.identity.principal, flow.request
-        replay = self.replays.of(flow)
+        replay, said = self.replays.of(flow), by_name(request.headers)
+        path, _, query = request.path.partition("?")
         if principal is not None:
             self.tunnels.note(flow, principal)
         opening = Opening(
             method=request.method[:20],
-            path=request.path.partition("?")[0][:300],
+            path=path[:300],
             client=decision.caller.text,
             door=ingress_of(flow),
-            user_agent=request.headers.get("user-agent", "")[:200],
+            user_agent=said.get("user-agent", "")[:200],
             key=principal.key if principal else None,
-            query=repeatable_query(request.path.partition("?")[2]),
-            api_version=repeatable(request.headers.get("anthropic-version", "")),
-            betas=repeatable(request.headers.get("anthropic-beta", "")),
-            account=composed(request.headers.get("x-ccflare-account", "")[:200])[:100],
+            query=repeatable_query(query) if query else "",
+            api_version=repeatable(said.get("anthropic-version", "")),
+            betas=repeatable(said.get("anthropic-beta", "")),
+            account=composed(said["x-ccflare-account"][:200])[:100] if "x-ccflare-account" in said else "",
             has_credential=has_credential(request.headers.fields),
             stateful_account=self._stateful_account(decision),
             only_account=replay.account if replay else "",
             replay_of=replay.of if replay else "",
             run=decision.run,
             tags=decision.tags,
-            traceparent=request.headers.get("traceparent", "")[:200],
+            traceparent=said.get("traceparent", "")[:200],
         )
         exchange = self._exchanges.begin(opening)
         try:

@@ -25,7 +25,7 @@ from ccflare_core.transcripts.changes import alike
 from ccflare_core.transcripts.conversations import Conversations
 from ccflare_mitm.gate.batch_reader import BatchReader, model_not_allowed, named_on_disk
 from ccflare_mitm.gate.rule_reader import RuleReader
-from ccflare_mitm.host.messages import is_batch_upload, method_of, route_of
+from ccflare_mitm.host.messages import by_name, is_batch_upload, method_of, route_of
 
 logger = logging.getLogger("ccflare")
 
@@ -98,17 +98,21 @@ class Ticketing:
 
     def _admit(self, flow: http.HTTPFlow, exchange: Exchange, rule: Rule) -> None:
         """Read the body, and let the request go with an account if its key may run what it asks for."""
-        request = flow.request
-        encoding = request.headers.get("content-encoding", "")
+        request, said = flow.request, by_name(flow.request.headers)
+        encoding = said.get("content-encoding", "")
         if exchange.spool is not None:
             self._admit_spooled(flow, exchange, exchange.spool, rule, encoding)
             return
-        words = None if encoding else self._words(request, exchange, request.raw_content or b"")
+        words = (
+            None
+            if encoding
+            else self._words(said.get("x-claude-code-session-id", ""), exchange, request.raw_content or b"")
+        )
         named = self._named(request, exchange, request.raw_content or b"", encoding, words)
         if not encoding:
             self._look_for_agent(request, exchange, words, in_thread=named.thread)
         body = request.raw_content or b""
-        exchange.identified(read_provenance(request.method, exchange.opening.path, request.headers.get, body))
+        exchange.identified(read_provenance(request.method, exchange.opening.path, said.get, body))
         facts = self._facts(flow, body, encoding, exchange.opening.client, words)
         if is_batch_upload(request):
             self._weigh(flow, exchange, facts, body, encoding)
@@ -147,12 +151,11 @@ class Ticketing:
         self._batches.weigh(flow, exchange, key, body, encoding, judge)
         return True
 
-    def _words(self, request: http.Request, exchange: Exchange, body: bytes) -> Words:
+    def _words(self, session: str, exchange: Exchange, body: bytes) -> Words:
         """The body's words, known from the last one as far as it goes on from that.
 
         Only what is recorded anyway is remembered. The recorder has the same bytes, so that takes no memory twice.
         """
-        session = request.headers.get("x-claude-code-session-id", "")
         is_long = _LEAST <= len(body) <= PARSE_LIMIT
         if not 0 < len(session) <= _SESSION_LIMIT or not is_long or not self._keeps_bodies(exchange):
             return Words(body)

@@ -71,6 +71,15 @@ def method_of(request: http.Request) -> str:
     return request.data.method.decode("latin-1")
 
 
+def by_name(headers: http.Headers) -> dict[str, str]:
+    """Fields by name in lower case, as `Headers.get` gives them: for who asks for a dozen."""
+    found: dict[str, str] = {}
+    for name, value in headers.fields:
+        key, text = name.lower().decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape")
+        found[key] = f"{found[key]}, {text}" if key in found else text
+    return found
+
+
 def route_of(request: http.Request, *, stateful: bool = False) -> Route:
     """Which way this request goes, as it is now; see `classify`."""
     return classify(method_of(request), request.path, stateful=stateful)
@@ -78,12 +87,12 @@ def route_of(request: http.Request, *, stateful: bool = False) -> Route:
 
 def is_file_upload(request: http.Request) -> bool:
     """Whether a request for the upstream's API brings a file."""
-    return method_of(request) == "POST" and request.path.partition("?")[0] == FILES
+    return request.data.method == b"POST" and request.path.partition("?")[0] == FILES
 
 
 def is_batch_upload(request: http.Request) -> bool:
     """Whether a request for the upstream's API makes a batch."""
-    return method_of(request) == "POST" and request.path.partition("?")[0] == BATCHES
+    return request.data.method == b"POST" and request.path.partition("?")[0] == BATCHES
 
 
 def is_streamed_upload(request: http.Request) -> bool:
