@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
@@ -167,15 +167,14 @@ def without(reading: Reading, is_secret: Callable[[str], bool]) -> Reading:
     )
 
 
-def _upstreams_words(reading: Reading) -> Iterator[str]:
+def _upstreams_words(reading: Reading) -> list[str]:
     """All that `without` looks at."""
-    usages = (reading.usage, *(each.usage for each in reading.extra))
-    models = (reading.model, *(each.model for each in reading.extra))
-    told = (reading.stop_reason, reading.message_id, reading.refusal, reading.input_transformations)
-    words = (*models, *told, *(getattr(usage, name) for usage in usages for name in WORDS))
-    yield from filter(None, words)
-    yield from (each.text for each in reading.handed_out)
-    yield from (each.id for each in reading.batches)
+    usages = [reading.usage, *[each.usage for each in reading.extra]]
+    models = [reading.model, *[each.model for each in reading.extra]]
+    told = [reading.stop_reason, reading.message_id, reading.refusal, reading.input_transformations]
+    words = [*models, *told, *[getattr(usage, name) for usage in usages for name in WORDS]]
+    ids_told = [*[each.text for each in reading.handed_out], *[each.id for each in reading.batches]]
+    return [*filter(None, words), *ids_told]
 
 
 @dataclass(slots=True)
@@ -288,8 +287,10 @@ def _counts(usage: object) -> dict[str, Any]:
     if not isinstance(usage, dict):
         return found
     for name, (first, *rest) in COUNTS.items():
-        if first in usage and (count := _count(value_at(usage[first], *rest))) is not None:
-            found[name] = count
+        if first in usage:
+            count = _count(value_at(usage[first], *rest) if rest else usage[first])
+            if count is not None:
+                found[name] = count
     return found
 
 
@@ -298,8 +299,9 @@ def _count(value: object) -> int | None:
 
 
 def _words(usage: object) -> dict[str, str]:
-    words = ((name, clean(value_at(usage, name))) for name in WORDS)
-    return {name: word for name, word in words if word}
+    if not isinstance(usage, dict):
+        return {}
+    return {name: word for name in WORDS if (word := clean(usage.get(name)))}
 
 
 def _numbered(entries: list[object]) -> str:

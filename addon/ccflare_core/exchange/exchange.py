@@ -94,7 +94,7 @@ class Exchange(Serving):
 
         `named` is what belongs to an account and is named in it: that account has to serve it then.
         """
-        if self.outcome is not None:
+        if self._end is not None:
             return
         is_free = bool(named.ids or named.listed) and not runs_model(self.opening.method, self.opening.path)
         self._facts = replace(facts, spends=False) if is_free else facts
@@ -132,7 +132,7 @@ class Exchange(Serving):
 
         What is no question may have been done although its answer is lost, so it is not asked twice.
         """
-        if self.outcome is not None:
+        if self._end is not None:
             return
         self._facts = facts
         name = self.opening.stateful_account
@@ -149,7 +149,7 @@ class Exchange(Serving):
 
     def let_pass(self) -> None:
         """Allow the wire to send this request as it came, with the client's own credential."""
-        if self.outcome is None:
+        if self._end is None:
             self._ticket = Ticket.PASS
 
     def refuse(self, status: int, message: str, retry_after: int | None = None, *, is_final: bool = False) -> Answer:
@@ -160,7 +160,7 @@ class Exchange(Serving):
 
     def answered(self, answer: Answer, outcome: Outcome | None = None) -> None:
         """The client gets this answer of ours; nothing went upstream for it, or nothing useful came back."""
-        if self.outcome is not None:
+        if self._end is not None:
             return
         self._ticket = Ticket.NONE
         self._status = answer.status
@@ -172,7 +172,7 @@ class Exchange(Serving):
 
     def next_step(self) -> Step:
         """What the wire does now: at the start of the exchange, and whenever a wait is over."""
-        if self.outcome is not None or self._ticket is Ticket.NONE:
+        if self._end is not None or self._ticket is Ticket.NONE:
             return answers.error(500, "The proxy has no ticket for this request.", request_id=self.id)
         if self._clearance is not None:
             match self._clearance():
@@ -302,7 +302,7 @@ class Exchange(Serving):
 
     def delivering(self, status: int, headers: Iterable[Header]) -> None:
         """The upstream's head goes to the client now: nothing is retried from here on."""
-        if self.outcome is not None:
+        if self._end is not None:
             return
         self._status = status
         self._spending.judged()
@@ -326,7 +326,7 @@ class Exchange(Serving):
 
         `late`: it was given up here. Then nobody rests, as slowness says nothing about an account.
         """
-        if self.outcome is None:
+        if self._end is None:
             self._was_late = late
             if late:
                 self._silence.note_departure(is_blamed=True)
@@ -335,7 +335,7 @@ class Exchange(Serving):
 
     def finish(self, outcome: Outcome | None = None, error: str | None = None) -> None:
         """End the exchange, once; later calls change nothing. Without an outcome the answer tells it."""
-        if self.outcome is not None:
+        if self._end is not None:
             return
         duration = self._shared.clock() - self._started
         is_cut, has_left = outcome is not None, outcome is Outcome.CLIENT_ABORT
@@ -377,7 +377,7 @@ class Exchange(Serving):
 
     def let_go(self) -> None:
         """Keep neither body any more, once it has ended: they are recorded, and whoever shows them has them."""
-        if self.outcome is not None:
+        if self._end is not None:
             self._request_body = b""
             self.capture.let_go()
 

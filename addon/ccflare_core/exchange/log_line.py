@@ -87,8 +87,9 @@ def warn_of_attention(account: str, reason: str) -> None:
 def line(exchange: Story) -> str:
     """For the log: `POST /v1/messages 200 ok · max-2 · opus-4-8 · 1,204 in / 312 out · $0.0123 · 843 ms`."""
     opening = exchange.opening
-    outcome = exchange.outcome.in_words if exchange.outcome else "open"
-    head = f"{opening.method} {label(opening.path)} {exchange.status or '-'} {outcome}"
+    outcome = exchange.outcome
+    came_of_it = outcome.in_words if outcome else "open"
+    head = f"{opening.method} {label(opening.path)} {exchange.status or '-'} {came_of_it}"
     took = f"{exchange.duration * 1000:,.0f} ms"
     return " · ".join([head, *_parts(exchange), took, *([exchange.error] if exchange.error else [])])
 
@@ -109,22 +110,21 @@ def _parts(exchange: Story) -> list[str]:
         parts.append(f"{about}{money(exchange.cost)}")
     if told := waited(exchange.waited):
         parts.append(told)
-    if exchange.lease is not None and (moved := _moves(exchange)):
+    if (lease := exchange.lease) is not None and (moved := _moves(exchange, lease.account.id)):
         parts.append(moved)
     return parts
 
 
 def served_by(exchange: Story) -> str:
     """The account's name, or whose credential it was else."""
-    if exchange.lease is not None:
-        return exchange.lease.account.name
+    if (lease := exchange.lease) is not None:
+        return lease.account.name
     return "client's own credential" if exchange.ticket is Ticket.PASS else "no account"
 
 
-def _moves(exchange: Story) -> str:
+def _moves(exchange: Story, final: str) -> str:
     """`moved from max-1 (5h window spent until 14:20)`, for each account that was left."""
     now = exchange.started_at
-    final = exchange.lease.account.id if exchange.lease else None
     left = {a.account_name: a.verdict for a in exchange.attempts if a.account_id != final}
     return ", ".join(
         f"moved from {name} ({verdict.reason}{f' until {local_time(verdict.until, now)}' if verdict.until else ''})"

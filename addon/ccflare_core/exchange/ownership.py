@@ -199,13 +199,13 @@ class Ownership:
             logger.exception("What %s has made could not be noted", story.id)
 
     def _learn_from(self, story: Story, named: Named) -> None:
-        if story.lease is None or story.ticket is not Ticket.LEASE or not 200 <= (story.status or 0) < 300:
+        if (lease := story.lease) is None or story.ticket is not Ticket.LEASE or not 200 <= (story.status or 0) < 300:
             return
         now = self._wall()
         for each in named.ids:
             if self.owners.use(each, now):
                 self._put(IdUsed(each.kind, each.text, to_ms(now)))
-        owner = Owner(story.lease.account.id, self._client(story, named), now, now)
+        owner = Owner(lease.account.id, self._client(story, named), now, now)
         for each in handed_out(story, named):
             self._learn(each, owner)
         for each in proven(story, named):

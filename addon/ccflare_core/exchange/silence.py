@@ -15,11 +15,11 @@ from ccflare_core.exchange.story import Story
 
 def account_to_avoid(story: Story, shared: Collaborators) -> str | None:
     """The account that another one is tried before, since this client has got nothing good out of it last."""
-    departures, now = shared.departures, shared.clock()
-    repeated = departures.take(story.opening, story.facts, story.request_body, now)
+    departures, now, opening, facts = shared.departures, shared.clock(), story.opening, story.facts
+    repeated = departures.take(opening, facts, story.request_body, now)
     if repeated is None:
-        is_free = story.opening.path == MESSAGES and not story.facts.stays and story.continues is None
-        return departures.avoided(story.opening, story.facts, now) if is_free else None
+        is_free = opening.path == MESSAGES and not facts.stays and story.continues is None
+        return departures.avoided(opening, facts, now) if is_free else None
     if not repeated.is_blamed:
         why = f"the upstream sent nothing for {repeated.silence:.1f} s, and the client asked again"
         shared.recorder.corrected(repeated.exchange_id, Outcome.UPSTREAM_ERROR, why)

@@ -69,7 +69,6 @@ class Spending:
         return unanswered(prices, self._demand(), self._clock() - self._sent_at)
 
     def _demand(self) -> Demand:
-        story = self._story
-        is_streamed = bool(story.facts.stream)
+        story, facts = self._story, self._story.facts
         body, encoding = story.request_body, story.request_encoding
-        return Demand(story.opening.path, story.facts.model, body, encoding, is_streamed=is_streamed)
+        return Demand(story.opening.path, facts.model, body, encoding, is_streamed=bool(facts.stream))

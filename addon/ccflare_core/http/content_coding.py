@@ -14,7 +14,7 @@ How each library is kept from a decompression bomb:
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from functools import partial
 from typing import Final
@@ -66,10 +66,16 @@ class Decoder:
         """What `chunk` adds to the decoded body."""
         return b"".join(self.pieces(chunk))
 
-    def pieces(self, chunk: bytes) -> Iterator[bytes]:
+    def pieces(self, chunk: bytes) -> Iterable[bytes]:
         """The same as `feed`, in pieces of bounded size, for a reader that need not hold them all."""
         if self.trouble or not chunk:
-            return
+            return ()
+        if self.coding == "identity" and len(chunk) <= self._room:  # most bodies: no generator for what stays as it is
+            self._room -= len(chunk)
+            return (chunk,)
+        return self._undone(chunk)
+
+    def _undone(self, chunk: bytes) -> Iterator[bytes]:
         try:
             for piece in self._codec(chunk):
                 yield piece[: self._room]

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, Self
 
 from ccflare_core.accounts.pool import AccountStatus
 from ccflare_core.accounts.states import AccountState
+from ccflare_core.anthropic.usage import Reading
 from ccflare_core.exchange.steps import Outcome
 from ccflare_core.exchange.story import Story
 from ccflare_core.reports.forecast import Forecast
@@ -127,36 +128,38 @@ class Meter:
         """Count this one, if a model or another resource of an account was asked for."""
         if not is_inference(exchange.opening.path):
             return
-        account = exchange.lease.account.name if exchange.lease else ""
-        model = self._model(exchange)
-        self._requests[account, model, exchange.outcome or Outcome.CRASHED] += 1
+        lease, outcome, reading = exchange.lease, exchange.outcome, exchange.reading
+        account = lease.account.name if lease else ""
+        model = self._model(exchange, reading)
+        self._requests[account, model, outcome or Outcome.CRASHED] += 1
         for former, later in pairwise(exchange.attempts):
             if former.account_id != later.account_id:
                 self._failovers[(former.verdict.kind.value,)] += 1
-        if exchange.outcome is Outcome.OK:
+        if outcome is Outcome.OK:
             self._duration.add(exchange.duration)
             if exchange.first_byte is not None:
                 self._first_byte.add(exchange.first_byte)
-        self._count_usage(exchange, account, model)
+        self._count_usage(exchange, reading, account, model)
 
-    def _count_usage(self, exchange: Story, account: str, model: str) -> None:
-        usage = exchange.reading.usage if exchange.reading else None
+    def _count_usage(self, exchange: Story, reading: Reading | None, account: str, model: str) -> None:
+        usage = reading.usage if reading else None
         if usage is None or usage.output_tokens is None:
             return
         for kind, name in _TOKENS.items():
             if number := getattr(usage, name):
                 self._tokens[account, model, kind] += number
-        if exchange.cost is not None:
-            self._cost[account, model] = self._cost.get((account, model), 0.0) + float(exchange.cost)
+        if (cost := exchange.cost) is not None:
+            self._cost[account, model] = self._cost.get((account, model), 0.0) + float(cost)
         elif usage.output_tokens:
             self._unpriced[account, model] += 1
 
-    def _model(self, exchange: Story) -> str:
+    def _model(self, exchange: Story, reading: Reading | None) -> str:
         """The model that served it, or else was asked for, by its name in the price table; "" without one."""
-        named = (exchange.reading.model if exchange.reading else None) or exchange.facts.model
+        named = (reading.model if reading else None) or exchange.facts.model
         if named is None:
             return ""
-        name = exchange.prices.name_of(named) if exchange.prices else None
+        prices = exchange.prices
+        name = prices.name_of(named) if prices else None
         if name is None or (name not in self._models and len(self._models) >= MOST_MODELS):
             return OTHER
         self._models.add(name)
