@@ -192,6 +192,7 @@ def test_quickly_made_headers_are_as_mitmproxys_own(fields: list[tuple[bytes, by
     quick = Headers.__new__(Headers)
     tuning.make_headers(quick, [list(field) for field in fields])  # type: ignore[misc]
     assert quick.fields == Headers(fields).fields
+    assert tuning.bytes_of(quick) == bytes(Headers(fields))
 
     tuning.make_headers(quick, fields, content_type="x")
     assert quick.fields == Headers(fields, content_type="x").fields

@@ -29,6 +29,7 @@ from mitmproxy.addons import (
     tlsconfig,
     view,
 )
+from mitmproxy.http import Headers
 from mitmproxy.net import tls as net_tls
 from mitmproxy.net.http import http1, status_codes, validate
 from mitmproxy.proxy import commands, context, events, layer, mode_servers, mode_specs, server, server_hooks, tunnel
@@ -144,6 +145,7 @@ ATTRIBUTES: Final[dict[type | ModuleType, str]] = {
     server.ConnectionIO: "reader writer",
     # The options, the addons and what they keep.
     optmanager.OptManager: "_options deferred update_defer",
+    Headers: "_kconv",
     optmanager._Option: "_default current default has_changed typespec value",
     optmanager: "unset",
     types: "CommandTypes Data",

@@ -171,6 +171,8 @@ def quicken_headers() -> None:
     headers.get_all = get_all_headers
     headers.__getitem__ = getitem
     headers.__contains__ = has_header
+    headers.__bytes__ = bytes_of
+    headers._kconv = staticmethod(bytes.lower)  # what its own does by a call for each field, whenever one is set
 
 
 _make = Headers.__init__
@@ -244,6 +246,11 @@ def get_all_headers(headers: Headers, name: str | bytes) -> list[str]:
     """As `Headers.get_all`."""
     wanted = lower(name)
     return [value.decode("utf-8", "surrogateescape") for field, value in headers.fields if field.lower() == wanted]
+
+
+def bytes_of(headers: Headers) -> bytes:
+    """As `bytes(headers)`: how they stand in a head of HTTP/1."""
+    return b"".join([b"%b: %b\r\n" % field for field in headers.fields])
 
 
 _NOTHING_KEPT: Final[tuple[None, dict[bytes, bytes]]] = (None, {})
