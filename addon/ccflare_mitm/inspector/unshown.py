@@ -13,6 +13,7 @@ from mitmproxy.addonmanager import traverse
 
 from ccflare_core.exchange.memory import MIB
 from ccflare_core.process import give_back_memory
+from ccflare_mitm.host.addon_changes import AddonChanges
 from ccflare_mitm.host.tuning import is_wanted
 
 LEAST = 64 * 1024
@@ -70,7 +71,7 @@ class Readers:
     """
 
     def __init__(self) -> None:
-        self._addons: list[object] = []
+        self._changes = AddonChanges()
         self._are_there = False
 
     def __call__(self) -> bool:
@@ -79,9 +80,8 @@ class Readers:
         is_printed = detail >= _SHOWN or (detail > 0 and bool(getattr(ctx.options, _FILTER)))
         if is_printed or any(map(is_wanted, _KEEPERS)):
             return True
-        addons = list(traverse(ctx.master.addons.chain))
-        if addons != self._addons:
-            self._addons, self._are_there = addons, not all(map(_is_harmless, addons))
+        if self._changes.are_there(ctx.master.addons):
+            self._are_there = not all(map(_is_harmless, traverse(ctx.master.addons.chain)))
         return self._are_there
 
 

@@ -15,6 +15,8 @@ from mitmproxy import exceptions, flow, hooks
 from mitmproxy.addonmanager import safecall, traverse
 from mitmproxy.proxy import commands
 
+from ccflare_mitm.host.addon_changes import AddonChanges
+
 logger = logging.getLogger("ccflare")
 
 type Handler = Callable[..., Any]
@@ -33,15 +35,14 @@ class HookRunner:
 
     def __init__(self, manager: Any) -> None:
         self._manager = manager
-        self._chain: list[Any] | None = None
-        self._count = 0
-        self._scripts: list[Any] = []
+        self._changes = AddonChanges()
         self._handlers: dict[str, list[Handler] | None] = {}
 
     def run(self, hook: hooks.Hook) -> bool:
         """Run `hook` and the `update` that follows it; False, with nothing done, if one of the handlers awaits."""
-        self._notice_changes()
         known = self._handlers
+        if self._changes.are_there(self._manager):
+            known.clear()
         if hook.name not in known:
             known[hook.name] = self._find(hook.name)
         if "update" not in known:
@@ -54,16 +55,6 @@ class HookRunner:
         if updates and isinstance(subject, flow.Flow):
             call(updates, [subject])
         return True
-
-    def _notice_changes(self) -> None:
-        """Forget what was looked up if an addon came or went, or a script was loaded again."""
-        manager = self._manager
-        loader = manager.lookup.get("scriptloader")
-        scripts = [script.ns for script in loader.addons] if loader is not None else []
-        # The manager makes a new list when an addon goes, and a longer one when one comes.
-        if manager.chain is not self._chain or len(manager.lookup) != self._count or scripts != self._scripts:
-            self._chain, self._count, self._scripts = manager.chain, len(manager.lookup), scripts
-            self._handlers.clear()
 
     def _find(self, name: str) -> list[Handler] | None:
         """The handlers of this hook; None if one of them is a coroutine function."""
