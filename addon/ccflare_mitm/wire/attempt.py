@@ -234,7 +234,7 @@ class Attempt:
     @property
     def is_error(self) -> bool:
         """Whether its answer is an error, of which the body tells more."""
-        return self.status >= 400
+        return self.head is not None and self.head.response.status_code >= 400
 
     @property
     def is_document(self) -> bool:

@@ -92,7 +92,8 @@ class Relay:
 
     def end(self) -> CommandGenerator[None]:
         """Tell mitmproxy that this was all."""
-        yield from self._stream.server_state(ResponseEndOfMessage(self._stream.stream_id))
+        handled: CommandGenerator[None] = self._stream.server_state(ResponseEndOfMessage(self._stream.stream_id))
+        return handled
 
     # When it does not end well
 

@@ -75,18 +75,18 @@ class UpstreamSide:
 
     def next_step(self) -> CommandGenerator[None]:
         """Do what the exchange wants done now."""
-        yield from self._perform(self._course.admitted.next_step())
+        return self._perform(self._course.admitted.next_step())
 
     def _perform(self, step: Step) -> CommandGenerator[None]:
         match step:
             case Send():
-                yield from self._connect(step)
+                return self._connect(step)
             case Wait():
-                yield from self._later(step.seconds, self.next_step, self._kept)
+                return self._later(step.seconds, self.next_step, self._kept)
             case Answer():
-                yield from self._client.answer(step)
+                return self._client.answer(step)
             case Deliver() if self._kept is not None:
-                yield from self._client.deliver_kept(self._kept)
+                return self._client.deliver_kept(self._kept)
             case _:
                 raise IllegalState(f"there is nothing to deliver in the state {self._course.state.name}")
 
@@ -271,11 +271,10 @@ class UpstreamSide:
             response.status_code, fields, attempt.evidence(), flaw, is_kept=attempt.is_kept
         )
         if isinstance(step, Deliver):
-            yield from self._client.deliver(attempt)
-        else:
-            # The upstream's parser is still inside the event that led here; it takes the next request once it returned.
-            kept = attempt if attempt.is_kept and isinstance(step, Wait) else None
-            yield from self._later(0, lambda: self._perform(step), kept)
+            return self._client.deliver(attempt)
+        # The upstream's parser is still inside the event that led here; it takes the next request once it returned.
+        kept = attempt if attempt.is_kept and isinstance(step, Wait) else None
+        return self._later(0, lambda: self._perform(step), kept)
 
     def broke(self, why: str) -> CommandGenerator[None]:
         """The upstream has broken off before there was anything to deliver."""
