@@ -106,3 +106,8 @@ async def test_one_that_hangs_is_waited_for_no_longer_than_the_page_may_take(
         for writer in held:
             writer.close()
     assert [each.labels for each in family.samples] == [("1",)]
+
+
+async def test_where_the_folder_is_gone_a_worker_tells_of_itself(tmp_path: Path) -> None:
+    (family,) = await Fellows(1, tmp_path / "cleaned away").all_families(figure(1))
+    assert [each.labels for each in family.samples] == [("1",)]
