@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 from ccflare_core.clients.rate_limits import Moment
 from ccflare_core.clients.shares import SOME
 from ccflare_core.clients.sharing import Limit
+from ccflare_core.config.location import Location
 from ccflare_core.reports.proxies import SILENT_SECONDS
 from ccflare_core.store import limit_shares
+from database_kit import open_store
 from shares_kit import Key, SharingProxy, World, world_of
 
 DEAD = SILENT_SECONDS + 16
@@ -570,3 +572,22 @@ def test_a_report_looks_at_the_keys_in_use_and_at_some_others_in_turns(
     for _ in range(200 // SOME):
         one.rates.shares.report()
     assert set(looked) == {f"key:{key.id}" for key in keys}
+
+
+def test_what_is_of_gone_runs_is_deleted_on_any_database(location: Location) -> None:
+    with contextlib.closing(open_store(location)) as store:
+        for run in ("lives", "gone"):
+            store.runs.start(run, "host", 1)
+        store.runs.end("gone")
+        store.query("UPDATE runs SET ended_at = 1 WHERE id = 'gone'")
+        insert = """INSERT INTO limit_shares
+            (scope, name, run_id, resource, held, used, wanted, spent, waiting, until, number)
+            VALUES (?, 'rate', ?, 'rate', 1, 0, 0, 0, NULL, NULL, 3)"""
+        for scope, run in (("a", "lives"), ("a", "gone"), ("a", ""), ("b", "gone"), ("b", "")):
+            store.query(insert, (scope, run))
+
+        store.shares.purge()
+
+        left = store.query("SELECT scope, run_id FROM limit_shares WHERE scope <> '' ORDER BY run_id")
+        assert left == [("a", ""), ("a", "lives")]
+        assert store.shares.look()
