@@ -137,7 +137,7 @@ class PriceList:
         if price is None:
             return None
         tokens = Price(*map(Decimal, (usage.input_tokens, usage.output_tokens, write_5m, write_1h, read)))
-        total = sum((count * each for count, each in zip(tokens, price, strict=True)), Decimal(0))
+        total = sum([count * each for count, each in zip(tokens, price, strict=True)], Decimal(0))
         if usage.inference_geo == "us":
             total *= US_FACTOR
         if in_batch and usage.service_tier in (None, "batch"):

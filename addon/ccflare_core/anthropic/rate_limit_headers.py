@@ -101,7 +101,7 @@ class Head:
 
     def says(self, words: frozenset[str]) -> bool:
         """Whether the aggregate or any window has one of these statuses."""
-        return self.status in words or any(w.status in words for w in self.windows)
+        return not words.isdisjoint([self.status, *[w.status for w in self.windows]])
 
     def is_calm(self) -> bool:
         """Whether every status lets requests through. A claim without any status names a spent window."""

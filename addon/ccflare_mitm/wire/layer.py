@@ -116,8 +116,9 @@ class FailoverLayer(HttpLayer):
                         and not isinstance(command, ResumeHook)  # mitmproxy's to wait for
                         and self.services.hooks.run(command)
                     ):
-                        if (held := self._held_by_user(command)) is None:
-                            sources.append(self._commands(events.HookCompleted(command)))
+                        subject = subject_of(command)
+                        if (held := self._held_by_user(command, subject)) is None:
+                            sources.append(self._completed(events.HookCompleted(command), subject))
                             break
                         yield from writes.flush()
                         yield held
@@ -139,12 +140,19 @@ class FailoverLayer(HttpLayer):
             return self._carry_out(event.command)
         if isinstance(event, events.HookCompleted) and isinstance(event.command, ResumeHook):
             event = events.HookCompleted(self._intercepted.pop(event.command.flow))
-        if isinstance(event, events.HookCompleted) and isinstance(subject := subject_of(event.command), http.HTTPFlow):
+        if isinstance(event, events.HookCompleted):
+            return self._completed(event, subject_of(event.command))
+        if isinstance(event, events.DataReceived) and event.connection is self.context.client:
+            return self._read_client(event)
+        handled: CommandGenerator[None] = super()._handle_event(event)
+        return handled
+
+    def _completed(self, event: events.HookCompleted, subject: Any) -> CommandGenerator[None]:
+        """A hook is done, or what the user has held goes on. Whatever addons did, what was decided stands."""
+        if isinstance(subject, http.HTTPFlow):
             self.services.decisions.uphold(subject)
             if isinstance(event.command, HttpConnectUpstreamHook):
                 introduce(subject)
-        if isinstance(event, events.DataReceived) and event.connection is self.context.client:
-            return self._read_client(event)
         handled: CommandGenerator[None] = super()._handle_event(event)
         return handled
 
@@ -199,9 +207,8 @@ class FailoverLayer(HttpLayer):
             yield commands.SendData(self.context.client, reader.h2_conn.data_to_send())
         yield commands.CloseConnection(self.context.client)
 
-    def _held_by_user(self, hook: commands.StartHook) -> ResumeHook | None:
+    def _held_by_user(self, hook: commands.StartHook, subject: Any) -> ResumeHook | None:
         """What to wait for before the hook is complete, if the user has intercepted its flow."""
-        subject = subject_of(hook)
         if not isinstance(subject, flow.Flow) or not subject.intercepted:
             return None
         self._intercepted[subject] = hook

@@ -127,7 +127,8 @@ class FailoverStream(HttpStream):
             case Event.REQUEST:
                 return self._read(event)
             case Event.UPLOAD:
-                return self.client_state(event)
+                uploaded: CommandGenerator[None] = self.client_state(event)
+                return uploaded
             case Event.CLIENT_LEFT:
                 return client.left(event.message)
             case Event.CONNECTED | Event.BROKEN if self.context.client.timestamp_end is not None:
