@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ccflare_core.clients.sharing import Report
 from ccflare_core.config.location import Location
 from ccflare_core.db.models import RunRow
 from ccflare_core.exchange.records import ExchangeFinished, InFlightCounted, TunnelOpened
@@ -107,6 +108,19 @@ def test_who_was_taken_for_dead_is_back_with_its_next_sign_of_life(bench: Bench)
     assert bench.runs.close() == 0
     assert bench.one.query("SELECT id FROM runs WHERE ended_at IS NULL ORDER BY id") == [("one",), ("two",)]
     assert bench.outcomes()["r1"] == "ok"
+
+
+def test_a_run_that_others_took_for_dead_serves_again_whichever_sign_of_life_comes_first(bench: Bench) -> None:
+    bench.begin("there")
+    bench.runs.close()
+    bench.now += DEAD_SECONDS
+    assert bench.runs.close() == 1
+    assert bench.one.query("SELECT state FROM runs WHERE id = 'two'") == [("crashed",)]
+
+    bench.two.shares.exchange("two", Report(is_whole=False))
+    bench.two.heartbeat("two")
+
+    assert bench.one.query("SELECT state, ended_at FROM runs WHERE id = 'two'") == [("serving", None)]
 
 
 def test_a_run_that_the_database_has_lost_is_there_again(bench: Bench) -> None:

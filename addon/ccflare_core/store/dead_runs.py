@@ -14,10 +14,10 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from ccflare_core.db.engine import as_store_errors
-from ccflare_core.db.models import RequestRow, RunRow, TunnelRow
+from ccflare_core.db.models import RunRow
 from ccflare_core.process import is_alive
 from ccflare_core.store.context import StoreContext
-from ccflare_core.store.runs import CRASHED, Runs
+from ccflare_core.store.runs import CRASHED, Runs, close_open
 
 DEAD_SECONDS = 60.0
 
@@ -75,8 +75,4 @@ class DeadRuns:
         with self._transaction():
             is_over = RunRow.id.in_(dead) & RunRow.ended_at.is_null()
             RunRow.update(CRASHED).where(is_over).execute(self._database)
-            is_cut = TunnelRow.ended.is_null() & TunnelRow.run_id.in_(dead)
-            TunnelRow.update({TunnelRow.ended: "the proxy died"}).where(is_cut).execute(self._database)
-            crashed = {RequestRow.outcome: "crashed", RequestRow.success: False}
-            is_open = RequestRow.outcome.is_null() & RequestRow.run_id.in_(dead)
-            return int(RequestRow.update(crashed).where(is_open).execute(self._database))
+            return close_open(self._database, lambda run_id: run_id.in_(dead))

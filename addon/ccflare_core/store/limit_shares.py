@@ -6,7 +6,7 @@ over, or silent for too long, the others take back what comes free by itself; wh
 is over, less what it is known to have spent.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, Final
 
 from peewee import Database, fn
@@ -18,6 +18,7 @@ from ccflare_core.db.models import RunRow
 from ccflare_core.store.client_usage import Query, batched, recorded
 from ccflare_core.store.context import StoreContext
 from ccflare_core.store.peers import StoredPeers
+from ccflare_core.store.runs import update_living
 from ccflare_core.text import to_ms
 
 WHOLE, SHARED = 1, 2
@@ -51,8 +52,9 @@ class StoredShares:
     def begin(self, run_id: str) -> bool:
         """This run takes part, and holds nothing yet; whether it is alone, and so holds all."""
         with self._transaction():
-            is_alone = not self._sharing(run_id)
-            self._demote(run_id)
+            live = self._peers.live()
+            is_alone = not self._sharing(run_id, live)
+            self._demote(run_id, live)
             if is_alone:
                 self._clear()
             self._touch(run_id, WHOLE if is_alone else SHARED)
@@ -60,7 +62,7 @@ class StoredShares:
 
     def has_others(self, run_id: str) -> bool:
         """Whether other runs keep limits too."""
-        return bool(self._sharing(run_id))
+        return bool(self._sharing(run_id, self._peers.live()))
 
     def look(self) -> bool:
         """Whether any run has written something since the last call. Raises StoreError."""
@@ -71,8 +73,9 @@ class StoredShares:
         """Write what this run tells, and take for it what is free and should be its own. Raises StoreError."""
         try:
             with self._transaction():
-                others = self._sharing(run_id)
-                self._demote(run_id)
+                live = self._peers.live()
+                others = self._sharing(run_id, live)
+                self._demote(run_id, live)
                 if others:
                     answer = _Exchange(self, run_id, report, others).run()
                 else:
@@ -112,9 +115,9 @@ class StoredShares:
         kept = RunRow.select(RunRow.id).where(RunRow.ended_at.is_null() | (RunRow.ended_at >= before))
         return (Row.run_id != NOBODY) & Row.until.is_null() & Row.run_id.not_in(kept)
 
-    def _sharing(self, run_id: str) -> dict[str, int]:
-        """The other runs that live and take part, and how each keeps limits."""
-        live = self._peers.live() - {run_id}
+    def _sharing(self, run_id: str, live: Set[str]) -> dict[str, int]:
+        """The other runs of those that live and take part, and how each keeps limits."""
+        live = live - {run_id}
         if not live:
             return {}
         takes_part = RunRow.ended_at.is_null() & RunRow.sharing.is_null(False)
@@ -122,10 +125,9 @@ class StoredShares:
         with as_store_errors():
             return {id: sharing for id, sharing in rows if id in live}
 
-    def _demote(self, run_id: str) -> None:
+    def _demote(self, run_id: str, live: Set[str]) -> None:
         """What held everything and is silent holds nothing when it comes back."""
-        live = [run_id, *self._peers.live()]
-        silent = (RunRow.sharing == WHOLE) & RunRow.ended_at.is_null() & RunRow.id.not_in(live)
+        silent = (RunRow.sharing == WHOLE) & RunRow.ended_at.is_null() & RunRow.id.not_in([run_id, *live])
         if RunRow.select().where(silent).bind(self._database).exists():
             RunRow.update({RunRow.sharing: SHARED}).where(silent).execute(self._database)
 
@@ -135,8 +137,7 @@ class StoredShares:
 
     def _touch(self, run_id: str, sharing: int) -> None:
         """Show a sign of life. Whoever has taken this run for dead was wrong."""
-        alive = {RunRow.heartbeat_at: to_ms(self._wall()), RunRow.ended_at: None, RunRow.sharing: sharing}
-        RunRow.update(alive).where(RunRow.id == run_id).execute(self._database)
+        update_living(self._database, run_id, {"heartbeat_at": to_ms(self._wall()), "sharing": sharing})
 
     def _clear(self) -> None:
         if Row.select().where(Row.scope != NOBODY).bind(self._database).exists():

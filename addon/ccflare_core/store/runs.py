@@ -1,8 +1,10 @@
 """The runs of proxies on this database: which of them live, and what the dead have left open."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+
+from peewee import Case, Database
 
 from ccflare_core.db.models import RequestRow, RunRow, TunnelRow
 from ccflare_core.store.context import StoreContext
@@ -26,6 +28,11 @@ class Program(NamedTuple):
 UNTOLD = Program()
 CRASHED: dict[Any, Any] = {RunRow.ended_at: RunRow.heartbeat_at, RunRow.state: "crashed", RunRow.running: None}
 """What is noted of a run that did not end itself."""
+_ALIVE: dict[Any, Any] = {
+    RunRow.ended_at: None,
+    RunRow.state: Case(None, [(RunRow.state == "crashed", "serving")], RunRow.state),
+}
+"""What puts that right, of one that was frozen or cut off."""
 
 
 class Runs:
@@ -55,11 +62,8 @@ class Runs:
         Once in 60 s is enough.
         """
         with self._transaction():
-            row = RunRow.select(RunRow.state, RunRow.ended_at).where(RunRow.id == run_id).bind(self._database).first()
-            beat: dict[str, Any] = {"heartbeat_at": to_ms(self._wall()), "beat_at": to_ms(self._now())}
-            if row is not None and row.ended_at is not None:  # it was frozen, and is awake
-                beat |= {"ended_at": None, "state": "serving" if row.state == "crashed" else row.state}
-            is_known = RunRow.update(beat).where(RunRow.id == run_id).execute(self._database)
+            beat = {"heartbeat_at": to_ms(self._wall()), "beat_at": to_ms(self._now())}
+            is_known = update_living(self._database, run_id, beat)
             if not is_known and run_id == self.current:
                 RunRow.insert(self._row | beat).execute(self._database)
 
@@ -95,11 +99,7 @@ class Runs:
             for run in RunRow.select(*columns).where(RunRow.ended_at.is_null()).bind(self._database):
                 (live if self._is_live(run, host, is_alive, at) else dead).append(run.id)
             RunRow.update(CRASHED).where(RunRow.id.in_(dead)).execute(self._database)
-            crashed = {RequestRow.outcome: "crashed", RequestRow.success: False}
-            is_cut = TunnelRow.ended.is_null() & TunnelRow.run_id.not_in(live)
-            TunnelRow.update({TunnelRow.ended: "the proxy died"}).where(is_cut).execute(self._database)
-            is_orphan = RequestRow.outcome.is_null() & RequestRow.run_id.not_in(live)
-            return int(RequestRow.update(crashed).where(is_orphan).execute(self._database))
+            return close_open(self._database, lambda run_id: run_id.not_in(live))
 
     def purge(self, before: float) -> int:
         """Forget the runs that ended before (epoch seconds): what is theirs has to be gone by then. How many it was."""
@@ -115,3 +115,23 @@ class Runs:
             return isinstance(seen, int) and now - seen / 1000 <= _SURELY_SECONDS
         # In a container every run has the same process id: another run with ours is a former one.
         return run.pid != os.getpid() and is_alive(run.pid)
+
+
+def update_living(database: Database, run_id: str, columns: Mapping[str, object]) -> bool:
+    """Write this into the row of a run that lives, whatever others took it for; whether there is one.
+
+    It takes a transaction.
+    """
+    return bool(RunRow.update({**_ALIVE, **columns}).where(RunRow.id == run_id).execute(database))
+
+
+def close_open(database: Database, is_over: Callable[[Any], Any]) -> int:
+    """Close what is open of runs that are over, as `is_over` tells of a column; how many exchanges that were.
+
+    It takes a transaction.
+    """
+    is_cut = TunnelRow.ended.is_null() & is_over(TunnelRow.run_id)
+    TunnelRow.update({TunnelRow.ended: "the proxy died"}).where(is_cut).execute(database)
+    crashed = {RequestRow.outcome: "crashed", RequestRow.success: False}
+    is_open = RequestRow.outcome.is_null() & is_over(RequestRow.run_id)
+    return int(RequestRow.update(crashed).where(is_open).execute(database))
