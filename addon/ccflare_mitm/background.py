@@ -126,13 +126,11 @@ async def publish_load(
             told = load
 
 
-async def tell_others(tell: Callable[[float], object], seconds: float) -> None:
-    """Have others know what this proxy is and does, and how late its event loop was with that."""
-    clock = time.monotonic
+async def tell_others(tell: Callable[[], object], seconds: float) -> None:
+    """Have others know what this proxy is and does."""
     while True:
-        began = clock()
         await asyncio.sleep(seconds)
-        tell(max(0.0, clock() - began - seconds))
+        tell()
 
 
 class Spending(NamedTuple):

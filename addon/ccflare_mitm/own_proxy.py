@@ -64,15 +64,20 @@ class Telling:
         *,
         is_announced: Callable[[], bool],
         is_watched: Callable[[], bool],
+        lag: Callable[[], float],
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,  # noqa: TID251
     ) -> None:
-        """`is_watched`: whether somebody looks on here at what goes on, in all proxies."""
+        """`is_watched`: whether somebody looks on here at what goes on, in all proxies.
+
+        `lag`: by how many seconds the event loop was late when that was last measured.
+        """
         self._own = own
         self._exchanges = exchanges
         self._put = put
         self._is_announced = is_announced
         self._is_watched = is_watched
+        self._lag = lag
         self._clock = clock
         self._wall = wall
         self._peers = Peers()
@@ -83,13 +88,13 @@ class Telling:
         """These are the others from now on."""
         self._peers = peers
 
-    def tell(self, late: float = 0.0) -> None:
-        """Tell what has changed, and that the event loop was so many seconds late."""
+    def tell(self) -> None:
+        """Tell what has changed."""
         now = self._clock()
         standing = self._standing()
         is_asked = self._peers.look_on or self._told.get("running") is not None
         is_due = is_asked or now - self._figures_at >= FIGURES_SECONDS
-        told = standing | (self._figures(late) if is_due else {})
+        told = standing | (self._figures() if is_due else {})
         self._figures_at = now if is_due else self._figures_at
         if changed := {name: value for name, value in told.items() if self._told.get(name, self) != value}:
             self._told |= changed
@@ -106,8 +111,8 @@ class Telling:
         standing = {"state": state, "changes": changes, "watching": watching}
         return standing | ({"name": self._own.name, "address": address} if address else {})
 
-    def _figures(self, late: float) -> dict[str, object]:
-        return {"open_requests": len(self._exchanges.open), "lag_ms": to_ms(late), "running": self._running()}
+    def _figures(self) -> dict[str, object]:
+        return {"open_requests": len(self._exchanges.open), "lag_ms": to_ms(self._lag()), "running": self._running()}
 
     def _running(self) -> str | None:
         """What is open, while somebody looks on elsewhere."""

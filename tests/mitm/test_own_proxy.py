@@ -17,6 +17,7 @@ class Desk:
     def __init__(self, worker: int | None = None) -> None:
         self.bench, self.addresses, self.watched = Bench(), ["127.0.0.1:8080"], False
         self.rows: list[Record] = []
+        self.late = 0.0
         self.own = OwnProxy("run-1", worker, lambda: self.addresses)
         self.telling = Telling(
             self.own,
@@ -24,14 +25,16 @@ class Desk:
             self.rows.append,
             is_announced=lambda: True,
             is_watched=lambda: self.watched,
+            lag=lambda: self.late,
             clock=lambda: self.bench.clock.mono,
             wall=lambda: self.bench.clock.wall,
         )
 
     def told(self, late: float = 0.0) -> dict[str, object]:
-        """What it tells now; nothing if there is nothing new."""
+        """What it tells now, with an event loop so late; nothing if there is nothing new."""
         self.rows.clear()
-        self.telling.tell(late)
+        self.late = late
+        self.telling.tell()
         found: dict[str, object] = {}
         for row in self.rows:
             assert isinstance(row, RunTold)

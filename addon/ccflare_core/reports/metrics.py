@@ -49,11 +49,13 @@ class Histogram:
         self._bounds = (*bounds, inf)
         self._counts = [0] * len(self._bounds)
         self.sum = 0.0
+        self.last = 0.0
 
     def add(self, seconds: float) -> None:
         """One more."""
         self._counts[bisect_left(self._bounds, seconds)] += 1
         self.sum += seconds
+        self.last = seconds
 
     def told(self) -> dict[str, object]:
         """All of it, for `of`."""

@@ -217,6 +217,7 @@ def build_telling(own: OwnProxy, storage: Storage, recording: Recording, admissi
         storage.writer.put,
         is_announced=lambda: storage.listening.works,
         is_watched=lambda: admission.events.is_watched,
+        lag=lambda: recording.lateness.last,
     )
     storage.news.peers.listen(telling.meet)
     return telling
