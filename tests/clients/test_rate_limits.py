@@ -1,6 +1,5 @@
 """How much a client may ask for: buckets, what is open at once, and budgets of days and months."""
 
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
@@ -12,20 +11,10 @@ from ccflare_core.clients.budgets import Use, month_start
 from ccflare_core.clients.rate_limits import Buckets, Moment, RateLimits
 from ccflare_core.http.addresses import Address
 from exchange_kit import Clock
+from key_kit import Key
 
 NOON = datetime(2027, 1, 15, 12, tzinfo=UTC).timestamp()
 TODAY = date(2027, 1, 15)
-
-
-@dataclass(frozen=True)
-class Key:
-    id: str = "k1"
-    name: str = "laptop"
-    requests_per_minute: int | None = None
-    concurrency: int | None = None
-    tokens_per_day: int | None = None
-    dollars_per_day: Decimal | None = None
-    dollars_per_month: Decimal | None = None
 
 
 class Desk:

@@ -23,7 +23,8 @@ from ccflare_core.config.location import Location
 from ccflare_core.reports.proxies import SILENT_SECONDS
 from ccflare_core.store import limit_shares
 from database_kit import open_store
-from shares_kit import Key, SharingProxy, World, world_of
+from key_kit import Key
+from shares_kit import SharingProxy, World, world_of
 
 DEAD = SILENT_SECONDS + 16
 """Seconds after which everybody has taken a silent proxy for dead."""

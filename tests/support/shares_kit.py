@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Set
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,7 @@ from ccflare_core.store.store import Store
 from ccflare_core.text import to_ms
 from ccflare_mitm.sharing import Sharing
 from database_kit import KEY, NOW, started
-
-
-@dataclass(frozen=True)
-class Key:
-    """A client key, as far as it is limited."""
-
-    id: str = "k1"
-    name: str = "laptop"
-    requests_per_minute: int | None = None
-    concurrency: int | None = None
-    tokens_per_day: int | None = None
-    dollars_per_day: Decimal | None = None
-    dollars_per_month: Decimal | None = None
+from key_kit import Key
 
 
 class World:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple, Protocol, Self
 
+from ccflare_core.clients.budgets import Budgeted
 from ccflare_core.clients.sharing import Limit, Resource
 
 _SCOPE = "key:"
@@ -18,21 +19,13 @@ AHEAD_SECONDS = 60.0
 _MICRO = 1_000_000
 
 
-class Divided(Protocol):
-    """The limits of a client key. None does not limit."""
+class Limited(Budgeted, Protocol):
+    """What limits a client key. None does not limit."""
 
-    @property
-    def id(self) -> str: ...
     @property
     def requests_per_minute(self) -> int | None: ...
     @property
     def concurrency(self) -> int | None: ...
-    @property
-    def tokens_per_day(self) -> int | None: ...
-    @property
-    def dollars_per_day(self) -> Decimal | None: ...
-    @property
-    def dollars_per_month(self) -> Decimal | None: ...
 
 
 class BudgetWindow(NamedTuple):
@@ -84,7 +77,7 @@ def to_micro(dollars: Decimal) -> int:
     return math.ceil(dollars * _MICRO)
 
 
-def budgets_of(key: Divided, wall: float) -> Iterable[tuple[BudgetWindow, int]]:
+def budgets_of(key: Limited, wall: float) -> Iterable[tuple[BudgetWindow, int]]:
     """The windows of the key's budgets at this moment, and their amounts."""
     moment = datetime.fromtimestamp(wall, UTC)
     day, month = f"{moment:%Y-%m-%d}", f"{moment:%Y-%m}"
@@ -96,7 +89,7 @@ def budgets_of(key: Divided, wall: float) -> Iterable[tuple[BudgetWindow, int]]:
         yield BudgetWindow("dollars", month), int(key.dollars_per_month * _MICRO)
 
 
-def limits_of(key: Divided, wall: float) -> Iterable[Limit]:
+def limits_of(key: Limited, wall: float) -> Iterable[Limit]:
     """All that is to be divided of the key's limits now; near the end of a window the next one too."""
     scope = scope_of(key.id)
     if key.concurrency is not None:

@@ -16,7 +16,7 @@ from ccflare_core.clients.key_limits import (
     OPEN,
     RATE,
     BudgetWindow,
-    Divided,
+    Limited,
     budgets_of,
     key_of,
     limits_of,
@@ -31,13 +31,6 @@ SOON = 1
 """Seconds after which another try makes sense where nobody knows better."""
 _MILLI = 1000
 _MINUTE = 60.0
-
-
-class Named(Divided, Protocol):
-    """A client key."""
-
-    @property
-    def name(self) -> str: ...
 
 
 class Counters(Protocol):
@@ -67,29 +60,29 @@ class KeyShares(User):
         self._budgets = budgets
         self._clock = clock
         self._wall = wall
-        self._keys: dict[str, Divided] = {}
+        self._keys: dict[str, Limited] = {}
         self._limits: tuple[Limit, ...] = ()
         self._limits_at: int | None = None
         shares.add(self)
         budgets.on_made = self._made
 
-    def take_keys(self, keys: Iterable[Divided]) -> None:
+    def take_keys(self, keys: Iterable[Limited]) -> None:
         """These are the keys that may be used, from now on."""
         self._keys = {key.id: key for key in keys}
         self._limits_at = None
 
     # What a request is decided by
 
-    def rejection(self, key: Named, *, spends: bool) -> Rejection | None:
+    def rejection(self, key: Limited, *, spends: bool) -> Rejection | None:
         """Why one more request with this key is not let in."""
         return next((found for _, found in self._lacking(key, spends=spends)), None)
 
-    def denied(self, key: Named, *, spends: bool) -> None:
+    def denied(self, key: Limited, *, spends: bool) -> None:
         """One more request was not let in: the others hear of what is lacking here."""
         for limit_id, _ in self._lacking(key, spends=spends):
             self._shares.denied(limit_id)
 
-    def _lacking(self, key: Named, *, spends: bool) -> Iterator[tuple[Id, Rejection]]:
+    def _lacking(self, key: Limited, *, spends: bool) -> Iterator[tuple[Id, Rejection]]:
         scope = scope_of(key.id)
         if spends:
             yield from self._lacking_budgets(key)
@@ -110,7 +103,7 @@ class KeyShares(User):
                 message = f"The client key {key.name} may ask {key.requests_per_minute} times a minute."
                 yield (scope, RATE), Rejection(429, message, wait)
 
-    def _lacking_budgets(self, key: Named) -> Iterator[tuple[Id, Rejection]]:
+    def _lacking_budgets(self, key: Limited) -> Iterator[tuple[Id, Rejection]]:
         wall, scope = self._wall(), scope_of(key.id)
         for window, amount in budgets_of(key, wall):
             used, _ = self._used(key.id, window, amount)
@@ -126,7 +119,7 @@ class KeyShares(User):
             )
             yield limit_id, rejection or Rejection(429, message, SOON)
 
-    def too_large(self, key: Named, tokens: int, dollars: Decimal) -> Rejection | None:
+    def too_large(self, key: Limited, tokens: int, dollars: Decimal) -> Rejection | None:
         """Why a key may not make a batch of which that is the estimate, though there is enough left in all."""
         scope = scope_of(key.id)
         for window, amount in budgets_of(key, self._wall()):
@@ -140,7 +133,7 @@ class KeyShares(User):
 
     # What has become of it
 
-    def counted(self, key: Named) -> None:
+    def counted(self, key: Limited) -> None:
         """One more request was let in, and is counted."""
         scope = scope_of(key.id)
         self._shares.touch(scope)
@@ -149,7 +142,7 @@ class KeyShares(User):
         if key.requests_per_minute is not None:
             self._shares.asked((scope, RATE))
 
-    def ended(self, key: Named, tokens: int | None, dollars: Decimal | None) -> None:
+    def ended(self, key: Limited, tokens: int | None, dollars: Decimal | None) -> None:
         """A request that was let in is over, and used that much."""
         scope = scope_of(key.id)
         self._shares.touch(scope)
@@ -159,7 +152,7 @@ class KeyShares(User):
             used = (tokens or 0) if window.is_tokens else to_micro(dollars or Decimal())
             self._shares.asked((scope, str(window)), used)
 
-    def bucket_share(self, key: Named) -> int:
+    def bucket_share(self, key: Limited) -> int:
         """How many requests a minute this proxy has of the key's."""
         return self._shares.cap((scope_of(key.id), RATE))
 

@@ -9,9 +9,10 @@ import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from decimal import Decimal
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from ccflare_core.clients.budgets import Budgeted, Budgets
+from ccflare_core.clients.budgets import Budgets
+from ccflare_core.clients.key_limits import Limited
 from ccflare_core.clients.key_shares import SOON, KeyShares
 from ccflare_core.clients.shares import Shares
 from ccflare_core.http.addresses import Address, source_of
@@ -20,15 +21,6 @@ from ccflare_core.http.rejection import Rejection
 MINUTE = 60.0
 MOST_SOURCES = 20_000
 """Addresses that are remembered. The ones that asked longest ago are forgotten first."""
-
-
-class Limited(Budgeted, Protocol):
-    """What limits a client key. None does not limit."""
-
-    @property
-    def requests_per_minute(self) -> int | None: ...
-    @property
-    def concurrency(self) -> int | None: ...
 
 
 class Moment(NamedTuple):

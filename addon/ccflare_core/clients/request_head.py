@@ -7,8 +7,9 @@ from typing import NamedTuple, Protocol
 from ccflare_core.clients.access import Access
 from ccflare_core.clients.authentication import KeyRing, Principal
 from ccflare_core.clients.client_runs import ClientRun, ClientRuns
+from ccflare_core.clients.key_limits import Limited
 from ccflare_core.clients.keys import ClientKey, Permission
-from ccflare_core.clients.rate_limits import Limited, Moment
+from ccflare_core.clients.rate_limits import Moment
 from ccflare_core.clients.sessions import Session, Sessions
 from ccflare_core.config.settings import Settings
 from ccflare_core.http.addresses import Address

@@ -16,6 +16,7 @@ import operator
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from ccflare_core.clients.sharing import Answer, Limit, Line, Report, Resource, Standing
 
@@ -89,24 +90,20 @@ class _Share:
     denied: _Demand = field(default_factory=lambda: _Demand(DENIED_SECONDS))
 
 
-class User:
+class User(Protocol):
     """What knows the limits and their use: the client keys' rates and budgets. All in the units of the limit."""
 
     def limits(self) -> tuple[Limit, ...]:
         """Those that there are now, and soon; the same object as long as they are the same."""
-        raise NotImplementedError
 
     def used(self, limit: Limit) -> tuple[int, int]:
         """What is in use, or spent and in flight; and what is spent. Nothing of a rate."""
-        raise NotImplementedError
 
     def left_of_rate(self, limit: Limit, share: int) -> int:
         """How many thousandths of requests could be sent at once, with such a share."""
-        raise NotImplementedError
 
     def set_rate(self, limit: Limit, share: int, tokens: int) -> None:
         """From now on its share is so large, and so many thousandths of requests can be sent at once."""
-        raise NotImplementedError
 
 
 class Shares:
