@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from ccflare_cli.output import Table, printable, render
 from ccflare_cli.page import Page, page_of
-from ccflare_cli.streams import Unwritable, drop_output, standard
+from ccflare_cli.streams import Unwritable, drop, standard
 from ccflare_core.audit.entries import By
 from ccflare_core.config import settings
 from ccflare_core.config.environment import all_explained
@@ -247,11 +247,11 @@ def guarded(console: Console, command: Callable[[], int]) -> int:
         code = command()
         console.stdout.flush()
     except BrokenPipeError:  # the reader (`| head`) has enough
-        drop_output()
+        drop(sys.stdout)
         return REFUSED
     except CCFlareError as error:
         if isinstance(error, Unwritable):
-            drop_output()
+            drop(sys.stdout)
         lines = all_explained(str(error).splitlines(), console.environ)
         console.complain("\n".join(sentence(printable(line)) for line in lines))
         return REFUSED

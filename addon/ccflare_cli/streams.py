@@ -57,7 +57,7 @@ def writing() -> Iterator[None]:
         raise Unwritable(message) from error
 
 
-def drop_output() -> None:
-    """Have what is still to be written go nowhere: Python would complain once more when it flushes at exit."""
-    if sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def drop(stream: TextIO | None) -> None:
+    """Have what is still to be written go nowhere: Python would try again at exit, complain, and exit with 120."""
+    if stream is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

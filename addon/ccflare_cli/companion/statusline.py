@@ -61,9 +61,10 @@ def _print(text: str, stdout: TextIO) -> None:
     try:
         stdout.write(f"{text}\n".encode(encoding, "replace").decode(encoding))
         stdout.flush()
-    except OSError:
-        # Nobody reads it. What is left of it goes nowhere: Python would try again at the end, and exit with 120.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+    except OSError:  # nobody reads it
+        from ccflare_cli.streams import drop
+
+        drop(stdout)
 
 
 def _read(words: Sequence[str]) -> Options | None:

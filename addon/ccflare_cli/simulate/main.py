@@ -24,7 +24,7 @@ from ccflare_cli.simulate.what_ifs import (
     setting,
     strategies,
 )
-from ccflare_cli.stats.plot import FORMATS, draw_lines, save
+from ccflare_cli.stats.plot import draw_lines, picture, save
 from ccflare_core.anthropic import price_files
 from ccflare_core.anthropic.pricing import PriceList
 from ccflare_core.clients import guardrail_files
@@ -133,15 +133,8 @@ def _parser() -> Parser:
         metavar="NAME",
         help="what a session does whose account is limited (as-set: what the proxy does)",
     )
-    parser.add_argument("--plot", type=_picture, metavar="FILE", help="draw it along time into an svg or png file")
+    parser.add_argument("--plot", type=picture, metavar="FILE", help="draw it along time into an svg or png file")
     return parser
-
-
-def _picture(text: str) -> Path:
-    path = Path(text)
-    if path.suffix.lower() not in FORMATS:
-        raise argparse.ArgumentTypeError("give a file that ends with .svg or .png")
-    return path
 
 
 class _Made(NamedTuple):

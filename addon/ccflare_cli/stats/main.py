@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from ccflare_cli.completion import complete
 from ccflare_cli.console import OK, Console, Refused, guarded, read_settings
@@ -11,7 +10,7 @@ from ccflare_cli.output import render
 from ccflare_cli.parsing import Parser, one_of, script_parser, tag, whole_number
 from ccflare_cli.periods import WHEN, span
 from ccflare_cli.stats.composition import session_tables
-from ccflare_cli.stats.plot import FORMATS
+from ccflare_cli.stats.plot import picture
 from ccflare_cli.stats.views import LIMIT, SPLITS, TIMES, UNSPLIT, VIEWS, Question, Views
 from ccflare_cli.watching import watch
 from ccflare_core.anthropic import price_files
@@ -128,17 +127,8 @@ def _parser() -> Parser:
         "--session", metavar="ID", help="with advise: where the tokens of this session go (its id, or the beginning)"
     )
     parser.add_argument("--watch", type=whole_number(1, 86_400), metavar="N", help="show it again every N seconds")
-    parser.add_argument(
-        "--plot", type=_picture, metavar="FILE", help="draw timeline or windows into an svg or png file"
-    )
+    parser.add_argument("--plot", type=picture, metavar="FILE", help="draw timeline or windows into an svg or png file")
     return parser
-
-
-def _picture(text: str) -> Path:
-    path = Path(text)
-    if path.suffix.lower() not in FORMATS:
-        raise argparse.ArgumentTypeError("give a file that ends with .svg or .png")
-    return path
 
 
 def _run(console: Console, arguments: argparse.Namespace) -> int:

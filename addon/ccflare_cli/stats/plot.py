@@ -1,5 +1,6 @@
 """Pictures of timelines and limits, by matplotlib, which is an optional package."""
 
+import argparse
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from importlib import import_module
@@ -12,7 +13,7 @@ from ccflare_core.program import with_extra
 from ccflare_core.reports.limit_history import WindowPast
 from ccflare_core.reports.traffic import By, Period, Traffic, label_format
 
-FORMATS = (".svg", ".png")
+_FORMATS = (".svg", ".png")
 _LOOKS = {
     "svg.hashsalt": "ccflare",
     "text.parse_math": False,  # a name may hold a dollar
@@ -28,6 +29,14 @@ _PANELS: tuple[tuple[str, Callable[[Traffic], float]], ...] = (
     ("Cost, USD", lambda t: t.cost_usd),
     ("Errors and failovers", lambda t: t.errors + t.failovers),
 )
+
+
+def picture(text: str) -> Path:
+    """A file for a picture, as the command line has it."""
+    path = Path(text)
+    if path.suffix.lower() not in _FORMATS:
+        raise argparse.ArgumentTypeError("give a file that ends with .svg or .png")
+    return path
 
 
 def draw_timeline(groups: Sequence[Traffic], by: By, period: Period, title: str) -> Any:
